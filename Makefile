@@ -1,0 +1,49 @@
+# Everything a developer calls. Each target makes the machine ready first; that costs a second where it is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+export PYTHON
+# Not another Ansible's configuration, collections or roles.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+DEMO := --scenario=demo --inventory=inventories/local/demo.yml
+
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
+	@scripts/setup.sh
+
+lock: ## resolve requirements/dev.in anew into requirements/dev.txt
+	@scripts/lock.sh
+
+lint: setup ## every static check
+	@scripts/check.sh lint
+
+test-fast: setup ## lint, and every test that needs no host
+	@scripts/check.sh fast
+
+test: setup ## test-fast, then a deploy of the delivered fleet on bare hosts
+	@scripts/check.sh fast molecule:default
+
+test-all: setup ## test-fast, then every Molecule scenario
+	@scripts/check.sh fast $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
+
+demo-hosts: setup ## make the demo's hosts, or start them again
+	@ansible-inventory --inventory inventories/local/hosts.yml --list \
+		| python -c "import json, sys; print(*json.load(sys.stdin)['_meta']['hostvars'])" \
+		| xargs python scripts/hosts.py create $(DEMO)
+
+demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
+	@scripts/demo.sh
+
+demo-destroy: setup ## remove the demo's hosts and all on them
+	@python scripts/hosts.py destroy $(DEMO)
+
+clean: ## remove what tools and tests have left in this directory, but no host
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible .cache
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

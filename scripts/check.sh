@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Run checks and print how long each took.
+#
+# usage: check.sh PART...
+#   lint            every static check
+#   fast            lint, and the tests that need no host, side by side
+#   molecule:NAME   one Molecule scenario
+# Called by the Makefile, which puts .venv/bin on PATH.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/lib.sh
+
+REPORT=()
+trap 'report' EXIT
+
+report() {
+  ((${#REPORT[@]})) || return 0
+  printf '\n%-24s %8s  %s\n' part seconds result
+  printf '%s\n' "${REPORT[@]}"
+}
+
+# timed NAME COMMAND...: run COMMAND, keep how long it took; its exit status.
+timed() {
+  local name=$1 from=${EPOCHREALTIME/./} status=0 took
+  shift
+  "$@" || status=$?
+  took=$(((${EPOCHREALTIME/./} - from) / 100000))
+  REPORT+=("$(printf '%-24s %6d.%d  %s' "$name" $((took / 10)) $((took % 10)) \
+    "$( ((status)) && printf 'FAILED (%d)' "$status" || printf ok)")")
+  return "$status"
+}
+
+# Each check runs even if another fails: one run shows all there is to mend.
+lint() {
+  local failed=0 shells
+  mapfile -t shells < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+  timed 'ruff check' ruff check --quiet . || failed=1
+  timed 'ruff format' ruff format --quiet --check . || failed=1
+  timed mypy mypy || failed=1
+  timed yamllint yamllint --strict . || failed=1
+  timed codespell codespell || failed=1
+  timed shellcheck shellcheck --external-sources "${shells[@]}" || failed=1
+  timed ansible-lint ansible-lint --offline --nocolor -q || failed=1
+  return "$failed"
+}
+
+fast() {
+  local log=$STATE_DIR/lint.log lint_pid failed=0
+  mkdir -p "$STATE_DIR"
+  "${BASH_SOURCE[0]}" lint >"$log" 2>&1 &
+  lint_pid=$!
+  timed 'tests without hosts' pytest || failed=1
+  wait "$lint_pid" || failed=1
+  cat "$log"
+  return "$failed"
+}
+
+(($#)) || die "usage: check.sh lint | fast | molecule:NAME ..."
+for part in "$@"; do
+  case $part in
+    lint) lint ;;
+    fast) timed 'fast, altogether' fast ;;
+    molecule:*) timed "$part" molecule test --scenario-name "${part#molecule:}" ;;
+    *) die "unknown part '$part'" ;;
+  esac
+done

@@ -1,0 +1,28 @@
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
+# What the other scripts share. Source it from the root of the checkout.
+
+SCRIPT_STARTED=$SECONDS
+CACHE_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/celery-fleet"
+STATE_DIR=.state
+
+# say TEXT: one line of progress, with the seconds since the script began.
+say() {
+  printf '[%3ds] %s\n' "$((SECONDS - SCRIPT_STARTED))" "$*" >&2
+}
+
+# die TEXT: the last line of a script that can't go on.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# quietly LOG COMMAND...: run COMMAND with its output in LOG; show the end of LOG if it fails.
+quietly() {
+  local log=$1
+  shift
+  mkdir -p "$(dirname "$log")"
+  if ! "$@" >"$log" 2>&1; then
+    tail -n 30 "$log" >&2
+    die "'$1' failed; its whole output is in $log"
+  fi
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Write requirements/dev.txt anew from requirements/dev.in: exact versions and hashes, for every platform,
+# with no trace of where this machine gets its packages.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/lib.sh
+
+tools=$(mktemp -d)
+trap 'rm -rf "$tools"' EXIT
+"${PYTHON:-python3}" -m venv "$tools"
+say "installing uv, which alone can lock for all platforms at once"
+quietly "$STATE_DIR/pip.log" "$tools/bin/python" -m pip install --disable-pip-version-check uv
+say "resolving requirements/dev.in"
+"$tools/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+  --upgrade --output-file requirements/dev.txt requirements/dev.in

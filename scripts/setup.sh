@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Make this machine ready: Debian packages, .venv, a Docker engine, the image of the test hosts.
+# Does nothing, in about a second, where all of it is there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/lib.sh
+
+PYTHON=${PYTHON:-python3}
+LOCK=requirements/dev.txt
+
+# can COMMAND: true if COMMAND is found.
+can() { command -v "$1" >/dev/null 2>&1; }
+
+engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+
+install_missing_packages() {
+  local missing=()
+  # Debian's python3 has the venv module without the ensurepip that it calls.
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  can ssh && can ssh-keygen || missing+=(openssh-client)
+  can mmdebstrap || missing+=(mmdebstrap)
+  # A client alone is of use where it reaches an engine; else the engine comes with its own client.
+  if ! engine_answers && ! can dockerd; then
+    missing+=(docker.io)
+    can iptables || missing+=(iptables)
+  fi
+  ((${#missing[@]})) || return 0
+
+  can apt-get || die "these packages are missing and this is no Debian to install them on: ${missing[*]}"
+  ((EUID == 0)) || die "these packages are missing; run 'make setup' as root once: ${missing[*]}"
+  say "installing ${missing[*]}"
+  quietly "$STATE_DIR/apt-update.log" apt-get update
+  quietly "$STATE_DIR/apt-install.log" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install --yes --no-install-recommends "${missing[@]}"
+}
+
+check_python() {
+  can "$PYTHON" || die "'$PYTHON' is not found; name a Python of 3.11 or later: make setup PYTHON=..."
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$("$PYTHON" --version) is too old; name one of 3.11 or later: make setup PYTHON=..."
+  # Not the one of .venv, which the Makefile has first on PATH, nor of any other virtual environment.
+  PYTHON=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
+}
+
+make_venv() {
+  local wanted
+  wanted=$({ "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'; cat "$LOCK"; } | sha256sum)
+  [[ -f .venv/stamp && $(<.venv/stamp) == "$wanted" ]] && return 0
+  say "making .venv from $LOCK"
+  rm -rf .venv
+  "$PYTHON" -m venv .venv
+  # Compiling all of the ansible package would take longer than installing it, and nearly none of it
+  # is ever imported here: modules are sent to the hosts as source.
+  quietly "$STATE_DIR/pip.log" .venv/bin/python -m pip install --disable-pip-version-check \
+    --no-compile --require-hashes --requirement "$LOCK"
+  printf '%s\n' "$wanted" >.venv/stamp
+}
+
+start_engine() {
+  engine_answers && return 0
+  can dockerd || die "no Docker engine answers, and none is installed here (DOCKER_HOST=${DOCKER_HOST:-})"
+  ((EUID == 0)) || die "the Docker engine is not running; run 'make setup' as root once"
+  local log=$STATE_DIR/dockerd.log deadline=$((SECONDS + 60))
+  say "starting the Docker engine"
+  if [[ $(</proc/1/comm) == systemd ]]; then
+    quietly "$log" systemctl start docker
+  else
+    mkdir -p "$STATE_DIR"
+    # A session of its own, so that it outlives this make.
+    setsid dockerd >"$log" 2>&1 </dev/null &
+  fi
+  until engine_answers; do
+    if ((SECONDS > deadline)); then
+      [[ -f $log ]] && tail -n 20 "$log" >&2
+      die "the Docker engine did not answer within 60 s; see $log"
+    fi
+    sleep 0.3
+  done
+}
+
+mkdir -p "$STATE_DIR"
+chmod 0700 "$STATE_DIR"
+check_python
+install_missing_packages
+make_venv
+start_engine
+scripts/image.sh bookworm

@@ -1,0 +1,248 @@
+"""What holds for the repository as a whole, read from its files alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Where an application's name would mean that the project knows one of its users.
+NEUTRAL = ("roles/", "plugins/", "src/", "templates/", "playbooks/")
+
+
+class Loader(yaml.SafeLoader):
+    """Reads Ansible's YAML; tags such as !vault and !unsafe give their plain value."""
+
+
+def _plain(loader: Loader, suffix: str, node: yaml.Node) -> Any:
+    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+
+Loader.add_multi_constructor("!", _plain)
+
+
+@cache
+def files() -> tuple[str, ...]:
+    """Every file that is, or is about to be, in git."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = tuple(name for name in listing.stdout.splitlines() if (ROOT / name).is_file())
+    assert found, "git lists no files"
+    return found
+
+
+@cache
+def text(name: str) -> str:
+    """A file's text; nothing for one that is not text."""
+    try:
+        return (ROOT / name).read_text()
+    except UnicodeDecodeError:
+        return ""
+
+
+def load(path: Path) -> Any:
+    """A YAML file's content."""
+    return yaml.load(path.read_text(), Loader)  # noqa: S506 - a SafeLoader that knows Ansible's tags
+
+
+def hits(pattern: str, names: list[str]) -> list[str]:
+    """The places where a pattern is found, as FILE:LINE: TEXT."""
+    found = re.compile(pattern)
+    return [
+        f"{name}:{number}: {line.strip()}"
+        for name in names
+        for number, line in enumerate(text(name).splitlines(), 1)
+        if found.search(line)
+    ]
+
+
+def names_under(*prefixes: str) -> list[str]:
+    """The files below some directories."""
+    return [name for name in files() if name.startswith(prefixes)]
+
+
+def others() -> list[str]:
+    """All files but this one, which has to name what it forbids, and the applications of users."""
+    here = str(Path(__file__).relative_to(ROOT))
+    return [name for name in files() if name != here and not name.startswith("examples/")]
+
+
+def roles() -> list[Path]:
+    """The directories of the roles."""
+    return sorted(path for path in (ROOT / "roles").glob("*") if path.is_dir())
+
+
+def playbooks() -> list[Path]:
+    """Everything that `ansible-playbook` is called with."""
+    candidates = [ROOT / "site.yml", *(ROOT / "playbooks").glob("*.yml")]
+    molecule = [
+        path
+        for path in (ROOT / "molecule").glob("*/*.yml")
+        if path.stem in ("create", "prepare", "converge", "side_effect", "cleanup", "destroy")
+    ]
+    return sorted(path for path in [*candidates, *molecule] if path.exists())
+
+
+# --- nothing of one application, one machine ---------------------------------------------------------
+
+
+def test_no_application_is_known_by_name() -> None:
+    applications = [path.name for path in (ROOT / "examples").glob("*") if path.is_dir()]
+    assert applications, "examples/ holds no application to look for"
+    assert hits(rf"(?i)({'|'.join(map(re.escape, applications))})", names_under(*NEUTRAL)) == []
+
+
+def test_no_path_of_one_machine() -> None:
+    places = [r"/work/", r"/root/", r"/home/(?!admin\b)\w", r"/opt/(wheels|pypi)", r"/Users/"]
+    assert hits("|".join(places), others()) == []
+
+
+def test_no_package_mirror() -> None:
+    lines = hits(
+        r"(deb\.debian\.org|snapshot\.debian\.org|pypi\.org/simple|--find-links|index-url\s*=)",
+        others(),
+    )
+    assert lines == []
+
+
+def test_locks_name_versions_and_hashes_only() -> None:
+    # An example's lock is its author's.
+    locks = [name for name in others() if re.search(r"requirements[^/]*(/[^/]+)?\.txt$", name)]
+    assert "requirements/dev.txt" in locks
+    assert hits(r"https?:|file:|^-", locks) == []
+    for name in locks:
+        pins = re.findall(r"^[A-Za-z0-9]\S*", text(name), re.MULTILINE)
+        assert pins, name
+        assert [pin for pin in pins if "==" not in pin] == [], name
+        assert text(name).count("--hash=sha256:") >= len(pins), name
+
+
+def test_no_private_key() -> None:
+    assert hits(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", list(files())) == []
+
+
+# --- nothing is swept under the carpet -----------------------------------------------------------------
+
+
+def test_no_failure_is_swallowed() -> None:
+    forbidden = [
+        r"\|\| *(true|:)(\s|$|[;)&|'\"])",
+        r"\bignore_errors: *(true|yes)",
+        r"ignore_unreachable: *true",
+    ]
+    assert hits("|".join(forbidden), others()) == []
+
+
+def test_no_check_is_silenced_without_a_reason() -> None:
+    silent = [
+        r"# type: ignore(?!\[[\w, -]+\]  ?#? ?\S)",  # names the error, then a reason
+        r"# noqa(?!: [A-Z0-9, ]+ ?(-|#|\() ?\S)",
+        r"yamllint disable(?!-line rule:\S+)",
+        r"#\s*(TODO|FIXME|XXX)\b",
+        r"^\s*skip_list:|^\s*warn_list:",
+    ]
+    assert hits("|".join(silent), others()) == []
+
+
+# --- roles -------------------------------------------------------------------------------------------
+
+
+def options_of(role: Path) -> dict[str, dict[str, Any]]:
+    """The documented options of a role's entry point `main`."""
+    specs = load(role / "meta" / "argument_specs.yml")["argument_specs"]
+    options: dict[str, dict[str, Any]] = specs["main"].get("options") or {}
+    return options
+
+
+def defaults_of(role: Path) -> set[str]:
+    """The names in a role's defaults, without the internal ones."""
+    path = role / "defaults" / "main.yml"
+    content: dict[str, Any] = (load(path) if path.exists() else None) or {}
+    return {name for name in content if not name.startswith("__")}
+
+
+def undescribed(options: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
+    """The options, at any depth, that say nothing about themselves."""
+    found = []
+    for name, option in options.items():
+        if not option.get("description"):
+            found.append(prefix + name)
+        found += undescribed(option.get("options") or {}, f"{prefix}{name}.")
+    return found
+
+
+def test_there_are_roles() -> None:
+    assert roles(), "roles/ is empty"
+
+
+@pytest.mark.parametrize("role", roles(), ids=lambda role: role.name)
+class TestRole:
+    """One role."""
+
+    def test_documents_its_variables(self, role: Path) -> None:
+        assert (role / "meta" / "argument_specs.yml").exists()
+
+    def test_defaults_and_documentation_agree(self, role: Path) -> None:
+        options = options_of(role)
+        required = {name for name, option in options.items() if option.get("required")}
+        # Nobody can choose a secret for others. Where one is needed only sometimes, preflight asks for it.
+        asked = {n for n, option in options.items() if option.get("no_log")} - defaults_of(role)
+        optional = set(options) - required - asked
+        assert defaults_of(role) == optional, "a default without an option, or the other way round"
+        assert not required & defaults_of(role), "required, and yet with a default"
+
+    def test_documented_defaults_are_the_defaults(self, role: Path) -> None:
+        path = role / "defaults" / "main.yml"
+        defaults = (load(path) if path.exists() else None) or {}
+        documented = {n: o["default"] for n, o in options_of(role).items() if "default" in o}
+        assert documented == {name: defaults.get(name) for name in documented}
+
+    def test_every_option_has_a_description(self, role: Path) -> None:
+        assert undescribed(options_of(role)) == []
+
+    def test_variables_carry_a_role_as_prefix(self, role: Path) -> None:
+        # celery_app's facts are read by all, and a role may hand another its own; nobody invents a prefix.
+        prefixes = tuple(f"{other.name}_" for other in roles())
+        wrong = [n for n in {*options_of(role), *defaults_of(role)} if not n.startswith(prefixes)]
+        assert wrong == []
+
+
+# --- playbooks ---------------------------------------------------------------------------------------
+
+
+def plays_without(path: Path, key: str) -> list[str]:
+    """The plays of a playbook that neither have `key` nor a comment with its name."""
+    source = path.read_text()
+    # A play begins at the left edge; what is before the first belongs to none.
+    parts = re.split(r"^(?=- )", source, flags=re.MULTILINE)[1:]
+    found = []
+    for play, part in zip(load(path) or [], parts, strict=True):
+        imported = any(name.endswith("import_playbook") for name in play)
+        if not imported and key not in play and not re.search(rf"#.*\b{key}\b", part):
+            found.append(f"{path.relative_to(ROOT)}: {play.get('name', 'a play without a name')}")
+    return found
+
+
+def test_every_play_stops_at_an_error_or_says_why_not() -> None:
+    assert playbooks()
+    assert [line for path in playbooks() for line in plays_without(path, "any_errors_fatal")] == []
+
+
+def test_no_variables_beside_playbooks() -> None:
+    # They would beat the inventory's without a word.
+    found = names_under(
+        "playbooks/group_vars/", "playbooks/host_vars/", "group_vars/", "host_vars/"
+    )
+    assert found == []
