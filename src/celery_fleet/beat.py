@@ -1,0 +1,101 @@
+"""Beat's readiness, status and watchdog."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import signals
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import broker
+from celery_fleet.loaded import DIRECTORY_VARIABLE, Writer
+from celery_fleet.notify import Notifier
+from celery_fleet.watch import Look, State, Watch
+
+#: Seconds that a tick may take beyond beat's own pause.
+TICK_LIMIT = 10.0
+
+
+class Progress:
+    """What beat's thread last did; written there, read by the watch's."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.last = time.monotonic()
+        self.scheduled: tuple[int, float, str] | None = None
+        self.stopping = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since beat's last sign of life."""
+        return time.monotonic() - self.last
+
+
+def judge(progress: Progress, broker_answered: bool) -> Look:
+    """What a look at beat means; before the broker has answered once beat counts as starting."""
+    if progress.stopping:
+        return Look(State.DRAINING, "saving the schedule")
+    if not broker_answered:
+        return Look(State.STARTING, "schedule loaded, connecting to the broker")
+    if progress.age > progress.interval + TICK_LIMIT:
+        return Look(State.STUCK, "stuck: beat stands still")
+    return Look(State.WORKING, describe(progress))
+
+
+def describe(progress: Progress) -> str:
+    """``12 entries, next recompute-all at 2026-01-02 03:00:00 UTC``."""
+    if progress.scheduled is None:
+        return "schedule loaded"
+    number, due, name = progress.scheduled
+    # Beat's drift makes due times end in .99; a person reads whole seconds.
+    moment = datetime.fromtimestamp(round(due), UTC)
+    entries = f"{number} entr{'y' if number == 1 else 'ies'}"
+    return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def install(app: Any, notifier: Notifier, log_precedence: Callable[[Any], None]) -> None:
+    """Watch the beat of this process from the moment its schedule is loaded.
+
+    ``beat_init`` is that moment: Service.start builds the scheduler, which loads the schedule,
+    just before it sends the signal.
+    """
+
+    def started(sender: Any = None, **_: Any) -> None:
+        log_precedence(app)
+        if notifier.connected:
+            watch = watch_service(app, sender, notifier)
+            atexit.register(watch.stop)
+            watch.start()
+
+    signals.beat_init.connect(started, weak=False, dispatch_uid="celery_fleet.beat")
+
+
+def watch_service(app: Any, service: Any, notifier: Notifier) -> Watch:
+    """Hook into a beat service; returns the watch, not yet started."""
+    progress = Progress(adapter.loop_interval(service))
+    answered = [False]
+    writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
+
+    def note() -> None:
+        progress.last = time.monotonic()
+
+    def note_all() -> None:
+        progress.last = time.monotonic()
+        progress.scheduled = adapter.scheduled(service)
+        writer.write(adapter.loaded(service))
+
+    adapter.on_tick(service, note, note_all)
+    adapter.on_stop(service, lambda: setattr(progress, "stopping", True))
+    question = broker.question(app)
+
+    def ask() -> str | None:
+        trouble = question.ask()
+        answered[0] = answered[0] or trouble is None
+        return trouble
+
+    return Watch(notifier, lambda: judge(progress, answered[0]), ask)

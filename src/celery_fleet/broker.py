@@ -1,0 +1,166 @@
+"""Ask the broker whether it answers, on a connection of our own and in bounded time."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet.errors import one_line
+from celery_fleet.redact import redact
+
+#: Seconds for each of connecting, the TLS handshake, AUTH and PING.
+TIMEOUT = 3.0
+
+#: Seconds after which the broker counts as not answering, whatever the probe hangs in: name
+#: resolution knows no timeout of its own.
+DEADLINE = 8.0
+
+#: Shortages of this process; the broker is not to blame, so they must not excuse a hung worker.
+_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+def ping(endpoint: adapter.Endpoint, timeout: float = TIMEOUT) -> None:
+    """Connect, authenticate and PING one broker; the connection is closed in any case.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: where it does not answer or refuses us.
+    """
+    options: dict[str, Any] = {
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "username": endpoint.username,
+        "password": endpoint.password,
+        "db": endpoint.database,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    connection: redis.Connection = (
+        redis.Connection(**options)
+        if endpoint.tls is None
+        else redis.SSLConnection(**options, **endpoint.tls)
+    )
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    finally:
+        connection.disconnect()
+
+
+def name(app: Any) -> str:
+    """The process's brokers as a status calls them: addresses without users and passwords."""
+    found = adapter.endpoints(app)
+    if not found:
+        connection = app.connection_for_read()
+        return f"{connection.transport_cls}://{connection.hostname or ''}"
+    return ", ".join(endpoint.address for endpoint in found)
+
+
+def question(app: Any) -> Question:
+    """The question whether a broker of the process answers, put as often as wanted."""
+    return Question(lambda: ask(app), name(app))
+
+
+def ask(app: Any) -> str | None:
+    """Which brokers of the process don't answer and why, in one line; None where one does.
+
+    Raises:
+        Exception: where the question could not be put, so the broker is not to blame.
+    """
+    endpoints = adapter.endpoints(app)
+    if not endpoints:
+        return _ask_any_transport(app)
+    return ask_endpoints(endpoints)
+
+
+def ask_endpoints(endpoints: list[adapter.Endpoint]) -> str | None:
+    """Why none of some addresses answers, in one line; None where one does.
+
+    Raises:
+        Exception: where the question could not be put.
+    """
+    reasons = []
+    for endpoint in endpoints:
+        try:
+            ping(endpoint)
+        except (RedisError, OSError) as exc:
+            if _is_ours(exc):
+                raise
+            reasons.append(f"{endpoint.address}: {reason(exc)}")
+        else:
+            return None
+    return "; ".join(reasons)
+
+
+def _is_ours(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in _OUR_OWN:
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def _ask_any_transport(app: Any) -> str | None:
+    with app.connection_for_read() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+        except connection.connection_errors as exc:
+            return f"{name(app)}: {reason(exc)}"
+    return None
+
+
+def reason(exc: BaseException) -> str:
+    """An exception's text in one line without secrets, its type where it has no text."""
+    return redact(one_line(exc) or type(exc).__name__)
+
+
+class Question:
+    """Puts one question at a time in a thread of its own and never waits beyond a deadline.
+
+    A question that hangs is left to end by itself; until it has, further ones count as unanswered,
+    so threads and connections don't pile up. ``subject`` is who is asked, for the text of that.
+    """
+
+    def __init__(
+        self, put: Callable[[], str | None], subject: str, deadline: float = DEADLINE
+    ) -> None:
+        self._put = put
+        self._subject = subject
+        self._deadline = deadline
+        self._thread: threading.Thread | None = None
+        self._answer: tuple[str | None, Exception | None] | None = None
+
+    def ask(self) -> str | None:
+        """The answer, or a text that says that there was none in time.
+
+        Raises:
+            Exception: what the question raised.
+        """
+        if self._thread is None or not self._thread.is_alive():
+            self._answer = None
+            self._thread = threading.Thread(
+                target=self._run, name="celery_fleet.question", daemon=True
+            )
+            self._thread.start()
+        self._thread.join(self._deadline)
+        if self._thread.is_alive() or self._answer is None:
+            return f"{self._subject}: no answer within {self._deadline:g} s"
+        answer, exc = self._answer
+        if exc is not None:
+            raise exc
+        return answer
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._put(), None
+        except Exception as exc:  # noqa: BLE001  # raised again in the thread that asked
+            self._answer = None, exc

@@ -1,0 +1,260 @@
+"""Check an application in its own release: ``python -m celery_fleet.check`` with JSON on stdin.
+
+    {"app": "app.celery_app", "directory": "/opt/…/source", "tasks": ["app.tasks.add"],
+     "settings": {…}}
+
+imports the application as ``celery -A`` does, loads its task modules as a worker does, and prints
+``{"ok", "errors", "tasks", "versions"}`` and, where the application's own code failed, its traceback
+in ``details``. ``settings`` are Celery's, pinned over the application's as on the hosts. No broker
+is connected. The status is 0 if all is well and 1 if not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery_fleet import versions
+from celery_fleet.errors import COMPONENT_VARIABLE, FleetError, one_line
+from celery_fleet.redact import redact, secrets_in
+
+LOADER = "celery_fleet.loader.FleetLoader"
+
+#: Tasks that Celery and the fleet bring, and no application.
+BUILT_IN = ("celery.", "celery_fleet.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check; see the module's text."""
+
+    app: str
+    directory: Path
+    tasks: tuple[str, ...] = ()
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Report:
+    """What was found, printed as JSON."""
+
+    errors: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    details: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's public form."""
+        result: dict[str, Any] = {
+            "ok": not self.errors,
+            "errors": self.errors,
+            "tasks": self.tasks,
+            "versions": self.versions,
+        }
+        if self.details is not None:
+            result["details"] = self.details
+        return result
+
+
+def parse_request(text: str) -> Request:
+    """Read the request.
+
+    Raises:
+        FleetError: naming the field that is wrong.
+    """
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise FleetError(f"the request is not JSON (line {exc.lineno}, {exc.msg})") from exc
+    if not isinstance(raw, Mapping):
+        raise FleetError("the request must be a JSON object")
+    app = raw.get("app")
+    if not isinstance(app, str) or not app:
+        raise FleetError("app must name the application as celery -A does: set celery_app_module")
+    directory = raw.get("directory") or "."
+    tasks = raw.get("tasks") or []
+    if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
+        raise FleetError("tasks must be a list of task names")
+    settings = raw.get("settings")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise FleetError("settings must be a mapping of Celery's settings")
+    return Request(app, Path(str(directory)), tuple(tasks), settings)
+
+
+def check(request: Request) -> Report:
+    """Import the application and look at its tasks; changes the working directory and sys.path."""
+    report = Report(versions=versions.installed())
+    report.errors += versions.problems(report.versions)
+    if report.errors:
+        return report
+    try:
+        _enter(request.directory)
+        app = _application(request)
+    except FleetError as exc:
+        report.errors.append(str(exc))
+        cause = exc.__cause__
+        if cause is not None and _place(cause) is not None:
+            report.details = "".join(traceback.format_exception(cause))
+        return report
+    report.tasks = sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
+    for name in request.tasks:
+        if name not in app.tasks:
+            report.errors.append(_missing(name, request.app, report.tasks))
+    return report
+
+
+def _enter(directory: Path) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as exc:
+        raise FleetError(
+            f"{directory}: can't be entered ({exc.strerror}); check the directory of"
+            " celery_app_source"
+        ) from exc
+    # As `python -m celery` run from there: the application's code comes first.
+    here = str(Path.cwd())
+    sys.path[:] = [here, *(path for path in sys.path if path not in ("", here))]
+    importlib.invalidate_caches()
+
+
+def _application(request: Request) -> Any:
+    # The application's environment may be that of a process of the fleet, which this is not.
+    for variable in ("CELERY_LOADER", COMPONENT_VARIABLE):
+        os.environ.pop(variable, None)
+    if request.settings is not None:
+        _pin(request.settings)
+    from celery import Celery
+    from celery.app.utils import find_app
+
+    where = f"application {request.app} in {Path.cwd()}"
+    try:
+        app = find_app(request.app)
+    except ModuleNotFoundError as exc:
+        module, _, attribute = request.app.partition(":")
+        if attribute and exc.name == request.app:
+            raise FleetError(
+                f"{where}: module {module} has no {attribute}; check celery_app_module"
+            ) from exc
+        if exc.name and (request.app == exc.name or request.app.startswith(f"{exc.name}.")):
+            raise FleetError(
+                f"{where}: there is no module {exc.name}; check celery_app_module and the directory"
+                " of celery_app_source"
+            ) from exc
+        raise FleetError(_import_error(where, exc)) from exc
+    except AttributeError as exc:
+        if _place(exc) is None:
+            raise FleetError(
+                f"{where}: {one_line(exc)}, so it holds no Celery app; check celery_app_module"
+            ) from exc
+        raise FleetError(_import_error(where, exc)) from exc
+    except (Exception, SystemExit) as exc:
+        raise FleetError(_import_error(where, exc)) from exc
+    if not isinstance(app, Celery):
+        raise FleetError(
+            f"{where}: is of type {type(app).__name__}, not a Celery app; check celery_app_module"
+        )
+    app.set_current()
+    try:
+        app.loader.import_default_modules()
+        app.finalize()
+        app.conf.finalize()
+    except (Exception, SystemExit) as exc:
+        raise FleetError(_import_error(f"task modules of {where}", exc)) from exc
+    return app
+
+
+def _pin(settings: Mapping[str, Any]) -> None:
+    """Have every app of this process pin ``settings``, without a file."""
+    # Before the first app is made, since each takes its loader from there.
+    os.environ["CELERY_LOADER"] = LOADER
+    from celery_fleet import loader
+    from celery_fleet.schedule import celery_schedule
+    from celery_fleet.settings import FleetSettings, parse_celery
+
+    pins, schedule = parse_celery(settings)
+    for entry in (schedule or {}).values():
+        celery_schedule(entry)  # only Celery knows whether a crontab's fields are in range
+    loader.use_settings(FleetSettings("producer", "check", pins, schedule))
+
+
+def _import_error(where: str, exc: BaseException) -> str:
+    """One line on an exception from the application's code: what, where, and what to do."""
+    text = exc.msg if isinstance(exc, SyntaxError) else one_line(exc)
+    what = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    place = _place(exc)
+    at = f" at {place}" if place else ""
+    if isinstance(exc, ModuleNotFoundError):
+        remedy = f"add what brings {exc.name} to the application's requirements"
+    elif isinstance(exc, SyntaxError):
+        remedy = "mend it there; this is how the release's Python reads it"
+    elif isinstance(exc, SystemExit):
+        remedy = "the application must not exit when it is imported"
+    else:
+        remedy = (
+            "mend it there; what it needs from its environment goes into celery_app_env or"
+            " celery_app_secret_env"
+        )
+    return f"{where}: {what}{at}; {remedy}"
+
+
+def _place(exc: BaseException) -> str | None:
+    """File and line of the application's last frame in a traceback, None if it has none."""
+    here = Path.cwd()
+    if isinstance(exc, SyntaxError) and exc.filename:
+        path = Path(exc.filename)
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        return f"{shown}, line {exc.lineno}"
+    place = None
+    for frame in traceback.extract_tb(exc.__traceback__):
+        path = Path(frame.filename)
+        if path.is_absolute() and path.is_relative_to(here):
+            place = f"{path.relative_to(here)}, line {frame.lineno}"
+    return place
+
+
+def _missing(name: str, app: str, registered: list[str]) -> str:
+    """One line on a task that should be there, with the likeliest names in its place."""
+    last = name.rpartition(".")[2]
+    near = [other for other in registered if other.rpartition(".")[2] == last]
+    hint = f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
+    return f"task {name} is not registered by {app}: {hint}"
+
+
+def main() -> int:
+    """Read the request, print the report; see the module's text."""
+    # What the application prints when it is imported must not get into the report.
+    own_output = os.dup(1)
+    os.dup2(2, 1)
+    secrets: set[str] = set()
+    try:
+        request = parse_request(sys.stdin.read())
+        secrets = secrets_in(request.settings)
+        report = check(request)
+    except FleetError as exc:
+        report = Report([str(exc)], versions=versions.installed())
+    except Exception as exc:  # noqa: BLE001  # the caller reads a report in any case
+        report = Report(
+            [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
+            versions=versions.installed(),
+            details=traceback.format_exc(),
+        )
+    report.errors = [redact(one_line(error), secrets) for error in report.errors]
+    if report.details is not None:
+        report.details = redact(report.details, secrets)
+    with os.fdopen(own_output, "w", encoding="utf-8") as output:
+        print(json.dumps(report.as_dict()), file=output)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return 1 if report.errors else 0
+
+
+if __name__ == "__main__":
+    # Threads that the application left running must not keep the check alive.
+    os._exit(main())

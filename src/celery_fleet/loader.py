@@ -1,0 +1,154 @@
+"""The loader that lays the inventory over an application: ``CELERY_LOADER`` names it.
+
+Celery instantiates the loader of every app in the process. The settings are pinned when the app
+has configured itself, at its first look at any setting: ``on_after_configure`` comes after
+``Celery(broker=…)``, ``config_from_object``, and ``conf.update``, and before anything of Celery
+(pools, backends, bound tasks) reads a setting. Earlier hooks lose to the application, later ones
+miss producers. The precedence is written down in :mod:`celery_fleet`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from celery_fleet import errors, versions
+
+try:
+    versions.require()
+except errors.FleetError as _unsupported:
+    errors.refuse(_unsupported, os.environ)
+
+from celery import signals
+from celery.loaders.app import AppLoader
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import canary, identity
+from celery_fleet.errors import FleetError
+from celery_fleet.notify import Notifier
+from celery_fleet.pins import SCHEDULE, PinnedChanges, PinnedSchedule
+from celery_fleet.redact import redact_all
+from celery_fleet.schedule import celery_entry
+from celery_fleet.settings import URL_VARIABLES, FleetSettings, locate, read, with_essentials
+
+logger = logging.getLogger("celery_fleet.loader")
+
+COMPONENT = errors.component(os.environ)
+
+#: Components that speak to systemd through this package; others may use its socket themselves.
+NOTIFYING = frozenset({"worker", "beat"})
+
+# At import, so that no code of the application starts a process that inherits the socket.
+NOTIFIER = Notifier.take(os.environ) if COMPONENT in NOTIFYING else Notifier(None)
+
+_settings: FleetSettings | None = None
+
+
+def use_settings(settings: FleetSettings | None) -> None:
+    """Give the process its settings instead of a file; None forgets them."""
+    global _settings
+    _settings = settings
+
+
+def current_settings() -> FleetSettings:
+    """The process's settings: read at first use and kept, since the file may not stay readable.
+
+    Raises:
+        FleetError: where the file is missing or wrong.
+    """
+    global _settings
+    if _settings is None:
+        _settings = read(locate(os.environ), COMPONENT)
+    return _settings
+
+
+class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
+    """Celery's application loader, with the fleet's settings pinned over the application's."""
+
+    @property
+    def conf(self) -> Any:
+        """The application's configuration; read by Celery just before it configures the app."""
+        try:
+            settings = current_settings()
+            schedule = _celery_schedule(settings, self.app)
+        except FleetError as exc:
+            errors.refuse(exc, os.environ)
+
+        def pin(sender: Any = None, source: Any = None, **_: Any) -> None:
+            try:
+                pin_settings(source, settings, schedule)
+            except Exception as exc:
+                # Celery's signals swallow exceptions; an unpinned process may talk to another
+                # broker than everyone thinks, so it must not go on.
+                logger.critical("celery_fleet: settings can't be pinned", exc_info=True)
+                raise SystemExit(errors.EX_CONFIG) from exc
+
+        # The application's own on_after_configure handlers are to see the pinned values.
+        adapter.run_first(self.app.on_after_configure, pin, ("celery_fleet", id(self.app)))
+        return super().conf
+
+    def on_worker_init(self) -> None:
+        """Celery's hook of worker and beat, once the task modules are imported."""
+        super().on_worker_init()
+        if COMPONENT == "beat":
+            from celery_fleet import beat
+
+            beat.install(self.app, NOTIFIER, log_precedence)
+        else:
+            from celery_fleet import worker
+
+            identity.remember()
+            canary.register(self.app)
+            worker.install(self.app, NOTIFIER)
+            signals.celeryd_after_setup.connect(
+                lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
+            )
+
+
+def _celery_schedule(
+    settings: FleetSettings, app: Any
+) -> tuple[dict[str, Any], frozenset[str]] | None:
+    if settings.schedule is None:
+        return None
+    entries = settings.schedule.values()
+    enabled = {entry.name: celery_entry(entry, app) for entry in entries if entry.enabled}
+    return enabled, frozenset(entry.name for entry in entries if not entry.enabled)
+
+
+def pin_settings(
+    conf: Any,
+    settings: FleetSettings,
+    schedule: tuple[dict[str, Any], frozenset[str]] | None = None,
+) -> PinnedChanges:
+    """Pin the settings over ``conf``, an app's loaded settings; again is harmless."""
+    pins = with_essentials(settings)
+    wanted = adapter.application_settings(conf, [*pins, SCHEDULE])
+    merged = None
+    if schedule is not None:
+        merged = PinnedSchedule(*schedule, application=wanted.get(SCHEDULE))
+    changes = PinnedChanges(adapter.changes_of(conf), pins, adapter.prefix_of(conf), merged)
+    for variable, name in URL_VARIABLES.items():
+        value = os.environ.pop(variable, None)
+        if value and name in pins:
+            changes.note(name, value)
+    for name, value in wanted.items():
+        if name != SCHEDULE and value is not None:
+            changes.note(name, value)
+    adapter.replace_changes(conf, changes)
+    adapter.censor_table(conf, redact_all)
+    if COMPONENT not in NOTIFYING:
+        _log(changes)  # a producer has no moment of start; its logging may not be set up yet
+    return changes
+
+
+def log_precedence(app: Any) -> None:
+    """Log what the fleet overrules in this application, once logging is set up."""
+    changes = adapter.changes_of(app.conf)
+    if isinstance(changes, PinnedChanges):
+        _log(changes)
+
+
+def _log(changes: PinnedChanges) -> None:
+    for line in changes.lines():
+        logger.info("%s", line)

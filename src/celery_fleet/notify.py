@@ -1,0 +1,87 @@
+"""Tell systemd how the process fares: sd_notify(3) without its library.
+
+The socket's address is taken out of the environment when it is read, so that neither pool
+children nor what tasks start can speak for the service (``NotifyAccess=main`` refuses them too).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import MutableMapping
+
+SOCKET_VARIABLE = "NOTIFY_SOCKET"
+WATCHDOG_VARIABLE = "WATCHDOG_USEC"
+WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
+
+#: Seconds to wait for a manager whose queue is full, rather than to block the caller.
+SEND_TIMEOUT = 2.0
+
+
+class Notifier:
+    """The service's line to its manager; silent where there is none.
+
+    ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds, None without
+    a watchdog. Only the process that made the notifier is heard: a forked child is silent.
+    """
+
+    def __init__(self, address: str | None, watchdog: float | None = None) -> None:
+        self.watchdog = watchdog
+        self._address = address
+        self._pid = os.getpid()
+        self._status: str | None = None
+
+    @classmethod
+    def take(cls, environ: MutableMapping[str, str]) -> Notifier:
+        """Make a notifier from the environment and take its variables out of there."""
+        address = environ.pop(SOCKET_VARIABLE, None)
+        usec = environ.pop(WATCHDOG_VARIABLE, "")
+        pid = environ.pop(WATCHDOG_PID_VARIABLE, "")
+        wanted = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        return cls(address or None, int(usec) / 1e6 if wanted else None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a manager to talk to, and this process is the one that may."""
+        return self._address is not None and os.getpid() == self._pid
+
+    def ready(self, status: str) -> bool:
+        """The service has come up."""
+        self._status = status
+        return self.send("READY=1", f"STATUS={status}")
+
+    def status(self, text: str) -> bool:
+        """What ``systemctl status`` shows; sent only when it changed."""
+        if text == self._status:
+            return True
+        self._status = text
+        return self.send(f"STATUS={text}")
+
+    def feed(self) -> bool:
+        """Prove to the watchdog that the service works."""
+        return self.send("WATCHDOG=1")
+
+    def stopping(self, status: str) -> bool:
+        """The service goes down by itself or on request."""
+        self._status = status
+        return self.send("STOPPING=1", f"STATUS={status}")
+
+    def send(self, *assignments: str) -> bool:
+        """Send assignments such as ``READY=1`` in one datagram; False where nobody got them.
+
+        Never raises and never blocks for longer than :data:`SEND_TIMEOUT` seconds: a service must
+        not fail because its manager does.
+        """
+        if not self.connected or self._address is None:
+            return False
+        address = self._address
+        if address.startswith("@"):  # Linux's abstract namespace
+            address = "\0" + address[1:]
+        message = "\n".join(" ".join(part.splitlines()) for part in assignments)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
+                line.settimeout(SEND_TIMEOUT)
+                line.sendto(message.encode(), address)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,78 @@
+"""Take secrets out of what is logged, printed or reported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+MASK = "***"
+
+# Greedy up to the last @ of the word: an unquoted password may itself hold @ or /.
+_URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*):[^\s'\"]*@")
+_SECRET_NAME = re.compile(r"pass|secret|token|api_?key|(^|_)key$|signature", re.IGNORECASE)
+
+#: Shorter strings are not treated as secrets: masking them would mangle ordinary words.
+SHORTEST_SECRET = 4
+
+
+def redact(text: object, secrets: Iterable[str] = ()) -> str:
+    """``text`` without the passwords of URLs and without any of ``secrets``."""
+    result = str(text)
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            result = result.replace(secret, MASK)
+    return _URL.sub(rf"\g<head>:{MASK}@", result)
+
+
+def redact_all(value: Any, secrets: Iterable[str] = ()) -> Any:
+    """``value`` with every text in its dictionaries and lists redacted, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: redact_all(item, secrets) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_all(item, secrets) for item in value]
+    return redact(value, secrets) if isinstance(value, str) else value
+
+
+def redact_value(name: str, value: Any) -> str:
+    """The value of setting ``name`` as a person may read it in a log."""
+    if value is not None and _SECRET_NAME.search(name):
+        return MASK
+    return redact(_shown(value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key!r}: {_shown_in(str(key), item)}" for key, item in value.items())
+        return f"{{{inside}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_shown(item) for item in value)}]"
+    return repr(value)
+
+
+def _shown_in(key: str, value: Any) -> str:
+    return MASK if value is not None and _SECRET_NAME.search(key) else _shown(value)
+
+
+def secrets_in(value: Any, name: str = "") -> set[str]:
+    """Every password in ``value`` (settings as they are), quoted and unquoted.
+
+    Used to mask them in the texts of libraries, which may repeat a password without its URL.
+    """
+    return {secret for secret in _secrets(value, name) if len(secret) >= SHORTEST_SECRET}
+
+
+def _secrets(value: Any, name: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _secrets(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _secrets(item, name)
+    elif isinstance(value, str):
+        if _SECRET_NAME.search(name):
+            yield value
+        for url in re.finditer(r"://[^/\s:@]*:([^\s'\"]*)@", value):
+            yield url.group(1)
+            yield unquote(url.group(1))

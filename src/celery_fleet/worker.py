@@ -1,0 +1,126 @@
+"""A worker's readiness, status and watchdog, as steps of Celery's own blueprints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from celery import bootsteps, signals
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import broker
+from celery_fleet.notify import Notifier
+from celery_fleet.watch import Look, State, Watch
+
+#: Seconds without a tick of the event loop after which it counts as blocked.
+TICK_LIMIT = 5.0
+
+
+class Pulse:
+    """When the event loop last ran a timer, and whether Celery has called the worker ready."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.ready = False
+
+    def beat(self) -> None:
+        """The loop runs."""
+        self.last = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the loop's last tick."""
+        return time.monotonic() - self.last
+
+
+def tasks(number: int) -> str:
+    """``1 task``, ``3 tasks``."""
+    return f"{number} task{'' if number == 1 else 's'}"
+
+
+def judge(view: adapter.WorkerView, ready: bool, tick_age: float) -> Look:
+    """What a look at the worker means.
+
+    ``ready`` is Celery's word that consuming has begun; ``tick_age`` the seconds since the event
+    loop last ran a timer.
+    """
+    if view.draining:
+        rest = f"draining: {tasks(view.running)} running" if view.running else "stopping"
+        return Look(State.DRAINING, rest)
+    if not view.connected:
+        return Look(State.WAITING if ready else State.STARTING, "connecting to the broker")
+    if not ready:
+        return Look(State.STARTING, "preparing to consume")
+    if view.solo and view.running:
+        return Look(State.WORKING, f"running {tasks(view.running)}")
+    if tick_age > TICK_LIMIT:
+        return Look(State.STUCK, "stuck: the event loop stands still")
+    if not view.queues:
+        return Look(State.WORKING, "consuming from no queue: all were cancelled")
+    queues = ", ".join(view.queues)
+    if view.full:
+        return Look(State.WORKING, f"consuming {queues}; full, {tasks(view.running)} running")
+    if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
+        return Look(State.STUCK, "stuck: the worker does not ask its queues for messages")
+    return Look(State.WORKING, f"consuming {queues}")
+
+
+def own_queues(view: adapter.WorkerView, node: str) -> adapter.WorkerView:
+    """The view without the node's direct queue, which is the canary's and no person's."""
+    shown = tuple(name for name in view.queues if name != f"{node}.dq2")
+    return replace(view, queues=shown or view.queues)
+
+
+def install(app: Any, notifier: Notifier) -> None:
+    """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
+    pulse = Pulse()
+
+    class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Starts to look once the pool has forked and before the broker is connected."""
+
+        name = "celery_fleet.Watchdog"
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            if not notifier.connected:
+                return
+            question = broker.question(app)
+
+            def look() -> Look:
+                view = own_queues(adapter.view_worker(worker), worker.hostname)
+                return judge(view, pulse.ready, pulse.age)
+
+            watch = Watch(notifier, look, question.ask)
+            # Not this step's stop(): the pool is waited for after it, and a drain goes on there.
+            signals.worker_shutdown.connect(
+                lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"
+            )
+            watch.start()
+
+        def stop(self, worker: Any) -> None:
+            """Nothing: see start."""
+
+    class Ticker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Ticks on the event loop; a reconnect cancels its timers, so each start makes one."""
+
+        name = "celery_fleet.Ticker"
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+        timer = None
+
+        def start(self, consumer: Any) -> None:
+            pulse.beat()
+            self.timer = consumer.timer.call_repeatedly(1.0, pulse.beat)
+
+        def stop(self, consumer: Any) -> None:
+            timer, self.timer = self.timer, None
+            if timer is not None:
+                timer.cancel()
+
+    app.steps["worker"].add(Watchdog)
+    app.steps["consumer"].add(Ticker)
+
+    def ready(**_: Any) -> None:
+        pulse.ready = True
+
+    signals.worker_ready.connect(ready, weak=False, dispatch_uid="celery_fleet.ready")

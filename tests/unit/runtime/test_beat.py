@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import atexit
+import time
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.beat import Scheduler, Service
+from celery.schedules import schedule
+
+from celery_fleet import beat
+from celery_fleet.notify import Notifier
+from celery_fleet.watch import State, Watch
+
+from .conftest import Manager
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("shop", set_as_current=False, broker="memory://", backend="disabled://")
+    app.conf.beat_schedule = {"hourly": {"task": "t", "schedule": schedule(3600)}}
+    app.conf.beat_max_loop_interval = 5
+    return app
+
+
+@pytest.fixture
+def service(app: Celery) -> Any:
+    return Service(app, scheduler_cls=Scheduler)
+
+
+@pytest.fixture
+def watched(app: Celery, service: Any, manager: Manager) -> Watch:
+    return beat.watch_service(app, service, Notifier(manager.address, 30.0))
+
+
+def test_ready_when_the_schedule_is_loaded_and_the_broker_answered(
+    watched: Any, service: Any, manager: Manager
+) -> None:
+    watched.step()
+    assert manager.heard() == [
+        "STATUS=schedule loaded, connecting to the broker",
+        "WATCHDOG=1",
+    ]
+
+    watched.step()
+    assert manager.heard() == ["READY=1\nSTATUS=schedule loaded"]
+
+    service.scheduler.tick()
+    watched.step()
+    (status,) = manager.heard()
+    assert status.startswith("STATUS=1 entry, next hourly at 20")
+    assert status.endswith(" UTC")
+
+
+def test_without_a_broker_it_waits(app: Celery, service: Any, manager: Manager) -> None:
+    app.conf.broker_url = "redis://127.0.0.1:9/0"
+    watch = beat.watch_service(app, service, Notifier(manager.address))
+
+    assert watch.step()
+    assert watch.step()
+    assert manager.heard()[0].startswith("STATUS=waiting for broker 127.0.0.1:9: ")
+
+
+def test_a_beat_that_stands_still_is_stuck() -> None:
+    progress = beat.Progress(5.0)
+    assert beat.judge(progress, True).state is State.WORKING
+
+    progress.last = time.monotonic() - 16
+    assert beat.judge(progress, True).state is State.STUCK
+    assert beat.judge(progress, False).state is State.STARTING
+
+    progress.stopping = True
+    assert beat.judge(progress, True).state is State.DRAINING
+
+
+def test_a_tick_is_a_sign_of_life(service: Any, watched: Any) -> None:
+    calls = []
+    service.scheduler.apply_entry = lambda *_, **__: calls.append(1)
+    for entry in service.scheduler.schedule.values():
+        entry.schedule = schedule(0.0)
+    service.scheduler.tick()
+
+    assert calls == [1]
+
+
+def test_saving_the_schedule_is_told(service: Any, watched: Any, manager: Manager) -> None:
+    service.sync()
+    watched.step()
+
+    assert manager.heard()[0] == "STOPPING=1\nSTATUS=saving the schedule"
+
+
+def test_it_hooks_in_at_beat_init(
+    app: Celery, service: Any, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[Any] = []
+    stops: list[Any] = []
+    monkeypatch.setattr(atexit, "register", stops.append)
+    beat.install(app, Notifier(manager.address), logged.append)
+    try:
+        signals.beat_init.send(sender=service)
+        deadline = time.monotonic() + 5
+        heard: list[str] = []
+        while not any(text.startswith("READY=1") for text in heard):
+            assert time.monotonic() < deadline
+            heard += manager.heard()
+        service.sync()
+    finally:
+        for stop in stops:
+            stop()
+        signals.beat_init.disconnect(dispatch_uid="celery_fleet.beat")
+
+    assert logged == [app]
+    assert len(stops) == 1

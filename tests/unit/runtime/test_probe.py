@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import broker, probe
+from celery_fleet.errors import FleetError
+
+from .conftest import Run, document
+
+NODE = "discounts@worker1"
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "settings": document("operator"),
+        "nodes": {NODE: {"queues": ["discounts"]}},
+        "timeout": 2,
+    }
+    return raw | changes
+
+
+class Fleet:
+    """A Celery app, a broker and workers, as far as the probe uses them."""
+
+    def __init__(self) -> None:
+        self.queues = {NODE: ["discounts", f"{NODE}.dq2"]}
+        self.answers: dict[str, Any] = {NODE: {"node": NODE, "pid": 7, "release": "r1"}}
+        self.status = "SUCCESS"
+        self.active: dict[str, list[dict[str, Any]]] = {}
+        self.slots = 2
+        self.registered: dict[str, list[str]] = {}
+        self.lists: dict[str, list[bytes]] = {}
+        self.asked: list[str] = []
+        self._tasks: dict[str, str] = {}
+        self.amqp = self
+        self.backend = self
+        self.control = self
+        self.router = self
+        self.conf = type("Conf", (), {"task_default_queue": "celery"})()
+        self.default_channel = self
+        self.client = self
+
+    # Sending.
+    @contextmanager
+    def connection_for_write(self) -> Any:
+        yield self
+
+    def Producer(self, *_: Any, **__: Any) -> None:  # noqa: N802  # kombu's name
+        return None
+
+    def send_task(self, name: str, task_id: str, queue: Any, **options: Any) -> None:
+        assert name == "celery_fleet.canary"
+        assert options["expires"] > 0
+        node = queue.name.removesuffix(".dq2")
+        self._tasks[task_id] = node
+        if node not in self.answers:
+            self.lists[queue.name] = [b"another", f'{{"id": "{task_id}"}}'.encode()]
+
+    def get_task_meta(self, task_id: str, cache: bool) -> dict[str, Any]:
+        node = self._tasks[task_id]
+        if node not in self.answers:
+            return {"status": "PENDING", "result": None}
+        return {"status": self.status, "result": self.answers[node]}
+
+    # Taking back.
+    def lrange(self, key: str, *_: int) -> list[bytes]:
+        return list(self.lists.get(key, []))
+
+    def lrem(self, key: str, _: int, message: bytes) -> int:
+        self.lists[key].remove(message)
+        return 1
+
+    # Asking.
+    def inspect(self, destination: list[str], timeout: float, limit: int) -> Any:
+        assert 0 < timeout <= 3
+        assert limit == len(destination)
+        fleet = self
+
+        class Inspect:
+            def _reply(self, what: str, replies: dict[str, Any]) -> dict[str, Any]:
+                fleet.asked.append(what)
+                return {name: replies[name] for name in destination if name in replies}
+
+            def active_queues(self) -> dict[str, Any]:
+                named = {n: [{"name": q} for q in queues] for n, queues in fleet.queues.items()}
+                return self._reply("queues", named)
+
+            def active(self) -> dict[str, Any]:
+                return self._reply("active", fleet.active)
+
+            def stats(self) -> dict[str, Any]:
+                pool = {"max-concurrency": fleet.slots}
+                return self._reply("stats", {n: {"pid": 7, "pool": pool} for n in fleet.active})
+
+            def registered(self) -> dict[str, Any]:
+                return self._reply("registered", fleet.registered)
+
+        return Inspect()
+
+    def route(self, _: dict[str, Any], task: str) -> dict[str, Any]:
+        return {"queue": "discounts"} if task.startswith("shop.") else {}
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    made = Fleet()
+    monkeypatch.setattr(probe, "make_app", lambda _: made)
+    monkeypatch.setattr(adapter, "endpoints", lambda _: [])
+    monkeypatch.setattr(adapter, "result_endpoints", lambda _: [])
+    monkeypatch.setattr(adapter, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
+    monkeypatch.setattr(probe, "CANARY_PART", 0.1)
+    return made
+
+
+def test_workers_that_answer_are_well(fleet: Fleet) -> None:
+    report = probe.run(request())
+
+    assert report["ok"]
+    node = report["nodes"][NODE]
+    assert (node["state"], node["queues"], node["answer"]["pid"]) == ("answered", ["discounts"], 7)
+    assert node["seconds"] < 1
+    assert fleet.asked == ["queues"]
+
+
+def test_all_nodes_are_asked_at_once(fleet: Fleet) -> None:
+    names = [f"w{number}@h" for number in range(20)]
+    fleet.answers = {name: {"node": name} for name in names}
+    fleet.queues = {name: ["q", f"{name}.dq2"] for name in names}
+
+    report = probe.run(request(nodes={name: {"queues": ["q"]} for name in names}))
+
+    assert report["ok"]
+    assert report["seconds"] < 1
+
+
+def test_a_full_worker_is_busy_and_its_canary_is_taken_back(fleet: Fleet) -> None:
+    fleet.answers = {}
+    fleet.active = {NODE: [{"worker_pid": 8}, {"worker_pid": 9}]}
+
+    report = probe.run(request())
+
+    assert report["ok"]
+    assert report["nodes"][NODE]["state"] == "busy"
+    assert fleet.lists[f"{NODE}.dq2"] == [b"another"]
+
+
+@pytest.mark.parametrize(
+    ("active", "message"),
+    [
+        ([{"worker_pid": 8}], "though 1 of 2 slots are in use"),
+        ([{"worker_pid": 8}, {"worker_pid": None}], "though 1 of 2 slots are in use"),
+        (None, "it is not running or hangs"),
+    ],
+)
+def test_a_silent_worker_is_not_well(fleet: Fleet, active: Any, message: str) -> None:
+    fleet.answers = {}
+    if active is None:
+        fleet.queues = {}
+    else:
+        fleet.active = {NODE: active}
+
+    report = probe.run(request())
+
+    assert not report["ok"]
+    assert report["nodes"][NODE]["state"] == "no answer"
+    assert any(error.startswith(f"{NODE}: no answer within") for error in report["errors"])
+    assert any(message in error for error in report["errors"])
+
+
+def test_a_queue_that_is_not_consumed_is_named(fleet: Fleet) -> None:
+    fleet.queues[NODE] = ["analytics"]
+
+    report = probe.run(request())
+
+    assert not report["ok"]
+    assert any("does not consume discounts (it consumes analytics)" in e for e in report["errors"])
+    assert any("does not consume its direct queue" in e for e in report["errors"])
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"pid": 9}, "process 7 answered, not 9"),
+        ({"release": "r2"}, "it runs release r1, not r2"),
+    ],
+)
+def test_another_process_does_not_pass(fleet: Fleet, node: dict[str, Any], message: str) -> None:
+    report = probe.run(request(nodes={NODE: node}))
+
+    assert not report["ok"]
+    assert message in report["errors"][0]
+
+
+def test_a_busy_worker_that_is_another_process_does_not_pass(fleet: Fleet) -> None:
+    fleet.answers = {}
+    fleet.active = {NODE: [{"worker_pid": 8}, {"worker_pid": 9}]}
+
+    report = probe.run(request(nodes={NODE: {"pid": 9}}))
+
+    assert not report["ok"]
+    assert "process 7 answered, not 9" in report["errors"][0]
+
+
+def test_a_canary_that_fails_is_told(fleet: Fleet) -> None:
+    fleet.status = "REVOKED"
+    fleet.answers = {NODE: "expired"}
+
+    report = probe.run(request())
+
+    assert report["errors"] == [f"{NODE}: the canary ended as REVOKED: expired"]
+
+
+def test_scheduled_tasks_have_a_worker(fleet: Fleet) -> None:
+    fleet.registered = {NODE: ["shop.sum [rate_limit=10/m]"]}
+    schedule = {
+        "good": {"task": "shop.sum", "queue": "discounts"},
+        "routed": {"task": "shop.sum"},
+        "unknown": {"task": "shop.other", "queue": "discounts"},
+        "nobody": {"task": "shop.sum", "options": {"queue": "reports"}},
+        "default": {"task": "other.sum"},
+    }
+
+    report = probe.run(request(schedule=schedule))
+
+    assert {name: entry["ok"] for name, entry in report["schedule"].items()} == {
+        "good": True,
+        "routed": True,
+        "unknown": False,
+        "nobody": False,
+        "default": False,
+    }
+    assert report["schedule"]["good"]["nodes"] == [NODE]
+    assert "schedule nobody: no worker asked consumes its queue reports" in report["errors"]
+    assert any("shop.other is not registered by any consumer" in e for e in report["errors"])
+    assert report["schedule"]["default"]["queue"] == "celery"
+
+
+def test_a_broker_that_refuses_is_told_at_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "endpoints", lambda _: ["one"])
+    monkeypatch.setattr(broker, "ask_endpoints", lambda _: "redis1:6379: refused")
+
+    report = probe.run(request())
+
+    assert not report["ok"]
+    assert report["errors"] == ["broker redis1:6379: refused"]
+    assert report["seconds"] < 1
+
+
+def test_the_deadline_holds_whatever_hangs(fleet: Fleet) -> None:
+    fleet.send_task = lambda *_, **__: time.sleep(30)  # type: ignore[method-assign]  # hangs
+
+    report = probe.run(request())
+
+    assert not report["ok"]
+    assert 2 <= report["seconds"] < 3
+    assert "not finished within 2 s" in report["errors"][-1]
+
+
+def test_a_librarys_text_loses_its_secrets(fleet: Fleet) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("WRONGPASS s3cr3tpw for rediss://worker:s3cr3tpw@redis1")
+
+    fleet.send_task = fail  # type: ignore[method-assign]  # fails
+
+    report = probe.run(request())
+
+    assert "s3cr3tpw" not in json.dumps(report)
+    assert report["errors"] == ["ConnectionError: WRONGPASS *** for rediss://worker:***@redis1"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([], "must be a JSON object"),
+        ({"nodes": []}, "nodes must map"),
+        (request(nodes={"discounts": {}}), "must read worker@host"),
+        (request(nodes={NODE: []}), "must be a mapping"),
+        (request(schedule={"e": {}}), "schedule e: must be"),
+        (request(timeout="x"), "timeout must be"),
+        (request(settings={"format": 9}), "has format 9"),
+    ],
+)
+def test_a_wrong_request_is_named(raw: Any, message: str) -> None:
+    with pytest.raises(FleetError, match=message):
+        probe.parse_request(raw)
+
+
+def test_the_app_is_bare_and_gives_up_quickly() -> None:
+    app = probe.make_app(probe.parse_request(request()).settings)
+
+    assert app.conf.broker_url.startswith("rediss://worker:")
+    assert app.conf.broker_transport_options["socket_timeout"] == probe.SOCKET_TIMEOUT
+    assert type(app.loader).__name__ == "AppLoader"
+    with pytest.raises(FleetError, match="result_backend is missing"):
+        probe.make_app(
+            probe.parse_request(
+                request(settings=document("operator", result_backend=None))
+            ).settings
+        )
+
+
+def test_it_is_run_as_a_module(run: Run) -> None:
+    done = run("-m", "celery_fleet.probe", stdin="{")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["errors"][0].startswith("the request is not JSON")

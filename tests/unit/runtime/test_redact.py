@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from celery_fleet.redact import redact, redact_value, secrets_in
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rediss://worker:geheim@redis1:6379/0", "rediss://worker:***@redis1:6379/0"),
+        ("redis://:geheim@h/0 refused", "redis://:***@h/0 refused"),
+        ("at redis://u:p@ss/wo:rd@h/0, again", "at redis://u:***@h/0, again"),
+        ("sentinel://u:one@a;sentinel://u:two@b", "sentinel://u:***@b"),
+        ("redis://redis1:6379/0", "redis://redis1:6379/0"),
+        ("mail to ops@example.org at 10:30", "mail to ops@example.org at 10:30"),
+    ],
+)
+def test_passwords_of_urls_are_masked(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_known_secrets_are_masked_wherever_they_stand() -> None:
+    secrets = secrets_in(
+        {"broker_url": "redis://u:p%40ssword@h/0", "x": [{"sentinel_password": "andere"}]}
+    )
+
+    assert redact("p@ssword, p%40ssword and andere", secrets) == "***, *** and ***"
+
+
+def test_short_words_are_not_taken_for_secrets() -> None:
+    assert secrets_in({"broker_url": "redis://u:a@h/0"}) == set()
+
+
+def test_values_are_shown_without_what_their_names_call_secret() -> None:
+    assert redact_value("security_key", "abc") == "***"
+    assert redact_value("redis_options", {"password": "abc", "db": 1}) == (
+        "{'password': ***, 'db': 1}"
+    )
+    assert redact_value("broker_url", ["redis://u:pw@h/0"]) == "['redis://u:***@h/0']"

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, bootsteps, signals
+from celery.worker import state as worker_state
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import worker
+from celery_fleet._celery57 import WorkerView
+from celery_fleet.notify import Notifier
+from celery_fleet.watch import State
+
+VIEW = WorkerView(
+    draining=False,
+    connected=True,
+    solo=False,
+    running=0,
+    queues=("discounts",),
+    full=False,
+    poll_age=0.5,
+    poll_limit=11.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ready", "tick", "state", "text"),
+    [
+        ({}, True, 0.1, State.WORKING, "consuming discounts"),
+        ({}, False, 0.1, State.STARTING, "preparing to consume"),
+        ({"connected": False}, False, 0.1, State.STARTING, "connecting to the broker"),
+        ({"connected": False}, True, 60, State.WAITING, "connecting to the broker"),
+        ({"draining": True, "running": 1}, True, 99, State.DRAINING, "draining: 1 task running"),
+        ({"draining": True}, True, 0, State.DRAINING, "stopping"),
+        ({"draining": True, "running": 3}, True, 0, State.DRAINING, "draining: 3 tasks running"),
+        (
+            {"full": True, "running": 4, "poll_age": 900},
+            True,
+            0.1,
+            State.WORKING,
+            "consuming discounts; full, 4 tasks running",
+        ),
+        ({"full": True}, True, 8, State.STUCK, "stuck: the event loop stands still"),
+        ({"solo": True, "running": 1}, True, 999, State.WORKING, "running 1 task"),
+        ({"solo": True}, True, 9, State.STUCK, "stuck: the event loop stands still"),
+        (
+            {"poll_age": 12.0},
+            True,
+            0.1,
+            State.STUCK,
+            "stuck: the worker does not ask its queues for messages",
+        ),
+        (
+            {"poll_age": None},
+            True,
+            0.1,
+            State.STUCK,
+            "stuck: the worker does not ask its queues for messages",
+        ),
+        (
+            {"queues": (), "poll_age": None},
+            True,
+            0.1,
+            State.WORKING,
+            "consuming from no queue: all were cancelled",
+        ),
+        # Another transport than Redis: the loop is all there is to see.
+        ({"poll_age": None, "poll_limit": None}, True, 0.1, State.WORKING, "consuming discounts"),
+    ],
+)
+def test_what_a_look_at_a_worker_means(
+    changes: dict[str, Any], ready: bool, tick: float, state: State, text: str
+) -> None:
+    look = worker.judge(replace(VIEW, **changes), ready, tick)
+
+    assert (look.state, look.text) == (state, text)
+
+
+def test_the_direct_queue_is_not_shown() -> None:
+    view = replace(VIEW, queues=("discounts", "d@h1.dq2"))
+
+    assert worker.own_queues(view, "d@h1").queues == ("discounts",)
+    assert worker.own_queues(replace(VIEW, queues=("d@h1.dq2",)), "d@h1").queues == ("d@h1.dq2",)
+
+
+def fake_worker(**channel: Any) -> Any:
+    """A worker as far as the adapter looks at it."""
+    made = SimpleNamespace(
+        connection=object(),
+        closed=False,
+        qos=SimpleNamespace(can_consume=lambda: True),
+        brpop_timeout=1,
+        health_check_interval=5,
+        _brpop_sent_at=None,
+    )
+    vars(made).update(channel)
+    queues = [SimpleNamespace(name="discounts")]
+    consumer = SimpleNamespace(
+        connection=object(),
+        blueprint=SimpleNamespace(state=bootsteps.RUN),
+        task_consumer=SimpleNamespace(channel=made, queues=queues),
+    )
+    return SimpleNamespace(consumer=consumer, pool_cls=object)
+
+
+def test_a_workers_state_is_read_from_its_consumer() -> None:
+    view = adapter.view_worker(fake_worker(_brpop_sent_at=0.0))
+
+    assert view.connected
+    assert view.queues == ("discounts",)
+    assert view.poll_age is not None
+    assert view.poll_age > 0
+    assert view.poll_limit == 11
+
+
+@pytest.mark.parametrize("channel", [{"closed": True}, {"connection": None}])
+def test_a_closed_channel_is_a_lost_connection(channel: dict[str, Any]) -> None:
+    assert not adapter.view_worker(fake_worker(**channel)).connected
+
+
+def test_a_worker_that_is_being_built_is_not_connected() -> None:
+    assert not adapter.view_worker(SimpleNamespace(pool_cls=object)).connected
+
+
+@pytest.mark.parametrize("value", [0, 1, True])
+def test_a_told_stop_is_a_drain_even_with_status_0(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not adapter.draining()
+    monkeypatch.setattr(worker_state, "should_stop", value)
+    assert adapter.draining()
+
+
+def test_celery_still_has_the_attributes_that_are_read() -> None:
+    from kombu.transport.redis import Channel, Transport
+
+    assert Channel._brpop_sent_at is None
+    assert Transport.brpop_timeout == 1
+    assert Channel.health_check_interval > 0
+    assert {"should_stop", "should_terminate", "active_requests"} <= set(vars(worker_state))
+
+
+def test_the_steps_are_added_and_ready_comes_from_celery() -> None:
+    app = Celery("shop", set_as_current=False, broker="memory://")
+    worker.install(app, Notifier(None))
+
+    assert "Watchdog" in {step.__name__ for step in app.steps["worker"]}
+    assert "Ticker" in {step.__name__ for step in app.steps["consumer"]}
+    signals.worker_ready.disconnect(dispatch_uid="celery_fleet.ready")
+
+
+def test_brokers_are_read_from_the_settings() -> None:
+    app = Celery("shop", set_as_current=False, broker="rediss://w:p%40w@redis1:6390/2")
+    app.conf.broker_use_ssl = {"ssl_ca_certs": "/ca.crt"}
+    app.conf.result_backend = "redis://redis2/1"
+
+    (endpoint,) = adapter.endpoints(app)
+    (results,) = adapter.result_endpoints(app)
+
+    assert endpoint.address == "redis1:6390"
+    assert (endpoint.username, endpoint.password, endpoint.database) == ("w", "p@w", 2)
+    assert endpoint.tls == {"ssl_ca_certs": "/ca.crt"}
+    assert (results.address, results.database, results.tls) == ("redis2:6379", 1, None)
+
+
+def test_every_broker_of_a_failover_list_is_known() -> None:
+    app = Celery("shop", set_as_current=False, broker="redis://a:1/0;redis://b:2/0")
+
+    assert [endpoint.address for endpoint in adapter.endpoints(app)] == ["a:1", "b:2"]
