@@ -1,0 +1,91 @@
+"""Action plugin `fleet_facts`: what preflight and the roles need to know of a host, in one cheap remote call.
+
+It sends `module_utils/fleet_preflight/probe.py` as text (a module would cost five times as much: its wrapper
+is compiled anew on the host in each call) and sets the fact `fleet`:
+
+    ansible_facts['fleet'] = {
+      reachable: true, reason: "",        # false, with one line that says why; then nothing else is there
+      hostname, architecture, uid,        # uid is 0 where privilege escalation works
+      distribution: debian, distribution_version: "12", distribution_codename: bookworm, distribution_name,
+      systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
+      processors, memory_bytes, free_bytes: {/opt: …, /var: …},
+      packages: [names of the installed Debian packages],
+      clock_offset: 0.0,                  # seconds that its clock is surely off the control side's, + ahead
+    }
+
+A host that can't be reached does not fail the task: `preflight_hosts` names all of them at once. Nothing is
+changed, so check mode runs it as well.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+
+PROBE: Final = Path(__file__).resolve().parents[1] / "module_utils/fleet_preflight/probe.py"
+PATHS: Final = ("/opt", "/var")
+
+
+class ActionModule(ActionBase):
+    """One remote command per host."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Collect the facts; whatever goes wrong with the host becomes `reachable: false`."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        result.update(changed=False, ansible_facts={"fleet": self._facts(task_vars or {})})
+        return result
+
+    def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
+        interpreter = str(variables.get("ansible_python_interpreter") or "")
+        command = shlex.join(
+            [
+                interpreter if interpreter.startswith("/") else "python3",
+                "-S",
+                "-E",
+                "-c",
+                PROBE.read_text(encoding="utf-8"),
+            ]
+        )
+        before = time.time()
+        try:
+            answer = self._low_level_execute_command(
+                command, in_data=json.dumps({"paths": PATHS}).encode(), sudoable=True
+            )
+        except AnsibleError as error:
+            return _unreachable(str(error))
+        after = time.time()
+        if answer["rc"] != 0:
+            return _unreachable(f"{answer['stderr']}\n{answer['stdout']}", answer["rc"])
+        try:
+            # A login shell's greeting may stand before the answer.
+            facts: dict[str, Any] = json.loads(
+                answer["stdout"][answer["stdout"].index('{"clock"') :]
+            )
+        except ValueError:
+            return _unreachable(
+                "its answer is not what was asked for: a login script may print to the output"
+            )
+        clock = facts.pop("clock")
+        facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
+        return {"reachable": True, "reason": "", **facts}
+
+
+def _unreachable(text: str, status: int = 0) -> dict[str, Any]:
+    """The last line that says something, as the reason."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    reason = lines[-1] if lines else "no reason was given"
+    if status:
+        reason = f"the command ended with {status}: {reason}"
+    return {"reachable": False, "reason": reason[:300]}

@@ -1,0 +1,68 @@
+"""Action plugin `preflight_hosts`: refuses hosts that can't be reached or are not supported, all in one message.
+
+It reads what `fleet_facts` has found on the hosts of the play, and takes no arguments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+UTILS = str(Path(__file__).resolve().parents[1] / "module_utils")
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if UTILS not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(UTILS)
+
+from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.hosts import check_facts  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.model import Severity  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Runs once, for all hosts of the play."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Check the hosts.
+
+        Raises:
+            AnsibleActionFail: With every error of every host.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
+        facts = {
+            host: variables["hostvars"].raw_get(host).get("ansible_facts", {}).get("fleet")
+            for host in hosts
+        }
+        problems = check_facts(facts, {host: self._hint(variables, host) for host in hosts})
+        groups = {
+            str(name): [str(host) for host in members]
+            for name, members in variables["groups"].items()
+        }
+        for problem in problems:
+            if problem.severity is Severity.WARNING:
+                self._display.warning(report.line(problem, groups, hosts))
+        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+        if errors:
+            title = f"These hosts are refused, {report.count(len(errors), 'error')}. Nothing was changed on any host."
+            raise AnsibleActionFail(report.block(title, errors, groups, hosts))
+        result.update(
+            changed=False, msg=f"The hosts are in order: {report.count(len(hosts), 'host')}"
+        )
+        return result
+
+    def _hint(self, variables: dict[str, Any], host: str) -> str:
+        try:
+            return str(variables["hostvars"][host].get("preflight_hosts_hint") or "")
+        except AnsibleError:
+            return ""  # `preflight_inventory` has refused it already

@@ -1,0 +1,99 @@
+"""Action plugin `preflight_inventory`: refuses an inventory that can't become a fleet, before any host is contacted.
+
+It takes no arguments. All work is done by `module_utils/fleet_preflight`; here stands only what talks to
+Ansible. Warnings are displayed, errors make the task fail with one text that has them all. No value of a
+secret gets into either.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.release import __version__ as ansible_version
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.check import check  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.model import Control, Severity  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.render import build  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.specs import RoleSpec, Specs, parse_role  # noqa: E402  # needs the path above
+
+ROLES = PLUGINS.parent / "roles"
+
+
+class ActionModule(ActionBase):
+    """Runs once, for all hosts of the inventory, whatever `--limit` says."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Check the inventory.
+
+        Raises:
+            AnsibleActionFail: With every error, each with variable, hosts, value and remedy.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        hostvars = variables["hostvars"]
+
+        def of_host(host: str) -> dict[str, object]:
+            return {**hostvars.raw_get(host), "hostvars": hostvars}
+
+        def renderer(available: dict[str, object]) -> Any:
+            return self._templar.copy_with_new_env(available_variables=available).template
+
+        groups = {
+            str(name): [str(host) for host in hosts] for name, hosts in variables["groups"].items()
+        }
+        control = Control(ansible_version, platform.python_version(), _base_dir(variables))
+        model = build(self._specs(), groups, of_host, renderer, control)
+        problems = check(model)
+        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+        warnings = [problem for problem in problems if problem.severity is Severity.WARNING]
+        for problem in warnings:
+            self._display.warning(report.line(problem, groups, model.hosts))
+        if errors:
+            title = f"This inventory is refused, {report.count(len(errors), 'error')}. No host was contacted."
+            raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
+        result.update(
+            changed=False,
+            msg=f"The inventory is in order: {report.count(len(model.hosts), 'host')}",
+        )
+        return result
+
+    def _specs(self) -> Specs:
+        return Specs(
+            {role.name: role for path in sorted(ROLES.iterdir()) if (role := self._role(path))}
+        )
+
+    def _role(self, path: Path) -> RoleSpec | None:
+        spec, defaults = path / "meta/argument_specs.yml", path / "defaults/main.yml"
+        if not spec.is_file():
+            return None
+        return parse_role(
+            path.name,
+            self._loader.load_from_file(str(spec)),
+            self._loader.load_from_file(str(defaults), trusted_as_template=True)
+            if defaults.is_file()
+            else {},
+            str(path),
+        )
+
+
+def _base_dir(variables: dict[str, Any]) -> Path:
+    """Where relative paths of the inventory start: beside the ansible.cfg in use."""
+    config = variables.get("ansible_config_file")
+    return Path(str(config)).parent if config else Path.cwd()

@@ -1,0 +1,82 @@
+"""The table of checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from . import (
+    control,
+    groups,
+    names,
+    network,
+    queues,
+    rendering,
+    schedule,
+    secrets,
+    source,
+    values,
+    workers,
+)
+from .model import Model, Problem, Severity
+from .render import secrets_of
+from .report import grouped, scrubbed
+
+Check = Callable[[Model], Iterator[Problem]]
+
+# In the order in which a person would mend things. Where two checks have something to say about the same
+# path on the same host, the first one speaks.
+CHECKS: Final[tuple[Check, ...]] = (
+    control.check_versions,
+    groups.check_groups,
+    names.check_unknown,
+    rendering.check_rendering,
+    values.check_required,
+    secrets.check_secrets,
+    schedule.check_scheduler,
+    schedule.check_schedule,
+    values.check_types,
+    names.check_hosts,
+    names.check_allowed,
+    names.check_application,
+    names.check_workers_and_queues,
+    workers.check_enabled,
+    workers.check_limits,
+    queues.check_routes,
+    queues.check_scheduled,
+    source.check_source,
+    network.check_ports,
+    network.check_memory,
+)
+
+
+def check(model: Model) -> list[Problem]:
+    """All problems of an inventory, each once with all its hosts, free of secrets.
+
+    An inventory whose hosts do not exist yet gets that one answer: what makes the hosts also makes
+    the secrets that everything else would complain about.
+    """
+    found = list(control.check_hosts_exist(model))
+    if not found:
+        spoken: set[tuple[str, str]] = set()
+        for one in CHECKS:
+            fresh = [left for problem in one(model) if (left := _unspoken(problem, spoken))]
+            spoken |= {(problem.variable, host) for problem in fresh for host in _hosts(problem)}
+            found += fresh
+        if not any(problem.severity is Severity.ERROR for problem in found):
+            # A default fails because of what it is made from; where that is reported, this is not.
+            found += rendering.check_defaults(model)
+    return scrubbed(grouped(found), secrets_of(model))
+
+
+def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:
+    """The problem with the hosts that nothing was said of yet, if there are any."""
+    hosts = tuple(host for host in _hosts(problem) if (problem.variable, host) not in spoken)
+    if not hosts:
+        return None
+    return replace(problem, hosts=hosts if problem.hosts else ())
+
+
+def _hosts(problem: Problem) -> tuple[str, ...]:
+    return problem.hosts or ("",)

@@ -1,0 +1,97 @@
+"""What the hosts themselves show: reachable, and within the bounds of what is supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from .control import version
+from .model import Problem, Severity, as_mapping, as_number
+from .report import grouped
+
+SUPPORTED: Final = {"debian": ("12",)}
+SYSTEMD_FROM: Final = 252
+PYTHON_FROM: Final = (3, 11)
+# Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
+CLOCK_WITHIN: Final = 5.0
+
+
+def check_facts(facts: Mapping[str, object], hints: Mapping[str, str]) -> list[Problem]:
+    """Problems of all hosts.
+
+    Args:
+        facts: `ansible_facts['fleet']` by host; whatever is not a mapping counts as missing.
+        hints: `preflight_hosts_hint` by host: how hosts of this inventory come to be.
+    """
+    found: list[Problem] = []
+    for host, value in facts.items():
+        found += _host(host, as_mapping(value), hints.get(host, ""))
+    return grouped(found)
+
+
+def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem]:
+    if facts.get("reachable") is not True:
+        reason = facts.get("reason") or "nothing was collected of it"
+        yield Problem(
+            "host",
+            f"can't be used: {reason}",
+            hint
+            or "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become",
+            hosts=(host,),
+        )
+        return
+    if facts.get("uid") != 0:
+        yield Problem(
+            "ansible_become",
+            "does not give root on the host",
+            "allow the user of ansible_user to become root by sudo, and do not switch become off",
+            value=f"uid {facts.get('uid')}",
+            hosts=(host,),
+        )
+    distribution = str(facts.get("distribution", ""))
+    if str(facts.get("distribution_version", "")) not in SUPPORTED.get(distribution, ()):
+        supported = ", ".join(
+            f"{name.capitalize()} {number}"
+            for name, numbers in SUPPORTED.items()
+            for number in numbers
+        )
+        yield Problem(
+            "distribution",
+            "is not supported",
+            f"use a host with {supported}",
+            value=str(facts.get("distribution_name") or distribution or "unknown"),
+            hosts=(host,),
+        )
+    if facts.get("systemd_is_init") is not True:
+        yield Problem(
+            "systemd",
+            "is not the host's process 1",
+            "use a host that systemd has booted",
+            hosts=(host,),
+        )
+    elif (as_number(facts.get("systemd_version")) or 0) < SYSTEMD_FROM:
+        yield Problem(
+            "systemd",
+            f"is older than {SYSTEMD_FROM}",
+            "use a host with a newer one",
+            value=str(facts.get("systemd_version")),
+            hosts=(host,),
+        )
+    if version(str(facts.get("python_version", ""))) < PYTHON_FROM:
+        yield Problem(
+            "python",
+            "of the host is older than 3.11",
+            "use a host with Python 3.11 or newer as python3",
+            value=str(facts.get("python_version")),
+            hosts=(host,),
+        )
+    offset = as_number(facts.get("clock_offset")) or 0.0
+    if abs(offset) > CLOCK_WITHIN:
+        yield Problem(
+            "clock",
+            f"is {'ahead of' if offset > 0 else 'behind'} the control side's by more than {CLOCK_WITHIN:g} s",
+            "synchronise the clocks of all hosts, for example with chrony",
+            value=f"{offset:+.0f} s",
+            hosts=(host,),
+            severity=Severity.WARNING,
+        )

@@ -1,0 +1,218 @@
+"""Names: of variables, applications, workers, queues and hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Final
+
+from .model import Model, Problem, as_list, as_mapping, as_strings, as_text, dotted, each_worker
+from .values import suggestion
+
+# useradd takes 32 characters, and `<application>-flower` is a user too.
+_APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
+# Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
+# `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
+_KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
+_TAKEN_USERS: Final = frozenset(
+    {"root", "daemon", "nobody", "www-data", "redis", "postgres", "nginx"}
+)
+
+
+def check_unknown(model: Model) -> Iterator[Problem]:
+    """Variables with a role's prefix that no role knows, and near misses of known names."""
+    known = tuple(model.specs.options)
+    allowed = {
+        pattern
+        for value, _ in model.distinct("preflight_allowed_variables")
+        for pattern in as_strings(value)
+    }
+    for name, hosts in model.given_names.items():
+        if name in model.specs.options or any(fnmatchcase(name, pattern) for pattern in allowed):
+            continue
+        own = model.specs.role_of(name)
+        near = [known_name for known_name in known if near_miss(name, known_name)]
+        if own is None and not near:
+            continue
+        guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if own else ""
+        # The value is never shown: it may be a secret under a misspelt name.
+        yield Problem(
+            variable=name,
+            message=f"is no variable of the role {own}"
+            if own
+            else "looks like a misspelt variable",
+            remedy=" ".join(
+                part
+                for part in (
+                    guess,
+                    "If it is your own variable, add it to preflight_allowed_variables.",
+                )
+                if part
+            ),
+            hosts=hosts,
+        )
+
+
+def near_miss(name: str, known: str) -> bool:
+    """Whether a name is a known one with one or two letters added, dropped, changed or swapped."""
+    bound = 2 if len(known) >= 10 else 1
+    if name == known or abs(len(name) - len(known)) > bound:
+        return False
+    return _distance(name, known, bound) <= bound
+
+
+def _distance(one: str, other: str, bound: int) -> int:
+    """Edits between two words (a swap of neighbours is one), or any number above the bound."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        line = [row]
+        for column, wanted in enumerate(other, 1):
+            cost = min(
+                last[column] + 1, line[column - 1] + 1, last[column - 1] + (letter != wanted)
+            )
+            if row > 1 and column > 1 and letter == other[column - 2] and one[row - 2] == wanted:
+                cost = min(cost, before[column - 2] + 1)
+            line.append(cost)
+        if min(line) > bound:
+            return bound + 1
+        before, last = last, line
+    return last[-1]
+
+
+def check_application(model: Model) -> Iterator[Problem]:
+    """The application's name, user and module."""
+    for value, hosts in model.distinct("celery_app_name"):
+        name = as_text(value)
+        if name is not None and not _APPLICATION.fullmatch(name):
+            yield Problem(
+                "celery_app_name",
+                "can't be the name of units, users and directories",
+                "begin with a letter; use a-z, 0-9, - and _ only, 25 characters at most",
+                value=model.show(("celery_app_name",), name),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct("celery_app_user"):
+        name = as_text(value)
+        if name in _TAKEN_USERS:
+            yield Problem(
+                "celery_app_user",
+                "is a user that belongs to the system or to another service",
+                "choose a name that is the application's alone (set celery_app_user, or rename the application)",
+                value=model.show(("celery_app_user",), name),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct_given("celery_app_user"):
+        name = as_text(value)
+        if name is not None and not _USER.fullmatch(name):
+            yield Problem(
+                "celery_app_user",
+                "can't be the name of a Unix user",
+                "begin with a letter; use a-z, 0-9, - and _ only, 32 characters at most",
+                value=model.show(("celery_app_user",), name),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct("celery_app_module"):
+        name = as_text(value)
+        if name is not None and not _MODULE.fullmatch(name):
+            yield Problem(
+                "celery_app_module",
+                "is no module as `celery -A` takes it",
+                "write it with dots, as in app.celery_app or app.celery_app:app",
+                value=model.show(("celery_app_module",), name),
+                hosts=hosts,
+            )
+    names = {str(value) for value, _ in model.distinct("celery_app_name")}
+    if len(names) > 1:
+        yield Problem(
+            "celery_app_name",
+            "differs between the hosts of one fleet",
+            "set it once, in group_vars/all or group_vars/fleet",
+            value=model.show(("celery_app_name",), ", ".join(sorted(names))),
+        )
+
+
+def check_workers_and_queues(model: Model) -> Iterator[Problem]:
+    """Names of workers, and of all queues: consumed, routed to and scheduled."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        if not _WORKER.fullmatch(name):
+            yield Problem(
+                dotted(path),
+                "can't be the name of a worker: it becomes part of a unit's and a node's name",
+                "use a-z, 0-9, - and _ only, 64 characters at most",
+                hosts=hosts,
+            )
+            if "queues" not in options:
+                continue
+        for queue in as_strings(options.get("queues", [name])):
+            yield from _queue(model, (*path, "queues"), queue, hosts)
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            named = as_mapping(route).get("queue")
+            if isinstance(named, str):
+                yield from _queue(model, ("celery_app_task_routes", pattern, "queue"), named, hosts)
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for entry, body in as_mapping(value).items():
+            named = as_mapping(body).get("queue")
+            if isinstance(named, str):
+                yield from _queue(model, ("celery_beat_schedule", entry, "queue"), named, hosts)
+
+
+def queue_fits(queue: str) -> bool:
+    """Whether Redis' ACL file, `celery -Q` and kombu's own keys leave room for this name."""
+    return _QUEUE.fullmatch(queue) is not None and _KOMBU_KEYS.fullmatch(queue) is None
+
+
+def _queue(
+    model: Model, path: tuple[object, ...], queue: str, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    if _KOMBU_KEYS.fullmatch(queue):
+        yield Problem(
+            dotted(path),
+            "is a name that Celery uses for a key of its own in Redis",
+            "choose another name for the queue",
+            value=model.show(path, queue),
+            hosts=hosts,
+        )
+    elif not _QUEUE.fullmatch(queue):
+        yield Problem(
+            dotted(path),
+            "is no queue name that Redis' ACL and `celery -Q` can take",
+            "begin with a letter or digit; use letters, digits and _ . : @ + = ~ / - only",
+            value=model.show(path, queue or '""'),
+            hosts=hosts,
+        )
+
+
+def check_hosts(model: Model) -> Iterator[Problem]:
+    """Inventory names: they become part of node names and certificates."""
+    for host in model.hosts:
+        if not _HOST.fullmatch(host):
+            yield Problem(
+                "inventory_hostname",
+                "can't be part of a node's name and a certificate",
+                "name the host with letters, digits, dots and dashes; give its address in ansible_host",
+                value=model.show(("inventory_hostname",), host),
+                hosts=(host,),
+            )
+
+
+def check_allowed(model: Model) -> Iterator[Problem]:
+    """Entries of `preflight_allowed_variables` that would allow everything."""
+    for value, hosts in model.distinct_given("preflight_allowed_variables"):
+        for index, pattern in enumerate(as_list(value)):
+            if isinstance(pattern, str) and not pattern.strip("*?"):
+                yield Problem(
+                    dotted(("preflight_allowed_variables", index)),
+                    "would allow every name",
+                    "name the variables that are your own",
+                    value=model.show(("preflight_allowed_variables",), pattern),
+                    hosts=hosts,
+                )

@@ -1,0 +1,84 @@
+"""What a person may see of a value."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+SECRET = "<secret>"  # noqa: S105  # what stands for one
+
+# A name that holds one of these is taken for a secret's. Too much is hidden rather than too little:
+# a hidden value costs the reader a look into the own inventory, a shown one costs the secret.
+_SECRET_NAME = re.compile(r"pass|pwd|secret|key|token|credential", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"(?<=://)[^\s/]*[^\s]*@")
+_LONGEST = 100
+
+
+def is_secret_name(name: object) -> bool:
+    """Whether a variable or a key of this name is taken to hold a secret."""
+    return isinstance(name, str) and _SECRET_NAME.search(name) is not None
+
+
+def hide_logins(text: str) -> str:
+    """The text with users and passwords of URLs replaced."""
+    return _URL_LOGIN.sub("***@", text)
+
+
+def one_line(text: str, longest: int = _LONGEST) -> str:
+    """The text without line ends and control characters, shortened."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
+def show(value: object, secret: bool) -> str:
+    """A value as one line; keys that name secrets hide what is below them.
+
+    An empty secret is shown as such: that is what is wrong with it.
+    """
+    if secret:
+        return '""' if value == "" else "null" if value is None else SECRET
+    try:
+        return one_line(hide_logins(_text(_hidden(value))))
+    except RecursionError:
+        return "…"
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """The text with each of these secrets replaced, the longest first.
+
+    Fewer than six characters are left alone: such a "secret" is as likely part of an ordinary word.
+    """
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 6:
+            text = text.replace(secret, SECRET)
+    return text
+
+
+def leaves(value: object) -> Iterable[str]:
+    """All strings inside a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+
+
+def _hidden(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {
+            str(key): SECRET if is_secret_name(key) else _hidden(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    return value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value and "\n" not in value and value.strip() == value:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,245 @@
+"""Entries of beat's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from . import crontab
+from .model import UNKNOWN, Model, Problem, Severity, as_mapping, as_number, dotted
+from .values import kind_of, suggestion
+
+Path = tuple[object, ...]
+
+_KINDS: Final = ("crontab", "interval", "solar")
+_KEYS: Final = (*_KINDS, "task", "args", "kwargs", "queue", "options", "enabled")
+_SOLAR_EVENTS: Final = (
+    "dawn_astronomical",
+    "dawn_nautical",
+    "dawn_civil",
+    "sunrise",
+    "solar_noon",
+    "sunset",
+    "dusk_civil",
+    "dusk_nautical",
+    "dusk_astronomical",
+)
+
+
+def check_scheduler(model: Model) -> Iterator[Problem]:
+    """The scheduler itself: one kind for now."""
+    for value, hosts in model.distinct("celery_beat_scheduler"):
+        if isinstance(value, str) and value != "persistent":
+            yield Problem(
+                "celery_beat_scheduler",
+                "is not supported yet",
+                "write persistent, or remove it",
+                value=model.show(("celery_beat_scheduler",), value),
+                hosts=hosts,
+            )
+
+
+def check_schedule(model: Model) -> Iterator[Problem]:
+    """Each entry has a task and exactly one kind of time, well-formed."""
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for name, entry in as_mapping(value).items():
+            if entry is UNKNOWN:
+                continue
+            path = ("celery_beat_schedule", name)
+            for problem in _entry(model, path, entry):
+                yield replace(problem, hosts=hosts)
+
+
+def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
+    name = str(path[-1])
+    if not name.strip() or not name.isprintable():
+        yield Problem(
+            dotted(path),
+            "has a name that can't be shown in logs",
+            "give the entry a printable name",
+        )
+    if not isinstance(entry, Mapping):
+        yield Problem(
+            dotted(path),
+            f"is {kind_of(entry)} where a mapping is wanted",
+            "write it as in {task: app.tasks.clean, crontab: {minute: 0, hour: 2}}",
+            value=model.show(path, entry),
+        )
+        return
+    body = as_mapping(entry)
+    for key in body:
+        if key not in _KEYS:
+            yield Problem(
+                dotted((*path, key)),
+                "is no key known here",
+                suggestion(key, _KEYS) or f"known keys are {', '.join(_KEYS)}",
+            )
+    yield from _task(model, path, body)
+    times = [key for key in _KINDS if key in body]
+    if len(times) != 1:
+        yield Problem(
+            dotted(path),
+            "has no time at which it is due"
+            if not times
+            else f"has more than one time ({', '.join(times)})",
+            "give it exactly one of crontab, interval and solar",
+        )
+    for key, check in (("crontab", _crontab), ("interval", _interval), ("solar", _solar)):
+        if key in body and body[key] is not UNKNOWN:
+            yield from check(model, (*path, key), body[key])
+    for key, kind in (("args", list), ("kwargs", dict), ("options", dict), ("enabled", bool)):
+        value = body.get(key, UNKNOWN)
+        if value is not UNKNOWN and not isinstance(value, kind):
+            yield Problem(
+                dotted((*path, key)),
+                f"is {kind_of(value)} where {kind_of(kind())} is wanted",
+                "write it as such, or remove it",
+                value=model.show((*path, key), value),
+            )
+    queue = body.get("queue", UNKNOWN)
+    if queue is not UNKNOWN and (not isinstance(queue, str) or not queue):
+        yield Problem(
+            dotted((*path, "queue")),
+            f"is {'empty' if queue == '' else kind_of(queue)} where the name of a queue is wanted",
+            "write the queue's name, or remove it to let the routes decide",
+            value=model.show((*path, "queue"), queue),
+        )
+
+
+def _task(model: Model, path: Path, body: Mapping[str, object]) -> Iterator[Problem]:
+    task = body.get("task")
+    if "task" not in body:
+        yield Problem(dotted((*path, "task")), "is not set", "name the task, as in app.tasks.clean")
+    elif task is not UNKNOWN and (
+        not isinstance(task, str)
+        or not task
+        or not task.isprintable()
+        or any(c.isspace() for c in task)
+    ):
+        yield Problem(
+            dotted((*path, "task")),
+            "is no task's name",
+            "name the task as Celery registers it, as in app.tasks.clean",
+            value=model.show((*path, "task"), task),
+        )
+
+
+def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    if not isinstance(value, Mapping):
+        yield Problem(
+            dotted(path),
+            f"is {kind_of(value)} where a mapping of fields is wanted",
+            'write it as in {minute: 0, hour: "*/6"}',
+            value=model.show(path, value),
+        )
+        return
+    fields = as_mapping(value)
+    parsed: dict[str, frozenset[int]] = {}
+    for name, text in fields.items():
+        if name not in crontab.FIELDS:
+            known = tuple(crontab.FIELDS)
+            yield Problem(
+                dotted((*path, name)),
+                "is no field of a crontab",
+                suggestion(name, known) or f"fields are {', '.join(known)}",
+                value=model.show((*path, name), text),
+            )
+            continue
+        if text is UNKNOWN:
+            continue
+        if isinstance(text, bool) or not isinstance(text, (int, str)):
+            yield Problem(
+                dotted((*path, name)),
+                f"is {kind_of(text)} where a number or a string is wanted",
+                "write a number, or a string such as '*/15', '1,15' or '9-17'",
+                value=model.show((*path, name), text),
+            )
+            continue
+        try:
+            parsed[name] = crontab.parse(name, str(text))
+        except ValueError as reason:
+            yield Problem(
+                dotted((*path, name)),
+                str(reason),
+                _field_remedy(name),
+                value=model.show((*path, name), text),
+            )
+    if (
+        "day_of_month" in parsed
+        and "month_of_year" in parsed
+        and crontab.never_due(parsed["day_of_month"], parsed["month_of_year"])
+    ):
+        yield Problem(
+            dotted(path),
+            "is never due: none of its months has such a day",
+            "change day_of_month or month_of_year",
+            value=model.show(path, value),
+        )
+    if "minute" not in fields and len(parsed) == len(fields):
+        yield Problem(
+            dotted((*path, "minute")),
+            "is not set, so the entry is due in every minute of each of its hours",
+            "write minute: 0 if once an hour is meant, or minute: '*' if every minute is",
+            severity=Severity.WARNING,
+        )
+
+
+def _field_remedy(name: str) -> str:
+    limits = crontab.FIELDS[name]
+    names = f" or names such as {limits.names[1]}" if limits.names else ""
+    sunday = "; Sunday is 0" if name == "day_of_week" else ""
+    return (
+        f"use numbers from {limits.low} to {limits.high}{names}, '*', ranges (1-5), "
+        f"lists (1,15) and steps (*/15){sunday}"
+    )
+
+
+def _interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    number = None if isinstance(value, str) else as_number(value)
+    if number is None or number <= 0:
+        yield Problem(
+            dotted(path),
+            "is no number of seconds above 0",
+            "write the seconds as a number, without quotes or a unit",
+            value=model.show(path, value),
+        )
+
+
+def _solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    if not isinstance(value, Mapping):
+        yield Problem(
+            dotted(path),
+            f"is {kind_of(value)} where a mapping is wanted",
+            "write it as in {event: sunset, latitude: 48.2, longitude: 16.37}",
+            value=model.show(path, value),
+        )
+        return
+    fields = as_mapping(value)
+    for key in fields:
+        if key not in ("event", "latitude", "longitude"):
+            yield Problem(
+                dotted((*path, key)),
+                "is no key of a solar time",
+                suggestion(key, ("event", "latitude", "longitude"))
+                or "keys are event, latitude and longitude",
+            )
+    event = fields.get("event")
+    if event is not UNKNOWN and event not in _SOLAR_EVENTS:
+        near = suggestion(event, _SOLAR_EVENTS) if isinstance(event, str) else ""
+        yield Problem(
+            dotted((*path, "event")),
+            "is no event of the sun that Celery knows",
+            " ".join(part for part in (near, f"events are {', '.join(_SOLAR_EVENTS)}") if part),
+            value=model.show((*path, "event"), event),
+        )
+    for key, limit in (("latitude", 90), ("longitude", 180)):
+        angle = fields.get(key)
+        number = None if isinstance(angle, str) else as_number(angle)
+        if angle is not UNKNOWN and (number is None or abs(number) > limit):
+            yield Problem(
+                dotted((*path, key)),
+                f"is no number from -{limit} to {limit}",
+                "write degrees as a number, without quotes",
+                value=model.show((*path, key), angle),
+            )

@@ -1,0 +1,167 @@
+"""Where the application's code comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from .model import UNKNOWN, Model, Problem, as_mapping, as_text, dotted
+
+_KINDS: Final = ("path", "git", "archive", "pip")
+_GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
+_NAME: Final = "celery_app_source"
+
+
+def check_source(model: Model) -> Iterator[Problem]:
+    """Exactly one kind of source, and what can be seen of it from here is there."""
+    hosts_that_build = model.hosts_of_role("celery_release")
+    for value, hosts in model.distinct(_NAME, hosts_that_build):
+        if not isinstance(value, Mapping):
+            continue
+        for problem in _source(model, as_mapping(value), hosts):
+            yield replace(problem, hosts=hosts)
+
+
+def _source(
+    model: Model, source: Mapping[str, object], hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    kinds = [kind for kind in _KINDS if kind in source and source[kind] is not None]
+    if len(kinds) != 1:
+        yield Problem(
+            _NAME,
+            f"has {' and '.join(kinds)}" if kinds else "has none of path, git, archive and pip",
+            "give exactly one of path and git",
+            value=model.show((_NAME,), source),
+        )
+        return
+    kind = kinds[0]
+    if source[kind] is UNKNOWN:
+        return
+    if kind in ("archive", "pip"):
+        yield Problem(
+            dotted((_NAME, kind)),
+            "is a kind of source that is not supported yet",
+            "use path (a directory on the control side) or git",
+            value=model.show((_NAME, kind), source[kind]),
+        )
+        return
+    for key in ("directory", "requirements"):
+        text = as_text(source.get(key))
+        if text is not None and (Path(text).is_absolute() or ".." in Path(text).parts):
+            yield Problem(
+                dotted((_NAME, key)),
+                "leads out of the source",
+                "write a path below the source's root, without ..",
+                value=model.show((_NAME, key), text),
+            )
+            return
+    if kind == "git":
+        yield from _git(model, source)
+    else:
+        yield from _path(model, source, hosts)
+
+
+def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
+    address = source["git"]
+    # A hyphen at the start would be read as an option by git.
+    if isinstance(address, str) and not _GIT.fullmatch(address):
+        yield Problem(
+            dotted((_NAME, "git")),
+            "is no address of a git repository",
+            "write it as in https://git.example.org/team/app.git or git@git.example.org:team/app.git",
+            value=model.show((_NAME, "git"), address),
+        )
+    version = source.get("version")
+    if isinstance(version, str) and not _VERSION.fullmatch(version):
+        yield Problem(
+            dotted((_NAME, "version")),
+            "is no branch, tag or commit",
+            "name a branch, a tag or a commit's full id",
+            value=model.show((_NAME, "version"), version),
+        )
+
+
+def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) -> Iterator[Problem]:
+    text = source["path"]
+    if not isinstance(text, str) or not text or "\0" in text:
+        if text == "":
+            yield Problem(
+                dotted((_NAME, "path")), "is empty", "write the directory of the code", value='""'
+            )
+        return
+    root = model.control.base_dir / Path(text).expanduser()
+    shown = model.show((_NAME, "path"), text)
+    if not _is_dir(root):
+        yield Problem(
+            dotted((_NAME, "path")),
+            "is a file, not a directory"
+            if _is_file(root)
+            else "does not exist on the control side",
+            f"write the directory of the code; relative paths start from {model.control.base_dir}",
+            value=shown,
+        )
+        return
+    directory = root / (as_text(source.get("directory")) or ".")
+    if not _is_dir(directory):
+        yield Problem(
+            dotted((_NAME, "directory")),
+            "is no directory of the source",
+            f"there are {_listing(root)}",
+            value=model.show((_NAME, "directory"), source.get("directory")),
+        )
+        return
+    requirements = as_text(source.get("requirements")) or "requirements.txt"
+    if not any(_is_file(place / requirements) for place in (directory, root)):
+        yield Problem(
+            dotted((_NAME, "requirements")),
+            "is a file that the source does not have",
+            f"write it below {directory}, or name the one that is there",
+            value=model.show((_NAME, "requirements"), requirements),
+        )
+    for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:
+        if module != str(UNKNOWN) and not find_module(directory, module):
+            yield Problem(
+                "celery_app_module",
+                f"is a module that is not below {directory}",
+                "write it as seen from there, or set celery_app_source.directory to the directory it is imported from",
+                value=model.show(("celery_app_module",), module),
+            )
+
+
+def find_module(directory: Path, module: str) -> bool:
+    """Whether a module as `celery -A` takes it has a file: `a.b`, `a.b:app`, or `a.b` with b in a.py."""
+    parts = module.partition(":")[0].split(".")
+    if not all(part.isidentifier() for part in parts):
+        return True  # its name is reported by another check
+    target = directory.joinpath(*parts)
+    files = [target.with_name(target.name + ".py"), target / "__init__.py", target / "celery.py"]
+    if len(parts) > 1:
+        files.append(target.parent.with_name(target.parent.name + ".py"))
+    return any(_is_file(file) for file in files)
+
+
+def _is_dir(path: Path) -> bool:
+    """Whether there is such a directory; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _listing(root: Path) -> str:
+    names = sorted(
+        item.name for item in root.iterdir() if item.is_dir() and item.name[0] not in "._"
+    )
+    return ", ".join(names[:10]) or "(none)"

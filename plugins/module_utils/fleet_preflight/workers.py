@@ -1,0 +1,184 @@
+"""Workers: which host takes which, and their limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from .model import (
+    UNKNOWN,
+    Model,
+    Problem,
+    Severity,
+    as_list,
+    as_mapping,
+    as_number,
+    as_strings,
+    dotted,
+    each_worker,
+    number_text,
+)
+from .values import suggestion
+
+_LOWEST: Final[Mapping[str, float]] = {
+    "concurrency": 1,
+    "prefetch_multiplier": 0,
+    "time_limit": 1,
+    "soft_time_limit": 1,
+    "max_tasks_per_child": 1,
+    "max_memory_per_child": 1,
+    "drain_timeout": 0,
+    "heartbeat_interval": 1,
+}
+_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
+_CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
+_TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
+_SYNTAX: Final = {
+    "memory_max": (_MEMORY, "512M, 2G, 40% or infinity"),
+    "memory_high": (_MEMORY, "512M, 2G, 40% or infinity"),
+    "cpu_quota": (_CPU, "50% for half a core, or 200% for two"),
+    "tasks_max": (_TASKS, "64 or infinity"),
+}
+
+
+def enabled(model: Model, host: str) -> tuple[str, ...]:
+    """Names of the workers that a host takes: those enabled that exist, or all."""
+    instances = as_mapping(model.value(host, "celery_worker_instances"))
+    wanted = model.value(host, "celery_worker_enabled")
+    if wanted is UNKNOWN or wanted is None:
+        return tuple(instances)
+    return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
+
+
+def queues_of(name: str, options: Mapping[str, object]) -> tuple[str, ...]:
+    """Queues that a worker consumes; without any it consumes the one of its own name."""
+    excluded = set(as_strings(options.get("exclude_queues")))
+    queues = as_strings(options["queues"]) if "queues" in options else [name]
+    if isinstance(options.get("queues"), str):
+        queues = [str(options["queues"])]  # its type is reported; what is meant is plain
+    return tuple(queue for queue in queues if queue not in excluded)
+
+
+def consumed(model: Model) -> dict[str, list[str]]:
+    """Each queue that some enabled worker consumes, with these workers' node names."""
+    found: dict[str, list[str]] = {}
+    for host in model.members("celery_workers"):
+        defaults = as_mapping(model.value(host, "celery_worker_defaults"))
+        instances = as_mapping(model.value(host, "celery_worker_instances"))
+        for name in enabled(model, host):
+            for queue in queues_of(name, {**defaults, **as_mapping(instances[name])}):
+                found.setdefault(queue, []).append(f"{name}@{host}")
+    return found
+
+
+def check_enabled(model: Model) -> Iterator[Problem]:
+    """`celery_worker_enabled` names what exists, and each worker runs somewhere."""
+    taken: set[str] = set()
+    known: dict[str, list[str]] = {}
+    unknown: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for host in model.members("celery_workers"):
+        instances = as_mapping(model.value(host, "celery_worker_instances"))
+        for name in instances:
+            known.setdefault(name, []).append(host)
+        taken.update(enabled(model, host))
+        if model.value(host, "celery_worker_instances") is UNKNOWN:
+            continue
+        for name in as_strings(model.value(host, "celery_worker_enabled")):
+            if name not in instances:
+                unknown.setdefault((name, tuple(instances)), []).append(host)
+        if instances and not enabled(model, host):
+            yield Problem(
+                "celery_worker_enabled",
+                "leaves this host of celery_workers without a worker",
+                "name a worker, or take the host out of the group",
+                value=model.show(
+                    ("celery_worker_enabled",), as_list(model.value(host, "celery_worker_enabled"))
+                ),
+                hosts=(host,),
+                severity=Severity.WARNING,
+            )
+    for (name, instances_there), hosts in unknown.items():
+        yield Problem(
+            "celery_worker_enabled",
+            "names a worker that celery_worker_instances does not have",
+            suggestion(name, instances_there)
+            or f"choose from {', '.join(instances_there) or '(none)'}, or add it there",
+            value=model.show(("celery_worker_enabled",), name),
+            hosts=tuple(hosts),
+        )
+    for name, hosts in known.items():
+        if name not in taken:
+            yield Problem(
+                dotted(("celery_worker_instances", name)),
+                "is a worker that no host takes",
+                "add it to celery_worker_enabled of a host, or remove it",
+                hosts=tuple(hosts),
+                severity=Severity.WARNING,
+            )
+    for value, hosts_without in model.distinct(
+        "celery_worker_instances", model.members("celery_workers")
+    ):
+        if value == {}:
+            yield Problem(
+                "celery_worker_instances",
+                "has no worker",
+                "add one, such as `default: {queues: [celery]}`",
+                value="{}",
+                hosts=hosts_without,
+            )
+
+
+def check_limits(model: Model) -> Iterator[Problem]:
+    """Numbers of a worker: each in its range, and the limits in their order."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        numbers = {key: as_number(options.get(key)) for key in _LOWEST}
+        for key, lowest in _LOWEST.items():
+            number = numbers[key]
+            if number is not None and number < lowest:
+                yield Problem(
+                    dotted((*path, key)),
+                    f"is below {number_text(lowest)}",
+                    f"write {number_text(lowest)} or more",
+                    value=model.show((*path, key), options[key]),
+                    hosts=hosts,
+                )
+        for key, (syntax, examples) in _SYNTAX.items():
+            value = options.get(key)
+            if isinstance(value, (str, int)) and not syntax.fullmatch(str(value)):
+                yield Problem(
+                    dotted((*path, key)),
+                    "is nothing that systemd understands here",
+                    f"write it as in {examples}",
+                    value=model.show((*path, key), value),
+                    hosts=hosts,
+                )
+        hard, soft, drain = (
+            numbers[key] for key in ("time_limit", "soft_time_limit", "drain_timeout")
+        )
+        if hard is not None and soft is not None and soft >= hard:
+            yield Problem(
+                dotted((*path, "soft_time_limit")),
+                f"is not below time_limit ({number_text(hard)} s), so a task would be killed without a chance to end",
+                f"write less than {number_text(hard)}",
+                value=model.show((*path, "soft_time_limit"), options["soft_time_limit"]),
+                hosts=hosts,
+            )
+        if hard is not None and drain is not None and drain < hard:
+            yield Problem(
+                dotted((*path, "drain_timeout")),
+                f"is below time_limit ({number_text(hard)} s): a stop ends tasks that are still allowed to run",
+                f"write {number_text(hard)} or more, or remove it",
+                value=model.show((*path, "drain_timeout"), options["drain_timeout"]),
+                hosts=hosts,
+                severity=Severity.WARNING,
+            )
+        if "queues" in options and options["queues"] == []:
+            yield Problem(
+                dotted((*path, "queues")),
+                "is empty, so the worker would consume nothing",
+                f"name a queue, or remove it to consume {name}",
+                value="[]",
+                hosts=hosts,
+            )

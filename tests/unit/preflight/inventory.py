@@ -1,0 +1,136 @@
+"""A small valid inventory, changed by each test, and the model that preflight makes of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from fleet_preflight.check import check
+from fleet_preflight.model import Control, Model, Problem
+from fleet_preflight.render import build
+from fleet_preflight.specs import Specs, parse_role
+
+ROOT = Path(__file__).resolve().parents[3]
+GROUPS = {
+    "all": ["redis1", "worker1", "worker2", "control1"],
+    "fleet": ["redis1", "worker1", "worker2", "control1"],
+    "redis": ["redis1"],
+    "celery_workers": ["worker1", "worker2"],
+    "celery_beat": ["control1"],
+    "celery_producers": ["control1"],
+    "flower": ["control1"],
+}
+
+
+def secret(number: int) -> str:
+    return f"n0t-a-real-secret-{number:02}"
+
+
+def valid(source: Path) -> dict[str, Any]:
+    """Variables of all hosts; `source` gets the files of an application."""
+    (source / "app").mkdir(parents=True, exist_ok=True)
+    (source / "app/celery_app.py").touch()
+    (source / "requirements.txt").touch()
+    users = ("worker", "beat", "producer", "flower", "operator", "admin")
+    return {
+        "celery_app_name": "shop",
+        "celery_app_module": "app.celery_app",
+        "celery_app_source": {"path": str(source)},
+        "celery_app_env": {"DEBUG": "0"},
+        "celery_app_secret_env": {"DATABASE_URL": "postgresql://u:p@db/shop"},
+        "celery_app_task_routes": {"app.tasks.recompute_*": {"queue": "discounts"}},
+        "celery_worker_instances": {
+            "discounts": {"concurrency": 4, "time_limit": 1800, "soft_time_limit": 1500},
+            "maintenance": {"queues": ["maintenance"]},
+            "analytics": {"memory_max": "1G"},
+        },
+        "celery_beat_schedule": {
+            "recompute": {"task": "app.tasks.recompute_all", "crontab": {"minute": 0}},
+            "clean": {
+                "task": "app.tasks.clean",
+                "crontab": {"minute": "0", "hour": 2},
+                "queue": "maintenance",
+            },
+            "history": {"task": "app.tasks.history", "interval": 3600, "queue": "analytics"},
+        },
+        "redis_passwords": {user: secret(number) for number, user in enumerate(users)},
+        "pki_ca_passphrase": secret(10),
+        "flower_auth_password": secret(11),
+        "flower_cookie_secret": secret(12),
+        "celery_producer_web": {"command": ["python", "-m", "uvicorn", "app.main:app"]},
+        "celery_producer_web_protected_paths": ["/admin/"],
+        "celery_producer_web_auth_password": secret(13),
+    }
+
+
+@functools.cache
+def specs() -> Specs:
+    """The delivered roles' own specs and defaults."""
+    loader = DataLoader()
+    roles = {}
+    for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
+        role = path.parents[1]
+        defaults = role / "defaults/main.yml"
+        roles[role.name] = parse_role(
+            role.name,
+            loader.load_from_file(str(path)),
+            loader.load_from_file(str(defaults), trusted_as_template=True)
+            if defaults.is_file()
+            else {},
+            str(role),
+        )
+    return Specs(roles)
+
+
+def model(
+    everywhere: Mapping[Any, Any],
+    hosts: Mapping[str, Mapping[str, Any]] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
+    control: Control | None = None,
+) -> Model:
+    """The model of variables for all hosts and for single ones."""
+    own = hosts or {}
+    members = GROUPS if groups is None else groups
+
+    def variables(host: str) -> dict[str, object]:
+        given = {**everywhere, **own.get(host, {})}
+        magic = {"inventory_hostname": host, "groups": dict(members), "inventory_dir": "/inventory"}
+        return {**trusted(given), **magic}
+
+    def renderer(available: dict[str, object]) -> Any:
+        return Templar(loader=DataLoader(), variables=available).template
+
+    return build(
+        specs(), members, variables, renderer, control or Control("2.19.14", "3.11.2", ROOT)
+    )
+
+
+def problems(*args: Any, **kwargs: Any) -> list[Problem]:
+    return check(model(*args, **kwargs))
+
+
+def changed(variables: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The variables with the value at a path such as `a/b/c` replaced."""
+    result = copy.deepcopy(dict(variables))
+    inner: Any = result
+    *way, last = path.split("/")
+    for part in way:
+        inner = inner[part]
+    inner[last] = value
+    return result
+
+
+def trusted(value: Any) -> Any:
+    """The value as Ansible's inventory gives it: strings may be templates."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, dict):
+        return {trusted(key): trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return value

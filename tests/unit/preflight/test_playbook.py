@@ -1,0 +1,115 @@
+"""The action plugins in real runs of ansible-playbook, on hosts that do not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.preflight.inventory import GROUPS, ROOT, changed, valid
+
+INVENTORY = """
+- hosts: fleet
+  gather_facts: false
+  tasks:
+    - name: Check the inventory
+      preflight_inventory:
+      run_once: true
+"""
+HOSTS = """
+- hosts: fleet
+  gather_facts: false
+  tasks:
+    - name: Collect what is known of the hosts
+      fleet_facts:
+    - name: Show what roles read
+      ansible.builtin.debug:
+        msg: python={{ ansible_facts['fleet'].python_version }}
+      when: ansible_facts['fleet'].reachable
+    - name: Check the hosts
+      preflight_hosts:
+      run_once: true
+"""
+
+
+def run(
+    directory: Path, playbook: str, variables: dict[str, Any], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """ansible-playbook over the test inventory, the variables given to all hosts."""
+    children = {
+        group: {"hosts": dict.fromkeys(hosts)}
+        for group, hosts in GROUPS.items()
+        if group not in ("all", "fleet")
+    }
+    inventory = {"all": {"children": {"fleet": {"children": children}}, "vars": variables}}
+    (directory / "hosts.yml").write_text(json.dumps(inventory), encoding="utf-8")
+    (directory / "play.yml").write_text(playbook, encoding="utf-8")
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        f"--inventory={directory / 'hosts.yml'}",
+        *options,
+        str(directory / "play.yml"),
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_valid_inventory_passes_with_its_warning(tmp_path: Path) -> None:
+    variables = valid(tmp_path / "source")
+    variables["celery_worker_instances"]["discounts"]["drain_timeout"] = 60
+    done = run(tmp_path, INVENTORY, variables, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]: preflight: celery_worker_instances.discounts.drain_timeout" in done.stderr
+
+
+def test_a_wrong_one_is_refused_at_once_and_keeps_its_secrets(tmp_path: Path) -> None:
+    mark = "hush-this-is-it-5fe2"
+    variables = valid(tmp_path / "source")
+    variables["redis_passwords"] = {"workerr": mark, f"beat:{mark}": None}
+    variables["redis_pasword"] = mark
+    variables["celery_app_env"] = {"A": "{{ redis_pasword | from_json }}", "B": "{{ nosuch }}"}
+    variables = changed(variables, "celery_worker_instances/discounts/concurrrency", 4)
+    done = run(tmp_path, INVENTORY, variables, "-vvv", "--limit=worker1")
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output
+    assert mark not in output
+    for text in (
+        "celery_worker_instances.discounts.concurrrency = 4 (all hosts)",
+        "did you mean concurrency?",
+        "celery_app_env.B = {{ nosuch }} (all hosts)",
+        "redis_passwords.beat (all hosts)",
+        "No host was contacted.",
+    ):
+        assert text in output
+
+
+def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> None:
+    variables = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_ssh_retries": 0}
+    variables["preflight_hosts_hint"] = "run make demo"
+    done = run(tmp_path, HOSTS, variables)
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "host (all hosts)" in output
+    assert "Connection refused" in output
+    assert "Remedy: run make demo" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("options", [(), ("--check",)])
+def test_facts_of_a_host(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = run(tmp_path, HOSTS, {"ansible_connection": "local"}, *options)
+    assert "python=3." in done.stdout, done.stdout + done.stderr
+    assert "can't be used" not in done.stdout + done.stderr
