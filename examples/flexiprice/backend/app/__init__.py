@@ -1,0 +1,1 @@
+"""FlexiPrice: discounts for goods that near their expiry date."""
