@@ -1,0 +1,101 @@
+"""Action plugin `fleet_probe`: sends canaries to workers from one host, in the release's own Python.
+
+The operator's settings travel by standard input and lie on no host.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import celery, remote, report  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Runs `python -m celery_fleet.probe` as the application's user."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The probe's answer, and in `bad` host, unit and error of each worker that is not well."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = self._task.args
+        if self._task.check_mode:
+            result.update(changed=False, bad=[], skipped=True)
+            return result
+        every = dict(args["nodes"])
+        hosts = set(args["hosts"])
+        nodes = {name: node for name, node in every.items() if node["host"] in hosts}
+        # With some of the workers alone (--limit) nobody can say that a task is registered nowhere.
+        schedule = (
+            celery.scheduled(args["schedule"], args["routes"]) if len(nodes) == len(every) else {}
+        )
+        request = {
+            "settings": args["settings"],
+            "nodes": {name: {"queues": node["queues"]} for name, node in nodes.items()},
+            "schedule": schedule,
+            "timeout": args["timeout"],
+        }
+        here = task_vars["inventory_hostname"] if task_vars else ""
+        worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
+        python = f"{args['pins']}/worker-{worker}/venv/bin/python"
+        command = shlex.join(
+            [
+                *(
+                    "setpriv",
+                    f"--reuid={args['user']}",
+                    f"--regid={args['user']}",
+                    "--clear-groups",
+                    "--",
+                ),
+                *("env", f"PYTHONPATH={args['runtime']}", "PYTHONDONTWRITEBYTECODE=1", python),
+                *("-m", "celery_fleet.probe"),
+            ]
+        )
+        done = self._low_level_execute_command(
+            f"cd / && {command}", in_data=json.dumps(request, default=str).encode()
+        )
+        try:
+            # A finding is an answer as well; the probe says so by its exit status.
+            answer = remote.answer({**done, "rc": 0})
+        except remote.RemoteError as error:
+            result.update(failed=True, msg=f"the canaries can't be sent: {error}")
+            return result
+        bad = [
+            {**nodes[name], "node": name, "errors": node["errors"] or [str(node["state"])]}
+            for name, node in answer["nodes"].items()
+            if not node["ok"]
+        ]
+        result.update(answer, changed=False, bad=bad)
+        if args.get("strict") and bad:
+            found = report.errors("", {here: report.Seen({}, self._journals(bad))}, {"bad": bad})
+            result.update(failed=True, msg="\n\n".join(found))
+        return result
+
+    def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
+        """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
+        request = {
+            "units": [],
+            "https": [],
+            "schedule": "",
+            "timeout": 0,
+            "settle": 0,
+            "journals": [node["unit"] for node in bad],
+        }
+        answer = self._low_level_execute_command(
+            remote.command(remote.script("serving")), in_data=json.dumps(request).encode()
+        )
+        return dict(remote.answer(answer)["journals"])

@@ -1,0 +1,64 @@
+"""Action plugin `fleet_report`: one table of what serves, or one refusal that names all that does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import report  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Reads what the tasks before it registered; touches no host."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Print the table.
+
+        Raises:
+            AnsibleActionFail: Something does not serve; with host, unit, journal and the next command of each.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = self._task.args
+        hostvars = (task_vars or {})["hostvars"]
+        hosts = [str(host) for host in args["hosts"]]
+        seen = {
+            host: report.Seen(
+                serving=_registered(hostvars[host], "__verify_serving"),
+                journals=_registered(hostvars[host], "__verify_journals").get("journals", {}),
+            )
+            for host in hosts
+        }
+        probe = _registered(hostvars[args["prober"]], "__verify_probe") if args["prober"] else {}
+        if not self._task.check_mode:
+            errors = report.errors(str(args["app"]), seen, probe)
+            if errors:
+                raise AnsibleActionFail("\n\n".join(["the fleet does not serve:", *errors]))
+        if args.get("table"):
+            notes = [str(note) for note in args.get("notes", [])]
+            text = report.table(seen, probe, notes)
+            if args.get("path"):
+                Path(str(args["path"])).write_text(text + "\n")
+            else:
+                Display().display("\n" + text)
+        result.update(changed=False)
+        return result
+
+
+def _registered(variables: Any, name: str) -> dict[str, Any]:
+    found = variables.get(name) or {}
+    return dict(found)

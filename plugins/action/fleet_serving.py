@@ -1,0 +1,54 @@
+"""Action plugin `fleet_serving`: waits, bounded in time, until the services of a host serve, and says what does not.
+
+It does not fail by itself, so that `fleet_report` can name all hosts' troubles at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
+
+# Seconds that a unit which systemd had to start again must have stayed up to count as serving.
+SETTLE = 10
+
+
+class ActionModule(ActionBase):
+    """Runs one small script on the host; see `fleet_control.remote`."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """States of the units, and `errors` by name."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = self._task.args
+        request = {
+            "units": list(args.get("units", [])),
+            "https": list(args.get("https", [])),
+            "journals": list(args.get("journals", [])),
+            "schedule": str(args.get("schedule", "")),
+            # On a host where nothing was settled yet, a dry run has nothing to wait for.
+            "timeout": 0 if self._task.check_mode else float(args["timeout"]),
+            "settle": SETTLE,
+        }
+        answer = self._low_level_execute_command(
+            remote.command(remote.script("serving")), in_data=json.dumps(request).encode()
+        )
+        try:
+            result.update(remote.answer(answer), changed=False)
+        except remote.RemoteError as error:
+            result.update(failed=True, msg=f"the services can't be looked at: {error}")
+        return result

@@ -1,0 +1,58 @@
+"""Action plugin `release_source`: packs the application on the control side, once for all hosts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control.source import SourceError, pack  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Touches no host: its archive lies in a cache directory of the user who runs Ansible."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Pack; returns `id` and the path of the `archive`."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        config = variables.get("ansible_config_file")
+        base = Path(config).parent if config else Path.cwd()
+        try:
+            with tempfile.TemporaryDirectory(prefix="celery-fleet-") as scratch:
+                identity, archive = pack(
+                    self._task.args["source"],
+                    base,
+                    Path(scratch),
+                    str(self._task.args.get("python", "")),
+                )
+        except SourceError as error:
+            raise AnsibleActionFail(str(error)) from None
+        cache = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            / "celery-fleet"
+            / "releases"
+        )
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = cache / f"{identity}.tar.gz"
+        if not path.exists():
+            with tempfile.NamedTemporaryFile(dir=cache, delete=False) as stream:
+                stream.write(archive)
+            os.replace(stream.name, path)
+        result.update(changed=False, id=identity, archive=str(path))
+        return result

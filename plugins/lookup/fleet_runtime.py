@@ -1,0 +1,48 @@
+"""Lookup `fleet_runtime`: the package that runs on the hosts, as files to settle there."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.lookup import LookupBase
+
+DOCUMENTATION = r"""
+name: fleet_runtime
+author: Celery Fleet
+short_description: The host-side runtime of this checkout
+description:
+  - Returns one dictionary with C(version), C(directory) on the host and C(files), each with C(dest) and C(content).
+  - The version ends in a hash of the content, so that two checkouts never share a directory and a running
+    process never sees its modules change.
+options: {}
+"""
+
+_ROOT = Path(__file__).resolve().parents[2]
+_cache: dict[str, Any] = {}
+
+
+class LookupModule(LookupBase):
+    """Reads src/celery_fleet once in each process."""
+
+    def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[Any]:
+        """Version, directory and files of the runtime."""
+        if not _cache:
+            _cache.update(_read())
+        return [_cache]
+
+
+def _read() -> dict[str, Any]:
+    package = _ROOT / "src" / "celery_fleet"
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    sources = {path.name: path.read_text() for path in sorted(package.glob("*.py"))}
+    digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:8]
+    version = f"{project['version']}-{digest}"
+    directory = f"/usr/lib/celery-fleet/{version}"
+    files = [
+        {"dest": f"{directory}/celery_fleet/{name}", "content": text}
+        for name, text in sources.items()
+    ]
+    return {"version": version, "directory": directory, "files": files}

@@ -1,0 +1,222 @@
+"""Build one release on a host: unpack, virtualenv, requirements, check; then, and only then, call it a release.
+
+Runs on the host, inside the `release` module, as root. A directory under `releases/` is a release once it holds
+`release.json`, which is written last; anything else there is what an earlier run left and is wiped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_NOTE = "release.json"
+
+
+class BuildError(Exception):
+    """The release can't be built; the message names what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What to build; the fields are the `release` module's options."""
+
+    id: str
+    archive: str
+    root: str
+    directory: str
+    requirements: str
+    app: str
+    python: str
+    runtime: str
+    user: str
+    tasks: list[str] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    keep: int = 5
+    timeout: float = 900.0
+
+    @property
+    def path(self) -> Path:
+        """Directory of the release."""
+        return Path(self.root) / "releases" / self.id
+
+    @property
+    def code(self) -> Path:
+        """Directory in which its processes run."""
+        return Path(os.path.normpath(self.path / "source" / self.directory))
+
+
+def _tail(text: str, lines: int = 20) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
+
+
+def _run(command: Sequence[str], timeout: float, what: str) -> None:
+    try:
+        done = subprocess.run(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"{what} took more than {timeout:.0f} s; raise celery_release_timeout"
+        ) from None
+    except FileNotFoundError as missing:
+        raise BuildError(f"{what}: {missing.filename} is not on this host") from None
+    if done.returncode != 0:
+        raise BuildError(f"{what} failed; its last lines:\n{_tail(done.stdout)}")
+
+
+def _checked(build: Build) -> dict[str, Any]:
+    """Import the application as its own user; what the check says."""
+    user = pwd.getpwnam(build.user)
+    environment = {
+        "PATH": f"{build.path}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": user.pw_dir,
+        **{name: str(value) for name, value in build.environment.items()},
+        "PYTHONPATH": build.runtime,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    request = {"app": build.app, "directory": str(build.code), "tasks": build.tasks}
+    try:
+        done = subprocess.run(
+            [f"{build.path}/venv/bin/python", "-m", "celery_fleet.check"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            cwd=build.code,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            timeout=min(build.timeout, 120),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"importing {build.app} took more than {min(build.timeout, 120):.0f} s"
+        ) from None
+    try:
+        # An application may print while it is imported; the answer is the last line.
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise BuildError(
+            f"the check of {build.app} ended without an answer (exit status {done.returncode}):\n"
+            f"{_tail(done.stderr or done.stdout)}"
+        ) from None
+    if not answer["ok"]:
+        details = answer.get("details") or ""
+        raise BuildError(
+            "\n".join(
+                [
+                    "the release was built but does not pass its check:",
+                    *answer["errors"],
+                    _tail(details),
+                ]
+            ).rstrip()
+        )
+    return dict(answer)
+
+
+def _unpack(archive: str, target: Path) -> None:
+    target.mkdir()
+    # Not tarfile: its filters against names that lead elsewhere came with Python 3.11.4, and Debian 12 has 3.11.2.
+    command = ["tar", "--extract", "--no-same-owner", "--file", archive, "--directory", str(target)]
+    _run(command, 120, "unpacking the source")
+
+
+def _build(build: Build) -> Mapping[str, Any]:
+    _unpack(build.archive, build.path / "source")
+    requirements = build.code / build.requirements
+    if not requirements.is_file():
+        raise BuildError(
+            f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
+        )
+    deadline = time.monotonic() + build.timeout
+    venv = build.path / "venv"
+    _run([build.python, "-m", "venv", str(venv)], build.timeout, "making the virtualenv")
+    pip = [
+        f"{venv}/bin/python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--no-input",
+        "--quiet",
+    ]
+    left = max(1.0, deadline - time.monotonic())
+    _run([*pip, "--requirement", str(requirements)], left, "installing the requirements")
+    # The application's user can't write here, so what is not compiled now is compiled at every start.
+    _run(
+        [f"{venv}/bin/python", "-m", "compileall", "-q", str(build.path / "source")],
+        120,
+        "compiling the source",
+    )
+    # Flower's own virtualenv holds no application that could be checked.
+    return _checked(build) if build.app else {"tasks": [], "versions": {}}
+
+
+def _in_use(root: Path) -> set[str]:
+    links = [root / "current", *(root / "pins").glob("*")]
+    return {Path(os.readlink(link)).name for link in links if link.is_symlink()}
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove releases that nothing points to, but for the newest `keep`; returns the names of the removed."""
+    used = _in_use(root)
+    noted = [path for path in (root / "releases").iterdir() if (path / _NOTE).is_file()]
+    spare = sorted(
+        (path for path in noted if path.name not in used),
+        key=lambda path: (path / _NOTE).stat().st_mtime,
+        reverse=True,
+    )
+    for path in spare[keep:]:
+        # The note goes first: a removal that is cut short leaves nothing that looks like a release.
+        (path / _NOTE).unlink()
+        shutil.rmtree(path)
+    return [path.name for path in spare[keep:]]
+
+
+def build(wanted: Build) -> None:
+    """Build a release, or leave nothing behind.
+
+    Raises:
+        BuildError: With a message for the person who runs the play.
+    """
+    path = wanted.path
+    if (path / _NOTE).is_file():
+        return
+    if path.exists():
+        shutil.rmtree(path)
+    os.umask(0o022)
+    path.mkdir(parents=True)
+    try:
+        answer = _build(wanted)
+        note = {
+            "id": wanted.id,
+            "directory": os.path.normpath(os.path.join("source", wanted.directory)),
+            "built": int(time.time()),
+            "tasks": answer["tasks"],
+            "versions": answer["versions"],
+        }
+        fresh = path / f".{_NOTE}"
+        fresh.write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
+        os.replace(fresh, path / _NOTE)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    prune(Path(wanted.root), wanted.keep)

@@ -1,0 +1,510 @@
+"""What the roles compute from an application's variables: settings, command lines, ACL lines, queues.
+
+Plain functions over plain data; `plugins/filter/fleet.py` makes them filters. Sources of the values: Celery's
+and kombu's documentation of Redis, and what docs/architecture.md says was measured.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+DEFAULT_QUEUE = "celery"
+
+# Worker options that are a flag of `celery worker` with a value: ours -> Celery's.
+_VALUES = {
+    "concurrency": "--concurrency",
+    "pool": "--pool",
+    "prefetch_multiplier": "--prefetch-multiplier",
+    "time_limit": "--time-limit",
+    "soft_time_limit": "--soft-time-limit",
+    "max_tasks_per_child": "--max-tasks-per-child",
+    "max_memory_per_child": "--max-memory-per-child",
+    "loglevel": "--loglevel",
+    "autoscale": "--autoscale",
+    "optimization": "-O",
+    "heartbeat_interval": "--heartbeat-interval",
+    "statedb": "--statedb",
+}
+# ... that are switched on by their presence ...
+_SWITCHES = {
+    "task_events": "--task-events",
+    "without_gossip": "--without-gossip",
+    "without_mingle": "--without-mingle",
+    "without_heartbeat": "--without-heartbeat",
+    "disable_prefetch": "--disable-prefetch",
+    "purge": "--purge",
+}
+# ... and that take a comma-separated list.
+_LISTS = {"exclude_queues": "--exclude-queues", "include": "--include"}
+
+# Options of a worker that systemd enforces, or that say how its unit is built.
+UNIT_OPTIONS = (
+    "drain_timeout",
+    "memory_max",
+    "memory_high",
+    "cpu_quota",
+    "tasks_max",
+    "environment",
+    "memory_deny_write_execute",
+    "proc_subset_pid",
+    "read_write_paths",
+)
+WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS)
+
+
+def worker_queues(name: str, options: Mapping[str, Any] | None) -> list[str]:
+    """Queues of one worker; without any it consumes the one of its own name."""
+    queues = (options or {}).get("queues") or [name]
+    return [str(queue) for queue in queues]
+
+
+def queues(
+    instances: Mapping[str, Mapping[str, Any] | None],
+    schedule: Mapping[str, Mapping[str, Any]] | None = None,
+    routes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """Every queue that the inventory names, sorted: consumed, scheduled onto or routed to."""
+    found = {queue for name, options in instances.items() for queue in worker_queues(name, options)}
+    found |= {str(entry["queue"]) for entry in (schedule or {}).values() if entry.get("queue")}
+    found |= {str(route["queue"]) for route in (routes or {}).values() if route.get("queue")}
+    return sorted(found)
+
+
+def worker_options(
+    name: str,
+    instances: Mapping[str, Mapping[str, Any] | None],
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One worker's options over the defaults of all."""
+    options = {**(defaults or {}), **(instances[name] or {})}
+    options["queues"] = worker_queues(name, options)
+    return options
+
+
+def drain_timeout(options: Mapping[str, Any]) -> float:
+    """Seconds a stopping worker waits for its running tasks: by default their hard time limit.
+
+    A worker without a time limit gets ten minutes: systemd's own 90 s would kill tasks that nobody bounded.
+    """
+    given = options.get("drain_timeout")
+    if given is None:
+        given = options.get("time_limit")
+    return float(given) if given is not None else 600.0
+
+
+def worker_command(module: str, node: str, options: Mapping[str, Any]) -> str:
+    """The command line of one worker, quoted for shlex; `python` stands for the release's own interpreter."""
+    words = [
+        "python",
+        "-m",
+        "celery",
+        "-A",
+        module,
+        "worker",
+        "-n",
+        node,
+        "-Q",
+        ",".join(options["queues"]),
+    ]
+    for key, flag in _VALUES.items():
+        value = options.get(key)
+        if value is None:
+            continue
+        if isinstance(value, (list, tuple)):
+            value = ",".join(str(part) for part in value)
+        words += [f"{flag}={value}"] if flag.startswith("--") else [flag, str(value)]
+    words += [flag for key, flag in _SWITCHES.items() if options.get(key)]
+    for key, flag in _LISTS.items():
+        if options.get(key):
+            words.append(f"{flag}={','.join(str(part) for part in options[key])}")
+    return shlex.join(words)
+
+
+def _tls(ca: str) -> dict[str, Any]:
+    return {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
+
+
+def _url(user: str, password: str, host: str, port: int) -> str:
+    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(port)}/0"
+
+
+def process_settings(
+    app: str,
+    component: str,
+    user: str,
+    password: str,
+    broker: Mapping[str, Any],
+    results: Mapping[str, Any],
+    ca: str,
+    visibility_timeout: float = 3600,
+    settings: Mapping[str, Any] | None = None,
+    routes: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What one component of the application is told by the fleet: the content of its `settings.json`.
+
+    Args:
+        app: Name of the application.
+        component: worker, beat, producer, operator or flower.
+        user: The component's user in Redis.
+        password: That user's password.
+        broker: Host and port of the broker.
+        results: Host and port of the result store.
+        ca: Path, on the host, of the certificate that signs the servers'.
+        visibility_timeout: Seconds; the same for every consumer of an application, since the shortest wins.
+        settings: The inventory's own Celery settings; they win over ours.
+        routes: task_routes.
+        schedule: beat's entries, for beat alone.
+    """
+    # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
+    transport: dict[str, Any] = {
+        "visibility_timeout": visibility_timeout,
+        "socket_timeout": 10,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "unacked_restore_interval": 10,
+        "unacked_mutex_expire": 30,
+    }
+    pins: dict[str, Any] = {
+        "broker_url": _url(user, password, str(broker["host"]), int(broker["port"])),
+        "broker_read_url": None,
+        "broker_write_url": None,
+        "broker_use_ssl": _tls(ca),
+        "broker_transport_options": transport,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {
+            "max_retries": 20,
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 2,
+        },
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 10,
+        "redis_socket_timeout": 10,
+        "redis_socket_connect_timeout": 3,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": 5,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_direct": component in ("worker", "operator"),
+    }
+    if component == "beat":
+        # Beat has no use for results, and so needs no user on that instance.
+        pins["result_backend"] = "disabled://"
+        # With a result_expires beat would add an entry that cleans such results up.
+        pins["result_expires"] = None
+    else:
+        pins["result_backend"] = _url(user, password, str(results["host"]), int(results["port"]))
+        pins["redis_backend_use_ssl"] = _tls(ca)
+    if routes:
+        pins["task_routes"] = routes
+    if component == "beat":
+        pins["beat_schedule"] = {
+            name: {key: value for key, value in entry.items() if key != "enabled"}
+            for name, entry in (schedule or {}).items()
+            if entry.get("enabled", True)
+        }
+    pins.update(settings or {})
+    return {"format": 1, "app": app, "component": component, "celery": pins}
+
+
+# What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
+_SCRIPTS = "+evalsha +script|load +script|exists"
+_BROKER_COMMANDS = {
+    "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd "
+    f"+srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
+    "+punsubscribe",
+    "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
+    "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
+    "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
+    "+zadd +zrem +zrange +zrangebyscore +time",
+    "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem "
+    "+sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem",
+}
+_RESULTS_COMMANDS = {
+    "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
+    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember",
+    "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
+    "flower": "+select +get +mget +subscribe +unsubscribe",
+    "operator": "+select +get +mget +subscribe +unsubscribe",
+}
+# The bundle's own user: settings and the ACL itself, live, but no key.
+_ADMIN_COMMANDS = (
+    "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof"
+)
+_RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
+
+
+def _lists(name: str) -> list[str]:
+    r"""A queue's Redis keys: the list itself and those of its lower priorities (`\x06\x16` and a digit)."""
+    return [name, f"{name}??[369]"]
+
+
+def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
+    tasks = [key for name in names for key in _lists(name)]
+    direct = _lists("*.dq2")
+    replies = _lists("*.reply.celery.pidbox")
+    if component == "worker":
+        keys = [
+            *tasks,
+            *direct,
+            "unacked",
+            "unacked_index",
+            "unacked_mutex",
+            "_kombu.binding.*",
+            "_kombu.binding_permanent.*",
+            "_kombu.binding_deadlines",
+            *_lists("*.celery.pidbox"),
+            "celeryev.*",
+        ]
+        return [f"~{key}" for key in keys]
+    if component in ("beat", "producer"):
+        bindings = [f"_kombu.binding{kind}.{name}" for name in names for kind in ("", "_permanent")]
+        return [f"%W~{key}" for key in [*tasks, *bindings]]
+    if component == "flower":
+        bindings = [
+            f"_kombu.binding{kind}.{name}"
+            for name in ("reply.celery.pidbox", "celeryev")
+            for kind in ("", "_permanent")
+        ]
+        keys = [*replies, "celeryev.*", *bindings, "_kombu.binding_deadlines", "unacked_mutex"]
+        return [*(f"~{key}" for key in keys), *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"])]
+    keys = [
+        *replies,
+        "celeryev.*",
+        "_kombu.binding.*",
+        "_kombu.binding_permanent.*",
+        "_kombu.binding_deadlines",
+        *tasks,
+        *direct,
+        "unacked_mutex",
+    ]
+    return [*(f"~{key}" for key in keys), "%R~unacked_index"]
+
+
+# PSUBSCRIBE patterns are compared with the ACL's literally, so they stand here as Celery sends them.
+_BROKER_CHANNELS = {
+    "worker": ("/0.celery.pidbox", "/0.celeryev/*", "/0.celeryev/worker.*"),
+    "beat": ("/0.celeryev/task.sent",),
+    "producer": ("/0.celeryev/task.sent",),
+    "flower": ("/0.celeryev/*", "/0.celery.pidbox"),
+    "operator": ("/0.celeryev/*", "/0.celery.pidbox"),
+}
+
+
+def _user(name: str, password: str, rules: str) -> str:
+    return f"user {name} on >{password} resetchannels -@all +ping {rules}".rstrip()
+
+
+def acl(
+    instance: str, passwords: Mapping[str, str], names: Iterable[str], setinfo: bool = False
+) -> str:
+    """The ACL file of one Redis instance: one user for each component, with no more than it uses.
+
+    Args:
+        instance: `broker` or `results`.
+        passwords: Of the users; who has none gets no user.
+        names: All queues.
+        setinfo: The server knows `CLIENT SETINFO` (7.2 on), which clients send at connect. Older ones refuse
+            to start with a rule that they don't know.
+    """
+    names = list(names)
+    lines = ["user default off resetpass resetchannels resetkeys -@all"]
+    extra = " +client|setinfo" if setinfo else ""
+    commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS
+    for component, rules in commands.items():
+        if component not in passwords:
+            continue
+        if instance == "broker":
+            keys = _broker_keys(component, names)
+            channels = _BROKER_CHANNELS[component]
+        else:
+            reader = component in ("flower", "operator")
+            keys = [
+                f"{'%R' if reader else ''}~{key}"
+                for key in (_RESULT_KEYS[:1] if reader else _RESULT_KEYS)
+            ]
+            channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
+        text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
+        lines.append(_user(component, passwords[component], text))
+    if "admin" in passwords:
+        lines.append(_user("admin", passwords["admin"], _ADMIN_COMMANDS))
+    return "\n".join(lines) + "\n"
+
+
+def environment_file(values: Mapping[str, Any] | None) -> str:
+    """The text of a systemd environment file: each value in double quotes, as systemd.exec(5) reads them.
+
+    Raises:
+        ValueError: A value holds a line break, which such a file can't carry safely.
+    """
+    lines = []
+    for name, value in (values or {}).items():
+        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+        if "\n" in text or "\r" in text:
+            raise ValueError(f"{name}: a value of an environment file can't hold a line break")
+        escaped = (
+            text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
+        )
+        lines.append(f'{name}="{escaped}"')
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+def process_environment(
+    component: str, runtime: str, command: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The environment that makes a process one of the fleet: loader, runtime and command line."""
+    return {
+        **(extra or {}),
+        "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+        "PYTHONPATH": runtime,
+        "PYTHONUNBUFFERED": "1",
+        "CELERY_FLEET_COMPONENT": component,
+        "CELERY_FLEET_ARGS": command,
+    }
+
+
+def worker_state(
+    instances: Mapping[str, Mapping[str, Any] | None],
+    *,
+    enabled: Iterable[str],
+    defaults: Mapping[str, Any] | None,
+    app: str,
+    module: str,
+    host: str,
+    directory: str,
+    root: str,
+    release: str,
+    runtime: str,
+    timeout: float,
+) -> dict[str, Any]:
+    """All that the workers of one host need there, in the form that `settle` takes.
+
+    Args:
+        instances: celery_worker_instances.
+        enabled: Names of those that the host takes.
+        defaults: Options of all workers.
+        app: Name of the application.
+        module: What `celery -A` takes.
+        host: The host's name in the inventory, second half of each node name.
+        directory: Of the application's configuration.
+        root: Of its releases.
+        release: Name of the release that the workers run.
+        runtime: Directory of the fleet's runtime.
+        timeout: Seconds until a worker has to consume.
+    """
+    directories: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
+    links: list[dict[str, Any]] = []
+    units: list[dict[str, Any]] = []
+    for name in enabled:
+        options = worker_options(name, instances, defaults)
+        node = f"{name}@{host}"
+        unit = f"{app}-worker@{name}.service"
+        environment = f"{directory}/worker-{name}.env"
+        drop_in = f"/etc/systemd/system/{unit}.d"
+        pin = f"{root}/pins/worker-{name}"
+        variables = process_environment(
+            "worker", runtime, worker_command(module, node, options), options.get("environment")
+        )
+        variables["CELERY_FLEET_NODE"] = node
+        directories.append({"path": drop_in})
+        files.append({"dest": environment, "content": environment_file(variables)})
+        files.append(
+            {
+                "dest": f"{drop_in}/10-fleet.conf",
+                "src": "systemd/worker.conf.j2",
+                "vars": {
+                    "worker": options,
+                    "drain": drain_timeout(options),
+                    # The threads pool would run what it hands back.
+                    "may_quit": options.get("pool", "prefork") != "threads",
+                },
+            }
+        )
+        links.append({"path": pin, "target": f"../releases/{release}"})
+        units.append(
+            {
+                "name": unit,
+                "files": [
+                    environment,
+                    f"{directory}/app.env",
+                    f"{directory}/credentials/secret.env",
+                    f"{directory}/credentials/worker.json",
+                ],
+                "links": [pin],
+                "timeout": timeout,
+            }
+        )
+    return {
+        "directories": directories,
+        "files": files,
+        "links": links,
+        "units": units,
+        "owned": {
+            "units": [f"{app}-worker@*.service"],
+            "files": [
+                f"{directory}/worker-*.env",
+                f"{root}/pins/worker-*",
+                f"/etc/systemd/system/{app}-worker@*.service.d/10-fleet.conf",
+            ],
+        },
+    }
+
+
+def nodes(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    instances: Mapping[str, Mapping[str, Any] | None],
+) -> dict[str, dict[str, Any]]:
+    """Every worker of the fleet by its node name, with host, worker, unit and queues, from the inventory alone.
+
+    Args:
+        hostvars: Ansible's, of which `celery_worker_enabled` and `celery_app_name` are read.
+        hosts: The group celery_workers.
+        instances: celery_worker_instances, for hosts that say nothing of their own.
+    """
+    found = {}
+    for host in hosts:
+        variables = hostvars[host]
+        own = variables.get("celery_worker_instances") or instances
+        for name in variables.get("celery_worker_enabled") or own:
+            found[f"{name}@{host}"] = {
+                "host": host,
+                "worker": name,
+                "unit": f"{variables['celery_app_name']}-worker@{name}.service",
+                "queues": worker_queues(name, own[name]),
+            }
+    return found
+
+
+def routed(task: str, routes: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """The queue that `task_routes` gives a task: an exact name first, then the patterns in their order."""
+    found = (routes or {}).get(task)
+    if found is None:
+        found = next(
+            (route for name, route in (routes or {}).items() if fnmatch.fnmatchcase(task, name)), {}
+        )
+    return str(found.get("queue") or DEFAULT_QUEUE)
+
+
+def scheduled(
+    schedule: Mapping[str, Mapping[str, Any]], routes: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, str]]:
+    """Task and queue of each entry that is enabled."""
+    return {
+        name: {
+            "task": str(entry["task"]),
+            "queue": str(entry.get("queue") or routed(str(entry["task"]), routes)),
+        }
+        for name, entry in schedule.items()
+        if entry.get("enabled", True)
+    }

@@ -1,0 +1,46 @@
+"""Small scripts for the hosts, sent as text to a bare Python: five times cheaper than a module each.
+
+A module boots Ansible's own wrapper on the host, 0.14 s of processor time; `python3 -c` needs 0.02 s. So what only
+looks, or waits, is one of these: standard library alone, JSON in by standard input, one line of JSON out.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+_PYTHON = "/usr/bin/python3"
+
+
+def command(source: str) -> str:
+    """The shell command that runs a script's source on a host."""
+    return shlex.join([_PYTHON, "-S", "-E", "-c", source])
+
+
+def script(name: str) -> str:
+    """Source of one of the scripts beside this file."""
+    return (Path(__file__).parent / "scripts" / f"{name}.py").read_text()
+
+
+class RemoteError(Exception):
+    """A script ended without an answer; the message holds its last words."""
+
+
+def answer(result: dict[str, Any]) -> Any:
+    """What a script answered.
+
+    Raises:
+        RemoteError: It failed, or what it printed is not JSON.
+    """
+    lines = str(result.get("stdout", "")).strip().splitlines()
+    if result.get("rc") == 0 and lines:
+        try:
+            return json.loads(lines[-1])
+        except ValueError:
+            pass
+    words = (
+        str(result.get("stderr", "")).strip() or str(result.get("stdout", "")).strip()
+    ).splitlines()
+    raise RemoteError(words[-1] if words else f"no answer, exit status {result.get('rc')}")

@@ -1,0 +1,131 @@
+"""Waits until the units of a host serve; runs on the host, as root, by `python3 -S -E -c`.
+
+Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units whose last
+lines are wanted], "schedule": path of what beat wrote or empty, "timeout": seconds, "settle": seconds that a unit which
+was started again has to stay up}.
+Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "errors": {name: text}}.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from typing import Any
+
+PROPERTIES = (
+    "ActiveState,SubState,StatusText,Result,NRestarts,MainPID,LoadState,UnitFileState,"
+    "ActiveEnterTimestampMonotonic"
+)
+
+
+def run(*command: str) -> str:
+    """What a command prints, errors included."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return done.stdout
+
+
+def states(names: list[str]) -> dict[str, dict[str, str]]:
+    """The properties of units, asked in one call."""
+    if not names:
+        return {}
+    command = ("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
+    blocks = run(*command).strip("\n").split("\n\n")
+    return {
+        name: dict(line.partition("=")[::2] for line in block.splitlines())
+        # Where systemd does not answer there is but one block, and all units count as down.
+        for name, block in zip(names, blocks + [""] * (len(names) - len(blocks)), strict=True)
+    }
+
+
+def up(state: dict[str, str], settle: float) -> bool:
+    """Whether a unit serves, and did not start just now after a failure."""
+    if state.get("ActiveState") != "active":
+        return False
+    since = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    # A process that is started anew every second is "active" most of the time.
+    return (
+        state.get("NRestarts", "0") in ("", "0")
+        or time.clock_gettime(time.CLOCK_MONOTONIC) - since > settle
+    )
+
+
+def journal(unit: str) -> str:
+    """The last lines of a unit's journal."""
+    command = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", "--unit", unit)
+    return run(*command).strip()
+
+
+def fetch(wanted: dict[str, Any]) -> str:
+    """Empty where the address answers with one of the expected status codes; else what it did."""
+    host, path = wanted["host"], wanted["path"]
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    try:
+        context = ssl.create_default_context(cafile=wanted["ca"])
+        with (
+            socket.create_connection((host, wanted["port"]), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=host) as stream,
+        ):
+            stream.sendall(request.encode())
+            stream.settimeout(10)
+            line = stream.makefile("rb").readline(200).decode(errors="replace").strip()
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    found = re.match(r"HTTP/1\.[01] (\d{3})", line)
+    if found and int(found.group(1)) in wanted["status"]:
+        return ""
+    return f"answered “{line}”"
+
+
+def described(name: str, state: dict[str, str]) -> str:
+    """What is wrong with a unit: its state in the first line, then its journal."""
+    text = (
+        f"it is {state.get('ActiveState')} ({state.get('SubState')}, result {state.get('Result')}, "
+        f"restarted {state.get('NRestarts') or 0} times)"
+    )
+    if state.get("StatusText") and state["MainPID"] != "0":
+        text += f", it says “{state['StatusText']}”"
+    return f"{text}\n{journal(name)}"
+
+
+def main() -> None:
+    """Wait, look, answer."""
+    wanted = json.load(sys.stdin)
+    deadline = time.monotonic() + wanted["timeout"]
+    missing: dict[str, str] = {}
+    while True:
+        found = states(wanted["units"])
+        down = [name for name, state in found.items() if not up(state, wanted["settle"])]
+        if not down:
+            missing = {item["name"]: text for item in wanted["https"] if (text := fetch(item))}
+        if (not down and not missing) or time.monotonic() > deadline:
+            break
+        time.sleep(0.3)
+    errors = {**missing, **{name: described(name, found[name]) for name in down}}
+    schedule = []
+    if wanted["schedule"]:
+        try:
+            with open(wanted["schedule"]) as stream:
+                schedule = json.load(stream)["entries"]
+        except (OSError, ValueError, KeyError) as error:
+            errors["beat"] = f"what it has loaded can't be read: {error}"
+    journals = {unit: journal(unit) for unit in wanted["journals"]}
+    print(
+        json.dumps({"units": found, "journals": journals, "schedule": schedule, "errors": errors})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Packing an application's source on the control side into an archive whose name says its content."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# What no release needs, where git doesn't say so.
+_LEFT_OUT = {
+    ".git",
+    ".hg",
+    ".venv",
+    "venv",
+    "node_modules",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+}
+
+
+class SourceError(Exception):
+    """The source can't be packed; the message names what, where and what to do."""
+
+
+def _git(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+
+def files_of(directory: Path) -> list[Path]:
+    """Files of a source directory, relative to it and sorted.
+
+    In a git work tree these are the tracked files and the new ones that git does not ignore, so that a local
+    `.env` stays at home; elsewhere all files but caches and virtualenvs.
+    """
+    listed = _git(["ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], directory)
+    if listed.returncode == 0:
+        paths = {Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name}
+        # A file that was deleted but not yet committed is still in git's index.
+        return sorted(
+            path
+            for path in paths
+            if (directory / path).is_file() or (directory / path).is_symlink()
+        )
+    found: list[Path] = []
+    for base, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if name not in _LEFT_OUT)
+        found += [
+            Path(base, name).relative_to(directory) for name in names if not name.endswith(".pyc")
+        ]
+    return sorted(found)
+
+
+def _tar(directory: Path, names: Iterable[Path]) -> bytes:
+    """A tar archive that depends on content alone: no times, no owners, two modes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in names:
+            info = archive.gettarinfo(directory / name, arcname=str(name))
+            info.uid = info.gid = 0
+            info.uname = info.gname = "root"
+            info.mtime = 0
+            if info.issym():
+                archive.addfile(info)
+            elif info.isreg():
+                info.mode = 0o755 if info.mode & 0o100 else 0o644
+                with open(directory / name, "rb") as stream:
+                    archive.addfile(info, stream)
+            else:
+                raise SourceError(
+                    f"{directory / name} is neither a file nor a link; leave it out of the source"
+                )
+    return buffer.getvalue()
+
+
+def _clone(url: str, version: str, scratch: Path) -> Path:
+    target = scratch / "git"
+    target.mkdir()
+    for arguments in (
+        ["init", "--quiet"],
+        ["fetch", "--quiet", "--depth=1", "--", url, version],
+        ["checkout", "--quiet", "--detach", "FETCH_HEAD"],
+    ):
+        done = _git(arguments, target)
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip()
+            raise SourceError(
+                f"celery_app_source: can't get {version} of {url}: {words}. Check URL, version and the rights of "
+                "the user who runs Ansible."
+            )
+    return target
+
+
+def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tuple[str, bytes]:
+    """Pack a source.
+
+    Args:
+        source: celery_app_source.
+        base: Where a relative path starts.
+        scratch: An empty directory that may be filled.
+        salt: What else makes two releases differ, such as the interpreter.
+
+    Returns:
+        The release's id, twelve hexadecimal digits, and the archive (tar, compressed by gzip).
+
+    Raises:
+        SourceError: It is not there or can't be read.
+    """
+    if source.get("git"):
+        directory = _clone(str(source["git"]), str(source.get("version") or "HEAD"), scratch)
+    elif source.get("path"):
+        directory = (base / Path(str(source["path"])).expanduser()).resolve()
+    else:
+        raise SourceError(
+            "celery_app_source: give `path` or `git`; other sources are not supported yet"
+        )
+    if not directory.is_dir():
+        raise SourceError(
+            f"celery_app_source.path: {directory} is not a directory on the control side"
+        )
+    names = files_of(directory)
+    if not names:
+        raise SourceError(f"celery_app_source: {directory} holds no file")
+    archive = _tar(directory, names)
+    # What a release is made of beside its files.
+    recipe = "\0".join(
+        [
+            salt,
+            str(source.get("directory") or "."),
+            str(source.get("requirements") or "requirements.txt"),
+        ]
+    )
+    digest = hashlib.sha256(archive + recipe.encode()).hexdigest()
+    return digest[:12], gzip.compress(archive, compresslevel=6, mtime=0)

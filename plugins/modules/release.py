@@ -1,0 +1,85 @@
+#!/usr/bin/python
+"""Ansible module behind the action plugin `release`: see `fleet_control.build`."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Build a release of the application in a directory of its own and check it
+description:
+  - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and all
+    tasks that are asked for are looked for. One that fails leaves nothing behind.
+options:
+  id: {description: Name of the release., type: str, required: true}
+  archive: {description: Its source, a tar archive on the host., type: path, required: true}
+  root: {description: Directory of the application., type: path, required: true}
+  directory: {description: Directory within the source in which the processes run., type: str, default: "."}
+  requirements: {description: Requirements file in that directory., type: str, default: requirements.txt}
+  app: {description: "What C(celery -A) takes; empty where there is no application to check.", type: str, default: ""}
+  tasks: {description: Tasks that must be registered., type: list, elements: str, default: []}
+  python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
+  runtime: {description: Directory of the fleet's runtime., type: path, required: true}
+  user: {description: User who imports the application., type: str, required: true}
+  environment: {description: Environment of the import; it may hold secrets., type: dict, default: {}}
+  keep: {description: Releases to keep beside those in use., type: int, default: 5}
+  timeout: {description: Seconds for the build., type: int, default: 900}
+author: Celery Fleet
+"""
+
+EXAMPLES = r"""
+- name: Build and check the release
+  release:
+    id: "{{ source.id }}"
+    archive: "{{ source.archive }}"
+    root: /opt/shop
+    app: shop.celery
+    runtime: /usr/lib/celery-fleet/1.0.0
+    user: shop
+"""
+
+RETURN = r"""
+release:
+  description: Name of the release.
+  returned: always
+  type: str
+path:
+  description: Its directory.
+  returned: always
+  type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.fleet_control.build import Build, BuildError, build
+
+
+def main() -> None:
+    """Build and answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "id": {"type": "str", "required": True},
+            "archive": {"type": "path", "required": True},
+            "root": {"type": "path", "required": True},
+            "directory": {"type": "str", "default": "."},
+            "requirements": {"type": "str", "default": "requirements.txt"},
+            "app": {"type": "str", "default": ""},
+            "tasks": {"type": "list", "elements": "str", "default": []},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "runtime": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
+            "keep": {"type": "int", "default": 5},
+            "timeout": {"type": "int", "default": 900},
+        },
+        supports_check_mode=False,
+    )
+    params = dict(module.params)
+    wanted = Build(**params)
+    try:
+        build(wanted)
+    except (BuildError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=True, release=wanted.id, path=str(wanted.path))
+
+
+if __name__ == "__main__":
+    main()
