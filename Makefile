@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at an
 
 demo-destroy: setup ## remove the demo's hosts and all on them
 	@python scripts/hosts.py destroy $(DEMO)
+
+bench: setup ## what a second run of site.yml costs on the demo's hosts, which must stand
+	@python scripts/bench.py
 
 clean: ## remove what tools and tests have left in this directory, but no host
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible .cache

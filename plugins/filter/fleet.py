@@ -94,6 +94,7 @@ class FilterModule:
             "fleet_worker_options": _plain(celery.worker_options),
             "fleet_worker_command": _plain(celery.worker_command),
             "fleet_process_environment": _plain(celery.process_environment),
+            "fleet_worker_units": _plain(celery.worker_units),
             "fleet_worker_state": _plain(celery.worker_state),
             "fleet_drain_timeout": _plain(celery.drain_timeout),
             "fleet_settings": _plain(celery.process_settings),

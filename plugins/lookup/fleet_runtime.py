@@ -42,7 +42,7 @@ def _read() -> dict[str, Any]:
     version = f"{project['version']}-{digest}"
     directory = f"/usr/lib/celery-fleet/{version}"
     files = [
-        {"dest": f"{directory}/celery_fleet/{name}", "content": text}
+        {"dest": f"{directory}/celery_fleet/{name}", "content": text, "diff": False}
         for name, text in sources.items()
     ]
     return {"version": version, "directory": directory, "files": files}

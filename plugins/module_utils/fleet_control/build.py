@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .celery import environment_text
+
 _NOTE = "release.json"
 
 
@@ -81,12 +83,17 @@ def _run(command: Sequence[str], timeout: float, what: str) -> None:
 
 def _checked(build: Build) -> dict[str, Any]:
     """Import the application as its own user; what the check says."""
-    user = pwd.getpwnam(build.user)
+    try:
+        user = pwd.getpwnam(build.user)
+    except KeyError:
+        raise BuildError(
+            f"there is no user {build.user} on this host; settle celery_runtime first"
+        ) from None
     environment = {
         "PATH": f"{build.path}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": user.pw_dir,
-        **{name: str(value) for name, value in build.environment.items()},
+        **{name: environment_text(value) for name, value in build.environment.items()},
         "PYTHONPATH": build.runtime,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -175,9 +182,15 @@ def _in_use(root: Path) -> set[str]:
     return {Path(os.readlink(link)).name for link in links if link.is_symlink()}
 
 
-def prune(root: Path, keep: int) -> list[str]:
-    """Remove releases that nothing points to, but for the newest `keep`; returns the names of the removed."""
-    used = _in_use(root)
+def prune(root: Path, keep: int, spared: str = "") -> list[str]:
+    """Remove releases that nothing points to, but for the newest `keep`; returns the names of the removed.
+
+    Args:
+        root: Directory of the application.
+        keep: How many to keep beside those in use.
+        spared: Name of one that is about to be used.
+    """
+    used = _in_use(root) | {spared}
     noted = [path for path in (root / "releases").iterdir() if (path / _NOTE).is_file()]
     spare = sorted(
         (path for path in noted if path.name not in used),
@@ -219,4 +232,5 @@ def build(wanted: Build) -> None:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    prune(Path(wanted.root), wanted.keep)
+    # Nothing points to it yet.
+    prune(Path(wanted.root), wanted.keep, spared=wanted.id)

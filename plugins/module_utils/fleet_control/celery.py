@@ -7,12 +7,14 @@ and kombu's documentation of Redis, and what docs/architecture.md says was measu
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 DEFAULT_QUEUE = "celery"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # Worker options that are a flag of `celery worker` with a value: ours -> Celery's.
 _VALUES = {
@@ -66,9 +68,10 @@ def queues(
     instances: Mapping[str, Mapping[str, Any] | None],
     schedule: Mapping[str, Mapping[str, Any]] | None = None,
     routes: Mapping[str, Mapping[str, Any]] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Every queue that the inventory names, sorted: consumed, scheduled onto or routed to."""
-    found = {queue for name, options in instances.items() for queue in worker_queues(name, options)}
+    found = {q for name in instances for q in worker_options(name, instances, defaults)["queues"]}
     found |= {str(entry["queue"]) for entry in (schedule or {}).values() if entry.get("queue")}
     found |= {str(route["queue"]) for route in (routes or {}).values() if route.get("queue")}
     return sorted(found)
@@ -276,7 +279,10 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
             for kind in ("", "_permanent")
         ]
         keys = [*replies, "celeryev.*", *bindings, "_kombu.binding_deadlines", "unacked_mutex"]
-        return [*(f"~{key}" for key in keys), *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"])]
+        return [
+            *(f"~{key}" for key in keys),
+            *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"]),
+        ]
     keys = [
         *replies,
         "celeryev.*",
@@ -340,17 +346,26 @@ def acl(
     return "\n".join(lines) + "\n"
 
 
+def environment_text(value: Any) -> str:
+    """A value of YAML as an environment variable has it; null is empty."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
 def environment_file(values: Mapping[str, Any] | None) -> str:
     """The text of a systemd environment file: each value in double quotes, as systemd.exec(5) reads them.
 
+    A line break within the quotes is part of the value, so that a key in PEM form can be one.
+
     Raises:
-        ValueError: A value holds a line break, which such a file can't carry safely.
+        ValueError: A name that systemd would pass over in silence.
     """
     lines = []
     for name, value in (values or {}).items():
-        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-        if "\n" in text or "\r" in text:
-            raise ValueError(f"{name}: a value of an environment file can't hold a line break")
+        if not _VARIABLE.fullmatch(str(name)):
+            raise ValueError(f"{name} can't be the name of an environment variable")
+        text = environment_text(value)
         escaped = (
             text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
         )
@@ -372,10 +387,33 @@ def process_environment(
     }
 
 
+def worker_units(
+    enabled: Iterable[str], app: str, directory: str, root: str, timeout: float
+) -> list[dict[str, Any]]:
+    """The units of a host's workers with what their processes read at start, as `settle` takes them.
+
+    The arguments are those of `worker_state`.
+    """
+    return [
+        {
+            "name": f"{app}-worker@{name}.service",
+            "files": [
+                f"{directory}/worker-{name}.env",
+                f"{directory}/app.env",
+                f"{directory}/credentials/secret.env",
+                f"{directory}/credentials/worker.json",
+            ],
+            "links": [f"{root}/pins/worker-{name}"],
+            "timeout": timeout,
+        }
+        for name in enabled
+    ]
+
+
 def worker_state(
     instances: Mapping[str, Mapping[str, Any] | None],
     *,
-    enabled: Iterable[str],
+    enabled: Sequence[str],
     defaults: Mapping[str, Any] | None,
     app: str,
     module: str,
@@ -404,7 +442,6 @@ def worker_state(
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
-    units: list[dict[str, Any]] = []
     for name in enabled:
         options = worker_options(name, instances, defaults)
         node = f"{name}@{host}"
@@ -431,24 +468,11 @@ def worker_state(
             }
         )
         links.append({"path": pin, "target": f"../releases/{release}"})
-        units.append(
-            {
-                "name": unit,
-                "files": [
-                    environment,
-                    f"{directory}/app.env",
-                    f"{directory}/credentials/secret.env",
-                    f"{directory}/credentials/worker.json",
-                ],
-                "links": [pin],
-                "timeout": timeout,
-            }
-        )
     return {
         "directories": directories,
         "files": files,
         "links": links,
-        "units": units,
+        "units": worker_units(enabled, app, directory, root, timeout),
         "owned": {
             "units": [f"{app}-worker@*.service"],
             "files": [
@@ -468,7 +492,7 @@ def nodes(
     """Every worker of the fleet by its node name, with host, worker, unit and queues, from the inventory alone.
 
     Args:
-        hostvars: Ansible's, of which `celery_worker_enabled` and `celery_app_name` are read.
+        hostvars: Ansible's, of which `celery_app_name` and those of celery_worker are read.
         hosts: The group celery_workers.
         instances: celery_worker_instances, for hosts that say nothing of their own.
     """
@@ -476,12 +500,16 @@ def nodes(
     for host in hosts:
         variables = hostvars[host]
         own = variables.get("celery_worker_instances") or instances
-        for name in variables.get("celery_worker_enabled") or own:
+        enabled = variables.get("celery_worker_enabled")
+        # An empty list is an answer: this host takes none.
+        for name in own if enabled is None else enabled:
             found[f"{name}@{host}"] = {
                 "host": host,
                 "worker": name,
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
-                "queues": worker_queues(name, own[name]),
+                "queues": worker_options(name, own, variables.get("celery_worker_defaults"))[
+                    "queues"
+                ],
             }
     return found
 
@@ -491,7 +519,12 @@ def routed(task: str, routes: Mapping[str, Mapping[str, Any]] | None) -> str:
     found = (routes or {}).get(task)
     if found is None:
         found = next(
-            (route for name, route in (routes or {}).items() if fnmatch.fnmatchcase(task, name)), {}
+            (
+                route
+                for name, route in (routes or {}).items()
+                if "*" in name and fnmatch.fnmatchcase(task, name)
+            ),
+            {},
         )
     return str(found.get("queue") or DEFAULT_QUEUE)
 

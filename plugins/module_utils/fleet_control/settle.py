@@ -267,6 +267,10 @@ class Settler:
                 f"{now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
                 f"{item.owner}:{item.group} {item.mode:04o}\n",
             )
+        elif not item.diff:
+            self._changed(
+                item.dest, "" if before is None else "<content>\n", "<content, changed>\n"
+            )
         elif item.secret:
             self._changed(item.dest, "" if before is None else "<secret>\n", "<secret, changed>\n")
         else:
@@ -337,6 +341,10 @@ class Settler:
             self.report.pending.append(Pending(name, "stop", "it is not in the inventory"))
         if self._surplus_files() and not any(p.action == "stop" for p in self.report.pending):
             self.report.pending.append(Pending("", "stop", "files that are not in the inventory"))
+        self.report.diff.extend(
+            {"prepared": f"{item.action} {item.unit or 'nothing'}: {item.why}\n"}
+            for item in self.report.pending
+        )
 
     def _needed(self, unit: Unit, state: systemd.UnitState) -> Pending | None:
         if not unit.started:

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import os
+import re
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -31,13 +33,20 @@ class SourceError(Exception):
 
 
 def _git(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SourceError("celery_app_source: git is not installed on the control side") from None
+
+
+def _words(done: subprocess.CompletedProcess[bytes]) -> str:
+    return done.stderr.decode(errors="replace").strip()
 
 
 def files_of(directory: Path) -> list[Path]:
@@ -46,8 +55,15 @@ def files_of(directory: Path) -> list[Path]:
     In a git work tree these are the tracked files and the new ones that git does not ignore, so that a local
     `.env` stays at home; elsewhere all files but caches and virtualenvs.
     """
-    listed = _git(["ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], directory)
-    if listed.returncode == 0:
+    if any((place / ".git").exists() for place in (directory, *directory.parents)):
+        listed = _git(
+            ["ls-files", "--cached", "--others", "--exclude-standard", "-z", "."], directory
+        )
+        if listed.returncode != 0:
+            # To take all files instead would take those that git ignores, too.
+            raise SourceError(
+                f"celery_app_source: git can't list the files of {directory}: {_words(listed)}"
+            )
         paths = {Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name}
         # A file that was deleted but not yet committed is still in git's index.
         return sorted(
@@ -58,6 +74,8 @@ def files_of(directory: Path) -> list[Path]:
     found: list[Path] = []
     for base, directories, names in os.walk(directory):
         directories[:] = sorted(name for name in directories if name not in _LEFT_OUT)
+        # A link to a directory counts as one here, and is not followed.
+        names += [name for name in directories if Path(base, name).is_symlink()]
         found += [
             Path(base, name).relative_to(directory) for name in names if not name.endswith(".pyc")
         ]
@@ -69,19 +87,22 @@ def _tar(directory: Path, names: Iterable[Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in names:
-            info = archive.gettarinfo(directory / name, arcname=str(name))
-            info.uid = info.gid = 0
+            path = directory / name
+            status = path.lstat()
+            # Not gettarinfo(), which makes a reference of the second of two hard links.
+            info = tarfile.TarInfo(str(name))
             info.uname = info.gname = "root"
-            info.mtime = 0
-            if info.issym():
+            if stat.S_ISLNK(status.st_mode):
+                info.type, info.linkname, info.mode = tarfile.SYMTYPE, os.readlink(path), 0o777
                 archive.addfile(info)
-            elif info.isreg():
-                info.mode = 0o755 if info.mode & 0o100 else 0o644
-                with open(directory / name, "rb") as stream:
+            elif stat.S_ISREG(status.st_mode):
+                info.size = status.st_size
+                info.mode = 0o755 if status.st_mode & 0o100 else 0o644
+                with open(path, "rb") as stream:
                     archive.addfile(info, stream)
             else:
                 raise SourceError(
-                    f"{directory / name} is neither a file nor a link; leave it out of the source"
+                    f"{path} is neither a file nor a link; leave it out of the source"
                 )
     return buffer.getvalue()
 
@@ -96,10 +117,10 @@ def _clone(url: str, version: str, scratch: Path) -> Path:
     ):
         done = _git(arguments, target)
         if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip()
+            # An address may hold a password or a token.
+            words = re.sub(r"(?<=://)[^/@\s]+@", "", f"{version} of {url}: {_words(done)}")
             raise SourceError(
-                f"celery_app_source: can't get {version} of {url}: {words}. Check URL, version and the rights of "
-                "the user who runs Ansible."
+                f"celery_app_source: can't get {words}. Check URL, version and the rights of the user who runs Ansible."
             )
     return target
 

@@ -31,6 +31,7 @@ class File:
         dest: Absolute path.
         content: The text, as it shall lie on disk.
         secret: The content is shown in no diff.
+        diff: Whether a diff shows the content; for files that nobody edits it would only be long.
     """
 
     dest: str
@@ -39,6 +40,7 @@ class File:
     group: str = "root"
     mode: int = 0o644
     secret: bool = False
+    diff: bool = True
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _known(item: Mapping[str, Any], allowed: set[str], where: str) -> None:
 
 
 def _file(item: Mapping[str, Any], where: str) -> File:
-    _known(item, {"dest", "content", "owner", "group", "mode", "secret"}, where)
+    _known(item, {"dest", "content", "owner", "group", "mode", "secret", "diff"}, where)
     return File(
         dest=str(item["dest"]),
         content=str(item["content"]),
@@ -157,6 +159,7 @@ def _file(item: Mapping[str, Any], where: str) -> File:
         group=str(item.get("group", "root")),
         mode=_mode(item.get("mode", "0644"), where),
         secret=bool(item.get("secret", False)),
+        diff=bool(item.get("diff", True)),
     )
 
 

@@ -100,6 +100,17 @@ def described(name: str, state: dict[str, str]) -> str:
     return f"{text}\n{journal(name)}"
 
 
+def loaded(path: str) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The entries that beat wrote down, and what is wrong with them; beat writes them after its first tick."""
+    if not path:
+        return [], {}
+    try:
+        with open(path) as stream:
+            return json.load(stream)["entries"], {}
+    except (OSError, ValueError, KeyError) as error:
+        return [], {"beat": f"what it has loaded can't be read: {error}"}
+
+
 def main() -> None:
     """Wait, look, answer."""
     wanted = json.load(sys.stdin)
@@ -108,19 +119,13 @@ def main() -> None:
     while True:
         found = states(wanted["units"])
         down = [name for name, state in found.items() if not up(state, wanted["settle"])]
-        if not down:
+        schedule, missing = loaded(wanted["schedule"])
+        if not down and not missing:
             missing = {item["name"]: text for item in wanted["https"] if (text := fetch(item))}
         if (not down and not missing) or time.monotonic() > deadline:
             break
         time.sleep(0.3)
     errors = {**missing, **{name: described(name, found[name]) for name in down}}
-    schedule = []
-    if wanted["schedule"]:
-        try:
-            with open(wanted["schedule"]) as stream:
-                schedule = json.load(stream)["entries"]
-        except (OSError, ValueError, KeyError) as error:
-            errors["beat"] = f"what it has loaded can't be read: {error}"
     journals = {unit: journal(unit) for unit in wanted["journals"]}
     print(
         json.dumps({"units": found, "journals": journals, "schedule": schedule, "errors": errors})

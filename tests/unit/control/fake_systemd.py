@@ -1,0 +1,116 @@
+"""A systemd that `settle` talks to by its runner: units are data, and a process starts as the test says."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from fleet_control.systemd import Completed
+
+# What `systemctl show` says of a unit that is nowhere.
+ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "Job": "0"}
+State = dict[str, str]
+
+
+@dataclass
+class FakeUnit:
+    """One unit.
+
+    Attributes:
+        state: Its properties, as `systemctl show` prints them.
+        course: What a start goes through, one step each time that it is looked at; the last step stays.
+    """
+
+    state: State
+    course: Sequence[State] = ({"ActiveState": "active", "SubState": "running"},)
+    _steps: Iterator[State] = field(default_factory=lambda: iter(()))
+
+    def start(self) -> None:
+        self._steps = iter(self.course)
+
+    def look(self) -> State:
+        self.state.update(next(self._steps, {}))
+        return self.state
+
+
+class FakeSystemd:
+    """Answers commands, keeps them in `commands`, and has a clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, FakeUnit] = {}
+        self.commands: list[str] = []
+        self.refused: dict[str, str] = {}
+        self.before: Callable[[str], None] = lambda command: None
+        self.now = 1000.0
+        self._invocations = count(1)
+
+    def add(self, name: str, *, running: bool = False, enabled: bool = True, **state: str) -> None:
+        """Put a unit on the host; `state` are further properties."""
+        base = {
+            "LoadState": "loaded",
+            "ActiveState": "active" if running else "inactive",
+            "SubState": "running" if running else "dead",
+            "UnitFileState": "enabled" if enabled else "disabled",
+            "MainPID": "100" if running else "0",
+            "InvocationID": f"old-{name}" if running else "",
+            "Job": "0",
+            "NRestarts": "0",
+        }
+        self.units[name] = FakeUnit({**base, **state})
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
+
+    def did(self, *verbs: str) -> list[str]:
+        """The commands that change something, or those with one of these verbs."""
+        asking = ("systemctl show", "systemctl list", "journalctl")
+        found = [command for command in self.commands if not command.startswith(asking)]
+        return [c for c in found if not verbs or any(f" {verb} " in f" {c} " for verb in verbs)]
+
+    def __call__(self, command: Sequence[str]) -> Completed:
+        text = " ".join(command)
+        self.commands.append(text)
+        self.before(text)
+        for beginning, answer in self.refused.items():
+            if text.startswith(beginning):
+                return Completed(1, answer)
+        words = [word for word in command if not word.startswith("--")]
+        if words[0] == "journalctl":
+            return Completed(0, f"the journal of {words[-1]}\nKeyError: 'SECRET_KEY'\n")
+        if words[0] == "systemctl":
+            return Completed(0, self._systemctl(words[1], words[2:]))
+        return Completed(0, "")
+
+    def _systemctl(self, verb: str, names: Sequence[str]) -> str:
+        if verb == "show":
+            blocks = (self.units[name].look() if name in self.units else ABSENT for name in names)
+            return "\n\n".join("\n".join(f"{k}={v}" for k, v in block.items()) for block in blocks)
+        if verb in ("list-units", "list-unit-files"):
+            found = [n for n in self.units if any(fnmatch.fnmatchcase(n, p) for p in names)]
+            return "".join(f"{name} loaded active running Something\n" for name in found)
+        if verb == "daemon-reload":
+            for unit in self.units.values():
+                unit.state["NeedDaemonReload"] = "no"
+        for name in names:
+            if name not in self.units:
+                # As after a daemon-reload: what lies on disk is known.
+                self.add(name, enabled=False)
+            self._act(verb, self.units[name])
+        return ""
+
+    def _act(self, verb: str, unit: FakeUnit) -> None:
+        if verb in ("start", "restart"):
+            unit.state.update(
+                InvocationID=f"new-{next(self._invocations)}", ActiveState="activating"
+            )
+            unit.state.update(MainPID="200", NRestarts="0", ExecMainStatus="0")
+            unit.start()
+        elif verb == "stop":
+            unit.state.update(ActiveState="inactive", SubState="dead", MainPID="0")
+        elif verb in ("enable", "disable"):
+            unit.state["UnitFileState"] = f"{verb}d"

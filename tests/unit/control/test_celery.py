@@ -1,0 +1,461 @@
+"""What the roles compute from an application's variables."""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from celery.app.routes import MapRoute
+from fleet_control import celery
+
+from tests.systemd import environment
+
+BROKER = {"host": "redis1", "port": 6379}
+RESULTS = {"host": "redis1", "port": "6380"}
+USERS = ("worker", "beat", "producer", "flower", "operator", "admin")
+PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
+
+
+# --- settings ----------------------------------------------------------------------------------------
+
+
+def settings(component: str = "worker", password: str = "secret", **more: Any) -> dict[str, Any]:
+    made = celery.process_settings(
+        "shop", component, component, password, BROKER, RESULTS, "/ca.crt", **more
+    )
+    assert (made["format"], made["app"], made["component"]) == (1, "shop", component)
+    pins: dict[str, Any] = made["celery"]
+    return pins
+
+
+@pytest.mark.parametrize("component", ["worker", "producer", "flower", "operator"])
+def test_each_component_has_its_own_user_and_tls(component: str) -> None:
+    pins = settings(component)
+    assert pins["broker_url"] == f"rediss://{component}:secret@redis1:6379/0"
+    assert pins["result_backend"] == f"rediss://{component}:secret@redis1:6380/0"
+    assert pins["broker_read_url"] is pins["broker_write_url"] is None
+    for key in ("broker_use_ssl", "redis_backend_use_ssl"):
+        assert pins[key] == {
+            "ssl_cert_reqs": "required",
+            "ssl_ca_certs": "/ca.crt",
+            "ssl_check_hostname": True,
+        }
+
+
+def test_beat_knows_nothing_of_the_result_store() -> None:
+    pins = settings("beat")
+    assert pins["result_backend"] == "disabled://"
+    assert pins["result_expires"] is None
+    assert "6380" not in repr(pins)
+
+
+def test_a_password_of_any_letters_survives_the_url() -> None:
+    password = "a/b@c:d%e?f#g h+ü"
+    url = urlsplit(settings(password=password)["broker_url"])
+    assert unquote(url.password or "") == password
+    assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
+
+
+def test_every_consumer_has_the_same_visibility_timeout() -> None:
+    for component in ("worker", "flower", "operator"):
+        pins = settings(component, visibility_timeout=9000)
+        assert pins["broker_transport_options"]["visibility_timeout"] == 9000
+
+
+def test_direct_queues_are_for_those_that_use_them() -> None:
+    assert [c for c in USERS[:5] if settings(c)["worker_direct"]] == ["worker", "operator"]
+
+
+def test_the_inventorys_own_settings_win() -> None:
+    pins = settings(settings={"worker_direct": False, "task_acks_late": True})
+    assert (pins["worker_direct"], pins["task_acks_late"]) == (False, True)
+
+
+def test_routes_are_there_only_where_some_are_given() -> None:
+    assert "task_routes" not in settings()
+    routes = {"app.*": {"queue": "q"}}
+    assert settings(routes=routes)["task_routes"] == routes
+
+
+def test_the_schedule_is_beats_alone_and_without_what_is_switched_off() -> None:
+    schedule = {
+        "a": {"task": "x", "interval": 5, "enabled": True},
+        "b": {"task": "y", "interval": 5, "enabled": False},
+        "c": {"task": "z", "interval": 5},
+    }
+    pins = settings("beat", schedule=schedule)
+    assert pins["beat_schedule"] == {
+        "a": {"task": "x", "interval": 5},
+        "c": {"task": "z", "interval": 5},
+    }
+    assert "beat_schedule" not in settings("worker", schedule=schedule)
+    assert settings("beat")["beat_schedule"] == {}
+
+
+# --- workers -----------------------------------------------------------------------------------------
+
+INSTANCES: dict[str, dict[str, Any] | None] = {
+    "discounts": {"concurrency": 4},
+    "mail": None,
+    "both": {"queues": ["x", "y"]},
+}
+
+
+def test_a_worker_consumes_the_queue_of_its_own_name() -> None:
+    assert celery.worker_queues("mail", None) == ["mail"]
+    assert celery.worker_queues("mail", {"queues": []}) == ["mail"]
+    assert celery.worker_queues("mail", {"queues": ["a", 1]}) == ["a", "1"]
+
+
+def test_options_win_over_defaults() -> None:
+    defaults = {"concurrency": 1, "pool": "solo"}
+    assert celery.worker_options("discounts", INSTANCES, defaults) == {
+        "concurrency": 4,
+        "pool": "solo",
+        "queues": ["discounts"],
+    }
+
+
+def test_queues_of_defaults_reach_worker_acl_and_nodes_alike() -> None:
+    defaults = {"queues": ["shared"]}
+    hostvars = {"w1": {"celery_app_name": "shop", "celery_worker_defaults": defaults}}
+    assert celery.worker_options("mail", INSTANCES, defaults)["queues"] == ["shared"]
+    assert celery.queues(INSTANCES, defaults=defaults) == ["shared", "x", "y"]
+    assert celery.nodes(hostvars, ["w1"], INSTANCES)["mail@w1"]["queues"] == ["shared"]
+
+
+def test_all_queues() -> None:
+    schedule = {"a": {"task": "t", "queue": "scheduled"}, "b": {"task": "t"}}
+    routes = {"app.*": {"queue": "routed"}, "other": {"priority": 3}}
+    assert celery.queues(INSTANCES, schedule, routes) == sorted(
+        ["discounts", "mail", "x", "y", "scheduled", "routed"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({}, 600),
+        ({"time_limit": 1800}, 1800),
+        ({"time_limit": 1800, "drain_timeout": 60}, 60),
+        ({"drain_timeout": 0}, 0),
+        ({"time_limit": "90"}, 90),
+    ],
+)
+def test_a_drain_lasts_as_long_as_a_task_may(options: dict[str, Any], seconds: float) -> None:
+    assert celery.drain_timeout(options) == seconds
+
+
+def test_a_command_line_of_every_option() -> None:
+    options = {
+        "queues": ["a", "b"],
+        "concurrency": 4,
+        "pool": "prefork",
+        "prefetch_multiplier": 0,
+        "time_limit": 1800,
+        "autoscale": [10, 3],
+        "optimization": "fair",
+        "task_events": True,
+        "purge": False,
+        "exclude_queues": ["c", "d"],
+        "include": ["app.more tasks"],
+        # Enforced by systemd: no word of the command line.
+        "memory_max": "1G",
+        "drain_timeout": 60,
+        "environment": {"A": "1"},
+    }
+    assert shlex.split(celery.worker_command("app.celery_app", "a@w1", options)) == [
+        *("python", "-m", "celery", "-A", "app.celery_app", "worker", "-n", "a@w1", "-Q", "a,b"),
+        *("--concurrency=4", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
+        *("--autoscale=10,3", "-O", "fair", "--task-events"),
+        *("--exclude-queues=c,d", "--include=app.more tasks"),
+    ]
+
+
+def test_celery_itself_takes_the_command_line() -> None:
+    from celery.bin.worker import worker as command
+
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    known = {*celery._VALUES.values(), *celery._SWITCHES.values(), *celery._LISTS.values()}
+    assert known - flags == set()
+
+
+def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:
+    made = celery.process_environment(
+        "worker", "/rt", "python -m x", {"PYTHONPATH": "/evil", "A": 1}
+    )
+    assert made["PYTHONPATH"] == "/rt"
+    assert made["A"] == 1
+    assert made["CELERY_LOADER"] == "celery_fleet.loader.FleetLoader"
+
+
+def test_all_that_the_workers_of_a_host_need() -> None:
+    state = celery.worker_state(
+        INSTANCES,
+        enabled=["discounts", "both"],
+        defaults={"time_limit": 100},
+        app="shop",
+        module="app.celery_app",
+        host="w1",
+        directory="/etc/celery-fleet/shop",
+        root="/opt/shop",
+        release="abc",
+        runtime="/rt",
+        timeout=90,
+    )
+    assert [unit["name"] for unit in state["units"]] == [
+        "shop-worker@discounts.service",
+        "shop-worker@both.service",
+    ]
+    assert state["links"][0] == {
+        "path": "/opt/shop/pins/worker-discounts",
+        "target": "../releases/abc",
+    }
+    files = {item["dest"]: item for item in state["files"]}
+    text = files["/etc/celery-fleet/shop/worker-both.env"]["content"]
+    assert 'CELERY_FLEET_NODE="both@w1"' in text
+    assert "-Q x,y" in text
+    drop_in = files["/etc/systemd/system/shop-worker@both.service.d/10-fleet.conf"]
+    assert drop_in["vars"]["drain"] == 100
+    # What a unit depends on is written by someone, and what is written is owned.
+    for unit in state["units"]:
+        assert unit["files"][0] in files
+        assert unit["links"][0] in [link["path"] for link in state["links"]]
+        assert fnmatch.fnmatch(unit["name"], state["owned"]["units"][0])
+    for path in [*files, *(link["path"] for link in state["links"])]:
+        assert any(fnmatch.fnmatch(path, pattern) for pattern in state["owned"]["files"]), path
+
+
+def test_the_threads_pool_is_never_told_to_quit() -> None:
+    instances = {"t": {"pool": "threads"}, "p": {}}
+    more = {"app": "a", "module": "m", "host": "h", "directory": "/d", "root": "/r"}
+    state = celery.worker_state(
+        instances, enabled=["t", "p"], defaults=None, release="1", runtime="/rt", timeout=9, **more
+    )
+    found = [item["vars"]["may_quit"] for item in state["files"] if "vars" in item]
+    assert found == [False, True]
+
+
+def test_nodes_of_the_fleet() -> None:
+    hostvars: dict[str, dict[str, Any]] = {
+        "w1": {"celery_app_name": "shop", "celery_worker_enabled": ["mail"]},
+        "w2": {"celery_app_name": "shop", "celery_worker_instances": {"own": {"queues": ["z"]}}},
+        "w3": {"celery_app_name": "shop"},
+    }
+    found = celery.nodes(hostvars, ["w1", "w2", "w3"], INSTANCES)
+    assert list(found) == ["mail@w1", "own@w2", "discounts@w3", "mail@w3", "both@w3"]
+    assert found["own@w2"] == {
+        "host": "w2",
+        "worker": "own",
+        "unit": "shop-worker@own.service",
+        "queues": ["z"],
+    }
+
+
+# --- routes ------------------------------------------------------------------------------------------
+
+ROUTES = {
+    "app.tasks.recompute_*": {"queue": "discounts"},
+    "app.tasks.recompute_all": {"queue": "exact"},
+    "app.tasks.*": {"queue": "later"},
+    "app.tas?s.x": {"queue": "literal"},
+    "*.without": {"priority": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "queue"),
+    [
+        ("app.tasks.recompute_all", "exact"),
+        ("app.tasks.recompute_some", "discounts"),
+        ("app.tasks.x", "later"),
+        ("app.tas?s.x", "literal"),
+        ("app.taszs.x", "celery"),
+        ("APP.tasks.x", "celery"),
+        ("some.without", "celery"),
+        ("other", "celery"),
+    ],
+)
+def test_tasks_are_routed_as_celery_routes_them(task: str, queue: str) -> None:
+    assert celery.routed(task, ROUTES) == queue
+    assert (MapRoute(ROUTES)(task) or {}).get("queue", "celery") == queue
+
+
+def test_no_routes() -> None:
+    assert celery.routed("x", None) == celery.routed("x", {}) == "celery"
+
+
+def test_what_is_scheduled() -> None:
+    schedule = {
+        "own": {"task": "app.tasks.x", "queue": "own"},
+        "routed": {"task": "app.tasks.x"},
+        "off": {"task": "app.tasks.x", "enabled": False},
+    }
+    assert celery.scheduled(schedule, ROUTES) == {
+        "own": {"task": "app.tasks.x", "queue": "own"},
+        "routed": {"task": "app.tasks.x", "queue": "later"},
+    }
+
+
+# --- ACL ---------------------------------------------------------------------------------------------
+
+QUEUES = ["discounts", "mail"]
+
+
+def rules(instance: str, **more: Any) -> dict[str, list[str]]:
+    """Each user's rules in their order."""
+    lines = celery.acl(instance, PASSWORDS, QUEUES, **more).splitlines()
+    assert all(line.startswith("user ") for line in lines)
+    return {line.split()[1]: line.split()[2:] for line in lines}
+
+
+def keys(words: list[str]) -> list[str]:
+    return [word for word in words if word.startswith(("~", "%"))]
+
+
+@pytest.mark.parametrize("instance", ["broker", "results"])
+def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> None:
+    found = rules(instance)
+    # Beat has no business with results.
+    expected = ["worker", "beat", "producer", "flower", "operator", "admin"]
+    assert sorted(found) == sorted(
+        ["default", *(u for u in expected if (instance, u) != ("results", "beat"))]
+    )
+    assert found["default"] == ["off", "resetpass", "resetchannels", "resetkeys", "-@all"]
+    for user, words in found.items():
+        if user != "default":
+            assert words[:4] == ["on", f">pw-of-{user}", "resetchannels", "-@all"]
+
+
+@pytest.mark.parametrize("instance", ["broker", "results"])
+def test_nobody_may_run_what_they_do_not_use(instance: str) -> None:
+    for user, words in rules(instance).items():
+        for word in words:
+            assert not word.startswith("+@"), f"{user}: a whole category"
+            assert word not in ("allkeys", "allchannels", "nopass", "~*", "&*", "%R~*", "%W~*")
+            assert word not in (
+                "+keys",
+                "+scan",
+                "+flushall",
+                "+flushdb",
+                "+eval",
+                "+debug",
+                "+monitor",
+            )
+            if user != "admin":
+                assert not word.startswith(("+acl", "+config", "+client|k", "+shutdown")), user
+
+
+def test_a_producer_writes_to_queues_and_reads_none() -> None:
+    for user in ("beat", "producer"):
+        found = rules("broker")[user]
+        assert keys(found)[:4] == [
+            "%W~discounts",
+            "%W~discounts??[369]",
+            "%W~mail",
+            "%W~mail??[369]",
+        ]
+        assert all(key.startswith("%W~") for key in keys(found))
+        assert not {"+brpop", "+del", "+get", "+lrange"} & set(found)
+
+
+def test_flower_changes_no_task() -> None:
+    found = rules("broker")["flower"]
+    for queue in QUEUES:
+        assert f"%R~{queue}" in found
+        assert f"~{queue}" not in found
+        assert f"%W~{queue}" not in found
+    assert "%R~unacked_index" in found
+    assert "+lpush" not in found
+
+
+def test_a_worker_consumes_what_there_is_and_its_direct_queue() -> None:
+    found = keys(rules("broker")["worker"])
+    for key in ("discounts", "discounts??[369]", "mail", "unacked", "unacked_index", "*.dq2"):
+        assert f"~{key}" in found
+
+
+def test_lower_priorities_of_a_queue_are_covered_and_other_queues_are_not() -> None:
+    name, pattern = celery._lists("mail")
+    assert name == "mail"
+    for priority in (3, 6, 9):
+        assert fnmatch.fnmatchcase(f"mail\x06\x16{priority}", pattern)
+    for other in ("mail2", "mailing", "mail-x3", "mail\x06\x160"):
+        assert not fnmatch.fnmatchcase(other, pattern), other
+
+
+def test_results_are_read_by_those_who_look_and_written_by_those_who_make_them() -> None:
+    found = rules("results")
+    assert keys(found["worker"]) == ["~celery-task-meta-*", "~celery-taskset-meta-*"]
+    for user in ("flower", "operator"):
+        assert keys(found[user]) == ["%R~celery-task-meta-*"]
+        assert not {"+set", "+setex", "+del"} & set(found[user])
+
+
+def test_the_admin_has_no_key() -> None:
+    for instance in ("broker", "results"):
+        assert keys(rules(instance)["admin"]) == []
+
+
+def test_who_has_no_password_gets_no_user() -> None:
+    text = celery.acl("broker", {"worker": "x"}, QUEUES)
+    assert [line.split()[1] for line in text.splitlines()] == ["default", "worker"]
+
+
+def test_setinfo_only_where_the_server_knows_it() -> None:
+    assert "client|setinfo" not in celery.acl("broker", PASSWORDS, QUEUES)
+    assert "+client|setinfo" in rules("broker", setinfo=True)["worker"]
+
+
+def test_queues_may_come_from_anything_that_is_walked_once() -> None:
+    assert celery.acl("broker", PASSWORDS, iter(QUEUES)) == celery.acl("broker", PASSWORDS, QUEUES)
+
+
+# --- environment files -------------------------------------------------------------------------------
+
+VALUES: dict[str, Any] = {
+    "PLAIN": "plain",
+    "DOUBLE": 'a"b',
+    "SINGLE": "it's",
+    "EXPANDED": "$HOME ${HOME} $$ $(id) `id`",
+    "BACKSLASH": "C:\\new\\",
+    "ESCAPED_QUOTE": '\\"',
+    "BLANKS": "  leading and trailing  ",
+    "COMMENT": "#not;a comment",
+    "EQUALS": "a=b&c=%20%i",
+    "UNICODE": "ü “x” 🥕",
+    "EMPTY": "",
+    "TAB": "a\tb",
+    "PEM": "-----BEGIN CERTIFICATE-----\nMII\\B=\n\n-----END CERTIFICATE-----\n",
+    "CRLF": "a\r\nb",
+    "CONTINUED": "a\\\nb",
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_systemd_reads_what_was_meant(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    values = {"BEFORE": "1", name: VALUES[name], "AFTER": "2"}
+    path.write_bytes(celery.environment_file(values).encode())
+    assert environment(path) == [f"{key}={value}" for key, value in values.items()]
+
+
+def test_values_that_are_no_strings(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    values = {"YES": True, "NO": False, "NUMBER": 5, "NULL": None, "FRACTION": 0.5}
+    path.write_text(celery.environment_file(values))
+    assert environment(path) == ["YES=true", "NO=false", "NUMBER=5", "NULL=", "FRACTION=0.5"]
+
+
+def test_nothing_is_an_empty_file() -> None:
+    assert celery.environment_file(None) == celery.environment_file({}) == ""
+
+
+@pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=B", "A\nB", "Ä"])
+def test_a_name_that_systemd_would_pass_over_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="can't be the name of an environment variable"):
+        celery.environment_file({name: "x"})

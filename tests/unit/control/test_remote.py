@@ -1,0 +1,259 @@
+"""Small scripts for the hosts, and the one that waits until services serve."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import remote
+from fleet_control.scripts import serving
+
+from tests.unit.control.certificates import Authority
+
+
+def test_a_script_is_one_word_of_the_command() -> None:
+    source = 'print(\'a "b"\')\nprint("$HOME `ls`")\n'
+    words = shlex.split(remote.command(source))
+    assert words == ["/usr/bin/python3", "-S", "-E", "-c", source]
+
+
+def test_scripts_need_nothing_but_the_standard_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-I", "-c", remote.script("serving")],
+        input=json.dumps(request()),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
+        "units": {},
+        "journals": {},
+        "schedule": [],
+        "errors": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"rc": 0, "stdout": 'a login greets\n{"a": 1}\n'}, {"a": 1}),
+        ({"rc": 0, "stdout": "[]"}, []),
+    ],
+)
+def test_the_answer_is_the_last_line(result: dict[str, Any], expected: Any) -> None:
+    assert remote.answer(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"rc": 1, "stdout": "{}", "stderr": "Traceback\nKeyError: 'x'\n"}, "KeyError: 'x'"),
+        ({"rc": 127, "stdout": "sh: python3: not found\n", "stderr": ""}, "sh: python3: not found"),
+        ({"rc": 0, "stdout": "not JSON"}, "not JSON"),
+        ({"rc": 255}, "no answer, exit status 255"),
+        ({"rc": 0, "stdout": "\n"}, "no answer, exit status 0"),
+    ],
+)
+def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words: str) -> None:
+    with pytest.raises(remote.RemoteError) as caught:
+        remote.answer(result)
+    assert str(caught.value) == words
+
+
+# --- serving -----------------------------------------------------------------------------------------
+
+
+def request(**more: Any) -> dict[str, Any]:
+    base = {"units": [], "https": [], "journals": [], "schedule": "", "timeout": 0, "settle": 10}
+    return {**base, **more}
+
+
+def since(seconds: float) -> str:
+    return str(int((time.clock_gettime(time.CLOCK_MONOTONIC) - seconds) * 1e6))
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({"ActiveState": "active", "NRestarts": "0"}, True),
+        # A socket has no restarts, a target neither.
+        ({"ActiveState": "active"}, True),
+        ({"ActiveState": "active", "NRestarts": ""}, True),
+        ({"ActiveState": "activating", "NRestarts": "0"}, False),
+        ({"ActiveState": "failed"}, False),
+        ({}, False),
+        (
+            {"ActiveState": "active", "NRestarts": "3", "ActiveEnterTimestampMonotonic": since(5)},
+            False,
+        ),
+        (
+            {"ActiveState": "active", "NRestarts": "3", "ActiveEnterTimestampMonotonic": since(60)},
+            True,
+        ),
+    ],
+)
+def test_what_counts_as_up(state: dict[str, str], expected: bool) -> None:
+    assert serving.up(state, 10) is expected
+
+
+def test_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        serving,
+        "run",
+        lambda *command: "ActiveState=active\nStatusText=a=b\n\nActiveState=failed\n",
+    )
+    assert serving.states(["x", "y"]) == {
+        "x": {"ActiveState": "active", "StatusText": "a=b"},
+        "y": {"ActiveState": "failed"},
+    }
+
+
+def test_a_unit_that_systemd_says_nothing_of_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "run", lambda *command: "Failed to connect to bus: Host is down\n")
+    found = serving.states(["x", "y"])
+    assert list(found) == ["x", "y"]
+    assert not any(serving.up(state, 0) for state in found.values())
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **more: Any) -> Any:
+    class Input:
+        @staticmethod
+        def read() -> str:
+            return json.dumps(request(**more))
+
+    monkeypatch.setattr(serving.sys, "stdin", Input)
+    serving.main()
+    return remote.answer({"rc": 0, "stdout": capsys.readouterr().out})
+
+
+def test_it_waits_until_a_unit_is_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = iter(["activating", "activating", "active"])
+    monkeypatch.setattr(serving, "run", lambda *command: f"ActiveState={next(course)}\nMainPID=0\n")
+    monkeypatch.setattr(serving.time, "sleep", lambda seconds: None)
+    assert answer(monkeypatch, capsys, units=["a.service"], timeout=5)["errors"] == {}
+
+
+def test_the_wait_is_bounded_and_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*command: str) -> str:
+        if command[0] == "journalctl":
+            return f"the journal of {command[-1]}\n"
+        return "ActiveState=activating\nSubState=start\nResult=success\nNRestarts=2\nMainPID=7\nStatusText=waiting\n"
+
+    monkeypatch.setattr(serving, "run", run)
+    found = answer(monkeypatch, capsys, units=["a.service"], journals=["b.service"])
+    assert found["errors"]["a.service"].splitlines() == [
+        "it is activating (start, result success, restarted 2 times), it says “waiting”",
+        "the journal of a.service",
+    ]
+    assert found["journals"] == {"b.service": "the journal of b.service"}
+
+
+def test_what_beat_has_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "schedule.json"
+    assert "No such file" in answer(monkeypatch, capsys, schedule=str(path))["errors"]["beat"]
+    path.write_text("{")
+    assert "beat" in answer(monkeypatch, capsys, schedule=str(path))["errors"]
+    path.write_text('{"entries": [{"name": "x"}]}')
+    found = answer(monkeypatch, capsys, schedule=str(path))
+    assert (found["schedule"], found["errors"]) == ([{"name": "x"}], {})
+
+
+class Server:
+    """Answers each connection with one line, over TLS."""
+
+    def __init__(
+        self, authority: Authority, directory: Path, *, names: list[str], line: bytes
+    ) -> None:
+        certificate, key = authority.issue(names)
+        pair = directory / "server.pem"
+        pair.write_text(key + certificate)
+        self.ca = directory / "ca.crt"
+        self.ca.write_text(authority.pem)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(pair)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.line = line
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        try:
+            plain, _ = self.listener.accept()
+            with plain, self.context.wrap_socket(plain, server_side=True) as stream:
+                stream.recv(4096)
+                stream.sendall(self.line)
+        except OSError:
+            return  # the client did not like the certificate
+
+    def close(self) -> None:
+        self.listener.close()
+        self.thread.join(10)
+
+    def fetch(self, status: list[int], ca: str = "") -> str:
+        address = {"host": "127.0.0.1", "port": self.port, "path": "/", "ca": ca or str(self.ca)}
+        return serving.fetch({**address, "status": status})
+
+
+@pytest.fixture
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    made = Server(Authority("fleet"), tmp_path, **request.param)
+    yield made
+    made.close()
+
+
+OK = {"names": ["IP:127.0.0.1"], "line": b"HTTP/1.1 401 Unauthorized\r\n\r\n"}
+
+
+@pytest.mark.parametrize("server", [OK], indirect=True)
+def test_an_address_that_answers_as_expected(server: Server) -> None:
+    assert server.fetch([200, 401]) == ""
+
+
+@pytest.mark.parametrize("server", [OK], indirect=True)
+def test_an_address_that_answers_otherwise(server: Server) -> None:
+    assert server.fetch([200]) == "answered “HTTP/1.1 401 Unauthorized”"
+
+
+@pytest.mark.parametrize("server", [{**OK, "line": b"\x15\x03"}], indirect=True)
+def test_an_address_that_does_not_speak_http(server: Server) -> None:
+    assert server.fetch([200]).startswith("answered “")
+
+
+@pytest.mark.parametrize("server", [{**OK, "names": ["DNS:other"]}], indirect=True)
+def test_a_certificate_for_another_name(server: Server) -> None:
+    assert "SSLCertVerificationError" in server.fetch([401])
+
+
+@pytest.mark.parametrize("server", [OK], indirect=True)
+def test_a_certificate_of_another_authority(server: Server, tmp_path: Path) -> None:
+    other = tmp_path / "other.crt"
+    other.write_text(Authority("other").pem)
+    assert "SSLCertVerificationError" in server.fetch([401], str(other))
+
+
+def test_nobody_there_and_no_authority(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    wanted = {"host": "127.0.0.1", "port": port, "path": "/", "status": [200]}
+    ca = tmp_path / "ca.crt"
+    ca.write_text(Authority("fleet").pem)
+    assert "ConnectionRefusedError" in serving.fetch({**wanted, "ca": str(ca)})
+    assert "FileNotFoundError" in serving.fetch({**wanted, "ca": str(tmp_path / "none")})

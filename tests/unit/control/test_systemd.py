@@ -1,0 +1,116 @@
+"""Reading what systemd says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from fleet_control.systemd import Completed, journal, listed, parse_show, run, show
+
+# As systemd 252 prints it.
+BLOCK = """\
+MainPID=341
+NRestarts=2
+Result=exit-code
+ExecMainStatus=1
+StatusText=waiting for broker: a=b
+Id=shop-worker@a.service
+LoadState=loaded
+ActiveState=activating
+SubState=start
+FragmentPath=/etc/systemd/system/shop-worker@.service
+DropInPaths=/etc/systemd/system/shop-worker@a.service.d/10-fleet.conf /etc/x.conf
+UnitFileState=enabled
+NeedDaemonReload=no
+InvocationID=0f
+Job=1742
+"""
+
+
+def test_a_unit() -> None:
+    state = parse_show("a", BLOCK)
+    assert (state.main_pid, state.restarts, state.exit_status, state.job) == (341, 2, 1, True)
+    assert (state.active, state.file_state, state.need_reload) == ("activating", "enabled", False)
+    assert state.sources == (
+        "/etc/systemd/system/shop-worker@.service",
+        "/etc/systemd/system/shop-worker@a.service.d/10-fleet.conf",
+        "/etc/x.conf",
+    )
+    assert state.exists
+    assert state.described == (
+        "activating (start), result exit-code, exit status 1, restarted 2 times, "
+        "says “waiting for broker: a=b”"
+    )
+
+
+def test_a_unit_that_is_nowhere() -> None:
+    # A socket or a target has none of a service's properties.
+    state = parse_show("a", "LoadState=not-found\nActiveState=inactive\nSubState=dead\nJob=0")
+    assert not state.exists
+    assert (state.main_pid, state.restarts, state.job, state.sources) == (0, 0, False, ())
+    assert state.described == "inactive (dead)"
+
+
+def test_what_a_dead_process_said_is_not_repeated() -> None:
+    assert "waiting" not in parse_show("a", BLOCK.replace("MainPID=341", "MainPID=0")).described
+
+
+def test_a_long_status_is_cut() -> None:
+    text = parse_show("a", f"MainPID=1\nStatusText={'x' * 5000}").described
+    assert len(text) < 300
+
+
+def test_show_keeps_the_order() -> None:
+    def runner(command: Sequence[str]) -> Completed:
+        assert command[-2:] == ["b", "a"]
+        return Completed(0, "ActiveState=active\n\nActiveState=failed\n")
+
+    assert [(n, s.active) for n, s in show(["b", "a"], runner).items()] == [
+        ("b", "active"),
+        ("a", "failed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [(Completed(1, "Host is down\n"), "Host is down"), (Completed(0, "A=1\n"), "for 1 of 2 units")],
+)
+def test_no_answer_is_an_error(done: Completed, words: str) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        show(["a", "b"], lambda command: done)
+
+
+def test_asking_for_nothing_asks_nobody() -> None:
+    def runner(command: Sequence[str]) -> Completed:
+        raise AssertionError(command)
+
+    assert show([], runner) == {}
+    assert listed([], runner) == []
+
+
+def test_units_by_pattern_are_those_loaded_and_those_enabled_but_no_template() -> None:
+    answers = {
+        "list-units": "w@a.service loaded active running x\nw@b.service not-found failed failed y\n",
+        "list-unit-files": "w@.service disabled enabled\nw@c.service enabled enabled\n\n",
+    }
+    asked = []
+
+    def runner(command: Sequence[str]) -> Completed:
+        asked.append(list(command))
+        return Completed(0, answers[command[1]])
+
+    assert listed(["w@*.service"], runner) == ["w@a.service", "w@b.service", "w@c.service"]
+    # A stopped unit is loaded as well.
+    assert "--all" in asked[0]
+    assert all(command[-1] == "w@*.service" for command in asked)
+
+
+def test_a_journal_is_cut_to_what_a_person_reads() -> None:
+    text = journal("a", runner=lambda command: Completed(0, f"one\n{'x' * 999}\n"))
+    assert [len(line) for line in text.splitlines()] == [3, 200]
+
+
+def test_commands_run_in_a_plain_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    done = run(["sh", "-c", "echo $LC_ALL; cat; echo oops >&2; printf '\\377'; exit 3"])
+    assert done == Completed(3, "C.UTF-8\noops\n\ufffd")
