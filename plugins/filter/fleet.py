@@ -90,6 +90,9 @@ class FilterModule:
         """All filters of the fleet."""
         return {
             "fleet_nodes": _plain(celery.nodes),
+            "fleet_redis_state": _plain(celery.redis_state),
+            "fleet_surplus": _plain(celery.surplus),
+            "fleet_visibility_timeout": _plain(celery.visibility_timeout),
             "fleet_queues": _plain(celery.queues),
             "fleet_worker_options": _plain(celery.worker_options),
             "fleet_worker_command": _plain(celery.worker_command),

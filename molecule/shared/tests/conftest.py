@@ -8,157 +8,44 @@ host. A test says on which hosts it runs by a marker:
     def test_worker(host, variables, each): ...
 
 `hosts` names a group (default: all hosts); a group without hosts fails, so that a renamed group does not pass
-unseen. `each`, the name of a variable that holds a list or a dictionary, runs the test for each item or key.
-`unit` names the unit whose journal is shown when the test fails.
+unseen. `each`, the name of a variable that holds a list or a dictionary, runs the test for each item or key;
+besides the inventory's there are `units` and `services`, the units of a host. `unit` names the unit whose
+journal is shown when the test fails; a test that is about several hosts names them: `unit("…", "redis")`.
+
+`stage(n)` orders tests that disturb the fleet behind those that only look: 1 replaces releases and workers,
+2 kills and freezes processes, 3 takes the broker away, 4 takes the hosts down, and 5 looks at what the whole
+run has left. Each leaves a fleet that is up.
 
 The fleet is that of the Molecule scenario, or else the one of CELERY_FLEET_SCENARIO (default: the demo).
 """
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import subprocess
-import tempfile
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import testinfra
-import yaml
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.inventory import Fleet, Variables, load_fleet
+from support.units import Look
+
 JOURNAL_LINES = 60
-
-# Connection variables, beside those of the roles.
-OTHER_NAMES = (
-    *("ansible_host", "ansible_port", "ansible_user"),
-    *("ansible_ssh_private_key_file", "ansible_ssh_common_args"),
-    "group_names",
-)
-
-
-class Variables(dict[str, Any]):
-    """The variables of one host, secrets included; pytest shows only how many there are."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} variables>"
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """The hosts under test and what is expected of them.
-
-    Attributes:
-        expected: host -> its variables.
-        containers: host -> container.
-    """
-
-    expected: Mapping[str, Variables]
-    containers: Mapping[str, str]
-
-    def hosts(self, group: str = "all") -> list[str]:
-        """The hosts of a group of the inventory; ValueError if there are none."""
-        found = [
-            name
-            for name, variables in sorted(self.expected.items())
-            if group == "all" or group in variables["group_names"]
-        ]
-        if not found:
-            raise ValueError(f"the group {group!r} has no host in the inventory")
-        return found
-
-    def connect(self, name: str) -> Host:
-        """A testinfra host, as root. By `docker exec`, which costs a quarter of an SSH command."""
-        return testinfra.get_host(f"docker://{self.containers[name]}")
-
-
-def role_names() -> list[str]:
-    """Every role of the project that has variables."""
-    return sorted(path.parent.parent.name for path in ROOT.glob("roles/*/defaults/main.yml"))
-
-
-def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
-    """A playbook that writes each host's variables to a file of its own in `output`.
-
-    The roles are imported for their defaults and constants, which no other way of asking Ansible shows;
-    none of their tasks runs.
-    """
-    names = [*OTHER_NAMES, *(f"{role}_.*" for role in roles), "celery_.*"]
-    write = {
-        "dest": f"{output}/{{{{ inventory_hostname }}}}.json",
-        "content": f"{{{{ lookup('expected', '{'|'.join(names)}') | to_json }}}}",
-        "mode": "0600",
-    }
-    task = {
-        "name": "Write the variables of each host",
-        "ansible.builtin.copy": write,
-        "delegate_to": "localhost",
-        "tags": ["expect"],
-    }
-    play = {
-        "name": "Render what the tests expect",
-        "hosts": "all",
-        "gather_facts": False,
-        "become": False,
-        "any_errors_fatal": True,
-        "roles": [{"role": role, "when": False} for role in roles],
-        "tasks": [task],
-    }
-    return [play]
-
-
-@functools.cache
-def load_fleet() -> Fleet:
-    """Ask the inventory what to expect, once per run; takes about two seconds."""
-    scenario = os.environ.get("MOLECULE_SCENARIO_NAME") or os.environ.get(
-        "CELERY_FLEET_SCENARIO", "demo"
-    )
-    inventories = os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(",")
-    record = ROOT / ".state" / scenario / "fleet.json"
-    if not record.exists():
-        raise pytest.UsageError(f"the hosts of {scenario!r} do not exist: {record} is not there")
-    containers = {
-        name: host["container"] for name, host in json.loads(record.read_text())["hosts"].items()
-    }
-
-    # Holds secrets, so it is removed when the run is done; and it is nobody else's to read meanwhile.
-    with tempfile.TemporaryDirectory(prefix="expect-", dir=record.parent) as directory:
-        playbook = Path(directory) / "playbook.yml"
-        playbook.write_text(
-            yaml.safe_dump(expect_playbook(role_names(), Path(directory)), sort_keys=False)
-        )
-        sources = [f"--inventory={source}" for source in inventories]
-        done = subprocess.run(
-            ["ansible-playbook", *sources, "--tags=expect", str(playbook)],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_LOOKUP_PLUGINS": f"{ROOT}/molecule/shared/plugins/lookup:{ROOT}/plugins/lookup",
-                "ANSIBLE_NOCOLOR": "1",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise pytest.UsageError(
-                f"Ansible can't render the inventory:\n{done.stdout}\n{done.stderr}"
-            )
-        files = Path(directory).glob("*.json")
-        expected = {path.stem: Variables(json.loads(path.read_text())) for path in files}
-    return Fleet(expected, containers)
+notes_key = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers."""
+    config.stash[notes_key] = []
     config.addinivalue_line("markers", "hosts(group, each=variable): the hosts a test runs on")
-    config.addinivalue_line("markers", "unit(name): the unit whose journal is shown on failure")
+    config.addinivalue_line(
+        "markers", "unit(name, group): the unit whose journal is shown on failure"
+    )
+    config.addinivalue_line("markers", "stage(n): when a test runs, 0 (default) to 5")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -183,10 +70,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("host_name", "each"), pairs, scope="session")
 
 
+def stage(item: pytest.Item) -> int:
+    """When a test runs."""
+    marker = item.get_closest_marker("stage")
+    return int(marker.args[0]) if marker else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what only looks, then what disturbs."""
+    items.sort(key=stage)
+
+
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
     """The hosts under test and what is expected of them."""
     return load_fleet()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_look(fleet: Fleet) -> Look:
+    """All units before the first test, to be compared with a later look."""
+    return Look.at(fleet)
 
 
 @pytest.fixture
@@ -201,17 +105,39 @@ def variables(fleet: Fleet, host_name: str) -> Variables:
     return fleet.expected[host_name]
 
 
-def journal(item: pytest.Item) -> tuple[str, str] | None:
-    """The heading and the end of the journal of the unit that `item` is about."""
-    marker = item.get_closest_marker("unit")
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say something at the end of the whole run, whether or not the test passes."""
+    return lambda text: request.config.stash[notes_key].append(f"{request.node.name}: {text}")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show the notes."""
+    if config.stash[notes_key]:
+        terminalreporter.section("notes")
+        for text in config.stash[notes_key]:
+            terminalreporter.line(text)
+
+
+def journals(item: pytest.Item) -> list[tuple[str, str]]:
+    """The heading and the end of the journal of each unit that `item` is about."""
+    fleet, found = load_fleet(), []
     values = getattr(item, "funcargs", {})
-    if marker is None or "host_name" not in values:
-        return None
-    fleet, name = load_fleet(), values["host_name"]
-    unit = marker.args[0].format_map({**fleet.expected[name], **values})
-    status = f"systemctl --no-pager --full status '{unit}'"
-    command = f"{status}; journalctl --no-pager --lines={JOURNAL_LINES} --unit='{unit}'"
-    return f"{unit} on {name}", fleet.connect(name).run(command).stdout
+    for marker in item.iter_markers("unit"):
+        if len(marker.args) > 1:
+            names = fleet.hosts(marker.args[1])
+        elif "host_name" in values:
+            names = [values["host_name"]]
+        else:
+            continue
+        for name in names:
+            unit = marker.args[0].format_map({**fleet.expected[name], **values})
+            status = f"systemctl --no-pager --full status '{unit}'"
+            command = f"{status}; journalctl --no-pager --lines={JOURNAL_LINES} --unit='{unit}'"
+            found.append((f"{unit} on {name}", fleet.execute(name, command).output))
+    return found
 
 
 @pytest.hookimpl(wrapper=True)
@@ -224,9 +150,7 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"a skipped test proves nothing here: {report.longrepr}"
     if report.failed and call.when != "teardown":
-        shown = journal(item)
-        if shown is not None:
-            report.sections.append(shown)
+        report.sections.extend(journals(item))
     return report
 
 

@@ -20,6 +20,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUES = {
     "concurrency": "--concurrency",
     "pool": "--pool",
+    "pool_start_method": "--pool-start-method",
     "prefetch_multiplier": "--prefetch-multiplier",
     "time_limit": "--time-limit",
     "soft_time_limit": "--soft-time-limit",
@@ -541,3 +542,106 @@ def scheduled(
         for name, entry in schedule.items()
         if entry.get("enabled", True)
     }
+
+
+def redis_state(
+    instances: Iterable[Mapping[str, Any]],
+    config: str,
+    tls: str,
+    passwords: Mapping[str, str],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """All that the Redis instances of a host need there, in the form that `settle` takes.
+
+    Args:
+        instances: Each with `kind` (broker or results) and `name`, and what the configuration's template reads.
+        config: Directory of the instances' configuration.
+        tls: Directory of the host's certificate.
+        passwords: Of the ACL users.
+        names: All queues.
+    """
+    directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
+    files: list[dict[str, Any]] = []
+    units: list[dict[str, Any]] = []
+    for instance in instances:
+        own = f"{config}/{instance['name']}"
+        unit = f"redis@{instance['name']}.service"
+        drop_in = f"/etc/systemd/system/{unit}.d"
+        directories += [{"path": own}, {"path": drop_in}]
+        files += [
+            {"dest": f"{drop_in}/10-fleet.conf", "src": "systemd/redis.conf.j2"},
+            {
+                "dest": f"{own}/redis.conf",
+                "src": "redis.conf.j2",
+                "vars": {"redis_instance": dict(instance)},
+            },
+            {
+                "dest": f"{own}/users.acl",
+                "content": acl(str(instance["kind"]), passwords, names),
+                "group": "redis",
+                "mode": "0640",
+                "secret": True,
+            },
+        ]
+        read = [f"{own}/redis.conf", f"{own}/users.acl", f"{tls}/host.crt", f"{tls}/host.key"]
+        units.append({"name": unit, "files": read})
+    return {"directories": directories, "files": files, "units": units}
+
+
+def surplus(app: str, groups: Sequence[str], directory: str, root: str) -> dict[str, list[str]]:
+    """What a host must not run any more, by the groups that it is in: `owned` of `settle`.
+
+    A beat that was moved in the inventory and stayed on its old host would send everything twice.
+
+    Args:
+        app: Name of the application.
+        groups: The host's groups.
+        directory: Of the application's configuration.
+        root: Of its releases.
+    """
+    units: list[str] = []
+    files: list[str] = []
+    for group, name, credential in (
+        ("celery_workers", "worker@*", "worker"),
+        ("celery_beat", "beat", "beat"),
+        ("celery_producers", "web", "producer"),
+        ("flower", "flower", "flower"),
+    ):
+        if group in groups:
+            continue
+        plain = name.replace("@", "-")
+        units += [f"{app}-{name}.service"]
+        files += [
+            f"{directory}/{plain}.env",
+            f"{directory}/credentials/{credential}.*",
+            f"{root}/pins/{plain}",
+        ]
+        if name == "worker@*":
+            files += [
+                f"/etc/systemd/system/{app}-worker@.service",
+                f"/etc/systemd/system/{app}-worker@*.service.d/10-fleet.conf",
+            ]
+        else:
+            files += [f"/etc/systemd/system/{app}-{name}.service"]
+        if name == "web":
+            units += [f"{app}-web.socket"]
+            files += [f"/etc/systemd/system/{app}-web.socket"]
+    return {"units": units, "files": files}
+
+
+def visibility_timeout(
+    instances: Mapping[str, Mapping[str, Any] | None], defaults: Mapping[str, Any] | None = None
+) -> int:
+    """Seconds after which an unacknowledged task is given to another worker, such that none still has it.
+
+    A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them may wait that many
+    time limits, and then its drain. At least Celery's own default of an hour.
+    """
+    longest = 3600.0
+    for name in instances:
+        options = worker_options(name, instances, defaults)
+        limit = options.get("time_limit")
+        if limit is not None:
+            ahead = float(options.get("prefetch_multiplier") or 4)
+            longest = max(longest, ahead * float(limit) + drain_timeout(options))
+    return int(longest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 from .model import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
 from .redact import is_secret_name
@@ -48,6 +49,14 @@ def check_secrets(model: Model) -> Iterator[Problem]:
 def is_placeholder(text: str) -> bool:
     """Whether a text stands for a secret that nobody has written yet."""
     return not text.strip() or _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def _password(text: str) -> str:
+    """The password within a URL; the text itself where it is none."""
+    try:
+        return (urlsplit(text).password if "://" in text else None) or text
+    except ValueError:
+        return text
 
 
 def _secret_variables(model: Model) -> list[str]:
@@ -132,7 +141,7 @@ def _application(model: Model) -> Iterator[Problem]:
             path = ("celery_app_secret_env", key)
             if not isinstance(item, str):
                 continue
-            if item and is_placeholder(item):
+            if item and (is_placeholder(item) or is_placeholder(_password(item))):
                 yield Problem(
                     dotted(path),
                     "is a placeholder that nobody has replaced",

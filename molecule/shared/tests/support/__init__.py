@@ -1,0 +1,1 @@
+"""What the tests of hosts share, by subject."""

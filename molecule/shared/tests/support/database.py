@@ -1,0 +1,39 @@
+"""The example's database, asked as its superuser on its own host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from support.inventory import Fleet
+
+
+def query(fleet: Fleet, text: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a SELECT; `:'name'` in its text stands for a value."""
+    wrapped = f"SELECT coalesce(json_agg(q), '[]') FROM ({text}) AS q"  # noqa: S608  # the tests' own text
+    rows: list[dict[str, Any]] = json.loads(_psql(fleet, wrapped, values))
+    return rows
+
+
+def execute(fleet: Fleet, text: str, **values: Any) -> None:
+    """Run a statement that gives no rows."""
+    _psql(fleet, text, values)
+
+
+def _psql(fleet: Fleet, text: str, values: dict[str, Any]) -> str:
+    name = fleet.of("postgresql")["flexiprice_db_name"]
+    command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
+    command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
+    return fleet.must(fleet.one("postgresql"), [*command, "-d", name, "-f", "-"], f"{text};\n")
+
+
+def runs(fleet: Fleet, prefix: str) -> list[dict[str, Any]]:
+    """The attempts at runs of the tracer whose names begin with `prefix`."""
+    text = "SELECT * FROM task_runs WHERE starts_with(run_id, :'prefix') ORDER BY id"
+    return query(fleet, text, prefix=prefix)
+
+
+def last_tick(fleet: Fleet) -> int:
+    """The number of the newest row that the probe wrote; 0 before the first."""
+    text = "SELECT coalesce(max(id), 0) AS id FROM task_ticks WHERE source = 'probe'"
+    return int(query(fleet, text)[0]["id"])

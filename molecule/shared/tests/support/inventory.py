@@ -1,0 +1,233 @@
+"""The hosts under test and what the inventory says of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[4]
+
+# Connection variables and those of the example's database, beside those of the roles.
+OTHER_NAMES = (
+    *("ansible_host", "ansible_port", "ansible_user"),
+    *("ansible_ssh_private_key_file", "ansible_ssh_common_args"),
+    *("group_names", "flexiprice_db_.*"),
+)
+
+
+class Variables(dict[str, Any]):
+    """The variables of one host, secrets included; pytest shows only how many there are."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} variables>"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command on a host did."""
+
+    status: int
+    output: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The hosts under test and what is expected of them.
+
+    Attributes:
+        expected: host -> its variables.
+        containers: host -> container.
+        state: directory of the scenario's keys, secrets and transcripts.
+    """
+
+    expected: Mapping[str, Variables]
+    containers: Mapping[str, str]
+    state: Path
+
+    def hosts(self, group: str = "all") -> list[str]:
+        """The hosts of a group of the inventory; ValueError if there are none."""
+        found = [
+            name
+            for name, variables in sorted(self.expected.items())
+            if group == "all" or group in variables["group_names"]
+        ]
+        if not found:
+            raise ValueError(f"the group {group!r} has no host in the inventory")
+        return found
+
+    def one(self, group: str) -> str:
+        """The first host of a group."""
+        return self.hosts(group)[0]
+
+    def of(self, group: str) -> Variables:
+        """The variables of the first host of a group."""
+        return self.expected[self.one(group)]
+
+    def connect(self, name: str) -> Host:
+        """A testinfra host, as root. By `docker exec`, which costs a quarter of an SSH command."""
+        return testinfra.get_host(f"docker://{self.containers[name]}")
+
+    def execute(
+        self, name: str, command: str | Sequence[str], stdin: str = "", timeout: float = 120
+    ) -> Done:
+        """Run a command, a shell's if it is a text, as root on a host, with text on its standard input."""
+        words = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        done = subprocess.run(
+            ["docker", "exec", "--interactive", self.containers[name], *words],
+            input=stdin.encode(),
+            capture_output=True,
+            check=False,
+            timeout=timeout,
+        )
+        return Done(
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
+        )
+
+    def must(self, name: str, command: str | Sequence[str], stdin: str = "") -> str:
+        """What a command prints; AssertionError with its message if it fails."""
+        done = self.execute(name, command, stdin)
+        shown = command if isinstance(command, str) else shlex.join(command)
+        assert done.status == 0, (
+            f"{shown[:200]} on {name}: status {done.status}: {done.errors[-2000:]}"
+        )
+        return done.output
+
+
+def services(variables: Mapping[str, Any]) -> list[str]:
+    """The services of the bundle that the inventory puts on a host."""
+    app, groups = variables["celery_app_name"], variables["group_names"]
+    names = []
+    if "redis" in groups:
+        names += [f"redis@{app}-broker", f"redis@{app}-results"]
+    if "celery_workers" in groups:
+        names += [f"{app}-worker@{name}" for name in variables["celery_worker_enabled"]]
+    if "celery_beat" in groups:
+        names.append(f"{app}-beat")
+    if has_web(variables):
+        names.append(f"{app}-web")
+    if "flower" in groups:
+        names.append(f"{app}-flower")
+    return [f"{name}.service" for name in names]
+
+
+def units(variables: Mapping[str, Any]) -> list[str]:
+    """All units that have to be up on a host: the services, and what stands before and around them."""
+    app, groups = variables["celery_app_name"], set(variables["group_names"])
+    names = services(variables)
+    if has_web(variables):
+        names.append(f"{app}-web.socket")
+    if has_web(variables) or "flower" in groups:
+        names.append("nginx.service")
+    if groups & {"celery_workers", "celery_beat", "celery_producers", "flower"}:
+        names.append(f"{app}.target")
+    return names
+
+
+def has_web(variables: Mapping[str, Any]) -> bool:
+    """Whether the application's web process runs on a host."""
+    return "celery_producers" in variables["group_names"] and bool(
+        variables["celery_producer_web"].get("command")
+    )
+
+
+def role_names() -> list[str]:
+    """Every role of the project that has variables."""
+    return sorted(path.parent.parent.name for path in ROOT.glob("roles/*/defaults/main.yml"))
+
+
+def inventory_arguments() -> list[str]:
+    """The options of ansible-playbook that name the inventory under test."""
+    sources = os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(",")
+    return [f"--inventory={source}" for source in sources]
+
+
+def ansible_environment() -> dict[str, str]:
+    """The environment of an operator's shell, without what Molecule sets for its own calls of Ansible."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return {**clean, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+
+
+def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
+    """A playbook that writes each host's variables to a file of its own in `output`.
+
+    The roles are imported for their defaults and constants, which no other way of asking Ansible shows;
+    none of their tasks runs.
+    """
+    names = [*OTHER_NAMES, *(f"{role}_.*" for role in roles), "celery_.*"]
+    write = {
+        "dest": f"{output}/{{{{ inventory_hostname }}}}.json",
+        "content": f"{{{{ lookup('expected', '{'|'.join(names)}') | to_json }}}}",
+        "mode": "0600",
+    }
+    task = {
+        "name": "Write the variables of each host",
+        "ansible.builtin.copy": write,
+        "delegate_to": "localhost",
+        "tags": ["expect"],
+    }
+    play = {
+        "name": "Render what the tests expect",
+        "hosts": "all",
+        "gather_facts": False,
+        "become": False,
+        "any_errors_fatal": True,
+        "roles": [{"role": role, "when": False} for role in roles],
+        "tasks": [task],
+    }
+    return [play]
+
+
+@functools.cache
+def load_fleet() -> Fleet:
+    """Ask the inventory what to expect, once per run; takes about two seconds."""
+    scenario = os.environ.get("MOLECULE_SCENARIO_NAME") or os.environ.get(
+        "CELERY_FLEET_SCENARIO", "demo"
+    )
+    record = ROOT / ".state" / scenario / "fleet.json"
+    if not record.exists():
+        raise pytest.UsageError(f"the hosts of {scenario!r} do not exist: {record} is not there")
+    containers = {
+        name: host["container"] for name, host in json.loads(record.read_text())["hosts"].items()
+    }
+
+    # Holds secrets, so it is removed when the run is done; and it is nobody else's to read meanwhile.
+    with tempfile.TemporaryDirectory(prefix="expect-", dir=record.parent) as directory:
+        playbook = Path(directory) / "playbook.yml"
+        playbook.write_text(
+            yaml.safe_dump(expect_playbook(role_names(), Path(directory)), sort_keys=False)
+        )
+        lookups = f"{ROOT}/molecule/shared/plugins/lookup:{ROOT}/plugins/lookup"
+        done = subprocess.run(
+            ["ansible-playbook", *inventory_arguments(), "--tags=expect", str(playbook)],
+            cwd=ROOT,
+            env={**ansible_environment(), "ANSIBLE_LOOKUP_PLUGINS": lookups},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise pytest.UsageError(
+                f"Ansible can't render the inventory:\n{done.stdout}\n{done.stderr}"
+            )
+        files = Path(directory).glob("*.json")
+        expected = {path.stem: Variables(json.loads(path.read_text())) for path in files}
+    for variables in expected.values():
+        variables["services"] = services(variables) if "fleet" in variables["group_names"] else []
+        variables["units"] = units(variables) if "fleet" in variables["group_names"] else []
+    return Fleet(expected, containers, record.parent)

@@ -1,0 +1,60 @@
+"""Runs of the delivered playbooks as an operator starts them, each kept as a transcript."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
+
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run of ansible-playbook ended."""
+
+    status: int
+    text: str
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Host -> number of tasks that changed something."""
+        return {found[1]: int(found[3]) for found in _RECAP.finditer(self.text)}
+
+    @property
+    def contacts(self) -> int:
+        """How often a host was contacted."""
+        return len(re.findall(r"SSH: EXEC|ESTABLISH SSH CONNECTION", self.text))
+
+    @property
+    def end(self) -> str:
+        """The last lines, for the message of a failing test."""
+        return "\n".join(self.text.splitlines()[-60:])
+
+
+def transcripts(fleet: Fleet) -> Path:
+    """The directory of what runs printed."""
+    return fleet.state / "transcripts"
+
+
+def play(fleet: Fleet, title: str, *arguments: str, playbook: str = "site.yml") -> Run:
+    """Run a playbook with -vvv and --diff: what it prints is what secrets are looked for in."""
+    directory = transcripts(fleet)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    transcript = directory / f"{title}.log"
+    command = ["ansible-playbook", *inventory_arguments(), "-vvv", "--diff", *arguments, playbook]
+    with open(os.open(transcript, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=ansible_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return Run(done.returncode, transcript.read_text(errors="replace"))

@@ -1,0 +1,118 @@
+"""A Redis client as small as can be: each test says itself how it connects and what it sends."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from support.inventory import Fleet
+from support.web import authority
+
+
+class Refused(Exception):  # noqa: N818  # it is an answer, and often the expected one
+    """Redis's error in answer to a command."""
+
+
+class Client:
+    """One connection over TLS; a user of the ACL logs in with `login`."""
+
+    def __init__(
+        self, address: str, port: int, cafile: Path | None, name: str, timeout: float = 10
+    ) -> None:
+        context = ssl.create_default_context(cafile=str(cafile) if cafile else None)
+        plain = socket.create_connection((address, port), timeout)
+        try:
+            self._socket = context.wrap_socket(plain, server_hostname=name)
+        except BaseException:
+            plain.close()
+            raise
+        self._stream = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def send(self, *words: str | int) -> Any:
+        """The answer to one command; Refused if it is an error."""
+        encoded = [str(word).encode() for word in words]
+        parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded)]
+        self._socket.sendall(b"".join(parts))
+        return self._read()
+
+    def _read(self) -> Any:
+        line = self._stream.readline()
+        if not line:
+            raise ConnectionError("Redis closed the connection")
+        kind, rest = line[:1], line[1:-2].decode()
+        if kind == b"-":
+            raise Refused(rest)
+        if kind == b"+":
+            return rest
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            return None if rest == "-1" else self._stream.read(int(rest) + 2)[:-2].decode()
+        if kind == b"*":
+            return None if rest == "-1" else [self._read() for _ in range(int(rest))]
+        raise ConnectionError(f"no answer of Redis: {line!r}")
+
+
+def port_of(fleet: Fleet, kind: str) -> int:
+    """The port of `broker` or `results`."""
+    return int(fleet.of("redis")[f"redis_{kind}_port"])
+
+
+def connect(fleet: Fleet, kind: str, name: str | None = None, cafile: Path | None = None) -> Client:
+    """Connect to `broker` or `results`, as a right client does where nothing else is said."""
+    variables = fleet.of("redis")
+    return Client(
+        variables["ansible_host"],
+        port_of(fleet, kind),
+        cafile or authority(variables),
+        name or fleet.one("redis"),
+    )
+
+
+@contextmanager
+def session(fleet: Fleet, kind: str, user: str) -> Iterator[Client]:
+    """A connection of one of the ACL's users."""
+    with connect(fleet, kind) as client:
+        client.send("AUTH", user, fleet.of("redis")["redis_passwords"][user])
+        yield client
+
+
+def acl_log(fleet: Fleet, kind: str) -> list[dict[str, str]]:
+    """What the ACL of an instance has refused since it started, or since the log was cleared."""
+    with session(fleet, kind, "admin") as admin:
+        # Without a number Redis gives ten.
+        entries = admin.send("ACL", "LOG", 1000)
+    return [dict(zip(entry[::2], map(str, entry[1::2]), strict=True)) for entry in entries]
+
+
+@contextmanager
+def provoked(fleet: Fleet, kind: str, *expected: tuple[str, str, str]) -> Iterator[None]:
+    """Refusals that a test causes: exactly these (user, reason, object), and they go from the log.
+
+    What the fleet itself was refused stays and fails the test, and the last one of the run.
+    """
+    before = acl_log(fleet, kind)
+    assert before == []
+    yield
+    found = acl_log(fleet, kind)
+    seen = {(entry["username"], entry["reason"], entry["object"]) for entry in found}
+    assert seen == set(expected)
+    with session(fleet, kind, "admin") as admin:
+        admin.send("ACL", "LOG", "RESET")

@@ -1,0 +1,72 @@
+"""The real secrets of the fleet under test, in every form in which one might leak."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from support.inventory import Fleet
+
+SHORTEST = 8  # characters; what is shorter is found by chance
+
+
+def secrets(fleet: Fleet) -> dict[str, str]:
+    """Name -> value of each secret of the inventory and of the authority."""
+    everywhere: dict[str, str] = {}
+    for name, variables in fleet.expected.items():
+        everywhere |= {f"redis {user}": text for user, text in _redis(variables).items()}
+        for key in (
+            *("flower_auth_password", "flower_cookie_secret", "pki_ca_passphrase"),
+            *("celery_producer_web_auth_password", "flexiprice_db_password"),
+        ):
+            if key in variables:
+                everywhere[key] = variables[key]
+        for key, value in variables["celery_app_secret_env"].items():
+            everywhere[key] = str(value)
+            everywhere[f"password in {key}"] = urlsplit(str(value)).password or str(value)
+        directory = Path(variables["pki_directory"])
+        everywhere |= _key("the authority's key", directory / "ca.key")
+        everywhere |= _key(f"the key of {name}", directory / "hosts" / f"{name}.key")
+    short = [name for name, text in everywhere.items() if len(text) < SHORTEST]
+    assert short == [], "these are too short to be looked for"
+    return everywhere
+
+
+def _redis(variables: Mapping[str, Any]) -> dict[str, str]:
+    return dict(variables.get("redis_passwords", {}))
+
+
+def _key(title: str, path: Path) -> dict[str, str]:
+    """The lines of a key file; hosts outside the fleet have none."""
+    if not path.exists():
+        return {}
+    # Headers are the same in every such file.
+    lines = re.findall(r"^[A-Za-z0-9+/=]{20,}$", path.read_text(), re.MULTILINE)
+    return {f"{title}, line {number}": line for number, line in enumerate(lines)}
+
+
+def forms(text: str) -> set[str]:
+    """A secret as it is, in a URL, and in base64 wherever it begins within a group of three bytes."""
+    found = {text, quote(text, safe=""), quote(text)}
+    raw = text.encode()
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + raw).decode()
+        # Characters that also hold bits of a neighbour's are not the secret's alone.
+        first = (before * 8 + 5) // 6
+        last = (before + len(raw)) * 8 // 6
+        found.add(encoded[first:last])
+        found.add(encoded[first:last].replace("+", "-").replace("/", "_"))
+    return found
+
+
+def needles(fleet: Fleet, *, but: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """What to look for: name of the secret -> its forms; without secrets whose names begin as in `but`."""
+    return {
+        name: sorted(forms(text))
+        for name, text in secrets(fleet).items()
+        if not name.startswith(but or ("\0",))
+    }

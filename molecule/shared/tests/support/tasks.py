@@ -1,0 +1,58 @@
+"""Tasks, sent as the application sends them: with the producer's credentials, from its host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from support.inventory import Fleet
+
+_SEND = """
+import json, sys
+from app.celery_app import celery_app
+for task in json.load(sys.stdin):
+    print(celery_app.send_task(task["name"], kwargs=task["arguments"], queue=task["queue"]).id)
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a task."""
+
+    name: str
+    queue: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tracer(run_id: str, queue: str, seconds: float) -> Task:
+    """A run that takes a while and records its beginning and its end."""
+    return Task("app.tasks.record_run", queue, {"run_id": run_id, "seconds": seconds})
+
+
+def run_in_release(
+    fleet: Fleet, name: str, pin: str, component: str, script: str, stdin: str = ""
+) -> str:
+    """What a script prints that runs on a host in a unit's release, as a process of the fleet."""
+    variables = fleet.expected[name]
+    release = f"{variables['celery_app_root']}/pins/{pin}"
+    environment = {
+        "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+        "CELERY_FLEET_COMPONENT": component,
+        "CELERY_FLEET_SETTINGS": f"{variables['celery_app_directory']}/credentials/{component}.json",
+        # The script may need the application; Flower's release has none.
+        "PYTHONPATH": f"{variables['celery_app_runtime']}:{release}/source",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    words = [f"{key}={value}" for key, value in environment.items()]
+    command = ["env", "--chdir=/", *words, f"{release}/venv/bin/python", "-c", script]
+    return fleet.must(name, command, stdin)
+
+
+def send(fleet: Fleet, tasks: Sequence[Task]) -> list[str]:
+    """Send tasks to their queues, from the producer's host and with its rights; their ids."""
+    payload = json.dumps([asdict(task) for task in tasks])
+    return run_in_release(
+        fleet, fleet.one("celery_producers"), "web", "producer", _SEND, payload
+    ).split()

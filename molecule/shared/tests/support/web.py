@@ -1,0 +1,89 @@
+"""Requests to nginx from outside, over TLS that trusts the fleet's authority alone."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.inventory import Fleet, Variables
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered."""
+
+    status: int
+    body: str
+    challenge: str
+
+    @property
+    def json(self) -> Any:
+        """The body as data."""
+        return json.loads(self.body)
+
+
+def authority(variables: Variables) -> Path:
+    """The certificate of the fleet's own authority, on the control side."""
+    return Path(variables["pki_directory"]) / "ca.crt"
+
+
+class _Connection(http.client.HTTPSConnection):
+    """Goes to an address and expects the certificate of a name."""
+
+    def __init__(self, address: str, name: str, port: int, cafile: Path) -> None:
+        self._context = ssl.create_default_context(cafile=str(cafile))
+        super().__init__(name, port, timeout=40, context=self._context)
+        self._address = address
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
+
+
+def request(
+    variables: Variables,
+    name: str,
+    port: int,
+    path: str,
+    method: str = "GET",
+    login: tuple[str, str] | None = None,
+) -> Answer:
+    """Send one request to a host, the path exactly as given."""
+    connection = _Connection(variables["ansible_host"], name, port, authority(variables))
+    headers = {}
+    if login is not None:
+        token = base64.b64encode(":".join(login).encode()).decode()
+        headers["Authorization"] = f"Basic {token}"
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read().decode(errors="replace")
+        return Answer(answer.status, body, answer.getheader("WWW-Authenticate", ""))
+    finally:
+        connection.close()
+
+
+def api(fleet: Fleet, path: str, method: str = "GET", *, login: bool = True) -> Answer:
+    """Ask the application's web process."""
+    name = fleet.one("celery_producers")
+    variables = fleet.expected[name]
+    who = (
+        variables["celery_producer_web_auth_user"],
+        variables["celery_producer_web_auth_password"],
+    )
+    port = variables["celery_producer_web_port"]
+    return request(variables, name, port, path, method, who if login else None)
+
+
+def flower(fleet: Fleet, path: str, method: str = "GET", *, login: bool = True) -> Answer:
+    """Ask Flower."""
+    name = fleet.one("flower")
+    variables = fleet.expected[name]
+    who = (variables["flower_auth_user"], variables["flower_auth_password"])
+    return request(variables, name, variables["flower_port"], path, method, who if login else None)

@@ -1,0 +1,149 @@
+"""Flower asks for a password on every path, and shows all workers with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import web
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from support.inventory import Fleet
+
+pytestmark = pytest.mark.unit("{celery_app_name}-flower.service", "flower")
+
+PATHS = [
+    *("/", "/workers", "/worker/{node}", "/dashboard", "/tasks", "/tasks/datatable", "/broker"),
+    *("/monitor", "/metrics", "/healthcheck", "/login", "/logout", "/favicon.ico", "/no-such-path"),
+    *(
+        "/static/css/flower.css",
+        "/static/js/flower.js",
+        "/static/../metrics",
+        "/static/%2e%2e/metrics",
+    ),
+    *(
+        "/api/workers",
+        "/api/workers?refresh=1",
+        "/api/tasks",
+        "/api/task/types",
+        "/api/queues/length",
+    ),
+    *("//metrics", "//api//workers", "/%6Detrics", "/./healthcheck", "/healthcheck/", "/METRICS"),
+    *("https://elsewhere/metrics", "/api%2Fworkers"),
+]
+ACTIONS = [
+    *("/api/worker/shutdown/{node}", "/api/worker/pool/restart/{node}"),
+    *("/api/worker/pool/grow/{node}", "/api/worker/queue/cancel-consumer/{node}?queue=discounts"),
+    *("/api/task/async-apply/app.tasks.record_tick", "/api/task/revoke/x?terminate=1"),
+]
+
+
+def nodes(fleet: Fleet) -> dict[str, str]:
+    """Every worker of the inventory by its node name, with the host it runs on."""
+    return {
+        f"{worker}@{name}": name
+        for name in fleet.hosts("celery_workers")
+        for worker in fleet.expected[name]["celery_worker_enabled"]
+    }
+
+
+def options(fleet: Fleet, node: str) -> Mapping[str, Any]:
+    """What the inventory wants of a worker."""
+    worker, _, name = node.partition("@")
+    variables = fleet.expected[name]
+    own = variables["celery_worker_instances"][worker] or {}
+    return {"queues": [worker], **variables["celery_worker_defaults"], **own}
+
+
+@pytest.fixture(scope="module")
+def workers(fleet: Fleet) -> Mapping[str, Any]:
+    """What Flower says of all workers, once it has asked them."""
+
+    def look() -> Any:
+        answer = web.flower(fleet, "/api/workers?refresh=1")
+        assert answer.status == 200, answer.body
+        # Those that run no more stay in its list for a while.
+        found = {node: said for node, said in answer.json.items() if node in nodes(fleet)}
+        return found if all(said.get("registered") for said in found.values()) else None
+
+    found: Mapping[str, Any] = wait_for("all workers answer Flower", 20, look)
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_asks_for_a_password(fleet: Fleet, path: str) -> None:
+    answer = web.flower(fleet, path.format(node=next(iter(nodes(fleet)))), login=False)
+    assert answer.status == 401
+    assert answer.challenge.startswith("Basic ")
+
+
+@pytest.mark.parametrize("path", ACTIONS)
+def test_does_nothing_without_a_password(fleet: Fleet, path: str) -> None:
+    path = path.format(node=next(iter(nodes(fleet))))
+    assert web.flower(fleet, path, "POST", login=False).status == 401
+
+
+def test_refuses_a_wrong_password(fleet: Fleet) -> None:
+    name = fleet.one("flower")
+    variables = fleet.expected[name]
+    user, right = variables["flower_auth_user"], variables["flower_auth_password"]
+    for login in ((user, "wrong"), (user, ""), ("wrong", right), ("", "")):
+        answer = web.request(variables, name, variables["flower_port"], "/", login=login)
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize("path", ["/workers", "/broker", "/metrics", "/healthcheck"])
+def test_lets_in_with_the_password(fleet: Fleet, path: str) -> None:
+    assert web.flower(fleet, path).status == 200
+
+
+def test_shows_all_workers(fleet: Fleet, workers: Mapping[str, Any]) -> None:
+    assert set(workers) == set(nodes(fleet))
+    page = web.flower(fleet, "/workers").body
+    assert [node for node in nodes(fleet) if node not in page] == []
+
+
+def test_workers_consume_their_queues(fleet: Fleet, workers: Mapping[str, Any]) -> None:
+    found = {
+        # Beside its queues each takes its own direct one.
+        node: {queue["name"] for queue in said["active_queues"]} - {f"{node}.dq2"}
+        for node, said in workers.items()
+    }
+    assert found == {node: set(options(fleet, node)["queues"]) for node in nodes(fleet)}
+
+
+def test_scheduled_tasks_are_known_to_a_worker_of_their_queue(
+    fleet: Fleet, workers: Mapping[str, Any]
+) -> None:
+    lost = {}
+    for name, entry in fleet.of("celery_beat")["celery_beat_schedule"].items():
+        takers = {
+            node: said["registered"]
+            for node, said in workers.items()
+            if entry["queue"] in {queue["name"] for queue in said["active_queues"]}
+        }
+        if not takers or not all(entry["task"] in known for known in takers.values()):
+            lost[name] = takers
+    assert lost == {}
+
+
+def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, Any]) -> None:
+    """What FlexiPrice's document says: limits in seconds, prefetch per process, tasks per child."""
+    found = {
+        node: (
+            said["stats"]["pool"]["timeouts"],
+            said["stats"]["pool"]["max-tasks-per-child"],
+            said["stats"]["pool"]["max-concurrency"],
+            said["stats"]["prefetch_count"],
+        )
+        for node, said in workers.items()
+    }
+    concurrency = {"discounts": 4, "maintenance": 1, "analytics": 1}
+    expected = {}
+    for node in nodes(fleet):
+        slots = concurrency[node.partition("@")[0]]
+        expected[node] = ([1500, 1800], 1000, slots, 4 * slots)
+    assert found == expected

@@ -1,0 +1,187 @@
+"""The fleet's secrets stand where they are needed and nowhere else.
+
+Looked for are the real ones of this run, plain, URL-encoded and base64, after all that the run did.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import plays
+from support.secrets import forms, needles, secrets
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet, Variables
+
+pytestmark = [pytest.mark.stage(5), pytest.mark.hosts("all")]
+
+# Runs on the host. Says which secret is where; prints none. Text to search comes from commands run as
+# `user`, files from directories that `user` walks: what it can't open is none of its business.
+SEARCH = r"""
+import json, os, pwd, subprocess, sys
+
+wanted = json.load(sys.stdin)
+needles = [(name, form.encode()) for name, found in wanted["needles"].items() for form in found]
+patterns = b"\n".join(sorted({form for _, form in needles})) + b"\n"
+account = pwd.getpwnam(wanted["user"])
+
+def become():
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+
+def inside(text):
+    return sorted({name for name, form in needles if form in text})
+
+found, size = {}, 0
+for command in wanted["commands"]:
+    text = subprocess.run(command, shell=True, preexec_fn=become, capture_output=True, cwd="/").stdout
+    size += len(text)
+    if inside(text):
+        found[command] = inside(text)
+if wanted["paths"]:
+    grep = ["grep", "-r", "-s", "-l", "-a", "-F", "-D", "skip", "-f", "-", "--", *wanted["paths"]]
+    listed = subprocess.run(grep, input=patterns, preexec_fn=become, capture_output=True, cwd="/").stdout
+    for path in listed.decode().splitlines():
+        found[path] = inside(open(path, "rb").read())
+print(json.dumps({"found": found, "size": size}))
+"""
+
+PROCESSES = [
+    "cat /proc/[0-9]*/cmdline",
+    "cat /proc/[0-9]*/environ",
+    "ps -eo args",
+]
+SYSTEMD = [
+    "systemctl show --all '*'",
+    "systemctl cat '*.service' '*.socket' '*.target'",
+    "systemctl show-environment",
+]
+PLACES = ["/etc", "/opt", "/usr/lib/celery-fleet", "/var", "/run", "/tmp", "/home", "/srv", "/root"]
+
+
+def search(
+    fleet: Fleet,
+    name: str,
+    user: str,
+    commands: list[str],
+    paths: list[str],
+    but: tuple[str, ...] = (),
+) -> Any:
+    """Look on a host, with a user's rights."""
+    request = {
+        "needles": needles(fleet, but=but),
+        "user": user,
+        "commands": commands,
+        "paths": paths,
+    }
+    return json.loads(fleet.must(name, ["python3", "-c", SEARCH], json.dumps(request)))
+
+
+def test_forms_are_recognised() -> None:
+    """The search itself: a secret within other text, encoded with it."""
+    import base64
+    from urllib.parse import quote
+
+    secret = "pass/word+with:signs"
+    for before in ("", "a", "ab", "abc", "user:"):
+        text = base64.b64encode(f"{before}{secret}@host".encode()).decode()
+        assert any(form in text for form in forms(secret))
+    assert quote(secret, safe="") in forms(secret)
+
+
+@pytest.mark.hosts("celery_workers")
+def test_search_finds_what_is_there(fleet: Fleet, host_name: str) -> None:
+    """With root's rights the same search finds the secrets that a worker needs."""
+    paths = [fleet.expected[host_name]["celery_app_directory"]]
+    found = search(fleet, host_name, "root", PROCESSES, paths)["found"]
+    assert "DATABASE_URL" in found["cat /proc/[0-9]*/environ"]
+    named = {name for names in found.values() for name in names}
+    assert {"redis worker", f"the key of {host_name}, line 0"} <= named
+
+
+def test_nobody_sees_one(fleet: Fleet, host_name: str) -> None:
+    """In arguments and environments of processes, in systemd's answers, in files."""
+    done = search(fleet, host_name, "nobody", [*PROCESSES, *SYSTEMD], PLACES)
+    assert done["found"] == {}
+    assert done["size"] > 100_000
+
+
+def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
+    """Not even where root alone may read."""
+    paths = ["/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "/var/log"]
+    # All fields of each entry, not just its message.
+    commands = [*SYSTEMD, "journalctl --no-pager --all --output=verbose"]
+    done = search(fleet, host_name, "root", commands, paths)
+    assert done["found"] == {}
+
+
+def test_host_has_only_its_own(fleet: Fleet, host_name: str, variables: Variables) -> None:
+    """Not even root of one host can read what belongs to other components."""
+    groups = variables["group_names"]
+    mine = {
+        "redis": ("redis", "the key of " + host_name),
+        "celery_workers": ("redis worker", "DATABASE_URL", "password in DATABASE_URL"),
+        "celery_beat": ("redis beat", "DATABASE_URL", "password in DATABASE_URL"),
+        "celery_producers": ("redis producer", "DATABASE_URL", "password in DATABASE_URL"),
+        "flower": ("redis flower", "flower_"),
+    }
+    own = {f"the key of {host_name}"}
+    own |= {name for group, names in mine.items() if group in groups for name in names}
+    if "DATABASE_URL" in own:
+        own.add("flexiprice_db_password")
+    others = tuple(sorted(own))
+    done = search(fleet, host_name, "root", PROCESSES, PLACES, but=others)
+    assert done["found"] == {}
+
+
+@pytest.mark.hosts("fleet")
+def test_files_with_secrets_are_closed(fleet: Fleet, host_name: str, variables: Variables) -> None:
+    directory = variables["celery_app_directory"]
+    listed = fleet.must(
+        host_name,
+        f"find {directory} /etc/celery-fleet/redis -printf '%m %U %y %p\\n' 2>/dev/null; true",
+    )
+    modes = {}
+    for line in listed.splitlines():
+        mode, owner, kind, path = line.split(" ", 3)
+        modes[path] = (int(mode, 8), owner, kind)
+    assert {path for path, (_, owner, _) in modes.items() if owner != "0"} == set()
+    assert {path for path, (mode, _, _) in modes.items() if mode & stat.S_IWOTH} == set()
+    closed = {
+        path: f"{mode:o}"
+        for path, (mode, _, kind) in modes.items()
+        if kind == "f" and (path.endswith(".key") or "/credentials/" in path)
+    }
+    assert f"{directory}/pki/host.key" in closed
+    assert set(closed.values()) == {"600"}
+    if (f"{directory}/credentials") in modes:
+        assert f"{modes[f'{directory}/credentials'][0]:o}" == "700"
+
+
+def test_ansible_prints_none(fleet: Fleet) -> None:
+    """In any run of this scenario, all of them with -vvv and --diff."""
+    texts = {path.name: path.read_text() for path in plays.transcripts(fleet).glob("*.log")}
+    assert texts
+    assert any("PLAY RECAP" in text for text in texts.values())
+    found = {
+        f"{name}: {secret}"
+        for name, text in texts.items()
+        for secret, shapes in needles(fleet).items()
+        if any(shape in text for shape in shapes)
+    }
+    assert found == set()
+
+
+def test_control_sides_files_are_closed(fleet: Fleet) -> None:
+    """The authority's key, those of the hosts, and the transcripts."""
+    directory = Path(fleet.of("fleet")["pki_directory"])
+    keys = [*directory.rglob("*.key"), *plays.transcripts(fleet).glob("*")]
+    assert directory / "ca.key" in keys
+    assert {f"{stat.S_IMODE(path.stat().st_mode):o}" for path in keys} == {"600"}
+    assert "ENCRYPTED" in (directory / "ca.key").read_text()
+    assert secrets(fleet)

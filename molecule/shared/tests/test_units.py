@@ -1,0 +1,85 @@
+"""Every unit of every host is up, comes back at boot, stays up and is shut in."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+
+import pytest
+from support import units
+from support.inventory import Fleet
+from support.units import Look
+from support.waiting import wait_for
+from testinfra.host import Host
+
+SETTLED = 8.0  # seconds between two looks; a unit that fails is started again after two
+WORST_SCORE = 1.3
+
+
+@pytest.fixture(scope="module")
+def second_look(fleet: Fleet, first_look: Look) -> Look:
+    """Taken once enough time has passed."""
+    time.sleep(max(0.0, first_look.moment + SETTLED - time.monotonic()))
+    return Look.at(fleet)
+
+
+@pytest.mark.hosts("fleet", each="units")
+@pytest.mark.unit("{each}")
+def test_is_up_and_stays_up(host_name: str, each: str, first_look: Look, second_look: Look) -> None:
+    before, after = (look.states[host_name, each] for look in (first_look, second_look))
+    wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+    assert {key: after[key] for key in wanted} == wanted
+    assert after.get("NRestarts", "0") == "0"
+    assert after["InvocationID"] == before["InvocationID"]
+    assert after.get("MainPID") == before.get("MainPID")
+
+
+@pytest.mark.hosts("fleet")
+def test_runs_no_other_unit_of_ours(host: Host, variables: Mapping[str, list[str]]) -> None:
+    app = variables["celery_app_name"]
+    listed = host.check_output(
+        f"systemctl list-units --all --plain --no-legend '{app}*' 'redis*' 'celery*'"
+    )
+    found = {line.split()[0] for line in listed.splitlines() if " not-found " not in line}
+    slices = {name for name in found if name.endswith(".slice")}
+    assert found - slices == {name for name in variables["units"] if name != "nginx.service"}
+
+
+@pytest.mark.hosts("fleet")
+def test_services_are_shut_in(host: Host, variables: Mapping[str, list[str]]) -> None:
+    listed = host.check_output("systemd-analyze security --no-pager")
+    scores = dict(re.findall(r"^\s*(\S+\.service)\s+(\d+\.\d)", listed, re.M))
+    found = {name: float(scores[name]) for name in variables["services"]}
+    assert {name: score for name, score in found.items() if score > WORST_SCORE} == {}
+
+
+@pytest.mark.hosts("fleet")
+def test_names_only_directives_that_systemd_knows(
+    host: Host, variables: Mapping[str, list[str]]
+) -> None:
+    ours = [name for name in variables["units"] if name != "nginx.service"]
+    run = host.run(f"systemd-analyze verify --recursive-errors=no {' '.join(ours)}")
+    assert (run.rc, run.stderr) == (0, "")
+
+
+@pytest.mark.stage(1)
+def test_target_stops_and_starts_the_whole(fleet: Fleet) -> None:
+    hosts = sorted({*fleet.hosts("celery_workers"), *fleet.hosts("celery_beat")})
+    target = f"{fleet.of('fleet')['celery_app_name']}.target"
+
+    def active() -> set[str]:
+        return {
+            f"{unit} on {name}"
+            for name in hosts
+            for unit, found in units.states(fleet, name, fleet.expected[name]["services"]).items()
+            if found["ActiveState"] not in ("inactive", "failed")
+        }
+
+    for name in hosts:
+        fleet.must(name, ["systemctl", "stop", target])
+    # systemd lets the units follow the target; it does not wait for them.
+    wait_for("all services have stopped", 30, lambda: not active())
+    for name in hosts:
+        fleet.must(name, ["systemctl", "start", target])
+    units.wait_until_up(fleet, 30)

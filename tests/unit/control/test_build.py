@@ -1,0 +1,317 @@
+"""Building a release: with a real virtualenv and real tar, pip and Python, and a check of the test's own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import build as module
+from fleet_control.build import Build, BuildError, build, prune
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+# Says what it was asked, as `celery_fleet.check` would answer.
+CHECK = """
+import json, os, sys
+request = json.load(sys.stdin)
+print("the application prints")
+seen = {"cwd": os.getcwd(), "A": os.environ.get("A"), "FLAG": os.environ.get("FLAG"), "request": request,
+        "home": os.environ["HOME"], "path": os.environ["PATH"].split(":")[0]}
+import app
+print(json.dumps({"ok": True, "errors": [], "tasks": ["app.x"], "versions": {"celery": "5.7.0"}, "seen": seen}))
+open(os.environ["SEEN"], "w").write(json.dumps(seen))
+"""
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The module is a process of its own, and sets its umask; here that would outlive the test."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let someone else than root build, who can't become another user but need not."""
+    run = subprocess.run
+
+    def as_me(*args: Any, **options: Any) -> Any:
+        if os.geteuid() != 0:
+            for name in ("user", "group", "extra_groups"):
+                options.pop(name, None)
+        return run(*args, **options)
+
+    monkeypatch.setattr(module.subprocess, "run", as_me)
+
+
+@pytest.fixture(scope="session")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("python") / "python"
+    script = Path(__file__).with_name("quick_python.py")
+    path.write_text(f"#!{sys.executable}\n{script.read_text()}")
+    path.chmod(0o755)
+    return str(path)
+
+
+class Place:
+    """An application's root, the runtime, and archives."""
+
+    def __init__(self, root: Path, python: str) -> None:
+        self.root = root / "opt"
+        self.runtime = root / "runtime"
+        self.seen = root / "seen.json"
+        self.python = python
+        (self.runtime / "celery_fleet").mkdir(parents=True)
+        self.check(CHECK)
+
+    def check(self, text: str) -> None:
+        (self.runtime / "celery_fleet" / "check.py").write_text(text)
+
+    def wanted(
+        self, identity: str = "r1", files: dict[str, str] | None = None, **more: Any
+    ) -> Build:
+        given = {"app.py": "x = 1\n", "requirements.txt": ""} if files is None else files
+        archive = self.root.parent / f"{identity}.tar.gz"
+        with tarfile.open(archive, "w:gz") as opened:
+            for name, text in given.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(text.encode()), 0o644
+                opened.addfile(info, io.BytesIO(text.encode()))
+        options: dict[str, Any] = {
+            "directory": ".",
+            "requirements": "requirements.txt",
+            "app": "app",
+            "python": self.python,
+            "environment": {"SEEN": str(self.seen)},
+            **more,
+        }
+        return Build(
+            id=identity,
+            archive=str(archive),
+            root=str(self.root),
+            runtime=str(self.runtime),
+            user=ME,
+            **options,
+        )
+
+    def releases(self) -> list[str]:
+        found = (self.root / "releases").glob("*")
+        return sorted(path.name for path in found)
+
+    def note(self, identity: str = "r1") -> dict[str, Any]:
+        text = (self.root / "releases" / identity / "release.json").read_text()
+        note: dict[str, Any] = json.loads(text)
+        return note
+
+
+@pytest.fixture
+def place(tmp_path: Path, quick_python: str) -> Place:
+    return Place(tmp_path, quick_python)
+
+
+def test_a_release(place: Place) -> None:
+    build(
+        place.wanted(tasks=["app.x"], environment={"SEEN": str(place.seen), "A": 1, "FLAG": True})
+    )
+    note = place.note()
+    assert {key: note[key] for key in ("id", "directory", "tasks", "versions")} == {
+        "id": "r1",
+        "directory": "source",
+        "tasks": ["app.x"],
+        "versions": {"celery": "5.7.0"},
+    }
+    path = place.root / "releases/r1"
+    assert (path / "source/app.py").read_text() == "x = 1\n"
+    assert list((path / "source/__pycache__").glob("app.*.pyc")), "not compiled"
+    seen = json.loads(place.seen.read_text())
+    assert seen["request"] == {"app": "app", "directory": str(path / "source"), "tasks": ["app.x"]}
+    assert seen["cwd"] == str(path / "source")
+    # As the unit's environment file has them.
+    assert (seen["A"], seen["FLAG"]) == ("1", "true")
+    assert seen["path"] == str(path / "venv/bin")
+    assert seen["home"] == pwd.getpwnam(ME).pw_dir
+
+
+def test_a_release_with_the_real_pip(place: Place) -> None:
+    build(place.wanted(python=sys.executable))
+    assert place.note()["id"] == "r1"
+
+
+def test_the_users_of_the_host_can_read_it(place: Place) -> None:
+    build(place.wanted())
+    for path in (place.root / "releases/r1").rglob("*"):
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_code_below_the_source(place: Place) -> None:
+    files = {"back/app.py": "", "back/requirements/prod.txt": ""}
+    build(place.wanted(files=files, directory="./back", requirements="requirements/prod.txt"))
+    assert place.note()["directory"] == "source/back"
+    assert json.loads(place.seen.read_text())["cwd"].endswith("/source/back")
+
+
+def test_without_an_application_nothing_is_checked(place: Place) -> None:
+    place.check("raise SystemExit(1)")
+    build(place.wanted(app=""))
+    assert place.note()["tasks"] == []
+
+
+def test_what_is_built_is_not_built_again(place: Place) -> None:
+    build(place.wanted())
+    before = (place.root / "releases/r1/release.json").stat()
+    place.check("raise SystemExit(1)")
+    build(place.wanted())
+    assert (place.root / "releases/r1/release.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_what_an_earlier_run_left_is_wiped(place: Place) -> None:
+    half = place.root / "releases/r1"
+    (half / "venv/bin").mkdir(parents=True)
+    (half / "venv/bin/python").write_text("half")
+    (half / ".release.json").write_text("{}")
+    build(place.wanted())
+    assert place.note()["id"] == "r1"
+    assert sorted(path.name for path in half.iterdir()) == ["release.json", "source", "venv"]
+
+
+BROKEN = 'print(\'{"ok": false, "errors": ["app: no module named x"], "details": "Traceback\\\\nline"}\')'
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (BROKEN, ["does not pass its check:", "\napp: no module named x\n", "  Traceback\n  line"]),
+        ("import sys; sys.exit('boom')", ["ended without an answer (exit status 1)", "  boom"]),
+        ("print('not JSON')", ["ended without an answer (exit status 0)", "  not JSON"]),
+        ("", ["ended without an answer (exit status 0)"]),
+    ],
+)
+def test_a_check_that_fails_leaves_nothing(place: Place, check: str, words: list[str]) -> None:
+    place.check(check)
+    with pytest.raises(BuildError) as caught:
+        build(place.wanted())
+    for word in words:
+        assert word in str(caught.value)
+    assert place.releases() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"files": {"app.py": ""}}, r"the source has no \./requirements.txt \(celery_app_source"),
+        (
+            {"files": {"requirements.txt": "nothing-of-the-kind"}},
+            "installing the requirements failed",
+        ),
+        (
+            {"python": "/nowhere/python3"},
+            "making the virtualenv: /nowhere/python3 is not on this host",
+        ),
+        ({"files": {"app.py": "def", "requirements.txt": ""}}, "compiling the source failed"),
+    ],
+)
+def test_a_build_that_fails_leaves_nothing(
+    place: Place, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BuildError, match=words):
+        build(place.wanted(**change))
+    assert place.releases() == []
+
+
+def test_an_archive_that_is_none(place: Place) -> None:
+    wanted = place.wanted()
+    Path(wanted.archive).write_text("no archive")
+    with pytest.raises(BuildError, match="unpacking the source failed"):
+        build(wanted)
+    assert place.releases() == []
+
+
+def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    with pytest.raises(BuildError, match="took more than 0 s; raise celery_release_timeout"):
+        build(place.wanted(python=str(slow), timeout=0.1))
+    assert place.releases() == []
+
+
+def test_an_import_that_takes_too_long(place: Place) -> None:
+    place.check("import time; time.sleep(30)")
+    # Enough for the virtualenv, too little for the import.
+    with pytest.raises(BuildError, match="importing app took more than"):
+        build(place.wanted(timeout=1))
+    assert place.releases() == []
+
+
+def test_a_user_that_is_not_there(place: Place) -> None:
+    wanted = place.wanted()
+    unknown = Build(**{**vars(wanted), "user": "no-such-user"})
+    with pytest.raises(BuildError, match="there is no user no-such-user on this host"):
+        build(unknown)
+    assert place.releases() == []
+
+
+# --- what may go -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Path:
+    """Releases r1 (oldest) to r6, and one that was never finished."""
+    for number in range(1, 7):
+        path = tmp_path / "releases" / f"r{number}"
+        path.mkdir(parents=True)
+        (path / "release.json").write_text("{}")
+        os.utime(path / "release.json", (number, number))
+    (tmp_path / "releases/half").mkdir()
+    (tmp_path / "pins").mkdir()
+    return tmp_path
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "releases").iterdir())
+
+
+def test_the_newest_stay(six: Path) -> None:
+    assert sorted(prune(six, 2)) == ["r1", "r2", "r3", "r4"]
+    assert left(six) == ["half", "r5", "r6"]
+
+
+def test_what_is_in_use_stays(six: Path) -> None:
+    (six / "current").symlink_to("releases/r1")
+    (six / "pins/worker-a").symlink_to("../releases/r2")
+    (six / "pins/beat").symlink_to("../releases/gone")
+    (six / "pins/file").touch()
+    prune(six, 1)
+    assert left(six) == ["half", "r1", "r2", "r6"]
+    prune(six, 0, spared="r6")
+    assert left(six) == ["half", "r1", "r2", "r6"]
+    prune(six, 0)
+    assert left(six) == ["half", "r1", "r2"]
+
+
+def test_a_build_keeps_the_release_that_nothing_points_to_yet(place: Place) -> None:
+    for identity in ("r1", "r2", "r3"):
+        build(place.wanted(identity, keep=0))
+    assert place.releases() == ["r3"]
+
+
+def test_a_removal_that_is_cut_short_leaves_no_release(
+    six: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(module.shutil, "rmtree", fail)
+    with pytest.raises(OSError, match="killed"):
+        prune(six, 5)
+    assert not (six / "releases/r1/release.json").exists()

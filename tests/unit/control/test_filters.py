@@ -1,0 +1,124 @@
+"""The filters that are more than a name for something that is tested elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from tests.unit.control.certificates import Authority
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def load() -> ModuleType:
+    path = ROOT / "plugins/filter/fleet.py"
+    spec = importlib.util.spec_from_file_location("fleet_filters", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FLEET = load()
+FILTERS = FLEET.FilterModule().filters()
+
+
+def test_every_filter_that_a_role_uses_is_there() -> None:
+    assert all(name.startswith("fleet_") for name in FILTERS)
+
+
+def test_an_error_is_ansibles_and_names_the_filter() -> None:
+    with pytest.raises(AnsibleFilterError, match="environment_file: A-B can't be the name"):
+        FILTERS["fleet_environment_file"]({"A-B": 1})
+    with pytest.raises(AnsibleFilterError, match="worker_options: 'nosuch'"):
+        FILTERS["fleet_worker_options"]("nosuch", {})
+
+
+# --- htpasswd ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["secret", "pä$$ wörd:'\"\\", "x" * 200])
+def test_a_password_file_as_openssl_makes_it(password: str) -> None:
+    line = FILTERS["fleet_htpasswd"](password, "admin")
+    user, _, hashed = line.rstrip("\n").partition(":")
+    assert user == "admin"
+    kind, salt = hashed.split("$")[1:3]
+    assert (kind, len(salt)) == ("6", 16)
+    done = subprocess.run(
+        ["openssl", "passwd", "-6", "-salt", salt, "-stdin"],
+        input=password,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert hashed == done.stdout.strip()
+
+
+def test_a_password_file_is_the_same_at_each_run_and_differs_by_user_and_password() -> None:
+    htpasswd = FILTERS["fleet_htpasswd"]
+    assert htpasswd("a", "u") == htpasswd("a", "u")
+    salts = {htpasswd(*pair).split("$")[2] for pair in (("a", "u"), ("a", "v"), ("b", "u"))}
+    assert len(salts) == 3
+
+
+# --- certificates ------------------------------------------------------------------------------------
+
+NAMES = ["DNS:redis1", "IP:10.0.0.1", "IP:fd00::1"]
+AUTHORITY = Authority("fleet")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("redis1", "DNS:redis1"),
+        ("10.0.0.1", "IP:10.0.0.1"),
+        ("FD00:0::1", "IP:fd00::1"),
+        ("10.0.0.256", "DNS:10.0.0.256"),
+    ],
+)
+def test_alternative_names(name: str, expected: str) -> None:
+    assert FILTERS["fleet_alternative_name"](name) == expected
+
+
+def serves(pem: str, names: list[str] | None = None, days: float = 30) -> bool:
+    found = FILTERS["fleet_certificate_serves"](pem, names or NAMES, AUTHORITY.pem, days)
+    assert isinstance(found, bool)
+    return found
+
+
+def test_a_certificate_that_serves() -> None:
+    pem, _ = AUTHORITY.issue(NAMES)
+    assert serves(pem)
+    assert serves(pem, list(reversed(NAMES)))
+
+
+@pytest.mark.parametrize("names", [["DNS:redis1"], [*NAMES, "DNS:more"], ["DNS:other"]])
+def test_a_certificate_for_other_names(names: list[str]) -> None:
+    assert not serves(AUTHORITY.issue(NAMES)[0], names)
+
+
+def test_a_certificate_without_alternative_names() -> None:
+    assert not serves(AUTHORITY.issue([])[0])
+
+
+def test_a_certificate_that_runs_out() -> None:
+    pem, _ = AUTHORITY.issue(NAMES, days=29)
+    assert not serves(pem)
+    assert serves(pem, days=28)
+    assert not serves(AUTHORITY.issue(NAMES, days=-0.5)[0], days=0)
+
+
+def test_a_certificate_of_another_authority_even_of_the_same_name() -> None:
+    for name in ("other", "fleet"):
+        assert not serves(Authority(name).issue(NAMES)[0])
+
+
+def test_what_is_no_certificate_is_an_error() -> None:
+    with pytest.raises(AnsibleFilterError, match="certificate_serves"):
+        serves("no certificate")

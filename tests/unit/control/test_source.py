@@ -1,0 +1,251 @@
+"""Packing an application's source."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control.source import SourceError, pack
+
+FILES = {"app/tasks.py": "x = 1\n", "requirements.txt": "celery\n", "run.sh": "#!/bin/sh\n"}
+
+
+def write(directory: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """Run git as a person without any configuration."""
+    done = subprocess.run(
+        ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"},
+    )
+    return done.stdout.strip()
+
+
+def repository(directory: Path, files: Mapping[str, str]) -> Path:
+    directory.mkdir(exist_ok=True)
+    git(directory, "init", "--quiet", "--initial-branch=main")
+    write(directory, files)
+    git(directory, "add", ".")
+    git(directory, "commit", "--quiet", "--message=first")
+    return directory
+
+
+def packed(
+    scratch: Path, salt: str = "", base: Path = Path("/nowhere"), **wanted: Any
+) -> tuple[str, dict[str, tarfile.TarInfo]]:
+    """The id and the members of the archive."""
+    scratch.mkdir(exist_ok=True)
+    identity, archive = pack(wanted, base, scratch, salt)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return identity, {member.name: member for member in opened}
+
+
+# --- a directory -------------------------------------------------------------------------------------
+
+
+def test_the_id_follows_content_alone(tmp_path: Path) -> None:
+    one, two = (
+        write(tmp_path / "one", FILES),
+        write(tmp_path / "two", dict(reversed(FILES.items()))),
+    )
+    os.utime(two / "run.sh", (1, 1))
+    (two / "app/tasks.py").chmod(0o600)
+    write(two, {"app/__pycache__/tasks.pyc": "", "x.pyc": "", ".venv/a": "", "node_modules/b": ""})
+    first, archive = pack({"path": str(one)}, tmp_path, tmp_path, "")
+    assert pack({"path": str(two)}, tmp_path, tmp_path, "") == (first, archive)
+    assert len(first) == 12
+    assert int(first, 16) >= 0
+    # gzip notes the time unless it is told not to.
+    assert gzip.decompress(archive)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"salt": "python3.13"},
+        {"directory": "app"},
+        {"requirements": "requirements/prod.txt"},
+    ],
+)
+def test_the_id_follows_what_else_makes_a_release(tmp_path: Path, change: dict[str, str]) -> None:
+    path = write(tmp_path / "a", FILES)
+    assert packed(tmp_path, path=path)[0] != packed(tmp_path, path=path, **change)[0]
+    defaults = {"directory": ".", "requirements": "requirements.txt"}
+    assert packed(tmp_path, path=path)[0] == packed(tmp_path, path=path, **defaults)[0]
+
+
+def test_the_id_follows_names_modes_and_links(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", FILES)
+    seen = {packed(tmp_path, path=path)[0]}
+    (path / "run.sh").chmod(0o755)
+    seen.add(packed(tmp_path, path=path)[0])
+    (path / "run.sh").rename(path / "start.sh")
+    seen.add(packed(tmp_path, path=path)[0])
+    (path / "link").symlink_to("start.sh")
+    seen.add(packed(tmp_path, path=path)[0])
+    assert len(seen) == 4
+
+
+def test_files_belong_to_root_and_others_may_read_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", FILES)
+    (path / "run.sh").chmod(0o700)
+    (path / "requirements.txt").chmod(0o600)
+    (path / "current").symlink_to("app")
+    _, members = packed(tmp_path, path=path)
+    assert sorted(members) == ["app/tasks.py", "current", "requirements.txt", "run.sh"]
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members.values()} == {
+        (0, 0, "root", "root", 0)
+    }
+    assert (members["run.sh"].mode, members["requirements.txt"].mode) == (0o755, 0o644)
+    assert (members["current"].issym(), members["current"].linkname) == (True, "app")
+
+
+def test_hard_links_are_files_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", FILES)
+    os.link(path / "run.sh", path / "again.sh")
+    _, members = packed(tmp_path, path=path)
+    assert members["again.sh"].isreg()
+    assert members["run.sh"].isreg()
+
+
+def test_a_relative_path_starts_at_the_checkout(tmp_path: Path) -> None:
+    write(tmp_path / "apps/shop", FILES)
+    assert "run.sh" in packed(tmp_path / "scratch", base=tmp_path, path="apps/shop")[1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"path": "none"}, "none is not a directory on the control side"),
+        ({"path": "file"}, "file is not a directory on the control side"),
+        ({"path": "empty"}, "empty holds no file"),
+        ({"pip": "shop"}, "give `path` or `git`"),
+        ({}, "give `path` or `git`"),
+    ],
+)
+def test_what_can_not_be_packed(tmp_path: Path, wanted: dict[str, Any], words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match=words):
+        pack(wanted, tmp_path, tmp_path, "")
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", FILES)
+    os.mkfifo(path / "pipe")
+    with pytest.raises(SourceError, match=r"a/pipe is neither a file nor a link"):
+        packed(tmp_path, path=path)
+
+
+# --- a git work tree ---------------------------------------------------------------------------------
+
+
+def test_what_git_ignores_stays_at_home(tmp_path: Path) -> None:
+    path = repository(tmp_path / "a", {**FILES, ".gitignore": ".env\n*.log\n", "gone.py": ""})
+    write(path, {".env": "SECRET=1\n", "app/debug.log": "", "app/new.py": "", ".git/junk": ""})
+    (path / "gone.py").unlink()
+    _, members = packed(tmp_path, path=path)
+    assert sorted(members) == sorted([*FILES, ".gitignore", "app/new.py"])
+
+
+def test_a_directory_of_a_work_tree(tmp_path: Path) -> None:
+    # With its own part of the rules that stand above it.
+    path = repository(
+        tmp_path / "a", {"back/app.py": "", "front/x.js": "", ".gitignore": "*.env\n"}
+    )
+    write(path, {"back/local.env": "SECRET=1\n"})
+    assert list(packed(tmp_path, path=path / "back")[1]) == ["app.py"]
+
+
+def test_names_of_any_letters(tmp_path: Path) -> None:
+    path = repository(tmp_path / "a", {"späße/a b\n.py": ""})
+    assert list(packed(tmp_path, path=path)[1]) == ["späße/a b\n.py"]
+
+
+def test_where_git_fails_nothing_is_packed_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repository(tmp_path / "a", {**FILES, ".gitignore": ".env\n"})
+    write(path, {".env": "SECRET=1\n"})
+    (path / ".git/HEAD").write_text("damaged\n")
+    with pytest.raises(SourceError, match=r"git can't list the files of .*: fatal: "):
+        packed(tmp_path, path=path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match="git is not installed"):
+        packed(tmp_path, path=path)
+
+
+def test_without_git_a_directory_is_packed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sorted(packed(tmp_path, path=write(tmp_path / "a", FILES))[1]) == sorted(FILES)
+
+
+# --- a git repository --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A repository with a tag v1, a branch `next`, and a commit on main after both."""
+    path = repository(tmp_path / "origin", {**FILES, "version": "1\n"})
+    git(path, "tag", "v1")
+    git(path, "switch", "--quiet", "--create", "next")
+    git(path, "commit", "--quiet", "--allow-empty", "--message=next")
+    git(path, "switch", "--quiet", "main")
+    write(path, {"version": "2\n"})
+    git(path, "commit", "--quiet", "--all", "--message=second")
+    write(path, {"version": "not committed\n"})
+    return path
+
+
+def test_branch_tag_and_commit(origin: Path, tmp_path: Path) -> None:
+    def of(version: str | None) -> str:
+        scratch = Path(tempfile.mkdtemp(dir=tmp_path))
+        return packed(scratch, git=f"file://{origin}", version=version)[0]
+
+    assert of("v1") == of("next") == of(git(origin, "rev-parse", "v1^{commit}"))
+    assert of(None) == of("main") == of(git(origin, "rev-parse", "main"))
+    assert of("v1") != of("main")
+
+
+def test_the_same_content_is_the_same_release_wherever_it_comes_from(
+    origin: Path, tmp_path: Path
+) -> None:
+    git(origin, "checkout", "--quiet", "--", "version")
+    found = packed(tmp_path / "scratch", git=f"file://{origin}", version="main")
+    assert found[0] == packed(tmp_path, path=origin)[0]
+    assert not [name for name in found[1] if name.startswith(".git")]
+
+
+@pytest.mark.parametrize("version", ["v9", "--upload-pack=touch /nowhere", "deadbeef"])
+def test_a_version_that_is_not_there(origin: Path, tmp_path: Path, version: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        packed(tmp_path / "scratch", git=f"file://{origin}", version=version)
+    assert f"can't get {version} of file://{origin}: " in str(caught.value)
+    assert "Check URL, version and the rights" in str(caught.value)
+
+
+def test_the_error_keeps_the_password_of_an_address(tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        packed(tmp_path / "scratch", git="https://me:hush@localhost:1/shop.git", version="main")
+    assert "hush" not in str(caught.value)
+    assert "can't get main of https://localhost:1/shop.git" in str(caught.value)
