@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -41,11 +41,15 @@ demo-hosts: setup ## make the demo's hosts, or start them again
 demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
 	@scripts/demo.sh
 
-demo-destroy: setup ## remove the demo's hosts and all on them
+demo-destroy: setup ## remove the demo's hosts, its secrets and certificates
 	@python scripts/hosts.py destroy $(DEMO)
+	@rm -rf inventories/local/.secrets inventories/local/pki
 
 bench: setup ## what a second run of site.yml costs on the demo's hosts, which must stand
 	@python scripts/bench.py
+
+docs: setup ## docs/reference.md, from the roles' own specs
+	@python scripts/reference.py
 
 clean: ## remove what tools and tests have left in this directory, but no host
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible .cache

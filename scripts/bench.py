@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 ROUNDS = 5
-RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
+RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 # "<10.1.2.3> SSH: EXEC ssh …" for each remote command; a module shows in its file's path, once for each host.
-CALL = re.compile(r"^<([^>]+)> SSH: EXEC ", re.M)
-MODULE = re.compile(r"^Using module file (\S+)$", re.M)
+CALL = re.compile(r"^<([^>]+)> SSH: EXEC ", re.MULTILINE)
+MODULE = re.compile(r"^Using module file (\S+)$", re.MULTILINE)
 
 
 class BenchError(Exception):
@@ -35,7 +35,9 @@ def run(command: Sequence[str]) -> tuple[float, str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise BenchError(f"`{' '.join(command)}` failed; does the demo stand (`make demo`)?\n{tail}")
+        raise BenchError(
+            f"`{' '.join(command)}` failed; does the demo stand (`make demo`)?\n{tail}"
+        )
     return time.monotonic() - started, done.stdout
 
 
@@ -67,10 +69,16 @@ def main() -> int:
     print("| what | median | least to most |")
     print("|---|---|---|")
     for name, values in (("`ansible all -m ping`", pings), ("second run of `site.yml`", sites)):
-        print(f"| {name} | {statistics.median(values):.1f} s | {min(values):.1f} to {max(values):.1f} s |")
+        print(
+            f"| {name} | {statistics.median(values):.1f} s | {min(values):.1f} to {max(values):.1f} s |"
+        )
     print(f"| second run as a multiple of the ping | {one_site / one_ping:.1f} | |")
-    print(f"| module executions on all {len(calls)} hosts | {sum(modules.values())} | {dict(modules)} |")
-    print(f"| remote commands on a host, those included | {max(calls.values())} at most | {sorted(calls.values())} |")
+    print(
+        f"| module executions on all {len(calls)} hosts | {sum(modules.values())} | {dict(modules)} |"
+    )
+    print(
+        f"| remote commands on a host, those included | {max(calls.values())} at most | {sorted(calls.values())} |"
+    )
     return 0
 
 

@@ -49,7 +49,7 @@ def test_runs_no_other_unit_of_ours(host: Host, variables: Mapping[str, list[str
 @pytest.mark.hosts("fleet")
 def test_services_are_shut_in(host: Host, variables: Mapping[str, list[str]]) -> None:
     listed = host.check_output("systemd-analyze security --no-pager")
-    scores = dict(re.findall(r"^\s*(\S+\.service)\s+(\d+\.\d)", listed, re.M))
+    scores = dict(re.findall(r"^\s*(\S+\.service)\s+(\d+\.\d)", listed, re.MULTILINE))
     found = {name: float(scores[name]) for name in variables["services"]}
     assert {name: score for name, score in found.items() if score > WORST_SCORE} == {}
 

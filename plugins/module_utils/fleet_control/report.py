@@ -71,7 +71,9 @@ def table(seen: Mapping[str, Seen], probe: Mapping[str, Any], notes: Sequence[st
     for host, what in seen.items():
         for unit, state in what.serving.get("units", {}).items():
             says = state.get("StatusText", "")
-            services.append((host, unit, state["ActiveState"] + (f": {says}" if says else "")))
+            services.append(
+                (host, unit, state.get("ActiveState", "unknown") + (f": {says}" if says else ""))
+            )
     lines += columns(services)
     if probe.get("nodes"):
         workers = [("WORKER", "QUEUES", "CANARY")]

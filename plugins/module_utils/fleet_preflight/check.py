@@ -43,6 +43,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     names.check_workers_and_queues,
     workers.check_enabled,
     workers.check_limits,
+    workers.check_visibility,
     queues.check_routes,
     queues.check_scheduled,
     source.check_source,

@@ -182,3 +182,32 @@ def check_limits(model: Model) -> Iterator[Problem]:
                 value="[]",
                 hosts=hosts,
             )
+
+
+def check_visibility(model: Model) -> Iterator[Problem]:
+    """An unacknowledged task comes back only after no worker can have it any more.
+
+    A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them waits that many time
+    limits, and then its drain; the role's default computes the same.
+    """
+    for value, hosts in model.distinct("celery_app_visibility_timeout"):
+        seconds = as_number(value)
+        if seconds is None:
+            continue
+        for name, options, _ in each_worker(model):
+            hard = as_number(options.get("time_limit"))
+            if hard is None:
+                continue
+            drain = as_number(options.get("drain_timeout"))
+            ahead = as_number(options.get("prefetch_multiplier")) or 4.0
+            least = ahead * hard + (hard if drain is None else drain)
+            if seconds < least:
+                yield Problem(
+                    "celery_app_visibility_timeout",
+                    f"is below what the worker {name} can hold a task ({number_text(least)} s: prefetch_multiplier "
+                    "x time_limit + drain_timeout), so a task that still waits would run a second time",
+                    f"write {number_text(least)} or more, or remove it to have it computed",
+                    value=model.show(("celery_app_visibility_timeout",), value),
+                    hosts=hosts,
+                )
+                break

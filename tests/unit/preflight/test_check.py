@@ -151,6 +151,10 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "no key known", "worker?"),
     ("pki_ca_passphrase", "changeme", "pki_ca_passphrase", "placeholder", "openssl"),
     ("celery_app_secret_env/SECRET", "<fill in>", "celery_app_secret_env.SECRET", "placeholder", ""),
+    ("celery_app_secret_env/DATABASE_URL", "postgresql://u:CHANGE_ME@db/shop",
+     "celery_app_secret_env.DATABASE_URL", "placeholder", "real value"),
+    # the visibility timeout against what a worker can hold
+    ("celery_app_visibility_timeout", 3600, "celery_app_visibility_timeout", "second time", "9000"),
     # source
     (S, {}, S, "none of path", "exactly one"),
     (S, {"path": "a", "git": "https://x/y"}, S, "path and git", "exactly one"),

@@ -1,0 +1,174 @@
+"""What `site.yml` would settle on the hosts of a delivered inventory, rendered by Ansible itself.
+
+A dry run of the delivered playbook over a copy of the inventory, with two action plugins put before the
+delivered ones: `settle`, which renders and then writes down what it would send to the host, and `fleet_facts`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.unit.control.certificates import Authority
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = "/etc/systemd/system/"
+# What is on the hosts, but is not part of what is delivered.
+_LOCAL = shutil.ignore_patterns("demo.yml", ".secrets", "pki")
+
+
+@dataclass
+class Host:
+    """One host: its files by path, its units by name, and what each `settle` asked for beside them."""
+
+    name: str
+    variables: dict[str, Any] = field(default_factory=dict)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        return {item["dest"]: item for call in self.calls for item in call.get("files", [])}
+
+    @cached_property
+    def units(self) -> dict[str, dict[str, Any]]:
+        return {item["name"]: item for call in self.calls for item in call.get("units", [])}
+
+    @cached_property
+    def links(self) -> dict[str, str]:
+        return {i["path"]: i["target"] for call in self.calls for i in call.get("links", [])}
+
+    def text(self, path: str) -> str:
+        content: str = self.files[path]["content"]
+        return content
+
+    def unit_files(self) -> dict[str, str]:
+        """Content of everything below systemd's directory, by its path there."""
+        return {
+            p.removeprefix(UNITS): f["content"]
+            for p, f in self.files.items()
+            if p.startswith(UNITS)
+        }
+
+
+@dataclass
+class Fleet:
+    """All hosts by name, and every secret of the inventory."""
+
+    hosts: dict[str, Host]
+    secrets: dict[str, str]
+    output: str
+
+
+def run(*command: str, **environment: str) -> str:
+    """Run one of Ansible's programs; its output."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            **environment,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def render(
+    name: str, directory: Path, given: dict[str, Any] | None = None, systemd: int = 252
+) -> Fleet:
+    """Render an inventory below `inventories/`.
+
+    Args:
+        name: Of the inventory.
+        directory: An empty one, where its copy, its certificates and its secrets go.
+        given: Variables for all hosts that win over the inventory's.
+        systemd: Version on the hosts.
+    """
+    inventory = directory / name
+    shutil.copytree(ROOT / "inventories" / name, inventory, ignore=_LOCAL)
+    connection = directory / "connection.json"
+    # Nobody is called; but what is done on the control side is, like everything else, done by a connection.
+    connection.write_text(
+        json.dumps({"ansible_connection": "local", "ansible_become": False, **(given or {})})
+    )
+    options = (f"--inventory={inventory}", f"--extra-vars=@{connection}")
+    hosts_file = yaml.safe_load((inventory / "hosts.yml").read_text())
+    names = _hosts(hosts_file["fleet"])
+    (inventory / "addresses.yml").write_text(
+        json.dumps(
+            {
+                "all": {
+                    "hosts": {h: {"ansible_host": f"192.0.2.{n}"} for n, h in enumerate(names, 1)}
+                }
+            }
+        )
+    )
+    authority = Authority("fleet")
+    (inventory / "pki/hosts").mkdir(parents=True)
+    (inventory / "pki/ca.crt").write_text(authority.pem)
+    (inventory / "pki/ca.key").write_text("nobody signs here\n")
+    for number, host in enumerate(names, 1):
+        certificate, key = authority.issue([f"DNS:{host}", f"IP:192.0.2.{number}"], days=300)
+        (inventory / f"pki/hosts/{host}.crt").write_text(certificate)
+        (inventory / f"pki/hosts/{host}.key").write_text(key)
+    rendered = directory / "rendered"
+    rendered.mkdir()
+    output = run(
+        "ansible-playbook",
+        *options,
+        "--check",
+        "site.yml",
+        ANSIBLE_ACTION_PLUGINS=f"{Path(__file__).with_name('action')}:{ROOT / 'plugins/action'}",
+        RENDERED=str(rendered),
+        RENDERED_FOR_SYSTEMD=str(systemd),
+        XDG_CACHE_HOME=str(directory / "cache"),
+    )
+    calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(rendered.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        call = json.loads(path.read_text())
+        calls[call["host"]].append(call["wanted"])
+    listed = json.loads(run("ansible-inventory", *options, "--list"))
+    hosts = {host: Host(host, listed["_meta"]["hostvars"][host], calls[host]) for host in names}
+    return Fleet(hosts, _secrets(inventory, given or {}, hosts), output)
+
+
+def _hosts(group: dict[str, Any]) -> list[str]:
+    """Hosts of a group and its children, each once, in their order."""
+    found = list(group.get("hosts") or {})
+    for child in (group.get("children") or {}).values():
+        found += _hosts(child or {})
+    return list(dict.fromkeys(found))
+
+
+def _secrets(inventory: Path, given: dict[str, Any], hosts: dict[str, Host]) -> dict[str, str]:
+    """Every secret by a name: those that were made, those given, and the private keys."""
+    found = {path.name: path.read_text().strip() for path in inventory.glob(".secrets/*")}
+    found.update(
+        {
+            f"key of {p.stem}": p.read_text().splitlines()[1]
+            for p in inventory.glob("pki/hosts/*.key")
+        }
+    )
+    for name, value in given.items():
+        if re.search(r"password|passphrase|secret", name):
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            found.update({f"{name} {part}": str(secret) for part, secret in parts})
+    return found
