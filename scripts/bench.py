@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 ROUNDS = 5
-RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+RECAP = re.compile(
+    r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE
+)
 # "<10.1.2.3> SSH: EXEC ssh …" for each remote command; a module shows in its file's path, once for each host.
 CALL = re.compile(r"^<([^>]+)> SSH: EXEC ", re.MULTILINE)
 MODULE = re.compile(r"^Using module file (\S+)$", re.MULTILINE)

@@ -47,6 +47,16 @@ class ActionModule(ActionBase):
         result.update(changed=False, ansible_facts={"fleet": self._facts(task_vars or {})})
         return result
 
+    def _request(self, variables: dict[str, Any]) -> dict[str, Any]:
+        redis = list(variables["groups"].get("redis", []))
+        names = {
+            str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
+            for kind in ("broker", "results")
+            if variables.get(f"celery_app_{kind}_host") or redis
+        }
+        units = ["redis-server.service"] if "redis" in variables["group_names"] else []
+        return {"paths": PATHS, "names": sorted(names), "units": units}
+
     def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
         interpreter = str(variables.get("ansible_python_interpreter") or "")
         command = shlex.join(
@@ -61,7 +71,7 @@ class ActionModule(ActionBase):
         before = time.time()
         try:
             answer = self._low_level_execute_command(
-                command, in_data=json.dumps({"paths": PATHS}).encode(), sudoable=True
+                command, in_data=json.dumps(self._request(variables)).encode(), sudoable=True
             )
         except AnsibleError as error:
             return _unreachable(str(error))

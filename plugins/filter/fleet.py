@@ -16,6 +16,7 @@ import ansible.module_utils
 from ansible.errors import AnsibleFilterError
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 
 PLUGINS = Path(__file__).resolve().parents[1]
 # ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
@@ -45,7 +46,7 @@ def subject_alternative_name(name: str) -> str:
         return f"DNS:{name}"
 
 
-def certificate_serves(pem: str, names: list[str], authority: str, days: float) -> bool:
+def certificate_serves(pem: str, names: list[str], authority: str, days: float, key: str) -> bool:
     """Whether a certificate is for exactly these names, signed by this authority, and lasts some more days.
 
     Args:
@@ -53,9 +54,13 @@ def certificate_serves(pem: str, names: list[str], authority: str, days: float) 
         names: Names as `subject_alternative_name` writes them.
         authority: The signer's certificate.
         days: Fewer days left count as none.
+        key: Its private key, which a run that broke off may have made anew.
     """
     certificate = x509.load_pem_x509_certificate(pem.encode())
     signer = x509.load_pem_x509_certificate(authority.encode())
+    private = serialization.load_pem_private_key(key.encode(), password=None)
+    if private.public_key() != certificate.public_key():
+        return False
     try:
         certificate.verify_directly_issued_by(signer)
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -93,6 +98,7 @@ class FilterModule:
             "fleet_redis_state": _plain(celery.redis_state),
             "fleet_surplus": _plain(celery.surplus),
             "fleet_visibility_timeout": _plain(celery.visibility_timeout),
+            "fleet_scheduled": _plain(celery.scheduled),
             "fleet_queues": _plain(celery.queues),
             "fleet_worker_options": _plain(celery.worker_options),
             "fleet_worker_command": _plain(celery.worker_command),

@@ -20,7 +20,8 @@ options:
   python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
   runtime: {description: Directory of the fleet's runtime., type: path, required: true}
   user: {description: User who imports the application., type: str, required: true}
-  environment: {description: Environment of the import; it may hold secrets., type: dict, default: {}}
+  environment: {description: Environment of the import., type: dict, default: {}}
+  secret_environment: {description: Its secret part., type: dict, default: {}}
   keep: {description: Releases to keep beside those in use., type: int, default: 5}
   timeout: {description: Seconds for the build., type: int, default: 900}
 author: Celery Fleet
@@ -66,7 +67,9 @@ def main() -> None:
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "runtime": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
-            "environment": {"type": "dict", "default": {}, "no_log": True},
+            "environment": {"type": "dict", "default": {}},
+            # Apart: Ansible strikes each value of a secret dictionary out of all output, "1" and "true" as well.
+            "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "keep": {"type": "int", "default": 5},
             "timeout": {"type": "int", "default": 900},
         },

@@ -1,4 +1,4 @@
-"""ExecStop of a worker's unit: TERM, wait for the drain, QUIT, wait again; then systemd kills what is left.
+"""ExecStop of a worker's unit: TERM, wait for the drain, QUIT, wait again, KILL.
 
 Run as a file with `python3 -S -E`: standard library alone, nothing of this package. SIGTERM makes Celery stop
 taking tasks and wait for those that run, without bound. When the drain is over, SIGQUIT makes it hand back what
@@ -42,7 +42,7 @@ def wait(process: int, seconds: float) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Stop the process named on the command line; 0 once it has ended, 1 where systemd has to kill it."""
+    """Stop the process named on the command line; 0 where it ended by itself, 1 where it was killed."""
     parser = argparse.ArgumentParser(prog="stop.py")
     # systemd gives no $MAINPID where the process has already left by itself.
     parser.add_argument("pid", type=int, nargs="?")
@@ -67,10 +67,13 @@ def main(argv: list[str] | None = None) -> int:
         if wait(process, drain):
             return 0
         print(f"tasks still run after {drain:.0f} s of drain", flush=True)
-        if options.no_quit:
-            return 1
-        signal.pidfd_send_signal(process, signal.SIGQUIT)
-        return 0 if wait(process, _AFTER_QUIT) else 1
+        if not options.no_quit:
+            signal.pidfd_send_signal(process, signal.SIGQUIT)
+            if wait(process, _AFTER_QUIT):
+                return 0
+        # Not left to systemd, which would begin a TimeoutStopSec of its own, as long as the drain, after this one.
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        return 1
     except ProcessLookupError:
         return 0
     finally:

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +23,29 @@ from tests.unit.control.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = "/etc/systemd/system/"
-# What is on the hosts, but is not part of what is delivered.
+# Made on this machine, and no part of what is delivered.
 _LOCAL = shutil.ignore_patterns("demo.yml", ".secrets", "pki")
+
+PRODUCTION: dict[str, Any] = {
+    "redis_passwords": {
+        user: f"not-a-real-one-of-{user}"
+        for user in ("worker", "beat", "producer", "flower", "operator", "admin")
+    },
+    "pki_ca_passphrase": "not-a-real-passphrase",
+    "flower_auth_password": "not-a-real-flower-password",
+    "flower_cookie_secret": "not-a-real-flower-cookie-secret",
+    "celery_producer_web_auth_password": "not-a-real-web-password",
+    "celery_app_secret_env": {"PGPASSWORD": "not a real “PGPASSWORD”: $HOME\\ 'x' \"y\""},
+    # Its own is in a repository that is not there.
+    "celery_app_source": {"path": "examples/flexiprice/backend"},
+}
+# The inventories that are rendered, with what their user has to fill in.
+FILLED_IN: dict[str, dict[str, Any]] = {"local": {}, "production": PRODUCTION}
 
 
 @dataclass
 class Host:
-    """One host: its files by path, its units by name, and what each `settle` asked for beside them."""
+    """One host: the roles' variables, and what each `settle` of the run wanted, in their order."""
 
     name: str
     variables: dict[str, Any] = field(default_factory=dict)
@@ -70,9 +85,9 @@ class Fleet:
     output: str
 
 
-def run(*command: str, **environment: str) -> str:
-    """Run one of Ansible's programs; its output."""
-    done = subprocess.run(
+def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's programs with the delivered configuration."""
+    return subprocess.run(
         [str(Path(sys.executable).with_name(command[0])), *command[1:]],
         cwd=ROOT,
         env={
@@ -87,27 +102,36 @@ def run(*command: str, **environment: str) -> str:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
 
 
-def render(
-    name: str, directory: Path, given: dict[str, Any] | None = None, systemd: int = 252
-) -> Fleet:
+def copy_inventory(name: str, directory: Path) -> Path:
+    """A copy of a delivered inventory, as it is in a fresh checkout."""
+    return Path(shutil.copytree(ROOT / "inventories" / name, directory / name, ignore=_LOCAL))
+
+
+def render(name: str, parent: Path, given: dict[str, Any], systemd: int = 252) -> Fleet:
     """Render an inventory below `inventories/`.
 
     Args:
         name: Of the inventory.
-        directory: An empty one, where its copy, its certificates and its secrets go.
+        parent: Where a directory with its copy, its certificates and its secrets goes.
         given: Variables for all hosts that win over the inventory's.
         systemd: Version on the hosts.
     """
-    inventory = directory / name
-    shutil.copytree(ROOT / "inventories" / name, inventory, ignore=_LOCAL)
+    directory = parent / f"rendered-{name}"
+    directory.mkdir()
+    inventory = copy_inventory(name, directory)
     connection = directory / "connection.json"
     # Nobody is called; but what is done on the control side is, like everything else, done by a connection.
     connection.write_text(
-        json.dumps({"ansible_connection": "local", "ansible_become": False, **(given or {})})
+        json.dumps(
+            {
+                **given,
+                "ansible_connection": "local",
+                "ansible_become": False,
+                "pki_directory": f"{inventory}/pki",
+            }
+        )
     )
     options = (f"--inventory={inventory}", f"--extra-vars=@{connection}")
     hosts_file = yaml.safe_load((inventory / "hosts.yml").read_text())
@@ -131,23 +155,26 @@ def render(
         (inventory / f"pki/hosts/{host}.key").write_text(key)
     rendered = directory / "rendered"
     rendered.mkdir()
-    output = run(
+    done = ansible(
         "ansible-playbook",
         *options,
         "--check",
+        "--diff",
+        # Nothing that more words could add may hold a secret either.
+        "-vvv",
         "site.yml",
         ANSIBLE_ACTION_PLUGINS=f"{Path(__file__).with_name('action')}:{ROOT / 'plugins/action'}",
         RENDERED=str(rendered),
         RENDERED_FOR_SYSTEMD=str(systemd),
         XDG_CACHE_HOME=str(directory / "cache"),
     )
-    calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    hosts = {host: Host(host) for host in names}
     for path in sorted(rendered.iterdir(), key=lambda path: path.stat().st_mtime_ns):
         call = json.loads(path.read_text())
-        calls[call["host"]].append(call["wanted"])
-    listed = json.loads(run("ansible-inventory", *options, "--list"))
-    hosts = {host: Host(host, listed["_meta"]["hostvars"][host], calls[host]) for host in names}
-    return Fleet(hosts, _secrets(inventory, given or {}, hosts), output)
+        hosts[call["host"]].variables.update(call["variables"])
+        hosts[call["host"]].calls.append(call["wanted"])
+    return Fleet(hosts, _secrets(inventory, given), done.stdout + done.stderr)
 
 
 def _hosts(group: dict[str, Any]) -> list[str]:
@@ -158,7 +185,7 @@ def _hosts(group: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _secrets(inventory: Path, given: dict[str, Any], hosts: dict[str, Host]) -> dict[str, str]:
+def _secrets(inventory: Path, given: dict[str, Any]) -> dict[str, str]:
     """Every secret by a name: those that were made, those given, and the private keys."""
     found = {path.name: path.read_text().strip() for path in inventory.glob(".secrets/*")}
     found.update(

@@ -22,6 +22,7 @@ The fleet is that of the Molecule scenario, or else the one of CELERY_FLEET_SCEN
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def host(fleet: Fleet, host_name: str) -> Host:
 def variables(fleet: Fleet, host_name: str) -> Variables:
     """The variables of this run's host."""
     return fleet.expected[host_name]
+
+
+@pytest.fixture
+def label() -> str:
+    """The beginning of names that no other test, and no other run, gives to its tasks."""
+    return uuid.uuid4().hex[:12]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ BROKER = {
     "count no queue of ours": "LLEN elsewhere",
     "send directly": "LPUSH {node}.dq2 x",
     "take directly": "BRPOP {node}.dq2 1",
+    "take back a canary": "LREM {node}.dq2 1 x",
     "hold a task": "HSET unacked tag x",
     "read a held task": "HGET unacked tag",
     "index a held task": "ZADD unacked_index 1 tag",
@@ -99,7 +100,8 @@ BROKER_MAY = {
     },
     "operator": {
         *_CONTROL,
-        *("take a task", "send a task", "send with a priority", "empty a queue"),
+        *("take a task", "send a task", "send with a priority", "read tasks", "empty a queue"),
+        "take back a canary",
         *("send directly", "take directly", "declare a queue", "read bindings"),
         *("remove a binding", "declare no queue of ours", "answer an inquiry"),
         *("publish task.sent", "publish a worker's event", "hear commands"),

@@ -5,10 +5,12 @@ Looked for are the real ones of this run, plain, URL-encoded and base64, after a
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from support import plays
@@ -61,7 +63,17 @@ SYSTEMD = [
     "systemctl cat '*.service' '*.socket' '*.target'",
     "systemctl show-environment",
 ]
-PLACES = ["/etc", "/opt", "/usr/lib/celery-fleet", "/var", "/run", "/tmp", "/home", "/srv", "/root"]
+PLACES = [
+    "/etc",
+    "/opt",
+    "/usr/lib/celery-fleet",
+    "/var",
+    "/run",
+    "/tmp",
+    "/home",
+    "/srv",
+    "/root",
+]  # is searched
 
 
 def search(
@@ -84,14 +96,11 @@ def search(
 
 def test_forms_are_recognised() -> None:
     """The search itself: a secret within other text, encoded with it."""
-    import base64
-    from urllib.parse import quote
-
-    secret = "pass/word+with:signs"
+    text_of_it = "pass/word+with:signs"
     for before in ("", "a", "ab", "abc", "user:"):
-        text = base64.b64encode(f"{before}{secret}@host".encode()).decode()
-        assert any(form in text for form in forms(secret))
-    assert quote(secret, safe="") in forms(secret)
+        text = base64.b64encode(f"{before}{text_of_it}@host".encode()).decode()
+        assert any(form in text for form in forms(text_of_it))
+    assert quote(text_of_it, safe="") in forms(text_of_it)
 
 
 @pytest.mark.hosts("celery_workers")

@@ -6,6 +6,7 @@ Runs on the host, inside the `release` module, as root. A directory under `relea
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
@@ -41,6 +42,7 @@ class Build:
     user: str
     tasks: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    secret_environment: dict[str, Any] = field(default_factory=dict)
     keep: int = 5
     timeout: float = 900.0
 
@@ -59,10 +61,28 @@ def _tail(text: str, lines: int = 20) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
 
 
-def _run(command: Sequence[str], timeout: float, what: str) -> None:
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise BuildError(
+            f"there is no user {name} on this host; settle celery_runtime first"
+        ) from None
+
+
+def _run(
+    command: Sequence[str], timeout: float, what: str, user: pwd.struct_passwd | None = None
+) -> None:
+    """Run a command, as root or as another user, with none of the environment of whoever runs Ansible."""
+    identity: dict[str, Any] = {}
+    if user is not None:
+        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
         done = subprocess.run(
             list(command),
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
+            cwd="/",
+            **identity,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -83,17 +103,13 @@ def _run(command: Sequence[str], timeout: float, what: str) -> None:
 
 def _checked(build: Build) -> dict[str, Any]:
     """Import the application as its own user; what the check says."""
-    try:
-        user = pwd.getpwnam(build.user)
-    except KeyError:
-        raise BuildError(
-            f"there is no user {build.user} on this host; settle celery_runtime first"
-        ) from None
+    user = _user(build.user)
+    variables = {**build.environment, **build.secret_environment}
     environment = {
         "PATH": f"{build.path}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": user.pw_dir,
-        **{name: environment_text(value) for name, value in build.environment.items()},
+        **{name: environment_text(value) for name, value in variables.items()},
         "PYTHONPATH": build.runtime,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -155,7 +171,12 @@ def _build(build: Build) -> Mapping[str, Any]:
         )
     deadline = time.monotonic() + build.timeout
     venv = build.path / "venv"
-    _run([build.python, "-m", "venv", str(venv)], build.timeout, "making the virtualenv")
+    # What a package runs while it is installed is a stranger's code: not as root.
+    user = _user(build.user)
+    venv.mkdir()
+    os.chown(venv, user.pw_uid, user.pw_gid)
+    make = [build.python, "-m", "venv", str(venv)]
+    _run(make, build.timeout, "making the virtualenv", user)
     pip = [
         f"{venv}/bin/python",
         "-m",
@@ -166,15 +187,22 @@ def _build(build: Build) -> Mapping[str, Any]:
         "--quiet",
     ]
     left = max(1.0, deadline - time.monotonic())
-    _run([*pip, "--requirement", str(requirements)], left, "installing the requirements")
-    # The application's user can't write here, so what is not compiled now is compiled at every start.
-    _run(
-        [f"{venv}/bin/python", "-m", "compileall", "-q", str(build.path / "source")],
-        120,
-        "compiling the source",
-    )
+    install = [*pip, "--requirement", str(requirements)]
+    _run(install, left, "installing the requirements", user)
+    _give_to_root(venv)
+    # The application's user can't write here, so what is not compiled now is compiled at every start. By the system's
+    # interpreter: the virtualenv's would run what its packages have put into .pth files.
+    compile_all = [build.python, "-I", "-m", "compileall", "-q", str(build.path / "source")]
+    _run(compile_all, 120, "compiling the source")
     # Flower's own virtualenv holds no application that could be checked.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
+
+
+def _give_to_root(directory: Path) -> None:
+    """Owner and group of a whole tree, links themselves and not what they point to."""
+    for base, directories, names in os.walk(directory):
+        for name in (".", *directories, *names):
+            os.chown(os.path.join(base, name), 0, 0, follow_symlinks=False)
 
 
 def _in_use(root: Path) -> set[str]:
@@ -210,13 +238,25 @@ def build(wanted: Build) -> None:
     Raises:
         BuildError: With a message for the person who runs the play.
     """
+    os.umask(0o022)
+    releases = wanted.path.parent
+    releases.mkdir(parents=True, exist_ok=True)
+    # A run that was interrupted leaves its build going on here; the next one waits for it.
+    lock = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build_alone(wanted)
+    finally:
+        os.close(lock)
+
+
+def _build_alone(wanted: Build) -> None:
     path = wanted.path
     if (path / _NOTE).is_file():
         return
     if path.exists():
         shutil.rmtree(path)
-    os.umask(0o022)
-    path.mkdir(parents=True)
+    path.mkdir()
     try:
         answer = _build(wanted)
         note = {

@@ -324,7 +324,9 @@ def acl(
             to start with a rule that they don't know.
     """
     names = list(names)
-    lines = ["user default off resetpass resetchannels resetkeys -@all"]
+    # Nobody can log in as it. Its rights are those with which Redis replays its append-only file, where it checks
+    # them within MULTI: without them tasks and acknowledgements would be left out at a restart.
+    lines = ["user default off resetpass allkeys allchannels +@all"]
     extra = " +client|setinfo" if setinfo else ""
     commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS
     for component, rules in commands.items():
@@ -588,45 +590,67 @@ def redis_state(
     return {"directories": directories, "files": files, "units": units}
 
 
-def surplus(app: str, groups: Sequence[str], directory: str, root: str) -> dict[str, list[str]]:
-    """What a host must not run any more, by the groups that it is in: `owned` of `settle`.
+def surplus(app: str, components: Sequence[str], directory: str, root: str) -> dict[str, list[str]]:
+    """What a host must not run any more, by what it is for: `owned` of `settle`.
 
     A beat that was moved in the inventory and stayed on its old host would send everything twice.
 
     Args:
         app: Name of the application.
-        groups: The host's groups.
+        components: Those that the host has: worker, beat, producer, web, flower.
         directory: Of the application's configuration.
         root: Of its releases.
     """
-    units: list[str] = []
-    files: list[str] = []
-    for group, name, credential in (
-        ("celery_workers", "worker@*", "worker"),
-        ("celery_beat", "beat", "beat"),
-        ("celery_producers", "web", "producer"),
-        ("flower", "flower", "flower"),
-    ):
-        if group in groups:
-            continue
-        plain = name.replace("@", "-")
-        units += [f"{app}-{name}.service"]
-        files += [
-            f"{directory}/{plain}.env",
-            f"{directory}/credentials/{credential}.*",
-            f"{root}/pins/{plain}",
-        ]
-        if name == "worker@*":
-            files += [
-                f"/etc/systemd/system/{app}-worker@.service",
-                f"/etc/systemd/system/{app}-worker@*.service.d/10-fleet.conf",
-            ]
-        else:
-            files += [f"/etc/systemd/system/{app}-{name}.service"]
-        if name == "web":
-            units += [f"{app}-web.socket"]
-            files += [f"/etc/systemd/system/{app}-web.socket"]
-    return {"units": units, "files": files}
+    units = "/etc/systemd/system"
+    sites = "/etc/nginx/conf.d"
+    owned: dict[str, tuple[list[str], list[str]]] = {
+        "worker": (
+            [f"{app}-worker@*.service"],
+            [
+                f"{directory}/worker-*.env",
+                f"{directory}/credentials/worker.json",
+                f"{root}/pins/worker-*",
+                f"{units}/{app}-worker@.service",
+                f"{units}/{app}-worker@*.service.d/10-fleet.conf",
+            ],
+        ),
+        "beat": (
+            [f"{app}-beat.service"],
+            [
+                f"{directory}/beat.env",
+                f"{directory}/credentials/beat.json",
+                f"{root}/pins/beat",
+                f"{units}/{app}-beat.service",
+            ],
+        ),
+        "producer": ([], [f"{directory}/credentials/producer.json"]),
+        "web": (
+            [f"{app}-web.socket", f"{app}-web.service"],
+            [
+                f"{directory}/web.env",
+                f"{root}/pins/web",
+                f"{units}/{app}-web.*",
+                f"{directory}/credentials-nginx/web.htpasswd",
+                f"{sites}/{app}-web.conf",
+            ],
+        ),
+        "flower": (
+            [f"{app}-flower.service"],
+            [
+                f"{directory}/flower.env",
+                f"{directory}/credentials/flower.*",
+                f"{root}/pins/flower",
+                f"{units}/{app}-flower.service",
+                f"{directory}/credentials-nginx/flower.htpasswd",
+                f"{sites}/{app}-flower.conf",
+            ],
+        ),
+    }
+    absent = [owned[name] for name in owned if name not in components]
+    return {
+        "units": [unit for names, _ in absent for unit in names],
+        "files": [path for _, paths in absent for path in paths],
+    }
 
 
 def visibility_timeout(
@@ -642,6 +666,7 @@ def visibility_timeout(
         options = worker_options(name, instances, defaults)
         limit = options.get("time_limit")
         if limit is not None:
+            # Celery's own default; 0 is no bound at all, for which no timeout would be long enough.
             ahead = float(options.get("prefetch_multiplier") or 4)
             longest = max(longest, ahead * float(limit) + drain_timeout(options))
     return int(longest)

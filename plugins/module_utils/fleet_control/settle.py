@@ -44,6 +44,10 @@ class SettleError(Exception):
     """The host could not be brought to the wanted state; the message is for the person who runs the play."""
 
 
+class _SlowStartError(SettleError):
+    """A unit that has started anew but is not ready yet."""
+
+
 @dataclass(frozen=True)
 class Pending:
     """One unit that has to be acted on, and why."""
@@ -361,10 +365,20 @@ class Settler:
         return Pending(unit.name, unit.on_change, why) if why else None
 
     def apply(self) -> None:
-        """Act on what `plan_units` found, one unit after the other, in the order of the inventory."""
+        """Act on what `plan_units` found: what has to go first, then unit after unit, as the inventory has them."""
         if self.check:
             return
         units = {unit.name: unit for unit in self.wanted.units}
+        # From here on a process may be started anew with what lies on disk, by a crash for one, whatever becomes of
+        # this run. So what was noted of it holds no longer, not even where the change is taken back.
+        for pending in self.report.pending:
+            if pending.unit:
+                self._mark(pending.unit).unlink(missing_ok=True)
+        for pending in self.report.pending:
+            if pending.unit not in units and pending.unit:
+                self._remove(pending.unit)
+                self.report.done.append(pending)
+        self._remove_files()
         for pending in self.report.pending:
             if pending.unit in units:
                 unit = units[pending.unit]
@@ -372,10 +386,7 @@ class Settler:
                     self._command(["systemctl", "stop", unit.name])
                 else:
                     self._bring_up(unit, pending.action)
-            elif pending.unit:
-                self._remove(pending.unit)
-            self.report.done.append(pending)
-        self._remove_files()
+                self.report.done.append(pending)
 
     def _bring_up(self, unit: Unit, action: UnitAction) -> None:
         before = self._show([unit.name])[unit.name]
@@ -386,7 +397,12 @@ class Settler:
         else:
             # Without waiting: should this run be killed, systemd still ends what was begun.
             self._command(["systemctl", action, "--no-block", unit.name], unit)
-            self._wait(unit, before)
+            try:
+                self._wait(unit, before)
+            except _SlowStartError:
+                # It runs with what lies on disk and may yet get ready: the next run must not start it once more.
+                self._note(unit.name, seen)
+                raise
         self._note(unit.name, seen)
 
     def _wait(self, unit: Unit, before: systemd.UnitState) -> None:
@@ -405,7 +421,8 @@ class Settler:
             if given_up or hopeless or misconfigured:
                 raise self._failure(unit, state, "does not start")
             if self.clock() > deadline:
-                raise self._failure(unit, state, f"was not active within {unit.timeout:.0f} s")
+                failure = self._failure(unit, state, f"was not active within {unit.timeout:.0f} s")
+                raise _SlowStartError(str(failure)) if fresh and not state.restarts else failure
             self.sleep(0.2)
 
     def _failure(self, unit: Unit, state: systemd.UnitState, what: str) -> SettleError:
@@ -421,9 +438,9 @@ class Settler:
 
     def _surplus_units(self) -> list[str]:
         wanted = {unit.name for unit in self.wanted.units}
-        return [
-            name for name in systemd.listed(self.wanted.owned.units, self.run) if name not in wanted
-        ]
+        names = [n for n in systemd.listed(self.wanted.owned.units, self.run) if n not in wanted]
+        # A name that another unit only mentions (After=) is listed as well; there is nothing to stop.
+        return [name for name, state in self._show(names).items() if state.exists]
 
     def _surplus_files(self) -> list[str]:
         wanted = {item.dest for item in self.wanted.files} | {

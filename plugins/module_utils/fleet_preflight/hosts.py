@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .control import version
-from .model import Problem, Severity, as_mapping, as_number
+from .model import Problem, Severity, as_mapping, as_number, as_strings
 from .report import grouped
 
 SUPPORTED: Final = {"debian": ("12",)}
@@ -83,6 +83,22 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             "of the host is older than 3.11",
             "use a host with Python 3.11 or newer as python3",
             value=str(facts.get("python_version")),
+            hosts=(host,),
+        )
+    for name in as_strings(facts.get("unresolved_names")):
+        yield Problem(
+            "celery_app_broker_host",
+            "is a name that the host can't resolve",
+            "give it an address in the DNS, or in /etc/hosts of every host of the fleet",
+            value=name,
+            hosts=(host,),
+        )
+    for unit in as_strings(facts.get("active_units")):
+        yield Problem(
+            "redis",
+            "is taken on this host: Debian's own instance runs, and ours would end it",
+            f"move what uses it elsewhere, then `systemctl disable --now {unit}`, or use another host",
+            value=unit,
             hosts=(host,),
         )
     offset = as_number(facts.get("clock_offset")) or 0.0

@@ -1,7 +1,7 @@
 """What `fleet_facts` asks a host: one stdlib script, run by the host's own Python.
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
-on stdin with `paths`. Output: one JSON object.
+on stdin with `paths`, `names` to resolve and `units` to look at. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -74,6 +75,30 @@ def free(path: str) -> int:
     return shutil.disk_usage(path).free
 
 
+def unresolved(names: list[str]) -> list[str]:
+    """Those of the names that the host can't turn into an address."""
+    found = []
+    for name in names:
+        try:
+            socket.getaddrinfo(name, None)
+        except (OSError, UnicodeError):
+            found.append(name)
+    return found
+
+
+def active(units: list[str]) -> list[str]:
+    """Those of the units that run."""
+    found = []
+    for unit in units:
+        command = ["systemctl", "is-active", "--quiet", unit]
+        try:
+            if subprocess.run(command, timeout=10).returncode == 0:
+                found.append(unit)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+    return found
+
+
 def first_process() -> str:
     """The name of process 1."""
     try:
@@ -103,6 +128,8 @@ def main() -> None:
         "memory_bytes": memory(),
         "free_bytes": {path: free(path) for path in wanted["paths"]},
         "packages": packages(),
+        "unresolved_names": unresolved(wanted["names"]),
+        "active_units": active(wanted["units"]),
         "uid": os.geteuid(),
     }
     json.dump(facts, sys.stdout)

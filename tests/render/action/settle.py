@@ -19,6 +19,16 @@ delivered = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(delivered)
 
 
+ROLES = ("celery_app_", "celery_beat_", "celery_producer_", "celery_worker_", "flower_", "redis_")
+
+
+def plain(value: Any) -> Any:
+    """The value without Ansible's lazy containers."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
 class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  # loaded at run time
     """Renders as the delivered plugin does."""
 
@@ -27,8 +37,14 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
     ) -> dict[str, Any]:
         assert module_name == "settle"
         payload = module_args.pop("payload")
+        variables = {
+            name: plain(self._templar.template(value))
+            for name, value in task_vars.items()
+            if name.startswith(ROLES)
+        }
         call = {
             "host": task_vars["inventory_hostname"],
+            "variables": variables,
             "options": module_args,
             "wanted": json.loads(zlib.decompress(base64.b64decode(payload))),
         }

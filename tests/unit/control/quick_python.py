@@ -1,4 +1,5 @@
-"""Stands in for a host's Python when a release is built: called as `quick_python.py -m venv DIRECTORY`.
+"""Stands in for a host's Python when a release is built: called as `quick_python.py -m venv DIRECTORY`, and as
+`quick_python.py -I -m compileall …`, which the real one does.
 
 The virtualenv is a real one but for pip, which takes seconds to install: it gets one that knows of two kinds of
 requirements.
@@ -6,6 +7,7 @@ requirements.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -19,6 +21,8 @@ if "nothing-of-the-kind" in open(requirements).read():
 """
 
 if __name__ == "__main__":
+    if sys.argv[1:4] == ["-I", "-m", "compileall"]:
+        sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], check=False).returncode)
     assert sys.argv[1:3] == ["-m", "venv"]
     venv.create(sys.argv[3], with_pip=False, symlinks=True)
     pip = next(Path(sys.argv[3]).glob("lib/python3.*/site-packages")) / "pip"

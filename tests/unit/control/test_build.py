@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import build as module
 from fleet_control.build import Build, BuildError, build, prune
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -50,7 +50,7 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
                 options.pop(name, None)
         return run(*args, **options)
 
-    monkeypatch.setattr(module.subprocess, "run", as_me)
+    monkeypatch.setattr(subprocess, "run", as_me)
 
 
 @pytest.fixture(scope="session")
@@ -311,7 +311,7 @@ def test_a_removal_that_is_cut_short_leaves_no_release(
     def fail(path: Path) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(module.shutil, "rmtree", fail)
+    monkeypatch.setattr(shutil, "rmtree", fail)
     with pytest.raises(OSError, match="killed"):
         prune(six, 5)
     assert not (six / "releases/r1/release.json").exists()

@@ -83,7 +83,7 @@ def test_routes_are_there_only_where_some_are_given() -> None:
 
 
 def test_the_schedule_is_beats_alone_and_without_what_is_switched_off() -> None:
-    schedule = {
+    schedule: dict[str, dict[str, Any]] = {
         "a": {"task": "x", "interval": 5, "enabled": True},
         "b": {"task": "y", "interval": 5, "enabled": False},
         "c": {"task": "z", "interval": 5},
@@ -130,8 +130,11 @@ def test_queues_of_defaults_reach_worker_acl_and_nodes_alike() -> None:
 
 
 def test_all_queues() -> None:
-    schedule = {"a": {"task": "t", "queue": "scheduled"}, "b": {"task": "t"}}
-    routes = {"app.*": {"queue": "routed"}, "other": {"priority": 3}}
+    schedule: dict[str, dict[str, Any]] = {
+        "a": {"task": "t", "queue": "scheduled"},
+        "b": {"task": "t"},
+    }
+    routes: dict[str, dict[str, Any]] = {"app.*": {"queue": "routed"}, "other": {"priority": 3}}
     assert celery.queues(INSTANCES, schedule, routes) == sorted(
         ["discounts", "mail", "x", "y", "scheduled", "routed"]
     )
@@ -259,7 +262,7 @@ def test_nodes_of_the_fleet() -> None:
 
 # --- routes ------------------------------------------------------------------------------------------
 
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     "app.tasks.recompute_*": {"queue": "discounts"},
     "app.tasks.recompute_all": {"queue": "exact"},
     "app.tasks.*": {"queue": "later"},
@@ -291,7 +294,7 @@ def test_no_routes() -> None:
 
 
 def test_what_is_scheduled() -> None:
-    schedule = {
+    schedule: dict[str, dict[str, Any]] = {
         "own": {"task": "app.tasks.x", "queue": "own"},
         "routed": {"task": "app.tasks.x"},
         "off": {"task": "app.tasks.x", "enabled": False},
@@ -326,7 +329,9 @@ def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> N
     assert sorted(found) == sorted(
         ["default", *(u for u in expected if (instance, u) != ("results", "beat"))]
     )
-    assert found["default"] == ["off", "resetpass", "resetchannels", "resetkeys", "-@all"]
+    # Redis replays its append-only file with its rights; nobody can log in as it.
+    assert found["default"][:2] == ["off", "resetpass"]
+    assert not [word for word in found["default"] if word.startswith((">", "#", "nopass", "on"))]
     for user, words in found.items():
         if user != "default":
             assert words[:4] == ["on", f">pw-of-{user}", "resetchannels", "-@all"]
@@ -335,7 +340,7 @@ def test_there_is_one_user_for_each_component_and_no_default(instance: str) -> N
 @pytest.mark.parametrize("instance", ["broker", "results"])
 def test_nobody_may_run_what_they_do_not_use(instance: str) -> None:
     for user, words in rules(instance).items():
-        for word in words:
+        for word in words if user != "default" else []:
             assert not word.startswith("+@"), f"{user}: a whole category"
             assert word not in ("allkeys", "allchannels", "nopass", "~*", "&*", "%R~*", "%W~*")
             assert word not in (
@@ -414,6 +419,95 @@ def test_setinfo_only_where_the_server_knows_it() -> None:
 
 def test_queues_may_come_from_anything_that_is_walked_once() -> None:
     assert celery.acl("broker", PASSWORDS, iter(QUEUES)) == celery.acl("broker", PASSWORDS, QUEUES)
+
+
+# --- what a host must not have -----------------------------------------------------------------------
+
+
+def test_a_redis_host() -> None:
+    instances = [
+        {"kind": "broker", "name": "shop-broker"},
+        {"kind": "results", "name": "shop-results"},
+    ]
+    state = celery.redis_state(instances, "/etc/r", "/etc/tls", PASSWORDS, QUEUES)
+    settled = {item["dest"] for item in state["files"]}
+    for unit in state["units"]:
+        assert [path for path in unit["files"] if path.startswith("/etc/r/")] == [
+            path for path in unit["files"] if path in settled
+        ]
+        assert {"/etc/tls/host.crt", "/etc/tls/host.key"} <= set(unit["files"])
+    users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
+    assert [item["secret"] for item in users] == [True, True]
+    assert users[0]["content"] != users[1]["content"]
+
+
+GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
+
+
+def test_what_a_host_is_not_for_must_go() -> None:
+    every = ["worker", "beat", "producer", "web", "flower"]
+    assert celery.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
+    found = celery.surplus("shop", ["worker", "flower"], "/etc/shop", "/opt/shop")
+    assert found["units"] == ["shop-beat.service", "shop-web.socket", "shop-web.service"]
+    for path in (
+        "/etc/shop/beat.env",
+        "/etc/shop/credentials/beat.json",
+        "/etc/shop/credentials/producer.json",
+        "/etc/systemd/system/shop-web.socket",
+        "/opt/shop/pins/beat",
+    ):
+        assert any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
+    for path in (
+        "/etc/shop/app.env",
+        "/etc/shop/worker-a.env",
+        "/etc/shop/credentials/secret.env",
+        "/etc/shop/credentials/flower.env",
+        "/etc/systemd/system/shop-worker@a.service.d/10-fleet.conf",
+    ):
+        assert not any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
+
+
+def test_workers_that_left_with_their_group_go_whole() -> None:
+    state = celery.worker_state(
+        INSTANCES,
+        enabled=["mail"],
+        defaults=None,
+        app="shop",
+        module="m",
+        host="h",
+        directory="/etc/shop",
+        root="/opt/shop",
+        release="1",
+        runtime="/rt",
+        timeout=9,
+    )
+    found = celery.surplus("shop", [], "/etc/shop", "/opt/shop")
+    paths = [*(i["dest"] for i in state["files"]), *(i["path"] for i in state["links"])]
+    for path in paths:
+        assert any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
+    assert any(fnmatch.fnmatch(state["units"][0]["name"], pattern) for pattern in found["units"])
+
+
+@pytest.mark.parametrize(
+    ("instances", "defaults", "seconds"),
+    [
+        ({}, None, 3600),
+        ({"a": None}, None, 3600),
+        ({"a": {"time_limit": 10}}, None, 3600),
+        ({"a": {"time_limit": 1800}}, None, 4 * 1800 + 1800),
+        ({"a": {"time_limit": 1800, "prefetch_multiplier": 1}}, None, 3600),
+        ({"a": {"time_limit": 1800, "prefetch_multiplier": 2, "drain_timeout": 60}}, None, 3660),
+        (
+            {"a": {}, "b": {"time_limit": 100}},
+            {"time_limit": 7200, "prefetch_multiplier": 1},
+            14400,
+        ),
+    ],
+)
+def test_no_task_is_given_away_while_a_worker_still_has_it(
+    instances: dict[str, Any], defaults: dict[str, Any] | None, seconds: int
+) -> None:
+    assert celery.visibility_timeout(instances, defaults) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------

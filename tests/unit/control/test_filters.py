@@ -86,39 +86,46 @@ def test_alternative_names(name: str, expected: str) -> None:
     assert FILTERS["fleet_alternative_name"](name) == expected
 
 
-def serves(pem: str, names: list[str] | None = None, days: float = 30) -> bool:
-    found = FILTERS["fleet_certificate_serves"](pem, names or NAMES, AUTHORITY.pem, days)
+def serves(issued: tuple[str, str], names: list[str] | None = None, days: float = 30) -> bool:
+    pem, key = issued
+    found = FILTERS["fleet_certificate_serves"](pem, names or NAMES, AUTHORITY.pem, days, key)
     assert isinstance(found, bool)
     return found
 
 
 def test_a_certificate_that_serves() -> None:
-    pem, _ = AUTHORITY.issue(NAMES)
-    assert serves(pem)
-    assert serves(pem, list(reversed(NAMES)))
+    issued = AUTHORITY.issue(NAMES)
+    assert serves(issued)
+    assert serves(issued, list(reversed(NAMES)))
 
 
 @pytest.mark.parametrize("names", [["DNS:redis1"], [*NAMES, "DNS:more"], ["DNS:other"]])
 def test_a_certificate_for_other_names(names: list[str]) -> None:
-    assert not serves(AUTHORITY.issue(NAMES)[0], names)
+    assert not serves(AUTHORITY.issue(NAMES), names)
 
 
 def test_a_certificate_without_alternative_names() -> None:
-    assert not serves(AUTHORITY.issue([])[0])
+    assert not serves(AUTHORITY.issue([]))
 
 
 def test_a_certificate_that_runs_out() -> None:
-    pem, _ = AUTHORITY.issue(NAMES, days=29)
-    assert not serves(pem)
-    assert serves(pem, days=28)
-    assert not serves(AUTHORITY.issue(NAMES, days=-0.5)[0], days=0)
+    issued = AUTHORITY.issue(NAMES, days=29)
+    assert not serves(issued)
+    assert serves(issued, days=28)
+    assert not serves(AUTHORITY.issue(NAMES, days=-0.5), days=0)
 
 
 def test_a_certificate_of_another_authority_even_of_the_same_name() -> None:
     for name in ("other", "fleet"):
-        assert not serves(Authority(name).issue(NAMES)[0])
+        assert not serves(Authority(name).issue(NAMES))
+
+
+def test_a_certificate_of_another_key() -> None:
+    pem, _ = AUTHORITY.issue(NAMES)
+    _, key = AUTHORITY.issue(NAMES)
+    assert not serves((pem, key))
 
 
 def test_what_is_no_certificate_is_an_error() -> None:
     with pytest.raises(AnsibleFilterError, match="certificate_serves"):
-        serves("no certificate")
+        serves(("no certificate", AUTHORITY.issue(NAMES)[1]))

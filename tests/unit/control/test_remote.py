@@ -131,7 +131,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         def read() -> str:
             return json.dumps(request(**more))
 
-    monkeypatch.setattr(serving.sys, "stdin", Input)
+    monkeypatch.setattr(sys, "stdin", Input)
     serving.main()
     return remote.answer({"rc": 0, "stdout": capsys.readouterr().out})
 
@@ -141,7 +141,7 @@ def test_it_waits_until_a_unit_is_up(
 ) -> None:
     course = iter(["activating", "activating", "active"])
     monkeypatch.setattr(serving, "run", lambda *command: f"ActiveState={next(course)}\nMainPID=0\n")
-    monkeypatch.setattr(serving.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert answer(monkeypatch, capsys, units=["a.service"], timeout=5)["errors"] == {}
 
 

@@ -73,7 +73,8 @@ def test_the_id_follows_content_alone(tmp_path: Path) -> None:
     assert pack({"path": str(two)}, tmp_path, tmp_path, "") == (first, archive)
     assert len(first) == 12
     assert int(first, 16) >= 0
-    # gzip notes the time unless it is told not to.
+    # gzip notes the time unless it is told not to (RFC 1952, 2.3: the four bytes of MTIME).
+    assert archive[4:8] == bytes(4)
     assert gzip.decompress(archive)
 
 
@@ -85,10 +86,10 @@ def test_the_id_follows_content_alone(tmp_path: Path) -> None:
         {"requirements": "requirements/prod.txt"},
     ],
 )
-def test_the_id_follows_what_else_makes_a_release(tmp_path: Path, change: dict[str, str]) -> None:
+def test_the_id_follows_what_else_makes_a_release(tmp_path: Path, change: dict[str, Any]) -> None:
     path = write(tmp_path / "a", FILES)
     assert packed(tmp_path, path=path)[0] != packed(tmp_path, path=path, **change)[0]
-    defaults = {"directory": ".", "requirements": "requirements.txt"}
+    defaults: dict[str, Any] = {"directory": ".", "requirements": "requirements.txt"}
     assert packed(tmp_path, path=path)[0] == packed(tmp_path, path=path, **defaults)[0]
 
 

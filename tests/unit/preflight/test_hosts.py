@@ -41,6 +41,8 @@ def test_a_good_host_passes() -> None:
         ({"systemd_is_init": False}, "systemd", "process 1", Severity.ERROR),
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
+        ({"unresolved_names": ["redis1"]}, "celery_app_broker_host", "resolve", Severity.ERROR),
+        ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
         ({"clock_offset": -90.0}, "clock", "behind", Severity.WARNING),
     ],
 )
@@ -68,7 +70,13 @@ def test_the_probe_answers_here() -> None:
     probe = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
     answer = subprocess.run(
         [sys.executable, "-S", "-E", "-c", probe.read_text(encoding="utf-8")],
-        input=json.dumps({"paths": ["/opt", "/no/such/place"]}),
+        input=json.dumps(
+            {
+                "paths": ["/opt", "/no/such/place"],
+                "names": ["localhost", "no-such-name.invalid"],
+                "units": ["no-such.service"],
+            }
+        ),
         capture_output=True,
         text=True,
         check=True,
@@ -77,4 +85,6 @@ def test_the_probe_answers_here() -> None:
     assert answer.stdout.startswith('{"clock"')
     assert facts["memory_bytes"] > 0
     assert facts["free_bytes"]["/no/such/place"] > 0
+    assert facts["unresolved_names"] == ["no-such-name.invalid"]
+    assert facts["active_units"] == []
     assert facts["python_version"].startswith("3.")

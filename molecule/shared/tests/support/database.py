@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from support.inventory import Fleet
+from support.waiting import wait_for
 
 
 def query(fleet: Fleet, text: str, **values: Any) -> list[dict[str, Any]]:
@@ -31,6 +32,18 @@ def runs(fleet: Fleet, prefix: str) -> list[dict[str, Any]]:
     """The attempts at runs of the tracer whose names begin with `prefix`."""
     text = "SELECT * FROM task_runs WHERE starts_with(run_id, :'prefix') ORDER BY id"
     return query(fleet, text, prefix=prefix)
+
+
+def assert_ran_once(fleet: Fleet, prefix: str, number: int, seconds: float) -> None:
+    """Each of so many runs of the tracer was begun once and has come, or comes, to its end."""
+
+    def ended() -> bool:
+        return sum(run["finished_at"] is not None for run in runs(fleet, prefix)) >= number
+
+    wait_for(f"{number} runs of {prefix} end", seconds, ended)
+    found = runs(fleet, prefix)
+    assert len(found) == number, found
+    assert [run for run in found if run["attempt"] != 1 or run["finished_at"] is None] == []
 
 
 def last_tick(fleet: Fleet) -> int:

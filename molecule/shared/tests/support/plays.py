@@ -10,7 +10,9 @@ from pathlib import Path
 
 from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
 
-_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+_RECAP = re.compile(
+    r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

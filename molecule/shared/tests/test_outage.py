@@ -1,0 +1,151 @@
+"""Redis goes away for a minute, or hangs for one; all heals by itself, and nobody is killed for it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support import database, resp, tasks, units, web
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.inventory import Fleet
+
+TRIGGER = "/api/v1/admin/discounts/trigger-recompute"
+OUTAGE = 60.0  # seconds
+HEALED = 60.0
+
+# Stock Celery's own exit when Redis refuses connections while a message is held and a BRPOP waits.
+KNOWN_EXIT = "AttributeError: 'NoneType' object has no attribute 'hostname'"
+WATCHDOG = re.compile(r"watchdog", re.IGNORECASE)
+
+pytestmark = [
+    pytest.mark.stage(3),
+    pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers"),
+    pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(fleet: Fleet) -> Iterator[None]:
+    """Redis forgets its ACL's log when it is restarted, so it is read before."""
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
+    yield
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
+
+
+def consumers(fleet: Fleet) -> list[tuple[str, str]]:
+    """Host and unit of every worker and of beat."""
+    return [
+        (name, unit)
+        for name in fleet.hosts("fleet")
+        for unit in fleet.expected[name]["services"]
+        if "-worker@" in unit or unit.endswith("-beat.service")
+    ]
+
+
+MARK = "mark-of-the-tests"
+
+
+def systemctl(fleet: Fleet, *words: str) -> None:
+    """Act on both instances of Redis."""
+    app = fleet.of("redis")["celery_app_name"]
+    units_ = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    fleet.must(fleet.one("redis"), ["systemctl", *words, *units_])
+
+
+def stop_and_start(fleet: Fleet) -> None:
+    """Redis is stopped for a minute, and the broker has after it what it had before."""
+    # As a worker notes a message that it holds; due to be given to another in the year 5138.
+    with resp.session(fleet, "broker", "worker") as worker:
+        worker.send("MULTI")
+        worker.send("ZADD", "unacked_index", 10**11, MARK)
+        worker.send("HSET", "unacked", MARK, "{}")
+        assert worker.send("EXEC") == [1, 1]
+    systemctl(fleet, "stop")
+    last(fleet, OUTAGE)
+    systemctl(fleet, "start")
+    with resp.session(fleet, "broker", "worker") as worker:
+        worker.send("MULTI")
+        worker.send("ZREM", "unacked_index", MARK)
+        worker.send("HDEL", "unacked", MARK)
+        assert worker.send("EXEC") == [1, 1]
+
+
+def freeze_and_thaw(fleet: Fleet) -> None:
+    """Redis is stopped by a signal, so that connections stay open and nobody answers."""
+    systemctl(fleet, "kill", "--kill-whom=main", "--signal=STOP")
+    try:
+        last(fleet, OUTAGE)
+    finally:
+        systemctl(fleet, "kill", "--kill-whom=main", "--signal=CONT")
+
+
+def last(fleet: Fleet, seconds: float) -> None:
+    """An outage of so many seconds, in which the API says so within its own deadline."""
+    end = time.monotonic() + seconds
+    answer = web.api(fleet, TRIGGER, "POST")
+    assert (answer.status, time.monotonic() < end) == (503, True), answer.body
+    assert web.api(fleet, "/health").status == 200
+    time.sleep(end - time.monotonic())
+
+
+@pytest.mark.parametrize("outage", [stop_and_start, freeze_and_thaw])
+def test_heals(
+    fleet: Fleet,
+    label: str,
+    note: Callable[[str], None],
+    outage: Callable[[Fleet], None],
+) -> None:
+    queues = sorted(fleet.of("celery_workers")["celery_worker_instances"])
+    before = {key: units.state(fleet, *key) for key in consumers(fleet)}
+    since = {name: units.now(fleet, name) for name in fleet.hosts("fleet")}
+    tick = database.last_tick(fleet)
+    # At work when it happens.
+    tasks.send(fleet, [tasks.tracer(f"{label}-during-{q}", q, 10) for q in queues])
+    wait_for(
+        "a task runs on each queue",
+        10,
+        lambda: len(database.runs(fleet, f"{label}-during-")) == len(queues),
+    )
+    outage(fleet)
+    healed = time.monotonic()
+
+    def beats_again() -> bool:
+        return database.last_tick(fleet) > tick
+
+    tick = database.last_tick(fleet)
+    tasks.send(fleet, [tasks.tracer(f"{label}-after-{q}", q, 0) for q in queues])
+    wait_for(
+        "a task runs on each queue again",
+        HEALED,
+        lambda: (
+            sum(run["finished_at"] is not None for run in database.runs(fleet, f"{label}-after-"))
+            == len(queues)
+        ),
+    )
+    wait_for("beat's probe is run again", HEALED, beats_again)
+    note(f"tasks and beat went on {time.monotonic() - healed:.1f} s after Redis did")
+    units.wait_until_up(fleet, 30)
+    answer = web.api(fleet, TRIGGER, "POST")
+    assert answer.status == 202, answer.body
+
+    killed, restarted, left = [], [], []
+    for (name, unit), state in before.items():
+        text = units.journal(fleet, name, unit, since[name])
+        now = units.state(fleet, name, unit)
+        if WATCHDOG.search(text):
+            killed.append((name, unit))
+        elif now["InvocationID"] != state["InvocationID"]:
+            (left if KNOWN_EXIT in text else restarted).append((name, unit))
+    assert (killed, restarted) == ([], [])
+    for name, unit in left:
+        note(f"{unit} on {name} left by stock Celery's own: {KNOWN_EXIT}")
+    if not left:
+        database.assert_ran_once(fleet, f"{label}-during-", len(queues), 1)

@@ -1,0 +1,112 @@
+"""All hosts go down and come up, in any order, and the fleet is there again with nobody at hand."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support import database, resp, tasks, units, web
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.inventory import Fleet
+
+BOOT = 90.0  # seconds from the last host's start
+LATE = 60.0
+
+pytestmark = [
+    pytest.mark.stage(4),
+    pytest.mark.unit("{celery_app_name}.target", "fleet"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(fleet: Fleet) -> Iterator[None]:
+    """Redis forgets its ACL's log when it is restarted, so it is read before."""
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
+    yield
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
+
+
+def docker(*words: str) -> None:
+    """Run the docker client."""
+    subprocess.run(["docker", *words], check=True, capture_output=True, timeout=120)
+
+
+def leave_waiting(fleet: Fleet, label: str) -> int:
+    """Tasks that wait in a queue whose worker is at work and holds as many as it may; how many wait."""
+    queue, held, waiting = "analytics", 4, 3
+    tasks.send(fleet, [tasks.tracer(f"{label}-running", queue, 120)])
+    wait_for("it runs", 10, lambda: database.runs(fleet, f"{label}-running"))
+    tasks.send(fleet, [tasks.tracer(f"{label}-held-{n}", queue, 0) for n in range(held)])
+    tasks.send(fleet, [tasks.tracer(f"{label}-waiting-{n}", queue, 0) for n in range(waiting)])
+    time.sleep(2)
+    return waiting
+
+
+def works(fleet: Fleet) -> list[str]:
+    """What does not work yet; systemd, units, Flower's view, API through a worker, beat, in this order."""
+    for name in fleet.hosts():
+        state = fleet.execute(name, ["systemctl", "is-system-running"]).output.strip()
+        if state != "running":
+            return [f"{name} is {state}"]
+    return units.down(fleet)
+
+
+def prove(fleet: Fleet) -> None:
+    """A task through API, broker, worker, database and results; and a tick of beat's."""
+    tick = database.last_tick(fleet)
+    answer = web.api(fleet, "/api/v1/admin/discounts/trigger-recompute", "POST")
+    assert answer.status == 202, answer.body
+    status = answer.json["status_url"]
+
+    def state() -> str:
+        seen = web.api(fleet, status)
+        return seen.json["state"] if seen.status == 200 else ""
+
+    wait_for("the task of the API succeeds", 20, lambda: state() == "SUCCESS")
+    wait_for("beat's probe is run", 20, lambda: database.last_tick(fleet) > tick)
+
+
+@pytest.mark.parametrize("order", ["redis-first", "redis-last", "redis-a-minute-late"])
+def test_comes_up_by_itself(
+    fleet: Fleet, order: str, label: str, note: Callable[[str], None]
+) -> None:
+    redis = fleet.hosts("redis")
+    others = [name for name in fleet.hosts() if name not in redis]
+    everyone = [fleet.containers[name] for name in fleet.hosts()]
+    if order == "redis-last":
+        # As when the power fails, and with work that has not begun.
+        waiting = leave_waiting(fleet, label)
+        docker("kill", *everyone)
+    else:
+        waiting = 0
+        docker("stop", "--time=60", *everyone)
+    started = time.monotonic()
+    for names in (redis, others) if order == "redis-first" else (others, redis):
+        docker("start", *(fleet.containers[name] for name in names))
+        if order == "redis-a-minute-late" and names is others:
+            time.sleep(LATE)
+    last = time.monotonic()
+
+    def up() -> bool:
+        missing[:] = works(fleet)
+        return not missing
+
+    missing: list[str] = []
+    try:
+        wait_for("the whole fleet is up", BOOT, up, pause=1)
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *missing])) from None
+    prove(fleet)
+    now = time.monotonic()
+    database.assert_ran_once(fleet, f"{label}-waiting-", waiting, 10)
+    note(
+        f"works {now - last:.0f} s after the last host's start, {now - started:.0f} s after the first's"
+    )

@@ -1,0 +1,20 @@
+"""What has to hold after all that a run did; the last test of all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support import resp
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+pytestmark = pytest.mark.stage(5)
+
+
+@pytest.mark.parametrize("kind", ["broker", "results"])
+@pytest.mark.unit("redis@{celery_app_name}-broker.service", "redis")
+def test_redis_has_refused_nothing(fleet: Fleet, kind: str) -> None:
+    """What tests provoke they take from the log; before a restart of Redis it is read as well."""
+    assert resp.acl_log(fleet, kind) == []

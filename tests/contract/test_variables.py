@@ -1,0 +1,229 @@
+"""Every variable that roles, playbooks and templates read is declared by someone; every one declared is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import celery
+from jinja2 import Environment, TemplateSyntaxError, meta, nodes
+
+from tests.contract.test_repository import ROOT, defaults_of, load, options_of, playbooks, roles
+
+# What Ansible itself gives.
+MAGIC = {
+    "ansible_check_mode",
+    "ansible_facts",
+    "ansible_host",
+    "ansible_managed",
+    "ansible_play_hosts",
+    "ansible_play_hosts_all",
+    "ansible_version",
+    "group_names",
+    "groups",
+    "hostvars",
+    "inventory_dir",
+    "inventory_hostname",
+    "item",
+    "omit",
+    "playbook_dir",
+    "role_name",
+    "role_path",
+}
+# Keys whose strings are expressions without braces.
+BARE = {"when", "changed_when", "failed_when", "until", "that"}
+
+
+class Every(dict[str, Any]):
+    """Filters and tests are Ansible's matter: here each name is one."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, default) or (lambda value, *args, **kwargs: value)
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+@cache
+def environment() -> Environment:
+    made = Environment(trim_blocks=True, autoescape=False)  # noqa: S701 - nothing is rendered
+    made.filters, made.tests = Every(made.filters), Every(made.tests)
+    return made
+
+
+def expressions(value: Any, bare: bool = False) -> Iterator[str]:
+    """Every template in a YAML document."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from expressions(key)
+            yield from expressions(item, key in BARE)
+    elif isinstance(value, list):
+        for item in value:
+            yield from expressions(item, bare)
+    elif isinstance(value, str):
+        if bare and "{{" not in value:
+            yield f"{{{{ {value} }}}}"
+        elif "{{" in value or "{%" in value:
+            yield value
+
+
+def parsed(text: str, where: Path) -> nodes.Template:
+    try:
+        return environment().parse(text)
+    except TemplateSyntaxError as error:
+        pytest.fail(f"{where.relative_to(ROOT)}: {error}: {text}")
+
+
+def declared_in(value: Any) -> Iterator[str]:
+    """Names that a document of tasks makes: registered, of loops, given as vars."""
+    if isinstance(value, dict):
+        if isinstance(value.get("register"), str):
+            yield value["register"]
+        if isinstance(value.get("vars"), dict):
+            yield from value["vars"]
+        yield from (value.get("loop_control") or {}).get("loop_var", "").split()
+        for item in value.values():
+            yield from declared_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from declared_in(item)
+    elif isinstance(value, str) and "'vars':" in value:
+        # Files to settle are often written as an expression.
+        for pair in environment().parse(value).find_all(nodes.Pair):
+            if isinstance(pair.key, nodes.Const) and pair.key.value == "vars":
+                keys = (inner.key for inner in pair.value.find_all(nodes.Pair))
+                yield from (str(key.value) for key in keys if isinstance(key, nodes.Const))
+
+
+def given_by_filters() -> set[str]:
+    """Variables that the filters give to the templates of the files which they want."""
+    paths = {"directory": "/d", "root": "/r", "release": "1", "runtime": "/rt"}
+    names = {"app": "a", "module": "m", "host": "h"}
+    worker = celery.worker_state(
+        {"w": {}}, enabled=["w"], defaults=None, timeout=1, **paths, **names
+    )
+    instances = [{"kind": "broker", "name": "b"}]
+    redis = celery.redis_state(instances, "/c", "/t", {}, [])
+    files = [*worker["files"], *redis["files"]]
+    return {name for item in files for name in item.get("vars", {})}
+
+
+def documents() -> list[Path]:
+    """The YAML of roles and playbooks."""
+    parts = ("tasks", "handlers", "defaults", "vars")
+    found = [p for role in roles() for part in parts for p in (role / part).glob("*.yml")]
+    return sorted([*found, *(path for path in playbooks() if "molecule" not in path.parts)])
+
+
+def templates() -> list[Path]:
+    """Every template that roles use."""
+    return sorted([*(ROOT / "templates").rglob("*.j2"), *(ROOT / "roles").rglob("*.j2")])
+
+
+@cache
+def declared() -> frozenset[str]:
+    names = set(MAGIC) | given_by_filters()
+    for role in roles():
+        names |= set(options_of(role)) | defaults_of(role)
+        for path in [*(role / "vars").glob("*.yml"), *(role / "defaults").glob("*.yml")]:
+            names |= set(load(path) or {})
+    for path in documents():
+        names |= set(declared_in(load(path)))
+    return frozenset(names)
+
+
+@cache
+def read() -> dict[str, str]:
+    """Every name that is read, with the first place."""
+    found: dict[str, str] = {}
+    for path in [*documents(), *templates()]:
+        texts = [path.read_text()] if path.suffix == ".j2" else expressions(load(path))
+        for text in texts:
+            for name in meta.find_undeclared_variables(parsed(text, path)):
+                found.setdefault(name, str(path.relative_to(ROOT)))
+    return found
+
+
+def test_every_variable_that_is_read_is_declared() -> None:
+    functions = {"lookup", "query", "q", "now", "undef", "range", "dict", "namespace"}
+    orphans = {n: at for n, at in read().items() if n not in declared() and n not in functions}
+    assert orphans == {}
+
+
+def test_every_variable_that_is_documented_is_read() -> None:
+    plugins = "\n".join(path.read_text() for path in (ROOT / "plugins").rglob("*.py"))
+    dead = [
+        name
+        for role in roles()
+        for name, option in options_of(role).items()
+        # Where there is but one choice there is nothing to read.
+        if len(option.get("choices", [])) != 1
+        and name not in read()
+        and not re.search(rf"\b{name}\b", plugins)
+    ]
+    assert dead == []
+
+
+def test_every_internal_variable_is_read() -> None:
+    internal = {name for name in declared() if name.startswith("__")}
+    plugins = "\n".join(path.read_text() for path in (ROOT / "plugins").rglob("*.py"))
+    assert [n for n in sorted(internal) if n not in read() and n not in plugins] == []
+
+
+def test_the_search_would_find_an_orphan() -> None:
+    text = "{% for a in known %}{{ a.b | nosuchfilter(orphan) }}{% endfor %}"
+    assert meta.find_undeclared_variables(parsed(text, ROOT)) == {"known", "orphan"}
+    tasks = [{"debug": {"msg": "x"}, "when": ["bare is defined"], "register": "made"}]
+    assert [*expressions(tasks)] == ["{{ bare is defined }}"]
+    assert [*declared_in(tasks)] == ["made"]
+
+
+# --- templates of units ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "templates/systemd").glob("*.service.j2")), ids=lambda path: path.name
+)
+def test_every_service_has_the_same_base(path: Path) -> None:
+    seen = []
+    while not path.name.startswith("_service"):
+        first = path.read_text()
+        found = re.search(r"\{% extends '([^']+)' %\}", first)
+        assert found, f"{path.name} stands on its own"
+        path = ROOT / "templates" / found.group(1)
+        assert path.is_file()
+        assert path not in seen, "a circle"
+        seen.append(path)
+    assert path.name == "_service.j2"
+
+
+def test_every_template_is_used() -> None:
+    places = [*documents(), *templates(), *(ROOT / "plugins").rglob("*.py")]
+    texts = "\n".join(path.read_text() for path in places)
+    # Those in templates/ are called by their way from there.
+    used = set(re.findall(r"[\w@./-]+\.j2", texts))
+    known = {
+        p.relative_to(ROOT / "templates").as_posix() for p in (ROOT / "templates").rglob("*.j2")
+    }
+    known |= {path.name for path in (ROOT / "roles").rglob("*.j2")}
+    assert known - used == set()
+
+
+# --- plays -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in playbooks() if "molecule" not in path.parts],
+    ids=lambda path: path.name,
+)
+def test_plays_gather_nothing_and_stop_at_the_first_error(path: Path) -> None:
+    for play in load(path):
+        if not any(key.endswith("import_playbook") for key in play):
+            assert play["gather_facts"] is False, play["name"]
+            assert play["any_errors_fatal"] is True, play["name"]
+            assert "vars" not in play, f"{play['name']}: the inventory could not change them"

@@ -1,0 +1,48 @@
+"""The delivered inventories, rendered once for all tests.
+
+Each is a run of ansible-playbook that takes its seconds: they begin before the first test of all, and the tests of
+this directory come last.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.render.fleet import FILLED_IN, Fleet, render
+
+HERE = Path(__file__).parent
+RENDERS = pytest.StashKey[dict[str, "Future[Fleet]"]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: HERE in item.path.parents)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    wanted = any(HERE in item.path.parents for item in session.items)
+    with ExitStack() as stack:
+        if wanted and not session.config.option.collectonly:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            pool = stack.enter_context(ThreadPoolExecutor())
+            session.config.stash[RENDERS] = {
+                name: pool.submit(render, name, directory, given)
+                for name, given in FILLED_IN.items()
+            }
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def local(pytestconfig: pytest.Config) -> Fleet:
+    return pytestconfig.stash[RENDERS]["local"].result()
+
+
+@pytest.fixture(scope="session", params=["local", "production"])
+def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    return pytestconfig.stash[RENDERS][str(request.param)].result()

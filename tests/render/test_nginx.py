@@ -1,0 +1,176 @@
+"""nginx's sites for the delivered fleets, parsed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.render.fleet import Fleet, Host
+from tests.render.units import parse, whole
+
+SITES = ["web", "flower"]
+_TOKEN = re.compile(r"""\s+|\#[^\n]*|([{};])|('[^']*'|"[^"]*"|[^\s{};'"]+)""")
+
+
+@dataclass
+class Block:
+    """A block of nginx's configuration: its directives, and the blocks in it by their heading."""
+
+    directives: list[list[str]] = field(default_factory=list)
+    blocks: dict[str, Block] = field(default_factory=dict)
+
+    def all(self, name: str) -> list[list[str]]:
+        return [words[1:] for words in self.directives if words[0] == name]
+
+    def one(self, name: str) -> list[str]:
+        (found,) = self.all(name)
+        return found
+
+
+def block(text: str) -> Block:
+    """Read a configuration; what nginx would not take as one fails."""
+    stack, words, at = [Block()], list[str](), 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        assert token, f"at {text[at : at + 40]!r}"
+        at = token.end()
+        sign, word = token.groups()
+        if word:
+            words.append(word.strip("'\""))
+        elif sign == ";":
+            assert words, "an empty directive"
+            stack[-1].directives.append(words)
+            words = []
+        elif sign == "{":
+            assert " ".join(words) not in stack[-1].blocks, f"{words} twice"
+            stack.append(stack[-1].blocks.setdefault(" ".join(words), Block()))
+            words = []
+        elif sign == "}":
+            assert not words, f"no semicolon after {words}"
+            stack.pop()
+            assert stack, "a brace too many"
+    assert len(stack) == 1, "a brace is missing"
+    assert not words, f"no semicolon after {words}"
+    return stack[0]
+
+
+@pytest.fixture(params=SITES)
+def site(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def host(fleet: Fleet, site: str) -> Host:
+    (found,) = [
+        h
+        for h in fleet.hosts.values()
+        if f"{h.variables['celery_app_name']}-{site}.service" in h.units
+    ]
+    return found
+
+
+@pytest.fixture
+def path(host: Host, site: str) -> str:
+    return f"/etc/nginx/conf.d/{host.variables['celery_app_name']}-{site}.conf"
+
+
+@pytest.fixture
+def server(host: Host, path: str) -> Block:
+    return block(host.text(path)).blocks["server"]
+
+
+def locations(server: Block) -> dict[str, Block]:
+    return {name: found for name, found in server.blocks.items() if name.startswith("location ")}
+
+
+def test_it_is_tls_alone(server: Block, host: Host, site: str) -> None:
+    port = {"web": "celery_producer_web_port", "flower": "flower_port"}[site]
+    listens = server.all("listen")
+    assert listens
+    for words in listens:
+        assert "ssl" in words
+        assert words[0].rpartition(":")[2] == str(host.variables[port])
+    assert server.one("ssl_protocols") == ["TLSv1.2", "TLSv1.3"]
+    for name in ("ssl_certificate", "ssl_certificate_key"):
+        assert server.one(name)[0] in host.files
+
+
+def test_every_request_goes_to_the_socket(server: Block, host: Host, site: str) -> None:
+    app = host.variables["celery_app_name"]
+    if site == "web":
+        socket = parse(whole(host, f"{app}-web.socket"))["Socket"]["ListenStream"][-1]
+    else:
+        directory = parse(whole(host, f"{app}-flower.service"))["Service"]["RuntimeDirectory"][-1]
+        socket = f"/run/{directory}/flower.sock"
+    assert locations(server)
+    for found in locations(server).values():
+        assert found.one("proxy_pass") == [f"http://unix:{socket}:"]
+    assert any(name in ("location /", "location ^~ /") for name in locations(server))
+
+
+def test_a_client_can_not_say_who_it_is(server: Block) -> None:
+    for found in locations(server).values():
+        headers = {words[0].lower(): words[1] for words in found.all("proxy_set_header")}
+        # Appended to, as is usual, it would begin with what the client sent.
+        assert headers["x-forwarded-for"] == "$remote_addr"
+        assert headers["x-forwarded-proto"] == "$scheme"
+
+
+def test_websockets_pass(server: Block, host: Host, path: str) -> None:
+    maps = [name.split() for name in block(host.text(path)).blocks if name.startswith("map ")]
+    defined = {words[2] for words in maps}
+    for found in locations(server).values():
+        headers = {words[0].lower(): words[1] for words in found.all("proxy_set_header")}
+        assert headers["connection"] in defined
+
+
+def test_the_two_sites_of_a_host_share_no_name(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        texts = [
+            item["content"]
+            for path, item in host.files.items()
+            if path.startswith("/etc/nginx/conf.d/")
+        ]
+        maps = [name for text in texts for name in block(text).blocks if name.startswith("map ")]
+        assert len(maps) == len(set(maps)) == 2 * len(texts)
+
+
+def test_protected_paths_ask_for_the_password(
+    server: Block, host: Host, site: str, fleet: Fleet
+) -> None:
+    variables = host.variables
+    paths = ["/"] if site == "flower" else variables["celery_producer_web_protected_paths"]
+    prefix = "flower" if site == "flower" else "celery_producer_web"
+    secret = fleet.secrets.get(site) or fleet.secrets[f"{prefix}_auth_password "]
+    for path in paths:
+        # ^~: a location by regular expression must not take precedence.
+        found = locations(server)[f"location ^~ {path}"]
+        assert found.one("auth_basic") != ["off"]
+        item = host.files[found.one("auth_basic_user_file")[0]]
+        assert (item["group"], item["mode"], item["secret"]) == ("www-data", "0640", True)
+        user, _, hashed = item["content"].strip().partition(":")
+        assert user == variables[f"{prefix}_auth_user"]
+        done = subprocess.run(
+            ["openssl", "passwd", "-6", "-salt", hashed.split("$")[2], "-stdin"],
+            input=secret,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == hashed
+
+
+def test_what_is_not_protected_is_open(server: Block, site: str) -> None:
+    if site == "web":
+        assert locations(server)["location /"].all("auth_basic") == []
+
+
+def test_nginx_is_asked_before_and_reloaded_after(host: Host, path: str) -> None:
+    checks = [
+        check for call in host.calls for check in call.get("checks", []) if path in check["files"]
+    ]
+    assert [check["command"][:2] for check in checks] == [["nginx", "-t"]]
+    assert host.units["nginx.service"]["on_change"] == "reload"

@@ -1,0 +1,127 @@
+"""Redis's configuration and users for the delivered fleets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.render.fleet import Fleet, Host
+from tests.render.units import parse, whole
+
+DIRECTORY = "/etc/celery-fleet/redis"
+
+
+def configuration(text: str) -> dict[str, str]:
+    """Directives of a redis.conf, each of which stands there once."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            key, _, value = line.partition(" ")
+            assert key not in found, key
+            found[key] = value.strip('"')
+    return found
+
+
+@pytest.fixture(params=["broker", "results"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def host(fleet: Fleet) -> Host:
+    (found,) = [
+        host for host in fleet.hosts.values() if any("redis@" in unit for unit in host.units)
+    ]
+    return found
+
+
+@pytest.fixture
+def name(host: Host, kind: str) -> str:
+    return f"{host.variables['celery_app_name']}-{kind}"
+
+
+@pytest.fixture
+def conf(host: Host, name: str) -> dict[str, str]:
+    return configuration(host.text(f"{DIRECTORY}/{name}/redis.conf"))
+
+
+def test_there_is_no_plaintext(conf: dict[str, str], host: Host, kind: str) -> None:
+    assert conf["port"] == "0"
+    assert int(conf["tls-port"]) == host.variables[f"celery_app_{kind}_port"]
+    assert set(conf["tls-protocols"].split()) == {"TLSv1.2", "TLSv1.3"}
+    assert "unixsocket" not in conf
+    assert "requirepass" not in conf
+
+
+def test_its_certificate_and_key_are_there(conf: dict[str, str], host: Host, name: str) -> None:
+    assert conf["tls-cert-file"] in host.files
+    assert conf["tls-ca-cert-file"] in host.files
+    unit = f"redis@{name}.service"
+    (credential,) = parse(whole(host, unit))["Service"]["LoadCredential"]
+    given, _, path = credential.partition(":")
+    assert conf["tls-key-file"] == f"/run/credentials/{unit}/{given}"
+    assert host.files[path]["mode"] == "0600"
+
+
+def test_its_users_are_its_own_file(conf: dict[str, str], host: Host, name: str) -> None:
+    assert conf["aclfile"] == f"{DIRECTORY}/{name}/users.acl"
+    item = host.files[conf["aclfile"]]
+    assert (item["group"], item["mode"], item["secret"]) == ("redis", "0640", True)
+
+
+def test_no_task_is_ever_evicted(conf: dict[str, str], host: Host, kind: str) -> None:
+    assert conf["maxmemory-policy"] == "noeviction"
+    assert conf["maxmemory-clients"] == "0"
+    assert conf["maxmemory"] == host.variables[f"redis_{kind}_maxmemory"]
+
+
+def test_the_broker_survives_a_restart(conf: dict[str, str], kind: str) -> None:
+    assert conf["appendonly"] == ("yes" if kind == "broker" else "no")
+    assert (conf["save"] == "") == (kind == "broker"), "saved in two ways, or in none"
+
+
+def test_its_data_is_in_its_own_directory(conf: dict[str, str], host: Host, name: str) -> None:
+    service = parse(whole(host, f"redis@{name}.service"))["Service"]
+    assert conf["dir"] == f"/var/lib/{service['StateDirectory'][-1]}"
+    assert service["StateDirectoryMode"] == ["0700"]
+    assert (conf["daemonize"], conf["supervised"]) == ("no", "systemd")
+
+
+def test_the_two_instances_share_nothing(host: Host) -> None:
+    app = host.variables["celery_app_name"]
+    one, two = (
+        configuration(host.text(f"{DIRECTORY}/{app}-{k}/redis.conf")) for k in ("broker", "results")
+    )
+    for key in ("tls-port", "dir", "aclfile", "tls-key-file"):
+        assert one[key] != two[key]
+
+
+def test_one_user_for_each_component(host: Host, fleet: Fleet, name: str, kind: str) -> None:
+    users = {
+        line.split()[1]: line.split()
+        for line in host.text(f"{DIRECTORY}/{name}/users.acl").splitlines()
+    }
+    expected = {"default", "worker", "producer", "flower", "operator", "admin"}
+    assert set(users) == expected | ({"beat"} if kind == "broker" else set())
+    assert users["default"][2] == "off"
+    for user, words in users.items():
+        if user != "default":
+            (password,) = [word[1:] for word in words if word.startswith(">")]
+            assert password in (
+                fleet.secrets.get(f"redis_{user}"),
+                fleet.secrets.get(f"redis_passwords {user}"),
+            )
+
+
+def test_every_queue_can_be_used(host: Host, fleet: Fleet) -> None:
+    app = host.variables["celery_app_name"]
+    lines = host.text(f"{DIRECTORY}/{app}-broker/users.acl").splitlines()
+    users = {line.split()[1]: line.split() for line in lines}
+    for other in fleet.hosts.values():
+        for name in other.variables.get("celery_worker_enabled", []):
+            assert f"~{name}" in users["worker"]
+            assert f"%W~{name}" in users["producer"]
+            assert f"%W~{name}" in users["beat"]
+
+
+def test_debians_own_instance_never_runs(host: Host) -> None:
+    assert host.links["/etc/systemd/system/redis-server.service"] == "/dev/null"

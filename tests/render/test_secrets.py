@@ -1,0 +1,68 @@
+"""What is secret in the inventory is in files for root or systemd alone, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.render.fleet import Fleet, Host
+
+
+def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
+    """Each secret with each file that holds it."""
+    return [
+        (name, host, item)
+        for host in fleet.hosts.values()
+        for item in host.files.values()
+        for name, secret in fleet.secrets.items()
+        if secret in item["content"]
+    ]
+
+
+def test_the_secrets_are_known_and_land_somewhere(fleet: Fleet) -> None:
+    assert len(fleet.secrets) > 10
+    found = {name for name, _, _ in holders(fleet)}
+    # Those of the authority stay here, a web password lies on a host as a hash alone; and the operator's
+    # settings travel with the request.
+    away = {"pki_ca", "pki_ca_passphrase ", "web", "celery_producer_web_auth_password "}
+    away |= {"redis_operator", "redis_passwords operator"}
+    escaped = {"celery_app_secret_env PGPASSWORD"}
+    assert set(fleet.secrets) - found <= away | escaped
+
+
+def test_files_with_a_secret_are_for_few(fleet: Fleet) -> None:
+    for name, host, item in holders(fleet):
+        where = f"{name} in {item['dest']} on {host.name}"
+        assert int(item.get("mode", "0644"), 8) & 0o007 == 0, where
+        assert item.get("secret") is True, f"{where} is shown in a diff"
+        # Redis reads its users itself; everything else is read by systemd as root.
+        group = "redis" if item["dest"].endswith("users.acl") else "root"
+        assert (item.get("owner", "root"), item.get("group", "root")) == ("root", group), where
+
+
+def test_files_that_are_called_secret_are_for_few(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        for item in host.files.values():
+            if item.get("secret"):
+                assert int(item["mode"], 8) & 0o007 == 0, item["dest"]
+
+
+def test_no_secret_is_printed(fleet: Fleet) -> None:
+    assert [name for name, secret in fleet.secrets.items() if secret in fleet.output] == []
+
+
+def test_each_host_has_its_own_key(fleet: Fleet) -> None:
+    for name, host, _ in holders(fleet):
+        if name.startswith("key of "):
+            assert name == f"key of {host.name}"
+
+
+@pytest.mark.parametrize("user", ["worker", "beat", "producer", "flower", "admin"])
+def test_a_password_of_redis_is_where_its_user_is(fleet: Fleet, user: str) -> None:
+    found = {
+        item["dest"].rpartition("/")[2]
+        for name, _, item in holders(fleet)
+        if name in (f"redis_{user}", f"redis_passwords {user}")
+    }
+    assert found == {"users.acl"} | ({f"{user}.json"} if user != "admin" else set())

@@ -1,0 +1,71 @@
+"""What the control side writes is what the runtime on the hosts reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from celery_fleet.settings import FleetSettings, read
+from tests.render.fleet import Fleet, Host
+
+COMPONENTS = {
+    "worker": "celery_workers",
+    "beat": "celery_beat",
+    "producer": "celery_producers",
+    "flower": "flower",
+}
+
+
+def written(fleet: Fleet, component: str) -> list[tuple[Host, str]]:
+    """The component's settings on each host that has some."""
+    found = []
+    for host in fleet.hosts.values():
+        path = f"/etc/celery-fleet/{host.variables['celery_app_name']}/credentials/{component}.json"
+        if path in host.files:
+            found.append((host, host.text(path)))
+    assert found, f"no host has settings for {component}"
+    return found
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_runtime_takes_them(fleet: Fleet, component: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    for host, text in written(fleet, component):
+        path.write_text(text)
+        settings = read(path, component)
+        assert isinstance(settings, FleetSettings)
+        url = urlsplit(json.loads(text)["celery"]["broker_url"])
+        redis = next(
+            name for name, other in fleet.hosts.items() if "redis@" in " ".join(other.units)
+        )
+        assert (url.scheme, url.username, url.hostname) == ("rediss", component, redis)
+        ca = json.loads(text)["celery"]["broker_use_ssl"]["ssl_ca_certs"]
+        assert ca in host.files
+
+
+def test_beat_has_the_inventorys_schedule(fleet: Fleet) -> None:
+    for host, text in written(fleet, "beat"):
+        wanted: dict[str, Any] = host.variables["celery_beat_schedule"]
+        assert json.loads(text)["celery"]["beat_schedule"] == wanted
+
+
+def test_all_have_the_inventorys_routes(fleet: Fleet) -> None:
+    for component in ("worker", "beat", "producer"):
+        for host, text in written(fleet, component):
+            assert (
+                json.loads(text)["celery"]["task_routes"]
+                == host.variables["celery_app_task_routes"]
+            )
+
+
+def test_the_time_until_a_task_is_given_to_another_is_one_number(fleet: Fleet) -> None:
+    found = {
+        json.loads(text)["celery"]["broker_transport_options"]["visibility_timeout"]
+        for component in COMPONENTS
+        for _, text in written(fleet, component)
+    }
+    assert len(found) == 1

@@ -1,0 +1,355 @@
+"""The units of the delivered fleets, as systemd itself sees them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import systemd
+from tests.render.fleet import Fleet, Host
+from tests.render.units import SERVICES, covered, parse, render, services, template_of, whole
+
+CELERY = ["beat.service", "web.service", "worker@.service"]
+# Highest score of `systemd-analyze security`, times ten.
+EXPOSURE = 13
+
+
+def put(host: Host, directory: Path) -> list[str]:
+    """A host's units in a directory, instances by links; returns what systemd has to be asked about.
+
+    What they execute is on the hosts, but need not be here, where something that is stands in.
+    """
+    for name, text in host.unit_files().items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            re.sub(
+                r"^(Exec\w+=)/usr/bin/(python3|redis-server) ",
+                r"\1/bin/sh ",
+                text,
+                flags=re.MULTILINE,
+            )
+        )
+    asked = []
+    for unit in host.units:
+        if template_of(host, unit) in host.unit_files():
+            if template_of(host, unit) != unit:
+                (directory / unit).symlink_to(template_of(host, unit))
+            asked.append(str(directory / unit))
+    return asked
+
+
+def verify(units: list[str]) -> str:
+    """What systemd says against units; nothing where it takes them."""
+    done = systemd.analyze("verify", "--man=no", "--recursive-errors=no", *units)
+    return done.stdout + done.stderr + (f"exit status {done.returncode}" if done.returncode else "")
+
+
+def test_every_service_is_part_of_a_delivered_fleet(fleet: Fleet) -> None:
+    assert SERVICES
+    assert [name for name in SERVICES if not services(fleet, name)] == []
+
+
+def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
+    found = {}
+    for host in fleet.hosts.values():
+        asked = put(host, tmp_path / host.name)
+        assert asked, f"{host.name} has no unit"
+        found[host.name] = verify(asked)
+    assert found == dict.fromkeys(fleet.hosts, "")
+
+
+@pytest.mark.parametrize("line", ["NoSuchKey=1", "TimeoutStopSec=soon", "ExecStartPre=/no/such"])
+def test_systemd_would_not_take_a_mistake(local: Fleet, tmp_path: Path, line: str) -> None:
+    host, unit = services(local, "worker@.service")[0]
+    put(host, tmp_path)
+    (tmp_path / f"{unit}.d/20-mistake.conf").write_text(f"[Service]\n{line}\n")
+    assert "exit status 1" in verify([str(tmp_path / unit)])
+
+
+@pytest.mark.parametrize("template", SERVICES)
+class TestService:
+    """Holds for every service."""
+
+    def test_it_is_shut_in(self, fleet: Fleet, template: str, tmp_path: Path) -> None:
+        seen: dict[str, str] = {}
+        for host, unit in services(fleet, template):
+            # With its drop-ins, which systemd-analyze leaves out.
+            path = tmp_path / unit.replace("@", "-at-")
+            if (text := whole(host, unit)) in seen.values():
+                continue
+            seen[unit] = text
+            path.write_text(text)
+            done = systemd.analyze(
+                "security", "--offline=true", f"--threshold={EXPOSURE}", str(path)
+            )
+            assert done.returncode == 0, f"{unit}: {done.stdout.splitlines()[-1:]}{done.stderr}"
+
+    def test_it_is_never_given_up(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            sections = parse(whole(host, unit))
+            assert sections["Unit"]["StartLimitIntervalSec"] == ["0"]
+            assert sections["Service"]["Restart"] == ["always"]
+            assert "RestartPreventExitStatus" not in sections["Service"]
+
+    def test_only_the_main_process_is_asked_to_stop(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            service = parse(whole(host, unit))["Service"]
+            assert service["KillMode"] == ["mixed"]
+            assert service.get("KillSignal", ["SIGTERM"]) == ["SIGTERM"]
+            assert re.fullmatch(r"\d+s", service["TimeoutStopSec"][-1]), "it may take for ever"
+
+    def test_its_user_is_one_of_its_own(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            user = parse(whole(host, unit))["Service"]["User"][-1]
+            made = "".join(i["content"] for call in host.calls for i in call.get("sysusers", []))
+            assert re.search(rf"^u {user} ", made, re.MULTILINE) or user == "redis", unit
+
+    def test_it_starts_at_boot(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            (wanted_by,) = parse(whole(host, unit))["Install"]["WantedBy"]
+            assert wanted_by == "multi-user.target" or wanted_by in host.units
+            assert host.units[unit].get("enabled", True)
+
+    def test_it_is_restarted_for_all_that_it_reads_at_start(
+        self, fleet: Fleet, template: str
+    ) -> None:
+        for host, unit in services(fleet, template):
+            service = parse(whole(host, unit))["Service"]
+            read = {path.removeprefix("-") for path in service["EnvironmentFile"]}
+            read |= {item.partition(":")[2] for item in service["LoadCredential"]}
+            known = set(host.units[unit]["files"])
+            assert read <= known
+            pins = set(re.findall(r" --pin (\S+)", service["ExecStart"][-1]))
+            assert pins == set(host.units[unit].get("links", []))
+            for path in known:
+                assert covered(path, host), f"nobody settles {path}"
+            for pin in pins:
+                assert pin in host.links, f"nobody settles {pin}"
+
+    def test_it_says_when_it_is_ready(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            service = parse(whole(host, unit))["Service"]
+            if service["Type"] == ["notify"]:
+                assert service["NotifyAccess"] == ["main"]
+                assert service["TimeoutStartSec"] == ["infinity"], (
+                    "it waits for its broker for ever"
+                )
+            else:
+                assert service["Type"] == ["exec"]
+
+
+@pytest.mark.parametrize("template", [*CELERY, "flower.service"])
+class TestProcessOfTheFleet:
+    """Holds for everything that runs Celery."""
+
+    def test_its_settings_are_a_credential(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            service = parse(whole(host, unit))["Service"]
+            (credential,) = service["LoadCredential"]
+            name, _, path = credential.partition(":")
+            assert name == "settings.json"
+            item = host.files[path]
+            assert (item["mode"], item["secret"], item.get("owner", "root")) == (
+                "0600",
+                True,
+                "root",
+            )
+
+    def test_the_broker_is_the_inventorys(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            unset = parse(whole(host, unit))["Service"]["UnsetEnvironment"][-1].split()
+            assert set(unset) == {
+                "CELERY_BROKER_URL",
+                "CELERY_BROKER_READ_URL",
+                "CELERY_BROKER_WRITE_URL",
+                "CELERY_RESULT_BACKEND",
+            }
+
+    def test_it_stops_and_starts_with_the_application(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            target = f"{host.variables['celery_app_name']}.target"
+            sections = parse(whole(host, unit))
+            assert sections["Unit"]["PartOf"] == [target]
+            assert target in host.unit_files()
+
+    def test_nothing_secret_is_in_the_unit(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            assert "Environment" not in parse(whole(host, unit))["Service"], "anyone can ask for it"
+
+    def test_the_runtime_that_it_executes_is_settled(self, fleet: Fleet, template: str) -> None:
+        for host, unit in services(fleet, template):
+            service = parse(whole(host, unit))["Service"]
+            scripts = [
+                w
+                for c in service["ExecStart"] + service["ExecStop"]
+                for w in c.split()
+                if w.endswith(".py")
+            ]
+            assert scripts
+            for script in scripts:
+                assert script in host.files
+
+    def test_its_environment_leads_to_the_loader(
+        self, fleet: Fleet, template: str, tmp_path: Path
+    ) -> None:
+        for host, unit in services(fleet, template):
+            found = environment(host, unit, tmp_path)
+            runtime = Path(found["PYTHONPATH"])
+            assert str(runtime / "celery_fleet/loader.py") in host.files
+            assert found["CELERY_LOADER"] == "celery_fleet.loader.FleetLoader"
+            command = parse(whole(host, unit))["Service"]["ExecStart"][-1].split()
+            assert found["CELERY_FLEET_COMPONENT"] == command[command.index("--pin") - 1]
+            assert shlex.split(found["CELERY_FLEET_ARGS"])[0] == "python"
+
+
+def environment(host: Host, unit: str, directory: Path) -> dict[str, str]:
+    """What the unit's process finds in its environment, as systemd reads the files."""
+    found: dict[str, str] = {}
+    for path in parse(whole(host, unit))["Service"]["EnvironmentFile"]:
+        copy = directory / Path(path).name
+        copy.write_text(host.text(path))
+        for word in systemd.environment(copy):
+            name, _, value = word.partition("=")
+            found[name] = value
+    return found
+
+
+# --- one by one --------------------------------------------------------------------------------------
+
+
+def workers(fleet: Fleet) -> list[tuple[Host, str, dict[str, Any]]]:
+    """Every worker, with its options in the inventory."""
+    found = []
+    for host, unit in services(fleet, "worker@.service"):
+        name = unit.partition("@")[2].removesuffix(".service")
+        own = host.variables["celery_worker_instances"][name] or {}
+        found.append((host, unit, {**host.variables.get("celery_worker_defaults", {}), **own}))
+    return found
+
+
+def test_each_host_runs_the_workers_that_the_inventory_gives_it(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        enabled = host.variables.get("celery_worker_enabled", [])
+        app = host.variables["celery_app_name"]
+        wanted = {f"{app}-worker@{name}.service" for name in enabled}
+        assert {unit for unit in host.units if "-worker@" in unit} == wanted
+
+
+def test_a_worker_drains_as_long_as_a_task_may_run(fleet: Fleet) -> None:
+    for host, unit, options in workers(fleet):
+        service = parse(whole(host, unit))["Service"]
+        drain = int(options.get("drain_timeout", options["time_limit"]))
+        (stop,) = service["ExecStop"]
+        assert f" --drain {drain}" in stop
+        assert int(service["TimeoutStopSec"][-1].removesuffix("s")) > drain
+
+
+def test_a_worker_outlives_the_oom_of_a_task_and_is_replaced_when_it_hangs(fleet: Fleet) -> None:
+    for host, unit, _ in workers(fleet):
+        service = parse(whole(host, unit))["Service"]
+        assert service["OOMPolicy"] == ["continue"]
+        assert service["WatchdogSec"] == ["30s"]
+
+
+def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:
+    seen = set()
+    for host, unit, options in workers(fleet):
+        service = parse(whole(host, unit))["Service"]
+        for option, directive in (("memory_max", "MemoryMax"), ("cpu_quota", "CPUQuota")):
+            assert service.get(directive, []) == ([options[option]] if option in options else [])
+            seen.add(option in options)
+    assert False in seen
+
+
+def test_a_worker_consumes_what_the_inventory_says(fleet: Fleet, tmp_path: Path) -> None:
+    for host, unit, options in workers(fleet):
+        name = unit.partition("@")[2].removesuffix(".service")
+        words = shlex.split(environment(host, unit, tmp_path)["CELERY_FLEET_ARGS"])
+        assert words[words.index("-Q") + 1] == ",".join(options.get("queues", [name]))
+        assert words[words.index("-n") + 1] == f"{name}@{host.name}"
+        assert f"--concurrency={options['concurrency']}" in words
+        assert f"--time-limit={options['time_limit']}" in words
+
+
+def test_there_is_one_beat(fleet: Fleet) -> None:
+    assert len(services(fleet, "beat.service")) == 1
+
+
+def test_flower_gets_nothing_of_the_application(fleet: Fleet, tmp_path: Path) -> None:
+    for host, unit in services(fleet, "flower.service"):
+        found = environment(host, unit, tmp_path)
+        for name in ("celery_app_env", "celery_app_secret_env"):
+            assert not set(host.variables.get(name, {})) & set(found)
+
+
+def test_the_web_process_starts_with_its_socket(fleet: Fleet) -> None:
+    for host, unit in services(fleet, "web.service"):
+        socket = unit.replace(".service", ".socket")
+        assert parse(whole(host, unit))["Unit"]["Requires"] == [socket]
+        listening = parse(whole(host, socket))["Socket"]
+        assert listening["SocketMode"] == ["0660"]
+        assert listening["Accept"] == ["no"]
+        assert list(host.units).index(socket) < list(host.units).index(unit)
+
+
+# --- what the delivered inventories leave at its default ---------------------------------------------
+
+WORKER: dict[str, Any] = {"celery_app_runtime": "/rt", "drain": 5.0, "may_quit": True, "worker": {}}
+
+
+def drop_in(**options: Any) -> dict[str, list[str]]:
+    may_quit = options.pop("may_quit", True)
+    given = {**WORKER, "worker": options, "may_quit": may_quit}
+    return parse(render("systemd/worker.conf.j2", given))["Service"]
+
+
+def test_an_application_with_a_jit_compiler_can_be_let_out() -> None:
+    assert (
+        drop_in()["MemoryDenyWriteExecute"]
+        == drop_in(proc_subset_pid=False)["MemoryDenyWriteExecute"]
+        == ["yes"]
+    )
+    assert drop_in(memory_deny_write_execute=False)["MemoryDenyWriteExecute"] == ["no"]
+    assert drop_in(proc_subset_pid=False)["ProcSubset"] == ["all"]
+    assert drop_in(read_write_paths=["/srv/a", "/srv/b"])["ReadWritePaths"] == ["/srv/a", "/srv/b"]
+
+
+def test_all_limits() -> None:
+    found = drop_in(memory_max="1G", memory_high="900M", cpu_quota="150%", tasks_max="64")
+    assert [found[key] for key in ("MemoryMax", "MemoryHigh", "CPUQuota", "TasksMax")] == [
+        ["1G"],
+        ["900M"],
+        ["150%"],
+        ["64"],
+    ]
+
+
+def test_the_threads_pool_is_not_made_to_quit() -> None:
+    assert drop_in()["ExecStop"][0].endswith(" --drain 5")
+    assert drop_in(may_quit=False)["ExecStop"][0].endswith(" --drain 5 --no-quit")
+
+
+def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:
+    host, unit = services(local, "worker@.service")[0]
+    loose = render(
+        "systemd/worker.conf.j2",
+        {**WORKER, "worker": {"memory_deny_write_execute": False, "proc_subset_pid": False}},
+    )
+    path = tmp_path / "loose.service"
+    path.write_text(whole(host, unit) + loose)
+    done = systemd.analyze("security", "--offline=true", "--threshold=15", str(path))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [(252, []), (253, []), (254, ["5"]), (257, ["5"])]
+)
+def test_restarts_back_off_where_systemd_knows_how(version: int, expected: list[str]) -> None:
+    facts = {"ansible_facts": {"fleet": {"systemd_version": version}}}
+    service = parse(render("systemd/_service.j2", facts))["Service"]
+    assert service["RestartSteps"] == expected

@@ -1,0 +1,81 @@
+"""Units as systemd reads them, and single templates rendered as `settle` renders them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from tests.render.fleet import ROOT, Fleet, Host
+
+TEMPLATES = ROOT / "templates"
+SERVICES = sorted(path.name.removesuffix(".j2") for path in TEMPLATES.glob("systemd/*.service.j2"))
+Sections = dict[str, dict[str, list[str]]]
+
+
+def parse(text: str) -> Sections:
+    """Sections, keys and values of a unit and its drop-ins in their order; an empty value forgets those before it."""
+    found: Sections = defaultdict(lambda: defaultdict(list))
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line.strip() and not line.startswith(("#", ";")):
+            key, equals, value = line.partition("=")
+            assert equals, line
+            values = found[section][key]
+            if value:
+                values.append(value)
+            else:
+                values.clear()
+    return found
+
+
+def template_of(host: Host, unit: str) -> str:
+    """Name of the file that a unit is made from."""
+    name, at, rest = unit.partition("@")
+    return f"{name}@.{rest.rpartition('.')[2]}" if at else unit
+
+
+def whole(host: Host, unit: str) -> str:
+    """A unit's file with its drop-ins behind it and its instance filled in."""
+    files = host.unit_files()
+    drop_ins = [text for path, text in sorted(files.items()) if path.startswith(f"{unit}.d/")]
+    instance = unit.partition("@")[2].rpartition(".")[0]
+    text = "\n".join([files[template_of(host, unit)], *drop_ins])
+    return text.replace("%i", instance)
+
+
+def services(fleet: Fleet, template: str) -> list[tuple[Host, str]]:
+    """Every unit of the fleet that is made from a template in templates/systemd, with its host."""
+    found = []
+    for host in fleet.hosts.values():
+        app = host.variables["celery_app_name"]
+        fleets = [unit for unit in host.units if template_of(host, unit) in host.unit_files()]
+        found += [
+            (host, unit)
+            for unit in fleets
+            if template_of(host, unit) in (template, f"{app}-{template}")
+        ]
+    return found
+
+
+def covered(path: str, host: Host) -> bool:
+    """Whether a path, or at least one path of a pattern, is a file that is settled on the host."""
+    return path in host.files or bool(fnmatch.filter(host.files, path))
+
+
+def render(source: str, variables: Mapping[str, Any]) -> str:
+    """One template with variables of the test's own."""
+    path = TEMPLATES / source
+    templar = Templar(loader=DataLoader(), variables=dict(variables)).copy_with_new_env(
+        searchpath=[str(path.parent), str(TEMPLATES)], available_variables=dict(variables)
+    )
+    text = trust_as_template(Path(path).read_text())
+    rendered = templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True})
+    return f"{rendered}\n"
