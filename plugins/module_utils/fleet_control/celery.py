@@ -47,6 +47,7 @@ _LISTS = {"exclude_queues": "--exclude-queues", "include": "--include"}
 # Options of a worker that systemd enforces, or that say how its unit is built.
 UNIT_OPTIONS = (
     "drain_timeout",
+    "watchdog_sec",
     "memory_max",
     "memory_high",
     "cpu_quota",
@@ -136,6 +137,15 @@ def _url(user: str, password: str, host: str, port: int) -> str:
     return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(port)}/0"
 
 
+# Settings that are dictionaries of options: an inventory that sets one option keeps the others.
+_MERGED = (
+    "broker_transport_options",
+    "task_publish_retry_policy",
+    "broker_use_ssl",
+    "redis_backend_use_ssl",
+)
+
+
 def process_settings(
     app: str,
     component: str,
@@ -160,7 +170,7 @@ def process_settings(
         results: Host and port of the result store.
         ca: Path, on the host, of the certificate that signs the servers'.
         visibility_timeout: Seconds; the same for every consumer of an application, since the shortest wins.
-        settings: The inventory's own Celery settings; they win over ours.
+        settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
         routes: task_routes.
         schedule: beat's entries, for beat alone.
     """
@@ -216,7 +226,10 @@ def process_settings(
             for name, entry in (schedule or {}).items()
             if entry.get("enabled", True)
         }
-    pins.update(settings or {})
+    for name, value in (settings or {}).items():
+        ours = pins.get(name)
+        merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
+        pins[name] = {**ours, **value} if merge and ours else value
     return {"format": 1, "app": app, "component": component, "celery": pins}
 
 
@@ -465,8 +478,8 @@ def worker_state(
                 "vars": {
                     "worker": options,
                     "drain": drain_timeout(options),
-                    # The threads pool would run what it hands back.
-                    "may_quit": options.get("pool", "prefork") != "threads",
+                    # Threads would run to their end what they hand back, and greenlets hand back nothing.
+                    "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
                 },
             }
         )

@@ -29,6 +29,7 @@ _LOWEST: Final[Mapping[str, float]] = {
     "max_tasks_per_child": 1,
     "max_memory_per_child": 1,
     "drain_timeout": 0,
+    "watchdog_sec": 0,
     "heartbeat_interval": 1,
 }
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")

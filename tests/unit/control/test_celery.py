@@ -76,6 +76,14 @@ def test_the_inventorys_own_settings_win() -> None:
     assert (pins["worker_direct"], pins["task_acks_late"]) == (False, True)
 
 
+def test_one_option_of_a_setting_leaves_the_others() -> None:
+    ours = settings()["broker_transport_options"]
+    given = {"broker_transport_options": {"priority_steps": [0], "socket_timeout": 4}}
+    found = settings(settings=given)["broker_transport_options"]
+    assert found == {**ours, "priority_steps": [0], "socket_timeout": 4}
+    assert found["visibility_timeout"] == ours["visibility_timeout"]
+
+
 def test_routes_are_there_only_where_some_are_given() -> None:
     assert "task_routes" not in settings()
     routes = {"app.*": {"queue": "q"}}
@@ -234,14 +242,20 @@ def test_all_that_the_workers_of_a_host_need() -> None:
         assert any(fnmatch.fnmatch(path, pattern) for pattern in state["owned"]["files"]), path
 
 
-def test_the_threads_pool_is_never_told_to_quit() -> None:
-    instances = {"t": {"pool": "threads"}, "p": {}}
+def test_pools_that_can_not_hand_back_are_never_told_to_quit() -> None:
+    instances = {"t": {"pool": "threads"}, "g": {"pool": "gevent"}, "s": {"pool": "solo"}, "p": {}}
     more = {"app": "a", "module": "m", "host": "h", "directory": "/d", "root": "/r"}
     state = celery.worker_state(
-        instances, enabled=["t", "p"], defaults=None, release="1", runtime="/rt", timeout=9, **more
+        instances,
+        enabled=[*instances],
+        defaults=None,
+        release="1",
+        runtime="/rt",
+        timeout=9,
+        **more,
     )
     found = [item["vars"]["may_quit"] for item in state["files"] if "vars" in item]
-    assert found == [False, True]
+    assert found == [False, False, True, True]
 
 
 def test_nodes_of_the_fleet() -> None:
