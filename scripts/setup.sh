@@ -19,6 +19,9 @@ install_missing_packages() {
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   can ssh && can ssh-keygen || missing+=(openssh-client)
   can mmdebstrap || missing+=(mmdebstrap)
+  # The render tests ask systemd of the units; some containers lack it.
+  can systemd-analyze || missing+=(systemd)
+  can openssl || missing+=(openssl)
   # A client alone is of use where it reaches an engine; else the engine comes with its own client.
   if ! engine_answers && ! can dockerd; then
     missing+=(docker.io)
