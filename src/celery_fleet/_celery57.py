@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import bootsteps
@@ -99,12 +99,22 @@ class WorkerView:
     # None where the transport is not kombu's Redis: there is no poll to look at.
     poll_age: float | None
     poll_limit: float | None
+    # How often the consumer has begun anew: it changes where Celery tries and fails.
+    restarts: int = 0
 
 
-def draining() -> bool:
-    """Whether the worker was told to stop; set by the signal handler itself."""
+def draining(worker: Any) -> bool:
+    """Whether the worker stops: told by a signal, by remote control, or by an error of its own.
+
+    A signal's handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error"
+    do not: WorkController.stop goes straight to its blueprint, which waits for the pool's tasks
+    (celery/worker/worker.py, celery/bootsteps.py).
+    """
     stop, terminate = worker_state.should_stop, worker_state.should_terminate
-    return (stop is not None and stop is not False) or bool(terminate)
+    if (stop is not None and stop is not False) or bool(terminate):
+        return True
+    blueprint = getattr(worker, "blueprint", None)
+    return blueprint is not None and blueprint.state in (bootsteps.CLOSE, bootsteps.TERMINATE)
 
 
 def running_tasks() -> int:
@@ -129,14 +139,16 @@ def view_worker(worker: Any) -> WorkerView:
     poll_age = poll_limit = None
     if connected:
         queues = tuple(queue.name for queue in consumer.task_consumer.queues)
-        full = not channel.qos.can_consume()
+        # Not the property: it makes a missing one, which is for the loop's own thread to do.
+        qos = channel._qos
+        full = qos is not None and not qos.can_consume()
         if hasattr(channel, "_brpop_sent_at"):
             sent = channel._brpop_sent_at
             poll_age = None if sent is None else time.monotonic() - sent
             # kombu drops a poll itself after brpop_timeout + health_check_interval.
             poll_limit = (channel.brpop_timeout or 1) + 2 * (channel.health_check_interval or 25)
     return WorkerView(
-        draining=draining(),
+        draining=draining(worker),
         connected=connected,
         # pool_cls is a class here, resolved by WorkController.setup_instance.
         solo=getattr(worker.pool_cls, "__module__", "") == "celery.concurrency.solo",
@@ -145,6 +157,7 @@ def view_worker(worker: Any) -> WorkerView:
         full=full,
         poll_age=poll_age,
         poll_limit=poll_limit,
+        restarts=getattr(consumer, "restart_count", 0),
     )
 
 
@@ -219,8 +232,9 @@ def _text_of(schedule: Any) -> str:
     fields = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
     if all(hasattr(schedule, f"_orig_{field}") for field in fields):
         return "crontab " + " ".join(str(getattr(schedule, f"_orig_{field}")) for field in fields)
-    if hasattr(schedule, "run_every"):
-        return f"every {schedule.run_every.total_seconds():g} s"
+    every = getattr(schedule, "run_every", None)
+    if isinstance(every, timedelta):
+        return f"every {every.total_seconds():g} s"
     return str(schedule)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from celery_fleet import broker
 from celery_fleet.loaded import DIRECTORY_VARIABLE, Writer
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
+
+logger = logging.getLogger("celery_fleet.beat")
 
 #: Seconds that a tick may take beyond beat's own pause.
 TICK_LIMIT = 10.0
@@ -52,9 +55,12 @@ def describe(progress: Progress) -> str:
     if progress.scheduled is None:
         return "schedule loaded"
     number, due, name = progress.scheduled
-    # Beat's drift makes due times end in .99; a person reads whole seconds.
-    moment = datetime.fromtimestamp(round(due), UTC)
     entries = f"{number} entr{'y' if number == 1 else 'ies'}"
+    try:
+        # Beat's drift makes due times end in .99; a person reads whole seconds.
+        moment = datetime.fromtimestamp(round(due), UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{entries}, next {name} out of time's range"
     return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -84,17 +90,25 @@ def watch_service(app: Any, service: Any, notifier: Notifier) -> Watch:
     def note() -> None:
         progress.last = time.monotonic()
 
+    told = [False]
+
     def note_all() -> None:
         progress.last = time.monotonic()
-        progress.scheduled = adapter.scheduled(service)
-        writer.write(adapter.loaded(service))
+        try:
+            progress.scheduled = adapter.scheduled(service)
+            writer.write(adapter.loaded(service))
+        except Exception:
+            # In beat's own loop: whatever the application's schedules are made of, beat goes on.
+            if not told[0]:
+                told[0] = True
+                logger.exception("beat's schedule can't be shown")
 
     adapter.on_tick(service, note, note_all)
     adapter.on_stop(service, lambda: setattr(progress, "stopping", True))
     question = broker.question(app)
 
     def ask() -> str | None:
-        trouble = question.ask()
+        trouble = question()
         answered[0] = answered[0] or trouble is None
         return trouble
 

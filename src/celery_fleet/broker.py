@@ -1,4 +1,4 @@
-"""Ask the broker whether it answers, on a connection of our own and in bounded time."""
+"""Ask broker and result store whether they answer, on connections of our own, in bounded time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_fleet import _celery57 as adapter
 from celery_fleet.errors import one_line
 from celery_fleet.redact import redact
 
-#: Seconds for each of connecting, the TLS handshake, AUTH and PING.
+#: Seconds for each of connecting, the TLS handshake, AUTH, and each command.
 TIMEOUT = 3.0
 
 #: Seconds after which the broker counts as not answering, whatever the probe hangs in: name
@@ -27,8 +27,12 @@ DEADLINE = 8.0
 _OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-def ping(endpoint: adapter.Endpoint, timeout: float = TIMEOUT) -> None:
-    """Connect, authenticate and PING one broker; the connection is closed in any case.
+def ping(endpoint: adapter.Endpoint, queueing: bool = False, timeout: float = TIMEOUT) -> None:
+    """Connect, authenticate and PING one server; the connection is closed in any case.
+
+    With ``queueing`` the PING stands in a transaction, which the user's ACL must allow: a full
+    Redis (``noeviction``) answers a bare one, but queues no command, so that kombu can neither
+    connect nor publish.
 
     Raises:
         redis.exceptions.RedisError, OSError: where it does not answer or refuses us.
@@ -50,8 +54,9 @@ def ping(endpoint: adapter.Endpoint, timeout: float = TIMEOUT) -> None:
     )
     try:
         connection.connect()
-        connection.send_command("PING")
-        connection.read_response()
+        for command in ("MULTI", "PING", "EXEC") if queueing else ("PING",):
+            connection.send_command(command)
+            connection.read_response()
     finally:
         connection.disconnect()
 
@@ -61,13 +66,32 @@ def name(app: Any) -> str:
     found = adapter.endpoints(app)
     if not found:
         connection = app.connection_for_read()
-        return f"{connection.transport_cls}://{connection.hostname or ''}"
+        # Some transports (sqla) have a whole URL for a host.
+        return redact(f"{connection.transport_cls}://{connection.hostname or ''}")
     return ", ".join(endpoint.address for endpoint in found)
 
 
-def question(app: Any) -> Question:
-    """The question whether a broker of the process answers, put as often as wanted."""
-    return Question(lambda: ask(app), name(app))
+def question(app: Any, results: bool = False) -> Callable[[], str | None]:
+    """The question who does not answer and why, None where all do; put as often as wanted.
+
+    With ``results`` the result store is asked as well, once the broker has answered: a worker's
+    event loop writes some results itself, and hangs with a store that hangs.
+    """
+    brokers = Question(lambda: ask(app), name(app))
+    found = adapter.result_endpoints(app) if results else []
+    if not found:
+        return lambda: _named("broker", brokers.ask())
+    addresses = ", ".join(endpoint.address for endpoint in found)
+    store = Question(lambda: ask_endpoints(found), addresses)
+
+    def ask_both() -> str | None:
+        return _named("broker", brokers.ask()) or _named("result store", store.ask())
+
+    return ask_both
+
+
+def _named(who: str, trouble: str | None) -> str | None:
+    return None if trouble is None else f"{who} {trouble}"
 
 
 def ask(app: Any) -> str | None:
@@ -79,11 +103,11 @@ def ask(app: Any) -> str | None:
     endpoints = adapter.endpoints(app)
     if not endpoints:
         return _ask_any_transport(app)
-    return ask_endpoints(endpoints)
+    return ask_endpoints(endpoints, queueing=True)
 
 
-def ask_endpoints(endpoints: list[adapter.Endpoint]) -> str | None:
-    """Why none of some addresses answers, in one line; None where one does.
+def ask_endpoints(endpoints: list[adapter.Endpoint], queueing: bool = False) -> str | None:
+    """Why none of some addresses answers, in one line; None where one does. As :func:`ping`.
 
     Raises:
         Exception: where the question could not be put.
@@ -91,7 +115,7 @@ def ask_endpoints(endpoints: list[adapter.Endpoint]) -> str | None:
     reasons = []
     for endpoint in endpoints:
         try:
-            ping(endpoint)
+            ping(endpoint, queueing)
         except (RedisError, OSError) as exc:
             if _is_ours(exc):
                 raise

@@ -18,7 +18,7 @@ class Canary(Task):  # type: ignore[misc]  # Celery ships no types
     acks_late = False  # a canary is not worth a second delivery
     ignore_result = False
     store_eager_result = False
-    rate_limit = None
+    rate_limit = 0  # none; with None it would take the application's task_default_rate_limit
     serializer = "json"
 
     @classmethod

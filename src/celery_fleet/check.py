@@ -24,6 +24,7 @@ from typing import Any
 from celery_fleet import versions
 from celery_fleet.errors import COMPONENT_VARIABLE, FleetError, one_line
 from celery_fleet.redact import redact, secrets_in
+from celery_fleet.settings import URL_VARIABLES
 
 LOADER = "celery_fleet.loader.FleetLoader"
 
@@ -107,7 +108,18 @@ def check(request: Request) -> Report:
     for name in request.tasks:
         if name not in app.tasks:
             report.errors.append(_missing(name, request.app, report.tasks))
+    if not _accepts_json(app.conf.accept_content):
+        report.errors.append(
+            f"application {request.app}: accept_content lacks json, in which the fleet asks its"
+            " workers (canary, remote control); add json to accept_content, for example by"
+            " celery_app_settings.accept_content"
+        )
     return report
+
+
+def _accepts_json(accept: Any) -> bool:
+    # None is kombu's word for everything; names and content types may be mixed.
+    return accept is None or not {"json", "application/json"}.isdisjoint(accept)
 
 
 def _enter(directory: Path) -> None:
@@ -126,7 +138,8 @@ def _enter(directory: Path) -> None:
 
 def _application(request: Request) -> Any:
     # The application's environment may be that of a process of the fleet, which this is not.
-    for variable in ("CELERY_LOADER", COMPONENT_VARIABLE):
+    # Neither has a process of the fleet the four URLs: what needs them would fail only there.
+    for variable in ("CELERY_LOADER", COMPONENT_VARIABLE, *URL_VARIABLES):
         os.environ.pop(variable, None)
     if request.settings is not None:
         _pin(request.settings)
@@ -190,7 +203,13 @@ def _import_error(where: str, exc: BaseException) -> str:
     what = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
     place = _place(exc)
     at = f" at {place}" if place else ""
-    if isinstance(exc, ModuleNotFoundError):
+    variable = next((name for name in URL_VARIABLES if name in text), None)
+    if variable is not None:
+        remedy = (
+            "the fleet sets broker and result backend itself and takes this variable away; read it"
+            f" with os.environ.get({variable!r}) or leave it out"
+        )
+    elif isinstance(exc, ModuleNotFoundError):
         remedy = f"add what brings {exc.name} to the application's requirements"
     elif isinstance(exc, SyntaxError):
         remedy = "mend it there; this is how the release's Python reads it"

@@ -42,14 +42,29 @@ def current() -> Identity:
     return Identity(pid, ticks, round(time.time() - (age if ticks else 0.0), 3))
 
 
+#: Carries the main process's identity to pool children that are started by spawn or forkserver:
+#: they run the worker's hooks anew, so memory alone would have them take themselves for it.
+VARIABLE = "CELERY_FLEET_MAIN_PROCESS"
+
 _main: Identity | None = None
 
 
 def remember() -> None:
-    """Note this process as the worker's main one; pool children inherit it by fork."""
+    """Note the worker's main process: this one, unless it was started by a process so noted."""
     global _main
     if _main is None:
-        _main = current()
+        _main = _read(os.environ.get(VARIABLE, "")) or current()
+        os.environ[VARIABLE] = f"{_main.pid}:{_main.ticks}:{_main.started}"
+
+
+def _read(text: str) -> Identity | None:
+    parts = text.split(":")
+    try:
+        pid, ticks, started = int(parts[0]), int(parts[1]), float(parts[2])
+    except (ValueError, IndexError):
+        return None
+    # One that has ended, or whose number is another's by now, is nobody's main process.
+    return Identity(pid, ticks, started) if ticks and read_start_ticks(pid) == ticks else None
 
 
 def main() -> Identity:

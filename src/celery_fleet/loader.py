@@ -39,7 +39,8 @@ COMPONENT = errors.component(os.environ)
 #: Components that speak to systemd through this package; others may use its socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})
 
-# At import, so that no code of the application starts a process that inherits the socket.
+# Early, so that few processes inherit the socket: the application's module is imported before its
+# app makes the loader, so what it starts there does. The unit's NotifyAccess=main refuses those.
 NOTIFIER = Notifier.take(os.environ) if COMPONENT in NOTIFYING else Notifier(None)
 
 _settings: FleetSettings | None = None

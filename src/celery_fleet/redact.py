@@ -11,6 +11,9 @@ MASK = "***"
 
 # Greedy up to the last @ of the word: an unquoted password may itself hold @ or /.
 _URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*):[^\s'\"]*@")
+# Where a value is known to be a URL, its user's part ends at the last @, whatever stands in it.
+_USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s:@'\"]*:)?).*@", re.DOTALL)
+_URL_NAME = re.compile(r"(^|_)urls?$|backend$", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"pass|secret|token|api_?key|(^|_)key$|signature", re.IGNORECASE)
 
 #: Shorter strings are not treated as secrets: masking them would mangle ordinary words.
@@ -29,7 +32,10 @@ def redact(text: object, secrets: Iterable[str] = ()) -> str:
 def redact_all(value: Any, secrets: Iterable[str] = ()) -> Any:
     """``value`` with every text in its dictionaries and lists redacted, at any depth."""
     if isinstance(value, Mapping):
-        return {key: redact_all(item, secrets) for key, item in value.items()}
+        return {
+            key: redact_all(_without_userinfo(str(key), item), secrets)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [redact_all(item, secrets) for item in value]
     return redact(value, secrets) if isinstance(value, str) else value
@@ -39,7 +45,16 @@ def redact_value(name: str, value: Any) -> str:
     """The value of setting ``name`` as a person may read it in a log."""
     if value is not None and _SECRET_NAME.search(name):
         return MASK
-    return redact(_shown(value))
+    return redact(_shown(_without_userinfo(name, value)))
+
+
+def _without_userinfo(name: str, value: Any) -> Any:
+    """``value`` with its URLs' passwords masked where setting ``name`` holds URLs."""
+    if not _URL_NAME.search(name):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_without_userinfo(name, item) for item in value]
+    return _USERINFO.sub(rf"\g<head>{MASK}@", value) if isinstance(value, str) else value
 
 
 def _shown(value: Any) -> str:
@@ -52,7 +67,11 @@ def _shown(value: Any) -> str:
 
 
 def _shown_in(key: str, value: Any) -> str:
-    return MASK if value is not None and _SECRET_NAME.search(key) else _shown(value)
+    return (
+        MASK
+        if value is not None and _SECRET_NAME.search(key)
+        else _shown(_without_userinfo(key, value))
+    )
 
 
 def secrets_in(value: Any, name: str = "") -> set[str]:
@@ -73,6 +92,7 @@ def _secrets(value: Any, name: str) -> Iterator[str]:
     elif isinstance(value, str):
         if _SECRET_NAME.search(name):
             yield value
-        for url in re.finditer(r"://[^/\s:@]*:([^\s'\"]*)@", value):
+        password = ".*" if _URL_NAME.search(name) else r"[^\s'\"]*"
+        for url in re.finditer(rf"://[^/\s:@]*:({password})@", value, re.DOTALL):
             yield url.group(1)
             yield unquote(url.group(1))

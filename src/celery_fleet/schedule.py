@@ -1,4 +1,4 @@
-"""Beat's entries as the inventory writes them: checked, described, turned into Celery's.
+"""Beat's entries as the inventory writes them: checked and turned into Celery's.
 
 An entry is ``{task, exactly one of crontab | interval | solar}`` with optional ``args``,
 ``kwargs``, ``queue``, ``options`` and ``enabled``. ``interval`` is in seconds; the fields of a
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery_fleet.errors import FleetError, one_line
@@ -140,25 +139,23 @@ def _solar_spec(value: object) -> dict[str, Any]:
 _SPECS = {"crontab": _crontab_spec, "interval": _interval_spec, "solar": _solar_spec}
 
 
-def celery_schedule(entry: Entry, app: Any = None, now: datetime | None = None) -> Any:
-    """Celery's schedule object for an entry; ``now`` replaces its clock.
+def celery_schedule(entry: Entry, app: Any = None) -> Any:
+    """Celery's schedule object for an entry.
 
     Raises:
         FleetError: where Celery refuses the fields, with its reason.
     """
     from celery.schedules import crontab, schedule, solar
 
-    clock = None if now is None else (lambda: now)
     try:
         if entry.kind == "crontab":
-            return crontab(**entry.spec, nowfun=clock, app=app)
+            return crontab(**entry.spec, app=app)
         if entry.kind == "interval":
-            return schedule(run_every=entry.spec, nowfun=clock, app=app)
+            return schedule(run_every=entry.spec, app=app)
         return solar(
             entry.spec["event"],
             entry.spec["latitude"],
             entry.spec["longitude"],
-            nowfun=clock,
             app=app,
         )
     except Exception as exc:
@@ -179,58 +176,3 @@ def celery_entry(entry: Entry, app: Any = None) -> dict[str, Any]:
         "kwargs": dict(entry.kwargs),
         "options": dict(entry.options),
     }
-
-
-def describe(entry: Entry) -> str:
-    """When the entry runs, for a person."""
-    if entry.kind == "crontab":
-        fields = " ".join(
-            entry.spec.get(key, "*")
-            for key in ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
-        )
-        return f"crontab {fields}"
-    if entry.kind == "interval":
-        seconds = entry.spec
-        return f"every {seconds:g} second{'' if seconds == 1 else 's'}"
-    spec = entry.spec
-    return f"{spec['event']} at {spec['latitude']:g}, {spec['longitude']:g}"
-
-
-def next_due(
-    entry: Entry, now: datetime, last_run: datetime | None = None, app: Any = None
-) -> datetime:
-    """When the entry is due next, in UTC; ``now`` itself where it is overdue.
-
-    ``now`` and ``last_run`` are aware. Without a last run the entry counts from ``now``, as beat
-    counts a new one. Crontab fields are read in the application's time zone, or in UTC without
-    ``app``.
-
-    Raises:
-        FleetError: as :func:`celery_schedule`.
-    """
-    if app is None:
-        from celery import Celery
-
-        app = Celery("celery_fleet.schedule", set_as_current=False, loader="app", fixups=[])
-    remaining: timedelta = celery_schedule(entry, app, now).remaining_estimate(last_run or now)
-    return max(now, now + remaining).astimezone(UTC)
-
-
-def upcoming(
-    entries: Mapping[str, Entry],
-    now: datetime,
-    last_runs: Mapping[str, datetime] | None = None,
-    app: Any = None,
-) -> list[tuple[datetime, Entry]]:
-    """The enabled entries with their next due time in UTC, the soonest first.
-
-    Last runs are the caller's: beat's own file is a pickle, written by the application's user,
-    and must not be opened with more rights than that user has.
-    """
-    runs = last_runs or {}
-    due = [
-        (next_due(entry, now, runs.get(name), app), entry)
-        for name, entry in entries.items()
-        if entry.enabled
-    ]
-    return sorted(due, key=lambda item: (item[0], item[1].name))

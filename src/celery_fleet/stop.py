@@ -14,9 +14,13 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 # Seconds that Celery gets after SIGQUIT to hand back its messages; measured: two.
 _AFTER_QUIT = 20.0
+
+# Seconds between two questions whether the host goes down meanwhile.
+_SLICE = 5.0
 
 
 def host_shuts_down() -> bool:
@@ -41,6 +45,21 @@ def wait(process: int, seconds: float) -> bool:
     return bool(readable)
 
 
+def wait_for_drain(process: int, seconds: float, shutdown_seconds: float) -> bool:
+    """Wait for the drain; from when the host goes down for ``shutdown_seconds`` at most."""
+    deadline = time.monotonic() + seconds
+    going_down = False
+    while True:
+        if not going_down and host_shuts_down():
+            going_down = True
+            deadline = min(deadline, time.monotonic() + shutdown_seconds)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return wait(process, 0)
+        if wait(process, left if going_down else min(left, _SLICE)):
+            return True
+
+
 def main(argv: list[str] | None = None) -> int:
     """Stop the process named on the command line; 0 where it ended by itself, 1 where it was killed."""
     parser = argparse.ArgumentParser(prog="stop.py")
@@ -61,12 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         process = os.pidfd_open(options.pid)
     except ProcessLookupError:
         return 0
-    drain = min(options.drain, options.shutdown_drain) if host_shuts_down() else options.drain
     try:
+        start = time.monotonic()
         signal.pidfd_send_signal(process, signal.SIGTERM)
-        if wait(process, drain):
+        if wait_for_drain(process, options.drain, options.shutdown_drain):
             return 0
-        print(f"tasks still run after {drain:.0f} s of drain", flush=True)
+        print(f"tasks still run after {time.monotonic() - start:.0f} s of drain", flush=True)
         if not options.no_quit:
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):

@@ -1,13 +1,24 @@
 """The watchdog's verdict: is this process of use, or had it better be replaced?
 
-Proof is of work, not of life. A process that shows none is only given up while its broker
-answers: a broker that hangs blocks Celery's loop for the whole outage, and replacing the process
-would not help. Pure logic and one thread around it; what to look at comes from outside.
+Proof is of work, not of life. A process that shows none is only given up while its broker (and a
+worker's result store) answers: one that hangs blocks Celery's loop for the whole outage, and
+replacing the process would not help. Pure logic and one thread around it; what to look at comes
+from outside.
+
+The thread needs the interpreter to feed the watchdog. With a pool other than prefork the tasks run
+in the same process: one that holds the interpreter for longer than the unit's WatchdogSec (a single
+call into C in ``solo`` or ``threads``, plain computing in ``gevent`` or ``eventlet``) is taken for
+a hang. Such a worker needs a longer ``watchdog_sec``.
+
+The manager's watchdog begins with READY. Before that the watch itself ends a process whose broker
+has answered for :data:`START_LIMIT` seconds. What hangs before the watch begins, such as the import
+of the application, is not covered.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +46,12 @@ GRACE = 30.0
 #: Seconds that reconnecting may last while the broker answers; Celery's own pause is up to 30 s.
 RECONNECT_LIMIT = 60.0
 
+#: Seconds that a start may last while the broker answers.
+START_LIMIT = 300.0
+
+#: Exit status of a process that ends itself since it does not get ready, ``sysexits.h``.
+EX_SOFTWARE = 70
+
 #: Seconds between two questions to the broker while waiting for it.
 ASK_EVERY = 5.0
 
@@ -54,10 +71,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """One look: a state and its text for ``systemctl status``."""
+    """One look: a state and its text for ``systemctl status``.
+
+    ``attempts`` counts how often the process has begun anew; a change shows that it tries.
+    """
 
     state: State
     text: str
+    attempts: int = 0
 
 
 class Watch:
@@ -65,7 +86,9 @@ class Watch:
 
     Args:
         look: what the process shows now; must not block.
-        ask: which broker does not answer and why, None where one does; bounded in time.
+        ask: who does not answer and why (``broker redis1:6379: …``), None where all do; bounded
+            in time.
+        leave: ends the process, whatever its other threads hang in.
     """
 
     def __init__(
@@ -74,11 +97,13 @@ class Watch:
         look: Callable[[], Look],
         ask: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
+        leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._notifier = notifier
         self._look = look
         self._ask = ask
         self._clock = clock
+        self._leave = leave
         self._ready = False
         self._stopping = False
         self._bad = 0
@@ -86,6 +111,7 @@ class Watch:
         self._asked_at = float("-inf")
         self._trouble: str | None = None
         self._answering_since: float | None = None
+        self._attempts = 0
         self._fed_at = float("-inf")
         self._told: set[str] = set()
         self._stop = threading.Event()
@@ -132,6 +158,10 @@ class Watch:
     def _waiting(self, look: Look) -> bool:
         self._bad = 0
         now = self._clock()
+        if look.attempts != self._attempts:
+            self._attempts = look.attempts
+            if self._answering_since is not None:
+                self._answering_since = now
         if now - self._asked_at >= ASK_EVERY:
             self._trouble = self._safe_ask()
             now = self._asked_at = self._clock()
@@ -142,13 +172,22 @@ class Watch:
         if self._trouble is None:
             self._notifier.status(look.text)
         else:
-            self._notifier.status(f"waiting for broker {self._trouble}")
+            self._notifier.status(f"waiting for {self._trouble}")
         since = self._answering_since
-        return since is None or now - since < RECONNECT_LIMIT
+        if since is None:
+            return True
+        if not self._ready and now - since >= START_LIMIT:
+            logger.error(
+                "not ready, though the broker has answered for %.0f s (%s); ends to start anew",
+                now - since,
+                look.text,
+            )
+            self._leave(EX_SOFTWARE)
+        return now - since < RECONNECT_LIMIT
 
     def _stuck(self, look: Look) -> bool:
         if not self._ready:
-            return True  # it may still wait in a step whose end will show
+            return self._waiting(look)  # it may be in a step whose end will show
         self._answering_since = None
         self._bad += 1
         if self._bad < TOLERATED:
@@ -157,7 +196,7 @@ class Watch:
         if trouble is not None:
             self._bad = 0
             self._grace_until = self._clock() + GRACE
-            self._notifier.status(f"waiting for broker {trouble}")
+            self._notifier.status(f"waiting for {trouble}")
             return True
         self._notifier.status(look.text)
         if self._clock() < self._grace_until:

@@ -49,9 +49,10 @@ def judge(view: adapter.WorkerView, ready: bool, tick_age: float) -> Look:
         rest = f"draining: {tasks(view.running)} running" if view.running else "stopping"
         return Look(State.DRAINING, rest)
     if not view.connected:
-        return Look(State.WAITING if ready else State.STARTING, "connecting to the broker")
+        state = State.WAITING if ready else State.STARTING
+        return Look(state, "connecting to the broker", view.restarts)
     if not ready:
-        return Look(State.STARTING, "preparing to consume")
+        return Look(State.STARTING, "preparing to consume", view.restarts)
     if view.solo and view.running:
         return Look(State.WORKING, f"running {tasks(view.running)}")
     if tick_age > TICK_LIMIT:
@@ -85,13 +86,13 @@ def install(app: Any, notifier: Notifier) -> None:
         def start(self, worker: Any) -> None:
             if not notifier.connected:
                 return
-            question = broker.question(app)
+            question = broker.question(app, results=True)
 
             def look() -> Look:
                 view = own_queues(adapter.view_worker(worker), worker.hostname)
                 return judge(view, pulse.ready, pulse.age)
 
-            watch = Watch(notifier, look, question.ask)
+            watch = Watch(notifier, look, question)
             # Not this step's stop(): the pool is waited for after it, and a drain goes on there.
             signals.worker_shutdown.connect(
                 lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import atexit
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from celery import Celery, signals
 from celery.beat import Scheduler, Service
 from celery.schedules import schedule
 
+from celery_fleet import _celery57 as adapter
 from celery_fleet import beat
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import State, Watch
@@ -82,6 +84,33 @@ def test_a_tick_is_a_sign_of_life(service: Any, watched: Any) -> None:
     service.scheduler.tick()
 
     assert calls == [1]
+
+
+def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
+    service: Any, watched: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr(adapter, "loaded", fail)
+    service.scheduler.tick()
+    service.scheduler.tick()
+
+    assert caplog.text.count("beat's schedule can't be shown") == 1
+
+
+def test_odd_schedules_are_shown_all_the_same() -> None:
+    odd = SimpleNamespace(run_every=5)
+    entry = SimpleNamespace(name="e", task="t", options=None, schedule=odd)
+    heap = [SimpleNamespace(time=0.0, entry=entry)]
+    service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap))
+
+    (shown,) = adapter.loaded(service)
+    assert shown.schedule == str(odd)
+
+    progress = beat.Progress(5.0)
+    progress.scheduled = (1, 1e20, "e")
+    assert beat.describe(progress) == "1 entry, next e out of time's range"
 
 
 def test_saving_the_schedule_is_told(service: Any, watched: Any, manager: Manager) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -23,6 +25,14 @@ class Server:
         self.port = self._listener.getsockname()[1]
         self.open = 0
         self._answers = answers
+        self.replies = {
+            b"HELLO": b"%1\r\n+proto\r\n:3\r\n",
+            b"CLIENT": b"+OK\r\n",
+            b"SELECT": b"+OK\r\n",
+            b"MULTI": b"+OK\r\n",
+            b"PING": b"+QUEUED\r\n",
+            b"EXEC": b"*1\r\n+PONG\r\n",
+        }
         self._threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -40,8 +50,8 @@ class Server:
         with client:
             while data := client.recv(4096):
                 if self._answers:
-                    for _ in range(data.count(b"*")):
-                        client.sendall(b"+PONG\r\n" if b"PING" in data else b"-ERR unknown\r\n")
+                    for command in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)", data):
+                        client.sendall(self.replies.get(command, b"-ERR unknown\r\n"))
         self.open -= 1
 
     def closed(self) -> bool:
@@ -76,6 +86,58 @@ def test_a_broker_that_hangs_is_given_up_in_time_and_without_a_leak(server: Serv
     assert server.closed()
 
 
+@pytest.mark.parametrize("server", [True], indirect=True)
+def test_a_full_broker_does_not_count_as_answering(server: Server) -> None:
+    assert broker.ask_endpoints([endpoint(server.port)], queueing=True) is None
+
+    server.replies[b"PING"] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    trouble = broker.ask_endpoints([endpoint(server.port)], queueing=True)
+
+    assert trouble is not None
+    assert trouble.startswith(f"127.0.0.1:{server.port}: ")
+    assert "maxmemory" in trouble
+    assert server.closed()
+
+
+@pytest.mark.parametrize("server", [True], indirect=True)
+def test_a_worker_asks_the_result_store_as_well(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Server(answers=False)
+    try:
+        app = Celery("shop", set_as_current=False, broker=f"redis://127.0.0.1:{server.port}/0")
+        app.conf.result_backend = f"redis://127.0.0.1:{store.port}/0"
+        monkeypatch.setattr(broker.ping, "__defaults__", (False, 0.3))
+
+        trouble = broker.question(app, results=True)()
+        assert trouble is not None
+        assert trouble.startswith(f"result store 127.0.0.1:{store.port}: ")
+        assert broker.question(app)() is None
+
+        server.stop()
+        app.conf.result_backend = "cache+memory://"
+        assert broker.question(app, results=True)() is None
+    finally:
+        store.stop()
+
+
+def test_a_refusing_broker_is_named_before_the_result_store() -> None:
+    app = Celery("shop", set_as_current=False, broker="redis://127.0.0.1:9/0")
+    app.conf.result_backend = "redis://127.0.0.1:9/1"
+
+    trouble = broker.question(app, results=True)()
+    assert trouble is not None
+    assert trouble.startswith("broker 127.0.0.1:9: ")
+
+
+def test_no_password_of_another_transport_gets_into_the_status() -> None:
+    app = Celery(
+        "shop", set_as_current=False, broker="sqla+postgresql://shop:geheim@postgresql1/shop"
+    )
+
+    assert "geheim" not in broker.name(app)
+
+
 def test_a_refused_connection_names_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -88,7 +150,7 @@ def test_a_refused_connection_names_the_address() -> None:
 
 
 def test_one_broker_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ping(which: Endpoint) -> None:
+    def ping(which: Endpoint, _: bool) -> None:
         if which.port == 1:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
@@ -99,7 +161,7 @@ def test_one_broker_of_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_our_own_shortage_is_not_the_brokers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ping(_: Endpoint) -> None:
+    def ping(*_: Any) -> None:
         try:
             raise OSError(errno.EMFILE, "Too many open files")
         except OSError as exc:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+import pytest
 from celery import Celery
 
 from celery_fleet import canary, identity
+
+from .conftest import SOURCE
 
 
 def test_it_answers_who_runs_it(monkeypatch: object) -> None:
     app = Celery("shop", set_as_current=False, broker="memory://", backend="cache+memory://")
     app.conf.task_annotations = {"*": {"acks_late": True, "ignore_result": True, "rate_limit": 1}}
+    app.conf.task_default_rate_limit = "1/h"
     canary.register(app)
     canary.register(app)
     task = app.tasks["celery_fleet.canary"]
@@ -18,7 +24,35 @@ def test_it_answers_who_runs_it(monkeypatch: object) -> None:
 
     assert answer["pid"] == os.getpid()
     assert answer["start_id"].startswith(f"{os.getpid()}-")
-    assert (task.acks_late, task.ignore_result, task.rate_limit) == (False, False, None)
+    assert (task.acks_late, task.ignore_result, task.rate_limit) == (False, False, 0)
+
+
+def test_a_spawned_child_answers_for_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(identity.VARIABLE, "")
+    monkeypatch.setattr(identity, "_main", None)
+    identity.remember()
+    code = "from celery_fleet import identity; identity.remember(); print(identity.main().start_id)"
+
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert child.stdout.strip() == identity.current().start_id
+
+
+@pytest.mark.parametrize("stale", ["", "x:y:z", "1", f"{os.getpid()}:1:0.0", "4194305:7:1.0"])
+def test_a_main_process_that_is_gone_is_not_taken_over(
+    stale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(identity.VARIABLE, stale)
+    monkeypatch.setattr(identity, "_main", None)
+    identity.remember()
+
+    assert identity.main().pid == os.getpid()
 
 
 def test_a_process_is_told_from_its_predecessor() -> None:

@@ -109,6 +109,49 @@ def test_a_schedule_that_celery_refuses_is_named(run: Run, source: Path) -> None
     assert report["errors"] == ["crontab of e: Invalid end range: 99 > 59."]
 
 
+@pytest.mark.parametrize(
+    ("accept", "accepted"),
+    [
+        (["json"], True),
+        (["application/json", "pickle"], True),
+        (["pickle"], False),
+        ([], False),
+        (None, True),
+    ],
+)
+def test_an_application_that_takes_no_json_is_refused(
+    run: Run, source: Path, accept: Any, accepted: bool
+) -> None:
+    with (source / "shop.py").open("a") as stream:
+        stream.write(f"app.conf.accept_content = {accept!r}\n")
+
+    _, report = check(run, source, settings={})
+
+    assert report["ok"] == accepted
+    if not accepted:
+        (error,) = report["errors"]
+        assert "add json to accept_content, for example by celery_app_settings" in error
+        settings = {"accept_content": ["json", "pickle"]}
+        assert check(run, source, settings=settings)[1]["errors"] == []
+
+
+def test_the_urls_of_the_environment_are_taken_away_as_on_the_hosts(run: Run, source: Path) -> None:
+    (source / "shop.py").write_text(
+        "import os\nfrom celery import Celery\n"
+        "app = Celery('shop', broker=os.environ['CELERY_BROKER_URL'])\n"
+    )
+    done = run(
+        "-m",
+        "celery_fleet.check",
+        stdin=json.dumps({"app": "shop", "directory": str(source), "settings": {}}),
+        CELERY_BROKER_URL="redis://redis1/0",
+    )
+
+    (error,) = json.loads(done.stdout)["errors"]
+    assert "KeyError: 'CELERY_BROKER_URL' at shop.py, line 3; the fleet sets broker" in error
+    assert "read it with os.environ.get('CELERY_BROKER_URL') or leave it out" in error
+
+
 def test_an_application_that_leaves_threads_running_does_not_hold_it(
     run: Run, source: Path
 ) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_fleet.redact import redact, redact_value, secrets_in
+from celery_fleet.redact import redact, redact_all, redact_value, secrets_in
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,19 @@ def test_values_are_shown_without_what_their_names_call_secret() -> None:
         "{'password': ***, 'db': 1}"
     )
     assert redact_value("broker_url", ["redis://u:pw@h/0"]) == "['redis://u:***@h/0']"
+
+
+@pytest.mark.parametrize("password", ["ge heim", "ge'heim", 'ge"heim', "ge@heim wort", "ge\nheim"])
+@pytest.mark.parametrize("name", ["broker_url", "CELERY_RESULT_BACKEND", "url"])
+def test_an_unquoted_password_in_a_url_is_masked_whole(name: str, password: str) -> None:
+    url = f"redis://u:{password}@h/0"
+
+    assert redact_value(name, url) == "'redis://u:***@h/0'"
+    assert redact_value("x", {name: [url]}) == f"{{{name!r}: ['redis://u:***@h/0']}}"
+    assert redact_all({name: url}) == {name: "redis://u:***@h/0"}
+    assert password in secrets_in({name: url})
+
+
+def test_a_url_without_a_password_stays_as_it_is() -> None:
+    assert redact_value("broker_url", "redis://redis1:6379/0") == "'redis://redis1:6379/0'"
+    assert redact_value("result_backend", "rpc") == "'rpc'"

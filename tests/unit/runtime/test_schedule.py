@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,14 +10,9 @@ from celery.schedules import crontab, schedule
 from celery_fleet.errors import FleetError
 from celery_fleet.schedule import (
     celery_entry,
-    describe,
-    next_due,
     parse_entries,
     parse_entry,
-    upcoming,
 )
-
-NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -80,52 +74,3 @@ def test_an_entry_becomes_celerys() -> None:
 def test_celerys_own_refusal_is_told() -> None:
     with pytest.raises(FleetError, match=r"crontab of e: .*99"):
         celery_entry(parse_entry("e", {"task": "t", "crontab": {"minute": 99}}))
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        ({"crontab": {"minute": 0, "day_of_week": "mon"}}, "crontab 0 * * * mon"),
-        ({"interval": 1}, "every 1 second"),
-        ({"interval": 90}, "every 90 seconds"),
-        (
-            {"solar": {"event": "sunset", "latitude": 52.5, "longitude": 13.4}},
-            "sunset at 52.5, 13.4",
-        ),
-    ],
-)
-def test_an_entry_is_described(raw: dict[str, Any], text: str) -> None:
-    assert describe(parse_entry("e", {"task": "t", **raw})) == text
-
-
-def test_the_next_run_of_a_crontab_is_on_its_minute() -> None:
-    entry = parse_entry("e", {"task": "t", "crontab": {"minute": 0}})
-
-    assert next_due(entry, NOW) == datetime(2026, 3, 1, 13, 0, tzinfo=UTC)
-
-
-def test_crontabs_are_read_in_the_applications_time_zone() -> None:
-    app = Celery(set_as_current=False)
-    app.conf.timezone = "Europe/Berlin"
-    entry = parse_entry("e", {"task": "t", "crontab": {"minute": 0, "hour": 3}})
-
-    assert next_due(entry, NOW, app=app) == datetime(2026, 3, 2, 2, 0, tzinfo=UTC)
-
-
-def test_an_interval_counts_from_the_last_run() -> None:
-    entry = parse_entry("e", {"task": "t", "interval": 60})
-
-    assert next_due(entry, NOW, NOW - timedelta(seconds=20)) == NOW + timedelta(seconds=40)
-    assert next_due(entry, NOW, NOW - timedelta(hours=1)) == NOW
-
-
-def test_upcoming_entries_come_in_order_and_without_the_disabled() -> None:
-    entries = parse_entries(
-        {
-            "late": {"task": "t", "interval": 90},
-            "soon": {"task": "t", "interval": 30},
-            "off": {"task": "t", "interval": 1, "enabled": False},
-        }
-    )
-
-    assert [entry.name for _, entry in upcoming(entries, NOW)] == ["soon", "late"]

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from celery_fleet import watch
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
 
-from .conftest import Manager
+from .conftest import SOURCE, Manager
 
 WORKING = Look(State.WORKING, "consuming")
 STUCK = Look(State.STUCK, "stuck")
@@ -46,7 +50,14 @@ class Case:
         self.trouble: str | None = None
         self.asked = 0
         self.asking_takes = 0.0
-        self.watch = Watch(self.notifier, lambda: self._look(), self._ask, lambda: self.now)
+        self.left: list[float] = []
+        self.watch = Watch(
+            self.notifier,
+            lambda: self._look(),
+            self._ask,
+            lambda: self.now,
+            lambda status: self.left.append(status),
+        )
 
     now = 0.0
 
@@ -93,7 +104,7 @@ def test_ready_is_said_once_and_with_the_first_proof(case: Case) -> None:
 
 
 def test_without_a_broker_it_says_so_and_keeps_waiting(case: Case) -> None:
-    case.trouble = "redis1:6379: refused"
+    case.trouble = "broker redis1:6379: refused"
     healthy = case.steps(300)
 
     assert all(healthy)
@@ -106,6 +117,57 @@ def test_nothing_is_given_up_before_it_was_ready(case: Case) -> None:
     assert all(case.steps(100))
     case.look = STARTING
     assert all(case.steps(100))
+
+
+@pytest.mark.parametrize("look", [STARTING, STUCK])
+def test_a_start_that_hangs_while_the_broker_answers_is_ended(
+    case: Case, look: Look, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.look = look
+    case.steps(300)
+    assert case.left == []
+
+    case.steps(3)
+    assert case.left[0] == 70
+    assert f"not ready, though the broker has answered for 300 s ({look.text})" in caplog.text
+
+
+def test_a_start_is_not_ended_while_the_broker_is_away_or_it_tries_again(case: Case) -> None:
+    case.trouble = "broker redis1:6379: refused"
+    case.steps(600)
+    case.trouble = None
+    case.steps(250)
+    case.look = replace(STARTING, attempts=1)
+    case.steps(250)
+    case.look = WORKING
+    case.steps(600)
+    case.look = WAITING
+    case.steps(600)
+
+    assert case.left == []
+
+
+def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
+    code = (
+        "import time\n"
+        "from celery_fleet import watch\n"
+        "from celery_fleet.notify import Notifier\n"
+        "watch.START_LIMIT = 0.0\n"
+        "look = watch.Look(watch.State.STARTING, 'preparing to consume')\n"
+        "watch.Watch(Notifier(None), lambda: look, lambda: None).start()\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 70
+    assert "ends to start anew" in done.stderr
 
 
 def test_a_working_process_is_fed_every_few_seconds(ready: Case) -> None:
@@ -124,7 +186,7 @@ def test_a_stuck_process_starves_at_once_while_the_broker_answers(ready: Case) -
 
 
 def test_a_broker_that_hangs_excuses_it_for_as_long_as_it_takes(ready: Case) -> None:
-    ready.look, ready.trouble, ready.asking_takes = STUCK, "redis1:6379: timeout", 8.0
+    ready.look, ready.trouble, ready.asking_takes = STUCK, "broker redis1:6379: timeout", 8.0
 
     assert all(ready.steps(200))
     assert ready.longest_hunger() < 20.0
@@ -160,6 +222,17 @@ def test_reconnecting_is_not_endless_while_the_broker_answers(ready: Case) -> No
     healthy = ready.steps(100)
 
     assert 60 <= healthy.index(False) <= 66
+
+
+def test_reconnecting_that_tries_again_and_again_is_no_hang(ready: Case) -> None:
+    healthy = []
+    for attempt in range(1, 6):
+        ready.look = replace(WAITING, attempts=attempt)
+        healthy += ready.steps(50)
+    assert all(healthy)
+
+    healthy = ready.steps(50)
+    assert 10 <= healthy.index(False) <= 16
 
 
 def test_a_drain_is_left_to_its_own_time_limit(ready: Case) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,13 @@ def test_what_a_look_at_a_worker_means(
     assert (look.state, look.text) == (state, text)
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_look_at_a_worker_that_connects_counts_its_attempts(ready: bool) -> None:
+    view = replace(VIEW, connected=False, restarts=3)
+
+    assert worker.judge(view, ready, 0.1).attempts == 3
+
+
 def test_the_direct_queue_is_not_shown() -> None:
     view = replace(VIEW, queues=("discounts", "d@h1.dq2"))
 
@@ -91,7 +99,7 @@ def fake_worker(**channel: Any) -> Any:
     made = SimpleNamespace(
         connection=object(),
         closed=False,
-        qos=SimpleNamespace(can_consume=lambda: True),
+        _qos=SimpleNamespace(can_consume=lambda: True),
         brpop_timeout=1,
         health_check_interval=5,
         _brpop_sent_at=None,
@@ -100,10 +108,12 @@ def fake_worker(**channel: Any) -> Any:
     queues = [SimpleNamespace(name="discounts")]
     consumer = SimpleNamespace(
         connection=object(),
+        restart_count=7,
         blueprint=SimpleNamespace(state=bootsteps.RUN),
         task_consumer=SimpleNamespace(channel=made, queues=queues),
     )
-    return SimpleNamespace(consumer=consumer, pool_cls=object)
+    blueprint = SimpleNamespace(state=bootsteps.RUN)
+    return SimpleNamespace(consumer=consumer, blueprint=blueprint, pool_cls=object)
 
 
 def test_a_workers_state_is_read_from_its_consumer() -> None:
@@ -114,6 +124,7 @@ def test_a_workers_state_is_read_from_its_consumer() -> None:
     assert view.poll_age is not None
     assert view.poll_age > 0
     assert view.poll_limit == 11
+    assert view.restarts == 7
 
 
 @pytest.mark.parametrize("channel", [{"closed": True}, {"connection": None}])
@@ -129,15 +140,35 @@ def test_a_worker_that_is_being_built_is_not_connected() -> None:
 def test_a_told_stop_is_a_drain_even_with_status_0(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not adapter.draining()
+    worker = fake_worker()
+    assert not adapter.draining(worker)
     monkeypatch.setattr(worker_state, "should_stop", value)
-    assert adapter.draining()
+    assert adapter.draining(worker)
+
+
+@pytest.mark.parametrize("state", [bootsteps.CLOSE, bootsteps.TERMINATE])
+def test_a_stop_by_remote_control_is_a_drain(state: int) -> None:
+    worker = fake_worker()
+    worker.blueprint.state = state
+
+    assert adapter.view_worker(worker).draining
+    assert not adapter.draining(SimpleNamespace(blueprint=None))
+
+
+def test_the_channels_qos_is_not_made_by_looking_at_it() -> None:
+    assert not adapter.view_worker(fake_worker(_qos=None)).full
+    full = SimpleNamespace(can_consume=lambda: False)
+    assert adapter.view_worker(fake_worker(_qos=full)).full
 
 
 def test_celery_still_has_the_attributes_that_are_read() -> None:
+    from celery.worker.consumer import Consumer
     from kombu.transport.redis import Channel, Transport
+    from kombu.transport.virtual.base import Channel as VirtualChannel
 
     assert Channel._brpop_sent_at is None
+    assert "_qos" in inspect.getsource(VirtualChannel.qos.fget)
+    assert Consumer.restart_count == -1
     assert Transport.brpop_timeout == 1
     assert Channel.health_check_interval > 0
     assert {"should_stop", "should_terminate", "active_requests"} <= set(vars(worker_state))
