@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import web
+from support import resp, web
+from support.inventory import ROOT
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ PATHS = [
     *(
         "/static/css/flower.css",
         "/static/js/flower.js",
-        "/static/../metrics",
-        "/static/%2e%2e/metrics",
     ),
     *(
         "/api/workers",
@@ -34,6 +34,8 @@ PATHS = [
     *("//metrics", "//api//workers", "/%6Detrics", "/./healthcheck", "/healthcheck/", "/METRICS"),
     *("https://elsewhere/metrics", "/api%2Fworkers"),
 ]
+# nginx passes a path on as it came, so that it refuses those with a way up in them.
+UP = ["/static/../metrics", "/static/%2e%2e/metrics", "/static/..%2fmetrics", "/..;/metrics/.."]
 ACTIONS = [
     *("/api/worker/shutdown/{node}", "/api/worker/pool/restart/{node}"),
     *("/api/worker/pool/grow/{node}", "/api/worker/queue/cancel-consumer/{node}?queue=discounts"),
@@ -48,6 +50,11 @@ def nodes(fleet: Fleet) -> dict[str, str]:
         for name in fleet.hosts("celery_workers")
         for worker in fleet.expected[name]["celery_worker_enabled"]
     }
+
+
+def known(said: Mapping[str, Any]) -> set[str]:
+    """The tasks that a worker knows; behind a name may stand its options."""
+    return {text.split(" ")[0] for text in said["registered"]}
 
 
 def options(fleet: Fleet, node: str) -> Mapping[str, Any]:
@@ -78,6 +85,11 @@ def test_asks_for_a_password(fleet: Fleet, path: str) -> None:
     answer = web.flower(fleet, path.format(node=next(iter(nodes(fleet)))), login=False)
     assert answer.status == 401
     assert answer.challenge.startswith("Basic ")
+
+
+@pytest.mark.parametrize("path", UP)
+def test_refuses_a_way_up(fleet: Fleet, path: str) -> None:
+    assert web.flower(fleet, path, login=False).status == 400
 
 
 @pytest.mark.parametrize("path", ACTIONS)
@@ -121,13 +133,23 @@ def test_scheduled_tasks_are_known_to_a_worker_of_their_queue(
     lost = {}
     for name, entry in fleet.of("celery_beat")["celery_beat_schedule"].items():
         takers = {
-            node: said["registered"]
+            node: known(said)
             for node, said in workers.items()
             if entry["queue"] in {queue["name"] for queue in said["active_queues"]}
         }
-        if not takers or not all(entry["task"] in known for known in takers.values()):
+        if not takers or not all(entry["task"] in tasks for tasks in takers.values()):
             lost[name] = takers
     assert lost == {}
+
+
+def test_all_tasks_are_known_to_all_workers(fleet: Fleet, workers: Mapping[str, Any]) -> None:
+    source = ROOT / fleet.of("fleet")["celery_app_source"]["path"]
+    text = "".join(path.read_text() for path in source.rglob("*.py"))
+    own = set(re.findall(r'@celery_app\.task\(\s*name="([^"]+)"', text))
+    assert len(own) >= 3
+    expected = {*own, "celery_fleet.canary"}
+    found = {node: known(said) for node, said in workers.items()}
+    assert found == dict.fromkeys(nodes(fleet), expected)
 
 
 def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, Any]) -> None:
@@ -147,3 +169,18 @@ def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, 
         slots = concurrency[node.partition("@")[0]]
         expected[node] = ([1500, 1800], 1000, slots, 4 * slots)
     assert found == expected
+
+
+@pytest.mark.stage(1)
+def test_is_refused_nothing_while_it_knows_no_worker_yet(fleet: Fleet) -> None:
+    """Asked for its page of queues at once after a start."""
+    unit = f"{fleet.of('flower')['celery_app_name']}-flower.service"
+    fleet.must(fleet.one("flower"), ["systemctl", "restart", unit])
+    answer = wait_for(
+        "Flower answers",
+        20,
+        lambda: [a for a in [web.flower(fleet, "/broker")] if a.status != 502],
+        pause=0.1,
+    )[0]
+    assert answer.status == 200
+    assert resp.acl_log(fleet, "broker") == []

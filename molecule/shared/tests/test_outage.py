@@ -21,7 +21,7 @@ HEALED = 60.0
 
 # Stock Celery's own exit when Redis refuses connections while a message is held and a BRPOP waits.
 KNOWN_EXIT = "AttributeError: 'NoneType' object has no attribute 'hostname'"
-WATCHDOG = re.compile(r"watchdog", re.IGNORECASE)
+WATCHDOG = re.compile(r"Watchdog timeout|result 'watchdog'")
 
 pytestmark = [
     pytest.mark.stage(3),
@@ -56,8 +56,8 @@ MARK = "mark-of-the-tests"
 def systemctl(fleet: Fleet, *words: str) -> None:
     """Act on both instances of Redis."""
     app = fleet.of("redis")["celery_app_name"]
-    units_ = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
-    fleet.must(fleet.one("redis"), ["systemctl", *words, *units_])
+    both = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    fleet.must(fleet.one("redis"), ["systemctl", *words, *both])
 
 
 def stop_and_start(fleet: Fleet) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support import resp
+from support import resp, units
 
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
 pytestmark = pytest.mark.stage(5)
+
+
+def test_fleet_is_up(fleet: Fleet) -> None:
+    assert units.down(fleet) == []
+    states = {name: fleet.execute(name, "systemctl is-system-running") for name in fleet.hosts()}
+    assert {name: done.output.strip() for name, done in states.items()} == dict.fromkeys(
+        fleet.hosts(), "running"
+    )
 
 
 @pytest.mark.parametrize("kind", ["broker", "results"])
