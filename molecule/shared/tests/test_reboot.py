@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 BOOT = 90.0  # seconds from the last host's start
 LATE = 60.0
+STOP = 40.0  # seconds; nothing is at work then
 
 pytestmark = [
     pytest.mark.stage(4),
-    pytest.mark.unit("{celery_app_name}.target", "fleet"),
+    pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers"),
+    pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat"),
 ]
 
 
@@ -81,6 +83,7 @@ def test_comes_up_by_itself(
     redis = fleet.hosts("redis")
     others = [name for name in fleet.hosts() if name not in redis]
     everyone = [fleet.containers[name] for name in fleet.hosts()]
+    asked = time.monotonic()
     if order == "redis-last":
         # As when the power fails, and with work that has not begun.
         waiting = leave_waiting(fleet, label)
@@ -106,6 +109,7 @@ def test_comes_up_by_itself(
         raise AssertionError("\n".join([str(error), *missing])) from None
     prove(fleet)
     now = time.monotonic()
+    assert started - asked < STOP, "this is how long a host took to stop"
     database.assert_ran_once(fleet, f"{label}-waiting-", waiting, 10)
     note(
         f"works {now - last:.0f} s after the last host's start, {now - started:.0f} s after the first's"
