@@ -116,7 +116,8 @@ def worker_command(module: str, node: str, options: Mapping[str, Any]) -> str:
         ",".join(options["queues"]),
     ]
     for key, flag in _VALUES.items():
-        value = options.get(key)
+        # Celery's own default, WARNING, leaves nothing of tasks in the journal.
+        value = options.get(key, "INFO" if key == "loglevel" else None)
         if value is None:
             continue
         if isinstance(value, (list, tuple)):

@@ -183,7 +183,7 @@ def test_a_command_line_of_every_option() -> None:
     assert shlex.split(celery.worker_command("app.celery_app", "a@w1", options)) == [
         *("python", "-m", "celery", "-A", "app.celery_app", "worker", "-n", "a@w1", "-Q", "a,b"),
         *("--concurrency=4", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
-        *("--autoscale=10,3", "-O", "fair", "--task-events"),
+        *("--loglevel=INFO", "--autoscale=10,3", "-O", "fair", "--task-events"),
         *("--exclude-queues=c,d", "--include=app.more tasks"),
     ]
 
