@@ -18,7 +18,7 @@ help: ## show this list
 setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
 	@scripts/setup.sh
 
-lock: ## resolve requirements/dev.in anew into requirements/dev.txt
+lock: ## resolve all requirements anew: ours, Flower's, the example's
 	@scripts/lock.sh
 
 lint: setup ## every static check

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write requirements/dev.txt anew from requirements/dev.in: exact versions and hashes, for every platform,
+# Write the lock files anew, ours, Flower's and the example's: exact versions and hashes, for every platform,
 # with no trace of where this machine gets its packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,7 +10,9 @@ trap 'rm -rf "$tools"' EXIT
 "${PYTHON:-python3}" -m venv "$tools"
 say "installing uv, which alone can lock for all platforms at once"
 quietly "$STATE_DIR/pip.log" "$tools/bin/python" -m pip install --disable-pip-version-check uv
-say "resolving requirements/dev.in"
-"$tools/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-  --upgrade --output-file requirements/dev.txt requirements/dev.in
+for needs in requirements/dev roles/flower/files/requirements examples/flexiprice/backend/requirements; do
+  say "resolving $needs.in"
+  "$tools/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+    --upgrade --output-file "$needs.txt" "$needs.in"
+done

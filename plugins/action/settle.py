@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         args = dict(self._task.args)
-        options = {name: args.pop(name) for name in ("apply", "force") if name in args}
+        options = {name: args.pop(name) for name in ("force",) if name in args}
         wanted: dict[str, Any] = {key: list(args.pop(key, None) or []) for key in _LISTS}
         wanted["owned"] = args.pop("owned", None) or {}
         if args:

@@ -16,10 +16,6 @@ options:
     description: The wanted state as JSON, compressed and in base64. It holds secrets and is never logged.
     type: str
     required: true
-  apply:
-    description: Whether to act on units, too, or only to say which have to be acted on.
-    type: bool
-    default: true
   force:
     description: Whether to restart the units even where nothing differs.
     type: bool
@@ -62,7 +58,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "payload": {"type": "str", "required": True, "no_log": True},
-            "apply": {"type": "bool", "default": True},
             "force": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -71,7 +66,6 @@ def main() -> None:
     try:
         report = settle(
             parse(raw),
-            apply=module.params["apply"],
             check=module.check_mode,
             force=module.params["force"],
         )

@@ -538,12 +538,11 @@ def alone(path: Path = LOCK) -> Iterator[None]:
         yield
 
 
-def settle(wanted: Wanted, *, apply: bool, check: bool, force: bool = False) -> Report:
+def settle(wanted: Wanted, *, check: bool, force: bool = False) -> Report:
     """Bring the host to `wanted`.
 
     Args:
         wanted: The state.
-        apply: Also act on units; otherwise only say which have to be acted on.
         check: Change nothing.
         force: Restart the units whether or not anything differs.
 
@@ -554,6 +553,5 @@ def settle(wanted: Wanted, *, apply: bool, check: bool, force: bool = False) -> 
         settler = Settler(wanted, check=check, force=force)
         settler.settle_files()
         settler.plan_units()
-        if apply:
-            settler.apply()
+        settler.apply()
     return settler.report

@@ -708,9 +708,9 @@ def test_settle_reports_what_it_did(
     lock = tmp_path / "lock"
     alone = module.alone
     monkeypatch.setattr(module, "alone", lambda: alone(lock))
-    assert module.settle(parse({}), apply=False, check=True).done == []
+    assert module.settle(parse({}), check=True).done == []
     assert not lock.exists()
-    assert [p.action for p in module.settle(parse({}), apply=True, check=False).done] == ["start"]
+    assert [p.action for p in module.settle(parse({}), check=False).done] == ["start"]
     assert lock.exists()
 
 
