@@ -87,15 +87,6 @@ class ActionModule(ActionBase):
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
-        request = {
-            "units": [],
-            "https": [],
-            "schedule": "",
-            "timeout": 0,
-            "settle": 0,
-            "journals": [node["unit"] for node in bad],
-        }
-        answer = self._low_level_execute_command(
-            remote.command(remote.script("serving")), in_data=json.dumps(request).encode()
-        )
+        command, stdin = remote.serving(journals=[node["unit"] for node in bad])
+        answer = self._low_level_execute_command(command, in_data=stdin)
         return dict(remote.answer(answer)["journals"])

@@ -5,7 +5,6 @@ It does not fail by itself, so that `fleet_report` can name all hosts' troubles 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
 from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
-
-# Seconds that a unit which systemd had to start again must have stayed up to count as serving.
-SETTLE = 10
 
 
 class ActionModule(ActionBase):
@@ -35,18 +31,15 @@ class ActionModule(ActionBase):
         """States of the units, and `errors` by name."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
-        request = {
-            "units": list(args.get("units", [])),
-            "https": list(args.get("https", [])),
-            "journals": list(args.get("journals", [])),
-            "schedule": str(args.get("schedule", "")),
+        command, stdin = remote.serving(
+            units=args.get("units", []),
+            https=args.get("https", []),
+            journals=args.get("journals", []),
+            schedule=str(args.get("schedule", "")),
             # On a host where nothing was settled yet, a dry run has nothing to wait for.
-            "timeout": 0 if self._task.check_mode else float(args["timeout"]),
-            "settle": SETTLE,
-        }
-        answer = self._low_level_execute_command(
-            remote.command(remote.script("serving")), in_data=json.dumps(request).encode()
+            timeout=0 if self._task.check_mode else float(args["timeout"]),
         )
+        answer = self._low_level_execute_command(command, in_data=stdin)
         try:
             result.update(remote.answer(answer), changed=False)
         except remote.RemoteError as error:

@@ -32,6 +32,7 @@ from testinfra.host import Host
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from support import resp
 from support.inventory import Fleet, Variables, load_fleet
 from support.units import Look
 
@@ -92,6 +93,16 @@ def fleet() -> Fleet:
 def first_look(fleet: Fleet) -> Look:
     """All units before the first test, to be compared with a later look."""
     return Look.at(fleet)
+
+
+@pytest.fixture
+def nothing_refused(fleet: Fleet) -> Generator[None]:
+    """Redis forgets its ACL's log when it is restarted, so it is read before."""
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
+    yield
+    for kind in ("broker", "results"):
+        assert resp.acl_log(fleet, kind) == []
 
 
 @pytest.fixture

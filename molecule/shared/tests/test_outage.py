@@ -11,7 +11,7 @@ from support import database, resp, tasks, units, web
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from support.inventory import Fleet
 
@@ -24,20 +24,11 @@ KNOWN_EXIT = "AttributeError: 'NoneType' object has no attribute 'hostname'"
 WATCHDOG = re.compile(r"Watchdog timeout|result 'watchdog'")
 
 pytestmark = [
+    pytest.mark.usefixtures("nothing_refused"),
     pytest.mark.stage(3),
     pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers"),
     pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_refused(fleet: Fleet) -> Iterator[None]:
-    """Redis forgets its ACL's log when it is restarted, so it is read before."""
-    for kind in ("broker", "results"):
-        assert resp.acl_log(fleet, kind) == []
-    yield
-    for kind in ("broker", "results"):
-        assert resp.acl_log(fleet, kind) == []
 
 
 def consumers(fleet: Fleet) -> list[tuple[str, str]]:

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support import database, resp, tasks, units, web
+from support import database, tasks, units, web
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from support.inventory import Fleet
 
@@ -20,20 +20,11 @@ LATE = 60.0
 STOP = 40.0  # seconds; nothing is at work then
 
 pytestmark = [
+    pytest.mark.usefixtures("nothing_refused"),
     pytest.mark.stage(4),
     pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers"),
     pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_refused(fleet: Fleet) -> Iterator[None]:
-    """Redis forgets its ACL's log when it is restarted, so it is read before."""
-    for kind in ("broker", "results"):
-        assert resp.acl_log(fleet, kind) == []
-    yield
-    for kind in ("broker", "results"):
-        assert resp.acl_log(fleet, kind) == []
 
 
 def docker(*words: str) -> None:

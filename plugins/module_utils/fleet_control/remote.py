@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 _PYTHON = "/usr/bin/python3"
+# Seconds that a unit which systemd had to start again must have stayed up to count as serving.
+_SETTLE = 10
 
 
 def command(source: str) -> str:
@@ -22,6 +25,26 @@ def command(source: str) -> str:
 def script(name: str) -> str:
     """Source of one of the scripts beside this file."""
     return (Path(__file__).parent / "scripts" / f"{name}.py").read_text()
+
+
+def serving(
+    *,
+    units: Iterable[str] = (),
+    https: Iterable[Mapping[str, Any]] = (),
+    journals: Iterable[str] = (),
+    schedule: str = "",
+    timeout: float = 0.0,
+) -> tuple[str, bytes]:
+    """Command and standard input of the script `serving`, whose own text says what is asked here."""
+    request = {
+        "units": list(units),
+        "https": [dict(item) for item in https],
+        "journals": list(journals),
+        "schedule": schedule,
+        "timeout": timeout,
+        "settle": _SETTLE,
+    }
+    return command(script("serving")), json.dumps(request).encode()
 
 
 class RemoteError(Exception):

@@ -453,7 +453,6 @@ class Settler:
         # Stopping drains; it lasts as long as the unit's own TimeoutStopSec allows.
         self._command(["systemctl", "stop", name])
         self._command(["systemctl", "disable", "--quiet", name])
-        self._mark(name).unlink(missing_ok=True)
         self.report.changed.append(f"remove {name}")
 
     def _remove_files(self) -> None:

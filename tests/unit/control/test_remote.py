@@ -27,6 +27,18 @@ def test_a_script_is_one_word_of_the_command() -> None:
     assert words == ["/usr/bin/python3", "-S", "-E", "-c", source]
 
 
+def test_what_is_asked_of_the_serving_script() -> None:
+    command, stdin = remote.serving(journals=["no-such.service"], schedule="/run/x.json", timeout=3)
+    assert command == remote.command(remote.script("serving"))
+    assert json.loads(stdin) == {
+        **request(),
+        "journals": ["no-such.service"],
+        "schedule": "/run/x.json",
+        "timeout": 3,
+        "settle": 10,
+    }
+
+
 def test_scripts_need_nothing_but_the_standard_library() -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-I", "-c", remote.script("serving")],
