@@ -7,17 +7,22 @@ read was checked in the sources of celery 5.7.0 and kombu 5.7.0; each function n
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from queue import Empty
 from typing import Any
 
 from celery import bootsteps
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 from kombu.connection import Connection
+from kombu.transport.redis import Channel
+from kombu.utils import json as kombu_json
 
 from celery_fleet.loaded import Loaded
 
@@ -110,8 +115,7 @@ def draining(worker: Any) -> bool:
     do not: WorkController.stop goes straight to its blueprint, which waits for the pool's tasks
     (celery/worker/worker.py, celery/bootsteps.py).
     """
-    stop, terminate = worker_state.should_stop, worker_state.should_terminate
-    if (stop is not None and stop is not False) or bool(terminate):
+    if told_to_stop():
         return True
     blueprint = getattr(worker, "blueprint", None)
     return blueprint is not None and blueprint.state in (bootsteps.CLOSE, bootsteps.TERMINATE)
@@ -159,6 +163,210 @@ def view_worker(worker: Any) -> WorkerView:
         poll_limit=poll_limit,
         restarts=getattr(consumer, "restart_count", 0),
     )
+
+
+# --- what the worker has taken and not finished (celery/worker/, celery/concurrency/asynpool.py) ---
+
+#: Puts one delivered message back, unless it has become another's meanwhile. ZREM comes first: it
+#: writes, so a Redis at its memory limit lets the script go on to RPUSH.
+#: KEYS: unacked_index, unacked, list. ARGV: tag, payload, time of an earlier attempt or "".
+_GIVE_BACK = """
+if ARGV[3] ~= '' then
+  local taken = redis.call('ZSCORE', KEYS[1], ARGV[1])
+  if not taken or tonumber(taken) > tonumber(ARGV[3]) then return 0 end
+end
+redis.call('ZREM', KEYS[1], ARGV[1])
+if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
+redis.call('RPUSH', KEYS[3], ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a worker still has to do with tasks that it took."""
+
+    #: Tasks that the pool has, so that they run or begin to.
+    running: int
+    #: Messages that the broker still counts as this worker's.
+    unacked: int
+    #: A question for messages is under way, whose answer may bring one.
+    polling: bool
+
+
+def why_not_paused(consumer: Any) -> str | None:
+    """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
+    if consumer.hub is None:
+        return "its pool has no event loop"
+    channel = getattr(consumer.task_consumer, "channel", None)
+    if not isinstance(channel, Channel):
+        return "its broker is not Redis"
+    if not channel.ack_emulation:
+        return "ack_emulation is off"
+    return None
+
+
+def why_not_drained(consumer: Any) -> str | None:
+    """Why such a worker stops as Celery has it; None where it hands back and drains."""
+    if os.environ.get("REMAP_SIGTERM"):
+        return "REMAP_SIGTERM gives SIGTERM another meaning"
+    if not hasattr(getattr(consumer.pool, "_pool", None), "outbound_buffer"):
+        return "its pool is not prefork"
+    return why_not_paused(consumer)
+
+
+def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:
+    """Ask for no further message; what a question under way brings goes to ``arrived``.
+
+    Cancelling the consumer would have kombu put such a message at the wrong end of its queue, and
+    would forget which queues are to be consumed again. Returns what undoes it all, good for as long
+    as the connection lasts.
+    """
+    tasks = consumer.task_consumer
+    channel = tasks.channel
+    qos = channel.qos
+    on_message, can_consume = tasks.on_message, vars(qos).get("can_consume")
+
+    def read_at_close(**options: Any) -> Any:
+        # Channel.close reads the last answer. Where that fails it would leave the channel half
+        # closed, and the worker would die of it (kombu 5.7.0, celery's Consumer.start).
+        try:
+            return type(channel)._brpop_read(channel, **options)
+        except channel.connection_errors as exc:
+            raise Empty from exc
+
+    channel._brpop_start = lambda timeout=None: None  # kombu's signature
+    channel._brpop_read = read_at_close
+    # kombu leaves an answer unread while the prefetch is full, as running tasks can make it.
+    qos.can_consume = lambda: True
+    tasks.on_message = arrived
+
+    def take_again() -> None:
+        del channel._brpop_start, channel._brpop_read, qos.can_consume
+        if can_consume is not None:  # worker_disable_prefetch sets its own
+            qos.can_consume = can_consume
+        if tasks.on_message == arrived:  # not yet set by the loop otherwise
+            tasks.on_message = on_message
+
+    return take_again
+
+
+def take_out(consumer: Any) -> list[Any]:
+    """Take all tasks that have not begun out of Celery's hands; their messages, oldest first.
+
+    From then on nobody but the caller has them: Celery neither runs nor restores them. Only for the
+    loop's own thread, so none of them can begin meanwhile.
+    """
+    pool: Any = getattr(consumer.pool, "_pool", None)
+    semaphore = getattr(consumer.controller, "semaphore", None)
+    requests: list[Any] = []
+    if semaphore is not None:  # those that wait for a slot of the pool
+        requests += [request for _, args, _ in semaphore._waiting for request in args]
+        semaphore._waiting.clear()
+    for job in list(getattr(pool, "outbound_buffer", ())):
+        request = getattr(job._accept_callback, "__self__", None)
+        # Once its first byte is written, a child will run it.
+        if job._accepted or job._write_to or not isinstance(request, Request):
+            continue
+        pool.outbound_buffer.remove(job)
+        job.discard()
+        if semaphore is not None:
+            semaphore.release()
+        requests.append(request)
+    limited: set[Any] = set()
+    for bucket in filter(None, consumer.task_buckets.values()):
+        limited.update(request for request, _ in bucket.contents)
+        bucket.clear_pending()
+    for request in list(worker_state.scheduled_requests):
+        if request not in limited:  # an ETA raises the prefetch until its time has come
+            consumer.timer.cancel(request._eta_timer_entry)
+            consumer.qos.decrement_eventually()
+        requests.append(request)
+    requests += limited
+
+    qos = consumer.task_consumer.channel.qos
+    taken = {tag: number for number, tag in enumerate(qos._delivered)}
+    messages: dict[Any, Any] = {}
+    for request in requests:
+        worker_state.task_ready(request)
+        tag = request.message.delivery_tag
+        # What came by an earlier connection was put back when that was lost.
+        if not request.acknowledged and tag in taken and tag not in qos._dirty:
+            messages[tag] = request.message
+        request.acknowledged = True
+    for message in messages.values():
+        disown(consumer, message)
+    return sorted(messages.values(), key=lambda message: taken[message.delivery_tag])
+
+
+def disown(consumer: Any, message: Any) -> None:
+    """Have kombu forget a message, so that it is not restored when the connection goes."""
+    consumer.task_consumer.channel.qos._quick_ack(message.delivery_tag)
+    message._state = "REQUEUED"
+
+
+def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:
+    """Put messages back at the head of their queues, the oldest nearest to it.
+
+    With each comes the Unix time of the first attempt whose answer was lost, None without one: it
+    may have succeeded, and somebody else may have the message by now, under the same tag. Returns
+    for each 1 where it was put back, 0 where it was no longer this worker's, or an error of Redis.
+
+    Raises:
+        Exception: where Redis could not be asked, so that it is not known what happened.
+    """
+    channel = consumer.task_consumer.channel
+    with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+        script = client.register_script(_GIVE_BACK)
+        for message, tried in reversed(held):
+            raw = message._raw
+            for parent, name in ((raw, "headers"), (raw["properties"], "delivery_info")):
+                parent[name] = {**(parent.get(name) or {}), "redelivered": True}
+            key = channel._q_for_pri(
+                _queue_of_message(channel, message),
+                channel._get_message_priority(raw, reverse=False),
+            )
+            payload = kombu_json.dumps(raw)  # type: ignore[no-untyped-call]  # typed in part only
+            # kombu prefixes the first key of a script alone.
+            prefix = channel.global_keyprefix
+            script(
+                keys=[channel.unacked_index_key, prefix + channel.unacked_key, prefix + key],
+                args=[message.delivery_tag, payload, "" if tried is None else repr(tried)],
+                client=pipe,
+            )
+        return list(reversed(pipe.execute(raise_on_error=False)))
+
+
+def _queue_of_message(channel: Any, message: Any) -> str:
+    """The queue that a message came from: kombu keeps no more than exchange and routing key."""
+    info = message.delivery_info or {}
+    key = info.get("routing_key")
+    found = channel._lookup(info.get("exchange"), key) or [key]
+    return str(next((queue for queue in found if queue in channel.active_queues), found[0]))
+
+
+def load(consumer: Any) -> Load:
+    """What the worker still has to do; with another transport than Redis only what runs."""
+    jobs = getattr(getattr(consumer.pool, "_pool", None), "_cache", ())
+    running = max(len(jobs), len(worker_state.reserved_requests))
+    channel = getattr(consumer.task_consumer, "channel", None)
+    if not isinstance(channel, Channel):
+        return Load(running, 0, polling=False)
+    unacked = set(channel.qos._delivered) - channel.qos._dirty
+    return Load(running, len(unacked), polling=bool(channel._in_poll))
+
+
+def told_to_stop() -> bool:
+    """Whether Celery's own stop, warm or cold, has been asked for."""
+    return any(
+        told is not None and told is not False
+        for told in (worker_state.should_stop, worker_state.should_terminate)
+    )
+
+
+def stop_worker() -> None:
+    """Have the loop end by Celery's warm stop, with status 0."""
+    worker_state.should_stop = 0
 
 
 # --- beat (celery/beat.py) ---
@@ -304,3 +512,21 @@ def _database(virtual_host: Any) -> int:
 def priority_keys(channel: Any, queue: str) -> list[str]:
     """The Redis lists that hold a queue's messages, one for each priority step."""
     return [str(channel._q_for_pri(queue, step)) for step in channel.priority_steps]
+
+
+def unbind(channel: Any, exchange: str, queue: str) -> int:
+    """Remove a queue's bindings to an exchange; returns how many entries there were."""
+    regular = channel.keyprefix_queue % exchange
+    removed = 0
+    for key in (regular, channel.keyprefix_binding_permanent % exchange):
+        # A member is routing key, pattern and queue.
+        members = [
+            member
+            for member in channel.client.smembers(key)
+            if member.decode().split(channel.sep)[-1] == queue
+        ]
+        if members:
+            removed += int(channel.client.srem(key, *members))
+    if not channel.client.exists(regular):
+        channel.client.zrem(channel.keyprefix_binding_deadlines, exchange)
+    return removed

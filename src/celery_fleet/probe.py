@@ -7,10 +7,22 @@
 sends ``celery_fleet.canary`` to every node at once by its direct queue and waits for the answers.
 A node without one whose slots all run tasks is busy, which counts as well; the canary that still
 waits for it is taken back. Then the nodes are asked which queues they consume and which tasks they
-know. ``pid`` and ``release`` (optional) refuse the answer of another process. Prints one JSON object;
-the status is 0 if all is well and 1 if not. Never takes longer than ``timeout`` and a second.
+know. ``pid`` and ``release`` (optional) refuse the answer of another process, ``tasks`` must be known
+there. Prints one JSON object; the status is 0 if all is well and 1 if not. Never takes longer than
+``timeout`` and a second.
 
-Redis rights beyond what sending and inspecting need: LRANGE and LREM on ``*.dq2``.
+Instead of nodes or beside them, in this order:
+
+    "resume": true or {"wait": 20, "nodes": [names]}       -> "resumed": {node: standing}
+    "pause": {"seconds": 60, "wait": 30, "nodes": [names]} -> "paused": {node: standing}
+    "census": true    -> "census": {node: {"queues", "processes", "pid", "state"}}
+    "forget": [names] -> "forgotten": {node: {"canaries", "tasks", "bindings"}}
+
+A standing is {"state", "seconds", "running", "unacked", "handed_back", "held", "polling"}; see
+:mod:`celery_fleet.drain` and :mod:`celery_fleet.command`.
+
+Redis rights beyond what sending and inspecting need: LRANGE and LREM on ``*.dq2``, and SREM and ZREM on
+the bindings to forget.
 """
 
 from __future__ import annotations
@@ -25,12 +37,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_fleet import versions
+from celery_fleet import command, versions
 from celery_fleet.errors import FleetError, one_line
 from celery_fleet.redact import redact, redact_all, secrets_in
 from celery_fleet.settings import FleetSettings, parse
 
-CANARY = "celery_fleet.canary"
 TIMEOUT = 20.0
 SHORTEST_TIMEOUT = 2.0
 
@@ -52,6 +63,7 @@ class Node:
     queues: tuple[str, ...] = ()
     pid: int | None = None
     release: str | None = None
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,10 @@ class Request:
     nodes: tuple[Node, ...]
     schedule: tuple[Scheduled, ...] = ()
     timeout: float = TIMEOUT
+    resume: command.Resume | None = None
+    pause: command.Pause | None = None
+    census: bool = False
+    forget: tuple[str, ...] = ()
 
 
 @dataclass
@@ -97,6 +113,8 @@ class Report:
     nodes: dict[str, NodeReport] = field(default_factory=dict)
     schedule: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    #: What was asked of all workers at once, by the answer's name.
+    answers: dict[str, Any] = field(default_factory=dict)
     done: bool = False
 
     def as_dict(self, seconds: float, secrets: Iterable[str]) -> dict[str, Any]:
@@ -115,6 +133,7 @@ class Report:
             "errors": errors,
             "nodes": nodes,
             "schedule": schedule,
+            **self.answers,
         }
         return dict(redact_all(result, list(secrets)))
 
@@ -127,7 +146,7 @@ def parse_request(raw: object) -> Request:
     """
     if not isinstance(raw, Mapping):
         raise FleetError("the request must be a JSON object")
-    nodes = raw.get("nodes")
+    nodes = raw.get("nodes", {})
     if not isinstance(nodes, Mapping):
         raise FleetError("nodes must map node names to what is expected of them")
     schedule = raw.get("schedule") or {}
@@ -136,17 +155,59 @@ def parse_request(raw: object) -> Request:
     timeout = raw.get("timeout", TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise FleetError(f"timeout must be a number of seconds, not {timeout!r}")
+    forget = raw.get("forget") or ()
+    if not isinstance(forget, (list, tuple)):
+        raise FleetError("forget must be a list of node names")
+    for name in forget:
+        _check_name(str(name))
+    pause, resume = _pause(raw.get("pause")), _resume(raw.get("resume"))
+    # Whoever asks to wait wants the answer, too.
+    waits = sum(asked.wait + command.ANSWER for asked in (pause, resume) if asked is not None)
     return Request(
         settings=parse(raw.get("settings"), "settings"),
         nodes=tuple(_node(str(name), item) for name, item in nodes.items()),
         schedule=tuple(_scheduled(str(name), item) for name, item in schedule.items()),
-        timeout=max(float(timeout), SHORTEST_TIMEOUT),
+        timeout=max(float(timeout), waits, SHORTEST_TIMEOUT),
+        resume=resume,
+        pause=pause,
+        census=bool(raw.get("census")),
+        forget=tuple(str(name) for name in forget),
     )
 
 
-def _node(name: str, raw: object) -> Node:
+def _check_name(name: str) -> None:
     if "@" not in name:
         raise FleetError(f"node {name!r} is not a node's name: it must read worker@host")
+
+
+def _pause(raw: object) -> command.Pause | None:
+    if not raw:
+        return None
+    if not isinstance(raw, Mapping) or "seconds" not in raw:
+        raise FleetError("pause must be a mapping such as {seconds: 60, wait: 30}")
+    seconds = _seconds("pause.seconds", raw["seconds"])
+    return command.Pause(seconds, _seconds("pause.wait", raw.get("wait", 0)), _names(raw))
+
+
+def _resume(raw: object) -> command.Resume | None:
+    if not raw:
+        return None
+    options = raw if isinstance(raw, Mapping) else {}
+    return command.Resume(_seconds("resume.wait", options.get("wait", TIMEOUT)), _names(options))
+
+
+def _seconds(what: str, raw: object) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or raw < 0:
+        raise FleetError(f"{what} must be a number of seconds, not {raw!r}")
+    return float(raw)
+
+
+def _names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in raw.get("nodes") or ())
+
+
+def _node(name: str, raw: object) -> Node:
+    _check_name(name)
     raw = {} if raw is None else raw
     if not isinstance(raw, Mapping):
         raise FleetError(f"node {name}: must be a mapping such as {{queues: […]}}")
@@ -157,6 +218,7 @@ def _node(name: str, raw: object) -> Node:
         queues=tuple(str(queue) for queue in raw.get("queues") or ()),
         pid=None if pid is None else int(pid),
         release=None if release is None else str(release),
+        tasks=tuple(str(task) for task in raw.get("tasks") or ()),
     )
 
 
@@ -222,8 +284,10 @@ class Probe:
             self._report.nodes[node.name] = NodeReport()
         try:
             if self._reachable():
-                self._send()
-                self._wait()
+                self._command()
+                if self._request.nodes:
+                    self._send()
+                    self._wait()
                 self._ask()
                 self._report.done = True
         except Exception as exc:  # noqa: BLE001  # whatever fails belongs into the report
@@ -237,14 +301,30 @@ class Probe:
         from celery_fleet import _celery57 as adapter
         from celery_fleet import broker
 
-        for what, endpoints in (
-            ("broker", adapter.endpoints(self._app)),
-            ("result backend", adapter.result_endpoints(self._app)),
-        ):
+        asked = [("broker", adapter.endpoints(self._app))]
+        if self._request.nodes:  # only canaries have results
+            asked.append(("result backend", adapter.result_endpoints(self._app)))
+        for what, endpoints in asked:
             trouble = broker.ask_endpoints(endpoints) if endpoints else None
             if trouble is not None:
                 self._report.errors.append(f"{what} {trouble}")
         return not self._report.errors
+
+    def _command(self) -> None:
+        """What is asked of all workers at once, and what is to be forgotten."""
+        request = self._request
+        if request.resume is not None:
+            self._keep("resumed", command.resume(self._app, request.resume, self._left))
+        if request.pause is not None:
+            self._keep("paused", command.pause(self._app, request.pause, self._left))
+        if request.census:
+            self._report.answers["census"] = command.census(self._app)
+        if request.forget:
+            self._keep("forgotten", command.forget(self._app, request.forget))
+
+    def _keep(self, name: str, answer: command.Answer) -> None:
+        self._report.answers[name] = answer.nodes
+        self._report.errors += answer.errors
 
     # --- canaries ---
 
@@ -261,7 +341,7 @@ class Probe:
                 self._waiting[node.name] = task_id
                 self._sent[node.name] = time.monotonic()
                 self._app.send_task(
-                    CANARY,
+                    command.CANARY,
                     task_id=task_id,
                     queue=worker_direct(node.name),
                     producer=producer,
@@ -329,9 +409,16 @@ class Probe:
             stats = self._inspect("stats", list(active))
             for name, task_id in self._waiting.items():
                 self._judge_silent(name, task_id, active.get(name), stats.get(name))
-        if self._request.schedule:
+        if self._request.schedule or any(node.tasks for node in self._request.nodes):
             # A single node can't answer for the whole fleet: entries are for whom they are given.
-            registered = self._inspect("registered", list(queues))
+            replies = self._inspect("registered", list(queues))
+            # A registered task may carry options after its name: "app.add [rate_limit=10/m]".
+            registered = {
+                node: {str(task).partition(" [")[0] for task in tasks}
+                for node, tasks in replies.items()
+            }
+            for node in self._request.nodes:
+                self._judge_tasks(node, registered.get(node.name))
             for entry in self._request.schedule:
                 self._judge_entry(entry, queues, registered)
 
@@ -359,6 +446,15 @@ class Probe:
             )
         if own not in {queue["name"] for queue in reply}:
             report.errors.append(f"does not consume its direct queue {own} (worker_direct is off?)")
+
+    def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:
+        missing = [task for task in node.tasks if task not in (registered or ())]
+        # One that answers no question at all is told of already.
+        if registered is not None and missing:
+            self._report.nodes[node.name].errors.append(
+                f"does not know {', '.join(missing)}: such tasks would be dropped; deploy a release"
+                " that has them, or mend the routes and the schedule"
+            )
 
     def _judge_silent(self, name: str, task_id: str, active: Any, stats: Any) -> None:
         report = self._report.nodes[name]
@@ -403,12 +499,7 @@ class Probe:
         consumers = sorted(
             node for node, reply in queues.items() if queue in {item["name"] for item in reply}
         )
-        # A registered task may carry options after its name: "app.add [rate_limit=10/m]".
-        able = [
-            node
-            for node in consumers
-            if entry.task in {str(item).partition(" [")[0] for item in registered.get(node) or ()}
-        ]
+        able = [node for node in consumers if entry.task in registered.get(node, ())]
         errors = []
         if not consumers:
             errors.append(f"no worker asked consumes its queue {queue}")

@@ -9,7 +9,8 @@ from typing import Any
 from celery import bootsteps, signals
 
 from celery_fleet import _celery57 as adapter
-from celery_fleet import broker
+from celery_fleet import broker, drain
+from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
 
@@ -39,15 +40,17 @@ def tasks(number: int) -> str:
     return f"{number} task{'' if number == 1 else 's'}"
 
 
-def judge(view: adapter.WorkerView, ready: bool, tick_age: float) -> Look:
+def judge(
+    view: adapter.WorkerView, ready: bool, tick_age: float, standing: Standing | None = None
+) -> Look:
     """What a look at the worker means.
 
     ``ready`` is Celery's word that consuming has begun; ``tick_age`` the seconds since the event
-    loop last ran a timer.
+    loop last ran a timer; ``standing`` whether the fleet has it take no tasks.
     """
-    if view.draining:
-        rest = f"draining: {tasks(view.running)} running" if view.running else "stopping"
-        return Look(State.DRAINING, rest)
+    standing = standing or Standing()
+    if view.draining or standing.mode is Mode.DRAINING:
+        return Look(State.DRAINING, _drain_text(view, standing))
     if not view.connected:
         state = State.WAITING if ready else State.STARTING
         return Look(state, "connecting to the broker", view.restarts)
@@ -57,6 +60,8 @@ def judge(view: adapter.WorkerView, ready: bool, tick_age: float) -> Look:
         return Look(State.WORKING, f"running {tasks(view.running)}")
     if tick_age > TICK_LIMIT:
         return Look(State.STUCK, "stuck: the event loop stands still")
+    if standing.mode is Mode.PAUSED:
+        return Look(State.WORKING, f"paused by the fleet for {standing.seconds:.0f} s more")
     if not view.queues:
         return Look(State.WORKING, "consuming from no queue: all were cancelled")
     queues = ", ".join(view.queues)
@@ -65,6 +70,22 @@ def judge(view: adapter.WorkerView, ready: bool, tick_age: float) -> Look:
     if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
         return Look(State.STUCK, "stuck: the worker does not ask its queues for messages")
     return Look(State.WORKING, f"consuming {queues}")
+
+
+def _drain_text(view: adapter.WorkerView, standing: Standing) -> str:
+    parts = []
+    # Without a connection the gate does not look, and tasks go on all the same.
+    ours = standing.mode is Mode.DRAINING
+    running = standing.running if ours and view.connected else view.running
+    if running or (ours and not view.draining):
+        parts.append(f"draining: {tasks(running)} running")
+    else:
+        parts.append("stopping")
+    if ours:
+        parts.append(f"{standing.handed_back} handed back")
+    if standing.held:
+        parts.append(f"{standing.held} wait for the broker to take them back")
+    return ", ".join(parts)
 
 
 def own_queues(view: adapter.WorkerView, node: str) -> adapter.WorkerView:
@@ -76,6 +97,7 @@ def own_queues(view: adapter.WorkerView, node: str) -> adapter.WorkerView:
 def install(app: Any, notifier: Notifier) -> None:
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
+    gate = drain.install(app)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""
@@ -90,7 +112,7 @@ def install(app: Any, notifier: Notifier) -> None:
 
             def look() -> Look:
                 view = own_queues(adapter.view_worker(worker), worker.hostname)
-                return judge(view, pulse.ready, pulse.age)
+                return judge(view, pulse.ready, pulse.age, gate.standing)
 
             watch = Watch(notifier, look, question)
             # Not this step's stop(): the pool is waited for after it, and a drain goes on there.

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from celery_fleet import _celery57 as adapter
-from celery_fleet import broker, probe
+from celery_fleet import broker, command, probe
+from celery_fleet.command import Answer, Pause, Resume
 from celery_fleet.errors import FleetError
 
 from .conftest import Run, document
@@ -244,6 +245,69 @@ def test_scheduled_tasks_have_a_worker(fleet: Fleet) -> None:
     assert report["schedule"]["default"]["queue"] == "celery"
 
 
+def test_a_node_knows_the_tasks_that_its_queues_need(fleet: Fleet) -> None:
+    fleet.registered = {NODE: ["shop.sum [rate_limit=10/m]", "shop.add"]}
+    report = probe.run(request(nodes={NODE: {"tasks": ["shop.sum", "shop.new"]}}))
+
+    assert not report["ok"]
+    assert report["errors"][0].startswith(f"{NODE}: does not know shop.new: such tasks would")
+    assert fleet.asked == ["queues", "registered"]
+    assert probe.run(request(nodes={NODE: {"tasks": ["shop.sum"]}}))["ok"]
+
+
+def test_what_is_asked_of_all_workers_needs_no_nodes(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def answer(_: Any, wanted: Any, *left: Any) -> Answer:
+        asked.append(wanted)
+        return Answer({NODE: {"state": "paused"}}, ["w@h: no answer"] if not left else [])
+
+    monkeypatch.setattr(command, "pause", answer)
+    monkeypatch.setattr(command, "resume", answer)
+    monkeypatch.setattr(command, "forget", answer)
+    monkeypatch.setattr(command, "census", lambda _: {NODE: {"pid": 7}})
+    monkeypatch.setattr(adapter, "result_endpoints", lambda _: pytest.fail("has no use for it"))
+    raw = request(
+        census=True,
+        forget=["old@h"],
+        pause={"seconds": 60, "wait": 3, "nodes": [NODE]},
+        resume=True,
+    )
+    del raw["nodes"]
+
+    report = probe.run(raw)
+
+    assert asked == [Resume(20.0), Pause(60.0, 3.0, (NODE,)), ("old@h",)]
+    assert report["census"] == {NODE: {"pid": 7}}
+    assert (
+        report["paused"] == report["resumed"] == report["forgotten"] == {NODE: {"state": "paused"}}
+    )
+    assert report["errors"] == ["w@h: no answer"]
+    assert not report["ok"]
+
+
+def test_a_plain_report_has_no_further_answers(fleet: Fleet) -> None:
+    assert set(probe.run(request())) == {"ok", "seconds", "errors", "nodes", "schedule"}
+
+
+def test_whoever_waits_for_a_pause_gets_the_time() -> None:
+    asked = probe.parse_request(request(pause={"seconds": 90, "wait": 60}))
+    assert asked.timeout > 60
+
+
+def test_a_temporary_instance_is_a_node_as_well(fleet: Fleet) -> None:
+    name = "discounts.next@worker1"
+    fleet.queues = {name: ["discounts", f"{name}.dq2"]}
+    fleet.answers = {name: {"node": name, "pid": 7}}
+
+    report = probe.run(request(nodes={name: {"queues": ["discounts"]}}))
+
+    assert report["ok"]
+    assert report["nodes"][name]["queues"] == ["discounts"]
+
+
 def test_a_broker_that_refuses_is_told_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +352,12 @@ def test_a_librarys_text_loses_its_secrets(fleet: Fleet) -> None:
         (request(nodes={NODE: []}), "must be a mapping"),
         (request(schedule={"e": {}}), "schedule e: must be"),
         (request(timeout="x"), "timeout must be"),
+        (request(forget="w@h"), "forget must be a list"),
+        (request(forget=["w"]), "must read worker@host"),
+        (request(pause=True), "pause must be a mapping"),
+        (request(pause={"seconds": "x"}), "pause.seconds must be"),
+        (request(pause={"seconds": 5, "wait": -1}), "pause.wait must be"),
+        (request(resume={"wait": True}), "resume.wait must be"),
         (request(settings={"format": 9}), "has format 9"),
     ],
 )

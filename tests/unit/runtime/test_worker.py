@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from celery import Celery, bootsteps, signals
 from celery.worker import state as worker_state
+from celery.worker.control import Panel
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import worker
 from celery_fleet._celery57 import WorkerView
+from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import State
 
@@ -76,6 +78,56 @@ def test_what_a_look_at_a_worker_means(
     changes: dict[str, Any], ready: bool, tick: float, state: State, text: str
 ) -> None:
     look = worker.judge(replace(VIEW, **changes), ready, tick)
+
+    assert (look.state, look.text) == (state, text)
+
+
+DRAINING = Standing(Mode.DRAINING, running=3, handed_back=16)
+PAUSED = Standing(Mode.PAUSED, seconds=20.2, running=1)
+
+
+@pytest.mark.parametrize(
+    ("standing", "changes", "tick", "state", "text"),
+    [
+        (DRAINING, {}, 0.1, State.DRAINING, "draining: 3 tasks running, 16 handed back"),
+        (
+            replace(DRAINING, handed_back=0, held=16),
+            {"poll_age": 99.0},
+            99,
+            State.DRAINING,
+            "draining: 3 tasks running, 0 handed back, 16 wait for the broker to take them back",
+        ),
+        (
+            DRAINING,
+            {"connected": False, "running": 1},
+            60,
+            State.DRAINING,
+            "draining: 1 task running, 16 handed back",
+        ),
+        (
+            replace(DRAINING, running=0),
+            {},
+            0.1,
+            State.DRAINING,
+            "draining: 0 tasks running, 16 handed back",
+        ),
+        (
+            replace(DRAINING, running=0),
+            {"draining": True},
+            0.1,
+            State.DRAINING,
+            "stopping, 16 handed back",
+        ),
+        (PAUSED, {"poll_age": 99.0}, 0.1, State.WORKING, "paused by the fleet for 20 s more"),
+        (PAUSED, {}, 9, State.STUCK, "stuck: the event loop stands still"),
+        (PAUSED, {"connected": False}, 60, State.WAITING, "connecting to the broker"),
+        (PAUSED, {"draining": True}, 0.1, State.DRAINING, "stopping"),
+    ],
+)
+def test_what_a_look_means_while_the_fleet_has_it_take_no_tasks(
+    standing: Standing, changes: dict[str, Any], tick: float, state: State, text: str
+) -> None:
+    look = worker.judge(replace(VIEW, **changes), True, tick, standing)
 
     assert (look.state, look.text) == (state, text)
 
@@ -174,12 +226,15 @@ def test_celery_still_has_the_attributes_that_are_read() -> None:
     assert {"should_stop", "should_terminate", "active_requests"} <= set(vars(worker_state))
 
 
-def test_the_steps_are_added_and_ready_comes_from_celery() -> None:
+def test_the_steps_are_added_and_ready_comes_from_celery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Panel, "data", dict(Panel.data))
+    monkeypatch.setattr(Panel, "meta", dict(Panel.meta))
     app = Celery("shop", set_as_current=False, broker="memory://")
     worker.install(app, Notifier(None))
 
     assert "Watchdog" in {step.__name__ for step in app.steps["worker"]}
-    assert "Ticker" in {step.__name__ for step in app.steps["consumer"]}
+    assert {"Ticker", "Drain"} <= {step.__name__ for step in app.steps["consumer"]}
+    assert {"fleet_pause", "fleet_resume"} <= Panel.data.keys()
     signals.worker_ready.disconnect(dispatch_uid="celery_fleet.ready")
 
 

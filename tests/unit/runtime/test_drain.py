@@ -1,0 +1,920 @@
+"""The gate over real parts of Celery and kombu: consumer, strategies, requests, semaphore, QoS, timer.
+
+Redis and the pool's children are the test's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import itertools
+import json
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from queue import Empty
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+from billiard.pool import ApplyResult
+from celery import Celery, signals
+from celery.exceptions import WorkerShutdown
+from celery.worker import state as worker_state
+from celery.worker.consumer import Consumer
+from celery.worker.control import Panel
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+from kombu.asynchronous.timer import Timer
+from kombu.common import QoS
+from kombu.transport.redis import Channel
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet import drain
+from celery_fleet.drain import Bell, Gate, Mode
+from celery_fleet.record import Record
+
+SLOTS = 2
+
+
+def nothing() -> None:
+    """A task; nobody runs it here."""
+
+
+class Redis:
+    """Lists, `unacked` and its index, and the script that gives back, as far as they matter here."""
+
+    def __init__(self) -> None:
+        self.unacked: dict[str, str] = {}
+        self.index: dict[str, float] = {}
+        self.lists: dict[str, list[str]] = {}
+        self.down = False
+        self.answer_lost = False
+        self.error: Exception | None = None
+        self.calls: list[Callable[[], Any]] = []
+
+    def queue(self, key: str = "q") -> list[str]:
+        """Ids of the tasks in a list, the next one to be taken first."""
+        return [json.loads(item)["headers"]["id"] for item in reversed(self.lists.get(key, []))]
+
+    def _run(self, keys: list[str], args: list[str]) -> int:
+        tag, payload, tried = args
+        assert keys[:2] == ["unacked_index", "unacked"]
+        if tried and self.index.get(tag, float("inf")) > float(tried):
+            return 0
+        self.index.pop(tag, None)
+        if self.unacked.pop(tag, None) is None:
+            return 0
+        self.lists.setdefault(keys[2], []).append(payload)
+        return 1
+
+    # As a client and as its pipeline.
+    def register_script(self, text: str) -> Any:
+        assert text == adapter._GIVE_BACK
+        return lambda keys, args, client: client.calls.append(lambda: self._run(keys, args))
+
+    def __enter__(self) -> Self:
+        self.calls = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def pipeline(self, transaction: bool = True) -> Redis:
+        return self
+
+    def zadd(self, _: str, mapping: dict[str, float]) -> Redis:
+        self.calls.append(lambda: self.index.update(mapping))
+        return self
+
+    def hset(self, _: str, tag: str, value: str) -> Redis:
+        self.calls.append(lambda: self.unacked.__setitem__(tag, value))
+        return self
+
+    def zrem(self, _: str, tag: str) -> Redis:
+        self.calls.append(lambda: self.index.pop(tag, None))
+        return self
+
+    def hdel(self, _: str, tag: str) -> Redis:
+        self.calls.append(lambda: self.unacked.pop(tag, None))
+        return self
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        if self.down:
+            raise RedisConnectionError("refused")
+        calls, self.calls = self.calls, []
+        if self.error is not None:
+            return [self.error for _ in calls]
+        answers = [call() for call in calls]
+        if self.answer_lost:
+            raise RedisConnectionError("timed out")
+        return answers
+
+
+class FakeChannel(Channel):  # type: ignore[misc]  # kombu is typed in part only
+    """kombu's channel without its connection."""
+
+    do_restore = False  # at the interpreter's end
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._active_queues = ["q"]
+        self.active_fanout_queues: set[str] = set()
+        self._qos = None
+        self.connection_errors = (RedisConnectionError,)
+        self.closed = False
+        self.asked = 0
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Redis]:
+        self.redis.calls = []
+        yield self.redis
+
+    def _brpop_start(self, timeout: Any = None) -> None:
+        self.asked += 1
+
+    def _brpop_read(self, **_: Any) -> None:
+        raise RedisConnectionError("closed")
+
+
+class Children:
+    """The pool: real jobs, and children that the test moves."""
+
+    num_processes = SLOTS
+    is_green = False
+
+    def __init__(self) -> None:
+        self._pool = SimpleNamespace(_cache={}, outbound_buffer=deque())
+
+    def apply_async(
+        self, _: Any, args: Any, callback: Any, accept_callback: Any, **options: Any
+    ) -> ApplyResult:
+        job = ApplyResult(self._pool._cache, callback, accept_callback=accept_callback)
+        self._pool.outbound_buffer.append(job)
+        return job
+
+    def flush(self) -> None:
+        """What AsynPool does at a connection's loss."""
+        for job in list(self._pool._cache.values()):
+            if not job._accepted:
+                job.discard()
+        self._pool.outbound_buffer.clear()
+
+    def write(self, number: int = SLOTS) -> list[ApplyResult]:
+        """Hand jobs to children, that have not said a word yet."""
+        jobs = [self._pool.outbound_buffer.popleft() for _ in range(number)]
+        for job in jobs:
+            job._write_to = object()
+        return jobs
+
+    def begin(self, number: int = SLOTS) -> list[ApplyResult]:
+        """Jobs that children have begun."""
+        jobs = self.write(number)
+        for job in jobs:
+            job._ack(None, time.monotonic(), os.getpid(), None)
+        return jobs
+
+
+class Hub:
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], object]] = {}
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        call()
+
+    def add_reader(self, fd: int, call: Callable[[int], object], *args: Any) -> None:
+        self.readers[fd] = partial(call, *args)
+
+
+class Worker:
+    """A worker whose consumer is Celery's, with a gate over it."""
+
+    def __init__(self, path: Path, late: bool = False) -> None:
+        self.now = 100.0
+        self.app = Celery("shop", set_as_current=False, broker="memory://")
+        self.app.conf.update(task_acks_late=late, task_ignore_result=True)
+        for name, limit in (("plain", None), ("limited", "1/h")):
+            self.app.task(nothing, name=name, rate_limit=limit, shared=False)
+        self.app.finalize()
+        self.semaphore = LaxBoundedSemaphore(SLOTS)
+        self.pool = Children()
+        self.hub = Hub()
+        self.timer = Timer()
+        controller = SimpleNamespace(
+            semaphore=self.semaphore, state=worker_state, use_eventloop=True, consumer=None
+        )
+        self.consumer = Consumer(
+            self._on_task,
+            hostname="w@h",
+            pool=self.pool,
+            app=self.app,
+            timer=self.timer,
+            controller=controller,
+            hub=self.hub,
+            initial_prefetch_count=8,
+        )
+        self.redis = Redis()
+        self.record = path / "drain.json"
+        self.gate = Gate(Record(str(path), "i1"), lambda: self.now)
+        self._number = itertools.count()
+        self.connect()
+
+    def _on_task(self, request: Any) -> None:
+        self.semaphore.acquire(lambda req: req.execute_using_pool(self.pool), request)
+
+    def connect(self, paused: bool = False) -> None:
+        """A connection, and all that Celery does from then on until it consumes."""
+        self.channel = FakeChannel(self.redis)
+        self.consumer.task_consumer = SimpleNamespace(
+            channel=self.channel, queues=[SimpleNamespace(name="q")], on_message=None
+        )
+        self.consumer.qos = QoS(lambda prefetch_count: None, 8)
+        self.consumer.update_strategies()
+        self.gate.connected(self.consumer)
+        self.consumer.task_consumer.on_message = self.consumer.create_task_handler()
+
+    def lose_connection(self) -> None:
+        self.consumer.on_close()
+        self.gate.disconnected()
+
+    def take(self, *tasks: str, **options: Any) -> list[str]:
+        """Messages that the broker delivers."""
+        ids = []
+        for name in tasks:
+            number = next(self._number)
+            ids.append(f"{name}{number}")
+            message = self.message(ids[-1], name, **options)
+            self.consumer.task_consumer.on_message(message)
+        return ids
+
+    def message(self, id_: str, name: str = "plain", eta: float = 0, priority: int = 0) -> Any:
+        when = (datetime.now(UTC) + timedelta(seconds=eta)).isoformat() if eta else None
+        payload = {
+            "body": base64.b64encode(b"[[], {}, {}]").decode(),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {"task": name, "id": id_, "eta": when, "expires": None, "lang": "py"},
+            "properties": {
+                "delivery_tag": f"tag-{id_}",
+                "delivery_info": {"exchange": "", "routing_key": "q"},
+                "body_encoding": "base64",
+                "priority": priority,
+                "correlation_id": id_,
+            },
+        }
+        message = self.channel.Message(payload, channel=self.channel)
+        message.accept = None
+        self.channel.qos.append(message, message.delivery_tag)
+        return message
+
+    def end(self, job: ApplyResult) -> None:
+        """A child has done its task."""
+        job._set(None, (True, (0, None, 0.1)))
+        self.semaphore.release()
+
+    def tick(self, seconds: float = 1.5) -> None:
+        self.now += seconds
+        self.gate._tick()
+
+    def written(self) -> dict[str, Any]:
+        return dict(json.loads(self.record.read_text()))
+
+    @property
+    def unacked(self) -> list[str]:
+        return sorted(tag.removeprefix("tag-") for tag in self.redis.unacked)
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    worker_state.reset_state()
+    monkeypatch.setattr(worker_state, "should_stop", None)
+    monkeypatch.setattr(worker_state, "should_terminate", None)
+    monkeypatch.delenv("REMAP_SIGTERM", raising=False)
+    yield
+    worker_state.reset_state()
+
+
+@pytest.fixture(params=[False, True], ids=["early", "late"])
+def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Worker:
+    return Worker(tmp_path, late=request.param)
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Worker:
+    return Worker(tmp_path, late=True)
+
+
+def test_what_has_not_begun_goes_back_at_once_and_what_runs_goes_on(worker: Worker) -> None:
+    running = worker.take("plain", "plain")
+    jobs = worker.pool.begin()
+    waiting = worker.take("plain", "plain")
+    later = worker.take("plain", eta=60)
+    limited = worker.take("limited", "limited", "limited")
+    limited_later = worker.take("limited", eta=60)
+
+    worker.gate.drain()
+
+    # The first of the rate-limited tasks had its token, and waits for a slot.
+    assert worker.redis.queue() == [*waiting, *later, *limited, *limited_later]
+    assert worker.unacked == (sorted(running) if worker.app.conf.task_acks_late else [])
+    assert worker.gate.standing.handed_back == 7
+    assert worker.gate.standing.running == len(jobs)
+    assert not worker_state.should_stop
+    etas = [worker.consumer.apply_eta_task, worker.consumer._limit_post_eta]
+    timers = [timer.entry for timer in worker.timer.queue if timer.entry.fun in etas]
+    assert [timer.canceled for timer in timers] == [True, True]
+    assert not worker.semaphore._waiting
+    assert not worker.consumer.task_buckets["limited"].contents
+
+
+def test_a_job_of_which_nothing_was_written_goes_back_and_frees_its_slot(worker: Worker) -> None:
+    first, second = worker.take("plain", "plain")
+    worker.pool.write(1)
+
+    worker.gate.drain()
+
+    assert worker.redis.queue() == [second]
+    assert worker.unacked == [first]
+    assert worker.gate.standing.running == 1
+    assert worker.semaphore.value == 1
+
+
+def test_a_job_whose_child_died_over_reading_it_stays(worker: Worker) -> None:
+    (id_,) = worker.take("plain")
+    worker.pool._pool.outbound_buffer.extend(worker.pool.write(1))
+
+    worker.gate.drain()
+
+    assert worker.redis.queue() == []
+    assert worker.unacked == [id_]
+    assert worker.gate.standing.running == 1
+
+
+def test_what_went_back_is_not_acknowledged_any_more(worker: Worker) -> None:
+    worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    (request,) = (args[0] for _, args, _ in worker.semaphore._waiting)
+    worker.gate.drain()
+    worker.redis.unacked["tag-plain2"] = "another worker's"
+
+    assert request.acknowledged
+    request.acknowledge()
+    request.reject(requeue=True)
+
+    assert worker.redis.unacked["tag-plain2"] == "another worker's"
+
+
+def test_messages_go_back_in_their_order_priority_and_marked(worker: Worker) -> None:
+    worker.take("plain", "plain")
+    worker.pool.begin()
+    low = worker.take("plain", "plain", priority=9)
+    high = worker.take("plain", "plain")
+
+    worker.gate.drain()
+
+    assert worker.redis.queue("q\x06\x169") == low
+    assert worker.redis.queue() == high
+    (raw, *_) = worker.redis.lists["q"]
+    content = json.loads(raw)
+    assert content["headers"]["redelivered"] is True
+    assert content["properties"]["delivery_info"]["redelivered"] is True
+    assert content["properties"]["delivery_tag"].startswith("tag-")
+
+
+def test_a_drain_ends_with_its_last_task_and_its_acknowledgement(worker: Worker) -> None:
+    worker.take("plain", "plain", "plain")
+    jobs = worker.pool.begin()
+    worker.gate.drain()
+    assert worker.written()["running"] == 2
+    assert worker.written()["handed_back"] == 1
+
+    worker.end(jobs[0])
+    worker.tick()
+    assert worker_state.should_stop is None
+    assert (worker.written()["running"], worker.written()["ended"]) == (1, False)
+
+    worker.end(jobs[1])
+    worker.tick(0.05)
+
+    assert worker_state.should_stop == 0
+    assert worker.unacked == []
+    assert worker.written() == {
+        "invocation": "i1",
+        "pid": os.getpid(),
+        "handed_back": 1,
+        "running": 0,
+        "ended": True,
+        "seconds": 1.55,
+    }
+
+
+def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_full(
+    worker: Worker,
+) -> None:
+    worker.take("plain", "plain")
+    worker.pool.begin()
+    worker.channel.qos.prefetch_count = 1
+    worker.channel._in_poll = object()
+    worker.gate.drain()
+
+    assert worker.channel.qos.can_consume()
+    worker.channel._brpop_start()
+    assert worker.channel.asked == 0
+    worker.consumer.task_consumer.on_message(worker.message("late one"))
+
+    assert worker.redis.queue() == ["late one"]
+    assert worker.gate.look().polling
+    assert "tag-late one" in worker.channel.qos._dirty
+
+
+def test_a_drain_waits_for_the_answer_to_the_last_question(worker: Worker) -> None:
+    worker.channel._in_poll = object()
+    worker.gate.drain()
+    worker.tick()
+    assert worker_state.should_stop is None
+
+    worker.channel._in_poll = None
+    worker.tick()
+    assert worker_state.should_stop == 0
+
+
+def test_without_redis_messages_are_kept_and_handed_back_later(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.down = True
+
+    worker.gate.drain()
+    worker.tick()
+    worker.tick()
+
+    assert worker.gate.standing.held == 1
+    assert caplog.text.count("1 tasks wait to be handed back: refused") == 1
+    # Nobody else is to restore it as well.
+    worker.channel.qos._flush()
+    assert f"tag-{ids[2]}" not in worker.channel.qos._delivered
+    worker.redis.down = False
+    worker.tick()
+    assert worker.redis.queue() == ids[2:]
+    assert (worker.gate.standing.held, worker.gate.standing.handed_back) == (0, 1)
+
+
+def test_redis_is_not_asked_again_at_once(worker: Worker) -> None:
+    worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.down = True
+    worker.gate.drain()
+    worker.redis.down = False
+
+    worker.tick(0.1)
+    assert worker.gate.standing.held == 1
+    worker.tick(1.0)
+    assert worker.gate.standing.held == 0
+
+
+def test_where_an_answer_was_lost_a_message_that_went_to_another_worker_stays_there(
+    worker: Worker,
+) -> None:
+    ids = worker.take("plain", "plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.answer_lost = True
+    worker.gate.drain()
+    # Another worker takes one of them, under the same tag.
+    tag = f"tag-{ids[2]}"
+    worker.redis.lists["q"].pop()
+    worker.redis.unacked[tag] = "theirs"
+    worker.redis.index[tag] = time.time() + 0.1
+
+    worker.redis.answer_lost = False
+    worker.tick()
+
+    assert worker.redis.queue() == [ids[3]]
+    assert worker.redis.unacked[tag] == "theirs"
+    assert worker.gate.standing.held == 0
+
+
+def test_an_error_of_redis_for_a_message_keeps_it(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.error = ResponseError("NOPERM this user has no permissions")
+    worker.gate.drain()
+
+    assert worker.gate.standing.held == 1
+    assert "NOPERM" in caplog.text
+    worker.redis.error = None
+    worker.tick()
+    assert worker.gate.standing.handed_back == 1
+
+
+def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
+    ids = worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.down = True
+    worker.gate.drain()
+    worker.lose_connection()
+    until_then = worker.gate._without_broker
+    assert until_then is not None
+    worker.redis.down = False
+    worker.now += 5
+
+    worker.connect()
+    worker.channel._brpop_start()
+
+    assert until_then.finished.is_set()
+    assert worker.channel.asked == 0
+    assert worker.redis.queue() == ids[2:]
+    assert worker.gate.standing.mode is Mode.DRAINING
+    assert worker_state.should_stop is None
+
+
+def test_a_drain_whose_broker_stays_away_becomes_celerys_own_stop(
+    late: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drain, "WITHOUT_BROKER", 0.01)
+    late.take("plain", "plain", "plain")
+    late.pool.begin()
+    late.redis.down = True
+    late.gate.drain()
+
+    late.lose_connection()
+    assert late.gate._without_broker is not None
+    late.gate._without_broker.join(5)
+
+    assert worker_state.should_stop == 0
+    assert "1 tasks could not be handed back" in caplog.text
+
+
+def test_celerys_stop_tries_once_more_to_hand_back(worker: Worker) -> None:
+    ids = worker.take("plain", "plain", "plain")
+    worker.pool.begin()
+    worker.redis.down = True
+    worker.gate.drain()
+    worker.redis.down = False
+    worker_state.should_terminate = True
+
+    worker.tick()  # what runs the timers meanwhile is another thread
+    assert worker.gate.standing.held == 1
+    worker.gate.disconnected()
+
+    assert worker.redis.queue() == ids[2:]
+
+
+def test_the_channel_closes_though_its_last_answer_can_not_be_read(worker: Worker) -> None:
+    worker.gate.drain()
+
+    with pytest.raises(Empty):
+        worker.channel._brpop_read()
+
+
+def test_what_can_not_be_taken_back_is_left_to_celerys_stop(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Any) -> None:
+        raise AttributeError("internals changed")
+
+    monkeypatch.setattr(adapter, "take_out", fail)
+    worker.gate.drain()
+
+    assert worker_state.should_stop == 0
+    assert "internals changed" in caplog.text
+
+
+# --- the pause ---
+
+
+def test_a_pause_hands_back_and_a_resume_takes_again(worker: Worker) -> None:
+    handler = worker.consumer.task_consumer.on_message
+    running = worker.take("plain", "plain")
+    jobs = worker.pool.begin()
+    waiting = worker.take("plain", "limited", "limited")
+    later = worker.take("plain", eta=60)
+    prefetch = 8
+
+    standing = worker.gate.pause(30)
+
+    assert worker.redis.queue() == [*waiting, *later]
+    assert (standing.mode, standing.seconds, standing.running) == (Mode.PAUSED, 30, 2)
+    assert standing.handed_back == 4
+    assert standing.unacked == (len(running) if worker.app.conf.task_acks_late else 0)
+    for job in jobs:
+        worker.end(job)
+    worker.tick()
+    assert worker_state.should_stop is None
+    assert worker.gate.pause(30).running == 0
+
+    standing = worker.gate.resume()
+
+    assert standing.mode is Mode.CONSUMING
+    assert worker.consumer.task_consumer.on_message == handler
+    assert worker.consumer.qos.value == prefetch
+    worker.channel._brpop_start()
+    assert worker.channel.asked == 1
+    assert not {"_brpop_start", "_brpop_read"} & vars(worker.channel).keys()
+    assert "can_consume" not in vars(worker.channel.qos)
+    again = worker.take("plain")
+    assert len(worker.pool._pool.outbound_buffer) == 1
+    assert again[0] in worker_state.requests
+    worker.tick()
+    assert worker.gate._timer is None
+
+
+def test_a_pause_ends_by_itself_unless_renewed(worker: Worker) -> None:
+    worker.gate.pause(10)
+    worker.tick(8)
+    worker.gate.pause(10)
+    worker.tick(8)
+    assert worker.gate.standing.mode is Mode.PAUSED
+    worker.tick(2.1)
+    assert worker.gate.standing.mode is Mode.CONSUMING
+
+
+def test_a_pause_lasts_through_a_reconnect(worker: Worker) -> None:
+    worker.gate.pause(60)
+    worker.lose_connection()
+    assert worker.gate._without_broker is None
+    worker.now += 30
+    worker.connect()
+
+    worker.channel._brpop_start()
+    assert worker.channel.asked == 0
+    worker.gate.resume()
+    worker.channel._brpop_start()
+    assert worker.channel.asked == 1
+    assert worker.take("plain")[0] in worker_state.requests
+
+
+def test_a_pause_that_has_ended_without_a_broker_is_over_with_the_connection(
+    worker: Worker,
+) -> None:
+    worker.gate.pause(60)
+    worker.lose_connection()
+    worker.now += 61
+    worker.connect()
+
+    assert worker.gate.standing.mode is Mode.CONSUMING
+    worker.channel._brpop_start()
+    assert worker.channel.asked == 1
+
+
+def test_disable_prefetch_is_as_it_was_after_a_pause(worker: Worker) -> None:
+    def celerys() -> bool:
+        return False
+
+    worker.channel.qos.can_consume = celerys
+    worker.gate.pause(10)
+    assert worker.channel.qos.can_consume()
+    worker.gate.resume()
+    assert worker.channel.qos.can_consume is celerys
+
+
+def test_a_paused_worker_drains_and_a_draining_one_does_not_pause(worker: Worker) -> None:
+    worker.gate.pause(10)
+    worker.gate.drain()
+    assert worker.gate.pause(10).mode is Mode.DRAINING
+    assert worker.gate.resume().mode is Mode.DRAINING
+    worker.tick()
+    assert worker_state.should_stop == 0
+
+
+# --- who can ---
+
+
+@pytest.mark.parametrize(
+    ("change", "drained", "paused"),
+    [
+        (lambda w: None, None, None),
+        (lambda w: setattr(w.consumer, "hub", None), "no event loop", "no event loop"),
+        (lambda w: setattr(w.pool, "_pool", None), "not prefork", None),
+        (lambda w: setattr(w.channel, "ack_emulation", False), "ack_emulation", "ack_emulation"),
+        (
+            lambda w: setattr(w.consumer.task_consumer, "channel", object()),
+            "not Redis",
+            "not Redis",
+        ),
+        (lambda w: os.environ.__setitem__("REMAP_SIGTERM", "SIGQUIT"), "REMAP_SIGTERM", None),
+    ],
+)
+def test_which_workers_drain_and_pause(
+    late: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Worker], None],
+    drained: str | None,
+    paused: str | None,
+) -> None:
+    monkeypatch.setenv("REMAP_SIGTERM", "")
+    change(late)
+
+    for expected, found in (
+        (drained, adapter.why_not_drained(late.consumer)),
+        (paused, adapter.why_not_paused(late.consumer)),
+    ):
+        assert (found is None) if expected is None else (expected in str(found))
+    assert late.gate.can_drain is (drained is None)
+
+
+def test_a_queue_is_found_by_its_exchange(late: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = late.message("x")
+    message.delivery_info.update(exchange="shop", routing_key="new")
+    monkeypatch.setattr(late.channel, "_lookup", lambda *_: ["audit", "q"], raising=False)
+    assert adapter._queue_of_message(late.channel, message) == "q"
+    monkeypatch.setattr(late.channel, "_lookup", lambda *_: [])
+    assert adapter._queue_of_message(late.channel, message) == "new"
+
+
+# --- what asks for it ---
+
+
+@pytest.fixture
+def celerys_handler() -> Iterator[list[int]]:
+    called: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: called.append(signum))
+    yield called
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_first_sigterm_drains_and_the_second_is_celerys(
+    late: Worker, celerys_handler: list[int]
+) -> None:
+    told: list[Any] = []
+
+    def receiver(**fields: Any) -> None:
+        told.append((fields["sender"], fields["sig"], fields["how"], fields["exitcode"]))
+
+    signals.worker_shutting_down.connect(receiver)
+    bell = Bell(late.gate)
+    bell.connect(late.consumer)
+    bell.connect(late.consumer)
+    (heard,) = late.hub.readers.values()
+    late.take("plain", "plain", "plain")
+    late.pool.begin()
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert late.gate.standing.mode is Mode.CONSUMING  # nothing is done in the handler
+    heard()
+    assert late.gate.standing.mode is Mode.DRAINING
+    assert told == [("w@h", "SIGTERM", "Warm", 0)]
+    heard()
+    assert len(told) == 1
+    assert celerys_handler == []
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert celerys_handler == [signal.SIGTERM]
+
+
+def test_without_a_connection_sigterm_is_celerys(late: Worker, celerys_handler: list[int]) -> None:
+    Bell(late.gate).connect(late.consumer)
+    late.lose_connection()
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert celerys_handler == [signal.SIGTERM]
+
+
+def test_a_sigterm_whose_connection_is_lost_before_it_is_heard_is_not_forgotten(
+    late: Worker, celerys_handler: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "WITHOUT_BROKER", 0.01)
+    Bell(late.gate).connect(late.consumer)
+    os.kill(os.getpid(), signal.SIGTERM)
+    late.lose_connection()
+
+    assert late.gate._without_broker is not None
+    late.gate._without_broker.join(5)
+    assert worker_state.should_stop == 0
+    assert celerys_handler == []
+
+
+def test_a_child_with_the_handler_does_not_wake_its_parent(
+    late: Worker, celerys_handler: list[int]
+) -> None:
+    bell = Bell(late.gate)
+    bell.connect(late.consumer)
+    bell._pid = -1
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert celerys_handler == [signal.SIGTERM]
+    assert not bell._rung
+
+
+def test_a_process_without_celerys_handler_keeps_its_own(late: Worker) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        Bell(late.gate).connect(late.consumer)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def panel(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(Panel, "data", dict(Panel.data))
+    monkeypatch.setattr(Panel, "meta", dict(Panel.meta))
+    return Panel.data
+
+
+def test_remote_control_pauses_and_resumes(late: Worker, panel: dict[str, Any]) -> None:
+    drain.register(late.gate)
+    state = SimpleNamespace(consumer=late.consumer)
+    late.take("plain", "plain", "plain")
+    late.pool.begin()
+
+    assert panel["fleet_pause"](state, seconds=20) == {
+        "state": "paused",
+        "seconds": 20.0,
+        "running": 2,
+        "unacked": 2,
+        "handed_back": 1,
+        "held": 0,
+        "polling": False,
+    }
+    assert panel["fleet_resume"](state)["state"] == "consuming"
+    assert Panel.meta["fleet_pause"].type == "control"
+
+
+@pytest.mark.parametrize("seconds", [None, 0, -1, "x", 3601, float("nan")])
+def test_a_pause_needs_a_length(late: Worker, panel: dict[str, Any], seconds: Any) -> None:
+    drain.register(late.gate)
+    reply = panel["fleet_pause"](SimpleNamespace(consumer=late.consumer), seconds=seconds)
+
+    assert reply == {"error": "seconds must be above 0 and at most 3600"}
+    assert late.gate.standing.mode is Mode.CONSUMING
+
+
+def test_a_worker_that_can_not_pause_says_so(late: Worker, panel: dict[str, Any]) -> None:
+    drain.register(late.gate)
+    late.consumer.hub = None
+
+    assert panel["fleet_pause"](SimpleNamespace(consumer=late.consumer), seconds=5) == {
+        "state": "unsupported",
+        "why": "its pool has no event loop",
+    }
+
+
+def test_remote_shutdown_drains_where_it_can(late: Worker, panel: dict[str, Any]) -> None:
+    drain.register(late.gate)
+    state = SimpleNamespace(consumer=late.consumer)
+    panel["shutdown"](state)
+    assert late.gate.standing.mode is Mode.DRAINING
+
+    late.lose_connection()
+    with pytest.raises(WorkerShutdown):
+        panel["shutdown"](state)
+
+
+def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
+    late: Worker,
+    panel: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    celerys_handler: list[int],
+) -> None:
+    caplog.set_level(logging.INFO)
+    gate = drain.install(late.app)
+    (step_class,) = [step for step in late.app.steps["consumer"] if step.__name__ == "Drain"]
+    step = step_class(late.consumer)
+    late.pool._pool = None  # as the pool of threads has none
+    step.start(late.consumer)
+    step.stop(late.consumer)
+    step.start(late.consumer)
+
+    text = "SIGTERM is left to Celery's own warm stop: its pool is not prefork"
+    assert caplog.text.count(text) == 1
+    assert late.hub.readers == {}
+    assert step.info(late.consumer)["fleet"]["queues"] == ["q"]
+    assert gate.standing.mode is Mode.CONSUMING
+
+
+def test_a_worker_of_another_transport_can_be_asked_all_the_same(late: Worker) -> None:
+    late.take("plain", "plain")
+    late.consumer.task_consumer.channel = object()
+    assert late.gate.look().running == 2
+
+    late.consumer.task_consumer = None
+    assert adapter.load(late.consumer) == adapter.Load(2, 0, polling=False)
+
+
+def test_celery_still_has_the_attributes_that_are_used() -> None:
+    from celery.concurrency import asynpool
+    from celery.worker.request import Request
+    from kombu.transport.redis import MultiChannelPoller
+    from kombu.transport.virtual.base import QoS as VirtualQoS
+
+    source = inspect.getsource(asynpool)
+    assert "job._write_to = proc" in source
+    assert "self.outbound_buffer = deque()" in source
+    assert "channel._brpop_start()" in inspect.getsource(MultiChannelPoller._register_BRPOP)
+    assert "self._brpop_read()" in inspect.getsource(Channel.close)
+    assert {"unacked_key", "unacked_index_key", "global_keyprefix"} <= set(dir(Channel))
+    assert "_quick_ack" in inspect.getsource(VirtualQoS.__init__)
+    assert Request._eta_timer_entry is None
