@@ -10,7 +10,8 @@ trap 'rm -rf "$tools"' EXIT
 "${PYTHON:-python3}" -m venv "$tools"
 say "installing uv, which alone can lock for all platforms at once"
 quietly "$STATE_DIR/pip.log" "$tools/bin/python" -m pip install --disable-pip-version-check uv
-for needs in requirements/dev roles/flower/files/requirements examples/flexiprice/backend/requirements; do
+for needs in requirements/dev roles/flower/files/requirements examples/flexiprice/backend/requirements \
+  molecule/restarts/application/requirements; do
   say "resolving $needs.in"
   "$tools/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \

@@ -14,7 +14,7 @@ can() { command -v "$1" >/dev/null 2>&1; }
 engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
 install_missing_packages() {
-  local missing=()
+  local missing=() mask_redis=
   # Debian's python3 has the venv module without the ensurepip that it calls.
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   can ssh && can ssh-keygen || missing+=(openssh-client)
@@ -22,6 +22,12 @@ install_missing_packages() {
   # The render tests ask systemd of the units; some containers lack it.
   can systemd-analyze || missing+=(systemd)
   can openssl || missing+=(openssl)
+  # Tests without hosts start one of their own. Debian's would run at once and at each boot, open to this machine:
+  # whoever wants that one unmasks it.
+  if ! can redis-server; then
+    missing+=(redis-server)
+    [[ -e /etc/systemd/system/redis-server.service ]] || mask_redis=1
+  fi
   # A client alone is of use where it reaches an engine; else the engine comes with its own client.
   if ! engine_answers && ! can dockerd; then
     missing+=(docker.io)
@@ -32,6 +38,10 @@ install_missing_packages() {
   can apt-get || die "these packages are missing and this is no Debian to install them on: ${missing[*]}"
   ((EUID == 0)) || die "these packages are missing; run 'make setup' as root once: ${missing[*]}"
   say "installing ${missing[*]}"
+  if [[ $mask_redis ]]; then
+    mkdir -p /etc/systemd/system
+    ln -s /dev/null /etc/systemd/system/redis-server.service
+  fi
   quietly "$STATE_DIR/apt-update.log" apt-get update
   quietly "$STATE_DIR/apt-install.log" env DEBIAN_FRONTEND=noninteractive \
     apt-get install --yes --no-install-recommends "${missing[@]}"

@@ -6,7 +6,6 @@ The operator's settings travel by standard input and lie on no host.
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +51,9 @@ class ActionModule(ActionBase):
         here = task_vars["inventory_hostname"] if task_vars else ""
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
         python = f"{args['pins']}/worker-{worker}/venv/bin/python"
-        command = shlex.join(
-            [
-                *(
-                    "setpriv",
-                    f"--reuid={args['user']}",
-                    f"--regid={args['user']}",
-                    "--clear-groups",
-                    "--",
-                ),
-                *("env", f"PYTHONPATH={args['runtime']}", "PYTHONDONTWRITEBYTECODE=1", python),
-                *("-m", "celery_fleet.probe"),
-            ]
-        )
         done = self._low_level_execute_command(
-            f"cd / && {command}", in_data=json.dumps(request, default=str).encode()
+            remote.probe(python, str(args["runtime"]), str(args["user"])),
+            in_data=json.dumps(request, default=str).encode(),
         )
         try:
             # A finding is an answer as well; the probe says so by its exit status.

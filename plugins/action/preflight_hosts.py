@@ -18,7 +18,7 @@ if UTILS not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(UTILS)
 
 from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.hosts import check_facts  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.hosts import check_facts, missing  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight.model import Severity  # noqa: E402  # needs the path above
 
 
@@ -44,11 +44,12 @@ class ActionModule(ActionBase):
             host: variables["hostvars"].raw_get(host).get("ansible_facts", {}).get("fleet")
             for host in hosts
         }
-        problems = check_facts(facts, {host: self._hint(variables, host) for host in hosts})
         groups = {
             str(name): [str(host) for host in members]
             for name, members in variables["groups"].items()
         }
+        spared = missing(facts, groups)
+        problems = check_facts(facts, {host: self._hint(variables, host) for host in hosts}, spared)
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))
@@ -57,7 +58,9 @@ class ActionModule(ActionBase):
             title = f"These hosts are refused, {report.count(len(errors), 'error')}. Nothing was changed on any host."
             raise AnsibleActionFail(report.block(title, errors, groups, hosts))
         result.update(
-            changed=False, msg=f"The hosts are in order: {report.count(len(hosts), 'host')}"
+            changed=False,
+            missing=spared,
+            msg=f"The hosts are in order: {report.count(len(hosts) - len(spared), 'host')}",
         )
         return result
 

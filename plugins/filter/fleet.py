@@ -88,6 +88,12 @@ def htpasswd(password: str, user: str) -> str:
     return f"{user}:{hashed.decode()}\n"
 
 
+def site(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
+    """`celery.site` with the password in the form that nginx reads."""
+    line = htpasswd(password, user) if options["protected"] else ""
+    return celery.site(name, password_line=line, **options)
+
+
 class FilterModule:
     """Names under which the roles use them."""
 
@@ -95,6 +101,8 @@ class FilterModule:
         """All filters of the fleet."""
         return {
             "fleet_nodes": _plain(celery.nodes),
+            "fleet_running": _plain(celery.running),
+            "fleet_longest_drain": _plain(celery.longest_drain),
             "fleet_redis_state": _plain(celery.redis_state),
             "fleet_surplus": _plain(celery.surplus),
             "fleet_visibility_timeout": _plain(celery.visibility_timeout),
@@ -102,11 +110,10 @@ class FilterModule:
             "fleet_queues": _plain(celery.queues),
             "fleet_worker_options": _plain(celery.worker_options),
             "fleet_process_environment": _plain(celery.process_environment),
-            "fleet_worker_units": _plain(celery.worker_units),
             "fleet_worker_state": _plain(celery.worker_state),
             "fleet_settings": _plain(celery.process_settings),
             "fleet_environment_file": _plain(celery.environment_file),
             "fleet_alternative_name": _plain(subject_alternative_name),
             "fleet_certificate_serves": _plain(certificate_serves),
-            "fleet_htpasswd": _plain(htpasswd),
+            "fleet_site": _plain(site),
         }

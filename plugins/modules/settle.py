@@ -11,13 +11,29 @@ description:
   - Files are written atomically with owner and mode. Where a daemon's own check refuses them, all of the call
     go back to what they were.
   - A unit is restarted where what it was started with differs from what lies on disk, whoever changed it.
+  - In check mode all of it is foretold, for one role or for several at once.
 options:
   payload:
-    description: The wanted state as JSON, compressed and in base64. It holds secrets and is never logged.
+    description:
+      - The wanted state as JSON, compressed and in base64. It holds secrets and is never logged.
+      - In check mode it may be C(parts), a list of pairs of name and state.
     type: str
     required: true
   force:
     description: Whether to restart the units even where nothing differs.
+    type: bool
+    default: false
+  units:
+    description: With C(leave), units are enabled and reloaded from disk but neither started, stopped nor changed.
+    type: str
+    choices: [act, leave]
+    default: act
+  restart:
+    description: Whether to restart units that have to be; otherwise they stay pending, and the rest is done.
+    type: bool
+    default: true
+  finish:
+    description: Whether to end old passwords that running Redis servers still accept.
     type: bool
     default: false
 author: Celery Fleet
@@ -33,14 +49,29 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+changed_paths:
+  description: Paths that were written, linked or removed; in check mode, that would be.
+  returned: always
+  type: list
 pending:
-  description: Units that have to be acted on, each with action and reason.
+  description:
+    - What has to be done, each with I(part), I(unit), I(action) and I(why), a list of reasons.
+    - Actions are C(start), C(restart), C(reload), C(live), C(stop) and C(remove); in check mode also C(write), C(link),
+      C(install) and C(build), which concern no unit.
   returned: always
   type: list
 done:
-  description: Units that were acted on.
+  description: What of it was done.
   returned: always
   type: list
+states:
+  description: What systemd says of each unit before anything was done to it.
+  returned: always
+  type: dict
+parts:
+  description: For each part whether anything has to be done.
+  returned: always
+  type: dict
 """
 
 import base64
@@ -49,8 +80,9 @@ import zlib
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet_control.settle import SettleError, settle
-from ansible.module_utils.fleet_control.wanted import parse
+from ansible.module_utils.fleet_control.outcome import SettleError
+from ansible.module_utils.fleet_control.settle import Options, settle
+from ansible.module_utils.fleet_control.wanted import WantedError, parse, parse_parts
 
 
 def main() -> None:
@@ -59,23 +91,34 @@ def main() -> None:
         argument_spec={
             "payload": {"type": "str", "required": True, "no_log": True},
             "force": {"type": "bool", "default": False},
+            "units": {"type": "str", "choices": ["act", "leave"], "default": "act"},
+            "restart": {"type": "bool", "default": True},
+            "finish": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     raw = json.loads(zlib.decompress(base64.b64decode(module.params["payload"])))
+    options = Options(
+        force=module.params["force"],
+        act=module.params["units"] == "act",
+        restart=module.params["restart"],
+        finish=module.params["finish"],
+    )
     try:
-        report = settle(
-            parse(raw),
-            check=module.check_mode,
-            force=module.params["force"],
-        )
-    except (SettleError, RuntimeError, OSError) as error:
+        parts = parse_parts(raw["parts"]) if "parts" in raw else [("", parse(raw))]
+        report = settle(parts, options, check=module.check_mode)
+    except (SettleError, WantedError, RuntimeError, OSError) as error:
         module.fail_json(msg=str(error))
+    for warning in report.warnings:
+        module.warn(warning)
+    due = {item.part for item in [*report.changes, *report.pending]}
     result = {
-        "changed": bool(report.changed or report.done or (module.check_mode and report.pending)),
+        "changed": bool(report.changes or report.done or (module.check_mode and report.pending)),
         "changed_paths": report.changed,
         "pending": [asdict(item) for item in report.pending],
         "done": [asdict(item) for item in report.done],
+        "states": report.states,
+        "parts": {name: name in due for name, _ in parts},
     }
     # Ansible prints a diff with each task that returns one: only where it was asked for.
     if module._diff:  # noqa: SLF001 - AnsibleModule has no other name for it

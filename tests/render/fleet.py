@@ -1,7 +1,7 @@
 """What `site.yml` would settle on the hosts of a delivered inventory, rendered by Ansible itself.
 
 A dry run of the delivered playbook over a copy of the inventory, with two action plugins put before the
-delivered ones: `settle`, which renders and then writes down what it would send to the host, and `fleet_facts`.
+delivered ones: `fleet_plan`, which renders and then writes down what it would send to the host, and `fleet_facts`.
 """
 
 from __future__ import annotations
@@ -45,23 +45,29 @@ FILLED_IN: dict[str, dict[str, Any]] = {"local": {}, "production": PRODUCTION}
 
 @dataclass
 class Host:
-    """One host: the roles' variables, and what each `settle` of the run wanted, in their order."""
+    """One host: the roles' variables, and what each part of the plan wants, in their order."""
 
     name: str
     variables: dict[str, Any] = field(default_factory=dict)
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        return {item["dest"]: item for call in self.calls for item in call.get("files", [])}
+        return {
+            item["dest"]: item for part in self.parts.values() for item in part.get("files", [])
+        }
 
     @cached_property
     def units(self) -> dict[str, dict[str, Any]]:
-        return {item["name"]: item for call in self.calls for item in call.get("units", [])}
+        return {
+            item["name"]: item for part in self.parts.values() for item in part.get("units", [])
+        }
 
     @cached_property
     def links(self) -> dict[str, str]:
-        return {i["path"]: i["target"] for call in self.calls for i in call.get("links", [])}
+        return {
+            i["path"]: i["target"] for part in self.parts.values() for i in part.get("links", [])
+        }
 
     def text(self, path: str) -> str:
         content: str = self.files[path]["content"]
@@ -170,10 +176,9 @@ def render(name: str, parent: Path, given: dict[str, Any], systemd: int = 252) -
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     hosts = {host: Host(host) for host in names}
-    for path in sorted(rendered.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+    for path in rendered.iterdir():
         call = json.loads(path.read_text())
-        hosts[call["host"]].variables.update(call["variables"])
-        hosts[call["host"]].calls.append(call["wanted"])
+        hosts[call["host"]] = Host(call["host"], call["variables"], call["parts"])
     return Fleet(hosts, _secrets(inventory, given), done.stdout + done.stderr)
 
 

@@ -170,7 +170,10 @@ def test_what_is_not_protected_is_open(server: Block, site: str) -> None:
 
 def test_nginx_is_asked_before_and_reloaded_after(host: Host, path: str) -> None:
     checks = [
-        check for call in host.calls for check in call.get("checks", []) if path in check["files"]
+        check
+        for part in host.parts.values()
+        for check in part.get("checks", [])
+        if path in check["files"]
     ]
     assert [check["command"][:2] for check in checks] == [["nginx", "-t"]]
     assert host.units["nginx.service"]["on_change"] == "reload"

@@ -28,7 +28,7 @@ def put(host: Host, directory: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             re.sub(
-                r"^(Exec\w+=)/usr/bin/(python3|redis-server) ",
+                r"^(Exec\w+=[-+]*)/usr/bin/(python3|redis-server) ",
                 r"\1/bin/sh ",
                 text,
                 flags=re.MULTILINE,
@@ -54,6 +54,23 @@ def test_every_service_is_part_of_a_delivered_fleet(fleet: Fleet) -> None:
     assert [name for name in SERVICES if not services(fleet, name)] == []
 
 
+RECORD = "-+/usr/bin/python3 -S -E /usr/lib/celery-fleet/fingerprint.py record %n"
+
+
+def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        for unit in host.units:
+            # nginx's unit is Debian's; what we add to it stands below.
+            if unit.endswith(".target") or unit == "nginx.service":
+                continue
+            kind = "Socket" if unit.endswith(".socket") else "Service"
+            section = parse(host.unit_files()[template_of(host, unit)])[kind]
+            assert section["ExecStartPre"] == [RECORD], unit
+        for drop_in in (p for p in host.unit_files() if p.startswith("nginx.service.d/")):
+            # nginx's own commands of that kind come first: Debian's tests the configuration.
+            assert parse(host.unit_files()[drop_in])["Service"]["ExecStartPre"] == [RECORD]
+
+
 def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
     found = {}
     for host in fleet.hosts.values():
@@ -63,7 +80,7 @@ def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
     assert found == dict.fromkeys(fleet.hosts, "")
 
 
-@pytest.mark.parametrize("line", ["NoSuchKey=1", "TimeoutStopSec=soon", "ExecStartPre=/no/such"])
+@pytest.mark.parametrize("line", ["NoSuchKey=1", "TimeoutStopSec=soon", "ExecStartPost=/no/such"])
 def test_systemd_would_not_take_a_mistake(local: Fleet, tmp_path: Path, line: str) -> None:
     host, unit = services(local, "worker@.service")[0]
     put(host, tmp_path)
@@ -106,7 +123,9 @@ class TestService:
     def test_its_user_is_one_of_its_own(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
             user = parse(whole(host, unit))["Service"]["User"][-1]
-            made = "".join(i["content"] for call in host.calls for i in call.get("sysusers", []))
+            made = "".join(
+                i["content"] for part in host.parts.values() for i in part.get("sysusers", [])
+            )
             assert re.search(rf"^u {user} ", made, re.MULTILINE) or user == "redis", unit
 
     def test_it_starts_at_boot(self, fleet: Fleet, template: str) -> None:
@@ -234,7 +253,8 @@ def workers(fleet: Fleet) -> list[tuple[Host, str, dict[str, Any]]]:
 
 def test_each_host_runs_the_workers_that_the_inventory_gives_it(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
-        enabled = host.variables.get("celery_worker_enabled", [])
+        mine = "celery_worker" in host.parts
+        enabled = host.variables["celery_worker_enabled"] if mine else []
         app = host.variables["celery_app_name"]
         wanted = {f"{app}-worker@{name}.service" for name in enabled}
         assert {unit for unit in host.units if "-worker@" in unit} == wanted

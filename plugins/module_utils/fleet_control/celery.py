@@ -7,6 +7,7 @@ and kombu's documentation of Redis, and what docs/architecture.md says was measu
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +57,7 @@ UNIT_OPTIONS = (
     "memory_deny_write_execute",
     "proc_subset_pid",
     "read_write_paths",
+    "overlap",
 )
 WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS)
 
@@ -99,6 +101,31 @@ def drain_timeout(options: Mapping[str, Any]) -> float:
     if given is None:
         given = options.get("time_limit")
     return float(given) if given is not None else 600.0
+
+
+def longest_drain(
+    instances: Mapping[str, Mapping[str, Any] | None], defaults: Mapping[str, Any] | None = None
+) -> float:
+    """Seconds that the longest drain of any worker may take."""
+    return max(
+        (drain_timeout(worker_options(name, instances, defaults)) for name in instances),
+        default=0.0,
+    )
+
+
+def running(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str
+) -> list[dict[str, str]]:
+    """Host and name of every worker that runs, from what this run's plan has seen."""
+    pattern = re.compile(rf"{re.escape(app)}-worker@([^.]+)\.service")
+    found = []
+    for host in hosts:
+        states = (hostvars[host].get("__fleet_plan") or {}).get("states") or {}
+        for unit, state in states.items():
+            name = pattern.fullmatch(unit)
+            if name and state["active"] == "active":
+                found.append({"host": host, "worker": name[1]})
+    return found
 
 
 def worker_command(module: str, node: str, options: Mapping[str, Any]) -> str:
@@ -147,6 +174,24 @@ _MERGED = (
 )
 
 
+# What each promise on delivery means in Celery's settings. A task that killed its process is retried as one that failed
+# is, so that it ends where its retries do: put back into its queue (`reject`), it would kill one process after another.
+_DELIVERY: dict[str, dict[str, Any]] = {
+    "inherit": {},
+    "at_least_once": {
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+    },
+    "at_most_once": {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+    },
+}
+
+
 def process_settings(
     app: str,
     component: str,
@@ -159,6 +204,7 @@ def process_settings(
     settings: Mapping[str, Any] | None = None,
     routes: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
+    delivery: str = "inherit",
 ) -> dict[str, Any]:
     """What one component of the application is told by the fleet: the content of its `settings.json`.
 
@@ -174,6 +220,7 @@ def process_settings(
         settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
         routes: task_routes.
         schedule: beat's entries, for beat alone.
+        delivery: celery_app_delivery.
     """
     # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
     transport: dict[str, Any] = {
@@ -210,6 +257,7 @@ def process_settings(
         "redis_backend_health_check_interval": 5,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_direct": component in ("worker", "operator"),
+        **_DELIVERY[delivery],
     }
     if component == "beat":
         # Beat has no use for results, and so needs no user on that instance.
@@ -405,7 +453,7 @@ def process_environment(
 
 
 def worker_units(
-    enabled: Iterable[str], app: str, directory: str, root: str, timeout: float
+    enabled: Iterable[str], app: str, directory: str, root: str, runtime: str, timeout: float
 ) -> list[dict[str, Any]]:
     """The units of a host's workers with what their processes read at start, as `settle` takes them.
 
@@ -421,6 +469,7 @@ def worker_units(
                 f"{directory}/credentials/worker.json",
             ],
             "links": [f"{root}/pins/worker-{name}"],
+            "values": {"runtime": posixpath.basename(runtime)},
             "timeout": timeout,
         }
         for name in enabled
@@ -489,7 +538,7 @@ def worker_state(
         "directories": directories,
         "files": files,
         "links": links,
-        "units": worker_units(enabled, app, directory, root, timeout),
+        "units": worker_units(enabled, app, directory, root, runtime, timeout),
         "owned": {
             "units": [f"{app}-worker@*.service"],
             "files": [
@@ -566,6 +615,8 @@ def redis_state(
     tls: str,
     passwords: Mapping[str, str],
     names: Sequence[str],
+    host: str,
+    ca: str,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -575,9 +626,12 @@ def redis_state(
         tls: Directory of the host's certificate.
         passwords: Of the ACL users.
         names: All queues.
+        host: A name or an address under which the host reaches itself.
+        ca: Path, on the host, of the certificate that signs its own.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
+    checks: list[dict[str, Any]] = []
     units: list[dict[str, Any]] = []
     for instance in instances:
         own = f"{config}/{instance['name']}"
@@ -588,7 +642,7 @@ def redis_state(
             {"dest": f"{drop_in}/10-fleet.conf", "src": "systemd/redis.conf.j2"},
             {
                 "dest": f"{own}/redis.conf",
-                "src": "redis.conf.j2",
+                "src": "redis/redis.conf.j2",
                 "vars": {"redis_instance": dict(instance)},
             },
             {
@@ -599,9 +653,98 @@ def redis_state(
                 "secret": True,
             },
         ]
-        read = [f"{own}/redis.conf", f"{own}/users.acl", f"{tls}/host.crt", f"{tls}/host.key"]
-        units.append({"name": unit, "files": read})
-    return {"directories": directories, "files": files, "units": units}
+        read = [f"{own}/redis.conf", f"{own}/users.acl"]
+        checks.append({"redis": read[0], "files": read})
+        units.append(
+            {
+                "name": unit,
+                "on_change": "live",
+                "files": [*read, f"{tls}/host.crt", f"{tls}/host.key"],
+                "redis": {
+                    "host": host,
+                    "port": int(instance["port"]),
+                    "ca": ca,
+                    "user": "admin",
+                    "password": passwords["admin"],
+                },
+            }
+        )
+    return {"directories": directories, "files": files, "checks": checks, "units": units}
+
+
+def site(
+    name: str,
+    *,
+    app: str,
+    directory: str,
+    port: int,
+    socket: str,
+    protected: Sequence[str],
+    password_line: str,
+    read_timeout: float,
+    ipv6: bool,
+) -> dict[str, Any]:
+    """An nginx site in front of a unix socket, in the form that `settle` takes.
+
+    Args:
+        name: `web` or `flower`; what stands after the application's name in its files.
+        app: Name of the application.
+        directory: Of the application's configuration.
+        port: TLS port.
+        socket: Unix socket that answers.
+        protected: Path prefixes that ask for a password; `/` is all of them.
+        password_line: Name and password for them, as a line of an htpasswd file.
+        read_timeout: Seconds that nginx waits for an answer.
+        ipv6: Whether nginx listens on IPv6, too.
+    """
+    passwords = f"{directory}/credentials-nginx"
+    htpasswd = f"{passwords}/{name}.htpasswd"
+    configuration = f"/etc/nginx/conf.d/{app}-{name}.conf"
+    drop_in = "/etc/systemd/system/nginx.service.d"
+    files: list[dict[str, Any]] = [
+        {"dest": f"{drop_in}/10-celery-fleet.conf", "src": "systemd/nginx.conf.j2"},
+        {
+            "dest": configuration,
+            "src": "nginx/site.conf.j2",
+            "vars": {
+                "site": {
+                    "name": name,
+                    "port": port,
+                    "socket": socket,
+                    "protected": list(protected),
+                    "htpasswd": htpasswd,
+                    "read_timeout": read_timeout,
+                    "ipv6": ipv6,
+                }
+            },
+        },
+    ]
+    if protected:
+        files.append(
+            {
+                "dest": htpasswd,
+                "content": password_line,
+                "group": "www-data",
+                "mode": "0640",
+                "secret": True,
+            }
+        )
+    return {
+        "directories": [
+            {"path": passwords, "group": "www-data", "mode": "0750"},
+            {"path": drop_in},
+        ],
+        "files": files,
+        "checks": [{"command": ["nginx", "-t", "-q"], "files": [configuration]}],
+        "units": [
+            {
+                "name": "nginx.service",
+                "on_change": "reload",
+                # All sites of the host, whichever application's: they share one nginx.
+                "files": ["/etc/nginx/conf.d/*.conf", "/etc/celery-fleet/*/pki/host.*"],
+            }
+        ],
+    }
 
 
 def surplus(app: str, components: Sequence[str], directory: str, root: str) -> dict[str, list[str]]:

@@ -47,6 +47,17 @@ def serving(
     return command(script("serving")), json.dumps(request).encode()
 
 
+def probe(python: str, runtime: str, user: str) -> str:
+    """The shell command that runs `celery_fleet.probe` in a release's Python, as the application's user."""
+    return "cd / && " + shlex.join(
+        [
+            *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"),
+            *("env", f"PYTHONPATH={runtime}", "PYTHONDONTWRITEBYTECODE=1", python),
+            *("-m", "celery_fleet.probe"),
+        ]
+    )
+
+
 class RemoteError(Exception):
     """A script ended without an answer; the message holds its last words."""
 

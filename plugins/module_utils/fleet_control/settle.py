@@ -1,10 +1,12 @@
-"""Bring one host to the state that a role wants: files first, then the units that they concern.
+"""Bring one host to the state that roles want: files first, then the units that they concern.
 
-Runs on the host, inside the `settle` module, as root. Files are compared whole and replaced atomically; where
-a daemon refuses its new configuration, all files of the call go back to what they were. Restarts follow need:
-what a process was started with is noted in a mark, a root-only file beside the state of the host, and a unit is
-restarted where its mark differs from what lies on disk now. A run that ends between writing and restarting is
-therefore finished by the next one.
+Runs on the host, inside the `settle` module, as root. Restarts follow need: what a process was started with was
+written down at its start (see `fingerprint`), and a unit is restarted where that differs from what it would be
+started with now. A run that ends between writing and restarting is therefore finished by the next one, and a change
+that is taken back before the restart restarts nothing.
+
+In check mode nothing is written. What would be written lies over the disk as an overlay, for all roles of the host
+together, so that what one role changes and another one's unit reads is foretold as well.
 """
 
 from __future__ import annotations
@@ -13,25 +15,25 @@ import contextlib
 import fcntl
 import fnmatch
 import glob
-import grp
-import hashlib
-import json
 import os
-import pwd
-import stat
-import tempfile
+import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
-from . import systemd
-from .wanted import File, Link, Unit, UnitAction, Wanted
+from . import fingerprint, redis_live, systemd
+from .files import Files, ids
+from .files import replace as replace_file
+from .fingerprint import TO_COME, Disk
+from .namespace import Candidate, NamespaceError
+from .outcome import Change, Pending, Report, SettleError
+from .overlay import Overlay
+from .redis_live import RedisError
+from .validate import Checks
+from .wanted import Unit, Wanted
 
-MARKS = Path("/var/lib/celery-fleet/marks")
 LOCK = Path("/run/celery-fleet-settle.lock")
-UNIT_DIRECTORY = "/etc/systemd/system/"
-_GONE = "(absent)"
 # Seconds that a unit may take to stop beyond what systemd itself allows it.
 _STOP_SLACK = 15.0
 # A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
@@ -39,107 +41,46 @@ _RESTARTS_TOLERATED = 2
 # The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
 _EX_CONFIG = 78
 
-
-class SettleError(Exception):
-    """The host could not be brought to the wanted state; the message is for the person who runs the play."""
-
-
-class _SlowStartError(SettleError):
-    """A unit that has started anew but is not ready yet."""
+Part = tuple[str, Wanted]
 
 
 @dataclass(frozen=True)
-class Pending:
-    """One unit that has to be acted on, and why."""
+class Options:
+    """How units are acted on.
 
-    unit: str
-    action: UnitAction
-    why: str
+    Attributes:
+        force: Restart them whether or not anything differs.
+        act: Whether to start, stop, change and remove units at all; files, links and enabling happen either way.
+        restart: Whether a unit that has to be restarted is; where not, it stays pending.
+        finish: End old passwords that running servers still accept.
+    """
 
-
-@dataclass
-class Report:
-    """What was done, or in check mode would be."""
-
-    changed: list[str] = field(default_factory=list)
-    diff: list[dict[str, str]] = field(default_factory=list)
-    pending: list[Pending] = field(default_factory=list)
-    done: list[Pending] = field(default_factory=list)
+    force: bool = False
+    act: bool = True
+    restart: bool = True
+    finish: bool = False
 
 
-@dataclass
-class _Undo:
-    path: Path
-    before: bytes | None
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
+@dataclass(frozen=True)
+class Places:
+    """Where the host keeps what belongs to settling."""
+
+    units: str = "/etc/systemd/system/"
+    recorder: str = "/usr/lib/celery-fleet/fingerprint.py"
+    key: str = fingerprint.KEY
+    lists: str = fingerprint.LISTS
+    records: str = fingerprint.RECORDS
 
 
-def _ids(owner: str, group: str, check: bool) -> tuple[int, int]:
-    """Numeric owner and group; in check mode -1 for a user that is yet to come."""
-    try:
-        uid = pwd.getpwnam(owner).pw_uid
-        gid = grp.getgrnam(group).gr_gid
-    except KeyError as missing:
-        if check:
-            return -1, -1
-        raise SettleError(f"no such user or group on this host: {missing.args[0]}") from None
-    return uid, gid
+@dataclass(frozen=True)
+class Host:
+    """The host as `settle` reaches it; tests have one of their own."""
 
-
-def _replace(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchown(stream.fileno(), uid, gid)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-
-
-def digest(path: str) -> str:
-    """SHA-256 of a file's content, or a word for its absence."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return _GONE
-
-
-def _target(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return _GONE
-
-
-def inputs(unit: Unit, state: systemd.UnitState) -> dict[str, str]:
-    """What a unit's process depends on, each with a hash or the value that says whether it differs."""
-    files = {path for pattern in unit.files for path in (glob.glob(pattern) or [pattern])}
-    found = {path: digest(path) for path in (*state.sources, *files)}
-    found.update({path: _target(path) for path in unit.links})
-    if unit.values is not None:
-        text = json.dumps(unit.values, sort_keys=True)
-        found["values"] = hashlib.sha256(text.encode()).hexdigest()
-    return found
-
-
-def difference(noted: dict[str, str] | None, wanted: dict[str, str]) -> str:
-    """Why a process must be restarted, in words; empty where it need not."""
-    if noted is None:
-        return "it was never started by this inventory"
-    names = sorted(
-        name for name in noted.keys() | wanted.keys() if noted.get(name) != wanted.get(name)
-    )
-    if not names:
-        return ""
-    return "changed: " + ", ".join(names)
+    run: systemd.Runner = systemd.run
+    talk: redis_live.Talk = redis_live.talk_by_cli
+    places: Places = field(default_factory=Places)
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
 
 class Settler:
@@ -147,374 +88,515 @@ class Settler:
 
     def __init__(
         self,
-        wanted: Wanted,
+        parts: Sequence[Part],
+        options: Options | None = None,
         *,
         check: bool = False,
-        force: bool = False,
-        runner: systemd.Runner = systemd.run,
-        marks: Path = MARKS,
-        unit_directory: str = UNIT_DIRECTORY,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        host: Host | None = None,
     ) -> None:
-        self.wanted = wanted
+        self.parts = parts
+        self.options = options or Options()
         self.check = check
-        self.force = force
-        self.run = runner
-        self.marks = marks
-        self.unit_directory = unit_directory
-        self.sleep = sleep
-        self.clock = clock
+        self.host = host or Host()
+        self.places = self.host.places
         self.report = Report()
-        self._undo: list[_Undo] = []
+        self.disk: Disk = Disk()
+        self._inputs: dict[str, dict[str, str]] = {}
+        self._surplus: dict[str, str] = {}
 
     # -- files ---------------------------------------------------------------------------------------------
 
     def settle_files(self) -> None:
-        """Users, directories, files and links as wanted; all files or, where a check refuses them, none."""
-        self._settle_sysusers()
-        for directory in self.wanted.directories:
-            self._settle_directory(directory.path, directory.mode, directory.owner, directory.group)
-        try:
-            for item in self.wanted.files:
-                self._settle_file(item)
-            self._run_checks()
-        except BaseException:
-            self._take_back()
-            raise
-        for link in self.wanted.links:
-            self._settle_link(link)
+        """Users, directories, files and links as wanted; all files of a role or, where a check refuses them, none."""
+        if self.check:
+            self.disk = self._overlay()
+        for part, wanted in self.parts:
+            files = Files(part, wanted, self.report, check=self.check, runner=self.host.run)
+            files.settle(self._validate if not self.check else _nothing)
+        if self.check:
+            self._foretell_refusal()
+        self._settle_recorder()
 
-    def _changed(self, path: str, before: str, after: str) -> None:
-        self.report.changed.append(path)
-        self.report.diff.append(
-            {"before_header": path, "after_header": path, "before": before, "after": after}
+    def _overlay(self) -> Overlay:
+        overlay = Overlay()
+        for _, wanted in self.parts:
+            overlay.add(wanted)
+        for _, wanted in self.parts:
+            overlay.remove(_surplus_files(wanted))
+        return overlay
+
+    def _checks(self) -> Checks:
+        return Checks(
+            [check for _, wanted in self.parts for check in wanted.checks],
+            self.report.changed,
+            [unit.name for _, unit in self._units()],
+            self.places.units,
+            self.host.run,
         )
 
-    def _settle_sysusers(self) -> None:
-        """A user is declared once in sysusers.d and made by systemd, which knows of free IDs and of what exists."""
-        for item in self.wanted.sysusers:
-            # Debian ships no /etc/sysusers.d.
-            if not self.check:
-                os.makedirs(os.path.dirname(item.dest), mode=0o755, exist_ok=True)
-            before = len(self.report.changed)
-            self._settle_file(item)
-            changed = len(self.report.changed) > before
-            if (changed or not _users_exist(item.content)) and not self.check:
-                done = self.run(["systemd-sysusers", item.dest])
-                if done.returncode != 0:
-                    raise SettleError(
-                        f"systemd-sysusers refused {item.dest}: {done.output.strip()}"
-                    )
-        self._undo.clear()
+    def _validate(self) -> None:
+        for refusal in self._checks().refusals():
+            raise SettleError(f"{refusal}\nAll files of this call are as they were.")
 
-    def _settle_directory(self, path: str, mode: int, owner: str, group: str) -> None:
-        uid, gid = _ids(owner, group, self.check)
+    def _foretell_refusal(self) -> None:
+        candidates: dict[str, Candidate] = {}
+        for _, wanted in self.parts:
+            for file in wanted.files:
+                content = TO_COME if file.content is None else file.content.encode()
+                owner = ids(file.owner, file.group, check=True)
+                candidates[file.dest] = Candidate(content, file.mode, *owner)
         try:
-            now = os.lstat(path)
-        except FileNotFoundError:
-            self._changed(path, "", f"directory {owner}:{group} {mode:04o}\n")
-            if not self.check:
-                os.makedirs(path, mode=0o755, exist_ok=True)
-                os.chown(path, uid, gid)
-                os.chmod(path, mode)
-            return
-        if not stat.S_ISDIR(now.st_mode):
-            raise SettleError(f"{path} is not a directory; move it away and run again")
-        if (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) != (uid, gid, mode) and uid >= 0:
-            self._changed(
-                path,
-                f"directory {now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
-                f"directory {uid}:{gid} {mode:04o}\n",
+            refusals = self._checks().foretold(candidates)
+        except NamespaceError as error:
+            self.report.warnings.append(
+                f"new configuration can't be tried before it is written on this host: {error}"
             )
-            if not self.check:
-                os.chown(path, uid, gid)
-                os.chmod(path, mode)
-
-    def _settle_file(self, item: File) -> None:
-        path = Path(item.dest)
-        uid, gid = _ids(item.owner, item.group, self.check)
-        wanted = item.content.encode()
-        before: bytes | None = None
-        now: os.stat_result | None = None
-        try:
-            now = os.lstat(path)
-        except FileNotFoundError:
-            if not self.check and not path.parent.is_dir():
-                raise SettleError(f"{path}: its directory does not exist") from None
-        if now is not None:
-            if not stat.S_ISREG(now.st_mode):
-                raise SettleError(f"{path} is not a regular file; move it away and run again")
-            before = path.read_bytes()
-            if before == wanted and (
-                uid < 0
-                or (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (uid, gid, item.mode)
-            ):
-                return
-        self._note_file(item, before, now, wanted)
-        if self.check:
             return
-        if now is None:
-            self._undo.append(_Undo(path, None))
-        else:
-            self._undo.append(
-                _Undo(path, before, stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid)
-            )
-        _replace(path, wanted, item.mode, uid, gid)
+        for refusal in refusals:
+            raise SettleError(f"{refusal}\nNothing was changed: mend it and plan again.")
 
-    def _note_file(
-        self, item: File, before: bytes | None, now: os.stat_result | None, wanted: bytes
-    ) -> None:
-        if before == wanted and now is not None:
-            self._changed(
-                item.dest,
-                f"{now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
-                f"{item.owner}:{item.group} {item.mode:04o}\n",
-            )
-        elif not item.diff:
-            self._changed(
-                item.dest, "" if before is None else "<content>\n", "<content, changed>\n"
-            )
-        elif item.secret:
-            self._changed(item.dest, "" if before is None else "<secret>\n", "<secret, changed>\n")
-        else:
-            self._changed(item.dest, (before or b"").decode(errors="replace"), item.content)
-
-    def _run_checks(self) -> None:
-        if self.check:
+    def _settle_recorder(self) -> None:
+        """The recorder is this very package's `fingerprint`; units call it at their start."""
+        part = next((name for name, wanted in self.parts if wanted.units), None)
+        if part is None:
             return
-        changed = set(self.report.changed)
-        for check in self.wanted.checks:
-            concerned = [
-                path for path in changed if any(fnmatch.fnmatch(path, p) for p in check.files)
-            ]
-            if not concerned:
-                continue
-            done = self.run(check.command)
-            if done.returncode != 0:
-                raise SettleError(
-                    f"{' '.join(check.command)} refused the new configuration, so all files of this call are as "
-                    f"they were: {done.output.strip()}"
-                )
-
-    def _take_back(self) -> None:
-        for undo in reversed(self._undo):
-            if undo.before is None:
-                undo.path.unlink(missing_ok=True)
-            else:
-                _replace(undo.path, undo.before, undo.mode, undo.uid, undo.gid)
-        self._undo.clear()
-
-    def _settle_link(self, link: Link) -> None:
-        now = _target(link.path)
-        if now == link.target:
+        source = _source(fingerprint).encode()
+        path = Path(self.places.recorder)
+        if self.disk.read(str(path)) == source:
             return
-        if now == _GONE and os.path.lexists(link.path):
-            raise SettleError(f"{link.path} is not a link; move it away and run again")
-        self._changed(link.path, "" if now == _GONE else f"-> {now}\n", f"-> {link.target}\n")
-        if self.check:
-            return
-        with tempfile.TemporaryDirectory(
-            dir=os.path.dirname(link.path), prefix=".link."
-        ) as scratch:
-            fresh = os.path.join(scratch, "link")
-            os.symlink(link.target, fresh)
-            os.replace(fresh, link.path)
+        self.report.changes.append(Change(part, str(path)))
+        if not self.check:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace_file(path, source, 0o644, os.geteuid(), os.getegid())
 
     # -- units ---------------------------------------------------------------------------------------------
 
+    def _units(self) -> list[tuple[str, Unit]]:
+        """All wanted units, each once under the first part that has it."""
+        found: dict[str, tuple[str, Unit]] = {}
+        for part, wanted in self.parts:
+            for unit in wanted.units:
+                found.setdefault(unit.name, (part, unit))
+        return list(found.values())
+
     def plan_units(self) -> None:
         """Find out which units have to be acted on; units are reloaded from disk and enabled at once."""
-        names = [unit.name for unit in self.wanted.units]
-        states = self._show(names)
-        touched = any(path.startswith(self.unit_directory) for path in self.report.changed)
-        if not self.check and (touched or any(state.need_reload for state in states.values())):
+        units = self._units()
+        names = [unit.name for _, unit in units]
+        self._surplus = self._surplus_units(names)
+        states = self._show([*names, *self._surplus])
+        touched = any(path.startswith(self.places.units) for path in self.report.changed)
+        reload = touched or any(states[name].need_reload for name in names)
+        if reload and not self.check:
             self._command(["systemctl", "daemon-reload"])
-            states = self._show(names)
-        enable = [u.name for u in self.wanted.units if u.enabled and not _enabled(states[u.name])]
-        if enable:
-            self.report.changed.extend(f"enable {name}" for name in enable)
-            if not self.check:
-                self._command(["systemctl", "enable", "--quiet", *enable])
-                states = self._show(names)
-        for unit in self.wanted.units:
-            pending = self._needed(unit, states[unit.name])
-            if pending:
+            states = self._show([*names, *self._surplus])
+        self._enable(units, states)
+        self._surplus = {n: part for n, part in self._surplus.items() if states[n].exists}
+        key = self._key()
+        for part, unit in units:
+            self._settle_list(unit, key)
+            if pending := self._needed(part, unit, states[unit.name], key):
                 self.report.pending.append(pending)
-        for name in self._surplus_units():
-            self.report.pending.append(Pending(name, "stop", "it is not in the inventory"))
-        if self._surplus_files() and not any(p.action == "stop" for p in self.report.pending):
-            self.report.pending.append(Pending("", "stop", "files that are not in the inventory"))
+        self._plan_removal(states)
+        if self.check:
+            self._plan_rest(states)
+        self.report.states = {
+            name: _shown(state)
+            for name, state in states.items()
+            if name in names or name in self._surplus
+        }
         self.report.diff.extend(
-            {"prepared": f"{item.action} {item.unit or 'nothing'}: {item.why}\n"}
+            {"prepared": f"{f'{item.action} {item.unit}'.rstrip()}: {item.text}\n"}
             for item in self.report.pending
         )
 
-    def _needed(self, unit: Unit, state: systemd.UnitState) -> Pending | None:
+    def _enable(
+        self, units: Sequence[tuple[str, Unit]], states: Mapping[str, systemd.UnitState]
+    ) -> None:
+        found = [(p, u.name) for p, u in units if u.enabled and not _enabled(states[u.name])]
+        self.report.changes.extend(Change(part, f"enable {name}") for part, name in found)
+        if found and not self.check:
+            self._command(["systemctl", "enable", "--quiet", *(name for _, name in found)])
+
+    def _needed(
+        self, part: str, unit: Unit, state: systemd.UnitState, key: bytes | None
+    ) -> Pending | None:
+        stopped = state.active in ("inactive", "failed")
         if not unit.started:
-            if state.active in ("inactive", "failed"):
-                return None
-            return Pending(unit.name, "stop", "it shall not run")
-        if state.active in ("inactive", "failed"):
-            return Pending(unit.name, "start", f"it is {state.active}")
-        if self.force:
-            return Pending(unit.name, "restart", "it was asked for")
+            return None if stopped else Pending(part, unit.name, "stop", ("it shall not run",))
+        if unit.on_change != "nothing" or self.options.force:
+            sources = state.sources
+            if self.check:
+                sources = systemd.sources_to_be(state, self.disk, self.places.units)
+            self._inputs[unit.name] = fingerprint.inputs(
+                sources,
+                unit.files,
+                unit.links,
+                fingerprint.values(unit.values, key or b""),
+                key or b"",
+                self.disk,
+            )
+        if stopped:
+            return Pending(part, unit.name, "start", (f"it is {state.active}",))
+        if state.active == "deactivating":
+            # Whoever stops it: a start waits for the end and takes everything anew.
+            return Pending(part, unit.name, "start", ("it is stopping",))
+        if self.options.force:
+            return Pending(part, unit.name, "restart", ("it was asked for",))
         if unit.on_change == "nothing":
             return None
-        why = difference(self._noted(unit.name), inputs(unit, state))
-        return Pending(unit.name, unit.on_change, why) if why else None
+        known, unknown = fingerprint.known(unit.name, state.invocation, self.places.records)
+        if key is None:
+            known, unknown = None, "the host's key is missing"
+        return self._differing(part, unit, known, unknown)
+
+    def _differing(
+        self, part: str, unit: Unit, known: dict[str, str] | None, unknown: str
+    ) -> Pending | None:
+        action = unit.on_change
+        assert action != "nothing"  # noqa: S101 - such units have no inputs to compare
+        if known is None:
+            why: tuple[str, ...] = (f"what it was started with is not known: {unknown}",)
+            return Pending(part, unit.name, "reload" if action == "reload" else "restart", why)
+        why = tuple(fingerprint.compare(known, self._inputs[unit.name]))
+        if action == "live":
+            if why and not self._live(unit, known):
+                return Pending(part, unit.name, "restart", why)
+            why += self._old_passwords(unit)
+        return Pending(part, unit.name, action, why) if why else None
+
+    def _key(self) -> bytes | None:
+        """The host's key, made where there is none."""
+        key = fingerprint.read_key(self.places.key)
+        if key is None and not self.check and any(wanted.units for _, wanted in self.parts):
+            path = Path(self.places.key)
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            key = secrets.token_bytes(fingerprint.KEY_LENGTH)
+            replace_file(path, key, 0o600, os.geteuid(), os.getegid())
+        return key
+
+    def _settle_list(self, unit: Unit, key: bytes | None) -> None:
+        """What the recorder reads at the unit's next start."""
+        if self.check or unit.on_change == "nothing" or key is None:
+            return
+        path = f"{self.places.lists}/{unit.name}.json"
+        content: dict[str, object] = {
+            "format": fingerprint.FORMAT,
+            "files": list(unit.files),
+            "links": list(unit.links),
+            "values": fingerprint.values(unit.values, key),
+        }
+        if fingerprint.read_object(path) != content:
+            fingerprint.write_object(path, content)
+
+    # -- Redis, live ---------------------------------------------------------------------------------------
+
+    def _live(self, unit: Unit, known: Mapping[str, str]) -> redis_live.Change | None:
+        """What can be set in the running server; nothing where it has to be restarted."""
+        change = redis_live.change_between(known, self._inputs[unit.name], unit)
+        if change is None or unit.redis is None:
+            return None
+        # With another password, or an authority that signed another certificate than the one shown, we can't get in.
+        doubtful = unit.redis.user in change.users or redis_live.READ_ANEW & change.settings.keys()
+        if doubtful and not redis_live.takes_password(unit.redis, self.host.talk):
+            return None
+        return change
+
+    def _old_passwords(self, unit: Unit) -> tuple[str, ...]:
+        if not self.options.finish or unit.redis is None:
+            return ()
+        rules = redis_live.wanted_users(unit, self.disk)
+        try:
+            found = redis_live.surplus(unit.redis, rules, self.host.talk)
+        except RedisError as error:
+            raise SettleError(f"{unit.name} can't be asked for old passwords: {error}") from error
+        return tuple(f"user {name}: old password still accepted" for name in found)
+
+    def _set_live(self, unit: Unit) -> None:
+        access = unit.redis
+        state = self._show([unit.name])[unit.name]
+        known, _ = fingerprint.known(unit.name, state.invocation, self.places.records)
+        if access is None or known is None:
+            raise SettleError(f"{unit.name} was started anew meanwhile; run again")
+        change = redis_live.change_between(known, self._inputs[unit.name], unit)
+        if change is None:
+            raise SettleError(f"{unit.name} was started anew meanwhile; run again")
+        rules = redis_live.wanted_users(unit, self.disk)
+        try:
+            if self.options.finish:
+                old = redis_live.surplus(access, rules, self.host.talk)
+                change = replace(change, users=tuple(dict.fromkeys((*change.users, *old))))
+            redis_live.apply(
+                access, change, rules, keep=not self.options.finish, talk=self.host.talk
+            )
+        except RedisError as error:
+            raise SettleError(
+                f"{unit.name} did not take its new settings while it runs: {error}\n"
+                f"They lie on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
+            ) from error
+        self._record(unit.name, state.invocation)
+
+    # -- what the plan shows beside units ------------------------------------------------------------------
+
+    def _plan_removal(self, states: Mapping[str, systemd.UnitState]) -> None:
+        for part, wanted in self.parts:
+            rest = _surplus_files(wanted)
+            for name in (name for name, owner in self._surplus.items() if owner == part):
+                listed = fingerprint.read_object(f"{self.places.lists}/{name}.json")
+                own = {*states[name].sources, *_texts(listed, "files"), *_texts(listed, "links")}
+                gone = [path for path in rest if path in own]
+                rest = [path for path in rest if path not in own]
+                delete = f", delete {_count(len(gone), 'file')}" if gone else ""
+                why = f"not in the inventory: drain, stop{delete}"
+                self.report.pending.append(Pending(part, name, "remove", (why,)))
+            if rest:
+                why = f"not in the inventory: delete {_count(len(rest), 'file')}"
+                self.report.pending.append(Pending(part, "", "remove", (why, *rest)))
+
+    def _plan_rest(self, states: Mapping[str, systemd.UnitState]) -> None:
+        """What comes beside what the pending units take up; packages and releases stand before all."""
+        concerned = self._concerned(states)
+        first: list[Pending] = []
+        rest: list[Pending] = []
+        for part, wanted in self.parts:
+            if wanted.packages:
+                first.append(Pending(part, "", "install", wanted.packages))
+            for release in wanted.releases:
+                if not os.path.isdir(release.path):
+                    name = f"{release.what} {os.path.basename(release.path)}"
+                    first.append(Pending(part, "", "build", (name,)))
+            changes = [
+                change
+                for change in self.report.changes
+                if change.part == part and not concerned(change.path)
+            ]
+            links = tuple(change.link for change in changes if change.link)
+            paths = tuple(change.path for change in changes if not change.link)
+            if paths:
+                rest.append(Pending(part, "", "write", paths))
+            if links:
+                rest.append(Pending(part, "", "link", links))
+        self.report.pending[:] = [*first, *self.report.pending, *rest]
+
+    def _concerned(self, states: Mapping[str, systemd.UnitState]) -> Callable[[str], bool]:
+        """Whether a changed path is one that a pending unit takes up, or a directory around such."""
+        units = {unit.name: unit for _, unit in self._units()}
+        exact: set[str] = set()
+        patterns: list[str] = []
+        for item in self.report.pending:
+            if item.unit not in units:
+                continue
+            unit, state = units[item.unit], states[item.unit]
+            exact.add(f"enable {unit.name}")
+            exact.update(unit.links)
+            exact.update(systemd.sources_to_be(state, self.disk, self.places.units))
+            patterns += unit.files
+        around = {
+            str(parent) for path in (*exact, *patterns) for parent in PurePosixPath(path).parents
+        }
+
+        def concerned(path: str) -> bool:
+            return (
+                path in exact
+                or any(PurePosixPath(path).match(pattern) for pattern in patterns)
+                or (path in around and path.endswith(".d"))
+            )
+
+        return concerned
+
+    # -- acting --------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Act on what `plan_units` found: what has to go first, then unit after unit, as the inventory has them."""
-        if self.check:
+        """Act on what `plan_units` found: what has to go, then all starts at once, then unit after unit."""
+        if self.check or not self.options.act:
             return
-        units = {unit.name: unit for unit in self.wanted.units}
-        # From here on a process may be started anew with what lies on disk, by a crash for one, whatever becomes of
-        # this run. So what was noted of it holds no longer, not even where the change is taken back.
-        for pending in self.report.pending:
-            if pending.unit:
-                self._mark(pending.unit).unlink(missing_ok=True)
-        for pending in self.report.pending:
-            if pending.unit not in units and pending.unit:
-                self._remove(pending.unit)
-                self.report.done.append(pending)
+        units = {unit.name: unit for _, unit in self._units()}
+        pending = self.report.pending
+        for item in (item for item in pending if item.action == "remove"):
+            if item.unit:
+                self._remove(item.unit)
+            self.report.done.append(item)
         self._remove_files()
-        for pending in self.report.pending:
-            if pending.unit in units:
-                unit = units[pending.unit]
-                if pending.action == "stop":
-                    self._command(["systemctl", "stop", unit.name])
-                else:
-                    self._bring_up(unit, pending.action)
-                self.report.done.append(pending)
+        for item in (item for item in pending if item.action == "stop"):
+            self._command(["systemctl", "stop", item.unit])
+            self.report.done.append(item)
+        starts = [item for item in pending if item.action == "start"]
+        self._bring_up([units[item.unit] for item in starts], "start")
+        self.report.done.extend(starts)
+        for item in pending:
+            if item.action == "restart" and self.options.restart:
+                self._bring_up([units[item.unit]], "restart")
+            elif item.action == "reload":
+                self._reload(units[item.unit])
+            elif item.action == "live":
+                self._set_live(units[item.unit])
+            else:
+                continue
+            self.report.done.append(item)
 
-    def _bring_up(self, unit: Unit, action: UnitAction) -> None:
-        before = self._show([unit.name])[unit.name]
-        # Taken before the start: a change that lands while the process starts must not be noted as known to it.
-        seen = inputs(unit, before)
-        if action == "reload":
-            self._command(["systemctl", "reload", unit.name], unit)
-        else:
-            # Without waiting: should this run be killed, systemd still ends what was begun.
-            self._command(["systemctl", action, "--no-block", unit.name], unit)
-            try:
-                self._wait(unit, before)
-            except _SlowStartError:
-                # It runs with what lies on disk and may yet get ready: the next run must not start it once more.
-                self._note(unit.name, seen)
-                raise
-        self._note(unit.name, seen)
+    def _reload(self, unit: Unit) -> None:
+        self._command(["systemctl", "reload", unit.name], unit)
+        self._record(unit.name, self._show([unit.name])[unit.name].invocation)
 
-    def _wait(self, unit: Unit, before: systemd.UnitState) -> None:
-        """Until the unit runs anew. The time that the old process takes to drain is bounded by systemd."""
-        deadline = self.clock() + unit.timeout
+    def _record(self, name: str, invocation: str) -> None:
+        """The record follows what was brought to the running process."""
+        fingerprint.write_record(
+            name, invocation, self._inputs[name], directory=self.places.records
+        )
+
+    def _bring_up(self, units: Sequence[Unit], verb: str) -> None:
+        """Start or restart units together and wait for all of them."""
+        if not units:
+            return
+        before = self._show([unit.name for unit in units])
+        # Without waiting: should this run be killed, systemd still ends what was begun.
+        names = [unit.name for unit in units]
+        self._command(["systemctl", verb, "--no-block", *names], *units)
+        self._wait(units, before)
+
+    def _wait(self, units: Sequence[Unit], before: Mapping[str, systemd.UnitState]) -> None:
+        """Until the units run anew. The time that an old process takes to drain is bounded by systemd."""
+        waiting = {unit.name: unit for unit in units}
+        begin = self.host.clock()
+        deadlines = {unit.name: begin + unit.timeout for unit in units}
         while True:
-            state = self._show([unit.name])[unit.name]
-            fresh = state.invocation != before.invocation or not before.invocation
-            if fresh and state.active == "active":
+            for name, state in self._show(list(waiting)).items():
+                unit, old = waiting[name], before[name]
+                fresh = state.invocation != old.invocation or not old.invocation
+                if fresh and state.active == "active":
+                    self._witness(unit, state)
+                    del waiting[name]
+                    continue
+                if not fresh and (state.job or state.active == "deactivating"):
+                    deadlines[name] = self.host.clock() + unit.timeout + _STOP_SLACK
+                self._give_up(unit, state, old, fresh, self.host.clock() > deadlines[name])
+            if not waiting:
                 return
-            if not fresh and (state.job or state.active == "deactivating"):
-                deadline = self.clock() + unit.timeout + _STOP_SLACK
-            given_up = state.restarts - (before.restarts if not fresh else 0) > _RESTARTS_TOLERATED
-            hopeless = fresh and state.active == "failed"
-            misconfigured = fresh and state.exit_status == _EX_CONFIG
-            if given_up or hopeless or misconfigured:
-                raise self._failure(unit, state, "does not start")
-            if self.clock() > deadline:
-                failure = self._failure(unit, state, f"was not active within {unit.timeout:.0f} s")
-                raise _SlowStartError(str(failure)) if fresh and not state.restarts else failure
-            self.sleep(0.2)
+            self.host.sleep(0.2)
+
+    def _witness(self, unit: Unit, state: systemd.UnitState) -> None:
+        """A unit without the recorder, such as somebody else's, has its record from us."""
+        if unit.name not in self._inputs:
+            return
+        record = fingerprint.read_object(f"{self.places.records}/{unit.name}.json")
+        if record.get("invocation") != state.invocation:
+            self._record(unit.name, state.invocation)
+
+    def _give_up(
+        self,
+        unit: Unit,
+        state: systemd.UnitState,
+        before: systemd.UnitState,
+        fresh: bool,
+        late: bool,
+    ) -> None:
+        tries = state.restarts - (before.restarts if not fresh else 0)
+        hopeless = fresh and (state.active == "failed" or state.exit_status == _EX_CONFIG)
+        if tries > _RESTARTS_TOLERATED or hopeless:
+            raise self._failure(unit, state, "does not start")
+        if late:
+            raise self._failure(unit, state, f"was not active within {unit.timeout:.0f} s")
 
     def _failure(self, unit: Unit, state: systemd.UnitState, what: str) -> SettleError:
+        journal = systemd.journal(unit.name, runner=self.host.run)
         lines = [
             f"{unit.name} {what}: it is {state.described}.",
             "The last lines of its journal:",
-            *(f"  {line}" for line in systemd.journal(unit.name, runner=self.run).splitlines()),
+            *(f"  {line}" for line in journal.splitlines()),
             f"Next, on this host: journalctl -u {unit.name} -n 100",
         ]
         if unit.hint:
             lines.append(unit.hint)
         return SettleError("\n".join(lines))
 
-    def _surplus_units(self) -> list[str]:
-        wanted = {unit.name for unit in self.wanted.units}
-        names = [n for n in systemd.listed(self.wanted.owned.units, self.run) if n not in wanted]
-        # A name that another unit only mentions (After=) is listed as well; there is nothing to stop.
-        return [name for name, state in self._show(names).items() if state.exists]
+    # -- what is not wanted any more -----------------------------------------------------------------------
 
-    def _surplus_files(self) -> list[str]:
-        wanted = {item.dest for item in self.wanted.files} | {
-            link.path for link in self.wanted.links
+    def _surplus_units(self, wanted: Iterable[str]) -> dict[str, str]:
+        """Units that are ours by name and not wanted, each with its part.
+
+        A name that another unit only mentions (After=) is listed as well; whether it is there, systemd says.
+        """
+        patterns = [(part, p) for part, wanted in self.parts for p in wanted.owned.units]
+        names = systemd.listed([pattern for _, pattern in patterns], self.host.run)
+        return {
+            name: next(part for part, p in patterns if fnmatch.fnmatchcase(name, p))
+            for name in names
+            if name not in set(wanted)
         }
-        found = {path for pattern in self.wanted.owned.files for path in glob.glob(pattern)}
-        return sorted(found - wanted)
 
     def _remove(self, name: str) -> None:
         # Stopping drains; it lasts as long as the unit's own TimeoutStopSec allows.
         self._command(["systemctl", "stop", name])
         self._command(["systemctl", "disable", "--quiet", name])
-        self.report.changed.append(f"remove {name}")
+        self.report.changes.append(Change(self._surplus[name], f"remove {name}"))
+        for directory in (self.places.lists, self.places.records):
+            Path(f"{directory}/{name}.json").unlink(missing_ok=True)
 
     def _remove_files(self) -> None:
-        surplus = self._surplus_files()
-        for path in surplus:
+        surplus = [(part, path) for part, wanted in self.parts for path in _surplus_files(wanted)]
+        for part, path in surplus:
             os.unlink(path)
-            self.report.changed.append(path)
+            self.report.changes.append(Change(part, path))
             parent = os.path.dirname(path)
             # A unit's drop-in directory goes with our last file in it; with a user's own drop-in it stays.
             if parent.endswith(".d") and not os.listdir(parent):
                 os.rmdir(parent)
-        if any(path.startswith(self.unit_directory) for path in surplus):
+        if any(path.startswith(self.places.units) for _, path in surplus):
             self._command(["systemctl", "daemon-reload"])
 
-    # -- marks and small helpers ---------------------------------------------------------------------------
-
-    def _mark(self, name: str) -> Path:
-        return self.marks / f"{name}.json"
-
-    def _noted(self, name: str) -> dict[str, str] | None:
-        try:
-            noted = json.loads(self._mark(name).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return noted if isinstance(noted, dict) else None
-
-    def _note(self, name: str, seen: dict[str, str]) -> None:
-        self.marks.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps(seen, sort_keys=True, indent=1) + "\n"
-        _replace(self._mark(name), text.encode(), 0o600, os.getuid(), os.getgid())
+    # -- small helpers -------------------------------------------------------------------------------------
 
     def _show(self, names: Sequence[str]) -> dict[str, systemd.UnitState]:
-        return systemd.show(names, self.run)
+        return systemd.show(names, self.host.run)
 
-    def _command(self, command: Sequence[str], unit: Unit | None = None) -> None:
-        done = self.run(command)
+    def _command(self, command: Sequence[str], *units: Unit) -> None:
+        """Run a command; where it fails for units, the one that it names is told of."""
+        done = self.host.run(command)
         if done.returncode == 0:
             return
-        if unit is not None:
+        words = done.output.strip()
+        for unit in sorted(units, key=lambda unit: unit.name not in words):
             state = self._show([unit.name])[unit.name]
-            raise self._failure(
-                unit, state, f"refused `{' '.join(command)}` ({done.output.strip()})"
-            )
-        raise SettleError(f"`{' '.join(command)}` failed: {done.output.strip()}")
+            raise self._failure(unit, state, f"refused `{' '.join(command)}` ({words})")
+        raise SettleError(f"`{' '.join(command)}` failed: {words}")
 
 
-def _users_exist(sysusers: str) -> bool:
-    """Whether all users and groups of a sysusers.d file are there, memberships included."""
-    for line in sysusers.splitlines():
-        words = line.split()
-        if len(words) < 2:
-            continue
-        try:
-            if words[0] == "u":
-                pwd.getpwnam(words[1])
-            elif words[0] == "g":
-                grp.getgrnam(words[1])
-            elif words[0] == "m" and words[1] not in grp.getgrnam(words[2]).gr_mem:
-                return False
-        except KeyError:
-            return False
-    return True
+def _nothing() -> None:
+    """What is not checked file by file."""
+
+
+def _source(module: object) -> str:
+    """A module's source, also where it comes from the archive that Ansible sends."""
+    name = getattr(module, "__name__", "")
+    loader = getattr(getattr(module, "__spec__", None), "loader", None)
+    source = loader.get_source(name) if loader is not None else None
+    if not isinstance(source, str):
+        raise SettleError(f"the source of {name} is not to be had")
+    return source
+
+
+def _surplus_files(wanted: Wanted) -> list[str]:
+    """Files and links on disk that are ours by name and not wanted."""
+    ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
+    found = {path for pattern in wanted.owned.files for path in glob.glob(pattern)}
+    return sorted(found - ours)
+
+
+def _texts(content: Mapping[str, object], key: str) -> list[str]:
+    value = content.get(key)
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _shown(state: systemd.UnitState) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in asdict(state).items()
+        if key in ("active", "sub", "invocation", "main_pid", "job", "status")
+    }
 
 
 def _enabled(state: systemd.UnitState) -> bool:
@@ -537,19 +619,21 @@ def alone(path: Path = LOCK) -> Iterator[None]:
         yield
 
 
-def settle(wanted: Wanted, *, check: bool, force: bool = False) -> Report:
-    """Bring the host to `wanted`.
+def settle(parts: Sequence[Part], options: Options, *, check: bool) -> Report:
+    """Bring the host to what the parts want.
 
     Args:
-        wanted: The state.
+        parts: What roles want, each under its name; several only in check mode.
+        options: How units are acted on.
         check: Change nothing.
-        force: Restart the units whether or not anything differs.
 
     Raises:
         SettleError: With a message for the person who runs the play.
     """
+    if len(parts) > 1 and not check:
+        raise SettleError("several roles at once can only be foretold: run in check mode")
     with alone() if not check else contextlib.nullcontext():
-        settler = Settler(wanted, check=check, force=force)
+        settler = Settler(parts, options, check=check)
         settler.settle_files()
         settler.plan_units()
         settler.apply()

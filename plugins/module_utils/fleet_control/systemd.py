@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .fingerprint import Disk
 
 _PROPERTIES = (
     "Id",
@@ -141,6 +144,57 @@ def show(names: Sequence[str], runner: Runner = run) -> dict[str, UnitState]:
     if len(blocks) != len(names):
         raise RuntimeError(f"systemctl show answered for {len(blocks)} of {len(names)} units")
     return {name: parse_show(name, block) for name, block in zip(names, blocks, strict=True)}
+
+
+def template_of(unit: str) -> str:
+    """Name of the file that an instance is made from; the unit's own where it is none."""
+    prefix, at, rest = unit.partition("@")
+    return f"{prefix}@.{rest.rpartition('.')[2]}" if at else unit
+
+
+# Where systemd looks for units, what wins first; behind a directory of ours.
+_DIRECTORIES = (
+    "/run/systemd/system/",
+    "/usr/local/lib/systemd/system/",
+    "/usr/lib/systemd/system/",
+    "/lib/systemd/system/",
+)
+
+
+def fragments(unit: str, unit_directory: str) -> list[str]:
+    """Files on disk that a unit could be made from, what wins first."""
+    return [
+        path
+        for name in dict.fromkeys((unit, template_of(unit)))
+        for directory in (unit_directory, *_DIRECTORIES)
+        if os.path.exists(path := f"{directory}{name}")
+    ]
+
+
+def sources_to_be(state: UnitState, disk: Disk, unit_directory: str) -> tuple[str, ...]:
+    """A unit's file and its drop-ins as systemd will see them once `disk` is real and loaded.
+
+    Drop-ins of a whole type of units are taken from what systemd has loaded.
+
+    Args:
+        state: What systemd has loaded now.
+        disk: The disk as it will be.
+        unit_directory: Where our unit files lie, with a slash at its end.
+    """
+    names = tuple(dict.fromkeys((state.name, template_of(state.name))))
+    places = [f"{place}{name}" for name in names for place in (unit_directory, *_DIRECTORIES)]
+    still = [path for path in state.sources if disk.match(path)]
+    loaded = [path for path in still if path.endswith(".conf")]
+    units = [*places, *(path for path in still if path not in loaded)]
+    fragment = next((path for path in units if disk.match(path)), "")
+    found = [path for place in places for path in disk.match(f"{place}.d/*.conf")]
+    # One that a directory before has under the same name hides it.
+    drop_ins: dict[str, str] = {}
+    for path in [*found, *loaded]:
+        drop_ins.setdefault(os.path.basename(path), path)
+    return tuple(
+        path for path in (fragment, *(drop_ins[name] for name in sorted(drop_ins))) if path
+    )
 
 
 def listed(patterns: Sequence[str], runner: Runner = run) -> list[str]:

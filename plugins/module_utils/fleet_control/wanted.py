@@ -7,10 +7,10 @@ JSON, so that it can travel to the host in a single module argument.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
-UnitAction = Literal["start", "restart", "reload", "stop"]
+OnChange = Literal["restart", "reload", "live", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class File:
 
     Attributes:
         dest: Absolute path.
-        content: The text, as it shall lie on disk.
+        content: The text, as it shall lie on disk; nothing for a file that is yet to be made, in check mode alone.
         secret: The content is shown in no diff.
         diff: Whether a diff shows the content; for files that nobody edits it would only be long.
     """
 
     dest: str
-    content: str
+    content: str | None
     owner: str = "root"
     group: str = "root"
     mode: int = 0o644
@@ -56,10 +56,35 @@ class Check:
     """A daemon's own check of its configuration.
 
     It runs when one of `files` changed; where it fails, all files of the call go back to what they were.
+
+    Attributes:
+        command: The daemon's, with its arguments; or none, and
+        redis: path of a redis.conf, with which a server is started for a moment, without data and without a port.
+        files: Glob patterns of the files that it reads.
     """
 
-    command: tuple[str, ...]
     files: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    redis: str = ""
+
+
+@dataclass(frozen=True)
+class RedisAccess:
+    """Where and as whom a running Redis takes changes.
+
+    Attributes:
+        host: A name that stands in its certificate.
+        port: TLS port.
+        ca: Path of the certificate that signs the server's.
+        user: Who may change settings and users.
+        password: That user's.
+    """
+
+    host: str
+    port: int
+    ca: str
+    user: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -70,23 +95,39 @@ class Unit:
         name: Full unit name.
         started: Whether it shall run; otherwise it is stopped.
         enabled: Whether it starts at boot.
-        on_change: What brings a change of its inputs to the running process.
+        on_change: What brings a change of its inputs to the running process; `live` sets what Redis takes while it
+            runs, and restarts for the rest.
         files: Files whose content the process read at its start; glob patterns where several roles share a unit.
         links: Links that it resolved at its start.
         values: Further inputs, any JSON.
         timeout: Seconds to wait until it is active.
         hint: What to look at when it does not start, for the person who reads the error.
+        redis: How to reach the server, for `live`.
     """
 
     name: str
     started: bool = True
     enabled: bool = True
-    on_change: Literal["restart", "reload", "nothing"] = "restart"
+    on_change: OnChange = "restart"
     files: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     values: Any = None
     timeout: float = 90.0
     hint: str = ""
+    redis: RedisAccess | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """A directory that another step builds; named for the plan alone.
+
+    Attributes:
+        path: Where it will be.
+        what: What it holds, for people.
+    """
+
+    path: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +146,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that one role wants on one host."""
+    """All that one role wants on one host; `releases` and `packages`, which others bring, only for the plan."""
 
     sysusers: tuple[File, ...] = ()
     directories: tuple[Directory, ...] = ()
@@ -114,6 +155,8 @@ class Wanted:
     checks: tuple[Check, ...] = ()
     units: tuple[Unit, ...] = ()
     owned: Owned = field(default_factory=Owned)
+    releases: tuple[Release, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 class WantedError(ValueError):
@@ -142,19 +185,25 @@ def _items(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return list(value)
 
 
-def _known(item: Mapping[str, Any], allowed: set[str], where: str) -> None:
+def _known(
+    item: Mapping[str, Any], allowed: set[str], where: str, needed: Sequence[str] = ()
+) -> None:
     unknown = sorted(set(item) - allowed)
     if unknown:
         raise WantedError(
             f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(allowed))}"
         )
+    missing = [key for key in needed if key not in item]
+    if missing:
+        raise WantedError(f"{where}: {', '.join(missing)} is missing")
 
 
 def _file(item: Mapping[str, Any], where: str) -> File:
-    _known(item, {"dest", "content", "owner", "group", "mode", "secret", "diff"}, where)
+    keys = {"dest", "content", "owner", "group", "mode", "secret", "diff"}
+    _known(item, keys, where, needed=("dest", "content"))
     return File(
         dest=str(item["dest"]),
-        content=str(item["content"]),
+        content=None if item["content"] is None else str(item["content"]),
         owner=str(item.get("owner", "root")),
         group=str(item.get("group", "root")),
         mode=_mode(item.get("mode", "0644"), where),
@@ -163,17 +212,68 @@ def _file(item: Mapping[str, Any], where: str) -> File:
     )
 
 
+def _directory(item: Mapping[str, Any], where: str) -> Directory:
+    _known(item, {"path", "owner", "group", "mode"}, where, needed=("path",))
+    return Directory(
+        path=str(item["path"]),
+        owner=str(item.get("owner", "root")),
+        group=str(item.get("group", "root")),
+        mode=_mode(item.get("mode", "0755"), where),
+    )
+
+
+def _pair(item: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[str, str]:
+    _known(item, set(keys), where, needed=keys)
+    return str(item[keys[0]]), str(item[keys[1]])
+
+
+def _check(item: Mapping[str, Any], where: str) -> Check:
+    _known(item, {"command", "redis", "files"}, where, needed=("files",))
+    command, redis = _texts(item.get("command", []), where), str(item.get("redis", ""))
+    if bool(command) == bool(redis):
+        raise WantedError(f"{where}: must have either command or redis")
+    return Check(files=_texts(item["files"], where), command=command, redis=redis)
+
+
+def _redis(item: Any, where: str) -> RedisAccess | None:
+    if item is None:
+        return None
+    if not isinstance(item, Mapping):
+        raise WantedError(f"{where}: must be a dictionary, not {type(item).__name__}")
+    keys = ("host", "port", "ca", "user", "password")
+    _known(item, set(keys), where, needed=keys)
+    host, port, ca, user, password = (str(item[key]) for key in keys)
+    if not port.isdigit():
+        raise WantedError(f"{where}: port must be a number, not {port!r}")
+    return RedisAccess(host, int(port), ca, user, password)
+
+
 def _unit(item: Mapping[str, Any], where: str) -> Unit:
     _known(
         item,
-        {"name", "started", "enabled", "on_change", "files", "links", "values", "timeout", "hint"},
+        {
+            "name",
+            "started",
+            "enabled",
+            "on_change",
+            "files",
+            "links",
+            "values",
+            "timeout",
+            "hint",
+            "redis",
+        },
         where,
+        needed=("name",),
     )
     on_change = item.get("on_change", "restart")
-    if on_change not in ("restart", "reload", "nothing"):
+    if on_change not in get_args(OnChange):
         raise WantedError(
-            f"{where}: on_change must be restart, reload or nothing, not {on_change!r}"
+            f"{where}: on_change must be one of {', '.join(get_args(OnChange))}, not {on_change!r}"
         )
+    redis = _redis(item.get("redis"), f"{where}.redis")
+    if (on_change == "live") != (redis is not None):
+        raise WantedError(f"{where}: on_change live needs redis, and nothing else does")
     return Unit(
         name=str(item["name"]),
         started=bool(item.get("started", True)),
@@ -184,7 +284,11 @@ def _unit(item: Mapping[str, Any], where: str) -> Unit:
         values=item.get("values"),
         timeout=float(item.get("timeout", 90)),
         hint=str(item.get("hint", "")),
+        redis=redis,
     )
+
+
+KEYS = frozenset(item.name for item in fields(Wanted))
 
 
 def parse(raw: Mapping[str, Any]) -> Wanted:
@@ -193,7 +297,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
     Raises:
         WantedError: A key is unknown or a value has the wrong type; the message names the place.
     """
-    _known(raw, {"sysusers", "directories", "files", "links", "checks", "units", "owned"}, "settle")
+    _known(raw, set(KEYS), "settle")
     owned = raw.get("owned") or {}
     _known(owned, {"units", "files"}, "owned")
     return Wanted(
@@ -201,23 +305,37 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
             _file(item, f"sysusers[{n}]") for n, item in enumerate(_items(raw, "sysusers"))
         ),
         directories=tuple(
-            Directory(
-                path=str(item["path"]),
-                owner=str(item.get("owner", "root")),
-                group=str(item.get("group", "root")),
-                mode=_mode(item.get("mode", "0755"), f"directories[{n}]"),
-            )
+            _directory(item, f"directories[{n}]")
             for n, item in enumerate(_items(raw, "directories"))
         ),
         files=tuple(_file(item, f"files[{n}]") for n, item in enumerate(_items(raw, "files"))),
-        links=tuple(Link(str(item["path"]), str(item["target"])) for item in _items(raw, "links")),
-        checks=tuple(
-            Check(_texts(item["command"], f"checks[{n}]"), _texts(item["files"], f"checks[{n}]"))
-            for n, item in enumerate(_items(raw, "checks"))
+        links=tuple(
+            Link(*_pair(item, ("path", "target"), f"links[{n}]"))
+            for n, item in enumerate(_items(raw, "links"))
         ),
+        checks=tuple(_check(item, f"checks[{n}]") for n, item in enumerate(_items(raw, "checks"))),
         units=tuple(_unit(item, f"units[{n}]") for n, item in enumerate(_items(raw, "units"))),
         owned=Owned(
             units=_texts(owned.get("units", []), "owned.units"),
             files=_texts(owned.get("files", []), "owned.files"),
         ),
+        releases=tuple(
+            Release(*_pair(item, ("path", "what"), f"releases[{n}]"))
+            for n, item in enumerate(_items(raw, "releases"))
+        ),
+        packages=_texts(raw.get("packages") or [], "packages"),
     )
+
+
+def parse_parts(raw: Any) -> list[tuple[str, Wanted]]:
+    """Build what several roles want on one host, each under its name, in their order.
+
+    Raises:
+        WantedError: See `parse`.
+    """
+    if isinstance(raw, str) or not isinstance(raw, Sequence):
+        raise WantedError(f"parts: must be a list, not {type(raw).__name__}")
+    for item in raw:
+        if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
+            raise WantedError("parts: each must be a pair of name and what is wanted")
+    return [(str(name), parse(wanted)) for name, wanted in raw]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from .control import version
-from .model import Problem, Severity, as_mapping, as_number, as_strings
+from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
 from .report import grouped
 
 SUPPORTED: Final = {"debian": ("12",)}
@@ -16,25 +16,66 @@ PYTHON_FROM: Final = (3, 11)
 CLOCK_WITHIN: Final = 5.0
 
 
-def check_facts(facts: Mapping[str, object], hints: Mapping[str, str]) -> list[Problem]:
+def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Hosts that can't be reached and that the fleet can do without for a while, each with the reason.
+
+    A host of workers alone is one, as long as another host of workers is there; without its Redis or its beat a
+    fleet is none.
+
+    Args:
+        facts: As `check_facts` takes them.
+        groups: The inventory's.
+    """
+    needed = {
+        host for name in MEMBER_GROUPS if name != "celery_workers" for host in groups.get(name, ())
+    }
+    workers = [host for host in facts if host in groups.get("celery_workers", ())]
+    gone = {
+        host: f"can't be reached: {_reason(as_mapping(facts[host]))}"
+        for host in workers
+        if host not in needed and as_mapping(facts[host]).get("reachable") is not True
+    }
+    return gone if len(gone) < len(workers) else {}
+
+
+def _reason(facts: Mapping[str, object]) -> object:
+    return facts.get("reason") or "nothing was collected of it"
+
+
+def check_facts(
+    facts: Mapping[str, object],
+    hints: Mapping[str, str],
+    spared: Mapping[str, str] | None = None,
+) -> list[Problem]:
     """Problems of all hosts.
 
     Args:
         facts: `ansible_facts['fleet']` by host; whatever is not a mapping counts as missing.
         hints: `preflight_hosts_hint` by host: how hosts of this inventory come to be.
+        spared: What `missing` has found: these are warnings.
     """
     found: list[Problem] = []
     for host, value in facts.items():
-        found += _host(host, as_mapping(value), hints.get(host, ""))
+        if host in (spared or {}):
+            found.append(
+                Problem(
+                    "host",
+                    f"{(spared or {})[host]}; it is left out",
+                    hints.get(host) or "run the same command again once it is back",
+                    hosts=(host,),
+                    severity=Severity.WARNING,
+                )
+            )
+        else:
+            found += _host(host, as_mapping(value), hints.get(host, ""))
     return grouped(found)
 
 
 def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem]:
     if facts.get("reachable") is not True:
-        reason = facts.get("reason") or "nothing was collected of it"
         yield Problem(
             "host",
-            f"can't be used: {reason}",
+            f"can't be used: {_reason(facts)}",
             hint
             or "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become",
             hosts=(host,),

@@ -19,6 +19,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "celery_runtime": ("celery_workers", "celery_beat", "celery_producers", "flower"),
     "celery_release": ("celery_workers", "celery_beat", "celery_producers"),
     "celery_worker": ("celery_workers",),
+    "celery_restart": ("celery_workers",),
     "celery_beat": ("celery_beat",),
     "celery_producer": ("celery_producers",),
     "flower": ("flower",),

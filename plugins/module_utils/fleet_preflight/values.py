@@ -20,6 +20,15 @@ from .specs import ELEMENTS, Option, options_of
 
 Path = tuple[object, ...]
 
+# Variables that belong on the command line, where `-e name=value` makes a text of everything. Their roles take that.
+COMMAND_LINE: Final = (
+    "celery_restart_all",
+    "celery_restart_batch",
+    "celery_restart_min_capacity",
+    "celery_restart_only",
+    "fleet_confirm",
+)
+
 _WORDS: Final = {
     dict: "a mapping",
     list: "a list",
@@ -52,9 +61,19 @@ _OWN_RELATIONS: Final = ("celery_app_source",)
 def check_types(model: Model) -> Iterator[Problem]:
     """Wrong types, choices, unknown and missing keys in all variables that the inventory gives."""
     for name, option in model.specs.options.items():
-        for value, hosts in model.distinct_given(name):
+        for given, hosts in model.distinct_given(name):
+            value = _spoken(given, option) if name in COMMAND_LINE else given
             for problem in check_value(model, (name,), value, option):
                 yield replace(problem, hosts=hosts)
+
+
+def _spoken(given: object, option: Option) -> object:
+    """What a text of the command line stands for; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    if option.get("type") == "bool":
+        return {"true": True, "false": False}.get(given.lower(), given)
+    return given.split(",") if option.get("type") == "list" else given
 
 
 def check_required(model: Model) -> Iterator[Problem]:

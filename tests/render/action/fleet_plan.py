@@ -1,4 +1,4 @@
-"""Stands before the action plugin `settle`: the same up to the call of the host, which is written down instead."""
+"""Stands before the action plugin `fleet_plan`: the same up to the call of the host, which is written down instead."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-PLUGIN = Path(__file__).resolve().parents[3] / "plugins/action/settle.py"
-SPEC = importlib.util.spec_from_file_location("delivered_settle", PLUGIN)
+PLUGIN = Path(__file__).resolve().parents[3] / "plugins/action/fleet_plan.py"
+SPEC = importlib.util.spec_from_file_location("delivered_fleet_plan", PLUGIN)
 assert SPEC is not None
 assert SPEC.loader is not None
 delivered = importlib.util.module_from_spec(SPEC)
@@ -42,15 +42,15 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
             for name, value in task_vars.items()
             if name.startswith(ROLES)
         }
+        parts = json.loads(zlib.decompress(base64.b64decode(payload)))["parts"]
         call = {
             "host": task_vars["inventory_hostname"],
             "variables": variables,
-            "options": module_args,
-            "wanted": json.loads(zlib.decompress(base64.b64decode(payload))),
+            "parts": dict(parts),
         }
-        # A file for each call: hosts run side by side, each in a process of its own.
+        # A file for each host: they run side by side, each in a process of its own.
         with tempfile.NamedTemporaryFile(
             "w", dir=os.environ["RENDERED"], suffix=".json", delete=False
         ) as stream:
             json.dump(call, stream, default=str)
-        return {"changed": False, "changed_paths": [], "pending": [], "done": []}
+        return {"changed": False, "pending": [], "states": {}, "parts": {}}

@@ -6,8 +6,9 @@ import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 
-from fleet_control.systemd import Completed
+from fleet_control.systemd import Completed, template_of
 
 # What `systemctl show` says of a unit that is nowhere.
 ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "Job": "0"}
@@ -21,10 +22,12 @@ class FakeUnit:
     Attributes:
         state: Its properties, as `systemctl show` prints them.
         course: What a start goes through, one step each time that it is looked at; the last step stays.
+        loaded: Its files as they were when systemd read them.
     """
 
     state: State
     course: Sequence[State] = ({"ActiveState": "active", "SubState": "running"},)
+    loaded: dict[str, str] = field(default_factory=dict)
     _steps: Iterator[State] = field(default_factory=lambda: iter(()))
 
     def start(self) -> None:
@@ -36,13 +39,22 @@ class FakeUnit:
 
 
 class FakeSystemd:
-    """Answers commands, keeps them in `commands`, and has a clock that only sleeping moves."""
+    """Answers commands, keeps them in `commands`, and has a clock that only sleeping moves.
 
-    def __init__(self) -> None:
+    Attributes:
+        directory: Where unit files lie, if anywhere.
+        refused: Beginnings of commands that fail, each with what they say.
+        before: Called with each command before it is carried out.
+        on_start: Called for each unit that starts, as a service's ExecStartPre= is.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.units: dict[str, FakeUnit] = {}
         self.commands: list[str] = []
         self.refused: dict[str, str] = {}
         self.before: Callable[[str], None] = lambda command: None
+        self.on_start: Callable[[str, State], None] = lambda name, state: None
         self.now = 1000.0
         self._invocations = count(1)
 
@@ -59,6 +71,30 @@ class FakeSystemd:
             "NRestarts": "0",
         }
         self.units[name] = FakeUnit({**base, **state})
+        self._load(name)
+
+    def _files(self, name: str) -> dict[str, str]:
+        """A unit's file and its drop-ins on disk, each with its text."""
+        if self.directory is None:
+            return {}
+        names = dict.fromkeys((name, template_of(name)))
+        fragments = [path for n in names if (path := self.directory / n).is_file()]
+        drop_ins = [path for n in names for path in sorted(self.directory.glob(f"{n}.d/*.conf"))]
+        return {str(path): path.read_text() for path in [*fragments[:1], *drop_ins]}
+
+    def _load(self, name: str) -> None:
+        unit = self.units[name]
+        unit.loaded = self._files(name)
+        drop_ins = [path for path in unit.loaded if path.endswith(".conf")]
+        unit.state["DropInPaths"] = " ".join(drop_ins)
+        unit.state["FragmentPath"] = "".join(path for path in unit.loaded if path not in drop_ins)
+
+    def _look(self, name: str) -> State:
+        if name not in self.units:
+            return ABSENT | ({"LoadState": "loaded"} if self._files(name) else {})
+        unit = self.units[name]
+        stale = unit.loaded != self._files(name)
+        return {**unit.look(), "NeedDaemonReload": "yes" if stale else "no"}
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -66,9 +102,14 @@ class FakeSystemd:
     def clock(self) -> float:
         return self.now
 
+    def crash(self, name: str) -> None:
+        """A process dies, and systemd starts it anew."""
+        self._act("start", name)
+        self.units[name].state["ActiveState"] = "active"
+
     def did(self, *verbs: str) -> list[str]:
         """The commands that change something, or those with one of these verbs."""
-        asking = ("systemctl show", "systemctl list", "journalctl")
+        asking = ("systemctl show", "systemctl list", "journalctl", "systemd-analyze")
         found = [command for command in self.commands if not command.startswith(asking)]
         return [c for c in found if not verbs or any(f" {verb} " in f" {c} " for verb in verbs)]
 
@@ -88,29 +129,31 @@ class FakeSystemd:
 
     def _systemctl(self, verb: str, names: Sequence[str]) -> str:
         if verb == "show":
-            blocks = (self.units[name].look() if name in self.units else ABSENT for name in names)
+            blocks = map(self._look, names)
             return "\n\n".join("\n".join(f"{k}={v}" for k, v in block.items()) for block in blocks)
         if verb in ("list-units", "list-unit-files"):
             found = [n for n in self.units if any(fnmatch.fnmatchcase(n, p) for p in names)]
             return "".join(f"{name} loaded active running Something\n" for name in found)
         if verb == "daemon-reload":
-            for unit in self.units.values():
-                unit.state["NeedDaemonReload"] = "no"
+            for name in self.units:
+                self._load(name)
         for name in names:
             if name not in self.units:
                 # As after a daemon-reload: what lies on disk is known.
                 self.add(name, enabled=False)
-            self._act(verb, self.units[name])
+            self._act(verb, name)
         return ""
 
-    def _act(self, verb: str, unit: FakeUnit) -> None:
+    def _act(self, verb: str, name: str) -> None:
+        unit = self.units[name]
         if verb in ("start", "restart"):
             unit.state.update(
                 InvocationID=f"new-{next(self._invocations)}", ActiveState="activating"
             )
             unit.state.update(MainPID="200", NRestarts="0", ExecMainStatus="0")
+            self.on_start(name, self._look(name))
             unit.start()
         elif verb == "stop":
-            unit.state.update(ActiveState="inactive", SubState="dead", MainPID="0")
+            unit.state.update(ActiveState="inactive", SubState="dead", MainPID="0", InvocationID="")
         elif verb in ("enable", "disable"):
             unit.state["UnitFileState"] = f"{verb}d"

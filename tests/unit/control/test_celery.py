@@ -76,6 +76,24 @@ def test_the_inventorys_own_settings_win() -> None:
     assert (pins["worker_direct"], pins["task_acks_late"]) == (False, True)
 
 
+def test_a_promise_on_delivery_is_its_settings() -> None:
+    assert not {"task_acks_late", "worker_prefetch_multiplier"} & set(settings())
+    assert settings(delivery="inherit") == settings()
+    late = settings(delivery="at_least_once")
+    assert (late["task_acks_late"], late["worker_prefetch_multiplier"]) == (True, 1)
+    assert (late["task_reject_on_worker_lost"], late["task_retry_on_worker_lost"]) == (False, True)
+    early = settings(delivery="at_most_once")
+    assert early["task_acks_late"] is early["task_retry_on_worker_lost"] is False
+    assert "worker_prefetch_multiplier" not in early
+    # What decides about a failed or a timed-out task is the application's.
+    assert not any(name.startswith("task_acks_on") for name in late)
+
+
+def test_the_inventory_s_word_wins_over_a_promise() -> None:
+    given = {"worker_prefetch_multiplier": 4}
+    assert settings(delivery="at_least_once", settings=given)["worker_prefetch_multiplier"] == 4
+
+
 def test_one_option_of_a_setting_leaves_the_others() -> None:
     ours = settings()["broker_transport_options"]
     given = {"broker_transport_options": {"priority_steps": [0], "socket_timeout": 4}}
@@ -440,19 +458,65 @@ def test_queues_may_come_from_anything_that_is_walked_once() -> None:
 
 def test_a_redis_host() -> None:
     instances = [
-        {"kind": "broker", "name": "shop-broker"},
-        {"kind": "results", "name": "shop-results"},
+        {"kind": "broker", "name": "shop-broker", "port": 6379},
+        {"kind": "results", "name": "shop-results", "port": 6380},
     ]
-    state = celery.redis_state(instances, "/etc/r", "/etc/tls", PASSWORDS, QUEUES)
-    settled = {item["dest"] for item in state["files"]}
+    state = celery.redis_state(
+        instances, "/etc/r", "/etc/tls", PASSWORDS, QUEUES, host="redis1", ca="/etc/tls/ca.crt"
+    )
+    settled = [item["dest"] for item in state["files"]]
     for unit in state["units"]:
         assert [path for path in unit["files"] if path.startswith("/etc/r/")] == [
             path for path in unit["files"] if path in settled
         ]
         assert {"/etc/tls/host.crt", "/etc/tls/host.key"} <= set(unit["files"])
+        assert unit["on_change"] == "live"
+        assert unit["redis"]["password"] == PASSWORDS["admin"]
+    assert [unit["redis"]["port"] for unit in state["units"]] == [6379, 6380]
+    # Each is started for a trial before its files are there.
+    assert [check["redis"] for check in state["checks"]] == [
+        path for path in settled if path.endswith("redis.conf")
+    ]
     users = [item for item in state["files"] if item["dest"].endswith("users.acl")]
     assert [item["secret"] for item in users] == [True, True]
     assert users[0]["content"] != users[1]["content"]
+
+
+def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
+    options: dict[str, Any] = {
+        "app": "shop",
+        "directory": "/etc/shop",
+        "port": 443,
+        "socket": "/run/s",
+        "password_line": "admin:x",
+        "read_timeout": 60,
+        "ipv6": True,
+    }
+    site = celery.site("web", protected=["/admin/"], **options)
+    (secret,) = [item for item in site["files"] if item.get("secret")]
+    assert (secret["dest"], secret["mode"]) == ("/etc/shop/credentials-nginx/web.htpasswd", "0640")
+    open_to_all = celery.site("web", protected=[], **options)
+    assert [item for item in open_to_all["files"] if item.get("secret")] == []
+    # nginx is asked about the site alone: its own drop-in is systemd's.
+    assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
+
+
+def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
+    states = {
+        "shop-worker@a.service": {"active": "active"},
+        "shop-worker@b.service": {"active": "inactive"},
+        # A second instance that was left behind goes; nobody is asked by way of it.
+        "shop-worker@a.next.service": {"active": "active"},
+        "shop-beat.service": {"active": "active"},
+    }
+    hostvars: dict[str, dict[str, Any]] = {"h": {"__fleet_plan": {"states": states}}, "down": {}}
+    assert celery.running(hostvars, ["down", "h"], "shop") == [{"host": "h", "worker": "a"}]
+
+
+def test_the_longest_drain_is_that_of_any_worker() -> None:
+    instances: dict[str, Any] = {"a": {"time_limit": 30}, "b": {"drain_timeout": 90}, "c": None}
+    assert celery.longest_drain(instances, {"time_limit": 60}) == 90
+    assert celery.longest_drain({}) == 0
 
 
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import fcntl
 import getpass
 import grp
-import json
+import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_control import fingerprint
 from fleet_control import settle as module
-from fleet_control.settle import Report, SettleError, Settler
-from fleet_control.wanted import parse
+from fleet_control.outcome import Pending, Report, SettleError
+from fleet_control.redis_live import Command, RedisError
+from fleet_control.settle import Host as Reached
+from fleet_control.settle import Options, Places, Settler
+from fleet_control.wanted import RedisAccess, parse
 
 from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
 
@@ -23,35 +28,86 @@ MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 UNIT = "shop-worker@a.service"
 
 
+class FakeRedis:
+    """A server that takes commands and keeps them; `hashes` are what it accepts of each user."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.hashes: dict[str, list[str]] = {}
+        self.refused: dict[str, str] = {}
+
+    def __call__(self, access: RedisAccess, commands: Sequence[Command]) -> list[object]:
+        return [self._answer(list(command)) for command in commands]
+
+    def _answer(self, words: list[str]) -> object:
+        self.commands.append(" ".join(words))
+        for beginning, answer in self.refused.items():
+            if " ".join(words).startswith(beginning):
+                raise RedisError(answer)
+        if words == ["PING"]:
+            return "PONG"
+        if words[:2] == ["ACL", "GETUSER"]:
+            return {"passwords": self.hashes.get(words[2], [])}
+        return "OK"
+
+
 class Host:
-    """A host below a directory."""
+    """A host below a directory; what lies in `state` is settle's own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.systemd = FakeSystemd()
         self.units = root / "units"
         self.units.mkdir()
-        self.marks = root / "marks"
+        self.systemd = FakeSystemd(self.units)
+        self.systemd.on_start = self.record
+        self.redis = FakeRedis()
+        state = root / "state"
+        self.places = Places(
+            units=f"{self.units}/",
+            recorder=f"{state}/lib/fingerprint.py",
+            key=f"{state}/key",
+            lists=f"{state}/inputs",
+            records=f"{state}/records",
+        )
 
     def path(self, name: str) -> str:
         return str(self.root / name)
 
-    def file(self, name: str, content: str, **more: Any) -> dict[str, Any]:
+    def file(self, name: str, content: str | None, **more: Any) -> dict[str, Any]:
         return {"dest": self.path(name), "content": content, "owner": ME, "group": MY_GROUP, **more}
 
-    def settler(self, wanted: dict[str, Any], **options: Any) -> Settler:
+    def record(self, unit: str, state: dict[str, str]) -> None:
+        """What the recorder does at the start of a service of ours."""
+        if not Path(self.places.recorder).exists() or not unit.endswith(".service"):
+            return
+        listed = fingerprint.read_object(f"{self.places.lists}/{unit}.json")
+        taken = fingerprint.taken(unit, state, listed, fingerprint.read_key(self.places.key))
+        fingerprint.write_record(unit, state["InvocationID"], *taken, directory=self.places.records)
+
+    def recorded(self, unit: str) -> dict[str, Any]:
+        return dict(fingerprint.read_object(f"{self.places.records}/{unit}.json"))
+
+    def settler(
+        self, *parts: tuple[str, dict[str, Any]], check: bool = False, **options: Any
+    ) -> Settler:
         return Settler(
-            parse(wanted),
-            runner=self.systemd,
-            marks=self.marks,
-            unit_directory=f"{self.units}/",
-            sleep=self.systemd.sleep,
-            clock=self.systemd.clock,
-            **options,
+            [(name, parse(wanted)) for name, wanted in parts],
+            Options(**options),
+            check=check,
+            host=Reached(
+                run=self.systemd,
+                talk=self.redis,
+                places=self.places,
+                sleep=self.systemd.sleep,
+                clock=self.systemd.clock,
+            ),
         )
 
     def settle(self, wanted: dict[str, Any], *, apply: bool = True, **options: Any) -> Report:
-        settler = self.settler(wanted, **options)
+        return self.run(("", wanted), apply=apply, **options)
+
+    def run(self, *parts: tuple[str, dict[str, Any]], apply: bool = True, **options: Any) -> Report:
+        settler = self.settler(*parts, **options)
         settler.settle_files()
         settler.plan_units()
         if apply:
@@ -67,6 +123,7 @@ class Host:
             if path.is_file()
             else "/"
             for path in sorted(self.root.rglob("*"))
+            if "state" not in path.relative_to(self.root).parts
         }
 
 
@@ -228,10 +285,13 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
         host.file("b.conf", "b\n"),
         host.file("c", "c2\n"),
     )
-    with pytest.raises(
-        SettleError, match="all files of this call are as they were: unknown directive"
-    ):
+    with pytest.raises(SettleError) as caught:
         host.settle(wanted)
+    refused = ", ".join(map(host.path, ("a.conf", "b.conf")))
+    assert str(caught.value) == (
+        f"nginx -t refuses {refused}: unknown directive in a.conf:1\n"
+        "All files of this call are as they were."
+    )
     assert host.tree() == before
     assert mode(host.path("a.conf")) == 0o640
 
@@ -277,22 +337,27 @@ def test_users_that_are_refused_are_an_error(host: Host) -> None:
 
 # --- units: restarts follow need ---------------------------------------------------------------------
 
+UNIT_TEXT = "[Service]\nExecStart=/bin/sleep 9\n"
+
 
 def unit(host: Host, **more: Any) -> dict[str, Any]:
     """A worker that read a file and resolved a link at its start."""
     return {
         "name": UNIT,
         "files": [host.path("a.env")],
-        "links": [host.path("pin")],
+        "links": [host.path("pins/a")],
         "timeout": 30,
         **more,
     }
 
 
-def worker(host: Host, env: str = "A=1\n", release: str = "1", **more: Any) -> dict[str, Any]:
+def worker(
+    host: Host, env: str = "A=1\n", release: str = "1", text: str = UNIT_TEXT, **more: Any
+) -> dict[str, Any]:
     return {
-        "files": [host.file("a.env", env), host.file("units/shop-worker@.service", "[Service]\n")],
-        "links": [{"path": host.path("pin"), "target": f"releases/{release}"}],
+        "directories": [{"path": host.path("pins"), "owner": ME, "group": MY_GROUP}],
+        "files": [host.file("a.env", env), host.file("units/shop-worker@.service", text)],
+        "links": [{"path": host.path("pins/a"), "target": f"../releases/{release}"}],
         "units": [unit(host, **more)],
     }
 
@@ -300,14 +365,22 @@ def worker(host: Host, env: str = "A=1\n", release: str = "1", **more: Any) -> d
 @pytest.fixture
 def running(host: Host) -> Host:
     """A host on which the worker of `worker()` was settled; it has a drop-in of its user's."""
-    fragment, drop_in = f"{host.units}/shop-worker@.service", f"{host.units}/{UNIT}.d/user.conf"
-    os.mkdir(f"{host.units}/{UNIT}.d")
-    Path(drop_in).write_text("[Service]\nNice=5\n")
-    host.systemd.add(UNIT, enabled=False, FragmentPath=fragment, DropInPaths=drop_in)
+    user_drop_in(host, "user.conf", "[Service]\nNice=5\n")
     host.settle(worker(host))
     assert host.systemd.units[UNIT].state["ActiveState"] == "active"
     host.systemd.commands.clear()
     return host
+
+
+def user_drop_in(host: Host, name: str, text: str) -> Path:
+    path = host.units / f"{UNIT}.d" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def whys(items: Sequence[Pending]) -> list[tuple[str, str, list[str]]]:
+    return [(item.unit, item.action, list(item.why)) for item in items]
 
 
 def test_a_first_run_reloads_enables_and_starts(host: Host) -> None:
@@ -317,9 +390,34 @@ def test_a_first_run_reloads_enables_and_starts(host: Host) -> None:
         f"systemctl enable --quiet {UNIT}",
         f"systemctl start --no-block {UNIT}",
     ]
-    assert [(p.unit, p.action, p.why) for p in report.done] == [(UNIT, "start", "it is inactive")]
-    assert mode(str(host.marks)) == 0o700
-    assert mode(str(host.marks / f"{UNIT}.json")) == 0o600
+    assert whys(report.done) == [(UNIT, "start", ["it is inactive"])]
+
+
+def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> None:
+    host.settle(worker(host))
+    places = host.places
+    assert Path(places.recorder).read_text() == Path(fingerprint.__file__).read_text()
+    assert [mode(path) for path in (places.recorder, places.key)] == [0o644, 0o600]
+    assert mode(places.lists) == mode(places.records) == 0o700
+    assert mode(f"{places.lists}/{UNIT}.json") == mode(f"{places.records}/{UNIT}.json") == 0o600
+    assert host.recorded(UNIT)["inputs"].keys() == {
+        "environment A",
+        "release",
+        "unit shop-worker@.service",
+    }
+
+
+def test_the_recorder_counts_as_a_change_where_it_differs(running: Host) -> None:
+    Path(running.places.recorder).write_text("# of an older version\n")
+    assert running.settle(worker(running), check=True).changed == [running.places.recorder]
+    report = running.settle(worker(running))
+    assert (report.changed, report.pending) == ([running.places.recorder], [])
+    assert running.settle(worker(running)).changed == []
+
+
+def test_without_units_there_is_no_recorder(host: Host) -> None:
+    host.settle({"files": [host.file("a", "x\n")]})
+    assert not Path(host.places.recorder).exists()
 
 
 def test_a_second_run_does_nothing(running: Host) -> None:
@@ -331,38 +429,39 @@ def test_a_second_run_does_nothing(running: Host) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"env": "A=2\n"}, "a.env"),
-        ({"release": "2"}, "pin"),
-        ({"values": {"x": 1}}, "values"),
+        ({"env": "A=2\n"}, "environment A changed"),
+        ({"env": 'A=1\nB="x y"\n'}, "environment B new"),
+        ({"release": "2"}, "release 1 → 2"),
+        ({"values": {"runtime": "1.1"}}, "runtime new"),
+        ({"text": f"{UNIT_TEXT}Nice=1\n"}, "unit shop-worker@.service changed"),
     ],
-    ids=["file", "link", "value"],
+    ids=["variable", "new variable", "link", "value", "unit file"],
 )
 def test_a_difference_restarts_once(running: Host, change: dict[str, Any], why: str) -> None:
-    report = running.settle(worker(running, **change))
+    wanted = worker(running, **change)
+    foretold = running.settle(wanted, check=True)
+    assert whys(foretold.pending) == [(UNIT, "restart", [why])]
+    report = running.settle(wanted)
+    assert whys(report.done) == whys(foretold.pending)
     assert running.systemd.did("restart") == [f"systemctl restart --no-block {UNIT}"]
-    assert report.done[0].why.endswith(why)
     running.systemd.commands.clear()
-    assert running.settle(worker(running, **change)).done == []
+    assert running.settle(wanted).done == []
     assert running.systemd.did() == []
 
 
-@pytest.mark.parametrize("name", ["shop-worker@.service", f"{UNIT}.d/user.conf"])
-def test_the_unit_file_and_the_users_drop_in_count_as_well(running: Host, name: str) -> None:
-    running.systemd.units[UNIT].state["NeedDaemonReload"] = "yes"
-    (running.units / name).write_text("[Service]\nNice=6\n")
-    wanted = worker(running)
-    wanted["files"].pop()
-    running.settle(wanted)
+def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:
+    path = user_drop_in(running, "user.conf", "[Service]\nNice=6\n")
+    expected = [(UNIT, "restart", ["drop-in user.conf changed"])]
+    assert whys(running.settle(worker(running), check=True).pending) == expected
+    assert whys(running.settle(worker(running)).done) == expected
     assert running.systemd.did() == [
         "systemctl daemon-reload",
         f"systemctl restart --no-block {UNIT}",
     ]
-
-
-def test_a_drop_in_that_went_away_restarts(running: Host) -> None:
-    running.systemd.units[UNIT].state["DropInPaths"] = ""
-    report = running.settle(worker(running))
-    assert report.done[0].why == f"changed: {running.units}/{UNIT}.d/user.conf"
+    path.unlink()
+    expected = [(UNIT, "restart", ["drop-in user.conf removed"])]
+    assert whys(running.settle(worker(running), check=True).pending) == expected
+    assert whys(running.settle(worker(running)).done) == expected
 
 
 class Killed(BaseException):
@@ -377,76 +476,144 @@ def test_a_run_that_is_killed_is_finished_by_the_next(running: Host, moment: str
             raise Killed
 
     running.systemd.before = kill
-    wanted = worker(running, env="A=2\n")
-    wanted["files"][1]["content"] = "[Service]\nNice=1\n"
+    wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
     with pytest.raises(Killed):
         running.settle(wanted)
     assert Path(running.path("a.env")).read_text() == "A=2\n"
 
     running.systemd.before = lambda command: None
-    running.systemd.units[UNIT].state["NeedDaemonReload"] = "yes"
     running.systemd.commands.clear()
     report = running.settle(wanted)
-    assert [p.action for p in report.done] == ["restart"]
+    # systemd ends a restart that was begun, and the record tells that it was done.
+    assert [p.action for p in report.done] == ([] if moment == "after restart" else ["restart"])
     assert running.settle(wanted).done == []
 
 
 def test_a_change_that_is_taken_back_restarts_nothing(running: Host) -> None:
-    running.settle(worker(running, env="A=2\n"), apply=False)
+    running.settle(worker(running, env="A=2\n", release="2"), apply=False)
     report = running.settle(worker(running))
-    assert report.changed == [running.path("a.env")]
+    assert report.changed == [running.path("a.env"), running.path("pins/a")]
     assert (report.pending, running.systemd.did("restart")) == ([], [])
 
 
-def test_a_change_that_is_taken_back_after_an_attempt_restarts(running: Host) -> None:
-    """The attempt has put it on disk, and a crash since then may have started the process with it."""
-
-    def kill(command: str) -> None:
-        if "systemctl restart" in command:
-            raise Killed
-
-    running.systemd.before = kill
-    with pytest.raises(Killed):
-        running.settle(worker(running, release="2"))
-    running.systemd.before = lambda command: None
-    assert [p.action for p in running.settle(worker(running)).done] == ["restart"]
+def test_a_process_that_crashed_into_a_change_that_is_taken_back_restarts(running: Host) -> None:
+    running.settle(worker(running, env="A=2\n"), apply=False)
+    running.systemd.crash(UNIT)
+    assert running.settle(worker(running, env="A=2\n")).pending == []
+    report = running.settle(worker(running))
+    assert whys(report.done) == [(UNIT, "restart", ["environment A changed"])]
 
 
-def test_what_changes_while_the_process_starts_is_not_taken_as_known_to_it(running: Host) -> None:
+@pytest.mark.parametrize("crashed", [False, True])
+def test_a_hand_edit_goes_and_so_does_a_process_that_started_with_it(
+    running: Host, crashed: bool
+) -> None:
+    Path(running.path("a.env")).write_text("A=1\nDEBUG=1\n")
+    if crashed:
+        running.systemd.crash(UNIT)
+    wanted = worker(running)
+    foretold = running.settle(wanted, check=True)
+    report = running.settle(wanted)
+    assert report.changed == [running.path("a.env")]
+    expected = [(UNIT, "restart", ["environment DEBUG removed"])] if crashed else []
+    assert whys(report.done) == expected
+    assert whys(foretold.pending) == expected or [p.action for p in foretold.pending] == ["write"]
+
+
+def test_a_process_that_started_while_a_reload_was_due_is_unknown(running: Host) -> None:
+    path = user_drop_in(running, "user.conf", "[Service]\nNice=6\n")
+    running.systemd.crash(UNIT)
+    path.write_text("[Service]\nNice=5\n")
+    report = running.settle(worker(running))
+    assert whys(report.done) == [
+        (
+            UNIT,
+            "restart",
+            ["what it was started with is not known: daemon-reload was due when it started"],
+        )
+    ]
+
+
+def test_what_changes_while_the_process_starts_is_not_taken_as_known_to_it(host: Host) -> None:
     def someone(command: str) -> None:
-        if command.startswith("systemctl restart"):
-            Path(running.path("a.env")).write_text("A=3\n")
+        if command.startswith("systemctl start"):
+            Path(host.path("a.env")).write_text("A=3\n")
 
-    running.systemd.before = someone
-    running.settle(worker(running, env="A=2\n"))
-    running.systemd.before = lambda command: None
-    assert [p.action for p in running.settle(worker(running, env="A=3\n")).done] == ["restart"]
-
-
-def test_without_a_mark_or_with_a_broken_one_it_is_restarted(running: Host) -> None:
-    mark = running.marks / f"{UNIT}.json"
-    for damage in (mark.unlink, lambda: mark.write_text("{"), lambda: mark.write_text("[]")):
-        damage()
-        report = running.settle(worker(running))
-        assert [p.why for p in report.done] == ["it was never started by this inventory"]
+    # No recorder: what settle itself writes down must be what was there before the start.
+    host.systemd.on_start = lambda name, state: None
+    host.systemd.before = someone
+    host.settle(worker(host, env="A=2\n"))
+    host.systemd.before = lambda command: None
+    assert [p.action for p in host.settle(worker(host, env="A=3\n")).done] == ["restart"]
 
 
-def test_a_mark_holds_hashes_not_values(host: Host) -> None:
+def test_a_unit_without_the_recorder_is_not_restarted_by_each_run(host: Host) -> None:
+    wanted = {"units": [{"name": "some.socket"}]}
+    assert [p.action for p in host.settle(wanted).done] == ["start"]
+    assert host.settle(wanted).pending == []
+    host.systemd.crash("some.socket")
+    assert [p.action for p in host.settle(wanted).done] == ["restart"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "{", "[]", '{"format": 9, "invocation": "new-1"}'])
+def test_without_a_record_that_serves_it_is_restarted(running: Host, damage: str) -> None:
+    record = Path(f"{running.places.records}/{UNIT}.json")
+    if damage == "gone":
+        record.unlink()
+    else:
+        record.write_text(damage)
+    for check in (True, False):
+        (item,) = running.settle(worker(running), check=check).pending
+        assert item.action == "restart"
+        assert item.text.startswith("what it was started with is not known: ")
+    assert running.settle(worker(running)).pending == []
+
+
+def test_a_record_of_another_start_does_not_count(running: Host) -> None:
+    running.systemd.on_start = lambda name, state: None
+    running.systemd.crash(UNIT)
+    (item,) = running.settle(worker(running)).done
+    assert item.text == "what it was started with is not known: no record of its start"
+
+
+def test_a_lost_key_restarts_once(running: Host) -> None:
+    Path(running.places.key).unlink()
+    assert [p.why for p in running.settle(worker(running), check=True).pending] == [
+        ("what it was started with is not known: the host's key is missing",)
+    ]
+    assert not Path(running.places.key).exists()
+    assert [p.action for p in running.settle(worker(running)).done] == ["restart"]
+    assert running.settle(worker(running)).done == []
+
+
+def test_nothing_that_settle_keeps_holds_a_value(host: Host) -> None:
     host.settle(worker(host, env="PASSWORD=hush\n", values={"password": "hush"}))
-    noted = (host.marks / f"{UNIT}.json").read_text()
-    assert "hush" not in noted
-    assert set(json.loads(noted)) == {host.path("a.env"), host.path("pin"), "values"}
+    kept = [path for path in Path(host.places.lists).parent.rglob("*.json") if path.is_file()]
+    assert len(kept) == 2
+    assert not [path for path in kept if "hush" in path.read_text()]
 
 
 def test_force_restarts_what_does_not_differ(running: Host) -> None:
     report = running.settle({"units": [unit(running)]}, force=True)
-    assert [(p.action, p.why) for p in report.done] == [("restart", "it was asked for")]
+    assert whys(report.done) == [(UNIT, "restart", ["it was asked for"])]
+    assert running.settle(worker(running)).pending == []
 
 
-def test_a_reload_takes_the_change_up_without_a_restart(running: Host) -> None:
-    running.settle(worker(running, env="A=2\n", on_change="reload"))
+def test_a_reload_takes_the_change_up_and_the_record_follows(running: Host) -> None:
+    wanted = worker(running, env="A=2\n", on_change="reload")
+    report = running.settle(wanted)
+    assert whys(report.done) == [(UNIT, "reload", ["environment A changed"])]
     assert running.systemd.did("reload", "restart") == [f"systemctl reload {UNIT}"]
-    assert running.settle(worker(running, env="A=2\n", on_change="reload")).done == []
+    assert running.settle(wanted).done == []
+    # What was reloaded is known as such: the old file would be a difference now.
+    assert [p.action for p in running.settle(worker(running), check=True).pending] == ["restart"]
+
+
+def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> None:
+    host.systemd.add(UNIT, running=True)
+    wanted = worker(host, on_change="reload")
+    assert [p.action for p in host.settle(wanted).done] == ["reload"]
+    assert host.settle(wanted).done == []
 
 
 def test_on_change_nothing(running: Host) -> None:
@@ -463,6 +630,73 @@ def test_a_unit_that_shall_not_run_is_stopped_once(running: Host) -> None:
     assert running.settle(wanted).done == []
 
 
+def test_a_unit_that_somebody_stops_just_now_is_started(running: Host) -> None:
+    running.systemd.units[UNIT].state.update(ActiveState="deactivating", Job="5")
+    assert whys(running.settle(worker(running)).done) == [(UNIT, "start", ["it is stopping"])]
+
+
+# --- units: left alone -------------------------------------------------------------------------------
+
+
+def several(host: Host) -> dict[str, Any]:
+    """A changed worker, a new one, one that shall not run and one that left."""
+    wanted = worker(host, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
+    wanted["units"] += [
+        {"name": "shop-worker@new.service"},
+        {"name": "shop-worker@off.service", "started": False, "enabled": False},
+    ]
+    wanted["owned"] = {"units": ["shop-worker@*.service"], "files": [host.path("old-*")]}
+    host.systemd.add("shop-worker@off.service", running=True)
+    host.systemd.add("shop-worker@old.service", running=True)
+    Path(host.path("old-1")).touch()
+    return wanted
+
+
+def test_units_can_be_left_alone_while_all_else_is_settled(running: Host) -> None:
+    wanted = several(running)
+    report = running.settle(wanted, act=False)
+    assert running.systemd.did() == [
+        "systemctl daemon-reload",
+        "systemctl enable --quiet shop-worker@new.service",
+    ]
+    assert Path(running.path("a.env")).read_text() == "A=2\n"
+    assert Path(running.path("old-1")).exists()
+    assert report.done == []
+    assert sorted(p.action for p in report.pending) == [
+        "remove",
+        "remove",
+        "restart",
+        "start",
+        "stop",
+    ]
+    listed = Path(f"{running.places.lists}/shop-worker@new.service.json")
+    assert listed.exists(), "whoever starts it has its start recorded"
+
+
+def test_a_restart_can_be_left_to_somebody_else(running: Host) -> None:
+    report = running.settle(several(running), restart=False)
+    assert sorted(p.action for p in report.done) == ["remove", "remove", "start", "stop"]
+    assert running.systemd.did("restart") == []
+    assert running.systemd.units[UNIT].state["InvocationID"] == "new-1"
+    (item,) = running.settle(worker(running, env="A=2\n"), check=True).pending
+    assert (item.unit, item.action) == (UNIT, "restart")
+
+
+def test_states_are_told_of_all_units(running: Host) -> None:
+    report = running.settle(several(running), act=False)
+    assert report.states[UNIT] == {
+        "active": "active",
+        "sub": "running",
+        "invocation": "new-1",
+        "main_pid": 200,
+        "job": False,
+        "status": "",
+    }
+    assert report.states.keys() == {
+        f"shop-worker@{name}.service" for name in ("a", "new", "off", "old")
+    }
+
+
 # --- units: a start that does not succeed ------------------------------------------------------------
 
 
@@ -474,7 +708,7 @@ def starts_as(host: Host, *course: dict[str, str]) -> None:
 def test_a_failed_unit_is_started(host: Host) -> None:
     host.systemd.add(UNIT, ActiveState="failed", InvocationID="old", ExecMainStatus="78")
     report = host.settle(worker(host))
-    assert [(p.action, p.why) for p in report.done] == [("start", "it is failed")]
+    assert whys(report.done) == [(UNIT, "start", ["it is failed"])]
 
 
 def test_a_slow_start_is_waited_for(host: Host) -> None:
@@ -509,7 +743,7 @@ def test_a_timeout_names_the_unit_its_journal_and_the_next_command(host: Host) -
     assert f"journalctl -u {UNIT} -n 100" in text
     assert text.endswith("Is Redis up?")
     # It has started with what lies on disk and may yet get ready: the next run has nothing to restart.
-    assert [path.name for path in host.marks.glob("*")] == [f"{UNIT}.json"]
+    assert host.settle(worker(host)).pending == []
 
 
 def test_a_crash_loop_ends_the_wait(host: Host) -> None:
@@ -558,6 +792,40 @@ def test_the_first_failure_leaves_the_rest_serving(host: Host) -> None:
     assert host.systemd.did("restart") == []
 
 
+def test_units_that_do_not_run_start_together(host: Host) -> None:
+    names = [f"shop-worker@{number}.service" for number in range(24)]
+    for name in names:
+        host.systemd.add(name)
+        host.systemd.units[name].course = [{"ActiveState": "activating"}] * 50 + [
+            {"ActiveState": "active"}
+        ]
+    report = host.settle({"units": [{"name": name, "timeout": 30} for name in names]})
+    assert host.systemd.did("start") == [f"systemctl start --no-block {' '.join(names)}"]
+    assert len(report.done) == 24
+    assert host.systemd.now - 1000 < 11
+
+
+def test_of_several_that_start_the_one_that_fails_is_named(host: Host) -> None:
+    for name in ("a", "b"):
+        host.systemd.add(f"shop-worker@{name}.service")
+    host.systemd.units["shop-worker@b.service"].course = [{"ActiveState": "failed"}]
+    wanted = {"units": [{"name": f"shop-worker@{name}.service"} for name in ("a", "b")]}
+    with pytest.raises(SettleError, match=r"^shop-worker@b.service does not start"):
+        host.settle(wanted)
+    host.systemd.refused["systemctl start"] = "Unit shop-worker@b.service has a bad unit setting."
+    with pytest.raises(SettleError, match=r"^shop-worker@b.service refused `systemctl start"):
+        host.settle(wanted)
+
+
+def test_units_that_differ_restart_one_after_the_other(host: Host) -> None:
+    names = [f"shop-{name}.service" for name in "ab"]
+    units = [{"name": name} for name in names]
+    host.settle({"units": units})
+    host.systemd.commands.clear()
+    host.settle({"units": [{**unit, "values": 1} for unit in units]})
+    assert host.systemd.did("restart") == [f"systemctl restart --no-block {n}" for n in names]
+
+
 def test_a_command_that_systemd_refuses_is_told_with_the_journal(running: Host) -> None:
     running.systemd.refused["systemctl reload"] = "Job for it failed."
     with pytest.raises(SettleError) as caught:
@@ -586,9 +854,10 @@ def with_surplus(running: Host) -> Host:
     Path(running.path("worker-old.env")).write_text("A=1\n")
     os.symlink("releases/1", running.path("pin-old"))
     running.systemd.add(OLD, running=True)
-    running.systemd.add("shop-worker@.service")
     running.systemd.add("other-worker@old.service", running=True)
-    (running.marks / f"{OLD}.json").write_text("{}")
+    inputs = {"files": [running.path("worker-old.env")], "links": [running.path("pin-old")]}
+    fingerprint.write_object(f"{running.places.lists}/{OLD}.json", inputs)
+    fingerprint.write_record(OLD, "old", {}, directory=running.places.records)
     return running
 
 
@@ -613,8 +882,9 @@ def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: H
         f"systemctl disable --quiet {OLD}",
         "systemctl daemon-reload",
     ]
-    assert [(p.unit, p.why) for p in report.done] == [(OLD, "it is not in the inventory")]
-    assert not [name for name in host.tree() if "old" in name]
+    why = ["not in the inventory: drain, stop, delete 3 files"]
+    assert whys(report.done) == [(OLD, "remove", why)]
+    assert not [path for path in host.root.rglob("*") if "old" in path.name]
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
@@ -651,7 +921,8 @@ def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
     del host.systemd.units[OLD]
     Path(host.path("worker-old.env")).write_text("A=1\n")
     report = host.settle(owning(host), apply=False)
-    assert [p.why for p in report.pending] == ["files that are not in the inventory"]
+    why = ["not in the inventory: delete 1 file", host.path("worker-old.env")]
+    assert whys(report.pending) == [("", "remove", why)]
     host.settle(owning(host))
     assert not Path(host.path("worker-old.env")).exists()
     assert host.settle(owning(host)).done == []
@@ -660,32 +931,213 @@ def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
 # --- check mode --------------------------------------------------------------------------------------
 
 
+def whole_tree(host: Host) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in host.root.rglob("*") if path.is_file()}
+
+
 def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host: Host) -> None:
     wanted = owning(host)
-    wanted["directories"] = [{"path": host.path("d"), "owner": "to-come", "group": "to-come"}]
+    wanted["directories"] += [{"path": host.path("d"), "owner": "to-come", "group": "to-come"}]
     wanted["sysusers"] = [host.file("sysusers.d/shop.conf", "u to-come -\n")]
     wanted["files"] += [{**host.file("d/f", "x\n"), "owner": "to-come", "group": "to-come"}]
-    wanted["checks"] = [{"command": ["nginx", "-t"], "files": ["*"]}]
-    before = host.tree()
+    wanted["files"] += [host.file("pki/host.crt", None)]
+    wanted["checks"] = [{"command": ["no-such-daemon", "-t"], "files": ["*"]}]
+    wanted["packages"] = ["nginx-light"]
+    wanted["releases"] = [{"path": host.path("releases/a1"), "what": "release"}]
+    wanted["links"] += [{"path": host.path("current"), "target": "releases/a1"}]
+    before = whole_tree(host)
     report = host.settle(wanted, check=True)
-    assert host.tree() == before
+    assert whole_tree(host) == before
     assert host.systemd.did() == []
-    assert [(p.unit, p.action) for p in report.pending] == [(UNIT, "start")]
+    assert whys(report.pending) == [
+        ("", "install", ["nginx-light"]),
+        ("", "build", ["release a1"]),
+        (UNIT, "start", ["it is inactive"]),
+        (
+            "",
+            "write",
+            [
+                *map(host.path, ("sysusers.d/shop.conf", "pins", "d", "d/f", "pki/host.crt")),
+                host.places.recorder,
+            ],
+        ),
+        ("", "link", [f"{host.path('current')}: releases/a1"]),
+    ]
     assert report.done == []
-    for name in ("sysusers.d/shop.conf", "d", "d/f", "a.env", "pin"):
-        assert host.path(name) in report.changed
     assert f"enable {UNIT}" in report.changed
 
 
 def test_check_mode_on_a_settled_host_with_surplus(with_surplus: Host) -> None:
     host = with_surplus
-    before = host.tree()
+    before = whole_tree(host)
     wanted = owning(host)
     wanted["units"][0]["values"] = "changed"
     report = host.settle(wanted, check=True)
-    assert [(p.unit, p.action) for p in report.pending] == [(UNIT, "restart"), (OLD, "stop")]
-    assert host.tree() == before
+    assert whys(report.pending) == [
+        (UNIT, "restart", ["values new"]),
+        (OLD, "remove", ["not in the inventory: drain, stop, delete 3 files"]),
+    ]
+    assert whole_tree(host) == before
     assert host.systemd.did() == []
+
+
+def test_check_mode_after_a_run_has_nothing_to_foretell(running: Host) -> None:
+    report = running.settle(worker(running), check=True)
+    assert (report.changes, report.pending, report.diff) == ([], [], [])
+
+
+def test_what_one_role_writes_restarts_what_another_ones_unit_reads(running: Host) -> None:
+    wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=2\n")
+    units = {"units": wanted.pop("units")}
+    for parts in ((("files", wanted), ("units", units)), (("units", units), ("files", wanted))):
+        report = running.run(*parts, check=True)
+        (item,) = report.pending
+        assert (item.part, item.unit, item.action) == ("units", UNIT, "restart")
+        assert item.why == ("unit shop-worker@.service changed", "environment A changed")
+        assert {change.part for change in report.changes} == {"files"}
+
+
+def test_a_unit_that_two_roles_want_is_planned_once(running: Host) -> None:
+    wanted = worker(running, env="A=2\n")
+    report = running.run(("one", wanted), ("two", {"units": wanted["units"]}), check=True)
+    assert [(p.part, p.unit) for p in report.pending] == [("one", UNIT)]
+
+
+def test_a_drop_in_that_is_about_to_go_or_to_come_is_foretold(running: Host) -> None:
+    wanted = worker(running)
+    drop_in = f"units/{UNIT}.d/10-fleet.conf"
+    wanted["files"].append(host_file := running.file(drop_in, "[Service]\nNice=1\n"))
+    expected = [(UNIT, "restart", ["drop-in 10-fleet.conf new"])]
+    assert whys(running.settle(wanted, check=True).pending) == expected
+    assert whys(running.settle(wanted).done) == expected
+    wanted["files"].remove(host_file)
+    wanted["owned"] = {"files": [f"{running.units}/shop-worker@*.service.d/10-fleet.conf"]}
+    (restart, remove) = running.settle(wanted, check=True).pending
+    assert restart.why == ("drop-in 10-fleet.conf removed",)
+    assert remove.why == ("not in the inventory: delete 1 file", running.path(drop_in))
+
+
+def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> None:
+    wanted = worker(running)
+    wanted["units"][0]["files"].append(running.path("host.key"))
+    Path(running.path("host.key")).write_text("old\n")
+    running.settle(wanted)
+    assert running.settle(wanted, check=True).pending == []
+    wanted["files"].append(running.file("host.key", None))
+    expected = [(UNIT, "restart", ["file host.key changed"])]
+    assert whys(running.settle(wanted, check=True).pending) == expected
+    with pytest.raises(SettleError, match=r"host.key has no content"):
+        running.settle(wanted)
+
+
+def test_several_roles_at_once_are_only_foretold() -> None:
+    with pytest.raises(SettleError, match="run in check mode"):
+        module.settle([("a", parse({})), ("b", parse({}))], Options(), check=False)
+
+
+# --- Redis, live -------------------------------------------------------------------------------------
+
+REDIS = "redis@shop-broker.service"
+ACCESS = {"host": "redis1", "port": 6379, "ca": "/ca.crt", "user": "admin", "password": "hush"}
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def redis(
+    host: Host, memory: str = "256mb", databases: str = "1", worker: str = "w1", admin: str = "hush"
+) -> dict[str, Any]:
+    users = f"user worker on >{worker} +get\nuser admin on >{admin} +acl\n"
+    conf = f"maxmemory {memory}\ndatabases {databases}\ntls-cert-file {host.path('host.crt')}\n"
+    names = ("redis.conf", "users.acl", "host.crt", "host.key")
+    return {
+        "files": [host.file("redis.conf", conf), host.file("users.acl", users)],
+        "units": [
+            {
+                "name": REDIS,
+                "on_change": "live",
+                "files": [host.path(name) for name in names],
+                "redis": ACCESS,
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def with_redis(host: Host) -> Host:
+    for name in ("host.crt", "host.key"):
+        Path(host.path(name)).write_text("1\n")
+    host.settle(redis(host))
+    host.redis.hashes = {"worker": [sha("w1")], "admin": [sha("hush")]}
+    return host
+
+
+def test_what_redis_takes_is_set_live_and_the_record_follows(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, memory="512mb")
+    expected = [(REDIS, "live", ["setting maxmemory 256mb → 512mb"])]
+    assert whys(host.settle(wanted, check=True).pending) == expected
+    assert host.redis.commands == []
+    assert whys(host.settle(wanted).done) == expected
+    assert host.redis.commands == ["CONFIG SET maxmemory 512mb"]
+    assert host.systemd.did("restart") == []
+    assert host.settle(wanted).pending == []
+
+
+def test_a_new_certificate_is_read_live_and_a_new_key_restarts(with_redis: Host) -> None:
+    host = with_redis
+    Path(host.path("host.crt")).write_text("2\n")
+    assert whys(host.settle(redis(host)).done) == [(REDIS, "live", ["file host.crt changed"])]
+    assert host.redis.commands == ["PING", f"CONFIG SET tls-cert-file {host.path('host.crt')}"]
+    Path(host.path("host.key")).write_text("2\n")
+    assert whys(host.settle(redis(host)).done) == [(REDIS, "restart", ["file host.key changed"])]
+
+
+def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> None:
+    wanted = redis(with_redis, memory="512mb", databases="2")
+    report = with_redis.settle(wanted, restart=False)
+    assert (report.done, with_redis.redis.commands) == ([], [])
+    assert whys(with_redis.settle(wanted).done) == [
+        (REDIS, "restart", ["setting databases 1 → 2", "setting maxmemory 256mb → 512mb"])
+    ]
+
+
+def test_an_old_password_serves_until_it_is_ended(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, worker="w2")
+    assert whys(host.settle(wanted).done) == [(REDIS, "live", ["user worker changed"])]
+    assert host.redis.commands == [
+        "ACL GETUSER worker",
+        f"ACL SETUSER worker reset on >w2 +get #{sha('w1')}",
+    ]
+    host.redis.hashes["worker"] = [sha("w2"), sha("w1")]
+    host.redis.commands.clear()
+    assert host.settle(wanted).pending == []
+
+    expected = [(REDIS, "live", ["user worker: old password still accepted"])]
+    assert whys(host.settle(wanted, check=True, finish=True).pending) == expected
+    assert whys(host.settle(wanted, finish=True).done) == expected
+    assert host.redis.commands[-1] == "ACL SETUSER worker reset on >w2 +get"
+    host.redis.hashes["worker"] = [sha("w2")]
+    assert host.settle(wanted, finish=True).pending == []
+
+
+def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:
+    with_redis.redis.refused["PING"] = "AUTH failed: WRONGPASS"
+    wanted = redis(with_redis, admin="new")
+    for check in (True, False):
+        assert whys(with_redis.settle(wanted, check=check).pending) == [
+            (REDIS, "restart", ["user admin changed"])
+        ]
+
+
+def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, memory="1kb")
+    host.redis.refused["CONFIG SET"] = "it refused CONFIG SET: out of memory"
+    with pytest.raises(SettleError) as caught:
+        host.settle(wanted)
+    assert f"{REDIS} did not take its new settings while it runs: it refused" in str(caught.value)
+    host.redis.refused.clear()
+    assert [p.action for p in host.settle(wanted).done] == ["live"]
 
 
 # --- the whole ---------------------------------------------------------------------------------------
@@ -703,23 +1155,27 @@ def test_settle_reports_what_it_did(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        module, "Settler", lambda wanted, **options: host.settler(worker(host), **options)
+        module,
+        "Settler",
+        lambda parts, options, check: host.settler(("", worker(host)), check=check),
     )
     lock = tmp_path / "lock"
     alone = module.alone
     monkeypatch.setattr(module, "alone", lambda: alone(lock))
-    assert module.settle(parse({}), check=True).done == []
+    assert module.settle([("", parse({}))], Options(), check=True).done == []
     assert not lock.exists()
-    assert [p.action for p in module.settle(parse({}), check=False).done] == ["start"]
+    done = module.settle([("", parse({}))], Options(), check=False).done
+    assert [p.action for p in done] == ["start"]
     assert lock.exists()
 
 
-def test_the_fake_is_asked_for_units_in_one_call(running: Host) -> None:
+def test_systemd_is_asked_for_units_in_one_call(running: Host) -> None:
     wanted = worker(running)
     for number in range(50):
         name = f"shop-worker@{number}.service"
         running.systemd.units[name] = FakeUnit(
-            {"ActiveState": "active", "UnitFileState": "enabled"}
+            {"ActiveState": "active", "UnitFileState": "enabled"},
+            loaded={f"{running.units}/shop-worker@.service": UNIT_TEXT},
         )
         wanted["units"].append({"name": name, "on_change": "nothing"})
     running.settle(wanted)

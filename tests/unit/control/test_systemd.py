@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import pytest
-from fleet_control.systemd import Completed, journal, listed, parse_show, run, show
+from fleet_control.fingerprint import Disk
+from fleet_control.systemd import (
+    Completed,
+    journal,
+    listed,
+    parse_show,
+    run,
+    show,
+    sources_to_be,
+    template_of,
+)
 
 # As systemd 252 prints it.
 BLOCK = """\
@@ -114,3 +125,41 @@ def test_commands_run_in_a_plain_locale(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     done = run(["sh", "-c", "echo $LC_ALL; cat; echo oops >&2; printf '\\377'; exit 3"])
     assert done == Completed(3, "C.UTF-8\noops\n\ufffd")
+
+
+def test_the_file_that_an_instance_is_made_from() -> None:
+    assert template_of("shop-worker@a.b.service") == "shop-worker@.service"
+    assert template_of("nginx.service") == "nginx.service"
+
+
+class Files(Disk):
+    """A disk that has these files."""
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = paths
+
+    def match(self, pattern: str) -> list[str]:
+        return [path for path in self.paths if PurePosixPath(path).match(pattern)]
+
+
+def sources(disk: Disk, loaded: str = "") -> tuple[str, ...]:
+    state = parse_show("w@a.service", f"FragmentPath=/lib/systemd/system/w@.service\n{loaded}")
+    return sources_to_be(state, disk, "/etc/systemd/system/")
+
+
+def test_sources_are_those_that_a_reload_would_find() -> None:
+    etc, lib = "/etc/systemd/system", "/lib/systemd/system"
+    assert sources(Files(f"{lib}/w@.service")) == (f"{lib}/w@.service",)
+    ours = (
+        f"{etc}/w@.service",
+        f"{etc}/w@.service.d/10-all.conf",
+        f"{etc}/w@a.service.d/20-one.conf",
+    )
+    assert sources(Files(f"{lib}/w@.service", *reversed(ours))) == ours
+
+
+def test_a_drop_in_hides_those_of_its_name_and_one_that_went_away_is_gone() -> None:
+    etc, run = "/etc/systemd/system", "/run/systemd/system"
+    disk = Files(f"{run}/w@a.service.d/1.conf", f"{etc}/w@.service.d/1.conf", "/x/service.d/9.conf")
+    loaded = f"DropInPaths=/x/service.d/9.conf {etc}/w@a.service.d/gone.conf"
+    assert sources(disk, loaded) == (f"{run}/w@a.service.d/1.conf", "/x/service.d/9.conf")

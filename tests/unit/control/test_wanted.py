@@ -11,11 +11,16 @@ from fleet_control.wanted import (
     File,
     Link,
     Owned,
+    RedisAccess,
+    Release,
     Unit,
     Wanted,
     WantedError,
     parse,
+    parse_parts,
 )
+
+REDIS = {"host": "redis1", "port": 1, "ca": "/ca", "user": "admin", "password": "hush"}
 
 
 def test_a_whole_one() -> None:
@@ -23,21 +28,62 @@ def test_a_whole_one() -> None:
         {
             "sysusers": [{"dest": "/s", "content": "u x\n"}],
             "directories": [{"path": "/d", "mode": "0750"}],
-            "files": [{"dest": "/f", "content": 5, "mode": "0600", "group": "g", "secret": True}],
+            "files": [
+                {"dest": "/f", "content": 5, "mode": "0600", "group": "g", "secret": True},
+                {"dest": "/to-come", "content": None},
+            ],
             "links": [{"path": "/l", "target": "t"}],
-            "checks": [{"command": ["nginx", "-t"], "files": ["/f"]}],
-            "units": [{"name": "a.service", "files": ["/f"], "timeout": "5", "values": [1]}],
+            "checks": [
+                {"command": ["nginx", "-t"], "files": ["/f"]},
+                {"redis": "/redis.conf", "files": ["/redis.conf"]},
+            ],
+            "units": [
+                {"name": "a.service", "files": ["/f"], "timeout": "5", "values": [1]},
+                {"name": "redis@a.service", "on_change": "live", "redis": {**REDIS, "port": "1"}},
+            ],
+            "releases": [{"path": "/r/1", "what": "release"}],
+            "packages": ["nginx"],
             "owned": {"units": ["a@*"], "files": ["/f*"]},
         }
     ) == Wanted(
         sysusers=(File("/s", "u x\n"),),
         directories=(Directory("/d", mode=0o750),),
-        files=(File("/f", "5", group="g", mode=0o600, secret=True),),
+        files=(File("/f", "5", group="g", mode=0o600, secret=True), File("/to-come", None)),
         links=(Link("/l", "t"),),
-        checks=(Check(("nginx", "-t"), ("/f",)),),
-        units=(Unit("a.service", files=("/f",), timeout=5.0, values=[1]),),
+        checks=(
+            Check(("/f",), command=("nginx", "-t")),
+            Check(("/redis.conf",), redis="/redis.conf"),
+        ),
+        units=(
+            Unit("a.service", files=("/f",), timeout=5.0, values=[1]),
+            Unit(
+                "redis@a.service",
+                on_change="live",
+                redis=RedisAccess("redis1", 1, "/ca", "admin", "hush"),
+            ),
+        ),
+        releases=(Release("/r/1", "release"),),
+        packages=("nginx",),
         owned=Owned(("a@*",), ("/f*",)),
     )
+
+
+def test_several() -> None:
+    assert parse_parts([["a", {}], ("b", {"packages": ["x"]})]) == [
+        ("a", Wanted()),
+        ("b", Wanted(packages=("x",))),
+    ]
+    for raw in ({"a": {}}, ["a"], [["a"]]):
+        with pytest.raises(WantedError, match="parts: "):
+            parse_parts(raw)
+
+
+def test_a_password_is_not_printed_with_what_it_belongs_to() -> None:
+    assert "hush" not in repr(parse({"units": [live()]}))
+
+
+def live(**redis: Any) -> dict[str, Any]:
+    return {"name": "r", "on_change": "live", "redis": {**REDIS, **redis}}
 
 
 def test_nothing() -> None:
@@ -58,8 +104,20 @@ def test_nothing() -> None:
         ),
         ({"directories": [{"path": "/d", "mode": "u=rw"}]}, r"directories\[0\]: mode must be"),
         ({"units": [{"name": "a", "files": "/f"}]}, r"units\[0\].files: must be a list of strings"),
-        ({"units": [{"name": "a", "on_change": "kill"}]}, "restart, reload or nothing, not 'kill'"),
+        (
+            {"units": [{"name": "a", "on_change": "kill"}]},
+            "one of restart, reload, live, nothing, not 'kill'",
+        ),
+        ({"units": [{"name": "a", "on_change": "live"}]}, "on_change live needs redis"),
+        ({"units": [{**live(), "on_change": "reload"}]}, "on_change live needs redis"),
+        ({"units": [live(port="x")]}, r"units\[0\].redis: port must be a number"),
+        ({"units": [live(db=1)]}, r"units\[0\].redis: unknown key db"),
+        ({"units": [{**live(), "redis": {"host": "a"}}]}, "redis: port, ca, user, password is"),
         ({"checks": [{"command": "nginx -t", "files": []}]}, r"checks\[0\]: must be a list"),
+        ({"checks": [{"files": []}]}, r"checks\[0\]: must have either command or redis"),
+        ({"files": [{"content": ""}]}, r"files\[0\]: dest is missing"),
+        ({"units": [{}]}, r"units\[0\]: name is missing"),
+        ({"links": [{"path": "/l"}]}, r"links\[0\]: target is missing"),
         ({"owned": {"unit": []}}, "owned: unknown key unit"),
     ],
 )

@@ -106,6 +106,20 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/soft_time_limit", 1800, f"{W}.discounts.soft_time_limit", "not below", "less than 1800"),
     (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "nothing that systemd", "512M"),
     (f"{D}/cpu_quota", "2", f"{W}.discounts.cpu_quota", "nothing that systemd", "50%"),
+    # restarts
+    ("celery_restart_min_capacity", 0, "celery_restart_min_capacity", "below 1", "from 1 to 100"),
+    ("celery_restart_min_capacity", 101, "celery_restart_min_capacity", "above 100", "1 to 100"),
+    ("celery_restart_min_capacity", "101", "celery_restart_min_capacity", "above 100", "1 to 100"),
+    ("celery_restart_min_capacity", "50%", "celery_restart_min_capacity", "where a whole", "whole"),
+    ("celery_restart_batch", 0, "celery_restart_batch", "below 1", "1 or more"),
+    ("celery_restart_batch", [1], "celery_restart_batch", "a list where a whole", "whole"),
+    ("celery_restart_only", ["analyticz"], "celery_restart_only", "does not have", "analytics?"),
+    ("celery_restart_only", "discounts,zzz", "celery_restart_only", "does not have", "choose from"),
+    ("celery_restart_only", {"a": 1}, "celery_restart_only", "a mapping where a list", "- item"),
+    ("celery_restart_all", "maybe", "celery_restart_all", "where a boolean", "true or false"),
+    (f"{D}/overlap", "yes", f"{W}.discounts.overlap", "where a boolean", "true or false"),
+    (D, {"overlap": True, "pool": "threads"}, f"{W}.discounts.overlap", "pool threads", "prefork"),
+    ("celery_app_delivery", "exactly_once", "celery_app_delivery", "none of the", "at_least_once"),
     # schedule
     ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "persistent"),
     (f"{B}/clean", "0 2 * * *", f"{B}.clean", "a string where a mapping", "crontab"),
@@ -265,6 +279,16 @@ def test_no_beat_without_a_schedule(variables: Variables) -> None:
         ("celery_worker_enabled", ["discounts", "maintenance", "analytics"], None, None),
         (f"{W}/idle", {}, None, None),
         (f"{B}/clean/crontab", {"hour": 2}, f"{B}.clean.crontab.minute", "every minute"),
+        # What the command line gives is text.
+        ("celery_restart_only", "discounts, analytics", None, None),
+        ("celery_restart_only", ["analytics"], None, None),
+        ("celery_restart_only", "", None, None),
+        ("celery_restart_all", "true", None, None),
+        ("celery_restart_batch", "2", None, None),
+        ("celery_restart_min_capacity", 100, None, None),
+        (f"{D}/overlap", True, None, None),
+        ("celery_app_delivery", "at_most_once", None, None),
+        ("celery_app_settings", {"task_acks_late": False}, None, None),
     ],
 )
 def test_warnings(
@@ -275,6 +299,40 @@ def test_warnings(
         assert found == []
     else:
         assert message is not None
+        one = only(found)
+        assert (one.variable, one.severity) == (variable, Severity.WARNING)
+        assert message in one.message
+
+
+@pytest.mark.parametrize(
+    ("promise", "path", "value", "variable", "message"),
+    [
+        ("at_least_once", S, None, None, ""),
+        ("at_least_once", f"{D}/prefetch_multiplier", 1, None, ""),
+        (
+            *("at_least_once", f"{D}/prefetch_multiplier", 4),
+            *(f"{W}.discounts.prefetch_multiplier", "wins over the one of celery_app_delivery"),
+        ),
+        ("at_most_once", f"{D}/prefetch_multiplier", 4, None, ""),
+        (
+            *("at_least_once", "celery_app_settings", {"task_acks_late": False}),
+            *("celery_app_settings.task_acks_late", "against celery_app_delivery (at_least_once)"),
+        ),
+        (
+            *("at_most_once", "celery_app_settings", {"task_acks_late": True}),
+            *("celery_app_settings.task_acks_late", "against celery_app_delivery (at_most_once)"),
+        ),
+        ("at_least_once", "celery_app_settings", {"task_acks_late": True}, None, ""),
+    ],
+)
+def test_a_promise_and_what_speaks_against_it(
+    variables: Variables, promise: str, path: str, value: Any, variable: str | None, message: str
+) -> None:
+    given = changed(variables, "celery_app_delivery", promise)
+    found = problems(given if value is None else changed(given, path, value))
+    if variable is None:
+        assert found == []
+    else:
         one = only(found)
         assert (one.variable, one.severity) == (variable, Severity.WARNING)
         assert message in one.message

@@ -1,0 +1,59 @@
+"""Action plugin `fleet_pause`: has all workers of the fleet pause, or go on, by one of them that runs.
+
+A pause that can't be had is a warning: what comes after it is a restart of Redis, which workers survive, and one that
+does not answer has nobody to pause.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
+
+# Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
+# file takes its time.
+VALID = 180
+
+
+class ActionModule(ActionBase):
+    """Runs `celery_fleet.probe` on the host of a running worker."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """`paused`: what each worker has answered."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = self._task.args
+        pausing = args["state"] == "paused"
+        request: dict[str, Any] = {"settings": args["settings"], "nodes": {}}
+        if pausing:
+            request["pause"] = {"seconds": VALID, "wait": float(args["wait"])}
+        else:
+            request["resume"] = True
+        python = f"{args['pins']}/worker-{args['worker']['worker']}/venv/bin/python"
+        done = self._low_level_execute_command(
+            remote.probe(python, str(args["runtime"]), str(args["user"])),
+            in_data=json.dumps(request, default=str).encode(),
+        )
+        try:
+            answer = remote.answer({**done, "rc": 0})
+        except remote.RemoteError as error:
+            answer = {"errors": [str(error)]}
+        for trouble in answer.get("errors", []):
+            what = "paused" if pausing else f"told to go on; they do so within {VALID} s"
+            self._display.warning(f"workers can't be {what}: {trouble}")
+        result.update(changed=pausing, paused=answer.get("paused", {}))
+        return result

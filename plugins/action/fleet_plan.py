@@ -1,0 +1,66 @@
+"""Action plugin `fleet_plan`: compares one host with all that the inventory wants of it, in one remote call.
+
+Run in check mode alone (`check_mode: true` on its task). The roles' variables `__<role>_wanted` must be there: the
+play imports the roles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import payload, plan  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Renders every part and calls the module `settle` once."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+    _requires_connection = True
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """`items` of this host, and `due`: the parts that a run has to settle."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        parts = plan.parts_of(
+            variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        )
+        renderer = payload.Renderer(self._templar, self._loader, variables)
+        wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
+        if not wanted:
+            return {"changed": False, "items": [], "due": [], "states": {}}
+        answer = self._execute_module(
+            module_name="settle",
+            module_args={"payload": payload.pack({"parts": wanted})},
+            task_vars=variables,
+        )
+        if answer.get("failed"):
+            return answer
+        host = str(variables["inventory_hostname"])
+        items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
+        result = {
+            # In a run that changes things, the tasks that do so count.
+            "changed": bool(items) and bool(variables["ansible_check_mode"]),
+            "items": items,
+            "due": [name for name, due in answer["parts"].items() if due],
+            "states": answer["states"],
+        }
+        if "diff" in answer:
+            result["diff"] = answer["diff"]
+        return result
+
+    def _value(self, name: str) -> Any:
+        return self._templar.template(trust_as_template("{{ " + name + " }}"))

@@ -1,0 +1,92 @@
+"""Action plugin `fleet_plan_report`: prints the plan of the whole fleet, once, and writes it as JSON where asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import celery, census, plan, roll  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Reads what `fleet_plan` has registered on each host; touches no host."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The plan as data, and whether there is anything to do.
+
+        Raises:
+            AnsibleActionFail: The JSON can't be written.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = self._task.args
+        hostvars = (task_vars or {})["hostvars"]
+        hosts = [str(host) for host in args["hosts"]]
+        items = [
+            plan.Item(**{**item, "why": tuple(item["why"])})
+            for host in hosts
+            for item in (hostvars[host].get("__fleet_plan") or {}).get("items", [])
+        ]
+        missing = {str(host): str(reason) for host, reason in args["missing"].items()}
+        whole = plan.Plan(items, hosts, missing)
+        whole.notes += plan.redis_notes(items, float(args["drain"]))
+        force = boolean(args["restart_all"])
+        whole.notes += self._roll(hostvars, whole, force)
+        if args.get("path"):
+            try:
+                Path(str(args["path"])).write_text(
+                    json.dumps(whole.as_dict(), indent=2, ensure_ascii=False) + "\n"
+                )
+            except OSError as error:
+                raise AnsibleActionFail(
+                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
+                ) from None
+        Display().display("\n" + whole.text() + "\n")
+        result.update(changed=False, changes=bool(items) or force, plan=whole.as_dict())
+        return result
+
+    def _roll(self, hostvars: Any, whole: plan.Plan, force: bool) -> list[str]:
+        """What a person should know of the roll of the workers; of hosts that were not asked the best is assumed."""
+        args = self._task.args
+        group, app = [str(host) for host in args["workers"]], str(args["app"])
+        active = {host: _active(hostvars[host]) for host in whole.hosts}
+        for node in celery.nodes(hostvars, group, args["instances"]).values():
+            if node["host"] not in whole.hosts and node["host"] not in whole.missing:
+                active.setdefault(node["host"], set()).add(str(node["unit"]))
+        found = census.workers(
+            hostvars=hostvars,
+            inventory=group,
+            present=whole.hosts,
+            instances=args["instances"],
+            items=[item.as_dict() for item in whole.items if item.part == "celery_worker"],
+            census={},
+            active=active,
+            app=app,
+            force=force,
+            only=census.names(args["only"]),
+        )
+        try:
+            return roll.describe(found, roll.Policy(int(args["min_capacity"]), int(args["batch"])))
+        except roll.RollError as error:
+            raise AnsibleActionFail(str(error)) from None
+
+
+def _active(variables: Any) -> set[str]:
+    states = (variables.get("__fleet_plan") or {}).get("states") or {}
+    return {str(unit) for unit, state in states.items() if state["active"] == "active"}

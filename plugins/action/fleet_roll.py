@@ -1,0 +1,283 @@
+"""Action plugin `fleet_roll`: starts, restarts and removes the workers of a fleet in one order over all hosts.
+
+`phase: open`, run once, finds out what is to be done and opens the book; `start`, `restart` and `finish` run on each
+host, in a process of their own, and take the host's turns; `report` prints the figures. The rules are in
+`fleet_control.roll`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    census,
+    crew,
+    lease,
+    ledger,
+    payload,
+    remote,
+    report,
+    roll,
+    turn,
+)
+
+# Phase of the playbook -> kind of the turns in it.
+KINDS: dict[str, roll.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
+_NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
+
+
+class ActionModule(ActionBase):
+    """One phase of a roll."""
+
+    _supports_check_mode = False
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Carry the phase out.
+
+        Raises:
+            AnsibleActionFail: What kept a worker of this host from serving, and what to do next.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self._variables = task_vars or {}
+        self._args = dict(self._task.args)
+        self._place = dict(self._args.get("place") or {})
+        self._turns = dict(self._args.get("turns") or {})
+        self._book = ledger.Ledger(Path(str(self._args["directory"])))
+        self._python = ""
+        phase = self._args["phase"]
+        if phase == "open":
+            result.update(self._open())
+        elif phase == "report":
+            self._say_report()
+            result["changed"] = False
+        else:
+            result.update(self._roll(KINDS[phase]))
+            if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
+                result["changed"] |= self._finish()
+        return result
+
+    # -- the beginning and the end ---------------------------------------------------------------------
+
+    def _open(self) -> dict[str, Any]:
+        args, hostvars = self._args, self._variables["hostvars"]
+        present = [str(host) for host in args["hosts"]]
+        plans = {host: hostvars[host].get("__fleet_plan") or {} for host in present}
+        items = [
+            item
+            for plan in plans.values()
+            for item in plan.get("items", ())
+            if item["part"] == "celery_worker"
+        ]
+        force = boolean(args["force"])
+        if not force and not any(plans.values()):
+            raise AnsibleActionFail(
+                "the workers are rolled as the plan says, and this run has none: use playbooks/site.yml, with --tags "
+                "for a part of it, instead of the role by itself"
+            )
+        due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
+        if not force and not due:
+            return {"changed": False, "turns": False, "deferred": [], "hosts": _NOBODY}
+        self._check_lease()
+        found = census.workers(
+            hostvars=hostvars,
+            inventory=[str(host) for host in args["inventory"]],
+            present=present,
+            instances=args["instances"],
+            items=items,
+            # Where nothing stops nobody has to be asked.
+            census=self._census()
+            if force or any(item["action"] != "start" for item in items)
+            else {},
+            active={host: _active(hostvars[host]) for host in present},
+            app=str(args["app"]),
+            force=force,
+            only=census.names(args["only"]),
+        )
+        try:
+            policy = roll.Policy(int(args["min_capacity"]), int(args["batch"]))
+            self._book.open(found, policy, str(args["report"]))
+            lines = roll.describe(found, policy)
+        except roll.RollError as error:
+            raise AnsibleActionFail(str(error)) from None
+        if lines:
+            Display().display("\n" + "\n".join(lines) + "\n")
+        stay = roll.deferred(found, policy)
+        hosts = {
+            phase: {worker.host for worker in found if worker.kind == kind}
+            for phase, kind in KINDS.items()
+        }
+        # A worker that seems idle may turn out to serve, and is then restarted in its turn.
+        hosts["restart"] |= hosts["start"]
+        hosts["finish"] |= set(due)
+        return {
+            "changed": False,
+            "turns": any(hosts.values()),
+            "deferred": sorted(stay),
+            "hosts": {phase: sorted(names) for phase, names in hosts.items()},
+        }
+
+    def _census(self) -> dict[str, Any]:
+        """What answers; nothing on a fleet that never was."""
+        if not self._interpreter():
+            return {}
+        answer = self.probe({"census": True, "timeout": 10})
+        if answer.get("errors"):
+            raise AnsibleActionFail(
+                f"the running workers can't be asked, so nobody knows who may stop: {'; '.join(answer['errors'])}"
+            )
+        return dict(answer["census"])
+
+    def _finish(self) -> bool:
+        """Settle what is left: surplus files, links, units that are enabled."""
+        # With workers that have to stay for now nothing may be stopped.
+        options = {"units": "leave"} if self._turns.get("deferred") else {"restart": False}
+        answer = self._settle(options)
+        if answer.get("failed"):
+            raise AnsibleActionFail(str(answer.get("msg")))
+        return bool(answer.get("changed"))
+
+    def _say_report(self) -> None:
+        found = self._book.report()
+        if found["turns"]:
+            lines = report.columns(ledger.table(found))
+            Display().display("\n" + "\n".join([*lines, f"in {found['seconds']:.1f} s"]) + "\n")
+
+    # -- the turns of a host ---------------------------------------------------------------------------
+
+    def _roll(self, kind: roll.Kind) -> dict[str, Any]:
+        host = str(self._variables["inventory_hostname"])
+        main = os.getppid()
+
+        def trouble() -> str:
+            # Where Ansible was killed another run may be at work already: systemd ends what was begun.
+            if os.getppid() != main:
+                raise crew.CrewError("ansible-playbook has ended")
+            return lease.trouble(self._book.directory)
+
+        timeout = float(self._turns["timeout"])
+        team = crew.Crew(host, self._book, self, self._steward, timeout, trouble)
+        self._book.join(host)
+        try:
+            return {"changed": team.take_turns(kind) > 0}
+        except crew.CrewError as error:
+            raise AnsibleActionFail(str(error)) from None
+        finally:
+            if self._book.leave(host):
+                self._say_report()
+
+    def _steward(self, begun: roll.Turn, worker: roll.Worker) -> turn.Steward:
+        turns, place = self._turns, self._place
+        return turn.Steward(
+            begun,
+            worker,
+            turn.Place(str(place["configuration"]), str(place["root"]), str(place["state"])),
+            timeout=float(turns["timeout"]),
+            tasks=tuple(census.needed_tasks(worker.queues, turns["schedule"], turns["routes"])),
+            forced=not turns["wanted"] or boolean(turns["force"]),
+        )
+
+    # -- the host: `crew.Hands` ------------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        """Tell whoever watches."""
+        Display().display(line)
+
+    def warn(self, line: str) -> None:
+        """Tell what is no failure and yet wrong."""
+        Display().warning(line)
+
+    def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the script `turn`."""
+        try:
+            answer = self._low_level_execute_command(
+                remote.command(remote.script("turn")), in_data=json.dumps(request).encode()
+            )
+            return dict(remote.answer(answer))
+        except (remote.RemoteError, AnsibleConnectionFailure) as error:
+            raise crew.LostError(str(error)) from None
+
+    def settle(self) -> frozenset[str]:
+        """Write the host's files; units that differ from what is wanted."""
+        answer = self._settle({"units": "leave"})
+        if answer.get("unreachable"):
+            raise crew.LostError(str(answer.get("msg")))
+        if answer.get("failed"):
+            raise crew.SettleFailedError(str(answer.get("msg")))
+        return frozenset(str(item["unit"]) for item in answer["pending"])
+
+    def probe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask `celery_fleet.probe`."""
+        whole = {"settings": self._place["settings"], "nodes": {}, **request}
+        try:
+            done = self._low_level_execute_command(
+                remote.probe(
+                    self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
+                ),
+                in_data=json.dumps(whole, default=str).encode(),
+            )
+        except AnsibleConnectionFailure as error:
+            raise crew.LostError(str(error)) from None
+        try:
+            # A finding is an answer as well; the probe says so by its exit status.
+            return dict(remote.answer({**done, "rc": 0}))
+        except remote.RemoteError as error:
+            return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
+
+    def _settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The module `settle`, as the action of its name calls it."""
+        if not self._turns.get("wanted"):
+            return {"pending": []}
+        renderer = payload.Renderer(self._templar, self._loader, self._variables)
+        packed = payload.pack(renderer.wanted(self._turns["wanted"]))
+        return dict(
+            self._execute_module(
+                module_name="settle",
+                module_args={"payload": packed, **options},
+                task_vars=self._variables,
+            )
+        )
+
+    def _interpreter(self) -> str:
+        """A Python with the application's Celery on this host; empty where there is none yet."""
+        if not self._python:
+            root = str(self._place["root"])
+            found = self._low_level_execute_command(
+                f"ls -d {root}/pins/worker-*/venv/bin/python {root}/releases/*/venv/bin/python 2>/dev/null; exit 0"
+            )
+            # That of a second instance goes with it.
+            paths = [p for p in str(found["stdout"]).split() if f"{census.STAND_IN}/" not in p]
+            self._python = next(iter(paths), "")
+        return self._python
+
+    def _check_lease(self) -> None:
+        trouble = lease.trouble(self._book.directory)
+        if trouble:
+            raise AnsibleActionFail(f"{trouble}. Run the same command again.")
+
+
+def _active(variables: Mapping[str, Any]) -> list[str]:
+    """Units of a host that are active, from the plan or, without one, from what was looked at instead."""
+    planned = (variables.get("__fleet_plan") or {}).get("states") or {}
+    looked = (variables.get("__celery_worker_seen") or {}).get("units") or {}
+    return [
+        *(unit for unit, state in planned.items() if state["active"] == "active"),
+        *(unit for unit, state in looked.items() if state.get("ActiveState") == "active"),
+    ]

@@ -1,0 +1,152 @@
+"""The workers that a roll is about: what the inventory wants, what the plan has found and what answers, in one list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from . import celery
+from .roll import Need, Presence, Worker
+
+# What follows a worker's name in that of the instance which stands in for it; no worker's name can hold a dot.
+STAND_IN = ".next"
+
+# What `settle` calls the end of a unit, and what it is here.
+_NEEDS: Mapping[str, Need] = {
+    "start": "start",
+    "restart": "restart",
+    "stop": "remove",
+    "remove": "remove",
+}
+
+
+def names(only: Any) -> list[str]:
+    """celery_restart_only as a list; `-e` gives it as one text with commas between."""
+    parts = only.split(",") if isinstance(only, str) else only or ()
+    return [str(name).strip() for name in parts if str(name).strip()]
+
+
+def workers(
+    *,
+    hostvars: Mapping[str, Mapping[str, Any]],
+    inventory: Sequence[str],
+    present: Iterable[str],
+    instances: Mapping[str, Mapping[str, Any] | None],
+    items: Iterable[Mapping[str, Any]],
+    census: Mapping[str, Mapping[str, Any]],
+    active: Mapping[str, Iterable[str]],
+    app: str,
+    force: bool = False,
+    only: Sequence[str] = (),
+) -> list[Worker]:
+    """Every worker of the fleet with what is to be done with it, in the order of the inventory.
+
+    Args:
+        hostvars: Ansible's.
+        inventory: The group celery_workers.
+        present: Those of its hosts that this run reaches.
+        instances: celery_worker_instances, for hosts that say nothing of their own.
+        items: The plan's, each with host, subject (a unit) and action.
+        census: What answers: queues, processes and pid of each node.
+        active: Units that systemd calls active, by host. Such a worker consumes, or its watchdog would have ended it:
+            one that does not answer, as a solo pool in the middle of a task, must not be taken for idle.
+        app: Name of the application.
+        force: Restart whether or not anything differs.
+        only: Names of the workers that may be restarted; all without any.
+    """
+    here = set(present)
+    unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
+    pending: dict[str, tuple[Need, tuple[str, ...]]] = {}
+    found: list[Worker] = []
+    for item in items:
+        match = unit.fullmatch(str(item["subject"]))
+        if match and item["host"] in here and item["action"] in _NEEDS:
+            why = tuple(str(reason) for reason in item.get("why", ()))
+            pending[f"{match[1]}@{item['host']}"] = (_NEEDS[str(item["action"])], why)
+    for node in census:
+        name, _, host = node.partition("@")
+        if name.endswith(STAND_IN) and host in here:
+            pending.setdefault(node, ("remove", ("a run that was killed has left it behind",)))
+    for node, wanted in celery.nodes(hostvars, inventory, instances).items():
+        host, name = str(wanted["host"]), str(wanted["worker"])
+        need, why = pending.pop(node, ("", ()))
+        if force and not need and host in here:
+            need, why = "restart", ("asked for",)
+        if need == "restart" and only and name not in only:
+            need, why = "", ()
+        variables = hostvars[host]
+        own = variables.get("celery_worker_instances") or instances
+        options = celery.worker_options(name, own, variables.get("celery_worker_defaults"))
+        seen = census.get(node)
+        found.append(
+            Worker(
+                node=node,
+                host=host,
+                unit=str(wanted["unit"]),
+                name=name,
+                queues=tuple(str(queue) for queue in wanted["queues"]),
+                processes=_processes(options, seen),
+                pool=str(options.get("pool") or "prefork"),
+                overlap=options.get("overlap"),
+                presence=_presence(
+                    wanted["queues"], seen, wanted["unit"] in active.get(host, ()), host in here
+                ),
+                need=need,
+                why=why,
+            )
+        )
+    for node, (need, why) in pending.items():
+        # What is left is not in the inventory.
+        name, _, host = node.partition("@")
+        seen = census.get(node, {})
+        queues = tuple(str(queue) for queue in seen.get("queues", ()))
+        found.append(
+            Worker(
+                node=node,
+                host=host,
+                unit=f"{app}-worker@{name}.service",
+                name=name,
+                queues=queues,
+                processes=max(1, int(seen.get("processes") or 1)),
+                presence="serving" if queues else "inactive",
+                need=need,
+                why=why,
+            )
+        )
+    return found
+
+
+def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
+    """Tasks that a worker runs at once: as the inventory has it, else as the worker says (Celery counts processors)."""
+    if options.get("pool") == "solo":
+        return 1
+    largest = str(options["autoscale"]).split(",")[0] if options.get("autoscale") else 0
+    return max(1, int(options.get("concurrency") or largest or (seen or {}).get("processes") or 1))
+
+
+def _presence(
+    queues: Sequence[str], seen: Mapping[str, Any] | None, active: bool, reached: bool
+) -> Presence:
+    if active or (seen is not None and set(queues) & set(seen.get("queues", ()))):
+        return "serving"
+    return "inactive" if reached else "missing"
+
+
+def needed_tasks(
+    queues: Sequence[str],
+    schedule: Mapping[str, Mapping[str, Any]],
+    routes: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Tasks that a consumer of these queues has to know: scheduled onto them, or routed to them by name."""
+    tasks = {
+        entry["task"]
+        for entry in celery.scheduled(schedule, routes).values()
+        if entry["queue"] in queues
+    }
+    tasks |= {
+        name
+        for name, route in routes.items()
+        if not set("*?[") & set(name) and str(route.get("queue")) in queues
+    }
+    return sorted(tasks)

@@ -1,0 +1,216 @@
+"""What a run would do and why: the parts of a fleet, the items of its plan, and their text for a person.
+
+Plain functions over what the hosts have answered; `fleet_plan` asks them, `fleet_plan_report` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Longer reasons are cut in the text; the JSON has them whole.
+_WHY_LENGTH = 160
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one role wants on the hosts of some groups.
+
+    Attributes:
+        name: Of the role.
+        groups: It concerns hosts in any of them.
+        tags: Of its play and its role in site.yml: under `--tags` a part without one of these is left out.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        """The role's variable that holds what it wants."""
+        return f"__{self.name}_wanted"
+
+
+_APPLICATION = ("celery_workers", "celery_beat", "celery_producers")
+_BOTH = ("deploy", "configure")
+
+# In the order of site.yml's plays; a test holds the tags against it.
+PARTS = (
+    Part(
+        "celery_runtime",
+        ("fleet",),
+        (
+            *_BOTH,
+            "celery_runtime",
+            "celery_release",
+            "celery_worker",
+            "celery_beat",
+            "celery_producer",
+            "flower",
+        ),
+    ),
+    Part(
+        "celery_release",
+        _APPLICATION,
+        (*_BOTH, "celery_release", "celery_worker", "celery_beat", "celery_producer"),
+    ),
+    Part("pki", ("fleet",), ("configure", "pki")),
+    Part("redis", ("redis",), ("configure", "redis")),
+    Part("celery_worker", ("celery_workers",), (*_BOTH, "celery_worker")),
+    Part("celery_beat", ("celery_beat",), (*_BOTH, "celery_beat")),
+    Part("celery_producer", ("celery_producers",), (*_BOTH, "celery_producer")),
+    Part("flower", ("flower",), ("configure", "flower")),
+    # The link to the current release. Not under `verify` alone: that builds nothing it could point to.
+    Part("verify", _APPLICATION, _BOTH),
+)
+
+
+def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> list[Part]:
+    """The parts of a host in these groups, as far as `--tags` and `--skip-tags` let them run."""
+    member, wanted, unwanted = set(groups), set(run), set(skip)
+    return [
+        part
+        for part in PARTS
+        if member.intersection(part.groups)
+        and ("all" in wanted or wanted.intersection(part.tags))
+        and not unwanted.intersection(part.tags)
+    ]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a run would do on one host.
+
+    Attributes:
+        subject: The unit, or what else it is about.
+        why: Reasons, each a few words; no value of a secret.
+    """
+
+    host: str
+    part: str
+    subject: str
+    action: str
+    why: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in JSON."""
+        return {
+            "host": self.host,
+            "part": self.part,
+            "subject": self.subject,
+            "action": self.action,
+            "why": list(self.why),
+        }
+
+
+def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
+    """What the module `settle` has foretold of a host."""
+    return [
+        Item(
+            host,
+            str(found.get("part", "")),
+            str(found.get("unit") or ""),
+            str(found["action"]),
+            tuple(str(reason) for reason in found.get("why", ())),
+        )
+        for found in pending
+    ]
+
+
+# Actions as a person reads them.
+_WORDS = {"live": "set live"}
+
+
+@dataclass
+class Plan:
+    """The plan of one run.
+
+    Attributes:
+        items: In the order of hosts and parts.
+        hosts: All hosts that were asked.
+        missing: Hosts that could not be asked, each with the reason.
+        notes: What else a person should know before it begins, such as the order of restarts.
+    """
+
+    items: list[Item]
+    hosts: list[str]
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in JSON, of format 1."""
+        return {
+            "format": 1,
+            "changes": bool(self.items),
+            "hosts": self.hosts,
+            "missing": self.missing,
+            "items": [item.as_dict() for item in self.items],
+            "notes": self.notes,
+        }
+
+    def text(self) -> str:
+        """A table with a line for each item, then the notes."""
+        lines = [self._title()]
+        if self.items:
+            rows = [
+                (item.host, _subject(item), _WORDS.get(item.action, item.action))
+                for item in self.items
+            ]
+            widths = [max(len(row[column]) for row in rows) for column in range(3)]
+            lines.append("")
+            for row, item in zip(rows, self.items, strict=True):
+                cells = "  ".join(
+                    cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+                )
+                lines.append(f"  {cells}  {_reasons(item)}".rstrip())
+        if self.missing:
+            lines.append("")
+            lines += [
+                f"  {host} is left out, and what it serves counts as missing: {reason}"
+                for host, reason in self.missing.items()
+            ]
+        if self.notes:
+            lines.append("")
+            lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _title(self) -> str:
+        if not self.items:
+            return f"Plan: nothing to do, {_count(len(self.hosts), 'host')} as the inventory says."
+        changed = len({item.host for item in self.items})
+        same = len(self.hosts) - changed
+        rest = f", {same} as the inventory says" if same else ""
+        return f"Plan: {_count(changed, 'host')} to change{rest}."
+
+
+def _subject(item: Item) -> str:
+    return item.subject.removesuffix(".service") or item.part
+
+
+def _reasons(item: Item) -> str:
+    # The first deploy of a host writes dozens of files, of which a person needs to know no more than that.
+    if item.action in ("write", "remove") and not item.subject and len(item.why) > 3:
+        return f"{item.why[0]} and {len(item.why) - 1} more"
+    text = "; ".join(item.why)
+    return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def redis_notes(items: Sequence[Item], drain: float) -> list[str]:
+    """What a restart of a Redis instance means for those who use it.
+
+    Args:
+        items: Of the whole plan.
+        drain: Seconds that the longest drain of any worker may take.
+    """
+    return [
+        f"{item.subject.removesuffix('.service')} on {item.host} restarts: all workers pause before and resume after; "
+        f"running tasks are waited for, up to {drain:.0f} s."
+        for item in items
+        if item.part == "redis" and item.action == "restart"
+    ]

@@ -1,0 +1,101 @@
+"""Takes, renews or gives back the lease of a fleet; runs on the lease's host, as root, by `python3 -S -E -c`.
+
+Input: {"directory": where leases lie, "app": whose, "do": "acquire" | "renew" | "release", "token": a word that nobody
+else knows, "owner": who asks, for people, "ttl": seconds after which a lease that was not renewed is gone}.
+Output: {"state": "ours" | "held" | "gone", "owner", "since": Unix time, "age": seconds since the last renewal,
+"token_id": tells one holder from the next, "renewed": changes with each renewal, "silent": what was taken over, if
+anything}.
+
+Ages are measured by this host's own monotonic clock, so that no clock has to agree with another; it begins anew with
+each boot, and so does /run, where leases lie.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def boot() -> str:
+    """Which boot of the host this is: monotonic clocks of two can't be compared."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def held(path: Path, ttl: float) -> dict[str, Any] | None:
+    """The lease that is held, with its age; None where there is none, or none of this boot."""
+    try:
+        lease = json.loads(path.read_text())
+        if lease["boot"] != boot():
+            return None
+        lease["age"] = time.clock_gettime(time.CLOCK_MONOTONIC) - lease["renewed"]
+        lease["valid"] = lease["age"] < ttl
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(lease)
+
+
+def write(path: Path, lease: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    fresh = path.with_suffix(".new")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        json.dump(lease, stream)
+    os.replace(fresh, path)
+
+
+def shown(
+    state: str, lease: dict[str, Any], silent: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The answer; the token itself would let whoever reads it renew the lease."""
+    return {
+        "state": state,
+        "owner": lease["owner"],
+        "since": lease["since"],
+        "age": round(lease.get("age", 0.0), 1),
+        "token_id": hashlib.sha256(lease["token"].encode()).hexdigest()[:12],
+        "renewed": lease["renewed"],
+        "silent": {"owner": silent["owner"], "age": round(silent["age"], 1)} if silent else None,
+    }
+
+
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """Do what is asked; the caller holds the lock."""
+    path = Path(asked["directory"]) / f"{asked['app']}.lease.json"
+    lease = held(path, asked["ttl"])
+    ours = lease is not None and lease["token"] == asked["token"]
+    if asked["do"] == "release":
+        if lease is not None and ours:
+            path.unlink()
+        return {"state": "gone"}
+    if asked["do"] == "renew" and not ours:
+        return shown("held", lease) if lease else {"state": "gone"}
+    if lease is not None and not ours and lease["valid"]:
+        return shown("held", lease)
+    fresh = {
+        "token": asked["token"],
+        "owner": asked["owner"],
+        "since": lease["since"] if lease is not None and ours else time.time(),
+        "boot": boot(),
+        "renewed": time.clock_gettime(time.CLOCK_MONOTONIC),
+    }
+    write(path, fresh)
+    return shown("ours", fresh, None if ours else lease)
+
+
+def main() -> None:
+    """One question, one answer, under the lock."""
+    asked = json.load(sys.stdin)
+    directory = Path(asked["directory"])
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(directory / f"{asked['app']}.lease.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(json.dumps(answer(asked)))
+
+
+if __name__ == "__main__":
+    main()

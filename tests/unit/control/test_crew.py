@@ -1,0 +1,240 @@
+"""A host's part in a roll, with the real book and the real turns; hands that a test makes stand for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control.crew import Crew, CrewError, LostError, SettleFailedError
+from fleet_control.ledger import Ledger
+from fleet_control.roll import Policy, Turn, Worker
+from fleet_control.turn import Place, Steward
+
+from tests.unit.control.test_roll import restarting, worker
+
+PLACE = Place("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
+
+
+class Host:
+    """Units that do what they are told by the next look; what goes wrong is set by a test."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, dict[str, Any]] = {}
+        self.told: list[tuple[str, str]] = []
+        self.probes: list[Mapping[str, Any]] = []
+        self.said: list[str] = []
+        self.warned: list[str] = []
+        self.differing: set[str] | None = None
+        self.settled = 0
+        self.broken: set[str] = set()
+        self.silent: set[str] = set()
+        self.lost = False
+        self.starts = 0
+
+    def state(self, name: str) -> dict[str, Any]:
+        fresh = {"active": "active", "sub": "running", "status": "", "pid": 1, "result": "success"}
+        fresh |= {"exit_status": 0, "restarts": 0, "invocation": "old", "job": False, "drain": None}
+        fresh |= {"ready_at": 3.0, "stopping_at": 1.0, "starting_at": 2.0, "load": "loaded"}
+        return self.units.setdefault(name, fresh)
+
+    def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self.lost:
+            raise LostError("timed out")
+        error = ""
+        for verb, what in request["do"]:
+            if not isinstance(what, str):
+                continue
+            self.told.append((verb, what))
+            unit = self.state(what)
+            self.starts += 1
+            if verb in ("start", "restart"):
+                unit.update(invocation=f"n{self.starts}", pid=self.starts + 100, active="active")
+            if what in self.broken:
+                unit.update(active="failed", pid=0)
+            if verb == "stop":
+                unit.update(active="inactive")
+        units = {name: dict(self.state(name)) for name in request["units"]}
+        journals = dict.fromkeys(request["journals"], "line one\nline two")
+        return {"units": units, "journals": journals, "error": error}
+
+    def settle(self) -> frozenset[str]:
+        self.settled += 1
+        return frozenset(map(unit, "abc") if self.differing is None else self.differing)
+
+    def probe(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.probes.append(request)
+        nodes = {
+            name: {"ok": name not in self.silent, "errors": [], "state": "no answer"}
+            for name in request.get("nodes", {})
+        }
+        return {"nodes": nodes, "errors": ["broker: gone"] if request.get("forget") else []}
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def warn(self, line: str) -> None:
+        self.warned.append(line)
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path)
+
+
+def crew(
+    book: Ledger, host: Host, name: str = "h1", trouble: Any = str, forced: bool = False
+) -> Crew:
+    def steward(turn: Turn, one: Worker) -> Steward:
+        return Steward(turn, one, PLACE, timeout=30, forced=forced)
+
+    book.join(name)
+    return Crew(name, book, host, steward, 30, trouble)
+
+
+def unit(name: str) -> str:
+    return f"app-worker@{name}.service"
+
+
+def test_all_turns_of_a_host(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q"), restarting("b@h1", "q"), restarting("c@h1", "q")], Policy())
+    assert crew(book, host).take_turns("restart") == 3
+    assert sorted(host.told) == [("restart", unit(name)) for name in "abc"]
+    assert host.settled == 1, "once for all turns of a host"
+    assert book.failure == ""
+    report = book.report()
+    assert [turn["outcome"] for turn in report["turns"]] == ["done"] * 3
+    assert all(turn["started_in"] == 1 and turn["drained_in"] == 1 for turn in report["turns"])
+    assert any(line == "h1  app-worker@a  serves after 1.0 s" for line in host.said)
+
+
+def test_a_fresh_host_starts_in_one_go_with_one_probe(book: Ledger, host: Host) -> None:
+    fresh = [worker(f"{name}@h1", need="start", presence="inactive") for name in "abc"]
+    book.open(fresh, Policy(batch=1))
+    for name in "abc":
+        host.state(unit(name)).update(active="inactive")
+    crew(book, host).take_turns("start")
+    assert len(host.told) == 3
+    assert [sorted(probe["nodes"]) for probe in host.probes] == [["a@h1", "b@h1", "c@h1"]]
+
+
+def test_what_does_not_differ_any_more_is_left_alone(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
+    host.differing = {unit("b")}
+    crew(book, host).take_turns("restart")
+    assert host.told == [("restart", unit("b"))]
+    assert [turn["outcome"] for turn in book.report()["turns"]] == ["unneeded", "done"]
+
+
+def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
+    book: Ledger, host: Host
+) -> None:
+    book.open([restarting("a@h1", "q"), restarting("b@h1", "q"), worker("c@h2", "q")], Policy())
+    host.broken = {unit("a")}
+    with pytest.raises(CrewError) as failure:
+        crew(book, host).take_turns("restart")
+    text = str(failure.value)
+    assert text == book.failure
+    assert f"h1: {unit('a')} does not start: it is failed" in text
+    assert "  line one\n  line two\n" in text
+    assert "Queue q is consumed by b@h1, c@h2." in text
+    assert f"journalctl -u {unit('a')} -n 100" in text
+    assert "run the same command again" in text
+    assert host.told == [("restart", unit("a"))], "nobody follows"
+    assert book.report()["turns"][0]["outcome"] == "failed"
+
+
+def test_a_queue_that_nobody_consumes_any_more_is_named(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q", processes=1)], Policy())
+    host.silent = {"a@h1"}
+    with pytest.raises(CrewError, match=r"no answer[\s\S]*Nobody consumes queue q\."):
+        crew(book, host).take_turns("restart")
+
+
+def test_those_under_way_end_when_one_fails(book: Ledger, host: Host) -> None:
+    fleet = [restarting(f"{name}@h1", name, processes=1) for name in "abc"]
+    book.open(fleet, Policy())
+    host.silent = {"b@h1"}
+    with pytest.raises(CrewError, match=r"app-worker@b\.service no answer"):
+        crew(book, host).take_turns("restart")
+    outcomes = {turn["node"]: turn["outcome"] for turn in book.report()["turns"]}
+    assert outcomes == {"a@h1": "done", "b@h1": "failed", "c@h1": "done"}
+
+
+def test_a_lost_host_is_its_own_failure_and_names_whose_turn_it_was(
+    book: Ledger, host: Host
+) -> None:
+    book.open([restarting("a@h1", "q"), restarting("b@h2", "q")], Policy())
+    host.lost = True
+    with pytest.raises(CrewError, match=r"lost during the turn of a@h1 \(timed out\)"):
+        crew(book, host).take_turns("restart")
+    assert book.begin("h2", "restart") == []
+
+
+def test_files_that_can_t_be_settled(
+    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> frozenset[str]:
+        raise SettleFailedError("disk full")
+
+    monkeypatch.setattr(host, "settle", refuse)
+    book.open([restarting("a@h1", "q")], Policy())
+    with pytest.raises(CrewError, match="h1: disk full"):
+        crew(book, host).take_turns("restart")
+    assert host.told == []
+
+
+def test_without_the_lease_nothing_begins(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q")], Policy())
+    with pytest.raises(CrewError, match="h1: the lease is lost; nothing more begins"):
+        crew(book, host, trouble=lambda: "the lease is lost").take_turns("restart")
+    assert host.told == []
+
+
+def test_a_failure_elsewhere_is_not_this_host_s(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q")], Policy())
+    book.fail("h2", "h2: something")
+    assert crew(book, host).take_turns("restart") == 0
+
+
+def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(book: Ledger, host: Host) -> None:
+    idle = worker("a@h1", "q", need="start", presence="inactive", processes=1)
+    book.open([idle], Policy())
+    own = crew(book, host)
+    own.take_turns("start")
+    assert host.told == []
+    own.take_turns("restart")
+    assert host.told == [("restart", unit("a"))]
+
+
+def test_what_redis_keeps_of_a_removed_worker_is_a_warning(book: Ledger, host: Host) -> None:
+    book.open([worker("a@h1", "q", need="remove")], Policy())
+    crew(book, host).take_turns("remove")
+    assert host.told == [("stop", unit("a")), ("disable", unit("a"))]
+    assert host.warned == ["what Redis knows of a@h1 stays there: broker: gone"]
+    assert host.said[-1] == "h1  app-worker@a  is gone"
+
+
+def test_an_overlapped_turn(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1")], Policy())
+    host.state(unit("a.next")).update(active="inactive", invocation="")
+    crew(book, host).take_turns("restart")
+    assert host.told == [
+        ("start", unit("a.next")),
+        ("restart", unit("a")),
+        ("stop", unit("a.next")),
+    ]
+    assert [sorted(probe.get("nodes", probe.get("forget"))) for probe in host.probes] == [
+        ["a.next@h1"],
+        ["a@h1"],
+        ["a.next@h1"],
+    ]
+    (turn,) = book.report()["turns"]
+    assert turn["overlapped"]
+    assert "stand_in_gate" in turn

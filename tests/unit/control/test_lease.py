@@ -1,0 +1,278 @@
+"""A fleet's lease, with the real script and real processes: one run at a time, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import lease, remote
+from fleet_control.lease import Held, Renewer, Watch
+
+
+def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop") -> dict[str, Any]:
+    asked = {"directory": str(directory), "app": app, "do": do, "token": token, "ttl": ttl}
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", remote.script("lease")],
+        input=json.dumps({**asked, "owner": f"owner of {token}"}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    return dict(remote.answer({"rc": 0, "stdout": done.stdout}))
+
+
+# -- on the host -------------------------------------------------------------------------------------------
+
+
+def test_the_first_gets_it_and_the_second_is_told_whose_it_is(tmp_path: Path) -> None:
+    assert ask(tmp_path, "acquire", "one")["state"] == "ours"
+    refused = ask(tmp_path, "acquire", "two")
+    assert refused["state"] == "held"
+    assert refused["owner"] == "owner of one"
+    assert refused["age"] < 5
+    assert "one" not in json.dumps({**refused, "owner": ""}), "who reads it could renew it"
+
+
+def test_each_application_has_its_own(tmp_path: Path) -> None:
+    assert ask(tmp_path, "acquire", "one")["state"] == "ours"
+    assert ask(tmp_path, "acquire", "two", app="other")["state"] == "ours"
+
+
+def test_it_is_renewed_and_given_back_by_its_owner_alone(tmp_path: Path) -> None:
+    first = ask(tmp_path, "acquire", "one")
+    again = ask(tmp_path, "renew", "one")
+    assert again["state"] == "ours"
+    assert again["renewed"] > first["renewed"]
+    assert again["since"] == first["since"]
+    assert ask(tmp_path, "renew", "two")["state"] == "held"
+    ask(tmp_path, "release", "two")
+    assert ask(tmp_path, "acquire", "two")["state"] == "held"
+    ask(tmp_path, "release", "one")
+    assert ask(tmp_path, "renew", "one") == {"state": "gone"}
+    assert ask(tmp_path, "acquire", "two")["state"] == "ours"
+
+
+def test_what_was_silent_for_too_long_is_taken_over_and_lost_to_its_owner(tmp_path: Path) -> None:
+    ask(tmp_path, "acquire", "one")
+    time.sleep(0.3)
+    assert ask(tmp_path, "acquire", "two", ttl=60)["state"] == "held"
+    taken = ask(tmp_path, "acquire", "two", ttl=0.2)
+    assert taken["state"] == "ours"
+    assert taken["silent"]["owner"] == "owner of one"
+    assert taken["silent"]["age"] >= 0.3
+    assert ask(tmp_path, "renew", "one")["owner"] == "owner of two"
+
+
+def test_silence_alone_takes_it_from_nobody(tmp_path: Path) -> None:
+    ask(tmp_path, "acquire", "one")
+    time.sleep(0.2)
+    assert ask(tmp_path, "renew", "one", ttl=0.1)["state"] == "ours"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"token": "x"}', '{"boot": "of another time", "token": "x", "renewed": 1}'],
+)
+def test_what_is_no_lease_of_this_boot_keeps_nobody_out(tmp_path: Path, content: str) -> None:
+    (tmp_path / "shop.lease.json").write_text(content)
+    assert ask(tmp_path, "acquire", "one")["state"] == "ours"
+
+
+def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-E", "-c", remote.script("lease")]
+    asked = {"directory": str(tmp_path), "app": "shop", "do": "acquire", "owner": "o", "ttl": 30}
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    states = []
+    for number, process in enumerate(running):
+        assert process.stdin
+        process.stdin.write(json.dumps({**asked, "token": f"t{number}"}))
+        process.stdin.close()
+    for process in running:
+        assert process.stdout
+        states.append(json.loads(process.stdout.read())["state"])
+        process.stdout.close()
+        process.wait()
+    assert sorted(states) == ["held"] * 5 + ["ours"]
+
+
+# -- who waits ---------------------------------------------------------------------------------------------
+
+
+def held(**what: Any) -> dict[str, Any]:
+    silent = {"token_id": "a", "renewed": 10.0, "age": 3.0, "owner": "eve on box, process 7"}
+    return {"state": "held", "since": time.time(), **silent, **what}
+
+
+def test_a_run_that_is_at_work_is_left_alone() -> None:
+    watch = Watch("shop", "redis1")
+    assert "Looking whether that run is still there" in watch.judge(held())
+    with pytest.raises(
+        Held, match=r"eve on box, process 7, since .*, last heard of 0 s ago"
+    ) as why:
+        watch.judge(held(renewed=15.0, age=0.2))
+    assert "its lease is on redis1" in str(why.value)
+    assert "Nothing was changed" in str(why.value)
+
+
+def test_a_third_run_that_was_faster_is_left_alone() -> None:
+    watch = Watch("shop", "redis1")
+    watch.judge(held(age=29.0))
+    with pytest.raises(Held):
+        watch.judge(held(token_id="b", renewed=10.0, age=0.1))
+
+
+def test_a_silent_one_is_waited_for() -> None:
+    watch = Watch("shop", "redis1")
+    watch.judge(held())
+    assert "this run goes on in 18 s" in watch.judge(held(age=12.0))
+    assert watch.judge({"state": "ours"}) == ""
+
+
+# -- the process that renews -------------------------------------------------------------------------------
+
+
+class Host:
+    """The lease's host: the script, in a directory of the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, do: str) -> dict[str, Any]:
+        if (self.path / "unreachable").exists():
+            raise ConnectionError("no route")
+        return ask(self.path, do, "token")
+
+    def free(self) -> bool:
+        return ask(self.path, "renew", "nobody")["state"] == "gone"
+
+
+def eventually(true: Any, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def main_process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path) -> Path:
+    path = tmp_path / "run"
+    path.mkdir()
+    lease.note(path, token="token", renewed=time.monotonic())
+    return path
+
+
+@pytest.fixture
+def host(tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(lease, "INTERVAL", 0.1)
+    path = tmp_path / "host"
+    ask(path, "acquire", "token")
+    return Host(path)
+
+
+def renewer(directory: Path, host: Host, process: int) -> None:
+    lease.detach(lambda: Renewer(directory, host, process).run())
+
+
+def test_it_renews_while_the_run_lives_and_gives_back_when_it_is_killed(
+    run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
+) -> None:
+    before = lease.noted(run_directory, "renewed")
+    renewer(run_directory, host, main_process.pid)
+    assert eventually(lambda: lease.noted(run_directory, "renewed") > before)
+    assert lease.trouble(run_directory) == ""
+    assert not host.free()
+    main_process.send_signal(signal.SIGKILL)
+    main_process.wait()
+    assert eventually(host.free)
+    assert eventually(lambda: not run_directory.exists()), "nothing of the run stays"
+
+
+def test_a_lease_that_another_run_took_over_is_no_longer_relied_on(
+    run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
+) -> None:
+    renewer(run_directory, host, main_process.pid)
+    ask(host.path, "acquire", "other", ttl=0)
+    assert eventually(lambda: lease.trouble(run_directory))
+    assert "owner of other has taken it over" in lease.trouble(run_directory)
+    main_process.kill()
+    main_process.wait()
+    assert eventually(lambda: not run_directory.exists())
+    assert ask(host.path, "renew", "other")["state"] == "ours", "what is another's is left alone"
+
+
+def test_a_host_that_can_t_be_reached_costs_the_lease_before_another_may_take_it(
+    run_directory: Path,
+    host: Host,
+    main_process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "_DOUBT", 1.0)
+    renewer(run_directory, host, main_process.pid)
+    (host.path / "unreachable").touch()
+    assert eventually(lambda: (run_directory / "lost").exists())
+    assert "could not be reached" in lease.trouble(run_directory)
+
+
+def test_a_lease_that_was_given_back_is_not_lost(
+    run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
+) -> None:
+    renewer(run_directory, host, main_process.pid)
+    lease.note(run_directory, released=True)
+    host("release")
+    time.sleep(0.5)
+    assert lease.trouble(run_directory) == ""
+    assert host.free()
+
+
+def test_a_renewer_that_died_is_noticed(run_directory: Path) -> None:
+    lease.note(run_directory, renewed=time.monotonic() - 26)
+    assert "not renewed for 26 s" in lease.trouble(run_directory)
+
+
+def test_without_a_lease_nothing_is_relied_on(tmp_path: Path) -> None:
+    assert lease.trouble(tmp_path) == "no lease was taken"
+
+
+def test_a_detached_process_has_nothing_of_ours(tmp_path: Path) -> None:
+    inherited = open(tmp_path / "inherited", "w")  # noqa: SIM115 - it has to be open meanwhile
+    seen = tmp_path / "seen"
+
+    def look() -> None:
+        links = {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+        (tmp_path / "fresh").write_text(json.dumps([sorted(links), os.getsid(0), os.getppid()]))
+        os.replace(tmp_path / "fresh", seen)
+
+    def looked() -> None:
+        try:
+            look()
+        except OSError as error:
+            seen.write_text(json.dumps([[str(error)], 0, 0]))
+
+    lease.detach(looked)
+    inherited.close()
+    assert eventually(seen.exists)
+    links, session, parent = json.loads(seen.read_text())
+    assert [link for link in links if not link.startswith("/proc/")] == ["/dev/null"]
+    assert session != os.getsid(0)
+    assert parent != os.getpid()

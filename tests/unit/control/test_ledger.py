@@ -1,0 +1,213 @@
+"""The book of a roll, with real processes: who may begin, and what becomes of those that die."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fleet_control.ledger import Ledger, table
+from fleet_control.roll import Policy, RollError, Turn, Worker
+
+from tests.unit.control.test_roll import restarting, worker
+
+# A new interpreter would import everything anew; the forks of Ansible don't either.
+PROCESSES = multiprocessing.get_context("fork")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Ledger:
+    return Ledger(tmp_path, clock)
+
+
+def fleet(count: int = 3) -> list[Worker]:
+    return [restarting(f"a@h{n}", "q") for n in range(count)]
+
+
+def nodes(turns: list[Turn]) -> list[str]:
+    return [turn.node for turn in turns]
+
+
+def test_a_roll_from_its_begin_to_its_report(ledger: Ledger, clock: Clock, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    ledger.open([*fleet(2), worker("b@h2", "q", presence="missing")], Policy(33), str(target))
+    for host in ("h0", "h1"):
+        ledger.join(host)
+    assert nodes(ledger.begin("h0", "restart")) == ["a@h0"]
+    assert ledger.begin("h1", "restart") == []
+    clock.now += 5
+    ledger.end("a@h0", "done", {"drained_in": 4.5, "handed_back": 7, "gate": 0.25})
+    ledger.leave("h0")
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    clock.now += 2
+    ledger.end("a@h1", "done")
+    clock.now += 60
+    assert not ledger.leave("h1")
+    report = json.loads(target.read_text())
+    assert report == ledger.report()
+    assert report["order"] == ["a@h0", "a@h1"]
+    assert report["seconds"] == 7
+    assert report["missing"] == ["b@h2"]
+    assert report["failure"] == ""
+    first, second = report["turns"]
+    assert (first["at"], first["total"], first["drained_in"], first["handed_back"]) == (
+        0,
+        5,
+        4.5,
+        7,
+    )
+    assert (second["at"], second["total"]) == (5, 2)
+    assert table(report)[1] == (*("a@h0", "restart", "0.0 s", "4.5 s", "7", "", "0.2 s", "5.0 s"),)
+
+
+def test_the_book_is_nobody_else_s_to_read(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.open(fleet(), Policy())
+    assert stat.S_IMODE((tmp_path / "ledger.json").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.json", "lock"]
+
+
+def test_what_no_roll_can_be_computed_from_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(RollError, match="twice"):
+        ledger.open([*fleet(1), *fleet(1)], Policy())
+
+
+def test_a_host_starts_all_of_its_workers_in_one_go(ledger: Ledger) -> None:
+    fresh = [worker(f"{n}@h1", need="start", presence="inactive") for n in "abc"]
+    ledger.open(fresh, Policy(batch=1))
+    assert nodes(ledger.begin("h1", "start")) == ["a@h1", "b@h1", "c@h1"]
+
+
+def test_after_a_failure_nothing_begins_and_the_first_one_is_kept(ledger: Ledger) -> None:
+    ledger.open(fleet(), Policy())
+    ledger.begin("h0", "restart")
+    ledger.join("h1")
+    ledger.fail("h0", "h0: a@h0 does not start")
+    ledger.fail("h1", "its consequence")
+    assert ledger.failure == "h0: a@h0 does not start"
+    ledger.end("a@h0", "failed")
+    assert ledger.begin("h1", "restart") == []
+    assert not ledger.leave("h0")
+    assert ledger.leave("h1"), "the last one tells what became of all"
+    assert ledger.report()["failure"] == "h0: a@h0 does not start"
+    assert table(ledger.report())[1][1] == "restart, failed"
+
+
+def test_a_pilot_that_needed_nothing_lets_nobody_follow_in_a_crowd(ledger: Ledger) -> None:
+    ledger.open(fleet(), Policy())
+    for host in ("h1", "h2"):
+        ledger.join(host)
+    ledger.begin("h0", "restart")
+    ledger.end("a@h0", "unneeded")
+    assert len(ledger.begin("h1", "restart") + ledger.begin("h2", "restart")) == 1
+
+
+def test_a_worker_that_serves_after_all_is_restarted_in_its_turn(ledger: Ledger) -> None:
+    hung = restarting("a@h1", "q", presence="inactive")
+    ledger.open([hung, restarting("b@h1", "q")], Policy())
+    assert nodes(ledger.begin("h1", "start")) == ["a@h1"]
+    ledger.postpone("a@h1")
+    assert ledger.waiting("h1", "start") == []
+    assert [one.node for one in ledger.waiting("h1", "restart")] == ["a@h1", "b@h1"]
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+
+
+def test_a_silent_host_loses_its_place_in_the_order(ledger: Ledger, clock: Clock) -> None:
+    ledger.open(fleet(), Policy())
+    ledger.join("h0")
+    assert ledger.begin("h1", "restart") == [], "it is the turn of h0"
+    clock.now += 10
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+
+
+def in_a_process(task: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=task)
+    process.start()
+    return process
+
+
+def test_a_process_that_dies_in_its_turn_ends_the_roll(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.open(fleet(), Policy())
+
+    def begin_and_die() -> None:
+        assert ledger.begin("h0", "restart")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    in_a_process(begin_and_die).join()
+    assert ledger.begin("h1", "restart") == []
+    assert ledger.failure == "h0: the process that was to restart a@h0 has died"
+
+
+def test_the_pilot_is_the_one_that_was_announced_whoever_asks_first(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.open(fleet(), Policy())
+    assert ledger.begin("h1", "restart") == []
+    assert nodes(ledger.begin("h0", "restart")) == ["a@h0"]
+    ledger.end("a@h0", "done")
+    ledger.leave("h0")
+    clock.now += 1
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+
+
+def test_with_fewer_forks_than_hosts_nobody_waits_for_long(ledger: Ledger, clock: Clock) -> None:
+    ledger.open(fleet(), Policy())
+    assert ledger.begin("h1", "restart") == []
+    clock.now += 4
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+
+
+def test_a_process_that_dies_without_a_turn_keeps_nobody_waiting(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.open(fleet(), Policy())
+    in_a_process(lambda: ledger.begin("h2", "restart")).join()
+    assert ledger.begin("h1", "restart") == []
+    clock.now += 4
+    assert nodes(ledger.begin("h1", "restart")) == ["a@h1"]
+    assert ledger.failure == ""
+
+
+def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None:
+    hosts = 8
+    ledger = Ledger(tmp_path)
+    ledger.open(fleet(hosts), Policy(min_capacity=75, batch=3))
+
+    def roll_one(host: str) -> None:
+        ledger.join(host)
+        while ledger.waiting(host, "restart"):
+            for turn in ledger.begin(host, "restart"):
+                time.sleep(0.02)
+                ledger.end(turn.node, "done")
+            time.sleep(0.005)
+        ledger.leave(host)
+
+    running = [in_a_process(lambda host=f"h{n}": roll_one(host)) for n in range(hosts)]
+    for process in running:
+        process.join(timeout=20)
+    assert [process.exitcode for process in running] == [0] * hosts
+    turns = json.loads((tmp_path / "ledger.json").read_text())["turns"].values()
+    assert len(turns) == hosts
+    spans = [(turn["began"], turn["ended"]) for turn in turns]
+    beside = [sum(begin <= at < end for begin, end in spans) for at, _ in sorted(spans)]
+    # Eight times four processes, of which three quarters stay.
+    assert max(beside) == 2
+    assert beside[0] == beside[1] == 1, "the second waits for the pilot"

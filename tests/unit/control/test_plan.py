@@ -1,0 +1,95 @@
+"""The plan: which parts concern a host, and what a person reads."""
+
+from __future__ import annotations
+
+import pytest
+from fleet_control.plan import PARTS, Item, Plan, items_of, parts_of, redis_notes
+
+
+def names(
+    groups: set[str], run: tuple[str, ...] = ("all",), skip: tuple[str, ...] = ()
+) -> list[str]:
+    return [part.name for part in parts_of(groups, run, skip)]
+
+
+def test_parts_of_a_host_are_those_of_its_groups_in_the_order_of_the_run() -> None:
+    assert names({"fleet", "redis"}) == ["celery_runtime", "pki", "redis"]
+    everything = names({group for part in PARTS for group in part.groups})
+    assert everything == [part.name for part in PARTS]
+
+
+def test_tags_leave_parts_out() -> None:
+    host = {"fleet", "celery_workers"}
+    assert names(host, run=("pki",)) == ["pki"]
+    assert names(host, run=("celery_worker",)) == [
+        "celery_runtime",
+        "celery_release",
+        "celery_worker",
+    ]
+    assert "celery_worker" not in names(host, skip=("celery_worker",))
+    # The link to the current release must not move to one that was not built.
+    assert names(host, run=("verify",)) == []
+
+
+ITEMS = [
+    Item("worker1", "celery_worker", "flexiprice-worker@analytics.service", "restart",
+         ("environment DEBUG changed", "release a1b2 → c3d4")),
+    Item("redis1", "redis", "redis@flexiprice-broker.service", "live", ("setting maxmemory 256mb → 512mb",)),
+]  # fmt: skip
+
+
+def test_the_text_has_a_line_for_each_item() -> None:
+    text = Plan(ITEMS, ["worker1", "redis1", "control1"], notes=["a note"]).text()
+    lines = text.splitlines()
+    assert lines[0] == "Plan: 2 hosts to change, 1 as the inventory says."
+    assert lines[2:4] == [
+        "  worker1  flexiprice-worker@analytics  restart   environment DEBUG changed; release a1b2 → c3d4",
+        "  redis1   redis@flexiprice-broker      set live  setting maxmemory 256mb → 512mb",
+    ]
+    assert lines[-1] == "  a note"
+
+
+def test_nothing_to_do_is_said() -> None:
+    plan = Plan([], ["a"])
+    assert plan.text() == "Plan: nothing to do, 1 host as the inventory says."
+    assert plan.as_dict()["changes"] is False
+
+
+def test_a_host_that_is_left_out_is_named() -> None:
+    plan = Plan([], ["a"], missing={"b": "can't be reached: timed out"})
+    assert "  b is left out" in plan.text()
+    assert "timed out" in plan.text()
+    assert plan.as_dict()["missing"] == {"b": "can't be reached: timed out"}
+
+
+def test_long_reasons_are_cut_in_the_text_alone() -> None:
+    reasons = tuple(f"reason {n}" for n in range(100))
+    plan = Plan([Item("a", "celery_beat", "x.service", "restart", reasons)], ["a"])
+    assert len(plan.text().splitlines()[-1]) < 200
+    assert plan.as_dict()["items"][0]["why"] == list(reasons)
+
+
+def test_what_concerns_no_unit_is_named_by_its_part_and_counted() -> None:
+    plan = Plan([Item("a", "pki", "", "write", ("/etc/x", "/etc/y", "/etc/z", "/etc/w"))], ["a"])
+    assert plan.text().splitlines()[-1].split() == [
+        "a",
+        "pki",
+        "write",
+        "/etc/x",
+        "and",
+        "3",
+        "more",
+    ]
+
+
+def test_items_are_what_settle_foretells() -> None:
+    pending = [{"part": "redis", "unit": "x.service", "action": "restart", "why": ["y"]}]
+    assert items_of("a", pending) == [Item("a", "redis", "x.service", "restart", ("y",))]
+
+
+@pytest.mark.parametrize(("action", "noted"), [("restart", 1), ("live", 0)])
+def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
+    item = Item("redis1", "redis", "redis@x-broker.service", action)
+    notes = redis_notes([item], 1800)
+    assert len(notes) == noted
+    assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)

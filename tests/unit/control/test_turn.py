@@ -1,0 +1,349 @@
+"""A worker's turn against a host that a test plays: what is asked of it, what is said, and when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from fleet_control.roll import Kind, Turn, Worker
+from fleet_control.turn import Observed, Order, Place, Postponed, Steward, TurnError
+
+from tests.unit.control.test_roll import restarting, worker
+
+UNIT = "app-worker@a.service"
+NEXT = "app-worker@a.next.service"
+PLACE = Place("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
+
+
+class Host:
+    """Units as systemd shows them; a test moves them on between two steps."""
+
+    def __init__(self, steward: Steward, now: list[float]) -> None:
+        self.steps = steward.steps()
+        self.steward = steward
+        self.now = now
+        self.units: dict[str, dict[str, Any]] = {
+            name: self.state(active="inactive", sub="dead", pid=0) for name in (UNIT, NEXT)
+        }
+        self.units[UNIT] = self.state(invocation="old", pid=10)
+        self.orders: list[Order] = [next(self.steps)]
+
+    @staticmethod
+    def state(**changes: Any) -> dict[str, Any]:
+        state = {"load": "loaded", "active": "active", "sub": "running", "status": "", "pid": 0}
+        state |= {"result": "success", "exit_status": 0, "restarts": 0, "invocation": ""}
+        state |= {
+            "job": False,
+            "ready_at": 0.0,
+            "stopping_at": 0.0,
+            "starting_at": 0.0,
+            "drain": None,
+        }
+        return state | changes
+
+    def show(self, name: str = UNIT, **changes: Any) -> None:
+        self.units[name] = {**self.units[name], **changes}
+
+    def step(self, **seen: Any) -> Order:
+        units = {name: dict(state) for name, state in self.units.items()}
+        order = self.steps.send(Observed(units=units, **seen))
+        self.orders.append(order)
+        return order
+
+    def until(self, wanted: str) -> Order:
+        """Steps until the turn gives an order of a kind."""
+        for _ in range(10):
+            order = self.orders[-1]
+            if wanted in [verb for verb, _ in order.do] or getattr(order, wanted, None):
+                return order
+            self.step()
+        raise AssertionError(f"no order to {wanted}: {self.orders}")
+
+    def ends(self, **seen: Any) -> None:
+        with pytest.raises(StopIteration):
+            self.step(**seen)
+
+    def starts_anew(self, name: str = UNIT, invocation: str = "new", pid: int = 20) -> None:
+        self.show(
+            name, active="active", sub="running", job=False, invocation=invocation, pid=pid,
+            stopping_at=100.0, starting_at=104.5, ready_at=106.0, status="",
+        )  # fmt: skip
+
+
+def host(
+    one: Worker | None = None, kind: Kind = "restart", overlapped: bool = False, **options: Any
+) -> Host:
+    one = one or restarting("a@h1", "q")
+    now = [0.0]
+    turn = Turn(one.node, one.host, kind, overlapped)
+    return Host(Steward(turn, one, PLACE, timeout=30, clock=lambda: now[0], **options), now)
+
+
+def probed(order: Order) -> Mapping[str, Any]:
+    ((_, request),) = order.probe.items()
+    return request
+
+
+# -- a restart ---------------------------------------------------------------------------------------------
+
+
+def test_a_restart_from_drain_to_canary() -> None:
+    h = host(tasks=("app.t",))
+    assert h.until("settle").settle == "once"
+    assert h.until("restart").do == (("restart", UNIT),)
+    drain = {"invocation": "old", "running": 3, "handed_back": 16}
+    h.show(active="deactivating", job=True, drain=drain)
+    h.step()
+    h.step()
+    assert h.steward.line == "draining, 3 tasks left, 16 handed back"
+    h.show(
+        active="activating", sub="start", invocation="new", pid=20, status="waits for the broker"
+    )
+    h.step()
+    assert h.steward.line == "starting, waits for the broker"
+    h.starts_anew()
+    order = h.step()
+    assert list(order.probe) == ["a@h1"]
+    assert probed(order) == {"queues": ["q"], "pid": 20, "tasks": ["app.t"]}
+    h.now[0] += 0.5
+    h.ends()
+    assert h.steward.line == "serves after 1.5 s"
+    assert h.steward.outcome == "done"
+    assert h.steward.figures == {
+        "started_in": 1.5,
+        "drained_in": 4.5,
+        "handed_back": 16,
+        "gate": 0.5,
+    }
+
+
+def test_a_record_of_another_process_is_not_this_drain_s() -> None:
+    h = host()
+    h.until("restart")
+    h.show(drain={"invocation": "of last week", "running": 9, "handed_back": 99})
+    h.show(active="deactivating", job=True)
+    h.step()
+    h.step()
+    assert h.steward.line == "draining"
+    h.starts_anew()
+    h.step()
+    h.ends()
+    assert "handed_back" not in h.steward.figures
+
+
+def test_what_does_not_differ_any_more_is_left_alone() -> None:
+    h = host()
+    h.until("settle")
+    h.ends(differs=False)
+    assert h.steward.outcome == "unneeded"
+    assert not any(order.do for order in h.orders)
+
+
+def test_what_is_forced_is_restarted_all_the_same() -> None:
+    h = host(forced=True)
+    h.until("settle")
+    h.step(differs=False)
+    assert h.until("restart")
+
+
+def test_a_start() -> None:
+    h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
+    h.show(active="inactive", sub="dead", pid=0)
+    assert h.until("start").do == (("start", UNIT),)
+    h.show(active="activating", invocation="new", pid=20, job=True)
+    h.step()
+    h.starts_anew()
+    h.step()
+    h.ends()
+    assert "drained_in" not in h.steward.figures
+
+
+# -- failures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"active": "failed", "result": "exit-code", "exit_status": 1}, "does not start"),
+        ({"active": "activating", "sub": "auto-restart", "exit_status": 78}, "does not start"),
+        ({"active": "activating", "sub": "auto-restart", "restarts": 3}, "restarted 3 times"),
+    ],
+)
+def test_a_process_that_does_not_start(changes: dict[str, Any], words: str) -> None:
+    h = host()
+    h.until("restart")
+    h.show(**{"invocation": "new", "pid": 0, **changes})
+    with pytest.raises(TurnError, match=words) as error:
+        h.step()
+    assert error.value.unit == UNIT
+
+
+def test_the_exit_status_of_the_process_before_is_no_verdict() -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="activating", sub="start-pre", invocation="new", exit_status=78)
+    h.step()
+    h.step()
+    assert h.steward.line == "starting"
+
+
+def test_a_process_that_never_gets_ready() -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="activating", sub="start", invocation="new", pid=20, status="no broker")
+    h.step()
+    h.step()
+    h.now[0] += 31
+    with pytest.raises(TurnError, match=r"within 30 s.*activating.*says “no broker”"):
+        h.step()
+
+
+def test_the_time_that_a_drain_takes_is_not_the_start_s() -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="deactivating", job=True)
+    for _ in range(5):
+        h.now[0] += 600
+        h.step()
+    h.starts_anew()
+    assert h.step().probe
+
+
+def test_a_canary_that_fails() -> None:
+    h = host()
+    h.until("restart")
+    h.starts_anew()
+    assert h.step().probe
+    with pytest.raises(TurnError, match="does not consume q"):
+        h.step(errors=("does not consume q",))
+
+
+def test_an_order_that_systemd_dropped() -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="inactive", job=False)
+    with pytest.raises(TurnError, match="did not restart"):
+        h.step()
+
+
+# -- what an earlier run left ------------------------------------------------------------------------------
+
+
+def test_what_an_earlier_run_began_is_waited_for_and_looked_at_anew() -> None:
+    h = host()
+    h.show(active="deactivating", job=True)
+    h.step()
+    h.step()
+    assert h.steward.line == "waits for what an earlier run began"
+    assert not any(order.do or order.settle for order in h.orders)
+    h.starts_anew()
+    assert h.step().settle == "again"
+    h.ends(differs=False)
+    assert h.steward.outcome == "unneeded"
+
+
+@pytest.mark.parametrize("waited", [True, False])
+def test_a_worker_that_was_taken_for_idle_and_serves_waits_for_its_turn(waited: bool) -> None:
+    h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
+    if waited:
+        h.show(active="deactivating", job=True)
+        h.step()
+    h.starts_anew()
+    h.until("settle")
+    with pytest.raises(Postponed):
+        h.step(differs=True)
+
+
+def test_a_worker_that_waits_for_its_broker_is_not_waited_for() -> None:
+    h = host(restarting("a@h1", "q", presence="inactive"), "start")
+    h.show(active="activating", sub="start", job=True)
+    assert h.until("restart")
+
+
+# -- a second instance -------------------------------------------------------------------------------------
+
+
+def overlapped_until(step: str) -> Host:
+    h = host(overlapped=True)
+    prepare = h.until("prepare").do[0][1]
+    assert prepare["other_node"] == "a.next@h1"
+    assert prepare["other_unit"] == NEXT
+    assert h.step().do == (("start", NEXT),)
+    if step == "start":
+        return h
+    h.starts_anew(NEXT, "n1", 30)
+    order = h.until("probe")
+    assert probed(order) == {"queues": ["q"], "pid": 30}
+    assert list(order.probe) == ["a.next@h1"]
+    return h
+
+
+def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() -> None:
+    h = overlapped_until("gate")
+    assert not any(("restart", UNIT) in order.do for order in h.orders)
+    h.step()
+    assert h.until("restart").do == (("restart", UNIT),)
+    h.starts_anew()
+    while not h.step().probe:
+        pass
+    assert h.step().do == (("stop", NEXT),)
+    h.show(NEXT, active="deactivating", drain={"invocation": "n1", "running": 1})
+    h.step()
+    h.step()
+    assert h.steward.line == (
+        "serves after 1.5 s, its second instance is draining, 1 task left, 0 handed back"
+    )
+    h.show(NEXT, active="inactive")
+    last = h.step()
+    assert last.do[0][0] == "clear"
+    assert last.forget == "a.next@h1"
+    h.ends()
+    assert {"gate", "stand_in_gate", "started_in", "drained_in"} <= set(h.steward.figures)
+
+
+def test_a_second_instance_that_does_not_start_leaves_the_first_one_alone() -> None:
+    h = overlapped_until("start")
+    h.show(NEXT, active="failed", invocation="n1")
+    with pytest.raises(TurnError) as error:
+        h.step()
+    assert error.value.unit == NEXT
+    assert not any(("restart", UNIT) in order.do for order in h.orders)
+
+
+def test_a_second_instance_of_a_killed_run_is_used() -> None:
+    h = host(overlapped=True)
+    h.show(NEXT, active="active", invocation="n0", pid=33)
+    h.until("prepare")
+    assert probed(h.step())["pid"] == 33
+    assert not any(("start", NEXT) in order.do for order in h.orders)
+
+
+# -- removals ----------------------------------------------------------------------------------------------
+
+
+def test_a_removal() -> None:
+    h = host(worker("a@h1", "q", need="remove"), "remove")
+    assert h.until("stop").do == (("stop", UNIT),)
+    h.show(active="deactivating", drain={"invocation": "old", "running": 2, "handed_back": 1})
+    h.step()
+    h.step()
+    assert h.steward.line == "draining, 2 tasks left, 1 handed back"
+    h.show(active="failed")
+    last = h.step()
+    assert last.do == (("disable", UNIT),)
+    assert last.forget == "a@h1"
+    h.ends()
+    assert h.steward.figures == {"handed_back": 1}
+
+
+def test_the_removal_of_what_a_killed_run_left_behind() -> None:
+    left = Worker("a.next@h1", "h1", NEXT, "a.next", ("q",), need="remove")
+    h = host(left, "remove")
+    assert h.until("stop").do == (("stop", NEXT),)
+    h.show(NEXT, active="inactive")
+    ((verb, what),) = h.step().do
+    assert verb == "clear"
+    assert what["other_unit"] == NEXT
+    assert what["other_environment"] == "/etc/celery-fleet/shop/worker-a.next.env"
+    assert h.orders[-1].forget == "a.next@h1"

@@ -1,0 +1,181 @@
+"""The script that moves workers' units: what it makes of a worker's files, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import celery, remote
+from fleet_control.scripts import turn
+
+NODE, OTHER = "a@h1", "a.next@h1"
+
+
+def environment(**options: Any) -> str:
+    """A worker's environment file as the role writes it."""
+    command = celery.worker_command("app.celery", NODE, {"queues": ["q"], **options})
+    variables = celery.process_environment(
+        "worker", "/runtime", command, {"KEY": 'a "b" $c `d` \\e'}
+    )
+    return celery.environment_file({**variables, "CELERY_FLEET_NODE": NODE})
+
+
+def arguments(text: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith("CELERY_FLEET_ARGS="))
+    return shlex.split(turn.unquoted(line.partition("=")[2]))
+
+
+def test_a_second_instance_has_its_own_name_and_everything_else_of_the_first() -> None:
+    before = environment(concurrency=4, autoscale=[4, 2], include=["a b", 'c"d'])
+    after = turn.environment(before, NODE, OTHER)
+    assert f'CELERY_FLEET_NODE="{OTHER}"' in after
+    assert arguments(after) == [OTHER if word == NODE else word for word in arguments(before)]
+    rest = [
+        line for line in before.splitlines() if "CELERY_FLEET_" not in line or "COMPONENT" in line
+    ]
+    assert [line for line in after.splitlines() if line in rest] == rest
+
+
+def test_what_two_can_t_share_is_left_out() -> None:
+    before = environment(statedb="/var/lib/shop/state db", purge=True, concurrency=2)
+    after = arguments(turn.environment(before, NODE, OTHER))
+    assert not [word for word in after if word.startswith(("--statedb", "--purge"))]
+    assert "--concurrency=2" in after
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'CELERY_FLEET_NODE="a@h1"\n', environment().replace("-n a@h1", "")]
+)
+def test_a_file_that_does_not_name_the_node_is_refused(text: str) -> None:
+    with pytest.raises(turn.TurnError, match="does not name its node a@h1"):
+        turn.environment(text, NODE, OTHER)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A worker's files, with a drop-in of the user's."""
+    units = tmp_path / "units"
+    drop_ins = units / "shop-worker@a.service.d"
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "10-fleet.conf").write_text("[Service]\n")
+    (drop_ins / "50-mine.conf").write_text("[Service]\nNice=5\n")
+    (tmp_path / "worker-a.env").write_text(environment())
+    os.symlink("../releases/1", tmp_path / "pin-a")
+    monkeypatch.setattr(turn, "UNITS", units)
+    monkeypatch.setattr(turn, "systemctl", lambda *words: None)
+    return {
+        "node": NODE,
+        "other_node": OTHER,
+        "unit": "shop-worker@a.service",
+        "other_unit": "shop-worker@a.next.service",
+        "environment": str(tmp_path / "worker-a.env"),
+        "other_environment": str(tmp_path / "worker-a.next.env"),
+        "pin": str(tmp_path / "pin-a"),
+        "other_pin": str(tmp_path / "pin-a.next"),
+        "other_state": str(tmp_path / "state-a.next"),
+    }
+
+
+def tree(path: Path) -> set[str]:
+    return {str(one.relative_to(path)) for one in path.rglob("*")}
+
+
+def test_the_files_of_a_second_instance_come_and_go(tmp_path: Path, files: dict[str, str]) -> None:
+    before = tree(tmp_path)
+    for _ in range(2):  # a killed run may have begun it
+        turn.prepare(files)
+    made = tree(tmp_path) - before
+    assert made == {
+        "units/shop-worker@a.next.service.d",
+        "units/shop-worker@a.next.service.d/10-fleet.conf",
+        "units/shop-worker@a.next.service.d/50-mine.conf",
+        "worker-a.next.env",
+        "pin-a.next",
+    }
+    assert os.readlink(files["other_pin"]) == "../releases/1"
+    (tmp_path / "state-a.next").mkdir()
+    (tmp_path / "state-a.next/drain.json").touch()
+    for _ in range(2):
+        turn.clear(files)
+    assert tree(tmp_path) == before
+
+
+def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:
+    os.unlink(files["environment"])
+    with pytest.raises(turn.TurnError, match=r"can't be prepared: .*worker-a.env"):
+        turn.prepare(files)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [('{"running": 1}', {"running": 1}), ("", None), ("[1]", None), ("{", None)],
+)
+def test_a_drain_s_record(tmp_path: Path, content: str, expected: Any) -> None:
+    (tmp_path / "drain.json").write_text(content)
+    assert turn.record(str(tmp_path)) == expected
+
+
+def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("{}")
+    os.symlink("real", tmp_path / "drain.json")
+    assert turn.record(str(tmp_path)) is None
+    assert turn.record(str(tmp_path / "nowhere")) is None
+
+
+def test_the_script_needs_nothing_but_the_standard_library() -> None:
+    asked = {"do": [["juggle", "x"]], "units": {}, "seen": {}, "wait": 0, "journals": []}
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-I", "-c", remote.script("turn")],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
+        "units": {},
+        "journals": {},
+        "error": "unknown order juggle",
+    }
+
+
+SHOWN = """LoadState=loaded
+ActiveState=active
+SubState=running
+StatusText=consumes q
+Result=success
+NRestarts=1
+MainPID=77
+InvocationID=abc
+Job=12
+ExecMainStatus=0
+ActiveEnterTimestampMonotonic=3500000
+ActiveExitTimestampMonotonic=0
+InactiveExitTimestampMonotonic=1500000"""
+
+
+def test_what_is_seen_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 0, SHOWN + "\n")
+    monkeypatch.setattr(turn, "run", lambda *command: done)
+    seen = turn.look({"a.service": ""})["a.service"]
+    assert (seen["active"], seen["pid"], seen["job"], seen["invocation"]) == (
+        "active",
+        77,
+        True,
+        "abc",
+    )
+    assert (seen["ready_at"], seen["starting_at"], seen["restarts"]) == (3.5, 1.5, 1)
+    assert seen["drain"] is None
+
+
+def test_a_systemd_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 1, "Failed to connect to bus")
+    monkeypatch.setattr(turn, "run", lambda *command: done)
+    with pytest.raises(turn.TurnError, match="Failed to connect to bus"):
+        turn.look({"a.service": ""})
