@@ -1,91 +1,455 @@
-"""Measure what a run of `site.yml` costs on the demo's hosts, which must stand: `make bench`.
+"""Measure what the project promises of its own speed: `make bench`, or one part of it.
 
-All figures of one call come from one sitting, so that their ratios hold whatever the machine. A remote call is
-counted by what Ansible's -vvv output says of each host; it makes the run itself slower, so it is a run apart.
+    second   the second run of site.yml on the demo's hosts, which must stand, as a multiple of a ping
+    queues   the second run on a host with 24 queues and on one with 3
+    hosts    the second run on 16 hosts and on 4
+    cold     the first run on bare hosts, and a plain shell script that installs the same (bench_baseline.sh)
+
+All figures of one part come from one sitting, round by round in turn, so that their ratios hold whatever the machine.
+A remote call is counted by what Ansible's -vvv output says of each host; it makes the run itself slower, so it is a
+run apart. Where a goal is missed, a profile by task follows.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import re
+import secrets
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-ROUNDS = 5
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "inventories" / "local"
+PLACE = ROOT / ".state" / "bench"
+SITE = ("ansible-playbook", "site.yml")
+PING = ("ansible", "all", "-m", "ansible.builtin.ping")
+PROFILE_LINES = 15
+
 RECAP = re.compile(
     r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE
 )
 # "<10.1.2.3> SSH: EXEC ssh …" for each remote command; a module shows in its file's path, once for each host.
 CALL = re.compile(r"^<([^>]+)> SSH: EXEC ", re.MULTILINE)
 MODULE = re.compile(r"^Using module file (\S+)$", re.MULTILINE)
+# "role : task name ------ 1.23s", of the callback profile_tasks.
+TASK = re.compile(r"^(.+?) -{2,} (\d+\.\d+)s$", re.MULTILINE)
 
 
 class BenchError(Exception):
     """What stops the measurement, in words for the person who started it."""
 
 
-def run(command: Sequence[str]) -> tuple[float, str]:
+# --- running ---------------------------------------------------------------------------------------
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[float, str]:
     """Seconds and output of a command.
 
     Raises:
         BenchError: It failed; the message holds its last lines.
     """
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise BenchError(
-            f"`{' '.join(command)}` failed; does the demo stand (`make demo`)?\n{tail}"
-        )
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+        raise BenchError(f"`{' '.join(command)}` failed:\n{tail}")
     return time.monotonic() - started, done.stdout
 
 
 def changed(output: str) -> int:
-    """How many tasks changed something, from the recap."""
+    """How many tasks changed something, from the recap.
+
+    Raises:
+        BenchError: There is no recap.
+    """
     rows = RECAP.findall(output)
     if not rows:
         raise BenchError("Ansible printed no recap")
     return sum(int(row[2]) for row in rows)
 
 
-def main() -> int:
-    """Measure and print a Markdown table."""
-    ping = ["ansible", "all", "-m", "ansible.builtin.ping"]
-    site = ["ansible-playbook", "site.yml"]
-    run(site)
-    pings, sites = [], []
-    for number in range(ROUNDS):
-        print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
-        pings.append(run(ping)[0])
-        seconds, output = run(site)
-        if changed(output):
-            raise BenchError("the second run of site.yml changed something; it must not")
-        sites.append(seconds)
-    _, verbose = run([*site, "-vvv"])
-    calls = Counter(CALL.findall(verbose))
-    modules = Counter(path.rsplit("/", 1)[-1] for path in MODULE.findall(verbose))
-    one_ping, one_site = statistics.median(pings), statistics.median(sites)
-    print("| what | median | least to most |")
-    print("|---|---|---|")
-    for name, values in (("`ansible all -m ping`", pings), ("second run of `site.yml`", sites)):
-        print(
-            f"| {name} | {statistics.median(values):.1f} s | {min(values):.1f} to {max(values):.1f} s |"
+def second_run(inventory: Path) -> float:
+    """Seconds of a run of site.yml that has nothing to do.
+
+    Raises:
+        BenchError: It had.
+    """
+    seconds, output = run([*SITE, "--inventory", str(inventory)])
+    if changed(output):
+        raise BenchError("the second run of site.yml changed something; it must not")
+    return seconds
+
+
+def ping(inventory: Path) -> float:
+    """Seconds of Ansible's ping of all hosts."""
+    return run([*PING, "--inventory", str(inventory)])[0]
+
+
+def in_turn(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """The seconds of each of several measures, one round after the other."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        for name, measure in measures.items():
+            found[name].append(measure())
+    return found
+
+
+def profile(inventory: Path) -> list[tuple[str, float]]:
+    """The tasks of a run of site.yml that take the longest, and their seconds."""
+    callback = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
+    _, output = run([*SITE, "--inventory", str(inventory)], callback)
+    return [(name.strip(), float(seconds)) for name, seconds in TASK.findall(output)]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a run of site.yml calls on the hosts.
+
+    Attributes:
+        modules: Module -> executions, on all hosts together.
+        commands: Remote commands of each host, those of modules among them.
+    """
+
+    modules: Mapping[str, int]
+    commands: Sequence[int]
+
+    @classmethod
+    def of(cls, output: str) -> Calls:
+        """From the output of a run with -vvv."""
+        modules = Counter(path.rsplit("/", 1)[-1] for path in MODULE.findall(output))
+        return cls(dict(modules), sorted(Counter(CALL.findall(output)).values()))
+
+    def __str__(self) -> str:
+        each = sum(self.modules.values()) / max(1, len(self.commands))
+        return (
+            f"{each:.1f} module executions a host ({_words(self.modules)}); "
+            f"remote commands on a host: {', '.join(map(str, self.commands))}"
         )
-    print(f"| second run as a multiple of the ping | {one_site / one_ping:.1f} | |")
-    print(
-        f"| module executions on all {len(calls)} hosts | {sum(modules.values())} | {dict(modules)} |"
+
+
+def calls(inventory: Path) -> Calls:
+    """What a second run calls on the hosts of an inventory."""
+    return Calls.of(run([*SITE, "--inventory", str(inventory), "-vvv"])[1])
+
+
+def _words(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counted.items())
+
+
+# --- what is printed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What one thing costs as a multiple of another, and the goal for it."""
+
+    what: str
+    value: float
+    goal: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value <= self.goal
+
+    def __str__(self) -> str:
+        verdict = "met" if self.is_met else "**missed**"
+        return f"{self.what}: {self.value:.2f} (goal: {self.goal:g} at most, {verdict})"
+
+
+def report(
+    found: Mapping[str, Sequence[float]], ratios: Sequence[Ratio], notes: Sequence[str]
+) -> str:
+    """Markdown."""
+    lines = ["| what | median | least to most |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {statistics.median(values):.1f} s | {min(values):.1f} to {max(values):.1f} s |"
+        for name, values in found.items()
+    ]
+    lines += ["", *(f"- {item}" for item in (*ratios, *notes))]
+    return "\n".join(lines)
+
+
+def profile_text(tasks: Sequence[tuple[str, float]]) -> str:
+    """Markdown of a profile."""
+    lines = ["| task | seconds |", "|---|---|"]
+    lines += [f"| {name} | {seconds:.2f} |" for name, seconds in tasks[:PROFILE_LINES]]
+    return "\n".join(lines)
+
+
+def ratio(
+    what: str, found: Mapping[str, Sequence[float]], upper: str, lower: str, goal: float
+) -> Ratio:
+    """Of two medians."""
+    value = statistics.median(found[upper]) / statistics.median(found[lower])
+    return Ratio(what, value, goal)
+
+
+# --- fleets to measure on --------------------------------------------------------------------------
+
+
+def inventory_of(workers: int, queues: int) -> dict[str, Any]:
+    """An inventory with one Redis and some hosts of workers, each of which takes all queues.
+
+    The application is the example's, with a queue, and a worker of one process, for each number.
+    """
+    users = ("worker", "beat", "producer", "flower", "operator", "admin")
+    names = [f"worker{number}" for number in range(1, workers + 1)]
+    return {
+        "all": {
+            "vars": {
+                "ansible_become": True,
+                "pki_directory": "{{ test_fleet_state }}/pki",
+                "pki_ca_passphrase": secrets.token_hex(16),
+                "redis_passwords": {user: secrets.token_hex(16) for user in users},
+                "celery_app_name": "bench",
+                "celery_app_module": "app.celery_app",
+                "celery_app_source": {"path": "examples/flexiprice/backend"},
+                "celery_worker_instances": {
+                    f"queue{number}": {"concurrency": 1} for number in range(1, queues + 1)
+                },
+            }
+        },
+        "fleet": {
+            "children": {
+                "redis": {"hosts": {"redis1": {}}},
+                "celery_workers": {"hosts": {name: {} for name in names}},
+            }
+        },
+    }
+
+
+@contextmanager
+def fleet(name: str, workers: int, queues: int) -> Iterator[Path]:
+    """Hosts with a fleet that is deployed, gone when the block ends; the directory of its inventory."""
+    directory = PLACE / name
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = inventory_of(workers, queues)
+    (directory / "hosts.yml").write_text(json.dumps(wanted, indent=1))
+    hosts = ["redis1", *wanted["fleet"]["children"]["celery_workers"]["hosts"]]
+    with hosts_of(f"bench-{name}", directory, hosts):
+        print(f"deploying {name}", file=sys.stderr, flush=True)
+        run([*SITE, "--inventory", str(directory)])
+        yield directory
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def hosts_of(scenario: str, inventory: Path, hosts: Sequence[str]) -> Iterator[None]:
+    """Bare hosts, gone when the block ends."""
+    script = [sys.executable, str(ROOT / "scripts" / "hosts.py")]
+    words = [f"--scenario={scenario}", f"--inventory={inventory / 'connection.yml'}"]
+    run([*script, "create", *words, *hosts])
+    try:
+        yield
+    finally:
+        run([*script, "destroy", *words])
+
+
+# --- the parts -------------------------------------------------------------------------------------
+
+
+def second(rounds: int) -> str:
+    """The second run on the demo."""
+    run(SITE)
+    found = in_turn(
+        rounds,
+        {"`ansible all -m ping`": lambda: ping(DEMO), "second run": lambda: second_run(DEMO)},
     )
-    print(
-        f"| remote commands on a host, those included | {max(calls.values())} at most | {sorted(calls.values())} |"
+    one = ratio(
+        "second run as a multiple of the ping", found, "second run", "`ansible all -m ping`", 12
     )
+    return _with_profile(found, one, DEMO)
+
+
+def queues(rounds: int) -> str:
+    """Many queues on a host against few."""
+    with fleet("3-queues", 1, 3) as few, fleet("24-queues", 1, 24) as many:
+        found = in_turn(
+            rounds, {"3 queues": lambda: second_run(few), "24 queues": lambda: second_run(many)}
+        )
+        one = ratio("24 queues as a multiple of 3", found, "24 queues", "3 queues", 1.2)
+        return _with_profile(found, one, many)
+
+
+def hosts(rounds: int) -> str:
+    """Many hosts against few."""
+    with fleet("4-hosts", 3, 1) as few, fleet("16-hosts", 15, 1) as many:
+        found = in_turn(
+            rounds,
+            {
+                "ping of 4 hosts": lambda: ping(few),
+                "4 hosts": lambda: second_run(few),
+                "ping of 16 hosts": lambda: ping(many),
+                "16 hosts": lambda: second_run(many),
+            },
+        )
+        one = ratio("16 hosts as a multiple of 4", found, "16 hosts", "4 hosts", 4)
+        return _with_profile(found, one, many)
+
+
+def _with_profile(found: Mapping[str, Sequence[float]], one: Ratio, inventory: Path) -> str:
+    text = report(found, [one], [str(calls(inventory))])
+    if not one.is_met:
+        text += "\n\n" + profile_text(profile(inventory))
+    return text
+
+
+# --- cold ------------------------------------------------------------------------------------------
+
+
+def cold(rounds: int) -> str:
+    """The first run on bare hosts against a shell script that installs the same on the same hosts."""
+    inventory = PLACE / "cold"
+    found = in_turn(
+        rounds,
+        {
+            "plain shell script": lambda: _on_bare_hosts(inventory, baseline),
+            "first run of `site.yml`": lambda: _on_bare_hosts(inventory, first_run),
+        },
+    )
+    one = ratio(
+        "first run as a multiple of the script",
+        *(found, "first run of `site.yml`", "plain shell script", 1.5),
+    )
+    text = report(found, [one], [])
+    if not one.is_met:
+        measured: list[tuple[str, float]] = []
+
+        def measure(sources: Sequence[Path]) -> float:
+            callback = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
+            seconds, output = run([*SITE, *_inventories(sources)], callback)
+            measured.extend((name.strip(), float(spent)) for name, spent in TASK.findall(output))
+            return seconds
+
+        _on_bare_hosts(inventory, measure)
+        text += "\n\n" + profile_text(measured)
+    return text
+
+
+def _inventories(sources: Sequence[Path]) -> list[str]:
+    return [f"--inventory={source}" for source in sources]
+
+
+def _on_bare_hosts(inventory: Path, measure: Callable[[Sequence[Path]], float]) -> float:
+    """What something takes on hosts as the demo's: bare but for the database, which a fleet finds in place."""
+    inventory.mkdir(parents=True, exist_ok=True)
+    # Where secrets and the authority lie, as in the scenarios: with the hosts, and gone with them.
+    state = {"pki_directory": "{{ test_fleet_state }}/pki"}
+    state["__local_secrets"] = "{{ test_fleet_state }}/secrets"
+    place = inventory / "group_vars" / "all"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "state.yml").write_text(json.dumps(state))
+    (inventory / "hosts.yml").write_text(json.dumps({"all": {}}))
+    sources = [DEMO / "hosts.yml", inventory]
+    with hosts_of("bench-cold", inventory, ["redis1", "worker1", "worker2", "control1"]):
+        run(["ansible-playbook", *_inventories(sources), "examples/flexiprice/database.yml"])
+        seconds = measure(sources)
+    shutil.rmtree(inventory)
+    return seconds
+
+
+def first_run(sources: Sequence[Path]) -> float:
+    """Seconds of site.yml."""
+    return run([*SITE, *_inventories(sources)])[0]
+
+
+def baseline(sources: Sequence[Path]) -> float:
+    """Seconds of the shell script on all hosts in parallel: packages and virtualenvs, and nothing else."""
+    _, text = run(["ansible-inventory", *_inventories(sources), "--list"])
+    listed = json.loads(text)
+    variables = listed["_meta"]["hostvars"]
+    groups = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
+    parts = {
+        host: {group for group in groups if host in listed.get(group, {}).get("hosts", [])}
+        for host in variables
+    }
+    script = (ROOT / "scripts" / "bench_baseline.sh").read_text()
+    backend = ROOT / "examples" / "flexiprice" / "backend"
+    code = subprocess.run(
+        ["tar", "--create", "--gzip", "--directory", str(backend), "."],
+        capture_output=True,
+        check=True,
+    ).stdout
+    flower = (ROOT / "roles" / "flower" / "files" / "requirements.txt").read_bytes()
+
+    def install(host: str) -> None:
+        _remote(variables[host], "cat > /tmp/code.tar.gz", code)
+        _remote(variables[host], "cat > /tmp/flower.txt", flower)
+        words = " ".join(sorted(parts[host]))
+        _remote(variables[host], f"sudo bash -s -- {words}", script.encode())
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=len(parts)) as pool:
+        list(pool.map(install, parts))
+    return time.monotonic() - started
+
+
+def _remote(variables: Mapping[str, Any], command: str, stdin: bytes) -> None:
+    """Run a command on a host, as an operator's own script would.
+
+    Raises:
+        BenchError: It failed.
+    """
+    address = f"{variables['ansible_user']}@{variables['ansible_host']}"
+    words = ["ssh", "-i", variables["ansible_ssh_private_key_file"]]
+    # As Ansible itself reads this variable.
+    words += shlex.split(variables["ansible_ssh_common_args"])
+    done = subprocess.run([*words, address, command], input=stdin, capture_output=True, check=False)
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).decode(errors="replace").splitlines()[-15:])
+        raise BenchError(f"{command!r} on {address} failed:\n{tail}")
+
+
+PARTS: Mapping[str, Callable[[int], str]] = {
+    "second": second,
+    "queues": queues,
+    "hosts": hosts,
+    "cold": cold,
+}
+ROUNDS = {"second": 5, "queues": 5, "hosts": 3, "cold": 3}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description="Measure what a run of site.yml costs.")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all"
+    )
+    parser.add_argument("--rounds", type=int, help="default: 5, and 3 of what takes long")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for name in options.parts or PARTS:
+        text = PARTS[name](options.rounds or ROUNDS[name])
+        print(f"### {name}\n\n{text}\n", flush=True)
     return 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except BenchError as error:
         sys.exit(f"error: {error}")

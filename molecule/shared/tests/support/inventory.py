@@ -154,7 +154,7 @@ def role_names() -> list[str]:
 def inventory_arguments() -> list[str]:
     """The options of ansible-playbook that name the inventory under test."""
     sources = os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(",")
-    return [f"--inventory={source}" for source in sources]
+    return [f"--inventory={ROOT / source}" for source in sources]
 
 
 def ansible_environment() -> dict[str, str]:

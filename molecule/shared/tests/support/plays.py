@@ -43,8 +43,13 @@ def transcripts(fleet: Fleet) -> Path:
     return fleet.state / "transcripts"
 
 
-def play(fleet: Fleet, title: str, *arguments: str, playbook: str = "site.yml") -> Run:
-    """Run a playbook with -vvv and --diff: what it prints is what secrets are looked for in."""
+def play(
+    fleet: Fleet, title: str, *arguments: str, playbook: str = "site.yml", root: Path = ROOT
+) -> Run:
+    """Run a playbook with -vvv and --diff: what it prints is what secrets are looked for in.
+
+    `root` is the checkout, or a copy of it in which a test has broken something.
+    """
     directory = transcripts(fleet)
     directory.mkdir(mode=0o700, exist_ok=True)
     transcript = directory / f"{title}.log"
@@ -52,8 +57,8 @@ def play(fleet: Fleet, title: str, *arguments: str, playbook: str = "site.yml") 
     with open(os.open(transcript, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         done = subprocess.run(
             command,
-            cwd=ROOT,
-            env=ansible_environment(),
+            cwd=root,
+            env={**ansible_environment(), "ANSIBLE_CONFIG": str(root / "ansible.cfg")},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

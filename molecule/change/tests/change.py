@@ -1,0 +1,218 @@
+"""Plans and runs of the fleet under test, and what of it they leave as it was."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support import plays, units
+from support.inventory import ROOT, Fleet, ansible_environment
+from support.plays import Run
+
+Unit = tuple[str, str]  # host and unit
+OTHER_PASSWORD = (
+    "another-password-of-the-web-site"  # of a test; looked for in all output like the real ones
+)
+
+# All that a deploy writes and a process reads; not what the processes themselves write.
+PLACES = (
+    *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/tmpfiles.d"),
+    *("/etc/sysusers.d", "/usr/lib/celery-fleet"),
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a plan."""
+
+    host: str
+    part: str
+    subject: str
+    action: str
+    why: tuple[str, ...]
+
+    @property
+    def unit(self) -> Unit:
+        """Host and unit, if it is about one."""
+        return self.host, self.subject
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run of plan.yml or site.yml, with the plan that it showed."""
+
+    run: Run
+    plan: Mapping[str, Any]
+
+    @property
+    def items(self) -> list[Item]:
+        """The plan's lines."""
+        return [
+            Item(one["host"], one["part"], one["subject"], one["action"], tuple(one["why"]))
+            for one in self.plan["items"]
+        ]
+
+    def of(self, action: str) -> set[Unit]:
+        """The units for which it has one action."""
+        return {item.unit for item in self.items if item.action == action}
+
+    def says(self, item: Item) -> bool:
+        """Whether its text has a line for an item: host, subject and action, in this order."""
+        words = [item.host, item.subject.removesuffix(".service") or item.part]
+        words += {"live": "set live"}.get(item.action, item.action).split()
+        return any(line.split()[: len(words)] == words for line in self.run.text.splitlines())
+
+
+class Fleets:
+    """The fleet under test."""
+
+    def __init__(self, fleet: Fleet, directory: Path) -> None:
+        self.fleet = fleet
+        self.directory = directory
+        self.app = str(fleet.of("fleet")["celery_app_name"])
+        self._numbers = itertools.count()
+
+    # --- input -----------------------------------------------------------------------------------
+
+    def variables(self, **values: Any) -> list[str]:
+        """The option that sets variables for all hosts."""
+        path = self.directory / f"variables-{next(self._numbers)}.json"
+        path.write_text(json.dumps(values))
+        return [f"--extra-vars=@{path}"]
+
+    def layer(self, **hosts: Mapping[str, Any]) -> list[str]:
+        """The option that lays variables of hosts over the inventory."""
+        path = self.directory / f"layer-{next(self._numbers)}.yml"
+        path.write_text(json.dumps({"all": {"hosts": hosts}}))
+        return [f"--inventory={path}"]
+
+    def workers(self, name: str, **options: Any) -> dict[str, Any]:
+        """celery_worker_instances with some options of one worker changed."""
+        instances = self.fleet.of("celery_workers")["celery_worker_instances"]
+        return {**instances, name: {**(instances[name] or {}), **options}}
+
+    def unit(self, host: str, worker: str) -> Unit:
+        """A worker's unit."""
+        return host, f"{self.app}-worker@{worker}.service"
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def _play(self, title: str, playbook: str, arguments: Sequence[str]) -> Done:
+        path = self.directory / f"plan-{next(self._numbers)}.json"
+        words = ["-e", f"fleet_plan_json={path}", *arguments]
+        run = plays.play(self.fleet, title, *words, playbook=playbook)
+        return Done(run, json.loads(path.read_text()) if path.exists() else {"items": []})
+
+    def plan(self, title: str, *arguments: str) -> Done:
+        """What a run would do; plan.yml has to end well on any fleet."""
+        done = self._play(title, "playbooks/plan.yml", arguments)
+        assert done.run.status == 0, done.run.end
+        return done
+
+    def site(self, title: str, *arguments: str) -> Done:
+        """Run site.yml."""
+        return self._play(title, "site.yml", arguments)
+
+    def restart(self, title: str, *arguments: str) -> Run:
+        """Run restart_workers.yml."""
+        return plays.play(self.fleet, title, *arguments, playbook="playbooks/restart_workers.yml")
+
+    def copy(self) -> Path:
+        """A copy of the project, to break something in."""
+        path = self.directory / f"copy-{next(self._numbers)}"
+        unneeded = shutil.ignore_patterns(".git", ".state", ".venv", ".*_cache", "__pycache__")
+        shutil.copytree(ROOT, path, ignore=unneeded)
+        return path
+
+    def start(self, title: str, arguments: Sequence[str]) -> Started:
+        """Start site.yml and leave it to itself."""
+        return Started.site(self.fleet, title, arguments)
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def pids(self) -> dict[Unit, str]:
+        """The main process of every service."""
+        return units.main_pids(self.fleet)
+
+    def restarted(self, before: Mapping[Unit, str]) -> set[Unit]:
+        """Units whose main process is another one than before, those that came or went among them."""
+        after = self.pids()
+        return {
+            unit for unit in before.keys() | after.keys() if before.get(unit) != after.get(unit)
+        }
+
+    def files(self) -> dict[str, str]:
+        """Host -> names, owners, modes and hashes of all that a deploy writes there, and its links."""
+        roots = " ".join(PLACES)
+        script = f"""
+            find {roots} -type f -printf '%p %u:%g %m ' -exec sha256sum {{}} \\; | cut -d' ' -f1-4 | sort
+            find {roots} /opt/{self.app} -maxdepth 3 -type l -printf '%p -> %l\\n' | sort
+        """
+        return {name: self.fleet.execute(name, script).output for name in self.fleet.hosts("fleet")}
+
+    def starts(self, unit: Unit, since: str) -> int:
+        """How often systemd has started a unit since a time of its host's; a restart is one."""
+        # systemd's own message for a job that has ended in a started unit (man 7 systemd.journal-fields).
+        started = "MESSAGE_ID=39f53479d3a045ac8e11786248231fbf"
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since={since}"]
+        return len(self.fleet.must(unit[0], [*command, started, f"UNIT={unit[1]}"]).splitlines())
+
+    def command_line(self, unit: Unit) -> list[str]:
+        """The command line with which a unit's main process runs."""
+        pid = units.state(self.fleet, *unit)["MainPID"]
+        return self.fleet.must(unit[0], ["cat", f"/proc/{pid}/cmdline"]).split("\0")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run of ansible-playbook in a process group of its own."""
+
+    process: subprocess.Popen[bytes]
+    transcript: Path
+    began: float
+
+    @classmethod
+    def site(cls, fleet: Fleet, title: str, arguments: Sequence[str]) -> Started:
+        """Start site.yml."""
+        directory = plays.transcripts(fleet)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        transcript = directory / f"{title}.log"
+        command = ["ansible-playbook", *plays.inventory_arguments(), *arguments, "site.yml"]
+        with open(os.open(transcript, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=ansible_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(process, transcript, time.monotonic())
+
+    def kill(self) -> str:
+        """SIGKILL to the whole group; where it was, in words."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        text = self.transcript.read_text(errors="replace")
+        tasks = [line for line in text.splitlines() if line.startswith(("TASK [", "PLAY ["))]
+        where = tasks[-1].rstrip("* ") if tasks else "before its first play"
+        return f"after {time.monotonic() - self.began:.2f} s, in {where}"
+
+    def kill_when(self, look: Callable[[], bool], seconds: float) -> str:
+        """The same as soon as something is so; AssertionError if it isn't before the run has ended."""
+        while not look():
+            assert self.process.poll() is None, "the run ended before"
+            assert time.monotonic() - self.began < seconds, "it did not come to that"
+        return self.kill()

@@ -1,0 +1,401 @@
+"""What a change costs: the plan says it, the run does that and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from change import OTHER_PASSWORD, Done, Fleets, Unit
+from support import database, resp, tasks, units
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+
+@pytest.fixture
+def fleet(changes: Fleets) -> Fleet:
+    return changes.fleet
+
+
+def all_workers(changes: Fleets) -> set[Unit]:
+    return {
+        changes.unit(name, worker)
+        for name in changes.fleet.hosts("celery_workers")
+        for worker in changes.fleet.expected[name]["celery_worker_enabled"]
+    }
+
+
+def named(changes: Fleets, worker: str) -> set[Unit]:
+    unit = changes.unit("", worker)[1]
+    return {found for found in all_workers(changes) if found[1] == unit}
+
+
+def test_nothing_to_do(changes: Fleets) -> None:
+    before, files = changes.pids(), changes.files()
+    planned = changes.plan("nothing-plan")
+    assert (planned.items, planned.plan["changes"]) == ([], False)
+    done = changes.site("nothing")
+    assert done.run.status == 0, done.run.end
+    assert not any(done.run.changed.values())
+    assert changes.restarted(before) == set()
+    assert changes.files() == files
+
+
+# --- one change after the other --------------------------------------------------------------------
+
+# Title, what the inventory says differently, and the units that have to restart, reload or be set live.
+Change = tuple[Callable[[Fleets], list[str]], Callable[[Fleets], dict[str, set[Unit]]]]
+
+
+def one_workers_concurrency() -> Change:
+    def words(changes: Fleets) -> list[str]:
+        return changes.layer(
+            worker1={"celery_worker_instances": changes.workers("discounts", concurrency=3)}
+        )
+
+    return words, lambda changes: {"restart": {changes.unit("worker1", "discounts")}}
+
+
+def memory_of_the_broker() -> Change:
+    def units_of(changes: Fleets) -> dict[str, set[Unit]]:
+        return {"live": {("redis1", f"redis@{changes.app}-broker.service")}}
+
+    return lambda changes: changes.variables(redis_broker_maxmemory="320mb"), units_of
+
+
+def environment_of_the_producer() -> Change:
+    def words(changes: Fleets) -> list[str]:
+        web = changes.fleet.of("celery_producers")["celery_producer_web"]
+        return changes.variables(celery_producer_web={**web, "environment": {"SOME_SWITCH": "on"}})
+
+    return words, lambda changes: {"restart": {("control1", f"{changes.app}-web.service")}}
+
+
+def password_of_the_web_site() -> Change:
+    """nginx reads it at each request; nothing has to do anything."""
+
+    def words(changes: Fleets) -> list[str]:
+        return changes.variables(celery_producer_web_auth_password=OTHER_PASSWORD)
+
+    return words, lambda _: {}
+
+
+def timeout_of_the_web_site() -> Change:
+    return (
+        lambda changes: changes.variables(
+            celery_producer_web_protected_paths=["/api/v1/admin/", "/docs"]
+        ),
+        lambda _: {"reload": {("control1", "nginx.service")}},
+    )
+
+
+def environment_of_the_application() -> Change:
+    """Whatever runs the application's code restarts, and nothing else."""
+
+    def units_of(changes: Fleets) -> dict[str, set[Unit]]:
+        others = {("control1", f"{changes.app}-{part}.service") for part in ("beat", "web")}
+        return {"restart": all_workers(changes) | others}
+
+    return lambda changes: changes.variables(celery_app_env={"SOME_SWITCH": "on"}), units_of
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        one_workers_concurrency,
+        memory_of_the_broker,
+        environment_of_the_producer,
+        password_of_the_web_site,
+        timeout_of_the_web_site,
+        environment_of_the_application,
+    ],
+    ids=lambda change: change.__name__,
+)
+@pytest.mark.usefixtures("settled")
+def test_plan_dry_run_and_run_agree(changes: Fleets, change: Callable[[], Change]) -> None:
+    words, units_of = change()
+    arguments, wanted = words(changes), units_of(changes)
+    title = change.__name__.replace("_", "-")
+    before, files = changes.pids(), changes.files()
+
+    planned = changes.plan(f"{title}-plan", *arguments)
+    dry = changes.site(f"{title}-check", "--check", *arguments)
+    assert dry.run.status == 0, dry.run.end
+    assert (changes.pids(), changes.files()) == (before, files), "a plan has changed something"
+
+    done = changes.site(title, *arguments)
+    assert done.run.status == 0, done.run.end
+    assert planned.items == dry.items == done.items
+    for action in ("restart", "reload", "live"):
+        assert done.of(action) == wanted.get(action, set()), done.items
+    assert_text_says_the_same(planned, dry, done)
+    assert changes.restarted(before) == wanted.get("restart", set())
+    touched = {name for name, number in done.run.changed.items() if number}
+    assert touched == {item.host for item in done.items}
+    assert changes.plan(f"{title}-after", *arguments).items == []
+
+
+def assert_text_says_the_same(*runs: Done) -> None:
+    for done in runs:
+        assert [item for item in done.items if not done.says(item)] == []
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_set_live_holds(changes: Fleets, fleet: Fleet) -> None:
+    done = changes.site("live", *changes.variables(redis_broker_maxmemory="330mb"))
+    assert done.run.status == 0, done.run.end
+    with resp.session(fleet, "broker", "admin") as admin:
+        assert admin.send("CONFIG", "GET", "maxmemory") == ["maxmemory", str(330 * 1024**2)]
+
+
+# --- a worker leaves -------------------------------------------------------------------------------
+
+
+def kept_of(fleet: Fleet, node: str) -> list[str]:
+    """What the broker still knows of a node's direct queue."""
+    queue = f"{node}.dq2"
+    with resp.session(fleet, "broker", "worker") as broker:
+        found = [queue] if broker.send("EXISTS", queue) else []
+        for key in ("_kombu.binding.C.dq2", "_kombu.binding_permanent.C.dq2"):
+            found += [f"{key}: {one}" for one in broker.send("SMEMBERS", key) if queue in one]
+        deadlines = broker.send("ZRANGE", "_kombu.binding_deadlines", 0, -1)
+    return found + [f"deadline: {one}" for one in deadlines if queue in one]
+
+
+@pytest.mark.usefixtures("settled")
+def test_worker_that_leaves_takes_all_of_it_along(
+    changes: Fleets, fleet: Fleet, label: str
+) -> None:
+    name, worker = "worker2", "discounts"
+    unit, node = changes.unit(name, worker), f"{worker}@{name}"
+    others = [one for one in fleet.expected[name]["celery_worker_enabled"] if one != worker]
+    number = 2 * fleet.of("celery_workers")["celery_worker_instances"][worker]["concurrency"]
+    tasks.send(fleet, [tasks.tracer(f"{label}-{n}", worker, 6) for n in range(number)])
+    wait_for(f"{node} runs one", 10, lambda: node in nodes(fleet, label))
+    assert kept_of(fleet, node) != [], "nothing would show that it goes"
+    before = changes.pids()
+
+    arguments = changes.layer(**{name: {"celery_worker_enabled": others}})
+    done = changes.site("scale-down", *arguments)
+    assert done.run.status == 0, done.run.end
+    assert unit in done.of("remove") | done.of("stop")
+    database.assert_ran_once(fleet, label, number, 30)
+    state = units.state(fleet, *unit)
+    assert (state["ActiveState"], state["UnitFileState"]) == ("inactive", "disabled")
+    assert worker_files(changes, name, worker) == ""
+    assert kept_of(fleet, node) == []
+    assert changes.restarted(before) == {unit}
+
+
+def nodes(fleet: Fleet, prefix: str) -> set[str]:
+    return {run["node"] for run in database.runs(fleet, prefix)}
+
+
+def worker_files(changes: Fleets, name: str, worker: str) -> str:
+    """All files that a worker of a host has."""
+    variables = changes.fleet.expected[name]
+    script = f"""
+        find {variables["celery_app_directory"]} {variables["celery_app_root"]}/pins \
+          /etc/systemd/system /run/systemd /run/celery-fleet /var/lib/celery-fleet \
+          -name 'worker-{worker}*' -o -name '{changes.app}-worker@{worker}*' 2>/dev/null
+    """
+    return changes.fleet.execute(name, script).output
+
+
+# --- by hand ---------------------------------------------------------------------------------------
+
+
+def edit(fleet: Fleet, name: str, path: str, line: str) -> None:
+    """Add a line to a file, as somebody with an editor does."""
+    fleet.must(name, f"test -e '{path}' && cat >> '{path}' && systemctl daemon-reload", f"{line}\n")
+
+
+@pytest.mark.usefixtures("settled")
+def test_edit_that_nothing_has_read_is_put_right_without_a_restart(
+    changes: Fleets, fleet: Fleet
+) -> None:
+    files, before = changes.files(), changes.pids()
+    environment = f"{fleet.of('fleet')['celery_app_directory']}/worker-discounts.env"
+    edit(fleet, "worker1", environment, 'DEBUG="1"')
+    planned = changes.plan("hand-edit-plan")
+    assert planned.items != []
+    assert {item.host for item in planned.items} == {"worker1"}
+    assert planned.of("restart") == set()
+    done = changes.site("hand-edit")
+    assert done.run.status == 0, done.run.end
+    assert changes.files() == files
+    assert changes.restarted(before) == set()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("what", ["environment", "drop-in"])
+def test_edit_that_a_process_has_read_restarts_it(changes: Fleets, fleet: Fleet, what: str) -> None:
+    unit = changes.unit("worker1", "discounts")
+    path, line, reason = {
+        "environment": (
+            f"{fleet.of('fleet')['celery_app_directory']}/worker-discounts.env",
+            'DEBUG="1"',
+            "environment DEBUG",
+        ),
+        "drop-in": (
+            f"/etc/systemd/system/{unit[1]}.d/10-fleet.conf",
+            "CPUWeight=90",
+            "drop-in 10-fleet.conf",
+        ),
+    }[what]
+    files = changes.files()
+    edit(fleet, unit[0], path, line)
+    fleet.must(unit[0], ["systemctl", "restart", unit[1]])
+    before = changes.pids()
+    planned = changes.plan(f"hand-{what}-plan")
+    assert planned.of("restart") == {unit}
+    assert any(reason in why for item in planned.items if item.unit == unit for why in item.why)
+    done = changes.site(f"hand-{what}")
+    assert done.run.status == 0, done.run.end
+    assert changes.files() == files
+    assert changes.restarted(before) == {unit}
+
+
+@pytest.mark.usefixtures("settled")
+def test_drop_in_of_somebody_elses_is_noticed_and_left(changes: Fleets, fleet: Fleet) -> None:
+    """It belongs to who wrote it; the process has to run with it all the same."""
+    unit = changes.unit("worker1", "discounts")
+    path = f"/etc/systemd/system/{unit[1]}.d/50-mine.conf"
+    before = changes.pids()
+    fleet.must(unit[0], f"cat > '{path}' && systemctl daemon-reload", "[Service]\nCPUWeight=90\n")
+    try:
+        planned = changes.plan("mine-plan")
+        assert planned.of("restart") == {unit}
+        done = changes.site("mine")
+        assert done.run.status == 0, done.run.end
+        assert changes.restarted(before) == {unit}
+        assert fleet.must(unit[0], ["cat", path]) == "[Service]\nCPUWeight=90\n"
+        assert changes.plan("mine-after").items == []
+    finally:
+        fleet.must(unit[0], f"rm -f '{path}' && systemctl daemon-reload")
+
+
+# --- Redis restarts --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settled")
+def test_workers_pause_while_redis_restarts(changes: Fleets, fleet: Fleet, label: str) -> None:
+    """What runs ends, what waits waits, and each task runs once."""
+    unit = ("redis1", f"redis@{changes.app}-broker.service")
+    path = f"/etc/systemd/system/{unit[1]}.d/50-mine.conf"
+    before = changes.pids()
+    fleet.must(unit[0], f"cat > '{path}' && systemctl daemon-reload", "[Service]\nNice=1\n")
+    try:
+        tasks.send(fleet, [tasks.tracer(f"{label}-{n}", "discounts", 4) for n in range(24)])
+        wait_for("they run", 10, lambda: database.runs(fleet, label))
+        done = changes.site("redis-restarts")
+        assert done.run.status == 0, done.run.end
+        assert done.of("restart") == {unit}
+        assert "pause" in done.run.text
+        database.assert_ran_once(fleet, label, 24, 60)
+        assert changes.restarted(before) == {unit}
+    finally:
+        fleet.must(unit[0], f"rm -f '{path}' && systemctl daemon-reload")
+
+
+# --- restarts that are asked for -------------------------------------------------------------------
+
+
+def test_restart_of_the_workers_of_one_name(changes: Fleets) -> None:
+    before = changes.pids()
+    run = changes.restart("restart-only", "-e", "celery_restart_only=discounts")
+    assert run.status == 0, run.end
+    assert changes.restarted(before) == named(changes, "discounts")
+
+
+def test_restart_of_all_workers(changes: Fleets) -> None:
+    before = changes.pids()
+    run = changes.restart("restart-all")
+    assert run.status == 0, run.end
+    assert changes.restarted(before) == all_workers(changes)
+
+
+def test_site_restarts_all_workers_where_it_is_told_to(changes: Fleets) -> None:
+    before = changes.pids()
+    done = changes.site("site-restart-all", "-e", "celery_restart_all=true")
+    assert done.run.status == 0, done.run.end
+    assert done.of("restart") == all_workers(changes)
+    assert changes.restarted(before) == all_workers(changes)
+
+
+@pytest.mark.usefixtures("settled")
+def test_site_restarts_the_workers_of_one_name(changes: Fleets) -> None:
+    """The others differ as well, and are what the next plan has."""
+    arguments = changes.layer(
+        **{
+            name: {"celery_worker_defaults": {"heartbeat_interval": 4}}
+            for name in changes.fleet.hosts("celery_workers")
+        }
+    )
+    before = changes.pids()
+    done = changes.site("site-restart-only", *arguments, "-e", "celery_restart_only=discounts")
+    assert done.run.status == 0, done.run.end
+    assert changes.restarted(before) == named(changes, "discounts")
+    left = changes.plan("site-restart-only-after", *arguments).of("restart")
+    assert left == all_workers(changes) - named(changes, "discounts")
+
+
+def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
+    arguments = changes.variables(celery_app_env={"SOME_SWITCH": "at-once"})
+    first = changes.start("at-once-first", arguments)
+    try:
+        wait_for(
+            "the first one changes something",
+            60,
+            lambda: "TASK [celery_runtime" in first.transcript.read_text(errors="replace"),
+            pause=0.2,
+        )
+        second = changes.site("at-once-second", *arguments)
+        assert second.run.status != 0
+        assert "holds" in second.run.text
+    finally:
+        assert first.process.wait(timeout=300) == 0, first.transcript.read_text()[-3000:]
+    assert changes.plan("at-once-after", *arguments).items == []
+    restored = changes.site("at-once-restored")
+    assert restored.run.status == 0, restored.run.end
+
+
+# --- what else restarts ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("settled")
+def test_beat_skips_and_doubles_no_entry(changes: Fleets, fleet: Fleet) -> None:
+    """The probe is due every three seconds."""
+    first = database.last_tick(fleet)
+    wait_for("beat sends", 10, lambda: database.last_tick(fleet) > first)
+    begin = database.last_tick(fleet)
+    done = changes.site("beat", *changes.variables(celery_beat_loglevel="DEBUG"))
+    assert done.run.status == 0, done.run.end
+    assert done.of("restart") == {("control1", f"{changes.app}-beat.service")}
+    after = database.last_tick(fleet)
+    wait_for("beat sends on", 15, lambda: database.last_tick(fleet) > after + 2)
+    text = """
+        SELECT extract(epoch FROM ticked_at) AS at FROM task_ticks
+         WHERE source = 'probe' AND id >= :'begin' ORDER BY id
+    """
+    moments = [float(row["at"]) for row in database.query(fleet, text, begin=begin)]
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert min(gaps) > 1.5, gaps
+    assert max(gaps) < 6, gaps
+
+
+@pytest.mark.usefixtures("settled")
+def test_web_process_fails_no_request(changes: Fleets, requests_meanwhile: Any) -> None:
+    web = changes.fleet.of("celery_producers")["celery_producer_web"]
+    arguments = changes.variables(
+        celery_producer_web={**web, "environment": {"SOME_SWITCH": "restart"}}
+    )
+    with requests_meanwhile() as answers:
+        done = changes.site("web", *arguments)
+    assert done.run.status == 0, done.run.end
+    assert done.of("restart") == {("control1", f"{changes.app}-web.service")}
+    assert len(answers) > 20
+    assert set(answers) == {200}

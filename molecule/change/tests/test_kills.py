@@ -1,0 +1,176 @@
+"""ansible-playbook killed at any moment: the next run finishes, and what did not differ is not restarted.
+
+The moments are drawn from a seed (CELERY_FLEET_SEED), and each is logged with the task that it fell into.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from change import Fleets, Started, Unit
+from support import resp, units
+
+SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
+KILLS = 6
+TRIES = 5
+
+
+def flavour(number: int) -> dict[str, Any]:
+    """One of two wishes that differ in every part that has a unit: files, environment, settings, Redis, nginx."""
+    other = bool(number % 2)
+    return {
+        "celery_app_env": {"SOME_SWITCH": "odd" if other else "even"},
+        "redis_broker_maxmemory": "310mb" if other else "300mb",
+        "celery_producer_web_protected_paths": ["/api/v1/admin/", *(["/docs"] if other else [])],
+        "celery_worker_defaults": {
+            "prefetch_multiplier": 4,
+            "max_tasks_per_child": 1000,
+            "time_limit": 1800,
+            "soft_time_limit": 1500,
+            "task_events": True,
+            "heartbeat_interval": 3 if other else 2,
+        },
+    }
+
+
+def differing(changes: Fleets) -> set[Unit]:
+    """The units whose processes have to be new ones between the two."""
+    fleet = changes.fleet
+    found = {
+        changes.unit(name, worker)
+        for name in fleet.hosts("celery_workers")
+        for worker in fleet.expected[name]["celery_worker_enabled"]
+    }
+    return found | {("control1", f"{changes.app}-{part}.service") for part in ("beat", "web")}
+
+
+def assert_fleet_is(changes: Fleets, wanted: Mapping[str, Any], arguments: list[str]) -> None:
+    """Asked of the processes and of Redis; and the plan agrees."""
+    units.wait_until_up(changes.fleet, 30)
+    switch = wanted["celery_app_env"]["SOME_SWITCH"]
+    interval = wanted["celery_worker_defaults"]["heartbeat_interval"]
+    for unit in differing(changes):
+        pid = units.state(changes.fleet, *unit)["MainPID"]
+        environment = changes.fleet.must(unit[0], ["cat", f"/proc/{pid}/environ"]).split("\0")
+        assert f"SOME_SWITCH={switch}" in environment, unit
+        if "-worker@" in unit[1]:
+            assert f"--heartbeat-interval={interval}" in changes.command_line(unit)
+    with resp.session(changes.fleet, "broker", "admin") as admin:
+        found = admin.send("CONFIG", "GET", "maxmemory")[1]
+    assert found == str(int(wanted["redis_broker_maxmemory"].removesuffix("mb")) * 1024**2)
+    assert changes.plan("killed-after", *arguments).items == []
+
+
+@pytest.fixture(scope="module")
+def length(changes: Fleets) -> float:
+    """Seconds that a run takes from one wish to the other; it also brings the fleet to the first."""
+    for number in (1, 0):
+        began = time.monotonic()
+        done = changes.site(f"unkilled-{number}", *changes.variables(**flavour(number)))
+        assert done.run.status == 0, done.run.end
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module", autouse=True)
+def taken_back(changes: Fleets, length: float) -> Any:
+    """The fleet is the inventory's again for who comes next."""
+    yield
+    restored = changes.site("kills-restored")
+    assert restored.run.status == 0, restored.run.end
+
+
+@pytest.mark.parametrize("number", range(1, KILLS + 1))
+def test_killed_run_is_finished_by_the_next(changes: Fleets, length: float, number: int) -> None:
+    # One part of the run each, so that the moments are spread over it, and none is known beforehand.
+    part = length / KILLS
+    moment = part * (number - 1 + random.Random(f"{SEED}/{number}").random())  # noqa: S311  # no secret
+    wanted = flavour(number)
+    arguments = changes.variables(**wanted)
+    clocks = {name: units.now(changes.fleet, name) for name in changes.fleet.hosts("fleet")}
+    before = changes.pids()
+
+    started = changes.start(f"killed-{number}", arguments)
+    time.sleep(moment)
+    print(f"seed {SEED}, kill {number}: {started.kill()}")
+    done = changes.site(f"killed-{number}-finished", *arguments)
+    assert done.run.status == 0, done.run.end
+    assert_fleet_is(changes, wanted, arguments)
+    assert changes.restarted(before) == differing(changes)
+    starts = {unit: changes.starts(unit, clocks[unit[0]]) for unit in differing(changes)}
+    assert starts == dict.fromkeys(starts, 1), "something was restarted more than once"
+
+
+def kill_between(
+    changes: Fleets, number: int, unit: Unit, before: Mapping[Unit, str]
+) -> Started | None:
+    """Kill a run after it has written a worker's files and before it restarts it; None where it was faster."""
+    variables = changes.fleet.expected[unit[0]]
+    worker = unit[1].partition("@")[2].removesuffix(".service")
+    path = f"{variables['celery_app_directory']}/worker-{worker}.env"
+    interval = flavour(number)["celery_worker_defaults"]["heartbeat_interval"]
+    # Watched on the host itself: by the time that a look from outside came back, the restart would have begun.
+    watch = f"""
+        for i in $(seq 20000); do
+          grep -qs -e '--heartbeat-interval={interval}' {path} && exit 0
+          sleep 0.01
+        done
+        exit 1
+    """
+    started = changes.start(f"between-{number}", changes.variables(**flavour(number)))
+    watched = changes.fleet.execute(unit[0], watch, timeout=240)
+    assert watched.status == 0, "the run has not written the worker's environment"
+    print(f"between writing and restarting: {started.kill()}")
+    # What had been asked of systemd by then goes on without ansible-playbook.
+    time.sleep(5)
+    units.wait_until_up(changes.fleet, 60)
+    return started if changes.pids()[unit] == before[unit] else None
+
+
+@pytest.fixture
+def between(changes: Fleets) -> tuple[Unit, int, Mapping[Unit, str]]:
+    """A fleet whose files say one thing and of whose workers at least one still runs with another.
+
+    The unit, the wish of the files, and all main processes of before.
+    """
+    # The last one in the roll's order has the most time between the two.
+    unit = changes.unit("worker2", "analytics")
+    for number in range(TRIES):
+        arguments = changes.variables(**flavour(number))
+        # From the other wish, whole; the fixture `length` has left the even one.
+        done = changes.site(f"between-from-{number}", *changes.variables(**flavour(number + 1)))
+        assert done.run.status == 0, done.run.end
+        before = changes.pids()
+        if kill_between(changes, number, unit, before):
+            assert unit in changes.plan(f"between-{number}-plan", *arguments).of("restart")
+            return unit, number, before
+    raise AssertionError(
+        f"in none of {TRIES} runs was there a moment between writing and restarting"
+    )
+
+
+def test_kill_between_writing_and_restarting(
+    changes: Fleets, between: tuple[Unit, int, Mapping[Unit, str]]
+) -> None:
+    _, number, before = between
+    arguments = changes.variables(**flavour(number))
+    done = changes.site("between-finished", *arguments)
+    assert done.run.status == 0, done.run.end
+    assert changes.restarted(before) == differing(changes)
+    assert_fleet_is(changes, flavour(number), arguments)
+
+
+def test_change_taken_back_before_its_restart_restarts_nothing(
+    changes: Fleets, between: tuple[Unit, int, Mapping[Unit, str]]
+) -> None:
+    unit, number, before = between
+    # Some of the others may have been restarted with the new files; this one has not.
+    taken_back = changes.variables(**flavour(number + 1))
+    done = changes.site("between-taken-back", *taken_back)
+    assert done.run.status == 0, done.run.end
+    assert changes.pids()[unit] == before[unit]
+    assert_fleet_is(changes, flavour(number + 1), taken_back)

@@ -1,0 +1,127 @@
+"""What can't work leaves the running fleet as it is: the same processes, the same files, and a message that helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from change import OTHER_PASSWORD, Fleets
+from support import plays
+from support.plays import Run
+from support.secrets import needles
+
+
+class Untouched:
+    """The fleet before something is refused, to be compared with after."""
+
+    def __init__(self, changes: Fleets) -> None:
+        self.changes = changes
+        self.before = (changes.pids(), changes.files())
+
+    def by(self, run: Run, *words: str) -> None:
+        """The run was refused with these words, and has touched nothing."""
+        assert run.status != 0
+        assert [word for word in words if word not in run.text] == [], run.end
+        assert "Traceback (most recent call last)" not in run.text, run.end
+        assert (self.changes.pids(), self.changes.files()) == self.before
+
+
+@pytest.fixture
+def untouched(changes: Fleets) -> Untouched:
+    return Untouched(changes)
+
+
+def test_broken_template(changes: Fleets, untouched: Untouched) -> None:
+    copy = changes.copy()
+    template = copy / "templates" / "systemd" / "worker.conf.j2"
+    lines = template.read_text().splitlines(keepends=True)
+    template.write_text("".join([*lines, "{% if worker.unclosed %}\n"]))
+    run = plays.play(changes.fleet, "broken-template", root=copy)
+    untouched.by(run, "worker.conf.j2")
+
+
+def test_template_that_asks_for_an_unknown_variable(changes: Fleets, untouched: Untouched) -> None:
+    copy = changes.copy()
+    template = copy / "templates" / "systemd" / "worker.conf.j2"
+    template.write_text(template.read_text() + "{{ nowhere_defined }}\n")
+    run = plays.play(changes.fleet, "undefined-variable", root=copy)
+    untouched.by(run, "nowhere_defined")
+
+
+def test_unit_that_systemd_refuses(changes: Fleets, untouched: Untouched) -> None:
+    """It renders; systemd would only warn of it, and run the worker without what was asked for."""
+    copy = changes.copy()
+    template = copy / "templates" / "systemd" / "worker.conf.j2"
+    template.write_text(template.read_text() + "NoSuchDirective=1\n")
+    run = plays.play(changes.fleet, "refused-unit", root=copy)
+    untouched.by(run, "NoSuchDirective")
+
+
+def test_release_that_does_not_import(changes: Fleets, untouched: Untouched) -> None:
+    copy = changes.copy()
+    source = changes.fleet.of("fleet")["celery_app_source"]
+    broken = copy / source["path"] / "app" / "tasks.py"
+    text = broken.read_text()
+    broken.write_text(text + "def broken(:\n")
+    run = plays.play(changes.fleet, "broken-release", root=copy)
+    untouched.by(run, "SyntaxError", "app/tasks.py", f"line {len(text.splitlines()) + 1}")
+
+
+def test_nginx_configuration_that_nginx_refuses(changes: Fleets, untouched: Untouched) -> None:
+    """A file of somebody else's, which nginx meets as soon as ours makes it look again."""
+    path = "/etc/nginx/conf.d/zz-mine.conf"
+    changes.fleet.must(
+        "control1", f"cat > {path}", "server { listen 8099; no_such_directive on; }\n"
+    )
+    try:
+        untouched.before = (changes.pids(), changes.files())
+        wanted = changes.variables(
+            celery_producer_web_protected_paths=["/api/v1/admin/", "/refused"]
+        )
+        done = changes.site("refused-nginx", *wanted)
+        untouched.by(done.run, "no_such_directive", path)
+    finally:
+        changes.fleet.must("control1", f"rm {path}")
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "unknown worker": {"celery_restart_only": "analytic"},
+    "batch of none": {"celery_restart_batch": 0},
+    "more than all": {"celery_restart_min_capacity": 101},
+    "less than one percent": {"celery_restart_min_capacity": 0},
+}
+
+
+@pytest.mark.parametrize("title", BAD)
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/restart_workers.yml"])
+def test_bad_input(changes: Fleets, untouched: Untouched, title: str, playbook: str) -> None:
+    (name, value), *_ = BAD[title].items()
+    words = changes.variables(**BAD[title])
+    run = plays.play(changes.fleet, f"bad-{title.replace(' ', '-')}", *words, playbook=playbook)
+    untouched.by(run, name, str(value))
+    assert run.contacts == 0, "a host was contacted before"
+    if title == "unknown worker":
+        assert "analytics" in run.text, "the remedy is missing"
+
+
+def test_no_without_a_yes(changes: Fleets, untouched: Untouched) -> None:
+    """Nobody is there to answer."""
+    wanted = changes.variables(celery_app_env={"SOME_SWITCH": "asked"}, fleet_confirm=True)
+    done = changes.site("unanswered", *wanted)
+    assert done.items != []
+    untouched.by(done.run, "yes")
+
+
+def test_no_secret_in_any_output(changes: Fleets) -> None:
+    """Of this file and those before it: each transcript is of a run with -vvv and --diff, plans as JSON beside."""
+    written = [*plays.transcripts(changes.fleet).iterdir(), *changes.directory.glob("plan-*.json")]
+    assert len(written) > 20
+    forms = {form: name for name, found in needles(changes.fleet).items() for form in found}
+    forms[OTHER_PASSWORD] = "the password that a test has set"
+    found = {
+        (path.name, name)
+        for path in written
+        for form, name in forms.items()
+        if form in path.read_text(errors="replace")
+    }
+    assert found == set()

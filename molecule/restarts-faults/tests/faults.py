@@ -1,0 +1,65 @@
+"""What breaks during a restart: hosts that are cut off, a Redis that goes, workers that do not start."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ground import Case, Ground
+from support import units
+from support.waiting import wait_for
+
+DROPPED = 10.0  # seconds in which a host answers nobody, before it is gone
+
+
+def lose_host(ground: Ground, case: Case, name: str) -> None:
+    """Nothing reaches a host any more and nothing leaves it; then it loses its power."""
+    case.mark("its host was lost", host=name, fatal=True)
+    ground.fleet.must(name, ["ip", "link", "set", "eth0", "down"])
+    time.sleep(DROPPED)
+    docker("kill", ground.fleet.containers[name])
+
+
+def bring_back(ground: Ground, name: str) -> None:
+    """Switch a host on again, and wait until its workers consume."""
+    docker("start", ground.fleet.containers[name])
+    wanted = ground.fleet.expected[name]["units"]
+    wait_for(
+        f"{name} is up",
+        90,
+        lambda: all(
+            found.get("ActiveState") == "active"
+            for found in units.states(ground.fleet, name, wanted).values()
+        ),
+        pause=1,
+    )
+
+
+def restart_redis(ground: Ground, case: Case) -> None:
+    """Both instances."""
+    case.mark("Redis was restarted")
+    app = ground.fleet.of("redis")["celery_app_name"]
+    both = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    ground.fleet.must(ground.fleet.one("redis"), ["systemctl", "restart", *both])
+
+
+@contextmanager
+def broken(ground: Ground, name: str, unit: str) -> Iterator[None]:
+    """A worker that does not start, by a drop-in of somebody else's."""
+    directory = f"/etc/systemd/system/{unit}.service.d"
+    drop_in = f"{directory}/90-broken.conf"
+    text = "[Service]\nExecStartPre=/bin/false\n"
+    ground.fleet.must(
+        name, f"mkdir -p {directory} && cat > {drop_in} && systemctl daemon-reload", text
+    )
+    try:
+        yield
+    finally:
+        ground.fleet.must(name, f"rm {drop_in} && systemctl daemon-reload")
+
+
+def docker(*words: str) -> None:
+    """Call the docker client."""
+    subprocess.run(["docker", *words], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,161 @@
+"""What breaks in the middle of a rolling restart, and what becomes of the tasks: counted by cause.
+
+Run by the scenario `restarts-faults`, with the hosts and the load of `restarts`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from faults import bring_back, broken, lose_host, restart_redis
+from ground import (
+    FLEET,
+    MULTI,
+    PLAIN,
+    Case,
+    Ground,
+    Way,
+    assert_nothing_lost_or_doubled,
+    end_of,
+    kill,
+)
+from support import units
+from support.waiting import wait_for
+
+from scripts.restarts.summary import Summary
+
+LONG = 75.0  # seconds: longer than the drain of the inventory, shorter than its time limit and visibility timeout
+
+
+def wait_for_turn(ground: Ground, since: float, number: int) -> str:
+    """The node of the so many-th worker that was told to stop since a moment."""
+    wait_for(f"turn {number} begins", 180, lambda: len(ground.left(since)) >= number, pause=0.3)
+    return ground.left(since)[number - 1]
+
+
+def assert_whole(ground: Ground) -> None:
+    """Every unit of the inventory runs, and nothing that a roll made for itself is left."""
+    units.wait_until_up(ground.fleet, 30)
+    for name in ground.workers:
+        listing = ["systemctl", "list-units", "--all", "--no-legend", "*.next.service"]
+        assert ground.fleet.must(name, listing) == ""
+
+
+def assert_only_by(summary: Summary, *reasons: str) -> None:
+    """Whatever was lost or doubled was so by these; in what else happened nothing was."""
+    for causes in (summary.lost_causes, summary.doubled_causes):
+        for cause in causes:
+            assert any(reason in cause for reason in reasons), (
+                summary.lost_causes,
+                summary.doubled_causes,
+            )
+
+
+def test_killed_playbook_is_finished_by_the_next(ground: Ground) -> None:
+    restarted: list[str] = []
+
+    def act(case: Case) -> None:
+        since = time.time()
+        with ground.rolling(case) as process:
+            wait_for_turn(ground, since, 2)
+            kill(process)
+        time.sleep(3)
+        assert ground.roll(case) == 0, end_of(case.log)
+        restarted.extend(ground.left(since))
+
+    summary = ground.measure("ansible-playbook killed and run again", FLEET, act)
+    assert_nothing_lost_or_doubled(summary)
+    wanted = {f"{worker}@{name}" for name in ground.workers for worker in ground.instances}
+    assert set(restarted) == wanted
+    assert_whole(ground)
+
+
+def test_worker_that_does_not_start_stops_the_roll(ground: Ground) -> None:
+    name, unit = ground.workers[1], "load-worker@slow"
+
+    def act(case: Case) -> None:
+        with broken(ground, name, unit):
+            assert ground.roll(case) != 0, "the roll went on past a worker that does not start"
+            text = end_of(case.log)
+            assert f"slow@{name}" in text or f"{unit}.service" in text
+            down = [
+                key
+                for key, state in units.all_states(ground.fleet).items()
+                if state["ActiveState"] != "active"
+            ]
+            assert down == [(name, f"{unit}.service")]
+        assert ground.roll(case) == 0, end_of(case.log)
+
+    summary = ground.measure("a worker does not start", FLEET, act)
+    assert_nothing_lost_or_doubled(summary)
+    assert_whole(ground)
+
+
+def test_host_lost_in_its_turn(ground: Ground) -> None:
+    gone: list[str] = []
+
+    def act(case: Case) -> None:
+        since = time.time()
+        with ground.rolling(case) as process:
+            name = wait_for_turn(ground, since, 2).partition("@")[2]
+            gone.append(name)
+            lose_host(ground, case, name)
+            status = process.wait()
+        assert status != 0, "a roll that lost a host must not call itself done"
+        assert name in end_of(case.log)
+
+    try:
+        summary = ground.measure("a host is lost in its turn", FLEET, act)
+    finally:
+        for name in gone:
+            bring_back(ground, name)
+    assert_only_by(summary, "its host was lost", "never begun", "run twice at once")
+    assert_whole(ground)
+
+
+def test_redis_restarted_during_the_roll(ground: Ground) -> None:
+    def act(case: Case) -> None:
+        since = time.time()
+        with ground.rolling(case) as process:
+            wait_for_turn(ground, since, 2)
+            restart_redis(ground, case)
+            status = process.wait()
+        if status != 0:
+            # It may end at a gate that could not be asked; the same command again finishes it.
+            assert ground.roll(case) == 0, end_of(case.log)
+
+    summary = ground.measure("Redis is restarted", FLEET, act)
+    assert_only_by(summary, "Redis was restarted")
+    assert_whole(ground)
+
+
+def test_task_longer_than_its_drain(ground: Ground) -> None:
+    """It is handed back when the drain ends, and run again: the price of late acknowledgement, and no task but it."""
+
+    def act(case: Case) -> None:
+        assert ground.roll(case) == 0, end_of(case.log)
+
+    summary = ground.measure("a task longer than its drain", FLEET, act, long=[LONG])
+    assert (summary.lost, summary.doubled) == (0, 1), summary
+    assert summary.doubled_causes == {"run again after it was cut off: its worker was stopped": 1}
+
+
+@pytest.mark.parametrize("way", [PLAIN, MULTI], ids=lambda way: way.name)
+def test_the_same_for_the_stock_units(ground: Ground, way: Way) -> None:
+    """All of it in one run, since causes part it; what is lost is theirs, and counted beside ours."""
+    name = ground.workers[-1]
+
+    def act(case: Case) -> None:
+        ground.restart(way)
+        restart_redis(ground, case)
+        time.sleep(20)
+        lose_host(ground, case, name)
+
+    try:
+        summary = ground.measure("all of these", way, act, long=[LONG])
+    finally:
+        bring_back(ground, name)
+        # Its boot has started the fleet's own workers.
+        ground.now_running = None
+    assert summary.sent > 0

@@ -1,0 +1,1 @@
+"""The application of the proof of restarts: tasks that sleep, and a record of each send, start and end."""

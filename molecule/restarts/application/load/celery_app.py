@@ -1,0 +1,35 @@
+"""The Celery application. It says nothing of acknowledgement unless LOAD_ACKNOWLEDGE does: that is whose is tested."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from load import events
+
+QUEUES = ("fast", "medium", "slow")
+VISIBILITY_TIMEOUT = 120  # seconds; every ETA and every task is well below it
+
+app = Celery(
+    "load",
+    broker=os.environ.get("CELERY_BROKER_URL"),
+    backend=os.environ.get("CELERY_RESULT_BACKEND"),
+    include=["load.tasks"],
+)
+app.conf.update(
+    # The exchange is named because Celery would bind queues without one to one shared exchange.
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
+    task_default_queue="fast",
+    result_expires=600,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": VISIBILITY_TIMEOUT},
+)
+if os.environ.get("LOAD_ACKNOWLEDGE") == "late":
+    # For the stock units, to part what late acknowledgement does from what the fleet does.
+    app.conf.update(
+        task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1
+    )
+
+events.connect()

@@ -1,0 +1,94 @@
+"""What is sent, and when: the same for the same seed, whoever runs the tasks.
+
+Of each hundred tasks, which take two seconds to send, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20 s; their order
+is drawn. The mix holds in each hundred rather than on the average, and queues are dealt rather than drawn, so that a
+run of a minute or two is as good as a long one: by chance alone, long tasks would pile up on one queue now and then,
+and the wait of the last percent would tell the seed rather than the restart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+RATE = 50.0  # tasks a second
+BLOCK = 100
+CHORD_EVERY = 5  # blocks
+CHORD_HEADERS = 4
+ETA = (5.0, 30.0)  # seconds; below the visibility timeout
+
+# In the proportion of the processes that the inventory gives to each queue.
+SHARES: Mapping[str, int] = {"fast": 6, "medium": 4, "slow": 3}
+
+
+@dataclass(frozen=True)
+class Send:
+    """One task to send.
+
+    Attributes:
+        number: Its place in the order; with the run's name, its id.
+        at: Seconds after the beginning.
+        kind: nap, eta, stumble or chord; a chord's number and seconds are its first header's.
+        queue: Where it goes.
+        seconds: How long it sleeps.
+        delay: Seconds until its ETA; 0 is at once.
+    """
+
+    number: int
+    at: float
+    kind: str
+    queue: str
+    seconds: float
+    delay: float = 0.0
+
+
+def _deal(shares: Mapping[str, int]) -> Iterator[str]:
+    """Queues in turn, each as often as its share, as evenly as can be."""
+    total = sum(shares.values())
+    owed = dict.fromkeys(shares, 0.0)
+    while True:
+        for queue, share in shares.items():
+            owed[queue] += share / total
+        chosen = max(owed, key=lambda queue: owed[queue])
+        owed[chosen] -= 1
+        yield chosen
+
+
+def plan(seed: int, long: Sequence[float] = ()) -> Iterator[Send]:
+    """All sends, without an end.
+
+    Args:
+        seed: Of the random numbers.
+        long: Naps of so many seconds, sent first, one after the other, to the first queue.
+    """
+    numbers = random.Random(seed)  # noqa: S311  # a load, no secret
+    queues = {length: _deal(SHARES) for length in ("short", "middle", "long")}
+    number = 0
+    for seconds in long:
+        yield Send(number, 0.0, "nap", next(iter(SHARES)), seconds)
+        number += 1
+    block = 0
+    while True:
+        lengths = ["short"] * 95 + ["middle"] * 4 + ["long"]
+        numbers.shuffle(lengths)
+        shorts = [index for index, length in enumerate(lengths) if length == "short"]
+        # Of the short ones: one with an ETA, one that retries, and now and then a chord.
+        special = dict(zip(numbers.sample(shorts, 3), ("eta", "stumble", "chord"), strict=True))
+        for index, length in enumerate(lengths):
+            seconds = _seconds(numbers, length)
+            kind = special.get(index, "nap")
+            if kind == "chord" and block % CHORD_EVERY:
+                kind = "nap"
+            delay = numbers.uniform(*ETA) if kind == "eta" else 0.0
+            at = (block * BLOCK + index) / RATE
+            yield Send(number, at, kind, next(queues[length]), seconds, delay)
+            number += CHORD_HEADERS + 1 if kind == "chord" else 1
+        block += 1
+
+
+def _seconds(numbers: random.Random, length: str) -> float:
+    if length == "long":
+        return 20.0
+    low, high = (1.0, 5.0) if length == "middle" else (0.01, 0.1)
+    return round(numbers.uniform(low, high), 3)

@@ -1,0 +1,78 @@
+"""The record in PostgreSQL, outside of the broker: who sent what, and each start and end of each attempt.
+
+Rows are written at once, one statement each, so that a process that is killed in the next moment has told all it
+did; `synchronous_commit` is off, since the database itself is never killed here. A pair of them costs a process
+less than a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+_connections: dict[int, psycopg.Connection[Any]] = {}
+
+_START = """
+INSERT INTO runs (task, attempt, node, pid, started, redelivered)
+VALUES (%s, %s, %s, %s, %s, %s) RETURNING id
+"""
+_END = "UPDATE runs SET ended = %s, retry_at = %s WHERE id = %s"
+_SEND = """
+INSERT INTO sends (task, run, kind, queue, seconds, attempts, sent, ready, refused)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+_WORKER = (
+    "INSERT INTO workers (node, pid, event, queues, processes, at) VALUES (%s, %s, %s, %s, %s, %s)"
+)
+
+
+def connect() -> psycopg.Connection[Any]:
+    """A connection to LOAD_DATABASE_URL that commits each statement."""
+    return psycopg.connect(
+        os.environ["LOAD_DATABASE_URL"],
+        autocommit=True,
+        options="-c synchronous_commit=off",
+        connect_timeout=5,
+    )
+
+
+def _own() -> psycopg.Connection[Any]:
+    """This process's connection: one that was made before a fork is the parent's."""
+    connection = _connections.get(os.getpid())
+    if connection is None or connection.closed:
+        connection = _connections[os.getpid()] = connect()
+    return connection
+
+
+def start(task: str, attempt: int, node: str, *, redelivered: bool) -> int:
+    """Record that an attempt begins; the number of its row."""
+    values = (task, attempt, node, os.getpid(), time.time(), redelivered)
+    row = _own().execute(_START, values).fetchone()
+    if row is None:
+        raise RuntimeError("INSERT … RETURNING gave no row")
+    return int(row[0])
+
+
+def end(row: int, retry_at: float | None = None) -> None:
+    """Record that the attempt in `row` came to its end, and when the next one is due, if there is to be one."""
+    _own().execute(_END, (time.time(), retry_at, row))
+
+
+def sends(rows: Sequence[tuple[Any, ...]]) -> None:
+    """Record what was sent: task, run, kind, queue, seconds, attempts, sent, ready, refused."""
+    with _own().cursor() as cursor:
+        cursor.executemany(_SEND, rows)
+
+
+def note_worker(node: str, event: str, queues: Sequence[str], processes: int) -> None:
+    """Record what a worker's main process does.
+
+    By a connection of its own: one that the pool's processes inherit would be ended by the first that exits.
+    """
+    with connect() as connection:
+        values = (node, os.getpid(), event, list(queues), processes, time.time())
+        connection.execute(_WORKER, values)

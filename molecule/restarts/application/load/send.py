@@ -1,0 +1,102 @@
+"""Send the load until told to stop: `python -m load.send --run NAME --seed N [--seconds S] [--long S]…`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from celery import chord
+from kombu.exceptions import OperationalError
+
+from load import record, tasks
+from load.plan import CHORD_HEADERS, Send, plan
+
+FLUSH = 1.0  # seconds between two writes to the record
+
+Row = tuple[Any, ...]
+
+
+def task_id(run: str, number: int) -> str:
+    """The id of a task, by which the record knows it."""
+    return f"{run}.{number:06d}"
+
+
+def dispatch(run: str, send: Send) -> list[Row]:
+    """Send one task, or one chord; the rows for the record, those of refused ones marked."""
+    now = time.time()
+    own = task_id(run, send.number)
+    if send.kind == "chord":
+        rows, call = _chord(run, send, now)
+    else:
+        ready = now + send.delay
+        task = tasks.stumble if send.kind == "stumble" else tasks.nap
+        attempts = 2 if send.kind == "stumble" else 1
+        rows = [(own, run, send.kind, send.queue, send.seconds, attempts, now, ready, False)]
+        options = {"countdown": send.delay} if send.delay else {}
+
+        def call() -> Any:
+            return task.apply_async((send.seconds,), task_id=own, queue=send.queue, **options)
+
+    try:
+        call()
+    except OperationalError as error:
+        # Whether the broker has stored it is unknown: a refused task may run, and none is missed.
+        print(f"{own}: {error}", file=sys.stderr, flush=True)
+        return [(*row[:-1], True) for row in rows]
+    return rows
+
+
+def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
+    """A chord of short tasks. Nobody knows beforehand when its body is ready, so its wait is not counted."""
+    names = [task_id(run, send.number + n) for n in range(CHORD_HEADERS + 1)]
+    headers = [
+        tasks.count.s(send.seconds).set(task_id=name, queue=send.queue) for name in names[:-1]
+    ]
+    body = tasks.gather.s(send.seconds).set(task_id=names[-1], queue=send.queue)
+    rows: list[Row] = [
+        (name, run, "count", send.queue, send.seconds, 1, now, now, False) for name in names[:-1]
+    ]
+    rows.append((names[-1], run, "gather", send.queue, send.seconds, 1, now, None, False))
+    return rows, lambda: chord(headers)(body)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, send, record."""
+    parser = argparse.ArgumentParser(description="Send the load.")
+    parser.add_argument("--run", required=True, help="name of the run; begins the ids of its tasks")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--seconds", type=float, default=600.0, help="at the latest, stop then")
+    parser.add_argument("--long", type=float, nargs="*", default=[], help="naps sent at once")
+    options = parser.parse_args(arguments)
+
+    stopping = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    rows: list[Row] = []
+    began = flushed = time.monotonic()
+    planned = takewhile(lambda send: send.at < options.seconds, plan(options.seed, options.long))
+    for send in planned:
+        while (early := began + send.at - time.monotonic()) > 0 and not stopping:
+            time.sleep(min(early, 0.2))
+        if stopping:
+            break
+        rows += dispatch(options.run, send)
+        if time.monotonic() - flushed > FLUSH:
+            record.sends(rows)
+            rows.clear()
+            flushed = time.monotonic()
+    record.sends(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""The tasks: they sleep, and record it. Their own ids are the record's keys."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import Task
+
+from load import record
+from load.celery_app import app
+
+RETRY_AFTER = 2.0  # seconds
+
+
+def _start(task: Task[Any, Any]) -> int:
+    request = task.request
+    return record.start(
+        str(request.id),
+        int(request.retries),
+        request.hostname or "local",
+        redelivered=bool((request.delivery_info or {}).get("redelivered")),
+    )
+
+
+@app.task(name="load.nap", bind=True, ignore_result=True)
+def nap(self: Task[Any, Any], seconds: float) -> None:
+    """Sleep."""
+    row = _start(self)
+    time.sleep(seconds)
+    record.end(row)
+
+
+@app.task(name="load.stumble", bind=True, ignore_result=True, max_retries=1)
+def stumble(self: Task[Any, Any], seconds: float) -> None:
+    """Sleep, and ask for one retry."""
+    row = _start(self)
+    time.sleep(seconds)
+    if self.request.retries:
+        record.end(row)
+        return
+    record.end(row, retry_at=time.time() + RETRY_AFTER)
+    raise self.retry(countdown=RETRY_AFTER)
+
+
+@app.task(name="load.count", bind=True)
+def count(self: Task[Any, Any], seconds: float) -> int:
+    """Sleep; the header of a chord."""
+    row = _start(self)
+    time.sleep(seconds)
+    record.end(row)
+    return 1
+
+
+@app.task(name="load.gather", bind=True, ignore_result=True)
+def gather(self: Task[Any, Any], counted: list[int], seconds: float) -> None:
+    """Sleep; the body of a chord."""
+    row = _start(self)
+    time.sleep(seconds)
+    record.end(row)

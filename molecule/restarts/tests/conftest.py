@@ -1,0 +1,22 @@
+"""What the tests of this scenario share; `ground` holds the means."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`; `support` is that of all scenarios.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from ground import Ground
+from support.inventory import load_fleet
+
+
+@pytest.fixture(scope="session")
+def ground() -> Ground:
+    """The hosts of this scenario."""
+    return Ground(load_fleet())

@@ -1,0 +1,347 @@
+"""The ground of the proof: the load, the ways of running its workers, and the record of what became of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support import resp
+from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
+from support.waiting import wait_for
+
+from scripts.restarts.record import Mark, Record
+from scripts.restarts.summary import Rules, Summary, summarise
+
+ROLL = "playbooks/restart_workers.yml"
+SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
+VISIBILITY_TIMEOUT = 120  # seconds, as the application and the inventory have it
+BOOT = 60.0  # seconds in which all workers of a way have to consume
+LEAD = 20.0  # seconds of load before anything is done: the 20 s tasks are as many as they get
+TAIL = 15.0  # seconds of load after it
+LEAST = (
+    75.0  # seconds of load from the moment that something is done on, so that short ones compare
+)
+LONGEST = 600.0  # seconds after which the sender stops by itself
+# What is in the broker's hash of unacknowledged messages comes back after this and a sweep; then it has to run.
+REST = VISIBILITY_TIMEOUT + 75.0
+
+_EVERYTHING = """
+SELECT json_build_object(
+  'sends', (SELECT coalesce(json_agg(s), '[]') FROM
+    (SELECT task, kind, queue, seconds, attempts, sent, ready, refused
+       FROM sends WHERE run = :'run') s),
+  'runs', (SELECT coalesce(json_agg(r), '[]') FROM
+    (SELECT task, attempt, node, pid, started, ended, retry_at, redelivered
+       FROM runs WHERE starts_with(task, :'run' || '.')) r),
+  'workers', (SELECT coalesce(json_agg(w), '[]') FROM
+    (SELECT node, event, queues, processes, at FROM workers
+    ORDER BY at) w))
+"""
+# Tasks of a run that have not come to their end: not lost yet, since some may wait or run.
+_OPEN = """
+SELECT count(*) FROM sends s WHERE run = :'run' AND NOT refused AND NOT EXISTS
+  (SELECT FROM runs r WHERE r.task = s.task AND r.attempt >= s.attempts - 1 AND r.ended IS NOT NULL)
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of running the workers.
+
+    Attributes:
+        name: In results and in the table.
+        units: Host's units that are all of its workers.
+        late: Whether late acknowledgement is asked of a stock unit; the fleet's own is the inventory's.
+    """
+
+    name: str
+    units: tuple[str, ...]
+    late: bool = False
+
+
+FLEET = Way("fleet", ("load-worker@fast", "load-worker@medium", "load-worker@slow"))
+PLAIN = Way("plain", ("plain-fast", "plain-medium", "plain-slow"))
+MULTI = Way("multi", ("celery",))
+PLAIN_LATE = Way("plain-late", PLAIN.units, late=True)
+MULTI_LATE = Way("multi-late", MULTI.units, late=True)
+WAYS = (FLEET, PLAIN, MULTI, PLAIN_LATE, MULTI_LATE)
+
+
+@dataclass
+class Case:
+    """One run of the load, while it lasts.
+
+    Attributes:
+        run: Its name, with which the ids of its tasks begin.
+        log: What playbooks print.
+        marks: What was done to the fleet.
+        report: The roll's own report, where there is one.
+    """
+
+    run: str
+    log: Path
+    marks: list[Mark] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def mark(self, what: str, host: str = "", node: str = "", *, fatal: bool = False) -> None:
+        """Note what is done to the fleet in this moment."""
+        self.marks.append(Mark(time.time(), what, host, fatal, node))
+
+
+class Ground:
+    """The hosts, and what a test does to them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.workers = fleet.hosts("celery_workers")
+        self.control = fleet.one("celery_producers")
+        self.instances = fleet.of("celery_workers")["celery_worker_instances"]
+        # Not among the scenario's own state, which goes with its hosts.
+        self.results = ROOT / ".state" / "results"
+        self.results.mkdir(exist_ok=True)
+        self.now_running: Way | None = None
+
+    # --- the record ------------------------------------------------------------------------------
+
+    def ask(self, text: str, **values: object) -> str:
+        """What a statement prints in the database of the record."""
+        command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
+        command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
+        return self.fleet.must(self.control, [*command, "-d", "load", "-f", "-"], f"{text};\n")
+
+    def read(self, run: str, marks: Sequence[Mark] = ()) -> Record:
+        """All of a run; of the workers, whatever they ever did."""
+        rows = json.loads(self.ask(_EVERYTHING, run=run))
+        rows["marks"] = [asdict(mark) for mark in marks]
+        with gzip.open(self.results / f"{run}.record.json.gz", "wt") as stream:
+            json.dump(rows, stream)
+        return Record.of(rows)
+
+    def waiting(self) -> int:
+        """Messages that the broker holds: in queues, and taken but not acknowledged."""
+        with resp.session(self.fleet, "broker", "worker") as broker:
+            queued = sum(broker.send("LLEN", queue) for queue in self.instances)
+            return int(queued) + len(broker.send("ZRANGE", "unacked_index", 0, -1))
+
+    # --- the load --------------------------------------------------------------------------------
+
+    def start_load(self, run: str, seconds: float, long: Sequence[float] = ()) -> None:
+        """Send from the producer's host, with its rights, in a unit that outlives this command."""
+        variables = self.fleet.expected[self.control]
+        release = f"{variables['celery_app_root']}/current"
+        environment = {
+            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+            "CELERY_FLEET_COMPONENT": "producer",
+            "CELERY_FLEET_SETTINGS": f"{variables['celery_app_directory']}/credentials/producer.json",
+            "PYTHONPATH": f"{variables['celery_app_runtime']}:{release}/source",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        words = [
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            f"--unit=load-{run}",
+            "--working-directory=/",
+        ]
+        words += [f"--setenv={key}={value}" for key, value in environment.items()]
+        words += [
+            f"--property=EnvironmentFile={variables['celery_app_directory']}/credentials/secret.env"
+        ]
+        words += [f"{release}/venv/bin/python", "-m", "load.send", f"--run={run}", f"--seed={SEED}"]
+        words += [f"--seconds={seconds}", *(("--long", *map(str, long)) if long else ())]
+        self.fleet.must(self.control, words)
+
+    def is_sending(self, run: str) -> bool:
+        """Whether the sender still runs."""
+        unit = f"load-{run}.service"
+        return (
+            self.fleet.execute(self.control, ["systemctl", "is-active", "--quiet", unit]).status
+            == 0
+        )
+
+    def stop_load(self, run: str) -> None:
+        """Tell the sender to stop, and wait until it has recorded all it sent."""
+        self.fleet.execute(self.control, ["systemctl", "stop", f"load-{run}.service"])
+
+    def settle(self, run: str) -> None:
+        """Wait until each task has come to its end, or none that has not waits or runs any more."""
+        quiet: list[float] = []
+
+        def settled() -> bool:
+            if int(self.ask(_OPEN, run=run)) == 0:
+                return True
+            # A task that was acknowledged early and runs is nowhere in the broker; none sleeps for longer.
+            if self.waiting():
+                quiet.clear()
+            else:
+                quiet.append(time.monotonic())
+            return bool(quiet) and quiet[-1] - quiet[0] > 25
+
+        wait_for(f"the tasks of {run} come to rest", REST, settled, pause=2)
+
+    # --- the ways --------------------------------------------------------------------------------
+
+    def switch(self, way: Way) -> None:
+        """Run the workers in one way, and in no other."""
+        if self.now_running == way:
+            return
+        others = {unit for other in WAYS for unit in other.units} - set(way.units)
+        environment = 'LOAD_ACKNOWLEDGE="late"\n' if way.late else ""
+        since = time.time()
+        for name in self.workers:
+            self.fleet.must(name, ["systemctl", "stop", *sorted(others)])
+            self.fleet.must(name, "cat > /etc/stock/acknowledge.env", environment)
+            # Stopped as well: one that stands may run with another environment.
+            if way is not FLEET:
+                self.fleet.must(name, ["systemctl", "stop", *way.units])
+            self.fleet.must(name, ["systemctl", "start", *way.units])
+        # Those of the fleet have said so already: its units are started when they consume.
+        if way is not FLEET:
+            self.wait_for_workers(since)
+        self.now_running = way
+
+    def wait_for_workers(self, since: float) -> None:
+        """Wait until each worker of each host has begun to consume after a moment."""
+        wanted = len(self.workers) * len(self.instances)
+        text = "SELECT count(DISTINCT node) FROM workers WHERE event = 'ready' AND at > :'since'::float8"
+        wait_for(
+            f"{wanted} workers consume",
+            BOOT,
+            lambda: int(self.ask(text, since=since)) >= wanted,
+        )
+
+    def left(self, since: float) -> list[str]:
+        """The nodes that were told to stop after a moment, in that order."""
+        text = (
+            "SELECT node FROM workers WHERE event = 'leaving' AND at > :'since'::float8 ORDER BY at"
+        )
+        return self.ask(text, since=since).split()
+
+    def roll(self, case: Case, *arguments: str) -> int:
+        """Restart all workers of the fleet; how ansible-playbook ended."""
+        with self.rolling(case, *arguments) as process:
+            return process.wait()
+
+    @contextmanager
+    def rolling(self, case: Case, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The same, while it goes on; at the end its report is the case's."""
+        report = case.log.with_suffix(".report.json")
+        with playbook(
+            "-e", f"fleet_roll_report={report}", *arguments, ROLL, log=case.log
+        ) as process:
+            yield process
+        if report.exists():
+            case.report = json.loads(report.read_text())
+
+    def restart(self, way: Way) -> None:
+        """As the users of a stock unit do: on each host in turn."""
+        for name in self.workers:
+            self.fleet.must(name, ["systemctl", "restart", *way.units])
+
+    # --- one run -----------------------------------------------------------------------------------
+
+    def measure(
+        self,
+        name: str,
+        way: Way,
+        act: Callable[[Case], None],
+        *,
+        long: Sequence[float] = (),
+    ) -> Summary:
+        """Run the load, do something to the fleet meanwhile, and judge what became of the tasks.
+
+        Args:
+            name: Of the case, in results and in the table.
+            way: How the workers are run.
+            act: What is done, after `LEAD` seconds; it returns when it is over.
+            long: Naps of so many seconds, sent first.
+        """
+        self.switch(way)
+        # Begins the ids of tasks: of letters, digits and `-`, and never used before.
+        run = f"{way.name}-{name}-{int(time.time())}".replace(" ", "-")
+        case = Case(run, self.results / f"{run}.log")
+        self.start_load(run, LONGEST, long)
+        try:
+            self.sleep(LEAD)
+            began = time.time()
+            act(case)
+            ended = time.time()
+            self.sleep(max(TAIL, began + LEAST - ended))
+        finally:
+            self.stop_load(run)
+        self.settle(run)
+        record = self.read(run, case.marks)
+        rules = self.rules() if way is FLEET else None
+        summary = summarise(name, way.name, SEED, record, began, ended, rules, case.report)
+        summary.write(self.results / f"{way.name}-{name}.summary.json".replace(" ", "-"))
+        return summary
+
+    def sleep(self, seconds: float) -> None:
+        """Let the load run; AssertionError if a sleep was much longer, for then the machine itself stood still."""
+        began = time.monotonic()
+        time.sleep(seconds)
+        late = time.monotonic() - began - seconds
+        assert late < 5, f"the machine stood still for {late:.0f} s: such a run proves nothing"
+
+    def rules(self) -> Rules:
+        """What the inventory asks of a roll, over what it wants on all hosts."""
+        variables = self.fleet.of("celery_workers")
+        capacity: dict[str, int] = {}
+        for name in self.workers:
+            for worker in self.fleet.expected[name]["celery_worker_enabled"]:
+                options = self.fleet.expected[name]["celery_worker_instances"][worker]
+                for queue in options.get("queues") or [worker]:
+                    capacity[queue] = capacity.get(queue, 0) + options["concurrency"]
+        share = variables["celery_restart_min_capacity"] / 100
+        return Rules(capacity, share, variables["celery_restart_batch"])
+
+
+@contextmanager
+def playbook(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """ansible-playbook in a process group of its own, which is gone when the block ends."""
+    command = ["ansible-playbook", *inventory_arguments(), *arguments]
+    with log.open("ab") as stream:
+        stream.write(f"$ {shlex.join(command)}\n".encode())
+        stream.flush()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=ansible_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def end_of(path: Path) -> str:
+    """The last lines of a log, for the message of a failing test."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-40:])
+
+
+def assert_nothing_lost_or_doubled(summary: Summary) -> None:
+    """As it has to be where nothing breaks."""
+    assert (summary.lost, summary.lost_causes) == (0, {})
+    assert (summary.doubled, summary.doubled_causes) == (0, {})
+    assert summary.refused == 0
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to all of its group, as a lost terminal or a full memory would do it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

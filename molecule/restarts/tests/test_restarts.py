@@ -1,0 +1,129 @@
+"""Rolling restarts under load: nothing is lost, nothing runs twice, nobody waits for long.
+
+Each test runs the load once, in the order of this file; a run that is compared with another one was measured before
+it, under the same load, on the same hosts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+from ground import (
+    FLEET,
+    LEAST,
+    MULTI,
+    MULTI_LATE,
+    PLAIN,
+    PLAIN_LATE,
+    Case,
+    Ground,
+    Way,
+    assert_nothing_lost_or_doubled,
+    end_of,
+)
+from support.plays import play
+
+from scripts.restarts.summary import Summary
+
+OVERHEAD = 1.25  # times the drains and boots themselves
+
+
+@pytest.fixture(scope="module")
+def calm(ground: Ground) -> Summary:
+    """The load without a restart."""
+    return ground.measure("calm", FLEET, lambda _: time.sleep(LEAST))
+
+
+def test_the_load_itself_loses_nothing(calm: Summary) -> None:
+    assert_nothing_lost_or_doubled(calm)
+    assert calm.sent > 40 * LEAST
+
+
+@pytest.fixture(scope="module")
+def plain(ground: Ground) -> Summary:
+    """The unit of most tutorials, restarted on each host in turn."""
+    return stock(ground, PLAIN)
+
+
+def stock(ground: Ground, way: Way) -> Summary:
+    return ground.measure("roll", way, lambda _: ground.restart(way))
+
+
+def test_the_plain_unit_loses_tasks(plain: Summary) -> None:
+    """Without it nothing would be shown: the load would be one in which a restart harms nobody."""
+    assert plain.lost > 0
+
+
+@pytest.mark.parametrize("way", [MULTI, PLAIN_LATE, MULTI_LATE], ids=lambda way: way.name)
+def test_the_other_stock_units_are_measured(ground: Ground, way: Way) -> None:
+    """What they lose is theirs; that all of them were restarted is ours to show."""
+    summary = stock(ground, way)
+    assert summary.roll is not None
+    assert summary.sent > 40 * LEAST
+
+
+@pytest.fixture(scope="module")
+def rolled(ground: Ground, plain: Summary) -> Summary:
+    """All workers of the fleet, restarted; a run that counts, since the plain unit has lost tasks beside it."""
+    assert plain.lost > 0
+
+    def act(case: Case) -> None:
+        assert ground.roll(case) == 0, end_of(case.log)
+
+    return ground.measure("roll", FLEET, act)
+
+
+def test_roll_loses_nothing_and_doubles_nothing(rolled: Summary) -> None:
+    assert_nothing_lost_or_doubled(rolled)
+
+
+def test_roll_keeps_half_of_each_queue_consuming(ground: Ground, rolled: Summary) -> None:
+    rules = ground.rules()
+    for queue, capacity in rules.capacity.items():
+        assert rolled.fewest[queue] >= math.ceil(capacity * rules.minimum), rolled.fewest
+
+
+def test_roll_keeps_waits_short(calm: Summary, rolled: Summary) -> None:
+    assert rolled.waits["p99"] <= max(1.0, 2 * calm.waits["p99"]), (rolled.waits, calm.waits)
+
+
+def test_roll_takes_little_more_than_its_drains_and_boots(rolled: Summary) -> None:
+    assert rolled.roll is not None
+    assert rolled.critical is not None
+    assert rolled.roll <= OVERHEAD * rolled.critical, (rolled.roll, rolled.critical)
+
+
+def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) -> None:
+    """One worker with as many processes as three had serves its queue without a gap."""
+    number = 3 * ground.instances["slow"]["concurrency"]
+    alone, *others = ground.workers
+    instances = {**ground.instances, "slow": {**ground.instances["slow"], "concurrency": number}}
+    hosts = {
+        alone: {"celery_worker_instances": instances},
+        **{name: {"celery_worker_enabled": ["fast", "medium"]} for name in others},
+    }
+    layer = tmp_path / "layer.yml"
+    layer.write_text(json.dumps({"all": {"hosts": hosts}}))
+    ground.switch(FLEET)
+    deployed = play(ground.fleet, "slow-alone", f"--inventory={layer}")
+    assert deployed.status == 0, deployed.end
+
+    def act(case: Case) -> None:
+        status = ground.roll(case, f"--inventory={layer}", "-e", "celery_restart_only=slow")
+        assert status == 0, end_of(case.log)
+
+    try:
+        summary = ground.measure("overlap", FLEET, act)
+    finally:
+        restored = play(ground.fleet, "slow-everywhere")
+    assert restored.status == 0, restored.end
+    assert_nothing_lost_or_doubled(summary)
+    assert summary.fewest["slow"] >= number
+    left = ground.fleet.execute(
+        alone, ["systemctl", "list-units", "--all", "--no-legend", "*.next.service"]
+    )
+    assert left.output == ""

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What `bench.py cold` compares a first run of site.yml with: the same packages and the same virtualenvs, installed by
+# hand on one host, and nothing configured, secured, started or checked.
+#
+# usage: bench_baseline.sh GROUP...   (the host's groups in the inventory)
+# Run as root on the host; the code is in /tmp/code.tar.gz, Flower's requirements in /tmp/flower.txt.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+
+packages=()
+for group in "$@"; do
+  case $group in
+    redis) packages+=(redis-server) ;;
+    celery_workers | celery_beat) packages+=(python3-venv) ;;
+    celery_producers | flower) packages+=(python3-venv nginx-light) ;;
+  esac
+done
+apt-get update --quiet --quiet
+apt-get install --quiet --quiet --yes --no-install-recommends "${packages[@]}"
+
+# virtualenv DIRECTORY REQUIREMENTS
+virtualenv() {
+  python3 -m venv "$1"
+  "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2"
+}
+
+case " $* " in
+  *" celery_"*)
+    mkdir -p /opt/application/source
+    tar --extract --gzip --file /tmp/code.tar.gz --directory /opt/application/source
+    virtualenv /opt/application/venv /opt/application/source/requirements.txt
+    ;;
+esac
+case " $* " in
+  *" flower "*) virtualenv /opt/flower /tmp/flower.txt ;;
+esac

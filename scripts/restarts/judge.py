@@ -1,0 +1,306 @@
+"""What became of the tasks of one run, and what a roll took: plain functions over a record."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .record import Record, Run, Send
+
+SLACK = 1.0  # seconds by which marks and the processes' own times may differ
+
+
+@dataclass(frozen=True)
+class Fate:
+    """A task that was lost, or an attempt that ran more than once.
+
+    Attributes:
+        at: When it went wrong, as far as can be told: for the picture.
+    """
+
+    task: str
+    at: float
+    cause: str
+
+
+# --- lost and doubled ------------------------------------------------------------------------------
+
+
+def lost(record: Record) -> list[Fate]:
+    """Tasks that were sent and never came to the end of their last attempt.
+
+    To be asked once nothing waits or runs any more: until then every running task looks lost.
+    """
+    found = []
+    for send in record.sends:
+        if send.refused:
+            continue
+        attempts = record.by_attempt.get(send.task, {})
+        # At least: an attempt whose process died may be retried as the next one.
+        last = [run for n, runs in attempts.items() if n >= send.attempts - 1 for run in runs]
+        if any(run.ended is not None for run in last):
+            continue
+        found.append(_lost(record, send, attempts))
+    return found
+
+
+def _lost(record: Record, send: Send, attempts: Mapping[int, Sequence[Run]]) -> Fate:
+    if not attempts:
+        ready = send.sent if send.ready is None else send.ready
+        return Fate(send.task, ready, "never begun" + _around(record, send.sent))
+    runs = attempts[max(attempts)]
+    ended = [run for run in runs if run.ended is not None]
+    if ended:
+        at = ended[0].retry_at or ended[0].ended or ended[0].started
+        return Fate(send.task, at, "its retry never began" + _around(record, at))
+    at, why = _cut(record, runs[-1], send.seconds)
+    return Fate(send.task, at, f"cut off while it ran: {why}")
+
+
+def doubled(record: Record) -> list[Fate]:
+    """Attempts that were begun again, those of tasks that the sender was told are refused included.
+
+    That is one with two starts, and one that follows an attempt which did not ask for it: so Celery retries a task
+    whose process died.
+    """
+    found = []
+    for send in record.sends:
+        before: Sequence[Run] = ()
+        for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
+            asked = not before or any(run.retry_at is not None for run in before)
+            starts = runs if asked else [before[-1], *runs]
+            if len(starts) > 1:
+                first, second = starts[:2]
+                cause = _doubled(record, first, second, send.seconds)
+                found.append(Fate(send.task, second.started, cause))
+            before = runs
+    return found
+
+
+def _doubled(record: Record, first: Run, second: Run, seconds: float) -> str:
+    if first.ended is None:
+        return f"run again after it was cut off: {_cut(record, first, seconds)[1]}"
+    if first.ended <= second.started:
+        return "run again though it had ended" + _around(record, first.ended)
+    return "run twice at once" + _around(record, second.started)
+
+
+def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
+    """When and why a run that has no end was cut off: by a mark, or else by its worker's stop."""
+    until = run.started + seconds + SLACK
+    for mark in record.marks:
+        # What was cut off from its host, or ended with it, can have begun before the mark alone.
+        concerned = mark.fatal and mark.host in ("", run.host) and mark.node in ("", run.node)
+        if concerned and run.started <= mark.at + SLACK and mark.at <= until:
+            return mark.at, mark.what
+    for event in record.workers:
+        if (
+            event.node == run.node
+            and event.event == "leaving"
+            and run.started - SLACK <= event.at <= until
+        ):
+            return event.at, "its worker was stopped"
+    return run.started, "nobody knows why"
+
+
+def _around(record: Record, at: float, before: float = 5.0, after: float = 15.0) -> str:
+    """The mark of the whole fleet that something fell together with, in words."""
+    for mark in record.marks:
+        if not mark.host and mark.at - before <= at <= mark.at + after:
+            return f", as {mark.what}"
+    return ""
+
+
+def causes(fates: Iterable[Fate]) -> dict[str, int]:
+    """How many by cause, most first."""
+    return dict(Counter(fate.cause for fate in fates).most_common())
+
+
+# --- waits -----------------------------------------------------------------------------------------
+
+
+def waits(record: Record, begin: float = 0.0, end: float = math.inf) -> list[float]:
+    """Seconds from ready to begun of each attempt that was ready in a span of time; ETAs count from the ETA.
+
+    What never began has no wait; it is counted as lost.
+    """
+    found = []
+    for send in record.sends:
+        ready = send.ready
+        for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
+            if ready is not None and not send.refused and begin <= ready <= end:
+                found.append(max(0.0, runs[0].started - ready))
+            ready = next((run.retry_at for run in runs if run.retry_at is not None), None)
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of all do not exceed (nearest rank); NaN of none."""
+    if not values:
+        return math.nan
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+# --- consumers -------------------------------------------------------------------------------------
+
+
+def fewest_consumers(record: Record, begin: float, end: float) -> dict[str, int]:
+    """For each queue, the fewest processes that consumed it at any moment of a span of time."""
+    nodes: dict[str, tuple[tuple[str, ...], int]] = {}
+    fewest: dict[str, int] = {}
+    queues = sorted({queue for event in record.workers for queue in event.queues})
+
+    def look() -> None:
+        for queue in queues:
+            now = sum(processes for names, processes in nodes.values() if queue in names)
+            fewest[queue] = min(fewest.get(queue, now), now)
+
+    changes: list[tuple[float, str, tuple[str, ...], int]] = [
+        (event.at, event.node, event.queues, event.processes if event.event == "ready" else 0)
+        for event in record.workers
+    ]
+    for mark in record.marks:
+        if mark.fatal:
+            gone = {event.node for event in record.workers}
+            changes += [
+                (mark.at, node, (), 0)
+                for node in gone
+                if mark.node in ("", node) and mark.host in ("", node.partition("@")[2])
+            ]
+    inside = False
+    for at, node, names, processes in sorted(changes):
+        if at > end:
+            break
+        if at >= begin and not inside:
+            look()
+            inside = True
+        nodes[node] = (names, processes)
+        if inside:
+            look()
+    if not inside:
+        look()
+    return fewest
+
+
+# --- the roll --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A worker's time without consuming: from being told to stop until its successor consumes."""
+
+    node: str
+    queues: tuple[str, ...]
+    processes: int
+    left: float
+    back: float
+
+    @property
+    def seconds(self) -> float:
+        """Drain, stop and boot."""
+        return self.back - self.left
+
+
+def turns(record: Record, begin: float, end: float) -> list[Turn]:
+    """The restarts of a span of time in the order in which they began."""
+    found: list[Turn] = []
+    last: dict[str, tuple[tuple[str, ...], int]] = {}
+    left: dict[str, float] = {}
+    for event in record.workers:
+        if event.event == "ready":
+            if event.node in left:
+                queues, processes = last.get(event.node, (event.queues, event.processes))
+                at = left.pop(event.node)
+                if begin <= at <= end:
+                    found.append(Turn(event.node, queues, processes, at, event.at))
+            last[event.node] = (event.queues, event.processes)
+        # Told twice: it is the first time that counts.
+        elif event.node not in left:
+            left[event.node] = event.at
+    return sorted(found, key=lambda turn: turn.left)
+
+
+def critical_path(
+    done: Sequence[Turn],
+    capacity: Mapping[str, int],
+    minimum: float,
+    batch: int,
+    pilots: int = 1,
+) -> float:
+    """Seconds that these drains and boots take at the least under the roll's own rules, with nothing in between.
+
+    Each is begun as soon as the rules let it, in the order in which they were begun; a later one passes an earlier
+    one that has to wait.
+
+    Args:
+        done: The restarts as they were.
+        capacity: Queue -> processes that consume it when all is well.
+        minimum: Share of them that has to go on consuming, 0 to 1; one at the least.
+        batch: Workers that may be away at a time.
+        pilots: How many go alone at the beginning.
+    """
+    floor = {queue: max(1, math.ceil(minimum * total)) for queue, total in capacity.items()}
+    away: list[tuple[float, Turn]] = []
+    waiting = list(done)
+    now = 0.0
+    begun = 0
+    while waiting or away:
+        for turn in list(waiting):
+            if len(away) >= batch or (away and begun <= pilots):
+                break
+            if _may_leave(turn, [other for _, other in away], capacity, floor):
+                waiting.remove(turn)
+                away.append((now + turn.seconds, turn))
+                begun += 1
+        if not away:
+            raise ValueError(f"the rules let none of {len(waiting)} restarts begin")
+        now = min(until for until, _ in away)
+        away = [(until, turn) for until, turn in away if until > now]
+    return now
+
+
+def _may_leave(
+    turn: Turn, away: Sequence[Turn], capacity: Mapping[str, int], floor: Mapping[str, int]
+) -> bool:
+    """Whether a worker may go; the only one of its queue always may, alone of its queue: its gap is announced."""
+    for queue in turn.queues:
+        gone = sum(other.processes for other in away if queue in other.queues)
+        if capacity[queue] - gone - turn.processes < floor[queue] and gone:
+            return False
+    return True
+
+
+# --- over time -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Series:
+    """What the picture shows: a value for each second from `begin` on.
+
+    Attributes:
+        done: Attempts that came to their end in that second.
+        lost: Tasks lost until then.
+    """
+
+    begin: float
+    done: Sequence[int]
+    lost: Sequence[int]
+
+
+def series(record: Record, begin: float, end: float) -> Series:
+    """Throughput and lost tasks between two moments."""
+    length = max(1, math.ceil(end - begin))
+    done, gone = [0] * length, [0] * length
+    for run in record.runs:
+        if run.ended is not None and begin <= run.ended < begin + length:
+            done[int(run.ended - begin)] += 1
+    for fate in lost(record):
+        # One that was lost outside of the picture is shown at its edge: the last value is all of them.
+        gone[min(length - 1, max(0, int(fate.at - begin)))] += 1
+    total, summed = 0, []
+    for number in gone:
+        total += number
+        summed.append(total)
+    return Series(begin, done, summed)

@@ -1,0 +1,108 @@
+"""What one run of the load has left in the database."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Send:
+    """A task that was sent. Times here and below are seconds of the epoch.
+
+    Attributes:
+        attempts: How often it has to run: one that retries, twice.
+        ready: When it may begin; None where nobody knows beforehand (the body of a chord).
+        refused: The sender was told that it could not be sent; it may run all the same.
+    """
+
+    task: str
+    kind: str
+    queue: str
+    seconds: float
+    attempts: int
+    sent: float
+    ready: float | None
+    refused: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of one attempt of a task, and its end, if it came to one."""
+
+    task: str
+    attempt: int
+    node: str
+    pid: int
+    started: float
+    ended: float | None
+    retry_at: float | None
+    redelivered: bool
+
+    @property
+    def host(self) -> str:
+        """The second half of the node's name."""
+        return self.node.partition("@")[2]
+
+
+@dataclass(frozen=True)
+class WorkerEvent:
+    """A worker has begun to consume (`ready`) or has been told to stop (`leaving`)."""
+
+    node: str
+    event: str
+    queues: tuple[str, ...]
+    processes: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the test did to the fleet, for the causes.
+
+    Attributes:
+        what: In words, such as `Redis was restarted`.
+        host: Where; empty for what concerns all.
+        fatal: All processes of the host, or those of `node`, end by it.
+        node: The one worker that it concerns, if it is one.
+    """
+
+    at: float
+    what: str
+    host: str = ""
+    fatal: bool = False
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of one run of the load."""
+
+    sends: Sequence[Send]
+    runs: Sequence[Run]
+    workers: Sequence[WorkerEvent]
+    marks: Sequence[Mark] = field(default=())
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Any]) -> Record:
+        """From rows as the database gives them in JSON; `marks` are the test's own."""
+        return cls(
+            [Send(**row) for row in rows["sends"]],
+            sorted((Run(**row) for row in rows["runs"]), key=lambda run: run.started),
+            [
+                WorkerEvent(**{**row, "queues": tuple(row["queues"])})
+                for row in sorted(rows["workers"], key=lambda row: row["at"])
+            ],
+            [Mark(**row) for row in rows.get("marks", ())],
+        )
+
+    @cached_property
+    def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:
+        """Task -> attempt -> its runs in the order of their starts."""
+        found: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
+        for run in self.runs:
+            found[run.task][run.attempt].append(run)
+        return found

@@ -1,0 +1,162 @@
+"""Write the table and the picture of the last runs of the scenarios into docs/: `make bench-restarts`.
+
+Reads what the scenarios' tests have left in .state/results; measures nothing itself.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .picture import Panel, draw
+from .summary import Summary
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / ".state" / "results"
+PAGE = ROOT / "docs" / "restarts.md"
+PICTURE = ROOT / "docs" / "restarts.svg"
+
+# The ways in the order of the columns, with the acknowledgement that each was run with.
+TITLES = {
+    "fleet": "Celery Fleet, `restart_workers.yml`",
+    "plain": "plain unit",
+    "multi": "`celery multi`, as documented",
+    "plain-late": "plain unit, late acknowledgement",
+    "multi-late": "`celery multi`, late acknowledgement",
+}
+NOTHING = "-"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+class ReportError(Exception):
+    """What stops the report, in words for the person who asked for it."""
+
+
+def load(directory: Path) -> dict[tuple[str, str], Summary]:
+    """Every kept run by case and way."""
+    found = [Summary.read(path) for path in sorted(directory.glob("*.summary.json"))]
+    return {(summary.name, summary.way): summary for summary in found}
+
+
+def _seconds(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _queues(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{queue} {number}" for queue, number in values.items())
+
+
+def _causes(values: Mapping[str, int]) -> str:
+    return "; ".join(f"{number} {cause}" for cause, number in values.items()) or NOTHING
+
+
+def _handed_back(one: Summary) -> str:
+    turns = one.report.get("turns", ())
+    return str(sum(turn.get("handed_back") or 0 for turn in turns)) if turns else NOTHING
+
+
+def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
+    """The lines of the table of orderly restarts, each with its heading."""
+    return [
+        ["sent", *(f"{one.sent:,}" for one in columns)],
+        ["done", *(f"{one.done:,}" for one in columns)],
+        ["**lost**", *(f"**{one.lost}**" for one in columns)],
+        ["**doubled**", *(f"**{one.doubled}**" for one in columns)],
+        ["wait, p50", *(_seconds(one.waits["p50"]) for one in columns)],
+        [
+            f"wait, p99 (without a restart {_seconds(calm.waits['p99'])})",
+            *(_seconds(one.waits["p99"]) for one in columns),
+        ],
+        [
+            f"longest wait (without a restart {_seconds(calm.waits['longest'])})",
+            *(_seconds(one.waits["longest"]) for one in columns),
+        ],
+        [
+            f"fewest consuming processes (of {_queues(calm.fewest)})",
+            *(_queues(one.fewest) for one in columns),
+        ],
+        ["tasks handed back unbegun", *(_handed_back(one) for one in columns)],
+        ["first stop to last return", *(_seconds(one.roll) for one in columns)],
+        ["the same drains and boots, at the least", *(_seconds(one.critical) for one in columns)],
+    ]
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    every = [list(headings), ["---"] * len(headings), *map(list, lines)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every)
+
+
+def figures(found: Mapping[tuple[str, str], Summary]) -> str:
+    """Both tables.
+
+    Raises:
+        ReportError: A run is missing without which nothing can be compared.
+    """
+    if ("calm", "fleet") not in found or ("roll", "fleet") not in found:
+        raise ReportError(
+            f"{RESULTS.relative_to(ROOT)} has no run with and without a restart; "
+            "run `molecule test --scenario-name restarts` first"
+        )
+    calm = found["calm", "fleet"]
+    columns = [found["roll", way] for way in TITLES if ("roll", way) in found]
+    text = table(["", *(TITLES[one.way] for one in columns)], rows(columns, calm))
+    faults = [
+        [
+            *(one.name, TITLES[way], f"{one.sent:,}"),
+            *(str(one.lost), _causes(one.lost_causes)),
+            *(str(one.doubled), _causes(one.doubled_causes)),
+            _seconds(one.waits["longest"]),
+        ]
+        for (name, way), one in sorted(
+            found.items(), key=lambda item: list(TITLES).index(item[0][1])
+        )
+        if name not in ("calm", "roll")
+    ]
+    if faults:
+        heading = ["fault", "run by", "sent", "lost", "by", "doubled", "by", "longest wait"]
+        text += "\n\n" + table(heading, faults)
+    return text
+
+
+def picture(found: Mapping[tuple[str, str], Summary]) -> str:
+    """The three ways over time."""
+    panels = [
+        Panel(TITLES[way].replace("`", ""), found["roll", way].series, found["roll", way].restart)
+        for way in ("fleet", "plain", "multi")
+        if ("roll", way) in found
+    ]
+    return draw(panels, "Throughput and lost tasks over time while all workers are restarted")
+
+
+def between(text: str, figures: str) -> str:
+    """A page with its figures replaced.
+
+    Raises:
+        ReportError: The page has no place for them.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ReportError(f"{PAGE.relative_to(ROOT)} lacks the lines {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
+
+
+def main() -> int:
+    """Read, render, write."""
+    found = load(RESULTS)
+    PAGE.write_text(between(PAGE.read_text(), figures(found)))
+    PICTURE.write_text(picture(found))
+    print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ReportError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,24 @@
+"""The application of the load is no package of this project and stays off the import path."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+APPLICATION = Path(__file__).resolve().parents[3] / "molecule" / "restarts" / "application"
+
+
+@pytest.fixture(scope="session")
+def load_plan() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("load_plan", APPLICATION / "load" / "plan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their own module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

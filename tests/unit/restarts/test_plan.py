@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice, pairwise
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import APPLICATION
+
+HUNDREDS = 50
+
+
+@pytest.fixture
+def sends(load_plan: ModuleType) -> list[Any]:
+    return list(islice(load_plan.plan(7), 100 * HUNDREDS))
+
+
+def test_same_seed_same_load(load_plan: ModuleType, sends: list[Any]) -> None:
+    assert list(islice(load_plan.plan(7), 300)) == sends[:300]
+    assert list(islice(load_plan.plan(8), 300)) != sends[:300]
+
+
+def test_fifty_a_second(sends: list[Any]) -> None:
+    assert [send.at for send in sends[:3]] == [0.0, 0.02, 0.04]
+    assert sends[-1].at == pytest.approx(len(sends) / 50, abs=0.03)
+
+
+def test_mix_holds_in_each_hundred(sends: list[Any]) -> None:
+    for begin in range(0, len(sends), 100):
+        seconds = [send.seconds for send in sends[begin : begin + 100]]
+        assert sum(value == 20 for value in seconds) == 1
+        assert sum(1 <= value <= 5 for value in seconds) == 4
+        assert sum(0.01 <= value <= 0.1 for value in seconds) == 95
+
+
+def test_long_tasks_are_spread_by_the_queues_shares(
+    load_plan: ModuleType, sends: list[Any]
+) -> None:
+    total = sum(load_plan.SHARES.values())
+    for long in (True, False):
+        found = Counter(send.queue for send in sends if (send.seconds >= 1) == long)
+        for queue, share in load_plan.SHARES.items():
+            assert found[queue] == pytest.approx(found.total() * share / total, abs=2)
+
+
+def test_shares_are_those_of_the_inventory(load_plan: ModuleType) -> None:
+    variables = yaml.safe_load(
+        (APPLICATION.parent / "inventory/group_vars/all/celery.yml").read_text()
+    )
+    workers = variables["celery_worker_instances"]
+    assert {name: options["concurrency"] for name, options in workers.items()} == load_plan.SHARES
+    assert load_plan.ETA[1] < variables["celery_app_visibility_timeout"]
+
+
+def test_some_retry_some_wait_and_some_are_chords(load_plan: ModuleType, sends: list[Any]) -> None:
+    kinds = Counter(send.kind for send in sends)
+    assert kinds["eta"] == kinds["stumble"] == HUNDREDS
+    assert kinds["chord"] == HUNDREDS / load_plan.CHORD_EVERY
+    assert all((send.delay > 0) == (send.kind == "eta") for send in sends)
+
+
+def test_no_two_tasks_have_one_number(load_plan: ModuleType, sends: list[Any]) -> None:
+    numbers = [send.number for send in sends]
+    gaps = [after - before for before, after in pairwise(numbers)]
+    chord = load_plan.CHORD_HEADERS + 1
+    assert all(
+        gap == (chord if send.kind == "chord" else 1)
+        for send, gap in zip(sends, gaps, strict=False)
+    )
+
+
+def test_tasks_longer_than_a_drain_come_first(load_plan: ModuleType) -> None:
+    first, second, third = islice(load_plan.plan(7, [75.0, 80.0]), 3)
+    assert (first.seconds, second.seconds) == (75.0, 80.0)
+    assert (first.number, second.number, third.number) == (0, 1, 2)
+    assert third.seconds <= 20
