@@ -33,7 +33,10 @@ options:
     type: bool
     default: true
   finish:
-    description: Whether to end old passwords that running Redis servers still accept.
+    description:
+      - Whether running Redis servers leave their users no more than their rules say.
+      - Without it, users who change keep what they were allowed before, their old passwords included, and users who
+        are gone stay.
     type: bool
     default: false
 author: Celery Fleet

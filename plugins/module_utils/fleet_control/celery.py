@@ -302,10 +302,9 @@ _RESULTS_COMMANDS = {
     "flower": "+select +get +mget +subscribe +unsubscribe",
     "operator": "+select +get +mget +subscribe +unsubscribe",
 }
-# The bundle's own user: settings and the ACL itself, live, but no key.
-_ADMIN_COMMANDS = (
-    "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof"
-)
+# The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
+# descriptions where it reads from a file.
+_ADMIN_COMMANDS = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 

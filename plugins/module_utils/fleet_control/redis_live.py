@@ -1,19 +1,21 @@
 """Bring settings and users of a running Redis to what its files say, without a restart.
 
-ACL LOAD would throw out connections of users who did not change (Redis 7.0), so users are set one by one. While a
-password changes, the old one is kept beside the new one: whoever runs with it must be able to reconnect until it has
-been restarted. `surplus` finds such passwords, and a change without `keep` ends them.
+ACL LOAD would throw out connections of users who did not change (Redis 7.0), so users are set one by one. At first a
+user only gains: what it was allowed before, its old password included, stays beside what its file says, and a user who
+left the file stays as well. Whoever runs with old settings must be able to go on and to reconnect until it has been
+restarted. `finish` ends that; until then the unit's record names these users (`split`, `marks`), so that it is not
+forgotten where a run ends before. A server that is started anew has the rules of its file, and a new record.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .fingerprint import Disk, users
 from .wanted import RedisAccess, Unit
@@ -101,6 +103,9 @@ READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # Seconds for the server's answer to all commands of one change.
 _PATIENCE = 20.0
 _CLI = "/usr/bin/redis-cli"
+# Label in the record of a unit for a user who is allowed more than the file says. A label of its own differs from all
+# that is ever wanted.
+_WIDER = "wider"
 
 
 class RedisError(Exception):
@@ -119,7 +124,7 @@ class Change:
     Attributes:
         settings: Directives with their values.
         users: Names of users that changed or are new.
-        gone: Names of users to delete.
+        gone: Names of users who left the file.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -173,39 +178,101 @@ def wanted_users(unit: Unit, disk: Disk) -> dict[str, str]:
     }
 
 
+def split(known: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The inputs of a record, and the users of whom it says that they may still do what they could before."""
+    wider = {label for label in known if label.partition(" ")[0] == _WIDER}
+    inputs = {label: value for label, value in known.items() if label not in wider}
+    return inputs, sorted(label.partition(" ")[2] for label in wider)
+
+
+def marks(users: Iterable[str]) -> dict[str, str]:
+    """What a record says of such users; see `split`."""
+    return {f"{_WIDER} {name}": "until finished" for name in users}
+
+
 def apply(
-    access: RedisAccess, change: Change, rules: Mapping[str, str], *, keep: bool, talk: Talk
-) -> None:
-    """Set it: first the settings, all or none of them, then user after user, each at once.
+    access: RedisAccess, change: Change, rules: Mapping[str, str], talk: Talk
+) -> tuple[str, ...]:
+    """Set it without taking anything from a user: first the settings, all or none of them, then user after user.
 
     Args:
         access: How to reach the server.
         change: What to set.
         rules: Of the users, as the ACL file has them.
-        keep: Whether a user's older passwords go on being accepted.
         talk: Sends the commands.
+
+    Returns:
+        The users who were there before and may still do what they could, those to delete among them.
 
     Raises:
         RedisError: The server refused a command; nothing after it was set.
     """
-    if change.settings:
-        words = [word for pair in change.settings.items() for word in pair]
-        _agreed(talk(access, [["CONFIG", "SET", *words]]), "settings")
-    hashes = _hashes(access, change.users, talk) if keep else {}
+    _set(access, change.settings, talk)
+    before = _users(access, change.users, talk)
     for name in change.users:
-        own = rules.get(name, "").split()
-        old = hashes.get(name, set()) - _passwords(own)
-        # A password beside `nopass` would take that away.
-        kept = [] if "nopass" in own else [f"#{digest}" for digest in sorted(old)]
-        _agreed(talk(access, [["ACL", "SETUSER", name, "reset", *own, *kept]]), f"user {name}")
-    for name in change.gone:
-        talk(access, [["ACL", "DELUSER", name]])
+        kept = _kept(rules[name].split(), before[name]) if name in before else []
+        _set_user(access, name, [*rules[name].split(), *kept], talk)
+    return (*before, *change.gone)
 
 
-def surplus(access: RedisAccess, rules: Mapping[str, str], talk: Talk) -> list[str]:
-    """Users for whom the server accepts a password that their rules do not name."""
-    hashes = _hashes(access, tuple(rules), talk)
-    return [name for name in rules if hashes.get(name, set()) - _passwords(rules[name].split())]
+def finish(
+    access: RedisAccess,
+    change: Change,
+    wider: Iterable[str],
+    rules: Mapping[str, str],
+    talk: Talk,
+) -> None:
+    """Set it, and leave all whom it concerns, and the `wider`, what the file says and no more.
+
+    Raises:
+        RedisError: See `apply`.
+    """
+    _set(access, change.settings, talk)
+    for name in sorted({*change.users, *change.gone, *wider}):
+        if name in rules:
+            _set_user(access, name, rules[name].split(), talk)
+        else:
+            talk(access, [["ACL", "DELUSER", name]])
+
+
+def _set(access: RedisAccess, settings: Mapping[str, str], talk: Talk) -> None:
+    if settings:
+        words = [word for pair in settings.items() for word in pair]
+        _agreed(talk(access, [["CONFIG", "SET", *words]]), "settings")
+
+
+def _set_user(access: RedisAccess, name: str, rules: Sequence[str], talk: Talk) -> None:
+    """Exactly so, at once: no command of anybody falls into the time between."""
+    _agreed(talk(access, [["ACL", "SETUSER", name, "reset", *rules]]), f"user {name}")
+
+
+def _kept(rules: Sequence[str], before: Mapping[str, Any]) -> list[str]:
+    """Rules that leave a user, beside its own, what it may do now.
+
+    As selectors, so that nothing is allowed that neither the old nor the new rules allow: a command that is new does
+    not reach a key that is old. What takes away (`-command`, `off`) takes nothing from the other.
+    """
+    kept = list(dict.fromkeys(_selector(part) for part in (before, *before["selectors"])))
+    if "on" not in before["flags"]:
+        # Its passwords opened nothing.
+        return kept
+    kept.append("on")
+    if "nopass" in before["flags"] or _without_password(rules):
+        # A password beside it would take that away.
+        return [*kept, "nopass"]
+    return [*kept, *(f"#{digest}" for digest in before["passwords"])]
+
+
+def _selector(part: Mapping[str, Any]) -> str:
+    # What a selector begins with is a matter of the server's `acl-pubsub-default`.
+    rules = ("resetchannels", part["commands"], part["keys"], part["channels"])
+    return f"({' '.join(rule for rule in rules if rule)})"
+
+
+def _without_password(rules: Sequence[str]) -> bool:
+    """Whether the last word on passwords is that none is needed."""
+    words = [word for word in rules if word in ("nopass", "resetpass") or word[0] in "#>"]
+    return words[-1:] == ["nopass"]
 
 
 def takes_password(access: RedisAccess, talk: Talk) -> bool:
@@ -216,24 +283,16 @@ def takes_password(access: RedisAccess, talk: Talk) -> bool:
         return False
 
 
-def _hashes(access: RedisAccess, names: Sequence[str], talk: Talk) -> dict[str, set[str]]:
+def _users(access: RedisAccess, names: Sequence[str], talk: Talk) -> dict[str, Mapping[str, Any]]:
+    """What the server knows of users, without those whom it does not know."""
     if not names:
         return {}
     answers = talk(access, [["ACL", "GETUSER", name] for name in names])
     return {
-        name: {str(digest) for digest in answer.get("passwords", [])}
+        name: answer
         for name, answer in zip(names, answers, strict=True)
         if isinstance(answer, dict)
     }
-
-
-def _passwords(rules: Sequence[str]) -> set[str]:
-    plain = {
-        hashlib.sha256(word[1:].encode(errors="surrogateescape")).hexdigest()
-        for word in rules
-        if word.startswith(">")
-    }
-    return plain | {word[1:] for word in rules if word.startswith("#")}
 
 
 def _agreed(answers: Sequence[object], what: str) -> None:

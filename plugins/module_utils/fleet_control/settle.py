@@ -19,7 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from . import fingerprint, redis_live, systemd
@@ -40,6 +40,8 @@ _STOP_SLACK = 15.0
 _RESTARTS_TOLERATED = 2
 # The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
 _EX_CONFIG = 78
+# Stands in a record for what is just being brought to the running process.
+_UNSURE = "(not known)"
 
 Part = tuple[str, Wanted]
 
@@ -52,7 +54,7 @@ class Options:
         force: Restart them whether or not anything differs.
         act: Whether to start, stop, change and remove units at all; files, links and enabling happen either way.
         restart: Whether a unit that has to be restarted is; where not, it stays pending.
-        finish: End old passwords that running servers still accept.
+        finish: Leave users of running servers no more than their rules: whatever knew older ones has been restarted.
     """
 
     force: bool = False
@@ -103,6 +105,8 @@ class Settler:
         self.disk: Disk = Disk()
         self._inputs: dict[str, dict[str, str]] = {}
         self._surplus: dict[str, str] = {}
+        # Before anything is written.
+        self._new = {unit.name for _, unit in self._units() if self._is_new(unit.name)}
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class Settler:
         for _, wanted in self.parts:
             overlay.add(wanted)
         for _, wanted in self.parts:
-            overlay.remove(_surplus_files(wanted))
+            overlay.remove(self._surplus_files(wanted))
         return overlay
 
     def _checks(self) -> Checks:
@@ -178,6 +182,12 @@ class Settler:
             for unit in wanted.units:
                 found.setdefault(unit.name, (part, unit))
         return list(found.values())
+
+    def _is_new(self, name: str) -> bool:
+        """Whether a unit was never on this host. An instance has no file that could tell, but a list of inputs."""
+        if os.path.exists(f"{self.places.lists}/{name}.json"):
+            return False
+        return "@" in name or not systemd.fragments(name, self.places.units)
 
     def plan_units(self) -> None:
         """Find out which units have to be acted on; units are reloaded from disk and enabled at once."""
@@ -237,7 +247,9 @@ class Settler:
                 self.disk,
             )
         if stopped:
-            return Pending(part, unit.name, "start", (f"it is {state.active}",))
+            new = unit.name in self._new and state.active == "inactive"
+            why = "new" if new else f"it is {state.active}"
+            return Pending(part, unit.name, "start", (why,))
         if state.active == "deactivating":
             # Whoever stops it: a start waits for the end and takes everything anew.
             return Pending(part, unit.name, "start", ("it is stopping",))
@@ -258,11 +270,12 @@ class Settler:
         if known is None:
             why: tuple[str, ...] = (f"what it was started with is not known: {unknown}",)
             return Pending(part, unit.name, "reload" if action == "reload" else "restart", why)
+        known, wider = redis_live.split(known)
         why = tuple(fingerprint.compare(known, self._inputs[unit.name]))
-        if action == "live":
-            if why and not self._live(unit, known):
-                return Pending(part, unit.name, "restart", why)
-            why += self._old_passwords(unit)
+        if action == "live" and why and not self._live(unit, known):
+            return Pending(part, unit.name, "restart", why)
+        if wider:
+            why += (f"user {', '.join(wider)}: what was allowed before still is",)
         return Pending(part, unit.name, action, why) if why else None
 
     def _key(self) -> bytes | None:
@@ -302,50 +315,44 @@ class Settler:
             return None
         return change
 
-    def _old_passwords(self, unit: Unit) -> tuple[str, ...]:
-        if not self.options.finish or unit.redis is None:
-            return ()
-        rules = redis_live.wanted_users(unit, self.disk)
-        try:
-            found = redis_live.surplus(unit.redis, rules, self.host.talk)
-        except RedisError as error:
-            raise SettleError(f"{unit.name} can't be asked for old passwords: {error}") from error
-        return tuple(f"user {name}: old password still accepted" for name in found)
-
-    def _set_live(self, unit: Unit) -> None:
+    def _set_live(self, unit: Unit) -> bool:
+        """Whether there was anything to set: what users may still do beside their rules ends with `finish` alone."""
         access = unit.redis
         state = self._show([unit.name])[unit.name]
         known, _ = fingerprint.known(unit.name, state.invocation, self.places.records)
-        if access is None or known is None:
+        inputs, wider = redis_live.split(known or {})
+        change = redis_live.change_between(inputs, self._inputs[unit.name], unit)
+        if access is None or known is None or change is None:
             raise SettleError(f"{unit.name} was started anew meanwhile; run again")
-        change = redis_live.change_between(known, self._inputs[unit.name], unit)
-        if change is None:
-            raise SettleError(f"{unit.name} was started anew meanwhile; run again")
+        if not self.options.finish and change == redis_live.Change():
+            return False
         rules = redis_live.wanted_users(unit, self.disk)
+        self._doubt(unit.name, state.invocation, known)
         try:
             if self.options.finish:
-                old = redis_live.surplus(access, rules, self.host.talk)
-                change = replace(change, users=tuple(dict.fromkeys((*change.users, *old))))
-            redis_live.apply(
-                access, change, rules, keep=not self.options.finish, talk=self.host.talk
-            )
+                redis_live.finish(access, change, wider, rules, self.host.talk)
+                wider = []
+            else:
+                wider += redis_live.apply(access, change, rules, self.host.talk)
         except RedisError as error:
             raise SettleError(
                 f"{unit.name} did not take its new settings while it runs: {error}\n"
                 f"They lie on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
             ) from error
-        self._record(unit.name, state.invocation)
+        self._record(unit.name, state.invocation, redis_live.marks(wider))
+        return True
 
     # -- what the plan shows beside units ------------------------------------------------------------------
 
     def _plan_removal(self, states: Mapping[str, systemd.UnitState]) -> None:
         for part, wanted in self.parts:
-            rest = _surplus_files(wanted)
+            rest = self._surplus_files(wanted)
             for name in (name for name, owner in self._surplus.items() if owner == part):
-                listed = fingerprint.read_object(f"{self.places.lists}/{name}.json")
+                notes = [f"{d}/{name}.json" for d in (self.places.lists, self.places.records)]
+                listed = fingerprint.read_object(notes[0])
                 own = {*states[name].sources, *_texts(listed, "files"), *_texts(listed, "links")}
                 gone = [path for path in rest if path in own]
-                rest = [path for path in rest if path not in own]
+                rest = [path for path in rest if path not in own and path not in notes]
                 delete = f", delete {_count(len(gone), 'file')}" if gone else ""
                 why = f"not in the inventory: drain, stop{delete}"
                 self.report.pending.append(Pending(part, name, "remove", (why,)))
@@ -429,20 +436,35 @@ class Settler:
             elif item.action == "reload":
                 self._reload(units[item.unit])
             elif item.action == "live":
-                self._set_live(units[item.unit])
+                if not self._set_live(units[item.unit]):
+                    continue
             else:
                 continue
             self.report.done.append(item)
 
     def _reload(self, unit: Unit) -> None:
+        invocation = self._show([unit.name])[unit.name].invocation
+        known, _ = fingerprint.known(unit.name, invocation, self.places.records)
+        self._doubt(unit.name, invocation, known or {})
         self._command(["systemctl", "reload", unit.name], unit)
-        self._record(unit.name, self._show([unit.name])[unit.name].invocation)
+        self._record(unit.name, invocation)
 
-    def _record(self, name: str, invocation: str) -> None:
+    def _doubt(self, name: str, invocation: str, known: Mapping[str, str]) -> None:
+        """Write down, before it is done, that the process may have taken what differs.
+
+        Where this run ends in between, the next one does it again, even if the change is taken back first.
+        """
+        wanted = self._inputs[name]
+        differing = [
+            label for label in known.keys() | wanted.keys() if known.get(label) != wanted.get(label)
+        ]
+        inputs = {**known, **dict.fromkeys(differing, _UNSURE)}
+        fingerprint.write_record(name, invocation, inputs, directory=self.places.records)
+
+    def _record(self, name: str, invocation: str, further: Mapping[str, str] | None = None) -> None:
         """The record follows what was brought to the running process."""
-        fingerprint.write_record(
-            name, invocation, self._inputs[name], directory=self.places.records
-        )
+        inputs = {**self._inputs[name], **(further or {})}
+        fingerprint.write_record(name, invocation, inputs, directory=self.places.records)
 
     def _bring_up(self, units: Sequence[Unit], verb: str) -> None:
         """Start or restart units together and wait for all of them."""
@@ -533,7 +555,9 @@ class Settler:
             Path(f"{directory}/{name}.json").unlink(missing_ok=True)
 
     def _remove_files(self) -> None:
-        surplus = [(part, path) for part, wanted in self.parts for path in _surplus_files(wanted)]
+        surplus = [
+            (part, path) for part, wanted in self.parts for path in self._surplus_files(wanted)
+        ]
         for part, path in surplus:
             os.unlink(path)
             self.report.changes.append(Change(part, path))
@@ -543,6 +567,20 @@ class Settler:
                 os.rmdir(parent)
         if any(path.startswith(self.places.units) for _, path in surplus):
             self._command(["systemctl", "daemon-reload"])
+
+    def _surplus_files(self, wanted: Wanted) -> list[str]:
+        """Files and links on disk that are ours by name and not wanted, and what we note of such units."""
+        ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
+        found = {path for pattern in wanted.owned.files for path in glob.glob(pattern)}
+        units = {unit.name for unit in wanted.units}
+        for directory in (self.places.lists, self.places.records):
+            for path in glob.glob(f"{directory}/*.json"):
+                name = os.path.basename(path).removesuffix(".json")
+                if name not in units and any(
+                    fnmatch.fnmatchcase(name, pattern) for pattern in wanted.owned.units
+                ):
+                    found.add(path)
+        return sorted(found - ours)
 
     # -- small helpers -------------------------------------------------------------------------------------
 
@@ -573,13 +611,6 @@ def _source(module: object) -> str:
     if not isinstance(source, str):
         raise SettleError(f"the source of {name} is not to be had")
     return source
-
-
-def _surplus_files(wanted: Wanted) -> list[str]:
-    """Files and links on disk that are ours by name and not wanted."""
-    ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
-    found = {path for pattern in wanted.owned.files for path in glob.glob(pattern)}
-    return sorted(found - ours)
 
 
 def _texts(content: Mapping[str, object], key: str) -> list[str]:

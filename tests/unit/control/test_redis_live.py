@@ -1,8 +1,7 @@
-"""Changes of a running Redis: which they are, and against a real server where one is installed."""
+"""Changes of a running Redis: which they are, and against a real server."""
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -19,9 +18,10 @@ from fleet_control.redis_live import (
     Change,
     RedisError,
     change_between,
+    marks,
     parse_answers,
     redacted,
-    surplus,
+    split,
     takes_password,
     talk_by_cli,
     wanted_users,
@@ -29,6 +29,7 @@ from fleet_control.redis_live import (
 from fleet_control.wanted import RedisAccess, Unit
 
 from tests.unit.control.certificates import Authority
+from tests.unit.control.programs import required
 
 UNIT = Unit(
     "redis@a.service", files=("/r/redis.conf", "/r/users.acl", "/t/host.crt", "/t/host.key")
@@ -85,6 +86,13 @@ def test_what_takes_a_restart(label: Mapping[str, str | None]) -> None:
     assert change(**label, setting_timeout="5") is None
 
 
+def test_a_record_names_users_who_are_allowed_more_than_their_rules() -> None:
+    assert split(KNOWN) == (KNOWN, [])
+    marked = {**KNOWN, **marks(["worker", "old"])}
+    assert marked != KNOWN
+    assert split(marked) == (KNOWN, ["old", "worker"])
+
+
 def test_answers_in_the_form_of_redis_cli() -> None:
     commands = [["PING"], ["ACL", "GETUSER", "x"], ["CONFIG", "SET", "a", "hush"]]
     assert parse_answers('"PONG"\nnull\n"OK"\n', commands) == ["PONG", None, "OK"]
@@ -115,13 +123,55 @@ class Server:
     def ask(self, *command: str) -> object:
         return talk_by_cli(self.access, [command])[0]
 
-    def as_worker(self, password: str) -> bool:
-        return takes_password(replace(self.access, user="worker", password=password), talk_by_cli)
+    def as_user(self, name: str, password: str) -> RedisAccess:
+        return replace(self.access, user=name, password=password)
 
-    def apply(
-        self, change: Change, rules: Mapping[str, str] | None = None, keep: bool = True
-    ) -> None:
-        redis_live.apply(self.access, change, rules or {}, keep=keep, talk=talk_by_cli)
+    def takes(self, *passwords: str, user: str = "worker") -> list[bool]:
+        return [takes_password(self.as_user(user, word), talk_by_cli) for word in passwords]
+
+    def may(self, user: str, *command: str) -> bool:
+        return self.ask("ACL", "DRYRUN", user, *command) == "OK"
+
+    def apply(self, settings: Mapping[str, str] | None = None, **rules: str) -> tuple[str, ...]:
+        """Set these settings and users live, as in the middle of a run."""
+        change = Change(settings or {}, tuple(rules))
+        return redis_live.apply(self.access, change, rules, talk_by_cli)
+
+    def finish(self, *gone: str, **rules: str) -> None:
+        """Leave these users no more than their rules."""
+        redis_live.finish(self.access, Change(gone=gone), rules, rules, talk_by_cli)
+
+
+class Connection:
+    """One connection that stays, as a worker's does."""
+
+    def __init__(self, server: Server, user: str, password: str) -> None:
+        context = ssl.create_default_context(cafile=server.access.ca)
+        plain = socket.create_connection(("127.0.0.1", server.access.port), timeout=5)
+        self._socket = context.wrap_socket(plain, server_hostname="localhost")
+        self._stream = self._socket.makefile("rb")
+        assert self.ask(f"AUTH {user} {password}") == "+OK"
+
+    def ask(self, command: str) -> object:
+        """The answer to a command whose words hold no blanks."""
+        self._socket.sendall(f"{command}\r\n".encode())
+        return self.read()
+
+    def read(self) -> object:
+        """What the server says next; it raises EOFError where it has closed the connection."""
+        line = self._stream.readline().decode().rstrip()
+        if not line:
+            raise EOFError
+        if line.startswith("*"):
+            return [self.read() for _ in range(int(line[1:]))]
+        if line.startswith("$"):
+            size = int(line[1:])
+            return None if size < 0 else self._stream.read(size + 2).decode().rstrip()
+        return line
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +188,7 @@ def issue(directory: Path, authority: Authority) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Server]:
-    if not (shutil.which("redis-server") and Path("/usr/bin/redis-cli").exists()):
-        pytest.skip("redis-server is not installed")
+    program = required("redis-server")
     directory = tmp_path_factory.mktemp("redis")
     issue(directory, authority)
     (directory / "users.acl").write_text(f"{OFF}\n{ADMIN}\nuser worker {WORKER}\n")
@@ -151,7 +200,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
         f"tls-cert-file {directory}/host.crt\ntls-key-file {directory}/host.key\n"
         f"tls-ca-cert-file {directory}/ca.crt\naclfile {directory}/users.acl\nlogfile log\n"
     )
-    process = subprocess.Popen(["redis-server", str(directory / "redis.conf")])
+    process = subprocess.Popen([program, str(directory / "redis.conf")])
     access = RedisAccess("localhost", port, str(directory / "ca.crt"), "admin", "adm")
     try:
         deadline = time.monotonic() + 10
@@ -170,57 +219,197 @@ def test_a_server_takes_every_directive_of_the_table(server: Server) -> None:
         found = server.ask("CONFIG", "GET", name)
         assert isinstance(found, dict), name
         assert name in found, f"Redis knows no {name}"
-        server.apply(Change({name: found[name]}))
+        server.apply({name: found[name]})
 
 
 def test_settings_are_set_together_or_not_at_all(server: Server) -> None:
-    server.apply(Change({"maxmemory": "100mb", "save": "900 1 300 100", "tcp-keepalive": "61"}))
+    server.apply({"maxmemory": "100mb", "save": "900 1 300 100", "tcp-keepalive": "61"})
     assert server.ask("CONFIG", "GET", "maxmemory") == {"maxmemory": str(100 << 20)}
     assert server.ask("CONFIG", "GET", "save") == {"save": "900 1 300 100"}
     with pytest.raises(RedisError, match=r"user admin: it refused CONFIG SET: .*maxmemory-policy"):
-        server.apply(Change({"tcp-keepalive": "62", "maxmemory-policy": "nosuch"}))
+        server.apply({"tcp-keepalive": "62", "maxmemory-policy": "nosuch"})
     assert server.ask("CONFIG", "GET", "tcp-keepalive") == {"tcp-keepalive": "61"}
 
 
-def test_a_password_changes_beside_the_old_one_until_that_is_ended(server: Server) -> None:
-    rules = {"worker": WORKER.replace(">w1", ">w2")}
-    assert surplus(server.access, rules, talk_by_cli) == ["worker"]
-    server.apply(Change(users=("worker",)), rules)
-    assert [server.as_worker(word) for word in ("w1", "w2", "w3")] == [True, True, False]
-    assert surplus(server.access, rules, talk_by_cli) == ["worker"]
-    server.apply(Change(users=("worker",)), rules, keep=False)
-    assert [server.as_worker(word) for word in ("w1", "w2")] == [False, True]
-    assert surplus(server.access, rules, talk_by_cli) == []
+@pytest.fixture
+def fresh(server: Server) -> Iterator[Server]:
+    """The server, after which all users are again as its file has them."""
+    yield server
+    users = server.ask("ACL", "USERS")
+    assert isinstance(users, list)
+    server.finish(*{*users} - {"admin", "default"}, worker=WORKER)
 
 
-def test_connections_of_others_stay_and_a_user_goes(server: Server) -> None:
-    server.apply(Change(users=("extra",)), {"extra": "on >x +ping"})
-    extra = replace(server.access, user="extra", password="x")
-    assert takes_password(extra, talk_by_cli)
-    server.apply(Change(gone=("extra",)))
-    assert not takes_password(extra, talk_by_cli)
+@pytest.fixture
+def old(fresh: Server) -> Iterator[Connection]:
+    """A worker's connection from before any change."""
+    connection = Connection(fresh, "worker", "w1")
+    yield connection
+    connection.close()
 
 
-def test_a_rule_that_is_refused_leaves_the_user_as_it_was(server: Server) -> None:
-    before = server.ask("ACL", "GETUSER", "worker")
+def test_a_password_changes_beside_the_old_ones_until_these_are_ended(fresh: Server) -> None:
+    for word in ("w2", "w3"):
+        assert fresh.apply(worker=WORKER.replace("w1", word)) == ("worker",)
+    assert fresh.takes("w1", "w2", "w3", "w4") == [True, True, True, False]
+    fresh.finish(worker=WORKER.replace("w1", "w3"))
+    assert fresh.takes("w1", "w2", "w3") == [False, False, True]
+
+
+def test_who_is_connected_keeps_its_key_until_the_end(fresh: Server, old: Connection) -> None:
+    rules = "on >w1 resetchannels -@all +ping +get ~b"
+    fresh.apply(worker=rules)
+    assert [old.ask(f"GET {key}") for key in "ab"] == [None, None]
+    assert str(old.ask("GET c")).startswith("-NOPERM")
+    fresh.finish(worker=rules)
+    assert str(old.ask("GET a")).startswith("-NOPERM")
+    assert old.ask("GET b") is None
+    assert old.ask("PING") == "+PONG"
+
+
+def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
+    rules = "on >l resetchannels -@all +ping +subscribe"
+    fresh.apply(listener=f"{rules} &x")
+    connection = Connection(fresh, "listener", "l")
+    assert connection.ask("SUBSCRIBE x") == ["subscribe", "x", ":1"]
+    fresh.apply(listener=f"{rules} &y")
+    assert connection.ask("PING") == ["pong", ""]
+    assert connection.ask("SUBSCRIBE y") == ["subscribe", "y", ":2"]
+    fresh.finish(listener=f"{rules} &y")
+    # Redis has no other way to end what is subscribed.
+    with pytest.raises(EOFError):
+        connection.ask("PING")
+    connection.close()
+
+
+def test_a_user_who_left_goes_at_the_end(fresh: Server, old: Connection) -> None:
+    gone = Change(gone=("worker",))
+    assert redis_live.apply(fresh.access, gone, {}, talk_by_cli) == ("worker",)
+    assert fresh.takes("w1") == [True]
+    assert old.ask("GET a") is None
+    fresh.finish("worker")
+    assert fresh.takes("w1") == [False]
+    with pytest.raises(EOFError):
+        old.ask("GET a")
+
+
+def test_a_new_user_has_its_rules_at_once_and_nobody_else_is_touched(
+    fresh: Server, old: Connection
+) -> None:
+    before = fresh.ask("ACL", "GETUSER", "worker")
+    assert fresh.apply(extra="on >x +ping") == ()
+    assert fresh.takes("x", user="extra") == [True]
+    assert fresh.ask("ACL", "GETUSER", "worker") == before
+    assert old.ask("PING") == "+PONG"
+
+
+# Rules of before and after; what may be done in between; and what may not, then either.
+UNIONS = {
+    "a new command and an old key": (
+        "+get ~a",
+        "+set ~b",
+        ["GET a", "SET b 1"],
+        ["SET a 1", "GET b"],
+    ),
+    "reading and writing": (
+        "+get +set %R~a",
+        "+get +set %W~a",
+        ["GET a", "SET a 1"],
+        ["SET a 1 GET", "GET b"],
+    ),
+    "a command that is taken away": (
+        "+@all -flushall allkeys",
+        "+@all -set -flushall allkeys",
+        ["SET a 1", "GET a"],
+        ["FLUSHALL"],
+    ),
+    "a category that is taken away": (
+        "+get ~a",
+        "+@all -@dangerous ~b",
+        ["GET a", "INCR b"],
+        ["KEYS b", "INCR a", "GET c"],
+    ),
+    "a subcommand": (
+        "+config|get",
+        "+config -config|get",
+        ["CONFIG GET a", "CONFIG SET a 1"],
+        ["GET a"],
+    ),
+    "selectors": (
+        "+get ~a (+set ~z)",
+        "+get ~b (+del ~c)",
+        ["GET a", "SET z 1", "GET b", "DEL c"],
+        ["DEL z", "SET c 1", "SET a 1"],
+    ),
+    "channels": ("+publish &x", "+publish &y", ["PUBLISH x 1", "PUBLISH y 1"], ["PUBLISH z 1"]),
+    "all of it": ("allcommands allkeys allchannels", "+get ~a", ["FLUSHALL", "PUBLISH x 1"], []),
+    "letters and patterns": (
+        "+get ~é??[369] ~a)b ~(c",
+        "+get ~b",
+        ["GET éxy3", "GET a)b", "GET (c"],
+        ["GET é"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNIONS)
+def test_in_between_a_user_may_do_what_either_rules_allow_and_no_more(
+    fresh: Server, case: str
+) -> None:
+    before, after, allowed, refused = UNIONS[case]
+    before, after = (f"on >w resetchannels -@all {rules}" for rules in (before, after))
+    fresh.apply(user=before, twin=after)
+    sizes = []
+    # As often as runs break off.
+    for _ in range(3):
+        fresh.apply(user=after)
+        found = [command for command in (*allowed, *refused) if fresh.may("user", *command.split())]
+        assert found == allowed
+        sizes.append(len(str(fresh.ask("ACL", "GETUSER", "user"))))
+    assert sizes[1] == sizes[2], "what was kept does not pile up"
+    fresh.finish(user=after)
+    assert fresh.ask("ACL", "GETUSER", "user") == fresh.ask("ACL", "GETUSER", "twin")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "meanwhile", "then"),
+    [
+        ("on >w1", "off", "w1", ""),
+        ("off >w1", "on >w2", "w2", "w2"),
+        ("on >w1", "on nopass", "w1 w2 any", "w1 w2 any"),
+        ("on nopass", "on >w2", "w1 w2 any", "w2"),
+        ("on nopass", "off", "w1 w2 any", ""),
+        ("on >w1", "on nopass >w2", "w1 w2", "w2"),
+        ("on >w1", "on nopass resetpass >w2", "w1 w2", "w2"),
+    ],
+)
+def test_whoever_could_log_in_can_until_the_end(
+    fresh: Server, before: str, after: str, meanwhile: str, then: str
+) -> None:
+    def taken() -> str:
+        words = ("w1", "w2", "any")
+        return " ".join(word for word, took in zip(words, fresh.takes(*words), strict=True) if took)
+
+    fresh.finish(worker=f"{before} +ping")
+    fresh.apply(worker=f"{after} +ping")
+    assert taken() == meanwhile
+    fresh.finish(worker=f"{after} +ping")
+    assert taken() == then
+
+
+def test_a_rule_that_is_refused_leaves_the_user_as_it_was(fresh: Server) -> None:
+    before = fresh.ask("ACL", "GETUSER", "worker")
     with pytest.raises(RedisError) as caught:
-        server.apply(Change(users=("worker",)), {"worker": "on >hush +nosuch"})
+        fresh.apply(worker="on >hush +nosuch")
     assert "it refused ACL SETUSER: " in str(caught.value)
     assert "hush" not in str(caught.value)
-    assert server.ask("ACL", "GETUSER", "worker") == before
+    assert fresh.ask("ACL", "GETUSER", "worker") == before
 
 
 @pytest.mark.parametrize("password", ['with"quote', "with\\slash", "éñ", "a'b#>"])
-def test_passwords_of_any_form_arrive(server: Server, password: str) -> None:
-    server.apply(Change(users=("worker",)), {"worker": f"on >{password} +ping"}, keep=False)
-    assert server.as_worker(password)
-
-
-def test_a_user_without_password_stays_so(server: Server) -> None:
-    server.apply(Change(users=("worker",)), {"worker": "on nopass +ping"})
-    assert server.as_worker("anything")
-    server.apply(Change(users=("worker",)), {"worker": WORKER}, keep=False)
-    assert not server.as_worker("anything")
+def test_passwords_of_any_form_arrive(fresh: Server, password: str) -> None:
+    fresh.finish(worker=f"on >{password} +ping")
+    assert fresh.takes(password) == [True]
 
 
 def presented(server: Server) -> str:
@@ -235,7 +424,7 @@ def test_a_renewed_certificate_is_read_without_a_restart(
     assert presented(server) == before
     # In production the key stays: it reaches the process as a credential.
     key = {"tls-key-file": str(server.directory / "host.key")}
-    server.apply(Change({"tls-cert-file": str(server.directory / "host.crt"), **key}))
+    server.apply({"tls-cert-file": str(server.directory / "host.crt"), **key})
     assert presented(server) == (server.directory / "host.crt").read_text()
     assert server.ask("PING") == "PONG"
 

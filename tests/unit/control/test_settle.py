@@ -8,7 +8,7 @@ import grp
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,44 @@ UNIT = "shop-worker@a.service"
 
 
 class FakeRedis:
-    """A server that takes commands and keeps them; `hashes` are what it accepts of each user."""
+    """A server that takes commands and keeps them.
+
+    Attributes:
+        users: What it answers to `ACL GETUSER`.
+        refused: Beginnings of commands that fail, each with what it says.
+        before: Called with each command before it is carried out.
+    """
 
     def __init__(self) -> None:
         self.commands: list[str] = []
-        self.hashes: dict[str, list[str]] = {}
+        self.users: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, str] = {}
+        self.before: Callable[[str], None] = lambda command: None
+
+    def add(self, name: str, password: str, commands: str) -> None:
+        """A user that it knows."""
+        self.users[name] = {
+            "flags": ["on"],
+            "passwords": [sha(password)],
+            "commands": f"-@all {commands}",
+            "keys": "",
+            "channels": "",
+            "selectors": [],
+        }
 
     def __call__(self, access: RedisAccess, commands: Sequence[Command]) -> list[object]:
         return [self._answer(list(command)) for command in commands]
 
     def _answer(self, words: list[str]) -> object:
         self.commands.append(" ".join(words))
+        self.before(" ".join(words))
         for beginning, answer in self.refused.items():
             if " ".join(words).startswith(beginning):
                 raise RedisError(answer)
         if words == ["PING"]:
             return "PONG"
         if words[:2] == ["ACL", "GETUSER"]:
-            return {"passwords": self.hashes.get(words[2], [])}
+            return self.users.get(words[2])
         return "OK"
 
 
@@ -390,7 +409,23 @@ def test_a_first_run_reloads_enables_and_starts(host: Host) -> None:
         f"systemctl enable --quiet {UNIT}",
         f"systemctl start --no-block {UNIT}",
     ]
-    assert whys(report.done) == [(UNIT, "start", ["it is inactive"])]
+    assert whys(report.done) == [(UNIT, "start", ["new"])]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_unit_that_was_here_before_is_not_called_new(running: Host, check: bool) -> None:
+    running.systemd.units[UNIT].state["ActiveState"] = "inactive"
+    wanted = worker(running)
+    wanted["units"] += [{"name": name} for name in ("shop-worker@b.service", "a.service")]
+    wanted["files"].append(running.file("units/a.service", UNIT_TEXT))
+    wanted["units"].append({"name": "there.service"})
+    (running.units / "there.service").write_text(UNIT_TEXT)
+    assert whys(running.settle(wanted, check=check).pending) == [
+        (UNIT, "start", ["it is inactive"]),
+        ("shop-worker@b.service", "start", ["new"]),
+        ("a.service", "start", ["new"]),
+        ("there.service", "start", ["it is inactive"]),
+    ]
 
 
 def test_what_the_recorder_needs_is_there_before_the_first_start(host: Host) -> None:
@@ -607,6 +642,21 @@ def test_a_reload_takes_the_change_up_and_the_record_follows(running: Host) -> N
     assert running.settle(wanted).done == []
     # What was reloaded is known as such: the old file would be a difference now.
     assert [p.action for p in running.settle(worker(running), check=True).pending] == ["restart"]
+
+
+def test_a_reload_that_nobody_wrote_down_is_done_again(running: Host) -> None:
+    def kill(command: str) -> None:
+        if "systemctl reload" in command:
+            running.systemd.before = lambda command: None
+            raise Killed
+
+    running.systemd.before = kill
+    with pytest.raises(Killed):
+        running.settle(worker(running, env="A=2\n", on_change="reload"))
+    # Whether or not systemd has done it, and although what lies on disk is again what it was.
+    taken_back = worker(running, on_change="reload")
+    assert whys(running.settle(taken_back).done) == [(UNIT, "reload", ["environment A changed"])]
+    assert running.settle(taken_back).pending == []
 
 
 def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> None:
@@ -888,6 +938,16 @@ def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: H
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
+def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Host) -> None:
+    """A roll stops and disables a worker by itself; what is left of it is left to this."""
+    host = with_surplus
+    del host.systemd.units[OLD]
+    other = "other-worker@old.service"
+    fingerprint.write_object(f"{host.places.lists}/{other}.json", {"files": [], "links": []})
+    host.settle(owning(host))
+    assert [path.name for path in host.root.rglob("*") if "old" in path.name] == [f"{other}.json"]
+
+
 def test_files_go_only_once_the_unit_has_stopped(with_surplus: Host) -> None:
     host = with_surplus
     host.systemd.refused[f"systemctl stop {OLD}"] = "Connection reset"
@@ -952,7 +1012,7 @@ def test_check_mode_on_a_bare_host_writes_nothing_and_names_what_is_to_come(host
     assert whys(report.pending) == [
         ("", "install", ["nginx-light"]),
         ("", "build", ["release a1"]),
-        (UNIT, "start", ["it is inactive"]),
+        (UNIT, "start", ["new"]),
         (
             "",
             "write",
@@ -1046,9 +1106,15 @@ def sha(text: str) -> str:
 
 
 def redis(
-    host: Host, memory: str = "256mb", databases: str = "1", worker: str = "w1", admin: str = "hush"
+    host: Host,
+    memory: str = "256mb",
+    databases: str = "1",
+    admin: str = "hush",
+    worker: str | None = ">w1 +get",
 ) -> dict[str, Any]:
-    users = f"user worker on >{worker} +get\nuser admin on >{admin} +acl\n"
+    """A server whose file has `admin` and, unless it left, `worker`."""
+    users = f"user admin on >{admin} +acl\n"
+    users += f"user worker on {worker}\n" if worker else ""
     conf = f"maxmemory {memory}\ndatabases {databases}\ntls-cert-file {host.path('host.crt')}\n"
     names = ("redis.conf", "users.acl", "host.crt", "host.key")
     return {
@@ -1069,7 +1135,8 @@ def with_redis(host: Host) -> Host:
     for name in ("host.crt", "host.key"):
         Path(host.path(name)).write_text("1\n")
     host.settle(redis(host))
-    host.redis.hashes = {"worker": [sha("w1")], "admin": [sha("hush")]}
+    host.redis.add("worker", "w1", "+get")
+    host.redis.add("admin", "hush", "+acl")
     return host
 
 
@@ -1102,23 +1169,110 @@ def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> No
     ]
 
 
-def test_an_old_password_serves_until_it_is_ended(with_redis: Host) -> None:
-    host, wanted = with_redis, redis(with_redis, worker="w2")
-    assert whys(host.settle(wanted).done) == [(REDIS, "live", ["user worker changed"])]
+# The worker's rules from before, beside its new ones.
+KEPT = f"(resetchannels -@all +get) on #{sha('w1')}"
+STILL = [(REDIS, "live", ["user worker: what was allowed before still is"])]
+
+
+def test_a_user_only_gains_until_the_end(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
+    expected = [(REDIS, "live", ["user worker changed"])]
+    assert whys(host.settle(wanted, check=True).pending) == expected
+    assert whys(host.settle(wanted).done) == expected
     assert host.redis.commands == [
         "ACL GETUSER worker",
-        f"ACL SETUSER worker reset on >w2 +get #{sha('w1')}",
+        f"ACL SETUSER worker reset on >w2 +set {KEPT}",
     ]
-    host.redis.hashes["worker"] = [sha("w2"), sha("w1")]
     host.redis.commands.clear()
-    assert host.settle(wanted).pending == []
 
-    expected = [(REDIS, "live", ["user worker: old password still accepted"])]
-    assert whys(host.settle(wanted, check=True, finish=True).pending) == expected
-    assert whys(host.settle(wanted, finish=True).done) == expected
-    assert host.redis.commands[-1] == "ACL SETUSER worker reset on >w2 +get"
-    host.redis.hashes["worker"] = [sha("w2")]
-    assert host.settle(wanted, finish=True).pending == []
+    for check in (True, False):
+        report = host.settle(wanted, check=check)
+        assert (whys(report.pending), report.done) == (STILL, [])
+    assert host.redis.commands == []
+
+    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert host.redis.commands == ["ACL SETUSER worker reset on >w2 +set"]
+    for options in ({"check": True}, {}, {"finish": True}):
+        assert host.settle(wanted, **options).pending == []
+    assert len(host.redis.commands) == 1
+
+
+def test_a_user_who_left_stays_until_the_end(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=None)
+    assert whys(host.settle(wanted).done) == [(REDIS, "live", ["user worker removed"])]
+    assert host.redis.commands == []
+    assert whys(host.settle(wanted).pending) == STILL
+    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert host.redis.commands == ["ACL DELUSER worker"]
+    assert host.settle(wanted, check=True).pending == []
+
+
+def test_a_user_who_comes_back_before_the_end_is_treated_as_one_who_was_there(
+    with_redis: Host,
+) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
+    host.settle(redis(host, worker=None))
+    why = ["user worker new", *STILL[0][2]]
+    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
+    assert host.redis.commands[-1] == f"ACL SETUSER worker reset on >w2 +set {KEPT}"
+    assert whys(host.settle(wanted, finish=True).done) == STILL
+
+
+def test_a_user_who_is_new_needs_no_end(with_redis: Host) -> None:
+    del with_redis.redis.users["worker"]
+    with_redis.settle(redis(with_redis, worker=">w2 +set"))
+    assert with_redis.redis.commands[-1] == "ACL SETUSER worker reset on >w2 +set"
+    assert with_redis.settle(redis(with_redis, worker=">w2 +set")).pending == []
+
+
+def test_what_comes_meanwhile_is_set_and_the_end_is_not_forgotten(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
+    host.settle(redis(host, worker=">w2 +set"))
+    host.redis.commands.clear()
+    why = ["setting maxmemory 256mb → 512mb", *STILL[0][2]]
+    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
+    assert host.redis.commands == ["CONFIG SET maxmemory 512mb"]
+    assert whys(host.settle(wanted).pending) == STILL
+
+
+def test_a_server_that_starts_anew_has_no_old_rights(with_redis: Host) -> None:
+    wanted = redis(with_redis, worker=">w2 +set")
+    with_redis.settle(wanted)
+    with_redis.systemd.crash(REDIS)
+    assert with_redis.settle(wanted, check=True).pending == []
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_what_a_killed_run_set_is_known_to_the_next(with_redis: Host, taken_back: bool) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=">w2 +set", memory="512mb")
+
+    def kill(command: str) -> None:
+        if command.startswith("ACL SETUSER"):
+            # It has taken it, as the settings before, and nobody writes that down.
+            raise Killed
+
+    host.redis.before = kill
+    with pytest.raises(Killed):
+        host.settle(wanted)
+    host.redis.before = lambda command: None
+    wanted = redis(host) if taken_back else wanted
+    memory = "256mb" if taken_back else "512mb"
+    why = [f"setting maxmemory (not known) → {memory}", "user worker changed"]
+    assert whys(host.settle(wanted, check=True).pending) == [(REDIS, "live", why)]
+    assert whys(host.settle(wanted).done) == [(REDIS, "live", why)]
+    assert whys(host.settle(wanted, finish=True).done) == STILL
+    assert host.settle(wanted, check=True).pending == []
+
+
+def test_an_end_that_is_killed_comes_with_the_next_run(with_redis: Host) -> None:
+    host, wanted = with_redis, redis(with_redis, worker=">w2 +set")
+    host.settle(wanted)
+    host.redis.refused["ACL SETUSER"] = "it gave no answer"
+    with pytest.raises(SettleError, match="it gave no answer"):
+        host.settle(wanted, finish=True)
+    host.redis.refused.clear()
+    assert whys(host.settle(wanted).pending) == STILL
+    assert whys(host.settle(wanted, finish=True).done) == STILL
 
 
 def test_without_a_way_in_the_server_is_restarted(with_redis: Host) -> None:

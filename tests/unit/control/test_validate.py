@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from fleet_control.systemd import Completed
 from fleet_control.validate import Checks, trial, trial_configuration
 from fleet_control.wanted import Check
 
-needs_redis = pytest.mark.skipif(
-    shutil.which("redis-server") is None, reason="redis-server is not installed"
-)
+from tests.unit.control.programs import required
 
 
 def candidate(text: str) -> Candidate:
@@ -26,11 +23,15 @@ def candidate(text: str) -> Candidate:
 
 @pytest.fixture
 def namespace() -> None:
-    """Leaves the test out where the kernel grants no namespace: it takes root."""
+    """For tests that mount."""
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace takes root")
     try:
         with_candidates({}, list)
     except NamespaceError as error:
-        pytest.skip(f"no mount namespace here: {error}")
+        pytest.fail(
+            f"root is granted no mount namespace here, a container needs CAP_SYS_ADMIN: {error}"
+        )
 
 
 # --- trying files in their places --------------------------------------------------------------------
@@ -214,7 +215,6 @@ def test_a_refusal_is_foretold_over_the_candidates(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("namespace")
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 @pytest.mark.parametrize(
     ("line", "words"),
     [("Nice=5", ""), ("NoSuch=1", "Unknown key"), ("ExecStartPre=/no/such", "not executable")],
@@ -222,6 +222,7 @@ def test_a_refusal_is_foretold_over_the_candidates(tmp_path: Path) -> None:
 def test_a_unit_with_a_mistake_is_refused_here_and_in_the_plan(
     tmp_path: Path, line: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    required("systemd-analyze")
     directory = f"{tmp_path}/"
     path, mine = tmp_path / "a@.service", tmp_path / "a@x.service.d/50-mine.conf"
     mine.parent.mkdir()
@@ -261,6 +262,8 @@ ACL = "user default off resetpass allkeys allchannels +@all\nuser worker on >hus
 def redis(tmp_path: Path) -> Callable[..., str]:
     """Tries a configuration and its users; returns what the server says against them."""
 
+    required("redis-server")
+
     def run(conf: str = "", acl: str = ACL) -> str:
         users, path = tmp_path / "users.acl", tmp_path / "redis.conf"
         for parent in [tmp_path, *tmp_path.parents[:2]]:
@@ -273,7 +276,6 @@ def redis(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-@needs_redis
 class TestTrial:
     def test_a_good_one_needs_neither_key_nor_data(self, redis: Callable[..., str]) -> None:
         assert redis() == ""
