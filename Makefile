@@ -10,10 +10,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench docs clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-restarts docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
 	@scripts/setup.sh
@@ -30,8 +30,11 @@ test-fast: setup ## lint, and every test that needs no host
 test: setup ## test-fast, then a deploy of the delivered fleet on bare hosts
 	@scripts/check.sh fast molecule:default
 
-test-all: setup ## test-fast, then every Molecule scenario
+test-all: setup ## test-fast, then every Molecule scenario, each of at most 40 minutes
 	@scripts/check.sh fast $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
+
+test-%: setup ## one Molecule scenario: test-default, test-change, test-restarts, test-restarts-faults
+	@scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
 	@ansible-inventory --inventory inventories/local/hosts.yml --list \
@@ -45,8 +48,11 @@ demo-destroy: setup ## remove the demo's hosts, its secrets and certificates
 	@python scripts/hosts.py destroy $(DEMO)
 	@rm -rf inventories/local/.secrets inventories/local/pki
 
-bench: setup ## what a second run of site.yml costs on the demo's hosts, which must stand
+bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py
+
+bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
+	@python -m scripts.restarts.report
 
 docs: setup ## docs/reference.md, from the roles' own specs
 	@python scripts/reference.py

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 PLUGINS = Path(__file__).resolve().parents[1]
@@ -23,6 +24,10 @@ from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
 # file takes its time.
 VALID = 180
+# Seconds in which workers have found back to a Redis that was restarted.
+RETURN = 60
+# The probe's exit status on a host without a worker.
+NOBODY = 99
 
 
 class ActionModule(ActionBase):
@@ -38,22 +43,31 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
         pausing = args["state"] == "paused"
-        request: dict[str, Any] = {"settings": args["settings"], "nodes": {}}
+        # Where it is known who runs, nobody has to be waited for who is not there.
+        nodes = [f"{worker['worker']}@{worker['host']}" for worker in args["running"]]
+        request: dict[str, Any] = {"settings": args["settings"]}
         if pausing:
-            request["pause"] = {"seconds": VALID, "wait": float(args["wait"])}
+            request["pause"] = {"seconds": VALID, "wait": float(args["wait"]), "nodes": nodes}
         else:
-            request["resume"] = True
-        python = f"{args['pins']}/worker-{args['worker']['worker']}/venv/bin/python"
-        done = self._low_level_execute_command(
-            remote.probe(python, str(args["runtime"]), str(args["user"])),
-            in_data=json.dumps(request, default=str).encode(),
-        )
-        try:
-            answer = remote.answer({**done, "rc": 0})
-        except remote.RemoteError as error:
-            answer = {"errors": [str(error)]}
+            request["resume"] = {"wait": RETURN, "nodes": nodes} if nodes else True
+        answer = self._ask(request)
         for trouble in answer.get("errors", []):
             what = "paused" if pausing else f"told to go on; they do so within {VALID} s"
             self._display.warning(f"workers can't be {what}: {trouble}")
         result.update(changed=pausing, paused=answer.get("paused", {}))
         return result
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        args = self._task.args
+        try:
+            done = self._low_level_execute_command(
+                remote.deployed_probe(
+                    str(args["configuration"]), str(args["root"]), str(args["user"])
+                ),
+                in_data=json.dumps(request, default=str).encode(),
+            )
+            if done["rc"] == NOBODY:
+                return {}
+            return dict(remote.answer({**done, "rc": 0}))
+        except (remote.RemoteError, AnsibleConnectionFailure) as error:
+            return {"errors": [str(error)]}

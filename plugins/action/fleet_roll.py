@@ -94,7 +94,13 @@ class ActionModule(ActionBase):
             )
         due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
         if not force and not due:
-            return {"changed": False, "turns": False, "deferred": [], "hosts": _NOBODY}
+            return {
+                "changed": False,
+                "turns": False,
+                "deferred": [],
+                "hosts": _NOBODY,
+                "whole": True,
+            }
         self._check_lease()
         found = census.workers(
             hostvars=hostvars,
@@ -131,6 +137,8 @@ class ActionModule(ActionBase):
             "changed": False,
             "turns": any(hosts.values()),
             "deferred": sorted(stay),
+            # Whether nobody who differs is left for a later run.
+            "whole": not stay and not census.names(args["only"]),
             "hosts": {phase: sorted(names) for phase, names in hosts.items()},
         }
 

@@ -23,7 +23,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import celery  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import celery, plan  # noqa: E402  # needs the path above
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,6 +88,11 @@ def htpasswd(password: str, user: str) -> str:
     return f"{user}:{hashed.decode()}\n"
 
 
+def parts(run: list[str], skip: list[str]) -> list[str]:
+    """Names of the plan's parts under these tags."""
+    return [part.name for part in plan.parts_in(run, skip)]
+
+
 def site(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
     """`celery.site` with the password in the form that nginx reads."""
     line = htpasswd(password, user) if options["protected"] else ""
@@ -102,6 +107,7 @@ class FilterModule:
         return {
             "fleet_nodes": _plain(celery.nodes),
             "fleet_running": _plain(celery.running),
+            "fleet_parts": _plain(parts),
             "fleet_longest_drain": _plain(celery.longest_drain),
             "fleet_redis_state": _plain(celery.redis_state),
             "fleet_surplus": _plain(celery.surplus),

@@ -341,10 +341,11 @@ class Bell:
             os.read(reader, 16)
         except BlockingIOError:
             return
+        self._gate.drain()
+        # Celery's handler sends it first; but what an application does then must not keep tasks waiting.
         signals.worker_shutting_down.send(
             sender=self._hostname, sig="SIGTERM", how="Warm", exitcode=0
         )
-        self._gate.drain()
 
 
 def install(app: Any) -> Gate:

@@ -111,7 +111,9 @@ def given_by_filters() -> set[str]:
         {"w": {}}, enabled=["w"], defaults=None, timeout=1, **paths, **names
     )
     instances = [{"kind": "broker", "name": "b", "port": 1}]
-    redis = celery.redis_state(instances, "/c", "/t", {"admin": "p"}, [], host="h", ca="/ca")
+    redis = celery.redis_state(
+        instances, "/c", "/t", {"admin": "p"}, [], host="h", ca="/ca", timeout=1
+    )
     site = celery.site(
         "web",
         app="a",

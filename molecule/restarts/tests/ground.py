@@ -237,7 +237,7 @@ class Ground:
         """The same, while it goes on; at the end its report is the case's."""
         report = case.log.with_suffix(".report.json")
         with playbook(
-            "-e", f"fleet_roll_report={report}", *arguments, ROLL, log=case.log
+            "-e", f"celery_restart_report={report}", *arguments, ROLL, log=case.log
         ) as process:
             yield process
         if report.exists():

@@ -285,8 +285,8 @@ def process_settings(
 # What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"
 _BROKER_COMMANDS = {
-    "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +sadd "
-    f"+srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
+    "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
+    f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     "+punsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
@@ -616,6 +616,7 @@ def redis_state(
     names: Sequence[str],
     host: str,
     ca: str,
+    timeout: float,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -627,6 +628,7 @@ def redis_state(
         names: All queues.
         host: A name or an address under which the host reaches itself.
         ca: Path, on the host, of the certificate that signs its own.
+        timeout: Seconds until an instance has to serve.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
@@ -658,6 +660,7 @@ def redis_state(
             {
                 "name": unit,
                 "on_change": "live",
+                "timeout": timeout,
                 "files": [*read, f"{tls}/host.crt", f"{tls}/host.key"],
                 "redis": {
                     "host": host,
@@ -746,7 +749,24 @@ def site(
     }
 
 
-def surplus(app: str, components: Sequence[str], directory: str, root: str) -> dict[str, list[str]]:
+# The role, and so the tag, that starts a component.
+_ROLES = {
+    "worker": "celery_worker",
+    "beat": "celery_beat",
+    "producer": "celery_producer",
+    "web": "celery_producer",
+    "flower": "flower",
+}
+
+
+def surplus(
+    app: str,
+    components: Sequence[str],
+    directory: str,
+    root: str,
+    run: Iterable[str] = ("all",),
+    skip: Iterable[str] = (),
+) -> dict[str, list[str]]:
     """What a host must not run any more, by what it is for: `owned` of `settle`.
 
     A beat that was moved in the inventory and stayed on its old host would send everything twice.
@@ -756,6 +776,8 @@ def surplus(app: str, components: Sequence[str], directory: str, root: str) -> d
         components: Those that the host has: worker, beat, producer, web, flower.
         directory: Of the application's configuration.
         root: Of its releases.
+        run: Tags of the run: what it starts nowhere it ends nowhere.
+        skip: Tags that it leaves out.
     """
     units = "/etc/systemd/system"
     sites = "/etc/nginx/conf.d"
@@ -785,7 +807,8 @@ def surplus(app: str, components: Sequence[str], directory: str, root: str) -> d
             [
                 f"{directory}/web.env",
                 f"{root}/pins/web",
-                f"{units}/{app}-web.*",
+                f"{units}/{app}-web.socket",
+                f"{units}/{app}-web.service",
                 f"{directory}/credentials-nginx/web.htpasswd",
                 f"{sites}/{app}-web.conf",
             ],
@@ -802,7 +825,15 @@ def surplus(app: str, components: Sequence[str], directory: str, root: str) -> d
             ],
         ),
     }
-    absent = [owned[name] for name in owned if name not in components]
+    tags, left_out = set(run), set(skip)
+    whole = not tags.isdisjoint(("all", "deploy", "configure"))
+    absent = [
+        owned[name]
+        for name in owned
+        if name not in components
+        and (whole or _ROLES[name] in tags)
+        and _ROLES[name] not in left_out
+    ]
     return {
         "units": [unit for names, _ in absent for unit in names],
         "files": [path for _, paths in absent for path in paths],

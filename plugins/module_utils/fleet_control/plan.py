@@ -40,7 +40,7 @@ _BOTH = ("deploy", "configure")
 PARTS = (
     Part(
         "celery_runtime",
-        ("fleet",),
+        (*_APPLICATION, "flower"),
         (
             *_BOTH,
             "celery_runtime",
@@ -59,6 +59,11 @@ PARTS = (
     Part("pki", ("fleet",), ("configure", "pki")),
     Part("redis", ("redis",), ("configure", "redis")),
     Part("celery_worker", ("celery_workers",), (*_BOTH, "celery_worker")),
+    Part(
+        "celery_runtime_surplus",
+        ("fleet",),
+        (*_BOTH, "celery_worker", "celery_beat", "celery_producer", "flower"),
+    ),
     Part("celery_beat", ("celery_beat",), (*_BOTH, "celery_beat")),
     Part("celery_producer", ("celery_producers",), (*_BOTH, "celery_producer")),
     Part("flower", ("flower",), ("configure", "flower")),
@@ -67,16 +72,21 @@ PARTS = (
 )
 
 
-def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> list[Part]:
-    """The parts of a host in these groups, as far as `--tags` and `--skip-tags` let them run."""
-    member, wanted, unwanted = set(groups), set(run), set(skip)
+def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
+    """The parts of any host, as far as `--tags` and `--skip-tags` let them run."""
+    wanted, unwanted = set(run), set(skip)
     return [
         part
         for part in PARTS
-        if member.intersection(part.groups)
-        and ("all" in wanted or wanted.intersection(part.tags))
+        if ("all" in wanted or wanted.intersection(part.tags))
         and not unwanted.intersection(part.tags)
     ]
+
+
+def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> list[Part]:
+    """Those of a host in these groups."""
+    member = set(groups)
+    return [part for part in parts_in(run, skip) if member.intersection(part.groups)]
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,27 @@ def probe(python: str, runtime: str, user: str) -> str:
     )
 
 
+def deployed_probe(configuration: str, root: str, user: str) -> str:
+    """The same by whichever worker the host has, with the runtime that this worker runs with.
+
+    So it works before a run has brought its own. Ends with status 99 where no worker was deployed yet.
+
+    Args:
+        configuration: Directory of the application's configuration.
+        root: Directory of its releases.
+        user: The application's.
+    """
+    script = (
+        'for file in "$1"/worker-*.env; do name=${file##*/worker-}; name=${name%.env}; '
+        'python=$2/pins/worker-$name/venv/bin/python; [ -x "$python" ] || continue; '
+        'runtime=$(sed -n \'s/^PYTHONPATH="\\(.*\\)"$/\\1/p\' "$file"); cd / && '
+        'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
+        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m celery_fleet.probe; '
+        "done; exit 99"
+    )
+    return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])
+
+
 class RemoteError(Exception):
     """A script ended without an answer; the message holds its last words."""
 

@@ -189,18 +189,22 @@ def check_visibility(model: Model) -> Iterator[Problem]:
     """An unacknowledged task comes back only after no worker can have it any more.
 
     A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them waits that many time
-    limits, and then its drain; the role's default computes the same.
+    limits, and then its drain; the role's default is never less.
     """
     for value, hosts in model.distinct("celery_app_visibility_timeout"):
         seconds = as_number(value)
         if seconds is None:
             continue
-        for name, options, _ in each_worker(model):
+        for name, options, workers in each_worker(model):
             hard = as_number(options.get("time_limit"))
             if hard is None:
                 continue
             drain = as_number(options.get("drain_timeout"))
-            ahead = as_number(options.get("prefetch_multiplier")) or 4.0
+            promised = {delivery for delivery, _ in model.distinct("celery_app_delivery", workers)}
+            # Celery's own four, or the one of the promise.
+            ahead = as_number(options.get("prefetch_multiplier")) or (
+                1.0 if promised == {"at_least_once"} else 4.0
+            )
             least = ahead * hard + (hard if drain is None else drain)
             if seconds < least:
                 yield Problem(

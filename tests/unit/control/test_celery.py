@@ -462,7 +462,14 @@ def test_a_redis_host() -> None:
         {"kind": "results", "name": "shop-results", "port": 6380},
     ]
     state = celery.redis_state(
-        instances, "/etc/r", "/etc/tls", PASSWORDS, QUEUES, host="redis1", ca="/etc/tls/ca.crt"
+        instances,
+        "/etc/r",
+        "/etc/tls",
+        PASSWORDS,
+        QUEUES,
+        host="redis1",
+        ca="/etc/tls/ca.crt",
+        timeout=300,
     )
     settled = [item["dest"] for item in state["files"]]
     for unit in state["units"]:
@@ -517,6 +524,16 @@ def test_the_longest_drain_is_that_of_any_worker() -> None:
     instances: dict[str, Any] = {"a": {"time_limit": 30}, "b": {"drain_timeout": 90}, "c": None}
     assert celery.longest_drain(instances, {"time_limit": 60}) == 90
     assert celery.longest_drain({}) == 0
+
+
+def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
+    def units(run: tuple[str, ...], skip: tuple[str, ...] = ()) -> list[str]:
+        return celery.surplus("shop", [], "/etc/shop", "/opt/shop", run, skip)["units"]
+
+    assert "shop-beat.service" in units(("deploy",))
+    assert units(("flower",)) == ["shop-flower.service"]
+    assert units(("celery_producer",)) == ["shop-web.socket", "shop-web.service"]
+    assert "shop-beat.service" not in units(("all",), ("celery_beat",))
 
 
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")

@@ -313,6 +313,8 @@ def test_warnings(
             *("at_least_once", f"{D}/prefetch_multiplier", 4),
             *(f"{W}.discounts.prefetch_multiplier", "wins over the one of celery_app_delivery"),
         ),
+        # One task ahead is one less that waits for its time limit.
+        ("at_least_once", "celery_app_visibility_timeout", 3600, None, ""),
         ("at_most_once", f"{D}/prefetch_multiplier", 4, None, ""),
         (
             *("at_least_once", "celery_app_settings", {"task_acks_late": False}),
