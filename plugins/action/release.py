@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control.releases import NOTE, lacking  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -25,15 +33,11 @@ class ActionModule(ActionBase):
         identity, archive = str(args["id"]), str(args.pop("archive"))
         path = f"{args['root']}/releases/{identity}"
         found = self._low_level_execute_command(
-            f"cat {shlex.quote(path)}/release.json 2>/dev/null; exit 0"
+            f"cat {shlex.quote(path)}/{NOTE} 2>/dev/null; exit 0"
         )
         if found["stdout"].strip():
-            missing = sorted(set(args.get("tasks", [])) - set(json.loads(found["stdout"])["tasks"]))
-            if missing:
-                raise AnsibleActionFail(
-                    f"celery_beat_schedule: release {identity} has no task {', '.join(missing)}. Correct the entry, "
-                    "or deploy code that has it; nothing was changed."
-                )
+            if words := lacking(identity, found["stdout"], args.get("tasks", [])):
+                raise AnsibleActionFail(words)
             result.update(changed=False, release=identity, path=path)
             return result
         if self._task.check_mode:

@@ -16,7 +16,7 @@ if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
 
 from ansible.module_utils.fleet_control import payload  # noqa: E402  # needs the path above
 
-OPTIONS = ("force", "units", "restart", "finish")
+OPTIONS = ("units", "restart", "finish")
 
 
 class ActionModule(ActionBase):

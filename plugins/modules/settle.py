@@ -19,12 +19,8 @@ options:
       - In check mode it may be C(parts), a list of pairs of name and state.
     type: str
     required: true
-  force:
-    description: Whether to restart the units even where nothing differs.
-    type: bool
-    default: false
   units:
-    description: With C(leave), units are enabled and reloaded from disk but neither started, stopped nor changed.
+    description: With C(leave), units are enabled and reloaded from disk but neither started, changed nor removed.
     type: str
     choices: [act, leave]
     default: act
@@ -45,10 +41,11 @@ author: Celery Fleet
 EXAMPLES = r"""
 - name: Settle files and units
   settle:
-    files:
-      - {dest: /etc/example.conf, content: "text\n"}
-    units:
-      - {name: example.service, files: [/etc/example.conf]}
+    wanted:
+      files:
+        - {dest: /etc/example.conf, content: "text\n"}
+      units:
+        - {name: example.service, files: [/etc/example.conf]}
 """
 
 RETURN = r"""
@@ -59,7 +56,7 @@ changed_paths:
 pending:
   description:
     - What has to be done, each with I(part), I(unit), I(action) and I(why), a list of reasons.
-    - Actions are C(start), C(restart), C(reload), C(live), C(stop) and C(remove); in check mode also C(write), C(link),
+    - Actions are C(start), C(restart), C(reload), C(live) and C(remove); in check mode also C(write), C(link),
       C(install) and C(build), which concern no unit.
   returned: always
   type: list
@@ -93,7 +90,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "payload": {"type": "str", "required": True, "no_log": True},
-            "force": {"type": "bool", "default": False},
             "units": {"type": "str", "choices": ["act", "leave"], "default": "act"},
             "restart": {"type": "bool", "default": True},
             "finish": {"type": "bool", "default": False},
@@ -102,7 +98,6 @@ def main() -> None:
     )
     raw = json.loads(zlib.decompress(base64.b64decode(module.params["payload"])))
     options = Options(
-        force=module.params["force"],
         act=module.params["units"] == "act",
         restart=module.params["restart"],
         finish=module.params["finish"],
@@ -110,7 +105,7 @@ def main() -> None:
     try:
         parts = parse_parts(raw["parts"]) if "parts" in raw else [("", parse(raw))]
         report = settle(parts, options, check=module.check_mode)
-    except (SettleError, WantedError, RuntimeError, OSError) as error:
+    except (SettleError, WantedError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     for warning in report.warnings:
         module.warn(warning)

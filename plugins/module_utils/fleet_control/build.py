@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .celery import environment_text
-
-_NOTE = "release.json"
+from .releases import NOTE
 
 
 class BuildError(Exception):
@@ -199,10 +198,14 @@ def _build(build: Build) -> Mapping[str, Any]:
 
 
 def _give_to_root(directory: Path) -> None:
-    """Owner and group of a whole tree, links themselves and not what they point to."""
-    for base, directories, names in os.walk(directory):
-        for name in (".", *directories, *names):
-            os.chown(os.path.join(base, name), 0, 0, follow_symlinks=False)
+    """Owner and group of a whole tree, links themselves and not what they point to.
+
+    Never by path: a process that a package has left behind could put a link to elsewhere on the way.
+    """
+    for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
+        os.chown(handle, 0, 0)
+        for name in (*directories, *names):
+            os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
 
 
 def _in_use(root: Path) -> set[str]:
@@ -219,15 +222,15 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         spared: Name of one that is about to be used.
     """
     used = _in_use(root) | {spared}
-    noted = [path for path in (root / "releases").iterdir() if (path / _NOTE).is_file()]
+    noted = [path for path in (root / "releases").iterdir() if (path / NOTE).is_file()]
     spare = sorted(
         (path for path in noted if path.name not in used),
-        key=lambda path: (path / _NOTE).stat().st_mtime,
+        key=lambda path: (path / NOTE).stat().st_mtime,
         reverse=True,
     )
     for path in spare[keep:]:
         # The note goes first: a removal that is cut short leaves nothing that looks like a release.
-        (path / _NOTE).unlink()
+        (path / NOTE).unlink()
         shutil.rmtree(path)
     return [path.name for path in spare[keep:]]
 
@@ -252,7 +255,7 @@ def build(wanted: Build) -> None:
 
 def _build_alone(wanted: Build) -> None:
     path = wanted.path
-    if (path / _NOTE).is_file():
+    if (path / NOTE).is_file():
         return
     if path.exists():
         shutil.rmtree(path)
@@ -266,9 +269,9 @@ def _build_alone(wanted: Build) -> None:
             "tasks": answer["tasks"],
             "versions": answer["versions"],
         }
-        fresh = path / f".{_NOTE}"
+        fresh = path / f".{NOTE}"
         fresh.write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")
-        os.replace(fresh, path / _NOTE)
+        os.replace(fresh, path / NOTE)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise

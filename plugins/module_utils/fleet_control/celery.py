@@ -304,7 +304,7 @@ _RESULTS_COMMANDS = {
 }
 # The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
 # descriptions where it reads from a file.
-_ADMIN_COMMANDS = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
+_ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 
@@ -406,7 +406,7 @@ def acl(
         text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
         lines.append(_user(component, passwords[component], text))
     if "admin" in passwords:
-        lines.append(_user("admin", passwords["admin"], _ADMIN_COMMANDS))
+        lines.append(_user("admin", passwords["admin"], _ADMIN))
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,6 @@ STAND_IN = ".next"
 _NEEDS: Mapping[str, Need] = {
     "start": "start",
     "restart": "restart",
-    "stop": "remove",
     "remove": "remove",
 }
 

@@ -9,8 +9,9 @@ import contextlib
 import grp
 import os
 import pwd
+import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class _Undo:
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    mtime: int | None = None
 
 
 def ids(owner: str, group: str, check: bool) -> tuple[int, int]:
@@ -41,20 +43,48 @@ def ids(owner: str, group: str, check: bool) -> tuple[int, int]:
     return uid, gid
 
 
-def replace(path: Path, content: bytes, mode: int, uid: int, gid: int) -> None:
-    """Write a file beside its place and move it there: nobody ever sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+# What is written lies beside its place under the name that `_beside` gives until it is moved there.
+_LEFT = re.compile(r"\.(.+)\.fleet-[0-9a-f]{16}")
+
+
+def _beside(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.fleet-{secrets.token_hex(8)}")
+
+
+def replace(
+    path: Path, content: bytes, mode: int, uid: int, gid: int, mtime: int | None = None
+) -> None:
+    """Write a file beside its place and move it there: nobody ever sees half of it.
+
+    Args:
+        path: Its place.
+        content: All of it.
+        mode: Its mode.
+        uid: Its owner.
+        gid: Its group.
+        mtime: When it is to have been changed, in nanoseconds; now, where none is given.
+
+    Raises:
+        OSError: It names the place.
+    """
+    name = _beside(str(path))
     try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             os.fchown(stream.fileno(), uid, gid)
             os.fchmod(stream.fileno(), mode)
             stream.flush()
+            if mtime is not None:
+                os.utime(stream.fileno(), ns=(mtime, mtime))
             os.fsync(stream.fileno())
         os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -73,6 +103,8 @@ class Files:
 
     def settle(self, validate: Callable[[], None]) -> None:
         """All as wanted; all files or, where `validate` raises, none."""
+        if not self.check:
+            self._sweep()
         self._settle_sysusers()
         for directory in self.wanted.directories:
             self._settle_directory(directory.path, directory.mode, directory.owner, directory.group)
@@ -85,6 +117,21 @@ class Files:
             raise
         for link in self.wanted.links:
             self._settle_link(link)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run has left beside the places of files and links: it may hold a secret."""
+        places = [item.dest for item in (*self.wanted.sysusers, *self.wanted.files)]
+        places += [link.path for link in self.wanted.links]
+        names: dict[str, set[str]] = {}
+        for path in places:
+            directory, name = os.path.split(path)
+            names.setdefault(directory, set()).add(name)
+        for directory, ours in names.items():
+            if not os.path.isdir(directory):
+                continue
+            for entry in os.listdir(directory):
+                if (found := _LEFT.fullmatch(entry)) and found[1] in ours:
+                    os.unlink(os.path.join(directory, entry))
 
     def _changed(self, path: str, before: str, after: str, link: str = "") -> None:
         self.report.changes.append(Change(self.part, path, link))
@@ -101,7 +148,11 @@ class Files:
             before = len(self.report.changes)
             self._settle_file(item)
             changed = len(self.report.changes) > before
-            if (changed or not _users_exist(item.content or "")) and not self.check:
+            due = not _users_exist(item.content or "")
+            if due and not changed:
+                # A run that was killed here, or somebody who deleted a user.
+                self._changed(item.dest, "", "its users, made anew\n")
+            if (changed or due) and not self.check:
                 done = self.run(["systemd-sysusers", item.dest])
                 if done.returncode != 0:
                     raise SettleError(
@@ -162,7 +213,15 @@ class Files:
             self._undo.append(_Undo(path, None))
         else:
             self._undo.append(
-                _Undo(path, before, stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid)
+                _Undo(
+                    path,
+                    before,
+                    stat.S_IMODE(now.st_mode),
+                    now.st_uid,
+                    now.st_gid,
+                    # systemd takes a unit's file for another one where this differs.
+                    now.st_mtime_ns,
+                )
             )
         replace(path, wanted, item.mode, uid, gid)
 
@@ -195,7 +254,7 @@ class Files:
             if undo.before is None:
                 undo.path.unlink(missing_ok=True)
             else:
-                replace(undo.path, undo.before, undo.mode, undo.uid, undo.gid)
+                replace(undo.path, undo.before, undo.mode, undo.uid, undo.gid, undo.mtime)
         self._undo.clear()
 
     def _settle_link(self, link: Link) -> None:
@@ -216,12 +275,9 @@ class Files:
         )
         if self.check:
             return
-        with tempfile.TemporaryDirectory(
-            dir=os.path.dirname(link.path), prefix=".link."
-        ) as scratch:
-            fresh = os.path.join(scratch, "link")
-            os.symlink(link.target, fresh)
-            os.replace(fresh, link.path)
+        fresh = _beside(link.path)
+        os.symlink(link.target, fresh)
+        os.replace(fresh, link.path)
 
 
 def _users_exist(sysusers: str) -> bool:

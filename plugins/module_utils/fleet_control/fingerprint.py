@@ -22,6 +22,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 FORMAT = 1
@@ -38,6 +39,9 @@ _NEVER = "(to come)"
 KEY_LENGTH = 32
 # Seconds for systemd's answer; the start that waits for it must go on.
 _PATIENCE = 10.0
+# The time of a file's change lags behind the clock by up to one tick of the kernel, of which there are at least 100 a
+# second.
+_TICK = 0.01
 # Directives of redis.conf whose value is or holds a secret.
 SECRET_DIRECTIVES = frozenset(
     (
@@ -85,6 +89,39 @@ class Disk:
     def match(self, pattern: str) -> list[str]:
         """Paths that match a pattern, sorted."""
         return sorted(glob.glob(pattern))
+
+
+class _Looked(Disk):
+    """The disk, with what was looked at on it."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, None] = {}
+
+    def read(self, path: str) -> bytes | None:
+        """See `Disk`."""
+        self.paths[path] = None
+        return super().read(path)
+
+    def target(self, path: str) -> str | None:
+        """See `Disk`."""
+        self.paths[path] = None
+        return super().target(path)
+
+    def changed_within(self, seconds: float) -> str:
+        """The first of these paths that was changed so lately; nothing where none was.
+
+        Of one that is not there its directory tells. A time to come is that of a clock that was set back since.
+        """
+        now = time.time()
+        for path in self.paths:
+            try:
+                there = path if os.path.lexists(path) else os.path.dirname(path)
+                changed = os.lstat(there).st_ctime
+            except OSError:
+                continue
+            if now - seconds - _TICK <= changed <= now:
+                return path
+        return ""
 
 
 class _Input:
@@ -394,7 +431,7 @@ def _show(unit: str) -> dict[str, str]:
         [
             "/usr/bin/systemctl",
             "show",
-            "--property=FragmentPath,DropInPaths,NeedDaemonReload",
+            "--property=FragmentPath,DropInPaths,NeedDaemonReload,InactiveExitTimestampMonotonic",
             "--",
             unit,
         ],
@@ -409,7 +446,11 @@ def _show(unit: str) -> dict[str, str]:
 
 
 def taken(
-    unit: str, state: Mapping[str, str], listed: Mapping[str, object], key: bytes | None
+    unit: str,
+    state: Mapping[str, str],
+    listed: Mapping[str, object],
+    key: bytes | None,
+    disk: Disk | None = None,
 ) -> tuple[dict[str, str] | None, str]:
     """What a process that starts now is started with; else nothing, and why that can't be told.
 
@@ -418,6 +459,7 @@ def taken(
         state: What systemd says of its sources.
         listed: What it reads at its start, as `settle` wrote it down.
         key: The host's.
+        disk: Where all this lies.
     """
     if state.get("NeedDaemonReload") != "no":
         return None, "daemon-reload was due when it started"
@@ -427,16 +469,23 @@ def taken(
     if not isinstance(files, list) or not isinstance(links, list) or not isinstance(further, dict):
         return None, f"the list of its inputs was missing when it started ({LISTS}/{unit}.json)"
     sources = [state.get("FragmentPath", ""), *state.get("DropInPaths", "").split()]
-    found = inputs([path for path in sources if path], files, links, further, key, Disk())
-    return found, ""
+    sources = [path for path in sources if path]
+    return inputs(sources, files, links, further, key, disk or Disk()), ""
 
 
 def record(unit: str, *, key: str = KEY, lists: str = LISTS, records: str = RECORDS) -> None:
     """Write down what the unit that starts now is started with."""
     invocation = os.environ.get("INVOCATION_ID", "")
     listed = read_object(f"{lists}/{unit}.json")
+    disk = _Looked()
     try:
-        found, unknown = taken(unit, _show(unit), listed, read_key(key))
+        state = _show(unit)
+        found, unknown = taken(unit, state, listed, read_key(key), disk)
+        # systemd has handed over credentials already. What was changed since may not be what the process was given.
+        begun = int(state.get("InactiveExitTimestampMonotonic", "0")) / 1e6
+        late = disk.changed_within(time.monotonic() - begun)
+        if found is not None and late:
+            found, unknown = None, f"{late} was changed while it started"
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         found, unknown = None, f"its inputs could not be read: {error}"
     write_record(unit, invocation, found, unknown, records)

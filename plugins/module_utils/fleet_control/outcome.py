@@ -10,7 +10,6 @@ Action = Literal[
     "restart",
     "reload",
     "live",
-    "stop",
     "remove",
     "write",
     "link",
@@ -51,7 +50,7 @@ class Change:
 
     Attributes:
         part: Name of the role that wants it.
-        path: Where; `enable <unit>` for what has no path of ours.
+        path: Where; `enable <unit>` or `daemon-reload` for what has no path of ours.
         link: For a link, where from and where to.
     """
 

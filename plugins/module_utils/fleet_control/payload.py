@@ -16,18 +16,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
 
+from .wanted import KEYS
+
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
-KEYS = (
-    "sysusers",
-    "directories",
-    "files",
-    "links",
-    "checks",
-    "units",
-    "owned",
-    "packages",
-    "releases",
-)
 
 
 def pack(data: Any) -> str:
@@ -54,11 +45,11 @@ class Renderer:
             raise AnsibleActionFail(
                 f"settle: wanted must be a dictionary, not {type(raw).__name__}"
             )
-        unknown = sorted(set(raw) - set(KEYS))
+        unknown = sorted(set(raw) - KEYS)
         if unknown:
             raise AnsibleActionFail(f"settle: unknown key {', '.join(unknown)} in wanted")
         errors: list[str] = []
-        result = {key: raw[key] for key in KEYS if raw.get(key)}
+        result = {key: raw[key] for key in sorted(KEYS) if raw.get(key)}
         if "files" in result:
             result["files"] = self._files(result["files"], errors)
         if errors:

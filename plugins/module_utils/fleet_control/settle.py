@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from . import fingerprint, redis_live, systemd
+from . import fingerprint, redis_live, releases, systemd
 from .files import Files, ids
 from .files import replace as replace_file
 from .fingerprint import TO_COME, Disk
@@ -40,6 +41,8 @@ _STOP_SLACK = 15.0
 _RESTARTS_TOLERATED = 2
 # The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
 _EX_CONFIG = 78
+# Seconds within which a daemon that reloads must have new processes.
+_RELOAD_PATIENCE = 5.0
 # Stands in a record for what is just being brought to the running process.
 _UNSURE = "(not known)"
 
@@ -51,13 +54,11 @@ class Options:
     """How units are acted on.
 
     Attributes:
-        force: Restart them whether or not anything differs.
-        act: Whether to start, stop, change and remove units at all; files, links and enabling happen either way.
+        act: Whether to start, change and remove units at all; files, links and enabling happen either way.
         restart: Whether a unit that has to be restarted is; where not, it stays pending.
         finish: Leave users of running servers no more than their rules: whatever knew older ones has been restarted.
     """
 
-    force: bool = False
     act: bool = True
     restart: bool = True
     finish: bool = False
@@ -81,6 +82,7 @@ class Host:
     run: systemd.Runner = systemd.run
     talk: redis_live.Talk = redis_live.talk_by_cli
     places: Places = field(default_factory=Places)
+    children: Callable[[int], frozenset[int]] = systemd.children
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
@@ -104,6 +106,7 @@ class Settler:
         self.report = Report()
         self.disk: Disk = Disk()
         self._inputs: dict[str, dict[str, str]] = {}
+        self._validated: Checks | None = None
         self._surplus: dict[str, str] = {}
         # Before anything is written.
         self._new = {unit.name for _, unit in self._units() if self._is_new(unit.name)}
@@ -114,12 +117,41 @@ class Settler:
         """Users, directories, files and links as wanted; all files of a role or, where a check refuses them, none."""
         if self.check:
             self.disk = self._overlay()
+            self._foretell_lacking_tasks()
+        self._require_releases()
         for part, wanted in self.parts:
             files = Files(part, wanted, self.report, check=self.check, runner=self.host.run)
             files.settle(self._validate if not self.check else _nothing)
-        if self.check:
-            self._foretell_refusal()
         self._settle_recorder()
+
+    def _require_releases(self) -> None:
+        """A link to a release that is not there would be the end of its processes with their next start."""
+        coming = {
+            os.path.normpath(release.path)
+            for _, wanted in self.parts
+            for release in wanted.releases
+            if self.check
+        }
+        for link in (link for _, wanted in self.parts for link in wanted.links):
+            path = releases.target_of(link.path, link.target)
+            if path and path not in coming and not releases.built(path):
+                raise SettleError(
+                    f"release {os.path.basename(path)} is not built on this host, and {link.path} is to point to it: "
+                    "run site.yml without --skip-tags or --tags that leave its build out.\nNo file was written."
+                )
+
+    def _foretell_lacking_tasks(self) -> None:
+        """A release that is to be built is asked for its tasks then, one that is there at once."""
+        for release in (release for _, wanted in self.parts for release in wanted.releases):
+            note = self.disk.read(f"{release.path}/{releases.NOTE}")
+            name = os.path.basename(release.path)
+            words = (
+                ""
+                if note is None
+                else releases.lacking(name, note.decode(errors="replace"), release.tasks)
+            )
+            if words:
+                raise SettleError(f"{words}\nNothing was changed.")
 
     def _overlay(self) -> Overlay:
         overlay = Overlay()
@@ -129,20 +161,45 @@ class Settler:
             overlay.remove(self._surplus_files(wanted))
         return overlay
 
-    def _checks(self) -> Checks:
+    def _checks(self, changed: Iterable[str]) -> Checks:
         return Checks(
             [check for _, wanted in self.parts for check in wanted.checks],
-            self.report.changed,
+            changed,
             [unit.name for _, unit in self._units()],
             self.places.units,
             self.host.run,
         )
 
     def _validate(self) -> None:
-        for refusal in self._checks().refusals():
+        checks = self._checks(self.report.changed)
+        for refusal in checks.refusals():
             raise SettleError(f"{refusal}\nAll files of this call are as they were.")
+        self._validated = checks
 
-    def _foretell_refusal(self) -> None:
+    def _validate_inputs(self, taken_up: Iterable[str]) -> None:
+        """What an earlier run wrote, and was killed before it could ask, is asked before a unit takes it up."""
+        checks = self._checks(taken_up)
+        if self._validated is not None:
+            checks.leave_out(self._validated)
+        for refusal in checks.refusals():
+            raise SettleError(
+                f"{refusal}\nIt lies there from before this run; no unit was started or restarted with it."
+            )
+
+    def _taken_up(self, states: Mapping[str, systemd.UnitState]) -> list[str]:
+        """Files that units which are to start or to change read then; of their own sources those that are ours."""
+        ours = {file.dest for _, wanted in self.parts for file in wanted.files}
+        units = {unit.name: unit for _, unit in self._units()}
+        paths: list[str] = []
+        for item in self.report.pending:
+            if item.unit in units:
+                for pattern in units[item.unit].files:
+                    paths += self.disk.match(pattern) if glob.has_magic(pattern) else [pattern]
+                sources = systemd.sources_to_be(states[item.unit], self.disk, self.places.units)
+                paths += [path for path in sources if path in ours]
+        return paths
+
+    def _foretell_refusal(self, taken_up: Iterable[str]) -> None:
         candidates: dict[str, Candidate] = {}
         for _, wanted in self.parts:
             for file in wanted.files:
@@ -150,7 +207,7 @@ class Settler:
                 owner = ids(file.owner, file.group, check=True)
                 candidates[file.dest] = Candidate(content, file.mode, *owner)
         try:
-            refusals = self._checks().foretold(candidates)
+            refusals = self._checks([*self.report.changed, *taken_up]).foretold(candidates)
         except NamespaceError as error:
             self.report.warnings.append(
                 f"new configuration can't be tried before it is written on this host: {error}"
@@ -196,8 +253,8 @@ class Settler:
         self._surplus = self._surplus_units(names)
         states = self._show([*names, *self._surplus])
         touched = any(path.startswith(self.places.units) for path in self.report.changed)
-        reload = touched or any(states[name].need_reload for name in names)
-        if reload and not self.check:
+        stale = {name for name in names if states[name].need_reload}
+        if (touched or stale) and not self.check:
             self._command(["systemctl", "daemon-reload"])
             states = self._show([*names, *self._surplus])
         self._enable(units, states)
@@ -207,6 +264,13 @@ class Settler:
             self._settle_list(unit, key)
             if pending := self._needed(part, unit, states[unit.name], key):
                 self.report.pending.append(pending)
+        if not touched:
+            self._note_reload(stale)
+        taken_up = self._taken_up(states)
+        if self.check:
+            self._foretell_refusal(taken_up)
+        else:
+            self._validate_inputs(taken_up)
         self._plan_removal(states)
         if self.check:
             self._plan_rest(states)
@@ -220,10 +284,16 @@ class Settler:
             for item in self.report.pending
         )
 
+    def _note_reload(self, stale: Iterable[str]) -> None:
+        """A reload from disk that is due is something to do, also where no unit has to be acted on for it."""
+        idle = set(stale) - {item.unit for item in self.report.pending}
+        parts = dict.fromkeys(part for part, unit in self._units() if unit.name in idle)
+        self.report.changes.extend(Change(part, "daemon-reload") for part in parts)
+
     def _enable(
         self, units: Sequence[tuple[str, Unit]], states: Mapping[str, systemd.UnitState]
     ) -> None:
-        found = [(p, u.name) for p, u in units if u.enabled and not _enabled(states[u.name])]
+        found = [(part, u.name) for part, u in units if not _enabled(states[u.name])]
         self.report.changes.extend(Change(part, f"enable {name}") for part, name in found)
         if found and not self.check:
             self._command(["systemctl", "enable", "--quiet", *(name for _, name in found)])
@@ -231,10 +301,7 @@ class Settler:
     def _needed(
         self, part: str, unit: Unit, state: systemd.UnitState, key: bytes | None
     ) -> Pending | None:
-        stopped = state.active in ("inactive", "failed")
-        if not unit.started:
-            return None if stopped else Pending(part, unit.name, "stop", ("it shall not run",))
-        if unit.on_change != "nothing" or self.options.force:
+        if unit.on_change != "nothing":
             sources = state.sources
             if self.check:
                 sources = systemd.sources_to_be(state, self.disk, self.places.units)
@@ -246,27 +313,31 @@ class Settler:
                 key or b"",
                 self.disk,
             )
-        if stopped:
+        if state.active in ("inactive", "failed"):
             new = unit.name in self._new and state.active == "inactive"
             why = "new" if new else f"it is {state.active}"
             return Pending(part, unit.name, "start", (why,))
         if state.active == "deactivating":
             # Whoever stops it: a start waits for the end and takes everything anew.
             return Pending(part, unit.name, "start", ("it is stopping",))
-        if self.options.force:
-            return Pending(part, unit.name, "restart", ("it was asked for",))
         if unit.on_change == "nothing":
             return None
         known, unknown = fingerprint.known(unit.name, state.invocation, self.places.records)
         if key is None:
             known, unknown = None, "the host's key is missing"
-        return self._differing(part, unit, known, unknown)
+        # Only what is up can take a change while it runs.
+        running = state.active in ("active", "reloading")
+        action = unit.on_change if running else "restart"
+        return self._differing(part, unit, action, known, unknown)
 
     def _differing(
-        self, part: str, unit: Unit, known: dict[str, str] | None, unknown: str
+        self,
+        part: str,
+        unit: Unit,
+        action: Literal["restart", "reload", "live"],
+        known: dict[str, str] | None,
+        unknown: str,
     ) -> Pending | None:
-        action = unit.on_change
-        assert action != "nothing"  # noqa: S101 - such units have no inputs to compare
         if known is None:
             why: tuple[str, ...] = (f"what it was started with is not known: {unknown}",)
             return Pending(part, unit.name, "reload" if action == "reload" else "restart", why)
@@ -369,7 +440,7 @@ class Settler:
             if wanted.packages:
                 first.append(Pending(part, "", "install", wanted.packages))
             for release in wanted.releases:
-                if not os.path.isdir(release.path):
+                if not releases.built(release.path):
                     name = f"{release.what} {os.path.basename(release.path)}"
                     first.append(Pending(part, "", "build", (name,)))
             changes = [
@@ -424,9 +495,6 @@ class Settler:
                 self._remove(item.unit)
             self.report.done.append(item)
         self._remove_files()
-        for item in (item for item in pending if item.action == "stop"):
-            self._command(["systemctl", "stop", item.unit])
-            self.report.done.append(item)
         starts = [item for item in pending if item.action == "start"]
         self._bring_up([units[item.unit] for item in starts], "start")
         self.report.done.extend(starts)
@@ -443,11 +511,22 @@ class Settler:
             self.report.done.append(item)
 
     def _reload(self, unit: Unit) -> None:
-        invocation = self._show([unit.name])[unit.name].invocation
-        known, _ = fingerprint.known(unit.name, invocation, self.places.records)
-        self._doubt(unit.name, invocation, known or {})
+        state = self._show([unit.name])[unit.name]
+        known, _ = fingerprint.known(unit.name, state.invocation, self.places.records)
+        self._doubt(unit.name, state.invocation, known or {})
+        before = self.host.children(state.main_pid)
         self._command(["systemctl", "reload", unit.name], unit)
-        self._record(unit.name, invocation)
+        self._await_children(unit, state, before)
+        self._record(unit.name, state.invocation)
+
+    def _await_children(self, unit: Unit, state: systemd.UnitState, before: frozenset[int]) -> None:
+        """nginx is only told to reload; where it can't, a port being taken, it keeps its old processes."""
+        deadline = self.host.clock() + _RELOAD_PATIENCE
+        while before and not self.host.children(state.main_pid) - before:
+            if self.host.clock() > deadline:
+                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps what it had"
+                raise self._failure(unit, state, what)
+            self.host.sleep(0.1)
 
     def _doubt(self, name: str, invocation: str, known: Mapping[str, str]) -> None:
         """Write down, before it is done, that the process may have taken what differs.
@@ -513,7 +592,9 @@ class Settler:
         late: bool,
     ) -> None:
         tries = state.restarts - (before.restarts if not fresh else 0)
-        hopeless = fresh and (state.active == "failed" or state.exit_status == _EX_CONFIG)
+        # The exit status is that of the process before, as long as systemd has not begun the next one.
+        refused = state.sub.startswith("auto-restart") and state.exit_status == _EX_CONFIG
+        hopeless = fresh and (state.active == "failed" or refused)
         if tries > _RESTARTS_TOLERATED or hopeless:
             raise self._failure(unit, state, "does not start")
         if late:
@@ -569,9 +650,17 @@ class Settler:
             self._command(["systemctl", "daemon-reload"])
 
     def _surplus_files(self, wanted: Wanted) -> list[str]:
-        """Files and links on disk that are ours by name and not wanted, and what we note of such units."""
+        """Files and links on disk that are ours by name and not wanted, and what we note of such units.
+
+        Never a directory: we own none by name, and a user's drop-ins may lie in it.
+        """
         ours = {item.dest for item in wanted.files} | {link.path for link in wanted.links}
-        found = {path for pattern in wanted.owned.files for path in glob.glob(pattern)}
+        found = {
+            path
+            for pattern in wanted.owned.files
+            for path in glob.glob(pattern)
+            if os.path.islink(path) or not os.path.isdir(path)
+        }
         units = {unit.name for unit in wanted.units}
         for directory in (self.places.lists, self.places.records):
             for path in glob.glob(f"{directory}/*.json"):
@@ -650,6 +739,16 @@ def alone(path: Path = LOCK) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def undisturbed(path: Path = LOCK) -> Iterator[None]:
+    """Look while nobody settles: what is left on the host of a run that was killed may be at it. Writes nothing."""
+    with contextlib.ExitStack() as held:
+        # Where it is missing, nobody has settled since the host's start.
+        with contextlib.suppress(FileNotFoundError):
+            fcntl.flock(held.enter_context(open(path)), fcntl.LOCK_SH)
+        yield
+
+
 def settle(parts: Sequence[Part], options: Options, *, check: bool) -> Report:
     """Bring the host to what the parts want.
 
@@ -663,9 +762,15 @@ def settle(parts: Sequence[Part], options: Options, *, check: bool) -> Report:
     """
     if len(parts) > 1 and not check:
         raise SettleError("several roles at once can only be foretold: run in check mode")
-    with alone() if not check else contextlib.nullcontext():
-        settler = Settler(parts, options, check=check)
-        settler.settle_files()
-        settler.plan_units()
-        settler.apply()
+    try:
+        with undisturbed() if check else alone():
+            settler = Settler(parts, options, check=check)
+            settler.settle_files()
+            settler.plan_units()
+            settler.apply()
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise SettleError(
+            f"{where}{error.strerror or error}. Mend that on this host and run again; what was begun is finished then."
+        ) from error
     return settler.report

@@ -215,6 +215,15 @@ def listed(patterns: Sequence[str], runner: Runner = run) -> list[str]:
     return sorted(names)
 
 
+def children(pid: int) -> frozenset[int]:
+    """Processes that a process has started; none where nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
+            return frozenset(int(word) for word in stream.read().split())
+    except OSError:
+        return frozenset()
+
+
 def journal(unit: str, lines: int = 10, runner: Runner = run) -> str:
     """The last lines of a unit's journal, newest last, each cut to what a person reads."""
     done = runner(

@@ -50,11 +50,11 @@ _SUFFIXES = (".service", ".socket", ".target", ".timer", ".mount", ".path", ".sl
 
 
 class Checks:
-    """The checks that concern what changed.
+    """The checks that concern what changed, or is about to be taken up by a unit.
 
     Attributes:
         wanted: The roles' own.
-        changed: Paths that differ.
+        changed: Those paths.
         unit_directory: Where our unit files lie, with a slash at its end.
         units: Names of all wanted units.
     """
@@ -75,6 +75,12 @@ class Checks:
 
     def _concerned(self, check: Check) -> list[str]:
         return [p for p in self.changed if any(fnmatch.fnmatch(p, q) for q in check.files)]
+
+    def leave_out(self, done: Checks) -> None:
+        """Not again what others have checked already."""
+        checked = [check for check, _ in done.wanted]
+        self.wanted = [(check, found) for check, found in self.wanted if check not in checked]
+        self.units = [name for name in self.units if name not in done.units]
 
     def refusals(self) -> list[str]:
         """The first refusal, in words; nothing where all is taken."""

@@ -55,7 +55,8 @@ class Link:
 class Check:
     """A daemon's own check of its configuration.
 
-    It runs when one of `files` changed; where it fails, all files of the call go back to what they were.
+    It runs when one of `files` changed; where it fails, all files of the call go back to what they were. And it runs
+    before a unit takes one of them up that an earlier run wrote: that run may have ended before its own check.
 
     Attributes:
         command: The daemon's, with its arguments; or none, and
@@ -89,12 +90,10 @@ class RedisAccess:
 
 @dataclass(frozen=True)
 class Unit:
-    """A systemd unit and what its process depends on.
+    """A systemd unit, which shall run and start at boot, and what its process depends on.
 
     Attributes:
         name: Full unit name.
-        started: Whether it shall run; otherwise it is stopped.
-        enabled: Whether it starts at boot.
         on_change: What brings a change of its inputs to the running process; `live` sets what Redis takes while it
             runs, and restarts for the rest.
         files: Files whose content the process read at its start; glob patterns where several roles share a unit.
@@ -106,8 +105,6 @@ class Unit:
     """
 
     name: str
-    started: bool = True
-    enabled: bool = True
     on_change: OnChange = "restart"
     files: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
@@ -119,15 +116,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Release:
-    """A directory that another step builds; named for the plan alone.
+    """A release that another step builds; named for the plan alone.
 
     Attributes:
-        path: Where it will be.
+        path: Its directory.
         what: What it holds, for people.
+        tasks: Names of the tasks that it must have.
     """
 
     path: str
     what: str
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,9 +221,15 @@ def _directory(item: Mapping[str, Any], where: str) -> Directory:
     )
 
 
-def _pair(item: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[str, str]:
-    _known(item, set(keys), where, needed=keys)
-    return str(item[keys[0]]), str(item[keys[1]])
+def _link(item: Mapping[str, Any], where: str) -> Link:
+    _known(item, {"path", "target"}, where, needed=("path", "target"))
+    return Link(str(item["path"]), str(item["target"]))
+
+
+def _release(item: Mapping[str, Any], where: str) -> Release:
+    _known(item, {"path", "what", "tasks"}, where, needed=("path", "what"))
+    tasks = _texts(item.get("tasks", []), f"{where}.tasks")
+    return Release(str(item["path"]), str(item["what"]), tasks)
 
 
 def _check(item: Mapping[str, Any], where: str) -> Check:
@@ -253,8 +258,6 @@ def _unit(item: Mapping[str, Any], where: str) -> Unit:
         item,
         {
             "name",
-            "started",
-            "enabled",
             "on_change",
             "files",
             "links",
@@ -276,8 +279,6 @@ def _unit(item: Mapping[str, Any], where: str) -> Unit:
         raise WantedError(f"{where}: on_change live needs redis, and nothing else does")
     return Unit(
         name=str(item["name"]),
-        started=bool(item.get("started", True)),
-        enabled=bool(item.get("enabled", True)),
         on_change=on_change,
         files=_texts(item.get("files", []), f"{where}.files"),
         links=_texts(item.get("links", []), f"{where}.links"),
@@ -309,10 +310,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
             for n, item in enumerate(_items(raw, "directories"))
         ),
         files=tuple(_file(item, f"files[{n}]") for n, item in enumerate(_items(raw, "files"))),
-        links=tuple(
-            Link(*_pair(item, ("path", "target"), f"links[{n}]"))
-            for n, item in enumerate(_items(raw, "links"))
-        ),
+        links=tuple(_link(item, f"links[{n}]") for n, item in enumerate(_items(raw, "links"))),
         checks=tuple(_check(item, f"checks[{n}]") for n, item in enumerate(_items(raw, "checks"))),
         units=tuple(_unit(item, f"units[{n}]") for n, item in enumerate(_items(raw, "units"))),
         owned=Owned(
@@ -320,8 +318,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
             files=_texts(owned.get("files", []), "owned.files"),
         ),
         releases=tuple(
-            Release(*_pair(item, ("path", "what"), f"releases[{n}]"))
-            for n, item in enumerate(_items(raw, "releases"))
+            _release(item, f"releases[{n}]") for n, item in enumerate(_items(raw, "releases"))
         ),
         packages=_texts(raw.get("packages") or [], "packages"),
     )

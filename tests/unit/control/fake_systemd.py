@@ -26,7 +26,9 @@ class FakeUnit:
     """
 
     state: State
-    course: Sequence[State] = ({"ActiveState": "active", "SubState": "running"},)
+    course: Sequence[State] = (
+        {"ActiveState": "active", "SubState": "running", "ExecMainStatus": "0"},
+    )
     loaded: dict[str, str] = field(default_factory=dict)
     _steps: Iterator[State] = field(default_factory=lambda: iter(()))
 
@@ -46,6 +48,7 @@ class FakeSystemd:
         refused: Beginnings of commands that fail, each with what they say.
         before: Called with each command before it is carried out.
         on_start: Called for each unit that starts, as a service's ExecStartPre= is.
+        children: Processes that each process has started.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -55,6 +58,7 @@ class FakeSystemd:
         self.refused: dict[str, str] = {}
         self.before: Callable[[str], None] = lambda command: None
         self.on_start: Callable[[str, State], None] = lambda name, state: None
+        self.children: dict[int, frozenset[int]] = {}
         self.now = 1000.0
         self._invocations = count(1)
 
@@ -147,10 +151,14 @@ class FakeSystemd:
     def _act(self, verb: str, name: str) -> None:
         unit = self.units[name]
         if verb in ("start", "restart"):
+            # The exit status is that of the process before until the next one is spawned.
             unit.state.update(
-                InvocationID=f"new-{next(self._invocations)}", ActiveState="activating"
+                InvocationID=f"new-{next(self._invocations)}",
+                ActiveState="activating",
+                SubState="start-pre",
+                MainPID="200",
+                NRestarts="0",
             )
-            unit.state.update(MainPID="200", NRestarts="0", ExecMainStatus="0")
             self.on_start(name, self._look(name))
             unit.start()
         elif verb == "stop":
