@@ -131,10 +131,10 @@ def _legend() -> list[str]:
     return [
         f'<path class="done" d="M{LEFT} {y}h28"/>',
         _text(LEFT + 36, y + 4, "tasks ended a second (mean of 5 s)"),
-        f'<path class="lost" d="M{LEFT + 280} {y}h28"/>',
-        _text(LEFT + 316, y + 4, "tasks lost, sum"),
-        f'<rect class="restart" x="{LEFT + 452}" y="{y - 9}" width="28" height="18"/>',
-        _text(LEFT + 488, y + 4, "restart of all workers"),
+        f'<path class="lost" d="M{LEFT + 300} {y}h28"/>',
+        _text(LEFT + 336, y + 4, "tasks lost, sum"),
+        f'<rect class="restart" x="{LEFT + 472}" y="{y - 9}" width="28" height="18"/>',
+        _text(LEFT + 508, y + 4, "restart of all workers"),
     ]
 
 

@@ -27,6 +27,8 @@ TITLES = {
     "multi-late": "`celery multi`, late acknowledgement",
 }
 NOTHING = "-"
+# Cases in which nothing breaks.
+ORDERLY = ("calm", "roll", "overlap")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -44,6 +46,10 @@ def _seconds(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NOTHING
     return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _ratio(value: float | None, least: float | None) -> str:
+    return f"{value / least:.2f}" if value and least else NOTHING
 
 
 def _queues(values: Mapping[str, int]) -> str:
@@ -82,6 +88,7 @@ def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
         ["tasks handed back unbegun", *(_handed_back(one) for one in columns)],
         ["first stop to last return", *(_seconds(one.roll) for one in columns)],
         ["the same drains and boots, at the least", *(_seconds(one.critical) for one in columns)],
+        ["one against the other", *(_ratio(one.roll, one.critical) for one in columns)],
     ]
 
 
@@ -92,7 +99,7 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figures(found: Mapping[tuple[str, str], Summary]) -> str:
-    """Both tables.
+    """Both tables, with a sentence between them.
 
     Raises:
         ReportError: A run is missing without which nothing can be compared.
@@ -105,6 +112,9 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
     calm = found["calm", "fleet"]
     columns = [found["roll", way] for way in TITLES if ("roll", way) in found]
     text = table(["", *(TITLES[one.way] for one in columns)], rows(columns, calm))
+    overlap = found.get(("overlap", "fleet"))
+    if overlap is not None:
+        text += "\n\n" + _sentence(overlap)
     faults = [
         [
             *(one.name, TITLES[way], f"{one.sent:,}"),
@@ -115,12 +125,22 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
         for (name, way), one in sorted(
             found.items(), key=lambda item: list(TITLES).index(item[0][1])
         )
-        if name not in ("calm", "roll")
+        if name not in ORDERLY
     ]
     if faults:
         heading = ["fault", "run by", "sent", "lost", "by", "doubled", "by", "longest wait"]
         text += "\n\n" + table(heading, faults)
     return text
+
+
+def _sentence(overlap: Summary) -> str:
+    """The run in which a queue has one worker alone, in words: there is nothing to set beside it."""
+    waited, fewest = _seconds(overlap.waits["p99"]), _queues(overlap.fewest)
+    return (
+        "A queue's only worker, with as many processes as three have otherwise, is overlapped: a second instance "
+        f"consumes while it restarts. Of {overlap.sent:,} tasks {overlap.lost} were lost and {overlap.doubled} "
+        f"doubled, the 99th percentile waited {waited}, and never fewer than {fewest} processes consumed."
+    )
 
 
 def picture(found: Mapping[tuple[str, str], Summary]) -> str:

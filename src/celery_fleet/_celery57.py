@@ -193,6 +193,11 @@ class Load:
     #: A question for messages is under way, whose answer may bring one.
     polling: bool
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything left."""
+        return bool(self.running or self.unacked or self.polling)
+
 
 def why_not_paused(consumer: Any) -> str | None:
     """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
@@ -203,6 +208,9 @@ def why_not_paused(consumer: Any) -> str | None:
         return "its broker is not Redis"
     if not channel.ack_emulation:
         return "ack_emulation is off"
+    for queue in consumer.task_consumer.queues:
+        if queue.no_ack:  # what was taken is in no other place, so it can't be given back
+            return f"its queue {queue.name} has no_ack"
     return None
 
 
@@ -237,8 +245,10 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
 
     channel._brpop_start = lambda timeout=None: None  # kombu's signature
     channel._brpop_read = read_at_close
-    # kombu leaves an answer unread while the prefetch is full, as running tasks can make it.
-    qos.can_consume = lambda: True
+    # kombu leaves an answer unread while the prefetch is full, as running tasks can make it. Where no
+    # answer is due, the server has closed the idle connection: read, that would be a lost one, and what
+    # runs would be restored. Unread broadcasts would wake the loop over and over.
+    qos.can_consume = lambda: bool(channel._in_poll or channel.active_fanout_queues)
     tasks.on_message = arrived
 
     def take_again() -> None:

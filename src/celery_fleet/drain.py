@@ -7,8 +7,8 @@ remote control, results and acknowledgements. Celery's own stop keeps such messa
 last task has ended.
 
 SIGTERM and remote control's ``shutdown`` drain a prefork worker on Redis; a second SIGTERM is Celery's
-warm stop, SIGQUIT its cold one. Other pools and brokers keep Celery's own. Remote control's
-``fleet_pause`` and ``fleet_resume`` work where there is an event loop.
+warm stop, SIGQUIT its cold one. Other pools and brokers, and workers with a ``no_ack`` queue, keep
+Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work where there is an event loop.
 
 All happens on the loop's thread; the signal's handler does no more than wake it.
 """
@@ -43,8 +43,9 @@ TICK = 0.05
 #: Seconds between two attempts to hand back what the broker did not take.
 RETRY = 1.0
 
-#: Seconds that a draining worker looks for its lost broker. Then it stops as Celery does, which
-#: needs none: else a drain could not end before the broker is back.
+#: Seconds that a draining worker looks for its lost broker, or tries to hand back once nothing runs any
+#: more. Then it stops as Celery does, which needs neither: else a drain could not end before the broker
+#: is back, or never where it refuses a message for good.
 WITHOUT_BROKER = 30.0
 
 #: Longest pause in seconds that one command can ask for.
@@ -98,6 +99,7 @@ class Gate:
         self._handed_back = 0
         self._called = False
         self._began = 0.0
+        self._busy_at = 0.0
         self._until = 0.0
         self._load = adapter.Load(0, 0, polling=False)
         self._trouble: str | None = None
@@ -142,7 +144,8 @@ class Gate:
             self._retry_at = float("-inf")
             self._guarded(lambda: self._hand_back(consumer))
             self._tell_of_the_rest()
-        elif self._mode is Mode.DRAINING or self._called:
+        elif (self._mode is Mode.DRAINING or self._called) and self._without_broker is None:
+            # Each vain attempt to connect ends here as well.
             self._without_broker = threading.Timer(WITHOUT_BROKER, self._give_up)
             self._without_broker.daemon = True
             self._without_broker.start()
@@ -154,8 +157,10 @@ class Gate:
     def _tell_of_the_rest(self) -> None:
         if self._held:
             logger.error(
-                "%d tasks could not be handed back: they come again after the visibility timeout",
+                "%d tasks could not be handed back (%s): they stay in unacked and come again after the"
+                " visibility timeout",
                 len(self._held),
+                self._trouble,
             )
 
     def called(self) -> None:
@@ -175,7 +180,7 @@ class Gate:
             return
         self._mode = Mode.DRAINING
         self._handed_back = 0
-        self._began = self._clock()
+        self._began = self._busy_at = self._clock()
         self._shut()
         took = (self._clock() - self._began) * 1000
         logger.info(
@@ -206,6 +211,8 @@ class Gate:
         """The standing of this very moment; only for the loop's thread."""
         if self._consumer is not None:
             self._load = adapter.load(self._consumer)
+            if self._load.busy:
+                self._busy_at = self._clock()
         return self.standing
 
     def _ended(self, why: str) -> None:
@@ -290,8 +297,9 @@ class Gate:
             adapter.stop_worker()
 
     def _is_over(self) -> bool:
-        load = self._load
-        return not (load.running or load.unacked or load.polling or self._held)
+        if self._load.busy:
+            return False
+        return not self._held or self._clock() - self._busy_at >= WITHOUT_BROKER
 
     def _write_down(self) -> None:
         self.look()

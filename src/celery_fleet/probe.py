@@ -5,10 +5,10 @@
      "schedule": {"entry": {"task": "…", "queue": "…"}}, "timeout": 20}
 
 sends ``celery_fleet.canary`` to every node at once by its direct queue and waits for the answers.
-A node without one whose slots all run tasks is busy, which counts as well; the canary that still
-waits for it is taken back. Then the nodes are asked which queues they consume and which tasks they
-know. ``pid`` and ``release`` (optional) refuse the answer of another process, ``tasks`` must be known
-there. Prints one JSON object; the status is 0 if all is well and 1 if not. Never takes longer than
+A node without one whose slots all run tasks is busy, which counts as well and ends the wait for it;
+the canary that still waits for it is taken back. Then the nodes are asked which queues they consume and
+which tasks they know. ``pid`` and ``release`` (optional) refuse the answer of another process, ``tasks``
+must be known there. Prints one JSON object; the status is 0 if all is well and 1 if not. Never takes longer than
 ``timeout`` and a second.
 
 Instead of nodes or beside them, in this order:
@@ -47,6 +47,10 @@ SHORTEST_TIMEOUT = 2.0
 
 #: Seconds between two looks for answers.
 PAUSE = 0.01
+
+#: Seconds until those that have not answered are asked whether they are busy, and between two questions.
+PATIENCE = 2.0
+ASK_EVERY = 1.0
 
 #: The part of the timeout that canaries may take; the rest is for asking.
 CANARY_PART = 0.6
@@ -267,6 +271,33 @@ def make_app(settings: FleetSettings) -> Any:
     return app
 
 
+@dataclass(frozen=True)
+class _Load:
+    """How many tasks a node without an answer runs; None where it did not say."""
+
+    running: int | None
+    slots: int | None
+    pid: int | None
+
+    @classmethod
+    def of(cls, canary: str, active: Any, stats: Any) -> _Load:
+        """From its replies: only tasks that this very process started are in them."""
+        running = [
+            task for task in active or () if task.get("worker_pid") and task.get("id") != canary
+        ]
+        pool = (stats or {}).get("pool") or {}
+        return cls(
+            running=None if active is None else len(running),
+            slots=pool.get("max-concurrency") if isinstance(pool, Mapping) else None,
+            pid=(stats or {}).get("pid"),
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no slot for the canary."""
+        return bool(self.slots) and (self.running or 0) >= (self.slots or 0)
+
+
 class Probe:
     """One run; fills in its report step by step."""
 
@@ -353,12 +384,26 @@ class Probe:
     def _wait(self) -> None:
         expected = {node.name: node for node in self._request.nodes}
         end = self._start + self._request.timeout * CANARY_PART
+        ask_at = time.monotonic() + PATIENCE
         while self._waiting and time.monotonic() < end:
             for name, task_id in list(self._waiting.items()):
                 if self._collect(expected[name], task_id):
                     del self._waiting[name]
+            if self._waiting and time.monotonic() >= ask_at:
+                self._let_busy_go(expected)
+                ask_at = time.monotonic() + ASK_EVERY
             if self._waiting:
                 time.sleep(PAUSE)
+
+    def _let_busy_go(self, expected: Mapping[str, Node]) -> None:
+        """A node that is as expected and whose slots all run tasks need not be waited for."""
+        active = self._inspect("active", list(self._waiting), ASK_EVERY)
+        stats = self._inspect("stats", list(active), ASK_EVERY)
+        for name, task_id in list(self._waiting.items()):
+            load = _Load.of(task_id, active.get(name), stats.get(name))
+            if load.full and expected[name].pid in (None, load.pid):
+                self._judge_silent(name, task_id, load)
+                del self._waiting[name]
 
     def _collect(self, node: Node, task_id: str) -> bool:
         from kombu.exceptions import ContentDisallowed, DecodeError
@@ -408,7 +453,8 @@ class Probe:
             active = self._inspect("active", [name for name in self._waiting if name in queues])
             stats = self._inspect("stats", list(active))
             for name, task_id in self._waiting.items():
-                self._judge_silent(name, task_id, active.get(name), stats.get(name))
+                load = _Load.of(task_id, active.get(name), stats.get(name))
+                self._judge_silent(name, task_id, load)
         if self._request.schedule or any(node.tasks for node in self._request.nodes):
             # A single node can't answer for the whole fleet: entries are for whom they are given.
             replies = self._inspect("registered", list(queues))
@@ -422,11 +468,11 @@ class Probe:
             for entry in self._request.schedule:
                 self._judge_entry(entry, queues, registered)
 
-    def _inspect(self, method: str, nodes: list[str]) -> dict[str, Any]:
+    def _inspect(self, method: str, nodes: list[str], longest: float = 3.0) -> dict[str, Any]:
         """One question to some nodes; those that do not answer in time are not in the result."""
         if not nodes:
             return {}
-        timeout = max(0.5, min(3.0, self._left() / 4))
+        timeout = max(0.5, min(longest, self._left() / 4))
         inspect = self._app.control.inspect(destination=nodes, timeout=timeout, limit=len(nodes))
         return dict(getattr(inspect, method)() or {})
 
@@ -456,31 +502,23 @@ class Probe:
                 " that has them, or mend the routes and the schedule"
             )
 
-    def _judge_silent(self, name: str, task_id: str, active: Any, stats: Any) -> None:
+    def _judge_silent(self, name: str, task_id: str, load: _Load) -> None:
         report = self._report.nodes[name]
         taken_back = None
         try:
             taken_back = self._take_back(name, task_id)
         except Exception as exc:  # noqa: BLE001  # a leftover canary must not hide the verdict
             report.errors.append(f"the canary could not be taken back: {_explain(exc)}")
-        running = [task for task in active or () if task.get("worker_pid")]
-        pool = (stats or {}).get("pool") or {}
-        slots = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
-        report.running = None if active is None else len(running)
-        report.slots = slots
-        if slots and len(running) >= slots:
-            # Only tasks that this very process started are in its reply.
+        report.running, report.slots = load.running, load.slots
+        if load.full:
             report.state = "busy"
-            pid = (stats or {}).get("pid")
-            report.answer = {"node": name, "pid": pid}
+            report.answer = {"node": name, "pid": load.pid}
             expected = next(node for node in self._request.nodes if node.name == name)
-            report.errors += _unexpected(
-                Node(name, pid=expected.pid if pid is not None else None), report.answer
-            )
+            report.errors += _unexpected(Node(name, pid=expected.pid), report.answer)
             return
         report.state = "no answer"
         waited = f"no answer within {self._request.timeout * CANARY_PART:.0f} s"
-        if active is None:
+        if load.running is None:
             # A solo pool can't answer either while it runs its task: the unit's status tells.
             why = "it took the canary" if taken_back is False else "it is not running"
             report.errors.append(
@@ -488,7 +526,7 @@ class Probe:
             )
         else:
             report.errors.append(
-                f"{waited} though {len(running)} of {slots} slots are in use;"
+                f"{waited} though {load.running} of {load.slots} slots are in use;"
                 " see journalctl and systemctl status of its unit"
             )
 

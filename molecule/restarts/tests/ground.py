@@ -83,15 +83,24 @@ class Case:
 
     Attributes:
         run: Its name, with which the ids of its tasks begin.
-        log: What playbooks print.
+        stem: Of its files, which take the place of those of the last such run.
         marks: What was done to the fleet.
         report: The roll's own report, where there is one.
     """
 
     run: str
-    log: Path
+    stem: Path
     marks: list[Mark] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, kind: str) -> Path:
+        """One of its files."""
+        return self.stem.with_name(f"{self.stem.name}.{kind}")
+
+    @property
+    def log(self) -> Path:
+        """What playbooks print."""
+        return self.path("log")
 
     def mark(self, what: str, host: str = "", node: str = "", *, fatal: bool = False) -> None:
         """Note what is done to the fleet in this moment."""
@@ -119,11 +128,11 @@ class Ground:
         command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
         return self.fleet.must(self.control, [*command, "-d", "load", "-f", "-"], f"{text};\n")
 
-    def read(self, run: str, marks: Sequence[Mark] = ()) -> Record:
+    def read(self, case: Case) -> Record:
         """All of a run; of the workers, whatever they ever did."""
-        rows = json.loads(self.ask(_EVERYTHING, run=run))
-        rows["marks"] = [asdict(mark) for mark in marks]
-        with gzip.open(self.results / f"{run}.record.json.gz", "wt") as stream:
+        rows = json.loads(self.ask(_EVERYTHING, run=case.run))
+        rows["marks"] = [asdict(mark) for mark in case.marks]
+        with gzip.open(case.path("record.json.gz"), "wt") as stream:
             json.dump(rows, stream)
         return Record.of(rows)
 
@@ -160,14 +169,6 @@ class Ground:
         words += [f"{release}/venv/bin/python", "-m", "load.send", f"--run={run}", f"--seed={SEED}"]
         words += [f"--seconds={seconds}", *(("--long", *map(str, long)) if long else ())]
         self.fleet.must(self.control, words)
-
-    def is_sending(self, run: str) -> bool:
-        """Whether the sender still runs."""
-        unit = f"load-{run}.service"
-        return (
-            self.fleet.execute(self.control, ["systemctl", "is-active", "--quiet", unit]).status
-            == 0
-        )
 
     def stop_load(self, run: str) -> None:
         """Tell the sender to stop, and wait until it has recorded all it sent."""
@@ -235,7 +236,7 @@ class Ground:
     @contextmanager
     def rolling(self, case: Case, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """The same, while it goes on; at the end its report is the case's."""
-        report = case.log.with_suffix(".report.json")
+        report = case.path("report.json")
         with playbook(
             "-e", f"celery_restart_report={report}", *arguments, ROLL, log=case.log
         ) as process:
@@ -267,9 +268,12 @@ class Ground:
             long: Naps of so many seconds, sent first.
         """
         self.switch(way)
+        stem = f"{way.name}-{name}".replace(" ", "-")
         # Begins the ids of tasks: of letters, digits and `-`, and never used before.
-        run = f"{way.name}-{name}-{int(time.time())}".replace(" ", "-")
-        case = Case(run, self.results / f"{run}.log")
+        run = f"{stem}-{int(time.time())}"
+        case = Case(run, self.results / stem)
+        for kind in ("log", "report.json"):
+            case.path(kind).unlink(missing_ok=True)
         self.start_load(run, LONGEST, long)
         try:
             self.sleep(LEAD)
@@ -280,10 +284,10 @@ class Ground:
         finally:
             self.stop_load(run)
         self.settle(run)
-        record = self.read(run, case.marks)
+        record = self.read(case)
         rules = self.rules() if way is FLEET else None
         summary = summarise(name, way.name, SEED, record, began, ended, rules, case.report)
-        summary.write(self.results / f"{way.name}-{name}.summary.json".replace(" ", "-"))
+        summary.write(case.path("summary.json"))
         return summary
 
     def sleep(self, seconds: float) -> None:

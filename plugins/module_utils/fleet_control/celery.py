@@ -742,6 +742,7 @@ def site(
             {
                 "name": "nginx.service",
                 "on_change": "reload",
+                "hint": "Addresses that are taken stand in /var/log/nginx/error.log alone.",
                 # All sites of the host, whichever application's: they share one nginx.
                 "files": ["/etc/nginx/conf.d/*.conf", "/etc/celery-fleet/*/pki/host.*"],
             }

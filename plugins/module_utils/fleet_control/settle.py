@@ -143,14 +143,11 @@ class Settler:
     def _foretell_lacking_tasks(self) -> None:
         """A release that is to be built is asked for its tasks then, one that is there at once."""
         for release in (release for _, wanted in self.parts for release in wanted.releases):
-            note = self.disk.read(f"{release.path}/{releases.NOTE}")
+            note = self.disk.read(f"{release.path}/{releases.NOTE}") if release.tasks else None
+            if note is None:
+                continue
             name = os.path.basename(release.path)
-            words = (
-                ""
-                if note is None
-                else releases.lacking(name, note.decode(errors="replace"), release.tasks)
-            )
-            if words:
+            if words := releases.lacking(name, note.decode(errors="replace"), release.tasks):
                 raise SettleError(f"{words}\nNothing was changed.")
 
     def _overlay(self) -> Overlay:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_control import build as module
 from fleet_control.build import Build, BuildError, build, prune
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -259,6 +260,41 @@ def test_a_user_that_is_not_there(place: Place) -> None:
     with pytest.raises(BuildError, match="there is no user no-such-user on this host"):
         build(unknown)
     assert place.releases() == []
+
+
+def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a package left behind puts a link to elsewhere in the place of a directory."""
+    outside = tmp_path / "outside"
+    for path in (outside / "shadow", tmp_path / "venv/bin/python", tmp_path / "venv/lib/a.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    given: list[Path] = []
+
+    def chown(path: int | str, uid: int, gid: int, **options: Any) -> None:
+        base = Path(os.readlink(f"/proc/self/fd/{options['dir_fd'] if options else path}"))
+        given.append((base / str(path) if options else base).relative_to(tmp_path))
+        assert (uid, gid) == (0, 0)
+        if path == "python":
+            lib = tmp_path / "venv/lib"
+            lib.rename(tmp_path / "lib")
+            lib.symlink_to(outside)
+
+    monkeypatch.setattr(os, "chown", chown)
+    # The directory that is entered last is the one that goes.
+    walk = os.fwalk
+    monkeypatch.setattr(os, "fwalk", lambda *a, **k: _sorted(walk(*a, **k)))
+    module._give_to_root(tmp_path / "venv")
+    assert {str(path) for path in given} == {
+        *("venv", "venv/bin", "venv/lib", "venv/bin/python"),
+    }
+
+
+def _sorted(walk: Iterator[Any]) -> Iterator[Any]:
+    for base, directories, names, handle in walk:
+        directories.sort()
+        yield base, directories, names, handle
 
 
 # --- what may go -------------------------------------------------------------------------------------

@@ -331,11 +331,57 @@ def test_a_start_is_written_down_for_root_alone(
 ) -> None:
     (tmp_path / "key").write_bytes(KEY)
     put(tmp_path / "lists/a.service.json", '{"files": [], "links": [], "values": {"runtime": "1"}}')
-    monkeypatch.setattr(fingerprint, "_show", lambda unit: {"NeedDaemonReload": "no"})
+    monkeypatch.setattr(fingerprint, "_show", lambda unit: {**begun(0), "NeedDaemonReload": "no"})
     assert record() == {"format": 1, "invocation": "one", "inputs": {"runtime": "1"}}
     assert (tmp_path / "records/a.service.json").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "records").stat().st_mode & 0o777 == 0o700
     assert [path.name for path in (tmp_path / "records").iterdir()] == ["a.service.json"]
+
+
+def begun(ago: float) -> dict[str, str]:
+    """What systemd says of a start so many seconds ago."""
+    return {"InactiveExitTimestampMonotonic": str(int((time.monotonic() - ago) * 1e6))}
+
+
+@pytest.mark.parametrize("changed", ["a.env", "a.service", "link", "gone.env"])
+def test_what_changed_after_credentials_were_handed_over_is_unknown(
+    record: Callable[[], dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    changed: str,
+) -> None:
+    (tmp_path / "key").write_bytes(KEY)
+    own = tmp_path / "own"
+    unit = put(own / "unit/a.service", "[Service]\n")
+    env = put(own / "env/a.env", "A=1\n")
+    (own / "gone").mkdir()
+    (own / "links").mkdir()
+    link = own / "links/link"
+    link.symlink_to("1")
+    listed = {"files": [env, str(own / "gone/gone.env")], "links": [str(link)], "values": {}}
+    put(tmp_path / "lists/a.service.json", json.dumps(listed))
+    time.sleep(0.1)
+    begin = time.monotonic()
+
+    def show(unit_name: str) -> dict[str, str]:
+        ago = time.monotonic() - begin
+        return {**begun(ago), "NeedDaemonReload": "no", "FragmentPath": unit}
+
+    monkeypatch.setattr(fingerprint, "_show", show)
+    assert record()["inputs"] is not None
+    if changed == "link":
+        link.unlink()
+        link.symlink_to("2")
+    elif changed == "gone.env":
+        (own / "gone/other").touch()
+    else:
+        next(own.rglob(changed)).touch()
+    answer = record()
+    assert answer["inputs"] is None
+    assert str(answer["unknown"]).endswith(f"{changed} was changed while it started")
+    # A clock that is set back makes no file one that changed while it started.
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    assert record()["inputs"] is not None
 
 
 def test_a_start_goes_on_where_nothing_can_be_written(

@@ -7,18 +7,22 @@ import getpass
 import grp
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_control import fingerprint
 from fleet_control import settle as module
+from fleet_control.files import Files
 from fleet_control.outcome import Pending, Report, SettleError
 from fleet_control.redis_live import Command, RedisError
 from fleet_control.settle import Host as Reached
 from fleet_control.settle import Options, Places, Settler
+from fleet_control.validate import Checks
 from fleet_control.wanted import RedisAccess, parse
 
 from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
@@ -237,6 +241,21 @@ def test_a_write_that_fails_leaves_nothing_behind(
     assert host.tree() == before
 
 
+def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> None:
+    names = (".a.fleet-0123456789abcdef", ".l.fleet-0123456789abcdef")
+    others = (".b.fleet-0123456789abcdef", ".a.original", ".a.fleet-mine")
+    for name in (*names, *others):
+        Path(host.path(name)).write_text("secret\n")
+    wanted = {
+        "files": [host.file("a", "1\n")],
+        "links": [{"path": host.path("l"), "target": "a"}],
+    }
+    host.settle(wanted, check=True)
+    assert host.tree().keys() == {*names, *others, "units"}
+    host.settle(wanted)
+    assert host.tree().keys() == {*others, "units", "a", "l"}
+
+
 def test_the_diff_shows_files_but_no_secret(host: Host) -> None:
     host.settle({"files": [host.file("p", "p1\n"), host.file("s", "hush1\n", secret=True)]})
     wanted = [host.file("p", "p2\n"), host.file("s", "hush2\n", secret=True)]
@@ -322,6 +341,127 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
     )
     assert host.tree() == before
     assert mode(host.path("a.conf")) == 0o640
+
+
+def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) -> None:
+    path = running.units / "shop-worker@.service"
+    os.utime(path, ns=(5, 1_000_000_000))
+    running.systemd.refused["nginx"] = "no"
+    wanted = worker(running, text=f"{UNIT_TEXT}Nice=1\n")
+    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [str(path)]}]
+    with pytest.raises(SettleError):
+        running.settle(wanted)
+    assert (path.read_text(), path.stat().st_mtime_ns) == (UNIT_TEXT, 1_000_000_000)
+
+
+@pytest.mark.parametrize("state", ["active", "inactive"])
+def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
+    running: Host, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(command: str) -> None:
+        if command == "nginx -t":
+            raise Killed
+
+    wanted = worker(running, env="A=bad\n")
+    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
+    running.systemd.before = kill
+    # SIGKILL leaves no time to take anything back.
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(Files, "_take_back", lambda self: None)
+        running.settle(wanted)
+    running.systemd.before = lambda command: None
+    running.systemd.units[UNIT].state["ActiveState"] = state
+    running.systemd.refused["nginx"] = "A is bad"
+    with pytest.raises(SettleError) as caught:
+        running.settle(wanted)
+    assert str(caught.value) == (
+        f"nginx -t refuses {running.path('a.env')}: A is bad\n"
+        "It lies there from before this run; no unit was started or restarted with it."
+    )
+    assert running.systemd.did("restart", "start") == []
+
+
+def test_what_a_killed_run_wrote_is_checked_by_the_plan(
+    running: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def foretold(checks: Checks, candidates: object) -> list[str]:
+        asked.extend(found for _, found in checks.wanted)
+        return []
+
+    monkeypatch.setattr(Checks, "foretold", foretold)
+    wanted = worker(running)
+    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
+    running.settle(wanted, check=True)
+    assert asked == []
+    Path(running.path("a.env")).write_text("A=bad\n")
+    running.settle(worker(running, env="A=bad\n") | {"checks": wanted["checks"]}, check=True)
+    assert asked == [[running.path("a.env")]]
+
+
+def test_a_check_that_ran_is_not_run_again_before_the_restart(running: Host) -> None:
+    wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}Nice=1\n")
+    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
+    assert [p.action for p in running.settle(wanted).done] == ["restart"]
+    ran = [c for c in running.systemd.commands if c.startswith(("nginx", "systemd-analyze"))]
+    assert [command.split()[0] for command in ran] == ["nginx", "systemd-analyze"]
+
+
+def test_a_unit_of_ours_that_a_killed_run_wrote_is_verified(running: Host) -> None:
+    wanted = worker(running, text=f"{UNIT_TEXT}Nice=1\n")
+    (running.units / "shop-worker@.service").write_text(f"{UNIT_TEXT}Nice=1\n")
+    running.settle(wanted)
+    (verify,) = (c for c in running.systemd.commands if c.startswith("systemd-analyze verify"))
+    assert verify.endswith(f" {running.units}/{UNIT}")
+
+
+# --- releases ----------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(running: Host) -> None:
+    before = running.tree()
+    wanted = worker(running, env="A=2\n", release="3")
+    words = f"release 3 is not built on this host, and {running.path('pins/a')} is to point to it: "
+    (running.root / "releases/3").mkdir()
+    for given, check in (
+        (wanted, False),
+        (wanted, True),
+        # Whoever builds it comes before, but for the plan.
+        (wanted | {"releases": [{"path": running.path("releases/3"), "what": "release"}]}, False),
+    ):
+        with pytest.raises(SettleError, match=re.escape(words)):
+            running.settle(given, check=check)
+    current = {"links": [{"path": running.path("current"), "target": "releases/3"}]}
+    with pytest.raises(SettleError, match=re.escape("release 3 is not built")):
+        running.settle(current)
+    assert running.tree() == before
+
+
+def test_a_release_that_was_never_finished_is_built(running: Host) -> None:
+    (running.root / "releases/3").mkdir()
+    wanted = worker(running, release="3")
+    built = {"releases": [{"path": running.path("releases/3"), "what": "release"}]}
+    report = running.run(("release", built), ("worker", wanted), check=True)
+    assert whys(report.pending)[0] == ("", "build", ["release 3"])
+    (running.root / "releases/3/release.json").write_text("{}")
+    report = running.run(("release", built), ("worker", wanted), check=True)
+    assert [item.action for item in report.pending] == ["restart"]
+
+
+def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
+    release = {"path": running.path("releases/1"), "what": "release", "tasks": ["a.x", "a.y"]}
+    with pytest.raises(SettleError) as caught:
+        running.settle({"releases": [release]}, check=True)
+    assert str(caught.value) == (
+        "celery_beat_schedule: release 1 has no task a.y. Correct the entry, or deploy code that has it.\n"
+        "Nothing was changed."
+    )
+    running.settle({"releases": [release | {"tasks": ["a.x"]}]}, check=True)
+    running.settle({"releases": [release | {"path": running.path("releases/3")}]}, check=True)
+    running.build("4", note="half")
+    with pytest.raises(SettleError, match=r"release 4: its release.json can't be read. Remove"):
+        running.settle({"releases": [release | {"path": running.path("releases/4")}]}, check=True)
 
 
 def test_a_check_runs_over_what_was_just_written(host: Host) -> None:
@@ -671,6 +811,41 @@ def test_what_is_not_known_of_a_unit_that_reloads_is_reloaded(host: Host) -> Non
     assert host.settle(wanted).done == []
 
 
+def test_a_reload_that_the_daemon_refuses_is_no_success(running: Host) -> None:
+    wanted = worker(running, env="A=2\n", on_change="reload")
+    running.systemd.children[200] = frozenset((201, 202))
+    with pytest.raises(SettleError) as caught:
+        running.settle(wanted)
+    assert "has no new processes 5 s after its reload, so it keeps what it had" in str(caught.value)
+    assert "KeyError" in str(caught.value), "no journal"
+
+    def reload(command: str) -> None:
+        if command.startswith("systemctl reload"):
+            running.systemd.children[200] = frozenset((202, 203))
+
+    running.systemd.before = reload
+    assert [p.action for p in running.settle(wanted).done] == ["reload"]
+    assert running.settle(wanted).pending == []
+
+
+@pytest.mark.parametrize("active", ["activating", "reloading"])
+def test_only_what_is_up_is_reloaded(running: Host, active: str) -> None:
+    running.systemd.units[UNIT].state["ActiveState"] = active
+    (item,) = running.settle(worker(running, env="A=2\n", on_change="reload"), check=True).pending
+    assert item.action == {"activating": "restart", "reloading": "reload"}[active]
+
+
+def test_a_reload_from_disk_that_is_due_is_something_to_do(running: Host) -> None:
+    wanted = worker(running, on_change="nothing")
+    user_drop_in(running, "user.conf", "[Service]\nNice=7\n")
+    report = running.run(("worker", wanted), ("none", {}), check=True)
+    assert [(c.part, c.path) for c in report.changes] == [("worker", "daemon-reload")]
+    assert [p.action for p in report.pending] == ["write"]
+    assert running.settle(wanted).changed == ["daemon-reload"]
+    assert running.systemd.did() == ["systemctl daemon-reload"]
+    assert running.settle(wanted, check=True).changed == []
+
+
 def test_on_change_nothing(running: Host) -> None:
     assert running.settle(worker(running, env="A=2\n", on_change="nothing")).done == []
     running.systemd.units[UNIT].state["ActiveState"] = "inactive"
@@ -743,6 +918,8 @@ def starts_as(host: Host, *course: dict[str, str]) -> None:
 
 def test_a_failed_unit_is_started(host: Host) -> None:
     host.systemd.add(UNIT, ActiveState="failed", InvocationID="old", ExecMainStatus="78")
+    # Before its process is spawned, what is told of one is that of the process before.
+    host.systemd.units[UNIT].course = ({}, {}, {"ActiveState": "active", "ExecMainStatus": "0"})
     report = host.settle(worker(host))
     assert whys(report.done) == [(UNIT, "start", ["it is failed"])]
 
@@ -948,6 +1125,16 @@ def test_a_drop_in_of_the_users_own_stays(with_surplus: Host) -> None:
     mine.write_text("[Service]\nNice=5\n")
     host.settle(owning(host))
     assert sorted(path.name for path in mine.parent.iterdir()) == ["50-mine.conf"]
+
+
+def test_a_directory_that_matches_a_name_of_ours_stays(with_surplus: Host) -> None:
+    directory = Path(with_surplus.path("worker-old.env.d/worker-x.env"))
+    directory.mkdir(parents=True)
+    wanted = owning(with_surplus)
+    wanted["owned"]["files"].append(with_surplus.path("worker-*"))
+    assert "delete 3 files" in with_surplus.settle(wanted, check=True).pending[-1].text
+    with_surplus.settle(wanted)
+    assert directory.is_dir()
 
 
 def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:
@@ -1291,6 +1478,38 @@ def test_two_runs_at_once_settle_one_after_the_other(tmp_path: Path) -> None:
         pass
 
 
+def test_a_plan_looks_while_nobody_settles_and_makes_no_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with module.undisturbed(lock):
+        assert not lock.exists()
+    lock.touch()
+    with (
+        module.undisturbed(lock),
+        module.undisturbed(lock),
+        open(lock, "w") as second,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with module.alone(lock), open(lock) as second, pytest.raises(BlockingIOError):
+        fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_what_the_host_refuses_is_told_with_its_path(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    wanted = {"files": [host.file("a", "1\n")]}
+    monkeypatch.setattr(module, "Settler", lambda *_, check: host.settler(("", wanted)))
+    alone = module.alone
+    monkeypatch.setattr(module, "alone", lambda: alone(tmp_path / "lock"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SettleError) as caught:
+        module.settle([("", parse({}))], Options(), check=False)
+    assert str(caught.value).startswith(f"{host.path('a')}: No space left on device. Mend that")
+
+
 def test_settle_reports_what_it_did(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -1302,8 +1521,16 @@ def test_settle_reports_what_it_did(
     lock = tmp_path / "lock"
     alone = module.alone
     monkeypatch.setattr(module, "alone", lambda: alone(lock))
+    looked: list[Path] = []
+    undisturbed = module.undisturbed
+
+    def shared() -> AbstractContextManager[None]:
+        looked.append(lock)
+        return undisturbed(lock)
+
+    monkeypatch.setattr(module, "undisturbed", shared)
     assert module.settle([("", parse({}))], Options(), check=True).done == []
-    assert not lock.exists()
+    assert (looked, lock.exists()) == ([lock], False)
     done = module.settle([("", parse({}))], Options(), check=False).done
     assert [p.action for p in done] == ["start"]
     assert lock.exists()

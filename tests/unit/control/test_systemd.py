@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -9,6 +11,7 @@ import pytest
 from fleet_control.fingerprint import Disk
 from fleet_control.systemd import (
     Completed,
+    children,
     journal,
     listed,
     parse_show,
@@ -163,3 +166,12 @@ def test_a_drop_in_hides_those_of_its_name_and_one_that_went_away_is_gone() -> N
     disk = Files(f"{run}/w@a.service.d/1.conf", f"{etc}/w@.service.d/1.conf", "/x/service.d/9.conf")
     loaded = f"DropInPaths=/x/service.d/9.conf {etc}/w@a.service.d/gone.conf"
     assert sources(disk, loaded) == (f"{run}/w@a.service.d/1.conf", "/x/service.d/9.conf")
+
+
+def test_the_children_of_a_process() -> None:
+    with subprocess.Popen(["/usr/bin/cat"], stdin=subprocess.PIPE) as child:
+        assert child.pid in children(os.getpid())
+        assert children(child.pid) == frozenset()
+    assert child.pid not in children(os.getpid())
+    # Nobody's.
+    assert children(0) == frozenset()

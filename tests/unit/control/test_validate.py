@@ -101,9 +101,9 @@ class TestNamespace:
             with_candidates({}, fail)
 
     def test_nothing_of_it_is_left_behind(self, tmp_path: Path) -> None:
-        mounts = Path("/proc/self/mounts").read_text()
         with_candidates({str(tmp_path / "x"): candidate("x")}, list)
-        assert Path("/proc/self/mounts").read_text() == mounts
+        # Other programs mount and unmount as they please.
+        assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
         assert list(tmp_path.iterdir()) == []
 
 

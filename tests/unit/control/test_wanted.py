@@ -41,7 +41,10 @@ def test_a_whole_one() -> None:
                 {"name": "a.service", "files": ["/f"], "timeout": "5", "values": [1]},
                 {"name": "redis@a.service", "on_change": "live", "redis": {**REDIS, "port": "1"}},
             ],
-            "releases": [{"path": "/r/1", "what": "release"}],
+            "releases": [
+                {"path": "/r/1", "what": "release", "tasks": ["a.x"]},
+                {"path": "/r/2", "what": "Flower"},
+            ],
             "packages": ["nginx"],
             "owned": {"units": ["a@*"], "files": ["/f*"]},
         }
@@ -62,7 +65,7 @@ def test_a_whole_one() -> None:
                 redis=RedisAccess("redis1", 1, "/ca", "admin", "hush"),
             ),
         ),
-        releases=(Release("/r/1", "release"),),
+        releases=(Release("/r/1", "release", ("a.x",)), Release("/r/2", "Flower")),
         packages=("nginx",),
         owned=Owned(("a@*",), ("/f*",)),
     )
@@ -117,6 +120,8 @@ def test_nothing() -> None:
         ({"checks": [{"files": []}]}, r"checks\[0\]: must have either command or redis"),
         ({"files": [{"content": ""}]}, r"files\[0\]: dest is missing"),
         ({"units": [{}]}, r"units\[0\]: name is missing"),
+        ({"releases": [{"path": "/r", "what": "r", "tasks": "a.x"}]}, r"releases\[0\].tasks: must"),
+        ({"units": [{"name": "a", "started": False}]}, r"units\[0\]: unknown key started"),
         ({"links": [{"path": "/l"}]}, r"links\[0\]: target is missing"),
         ({"owned": {"unit": []}}, "owned: unknown key unit"),
     ],

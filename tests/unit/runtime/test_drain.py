@@ -30,12 +30,13 @@ from celery.exceptions import WorkerShutdown
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
+from kombu import Queue
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
 from kombu.common import QoS
-from kombu.transport.redis import Channel
+from kombu.transport.redis import Channel, MultiChannelPoller
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import drain
@@ -234,7 +235,7 @@ class Worker:
         """A connection, and all that Celery does from then on until it consumes."""
         self.channel = FakeChannel(self.redis)
         self.consumer.task_consumer = SimpleNamespace(
-            channel=self.channel, queues=[SimpleNamespace(name="q")], on_message=None
+            channel=self.channel, queues=[Queue("q")], on_message=None
         )
         self.consumer.qos = QoS(lambda prefetch_count: None, 8)
         self.consumer.update_strategies()
@@ -435,6 +436,32 @@ def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_fu
     assert "tag-late one" in worker.channel.qos._dirty
 
 
+@pytest.mark.parametrize("stop", [lambda gate: gate.drain(), lambda gate: gate.pause(30)])
+def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
+    late: Worker, stop: Callable[[Gate], object]
+) -> None:
+    closed: list[bool] = []
+    connection = SimpleNamespace(disconnect=lambda: closed.append(True))
+    late.channel.__dict__["client"] = SimpleNamespace(connection=connection)
+    late.channel.handlers = {"BRPOP": late.channel._brpop_read}
+    poller = MultiChannelPoller()
+    poller._fd_to_chan[7] = (late.channel, "BRPOP")
+    stop(late.gate)
+
+    poller.on_readable(7)  # a RedisConnectionError would have running tasks restored
+    assert closed == [True]
+
+    late.channel._in_poll = connection
+    with pytest.raises(RedisConnectionError):  # the answer that is due can't come any more
+        poller.on_readable(7)
+
+
+def test_broadcasts_are_read_since_they_would_wake_the_loop_without_end(late: Worker) -> None:
+    late.channel.active_fanout_queues.add("all")
+    late.gate.drain()
+    assert late.channel.qos.can_consume()
+
+
 def test_a_drain_waits_for_the_answer_to_the_last_question(worker: Worker) -> None:
     worker.channel._in_poll = object()
     worker.gate.drain()
@@ -517,6 +544,32 @@ def test_an_error_of_redis_for_a_message_keeps_it(
     assert worker.gate.standing.handed_back == 1
 
 
+def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.take("plain", "plain", "plain")
+    jobs = worker.pool.begin()
+    worker.redis.error = NoPermissionError("No permissions to access a key")
+    worker.gate.drain()
+    worker.tick(2 * drain.WITHOUT_BROKER)
+    assert worker_state.should_stop is None  # tasks run
+
+    worker.redis.error = None
+    for job in jobs:
+        worker.end(job)
+    worker.redis.error = NoPermissionError("No permissions to access a key")
+    worker.tick(drain.WITHOUT_BROKER - 1)
+    assert worker_state.should_stop is None
+    worker.tick(1)
+    assert worker_state.should_stop == 0
+    worker.gate.disconnected()
+
+    assert worker.unacked == ["plain2"]
+    assert worker.written()["ended"]
+    text = "1 tasks could not be handed back (No permissions to access a key): they stay in unacked"
+    assert text in caplog.text
+
+
 def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
     ids = worker.take("plain", "plain", "plain")
     worker.pool.begin()
@@ -553,6 +606,18 @@ def test_a_drain_whose_broker_stays_away_becomes_celerys_own_stop(
 
     assert worker_state.should_stop == 0
     assert "1 tasks could not be handed back" in caplog.text
+
+
+def test_vain_attempts_to_connect_do_not_prolong_a_drain(late: Worker) -> None:
+    late.gate.drain()
+    late.lose_connection()
+    first = late.gate._without_broker
+    assert first is not None
+    late.gate.disconnected()
+
+    assert late.gate._without_broker is first
+    late.connect()
+    assert first.finished.is_set()
 
 
 def test_celerys_stop_tries_once_more_to_hand_back(worker: Worker) -> None:
@@ -673,6 +738,7 @@ def test_disable_prefetch_is_as_it_was_after_a_pause(worker: Worker) -> None:
 
     worker.channel.qos.can_consume = celerys
     worker.gate.pause(10)
+    worker.channel._in_poll = object()
     assert worker.channel.qos.can_consume()
     worker.gate.resume()
     assert worker.channel.qos.can_consume is celerys
@@ -701,6 +767,11 @@ def test_a_paused_worker_drains_and_a_draining_one_does_not_pause(worker: Worker
             lambda w: setattr(w.consumer.task_consumer, "channel", object()),
             "not Redis",
             "not Redis",
+        ),
+        (
+            lambda w: w.consumer.task_consumer.queues.append(Queue("lossy", no_ack=True)),
+            "its queue lossy has no_ack",
+            "its queue lossy has no_ack",
         ),
         (lambda w: os.environ.__setitem__("REMAP_SIGTERM", "SIGQUIT"), "REMAP_SIGTERM", None),
     ],

@@ -35,6 +35,7 @@ class Fleet:
         self.status = "SUCCESS"
         self.active: dict[str, list[dict[str, Any]]] = {}
         self.slots = 2
+        self.pid = 7
         self.registered: dict[str, list[str]] = {}
         self.lists: dict[str, list[bytes]] = {}
         self.asked: list[str] = []
@@ -100,7 +101,9 @@ class Fleet:
 
             def stats(self) -> dict[str, Any]:
                 pool = {"max-concurrency": fleet.slots}
-                return self._reply("stats", {n: {"pid": 7, "pool": pool} for n in fleet.active})
+                return self._reply(
+                    "stats", {n: {"pid": fleet.pid, "pool": pool} for n in fleet.active}
+                )
 
             def registered(self) -> dict[str, Any]:
                 return self._reply("registered", fleet.registered)
@@ -152,6 +155,80 @@ def test_a_full_worker_is_busy_and_its_canary_is_taken_back(fleet: Fleet) -> Non
     assert report["ok"]
     assert report["nodes"][NODE]["state"] == "busy"
     assert fleet.lists[f"{NODE}.dq2"] == [b"another"]
+
+
+@pytest.fixture
+def patient(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """A probe whose canaries may take long, and a worker that is full."""
+    monkeypatch.setattr(probe, "CANARY_PART", 0.6)
+    monkeypatch.setattr(probe, "PATIENCE", 0.05)
+    monkeypatch.setattr(probe, "ASK_EVERY", 0.05)
+    fleet.answers = {}
+    fleet.active = {NODE: [{"worker_pid": 8}, {"worker_pid": 9}]}
+    return fleet
+
+
+def test_a_full_worker_ends_the_wait(patient: Fleet) -> None:
+    report = probe.run(request(timeout=60, nodes={NODE: {"pid": 7}}))
+
+    assert report["ok"]
+    assert report["seconds"] < 5
+    node = report["nodes"][NODE]
+    assert (node["state"], node["running"], node["slots"]) == ("busy", 2, 2)
+    assert patient.lists[f"{NODE}.dq2"] == [b"another"]
+    assert patient.asked == ["active", "stats", "queues"]
+
+
+def test_a_worker_that_gets_full_later_ends_the_wait(patient: Fleet) -> None:
+    full, patient.active = patient.active, {NODE: [{"worker_pid": 8}]}
+    inspect = patient.inspect
+
+    def later(**options: Any) -> Any:
+        if len(patient.asked) == 4:
+            patient.active = full
+        return inspect(**options)
+
+    patient.inspect = later  # type: ignore[method-assign]  # changes its answer
+
+    report = probe.run(request(timeout=60))
+
+    assert report["seconds"] < 5
+    assert report["nodes"][NODE]["state"] == "busy"
+    assert patient.asked.count("active") == 3
+
+
+def test_another_process_that_is_full_does_not_end_the_wait(
+    patient: Fleet,
+) -> None:
+    def successor(destination: list[str], timeout: float, limit: int) -> Any:
+        if len(patient.asked) >= 4:  # the second round comes too late for it
+            patient.answers = {NODE: {"node": NODE, "pid": 9}}
+        return inspect(destination, timeout, limit)
+
+    inspect = patient.inspect
+    patient.inspect = successor  # type: ignore[method-assign]  # changes its answer
+
+    report = probe.run(request(timeout=60, nodes={NODE: {"pid": 9}}))
+
+    assert report["ok"]
+    assert report["seconds"] < 5
+    assert report["nodes"][NODE]["state"] == "answered"
+
+
+def test_a_canary_that_hangs_in_its_slot_is_not_what_makes_a_worker_busy(patient: Fleet) -> None:
+    patient.slots = 1
+    patient.active = {NODE: []}
+    send = patient.send_task
+
+    def send_and_begin(name: str, task_id: str, queue: Any, **options: Any) -> None:
+        send(name, task_id, queue, **options)
+        patient.active = {NODE: [{"worker_pid": 8, "id": task_id}]}
+
+    patient.send_task = send_and_begin  # type: ignore[method-assign]  # and begin it
+
+    report = probe.run(request())
+
+    assert report["nodes"][NODE]["state"] == "no answer"
 
 
 @pytest.mark.parametrize(

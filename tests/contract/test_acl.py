@@ -1,0 +1,41 @@
+"""What the runtime's drain sends to Redis is granted to the worker's user there."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from fleet_control import celery
+from kombu.transport.redis import Channel
+
+from celery_fleet import _celery57 as adapter
+
+QUEUE = "discounts"
+
+# How redis-py runs a script in a pipeline: by its digest, after it has seen to it that the server knows it.
+SCRIPT = {"evalsha", "script|exists", "script|load"}
+
+
+def rules() -> list[str]:
+    """The worker's rights on the broker."""
+    (line,) = (
+        line
+        for line in celery.acl("broker", {"worker": "secret"}, [QUEUE]).splitlines()
+        if line.startswith("user worker ")
+    )
+    return line.split(" ")
+
+
+def test_a_worker_may_run_every_command_of_its_drain() -> None:
+    calls = re.findall(r"redis\.p?call\('(\w+)'", adapter._GIVE_BACK)
+    assert len(calls) == adapter._GIVE_BACK.count("redis."), "a call that this test does not read"
+    missing = {call.lower() for call in calls} | SCRIPT
+    missing -= {rule.removeprefix("+") for rule in rules() if rule.startswith("+")}
+    assert not missing, "messages could not be handed back: grant it in celery.py"
+
+
+def test_a_worker_may_use_every_key_of_its_drain() -> None:
+    lists = [f"{QUEUE}{Channel.sep}{step}" for step in Channel.priority_steps if step]
+    keys = [Channel.unacked_key, Channel.unacked_index_key, QUEUE, f"w@h.dq2{Channel.sep}9", *lists]
+    patterns = [rule.removeprefix("~") for rule in rules() if rule.startswith("~")]
+    assert not [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
