@@ -74,7 +74,7 @@ class ActionModule(ActionBase):
         watch = lease.Watch(app, host)
         said = 0.0
         while True:
-            begin = time.monotonic()
+            begin = lease.now()
             answer = self._ask(app, "acquire", token, who)
             line = watch.judge(answer)
             if not line:

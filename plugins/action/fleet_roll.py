@@ -69,9 +69,10 @@ class ActionModule(ActionBase):
             self._say_report()
             result["changed"] = False
         else:
-            result.update(self._roll(KINDS[phase]))
-            if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
-                result["changed"] |= self._finish()
+            with lease.at_work(self._book.directory):
+                result.update(self._roll(KINDS[phase]))
+                if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
+                    result["changed"] |= self._finish()
         return result
 
     # -- the beginning and the end ---------------------------------------------------------------------
@@ -113,6 +114,7 @@ class ActionModule(ActionBase):
             if force or any(item["action"] != "start" for item in items)
             else {},
             active={host: _active(hostvars[host]) for host in present},
+            left={host: _left(hostvars[host]) for host in present},
             app=str(args["app"]),
             force=force,
             only=census.names(args["only"]),
@@ -224,9 +226,10 @@ class ActionModule(ActionBase):
 
     def settle(self) -> frozenset[str]:
         """Write the host's files; units that differ from what is wanted."""
-        answer = self._settle({"units": "leave"})
-        if answer.get("unreachable"):
-            raise crew.LostError(str(answer.get("msg")))
+        try:
+            answer = self._settle({"units": "leave"})
+        except AnsibleConnectionFailure as error:
+            raise crew.LostError(str(error)) from None
         if answer.get("failed"):
             raise crew.SettleFailedError(str(answer.get("msg")))
         return frozenset(str(item["unit"]) for item in answer["pending"])
@@ -271,7 +274,7 @@ class ActionModule(ActionBase):
                 f"ls -d {root}/pins/worker-*/venv/bin/python {root}/releases/*/venv/bin/python 2>/dev/null; exit 0"
             )
             # That of a second instance goes with it.
-            paths = [p for p in str(found["stdout"]).split() if f"{census.STAND_IN}/" not in p]
+            paths = [p for p in str(found["stdout"]).split() if f"{roll.STAND_IN}/" not in p]
             self._python = next(iter(paths), "")
         return self._python
 
@@ -289,3 +292,9 @@ def _active(variables: Mapping[str, Any]) -> list[str]:
         *(unit for unit, state in planned.items() if state["active"] == "active"),
         *(unit for unit, state in looked.items() if state.get("ActiveState") == "active"),
     ]
+
+
+def _left(variables: Mapping[str, Any]) -> list[str]:
+    """Names of stand-ins whose files lie on a host; a plan finds their units by itself."""
+    looked = (variables.get("__celery_worker_left") or {}).get("files") or ()
+    return [Path(file["path"]).name.removeprefix("worker-").removesuffix(".env") for file in looked]

@@ -15,6 +15,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
+from ansible.module_utils.fleet_control import lease  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_control.releases import NOTE, lacking  # noqa: E402  # needs the path above
 
 
@@ -45,15 +46,23 @@ class ActionModule(ActionBase):
                 changed=True, release=identity, path=path, msg=f"release {identity} would be built"
             )
             return result
+        try:
+            with lease.held(task_vars or {}, check=False):
+                result.update(self._build(args, archive, task_vars or {}))
+        except lease.LostError as lost:
+            raise AnsibleActionFail(str(lost)) from None
+        return result
+
+    def _build(
+        self, args: dict[str, Any], archive: str, variables: dict[str, Any]
+    ) -> dict[str, Any]:
         made = self._make_tmp_path()
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
         remote = shell.join_path(made, "release.tar.gz")
         self._transfer_file(archive, remote)
-        result.update(
-            self._execute_module(
-                module_name="release",
-                module_args={**args, "archive": remote},
-                task_vars=task_vars or {},
-            )
+        built: dict[str, Any] = self._execute_module(
+            module_name="release",
+            module_args={**args, "archive": remote},
+            task_vars=variables,
         )
-        return result
+        return built

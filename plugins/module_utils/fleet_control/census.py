@@ -7,10 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import celery
-from .roll import Need, Presence, Worker
-
-# What follows a worker's name in that of the instance which stands in for it; no worker's name can hold a dot.
-STAND_IN = ".next"
+from .roll import STAND_IN, Need, Presence, Worker
 
 # What `settle` calls the end of a unit, and what it is here.
 _NEEDS: Mapping[str, Need] = {
@@ -35,6 +32,7 @@ def workers(
     items: Iterable[Mapping[str, Any]],
     census: Mapping[str, Mapping[str, Any]],
     active: Mapping[str, Iterable[str]],
+    left: Mapping[str, Iterable[str]],
     app: str,
     force: bool = False,
     only: Sequence[str] = (),
@@ -50,30 +48,31 @@ def workers(
         census: What answers: queues, processes and pid of each node.
         active: Units that systemd calls active, by host. Such a worker consumes, or its watchdog would have ended it:
             one that does not answer, as a solo pool in the middle of a task, must not be taken for idle.
+        left: Names of stand-ins whose files an earlier run has left behind, by host: not each of them answers.
         app: Name of the application.
         force: Restart whether or not anything differs.
         only: Names of the workers that may be restarted; all without any.
     """
     here = set(present)
     unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
-    pending: dict[str, tuple[Need, tuple[str, ...]]] = {}
+    pending: dict[str, Need] = {}
     found: list[Worker] = []
     for item in items:
         match = unit.fullmatch(str(item["subject"]))
         if match and item["host"] in here and item["action"] in _NEEDS:
-            why = tuple(str(reason) for reason in item.get("why", ()))
-            pending[f"{match[1]}@{item['host']}"] = (_NEEDS[str(item["action"])], why)
-    for node in census:
+            pending[f"{match[1]}@{item['host']}"] = _NEEDS[str(item["action"])]
+    for node in (*census, *(f"{name}@{host}" for host, names in left.items() for name in names)):
         name, _, host = node.partition("@")
         if name.endswith(STAND_IN) and host in here:
-            pending.setdefault(node, ("remove", ("a run that was killed has left it behind",)))
+            # A run that was killed has left it behind.
+            pending.setdefault(node, "remove")
     for node, wanted in celery.nodes(hostvars, inventory, instances).items():
         host, name = str(wanted["host"]), str(wanted["worker"])
-        need, why = pending.pop(node, ("", ()))
+        need = pending.pop(node, "")
         if force and not need and host in here:
-            need, why = "restart", ("asked for",)
+            need = "restart"
         if need == "restart" and only and name not in only:
-            need, why = "", ()
+            need = ""
         variables = hostvars[host]
         own = variables.get("celery_worker_instances") or instances
         options = celery.worker_options(name, own, variables.get("celery_worker_defaults"))
@@ -92,10 +91,9 @@ def workers(
                     wanted["queues"], seen, wanted["unit"] in active.get(host, ()), host in here
                 ),
                 need=need,
-                why=why,
             )
         )
-    for node, (need, why) in pending.items():
+    for node, need in pending.items():
         # What is left is not in the inventory.
         name, _, host = node.partition("@")
         seen = census.get(node, {})
@@ -110,7 +108,6 @@ def workers(
                 processes=max(1, int(seen.get("processes") or 1)),
                 presence="serving" if queues else "inactive",
                 need=need,
-                why=why,
             )
         )
     return found

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .ledger import Ledger
+from .redact import hide_logins
 from .roll import Kind, Turn, Worker
 from .turn import Observed, Order, Postponed, Steps, Steward, TurnError
 
 # Seconds between two looks into the book, between two lines about a turn, and that the host waits for a change.
 _ASK, _SAY, _WAIT = 0.25, 5.0, 1.0
+# How often a look is taken again at a host whose systemd did not answer.
+_RETRIES = 2
 
 
 class CrewError(Exception):
@@ -54,6 +57,8 @@ class _Running:
     since: float
     said: str = ""
     said_at: float = 0.0
+    acted: bool = False
+    messages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -105,6 +110,7 @@ class Crew:
                 else:
                     self.sleep(_ASK)
         except LostError as error:
+            failures += [text for entry in self._running.values() for text in entry.messages]
             failures.append(self._lost(error))
         failures += [self._stopped] if self._stopped else []
         if failures:
@@ -112,27 +118,44 @@ class Crew:
         return taken
 
     def _begin(self, kind: Kind) -> list[Turn]:
-        trouble = self.trouble()
-        if trouble and not self.book.failure:
-            self._stopped = f"{self.host}: {trouble}; nothing more begins"
-            self.book.fail(self.host, self._stopped)
+        self._heed()
         # Whoever still has turns under way is heard of by that.
         return self.book.begin(self.host, kind)
 
+    def _heed(self) -> str:
+        """Why nothing may begin any more; other hosts may have told the same before."""
+        trouble = self.trouble()
+        if not trouble:
+            return ""
+        trouble = f"{self.host}: {trouble}; nothing more begins"
+        if not self.book.failure:
+            self._stopped = trouble
+            self.book.fail(self.host, trouble)
+        return trouble
+
     def _go_on(self) -> list[str]:
         """One step of every turn under way; what failed of them."""
-        orders = [entry.order for entry in self._running.values()]
         try:
-            self._settle(orders)
+            self._settle([entry.order for entry in self._running.values()])
         except SettleFailedError as error:
             message = f"{self.host}: {error}"
             self._give_up(list(self._running), message)
             return [message]
+        # Settling takes its time, and what comes now acts.
+        if stopped := self._heed():
+            untouched = [node for node, entry in self._running.items() if not entry.acted]
+            self._give_up(untouched, stopped)
+        orders = [entry.order for entry in self._running.values()]
+        if not orders:
+            return []
         moved = self._move(orders)
         probed = self._probe(orders)
+        verdicts = iter(moved["errors"])
         failures = []
         for node, entry in list(self._running.items()):
-            unit = entry.steward.worker.unit
+            steward, unit = entry.steward, entry.steward.worker.unit
+            refused = [text for _ in entry.order.do if (text := next(verdicts))]
+            entry.acted |= bool(entry.order.do)
             seen = Observed(
                 moved["units"],
                 differs=self._differing is None or unit in self._differing,
@@ -141,21 +164,33 @@ class Crew:
                 ),
             )
             try:
-                if moved["error"] and entry.order.do:
-                    raise TurnError(moved["error"], unit)
-                entry.order = entry.steps.send(seen)
+                # Within the turn, which may have something to clean up.
+                entry.order = (
+                    entry.steps.throw(TurnError("; ".join(refused) or moved["error"], unit))
+                    if refused or moved["error"]
+                    else entry.steps.send(seen)
+                )
                 self._say(entry)
+                if steward.failure and not entry.messages:
+                    self._fail(entry, steward.failure)
             except StopIteration:
                 self._say(entry)
-                self.book.end(node, entry.steward.outcome, entry.steward.figures)
+                self.book.end(node, steward.outcome, steward.figures)
                 del self._running[node]
             except Postponed:
                 self.book.postpone(node)
                 del self._running[node]
             except TurnError as error:
-                failures.append(self._message(entry.steward, error))
-                self._give_up([node], failures[-1])
+                if error is not steward.failure:
+                    self._fail(entry, error)
+                failures += entry.messages
+                self._give_up([node], entry.messages[0])
         return failures
+
+    def _fail(self, entry: _Running, error: TurnError) -> None:
+        """At once, so that nobody begins while the turn still cleans up."""
+        entry.messages.append(self._message(entry.steward, error))
+        self.book.fail(self.host, entry.messages[-1])
 
     # -- what orders become ----------------------------------------------------------------------------
 
@@ -169,17 +204,22 @@ class Crew:
         units: dict[str, str] = {}
         for entry in self._running.values():
             units.update(entry.steward.units)
-        answer = self.hands.move(
-            {
-                "do": [step for order in orders for step in order.do],
-                "units": units,
-                "seen": self._seen if idle else {},
-                "wait": _WAIT if idle else 0,
-                "journals": [],
-            }
-        )
+        request = {
+            "do": [step for order in orders for step in order.do],
+            "units": units,
+            "seen": self._seen if idle else {},
+            "wait": _WAIT if idle else 0,
+            "journals": [],
+        }
+        answer = self.hands.move(request)
+        errors = answer["errors"]
+        for _ in range(_RETRIES):
+            if not answer["error"]:
+                break
+            self.sleep(_WAIT)
+            answer = self.hands.move({**request, "do": []})
         self._seen = answer["units"]
-        return answer
+        return {**answer, "errors": errors}
 
     def _probe(self, orders: list[Order]) -> Mapping[str, Any]:
         gone = [order.forget for order in orders if order.forget]
@@ -228,7 +268,8 @@ class Crew:
             f"No other worker begins. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause is gone, "
             "run the same command again: it goes on where this one ended."
         )
-        return "\n".join(lines)
+        # Programs write the addresses that they use into their journals.
+        return hide_logins("\n".join(lines))
 
     def _lost(self, error: LostError) -> str:
         whose = " and ".join(sorted(self._running)) or "no worker"

@@ -8,6 +8,7 @@ What is silent for `TTL` seconds is gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import json
 import os
@@ -16,7 +17,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +26,21 @@ from typing import Any, Literal
 INTERVAL = 5.0
 TTL = 30.0
 _DOUBT = TTL - INTERVAL
+# Seconds between two looks whether a killed run's processes have ended.
+_LOOK = 0.2
 
 DIRECTORY = "/run/celery-fleet"
 
+# It goes on while a machine sleeps, and so do leases; what lacks this name counts such time in the other one.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 Answer = Mapping[str, Any]
 Do = Literal["acquire", "renew", "release"]
+
+
+def now() -> float:
+    """Seconds on the clock by which this side judges whether its lease still holds."""
+    return time.clock_gettime(_CLOCK)
 
 
 def owner(process: int) -> str:
@@ -126,8 +137,52 @@ def trouble(directory: Path) -> str:
     renewed = noted(directory, "renewed")
     if renewed is None:
         return "no lease was taken"
-    silent = time.monotonic() - float(renewed)
+    silent = now() - float(renewed)
     return f"the lease was not renewed for {silent:.0f} s" if silent > _DOUBT else ""
+
+
+@contextlib.contextmanager
+def at_work(directory: Path) -> Iterator[None]:
+    """A process of the run acts on hosts meanwhile: should the run be killed, its lease is kept until that is over."""
+    with open(directory / "work", "a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+class LostError(Exception):
+    """Another run may have begun: this one must not go on."""
+
+
+@contextlib.contextmanager
+def held(variables: Mapping[str, Any], *, check: bool) -> Iterator[None]:
+    """Act on a host only while the lease is this run's; without one, as for a role by itself, in any case.
+
+    Args:
+        variables: The task's, of which `__fleet_lease` is read.
+        check: Nothing is changed.
+
+    Raises:
+        LostError: With what to do.
+    """
+    place = str((variables.get("__fleet_lease") or {}).get("directory") or "")
+    if check or not place:
+        yield
+        return
+    lost = trouble(Path(place))
+    if lost:
+        raise LostError(f"{lost}: another run may have begun. Run the same command again.")
+    with at_work(Path(place)):
+        yield
+
+
+def _idle_hands(directory: Path) -> bool:
+    """Whether no process of the run acts on a host."""
+    with open(directory / "work", "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 # -- the process that renews ---------------------------------------------------------------------------------
@@ -171,13 +226,17 @@ class Renewer:
         self._directory = directory
         self._ask = ask
         self._process = _Process(process)
-        self._tried = time.monotonic()
+        self._tried = now()
 
     def run(self) -> None:
-        """Renew until the process has ended."""
+        """Renew until the process has ended; then give it back, once nobody acts any more whom that process left."""
         while not self._process.ended(self._pause()):
             if not self._idle():
                 self._renew()
+        # It is not renewed any more, so it is gone after that time anyway.
+        deadline = now() + TTL
+        while not _idle_hands(self._directory) and now() < deadline:
+            time.sleep(_LOOK)
         if not self._idle():
             with contextlib.suppress(Exception):
                 self._ask("release")
@@ -188,14 +247,14 @@ class Renewer:
         return any((self._directory / name).exists() for name in ("released", "lost"))
 
     def _pause(self) -> float:
-        return 60.0 if self._idle() else max(0.0, self._tried + INTERVAL - time.monotonic())
+        return 60.0 if self._idle() else max(0.0, self._tried + INTERVAL - now())
 
     def _renew(self) -> None:
-        self._tried = begin = time.monotonic()
+        self._tried = begin = now()
         try:
             answer = self._ask("renew")
         except Exception:  # noqa: BLE001 - whatever the connection raises, the lease was not renewed
-            silent = time.monotonic() - float(noted(self._directory, "renewed"))
+            silent = now() - float(noted(self._directory, "renewed"))
             if silent > _DOUBT:
                 self._lose(f"its host could not be reached for {silent:.0f} s")
             return

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from . import roll
-from .roll import Kind, Policy, Turn, Worker
+from .roll import Kind, Policy, RollError, Turn, Worker
 
-# Seconds after which a host that takes part and has not asked again loses its place in the order.
-_SILENT = 3.0
+# Seconds after which a host that takes part and has not asked again loses its place in the order; and seconds of a
+# step's beginning in which hosts that have not asked yet keep theirs.
+_SILENT, _GATHERING = 3.0, 3.0
 _NAME = "ledger.json"
 
 
@@ -45,7 +46,7 @@ class Ledger:
             report: File for the report, written whenever a host leaves; empty for none.
 
         Raises:
-            RollError: No roll can be computed from these workers.
+            RollError: No roll can be computed from these workers, or the report can't be written.
         """
         roll.check(workers)
         book = {
@@ -58,7 +59,16 @@ class Ledger:
             "heard": {},
             "turns": {},
             "failure": None,
+            "told": False,
         }
+        if report:
+            try:
+                _replace(Path(report), _report(book, self._clock()))
+            except OSError as error:
+                raise RollError(
+                    f"celery_restart_report: {report} can't be written: {error.strerror}. Name a file in a directory "
+                    "that exists on this side and may be written to"
+                ) from None
         with self._locked():
             self._write(book)
 
@@ -81,13 +91,19 @@ class Ledger:
             book["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
 
     def leave(self, host: str) -> bool:
-        """It takes no more of them. Whether it was the last one after a failure, who tells what became of all."""
+        """It takes no more of them. Whether it was the last one after a failure, who tells what became of all.
+
+        With fewer forks than hosts there may be a last one twice: the first of them tells.
+        """
         with self._changing() as book:
             book["hosts"].pop(host, None)
-            last = bool(book["failure"]) and not book["hosts"]
+            tells = bool(book["failure"]) and not book["hosts"] and not book["told"]
+            book["told"] = book["told"] or tells
             if book["report"]:
-                _replace(Path(book["report"]), _report(book, self._clock()))
-            return last
+                # It could be written when the roll began. A disk that is full by now must not hide what failed.
+                with contextlib.suppress(OSError):
+                    _replace(Path(book["report"]), _report(book, self._clock()))
+            return tells
 
     def waiting(self, host: str, kind: Kind) -> list[Worker]:
         """Workers of the host whose turn of this kind has not begun."""
@@ -179,13 +195,18 @@ class Ledger:
         heard = book["heard"].setdefault(kind, {"since": self._clock(), "hosts": []})
         if host not in heard["hosts"]:
             heard["hosts"].append(host)
-        if self._clock() - heard["since"] >= _SILENT:
+        if self._clock() - heard["since"] >= _GATHERING:
             return frozenset()
         expected = {worker.host for worker in roll.waiting(self._state(book), kind)}
         return frozenset(expected - set(heard["hosts"]))
 
     def _state(self, book: Mapping[str, Any], late: frozenset[str] = frozenset()) -> roll.State:
         turns: dict[str, Any] = book["turns"]
+        as_turns = {
+            node: Turn(node, entry["host"], entry["kind"], entry["overlapped"], tuple(entry["gap"]))
+            for node, entry in turns.items()
+        }
+        over = {node for node, entry in turns.items() if entry["ended"] is not None}
         now = self._clock()
         return roll.State(
             workers=tuple(_worker(raw) for raw in book["workers"]),
@@ -193,14 +214,8 @@ class Ledger:
             joined=late.union(
                 host for host, entry in book["hosts"].items() if now - entry["seen"] < _SILENT
             ),
-            active={
-                node: Turn(
-                    node, entry["host"], entry["kind"], entry["overlapped"], tuple(entry["gap"])
-                )
-                for node, entry in turns.items()
-                if entry["ended"] is None
-            },
-            ended=frozenset(node for node, entry in turns.items() if entry["ended"] is not None),
+            active={node: turn for node, turn in as_turns.items() if node not in over},
+            ended={node: turn for node, turn in as_turns.items() if node in over},
             proved=any(
                 entry["kind"] == "restart" and entry["outcome"] == "done"
                 for entry in turns.values()
@@ -291,7 +306,7 @@ def _failure(book: Mapping[str, Any]) -> str:
 
 
 def _worker(raw: Mapping[str, Any]) -> Worker:
-    return Worker(**{**raw, "queues": tuple(raw["queues"]), "why": tuple(raw["why"])})
+    return Worker(**{**raw, "queues": tuple(raw["queues"])})
 
 
 def _alive(process: int) -> bool:

@@ -29,6 +29,9 @@ Kind = Literal["start", "restart", "remove"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+# What follows a worker's name in that of the instance which stands in for it; no worker's name can hold a dot.
+STAND_IN = ".next"
+
 
 class RollError(ValueError):
     """What was asked for can't be; the message says what to change."""
@@ -49,7 +52,6 @@ class Worker:
         overlap: Whether a second instance may stand in; None decides by pool and processes.
         presence: Whether it consumes, could be made to, or is out of reach.
         need: What is to be done with it.
-        why: Reasons, for a person.
     """
 
     node: str
@@ -62,7 +64,6 @@ class Worker:
     overlap: bool | None = None
     presence: Presence = "serving"
     need: Need = ""
-    why: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A queue that is named twice is consumed once.
@@ -143,7 +144,7 @@ class State:
         policy: How careful it is.
         joined: Hosts that are there to take their turns; there may be more hosts than Ansible has forks.
         active: Turns under way, by node.
-        ended: Nodes whose turn is over.
+        ended: Turns that are over, by node.
         proved: Whether a restart has ended well, so that the others may follow.
         failed: Whether anything failed: then nothing begins any more.
     """
@@ -152,7 +153,7 @@ class State:
     policy: Policy = field(default_factory=Policy)
     joined: frozenset[str] = frozenset()
     active: Mapping[str, Turn] = field(default_factory=dict)
-    ended: frozenset[str] = frozenset()
+    ended: Mapping[str, Turn] = field(default_factory=dict)
     proved: bool = False
     failed: bool = False
 
@@ -322,6 +323,8 @@ def _serving(workers: Iterable[Worker], state: State) -> Counter[str]:
         turn = state.active.get(worker.node)
         if turn is not None:
             up = turn.overlapped
+        elif _taken_over(worker, state):
+            up = False
         elif worker.node in state.ended:
             up = worker.wanted
         else:
@@ -329,6 +332,15 @@ def _serving(workers: Iterable[Worker], state: State) -> Counter[str]:
         if up:
             found.update(dict.fromkeys(worker.queues, worker.processes))
     return found
+
+
+def _taken_over(worker: Worker, state: State) -> bool:
+    """Whether it is a stand-in which a killed run has left, and its worker's own turn has used or ended it."""
+    if not worker.name.endswith(STAND_IN):
+        return False
+    node = f"{worker.name.removesuffix(STAND_IN)}@{worker.host}"
+    turn = state.active.get(node) or state.ended.get(node)
+    return turn is not None and turn.overlapped
 
 
 def consumers(state: State, queues: Iterable[str]) -> dict[str, list[str]]:
@@ -367,7 +379,7 @@ def simulate(workers: Sequence[Worker], policy: Policy) -> list[Step]:
     for kind in KINDS:
         while turns := ready(state, kind):
             steps.append(Step(kind, tuple(turns)))
-            ended = state.ended | {turn.node for turn in turns}
+            ended = {**state.ended, **{turn.node: turn for turn in turns}}
             state = replace(state, ended=ended, proved=state.proved or kind == "restart")
     return steps
 

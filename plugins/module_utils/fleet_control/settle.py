@@ -557,17 +557,21 @@ class Settler:
         waiting = {unit.name: unit for unit in units}
         begin = self.host.clock()
         deadlines = {unit.name: begin + unit.timeout for unit in units}
+        # systemd goes on counting where a crash loop of before is interrupted.
+        restarts: dict[str, int] = {}
         while True:
             for name, state in self._show(list(waiting)).items():
                 unit, old = waiting[name], before[name]
                 fresh = state.invocation != old.invocation or not old.invocation
+                counted = restarts.setdefault(name, state.restarts) if fresh else old.restarts
                 if fresh and state.active == "active":
                     self._witness(unit, state)
                     del waiting[name]
                     continue
                 if not fresh and (state.job or state.active == "deactivating"):
                     deadlines[name] = self.host.clock() + unit.timeout + _STOP_SLACK
-                self._give_up(unit, state, old, fresh, self.host.clock() > deadlines[name])
+                tries = state.restarts - counted
+                self._give_up(unit, state, tries, fresh, self.host.clock() > deadlines[name])
             if not waiting:
                 return
             self.host.sleep(0.2)
@@ -584,11 +588,10 @@ class Settler:
         self,
         unit: Unit,
         state: systemd.UnitState,
-        before: systemd.UnitState,
+        tries: int,
         fresh: bool,
         late: bool,
     ) -> None:
-        tries = state.restarts - (before.restarts if not fresh else 0)
         # The exit status is that of the process before, as long as systemd has not begun the next one.
         refused = state.sub.startswith("auto-restart") and state.exit_status == _EX_CONFIG
         hopeless = fresh and (state.active == "failed" or refused)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .fingerprint import Disk
+from .redact import hide_logins
 
 _PROPERTIES = (
     "Id",
@@ -225,8 +226,8 @@ def children(pid: int) -> frozenset[int]:
 
 
 def journal(unit: str, lines: int = 10, runner: Runner = run) -> str:
-    """The last lines of a unit's journal, newest last, each cut to what a person reads."""
+    """The last lines of a unit's journal, newest last, each cut to what a person reads; no login of a URL."""
     done = runner(
         ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", "--unit", unit]
     )
-    return "\n".join(_short(line) for line in done.output.strip().splitlines())
+    return hide_logins("\n".join(_short(line) for line in done.output.strip().splitlines()))

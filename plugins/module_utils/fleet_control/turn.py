@@ -11,8 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .census import STAND_IN
-from .roll import Turn, Worker
+from .roll import STAND_IN, Turn, Worker
 
 # A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
 _RESTARTS_TOLERATED = 2
@@ -84,6 +83,7 @@ class Steward:
         line: What is going on, for a person; what changes by itself stands behind the first comma.
         figures: What was measured, in seconds but for `handed_back`.
         outcome: `done` or `unneeded`.
+        failure: What the turn fails with, as soon as that is certain; it may clean up before it raises it.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class Steward:
         self.line = ""
         self.figures: dict[str, Any] = {}
         self.outcome = "done"
+        self.failure: TurnError | None = None
         self._place = place
         self._timeout = timeout
         self._tasks = tasks
@@ -124,18 +125,21 @@ class Steward:
             TurnError: What it was to bring about did not come.
             Postponed: It is not the time for it.
         """
-        waited = yield from self._quiet()
+        waited, unit = yield from self._quiet()
         if self.turn.kind == "remove":
-            yield from self._remove()
+            yield from self._remove(unit)
             return
         seen = yield Order(settle="again" if waited else "once")
         unit = self._own(seen)
-        if unit["active"] == "active":
-            if not seen.differs and not self._forced:
-                self.outcome = "unneeded"
-                return
-            if self.turn.kind == "start":
-                raise Postponed
+        needed = seen.differs or self._forced
+        if unit["active"] == "activating" and not needed:
+            # An earlier run has begun just this start: the invocation that is under way is the one to wait for.
+            yield from self._started(self.worker.unit, "", (), "starting")
+        if unit["active"] in ("active", "activating") and not needed:
+            self.outcome = "unneeded"
+            return
+        if unit["active"] == "active" and self.turn.kind == "start":
+            raise Postponed
         if self.turn.overlapped:
             seen = yield from self._stand_in()
         yield from self._restart(self._own(seen))
@@ -144,8 +148,8 @@ class Steward:
 
     # -- steps -----------------------------------------------------------------------------------------
 
-    def _quiet(self) -> Generator[Order, Observed, bool]:
-        """Wait for what an earlier run began, and systemd ends without it. Whether there was any."""
+    def _quiet(self) -> Generator[Order, Observed, tuple[bool, Mapping[str, Any]]]:
+        """Wait for what an earlier run began, and systemd ends without it. Whether there was any, and the unit."""
         waited = False
         unit = self._own((yield Order()))
         # A worker that waits for its broker has a start job for as long as that takes: it is not waited for.
@@ -153,40 +157,43 @@ class Steward:
             waited = True
             self.line = f"waits for what an earlier run began{_tasks_left(unit)}"
             unit = self._own((yield Order()))
-        return waited
+        return waited, unit
 
     def _restart(self, before: Mapping[str, Any]) -> Steps:
-        verb = "start" if self.worker.need == "start" else "restart"
+        # To start what starts already would change nothing.
+        fresh = self.worker.need == "start" and before["active"] != "activating"
+        order = ("start" if fresh else "restart", self.worker.unit)
         after = yield from self._started(
-            self.worker.unit, before, (verb, self.worker.unit), "starting"
+            self.worker.unit, before["invocation"], (order,), "starting"
         )
         if before["active"] == "active" and after["starting_at"] > after["stopping_at"] > 0:
             self.figures["drained_in"] = round(after["starting_at"] - after["stopping_at"], 3)
-            drain = after["drain"] or {}
-            if drain.get("invocation") == before["invocation"]:
-                self.figures["handed_back"] = int(drain.get("handed_back", 0))
+            self._note_drain(before, after)
         yield from self._gate(self.worker.node, self.worker.unit, after)
         self.line = f"serves after {self.figures['started_in']:.1f} s"
 
     def _started(
-        self, name: str, before: Mapping[str, Any], order: tuple[str, Any], what: str
+        self, name: str, old: str, do: tuple[tuple[str, Any], ...], what: str
     ) -> Generator[Order, Observed, Mapping[str, Any]]:
-        """Until a unit runs anew; the time that the old process takes to drain is bounded by systemd."""
-        unit = (yield Order(do=(order,))).units[name]
+        """Until a unit runs with another invocation than the old one; systemd bounds the time that a drain takes."""
+        unit = (yield Order(do=do)).units[name]
         deadline: float | None = None
+        restarts = 0
         while True:
-            fresh = unit["invocation"] not in ("", before["invocation"])
+            fresh = unit["invocation"] not in ("", old)
             if not fresh:
                 self.line = f"draining{_tasks_left(unit)}"
                 if not unit["job"] and unit["active"] not in ("deactivating", "activating"):
-                    raise TurnError(f"did not {order[0]}: {described(unit)}", name)
+                    raise TurnError(f"did not start: {described(unit)}", name)
             else:
                 if unit["active"] == "active":
                     begun = unit["starting_at"]
                     self.figures.setdefault("started_in", round(unit["ready_at"] - begun, 3))
                     return unit
                 now = self._clock()
-                deadline = now + self._timeout if deadline is None else deadline
+                if deadline is None:
+                    # systemd may go on counting from the process before, whose restarts are not this one's.
+                    deadline, restarts = now + self._timeout, unit["restarts"]
                 # The status of a process that has ended is none.
                 says = f", {unit['status']}" if unit["status"] and unit["pid"] else ""
                 self.line = f"{what}{says}"
@@ -195,7 +202,7 @@ class Steward:
                     unit["sub"].startswith("auto-restart") and unit["exit_status"] == _EX_CONFIG
                 )
                 hopeless = unit["active"] == "failed" or refused
-                if hopeless or unit["restarts"] > _RESTARTS_TOLERATED:
+                if hopeless or unit["restarts"] - restarts > _RESTARTS_TOLERATED:
                     raise TurnError(f"does not start: {described(unit)}", name)
                 if now > deadline:
                     raise TurnError(
@@ -221,37 +228,42 @@ class Steward:
         """A second instance under another name, which serves before the first one stops."""
         name = self._unit(self.worker.name + STAND_IN)
         what = "starting a second instance"
-        seen = yield Order(do=(("prepare", self._files()),))
-        before = seen.units[name]
-        unit = before  # where an earlier run left it behind, and it serves
-        if before["active"] != "active":
-            unit = yield from self._started(name, before, ("start", name), what)
         node = f"{self.worker.name}{STAND_IN}@{self.worker.host}"
-        seen = yield from self._gate(node, name, unit)
+        try:
+            seen = yield Order(do=(("prepare", self._files()),))
+            # What an earlier run has left behind runs with other files; what does not run is started by that as well.
+            old = seen.units[name]["invocation"]
+            unit = yield from self._started(name, old, (("restart", name),), what)
+            seen = yield from self._gate(node, name, unit)
+        except TurnError as error:
+            # Whatever it was about: the worker itself was not touched.
+            error.unit = name
+            self.failure = error
+            self.line = "is not restarted"
+            yield from self._stand_down()
+            raise
         self.line = "a second instance serves"
         self.figures = {"stand_in_gate": self.figures["gate"]}
         return seen
 
     def _stand_down(self) -> Steps:
         name = self._unit(self.worker.name + STAND_IN)
-        serves = self.line
+        said = self.line
         unit = (yield Order(do=(("stop", name),))).units[name]
         while unit["active"] not in ("inactive", "failed"):
-            self.line = f"{serves}, its second instance is draining{_tasks_left(unit)}"
+            self.line = f"{said}, its second instance is draining{_tasks_left(unit)}"
             unit = (yield Order()).units[name]
         node = f"{self.worker.name}{STAND_IN}@{self.worker.host}"
         yield Order(do=(("clear", self._files()),), forget=node)
-        self.line = serves
+        self.line = said
 
-    def _remove(self) -> Steps:
+    def _remove(self, before: Mapping[str, Any]) -> Steps:
         name = self.worker.unit
         unit = self._own((yield Order(do=(("stop", name),))))
         while unit["active"] not in ("inactive", "failed"):
             self.line = f"draining{_tasks_left(unit)}"
             unit = self._own((yield Order()))
-        drain = unit["drain"] or {}
-        if drain:
-            self.figures["handed_back"] = int(drain.get("handed_back", 0))
+        self._note_drain(before, unit)
         if self.worker.name.endswith(STAND_IN):
             order = Order(do=(("clear", self._files()),), forget=self.worker.node)
         else:
@@ -260,6 +272,12 @@ class Steward:
         self.line = "is gone"
 
     # -- small helpers ---------------------------------------------------------------------------------
+
+    def _note_drain(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """What the process before has handed back; the record may be that of an older one."""
+        drain = after["drain"]
+        if drain and drain["invocation"] == before["invocation"] != "":
+            self.figures["handed_back"] = drain["handed_back"]
 
     def _own(self, seen: Observed) -> Mapping[str, Any]:
         return seen.units[self.worker.unit]
@@ -300,8 +318,8 @@ def described(unit: Mapping[str, Any]) -> str:
 
 def _tasks_left(unit: Mapping[str, Any]) -> str:
     """How far a drain is, in the worker's own words or from its record."""
-    drain = unit["drain"] or {}
-    if drain.get("invocation") == unit["invocation"] and "running" in drain:
-        left = int(drain["running"])
-        return f", {left} {'task' if left == 1 else 'tasks'} left, {drain.get('handed_back', 0)} handed back"
-    return ""
+    drain = unit["drain"]
+    if not drain or drain["invocation"] != unit["invocation"]:
+        return ""
+    left = drain["running"]
+    return f", {left} {'task' if left == 1 else 'tasks'} left, {drain['handed_back']} handed back"

@@ -34,6 +34,7 @@ def found(**changes: Any) -> dict[str, Worker]:
         "items": [],
         "census": {},
         "active": {},
+        "left": {},
         "app": "shop",
         **changes,
     }
@@ -79,7 +80,6 @@ def test_what_the_plan_has_found() -> None:
     ]
     needs = {node: one.need for node, one in found(items=items).items()}
     assert needs == {"a@h1": "restart", "b@h1": "start", "c@h1": "", "d@h1": "", "a@h2": ""}
-    assert found(items=items)["a@h1"].why == ("environment X changed",)
 
 
 def test_what_left_the_inventory_and_what_a_killed_run_left() -> None:
@@ -96,6 +96,13 @@ def test_a_second_instance_goes_without_a_plan_too() -> None:
     seen = {"a.next@h2": {"queues": ["q"]}, "a.next@h1": {"queues": ["q"]}}
     left = found(census=seen, present=["h2"])
     assert {node: one.need for node, one in left.items() if one.need} == {"a.next@h2": "remove"}
+
+
+def test_a_second_instance_that_does_not_answer_is_found_by_its_files() -> None:
+    left = found(left={"h1": ["a.next"], "h2": [], "h3": ["a.next"]})
+    assert {node: one.need for node, one in left.items() if one.need} == {"a.next@h1": "remove"}
+    assert left["a.next@h1"].presence == "inactive"
+    assert left["a.next@h1"].unit == "shop-worker@a.next.service"
 
 
 def test_force_concerns_the_hosts_of_this_run_alone() -> None:

@@ -31,6 +31,8 @@ class Host:
         self.broken: set[str] = set()
         self.silent: set[str] = set()
         self.lost = False
+        self.refusing: set[str] = set()
+        self.deaf = 0
         self.starts = 0
 
     def state(self, name: str) -> dict[str, Any]:
@@ -42,9 +44,13 @@ class Host:
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self.lost:
             raise LostError("timed out")
-        error = ""
+        errors = []
         for verb, what in request["do"]:
+            errors.append("")
             if not isinstance(what, str):
+                continue
+            if what in self.refusing:
+                errors[-1] = f"`systemctl {verb} {what}` failed"
                 continue
             self.told.append((verb, what))
             unit = self.state(what)
@@ -56,8 +62,12 @@ class Host:
             if verb == "stop":
                 unit.update(active="inactive")
         units = {name: dict(self.state(name)) for name in request["units"]}
-        journals = dict.fromkeys(request["journals"], "line one\nline two")
-        return {"units": units, "journals": journals, "error": error}
+        journals = dict.fromkeys(request["journals"], "line one\nline two redis://u:p/w@h:1/0")
+        if self.deaf > 0 and request["units"]:
+            self.deaf -= 1
+            units = {}
+        error = "" if units or not request["units"] else "systemd does not answer"
+        return {"units": units, "journals": journals, "errors": errors, "error": error}
 
     def settle(self) -> frozenset[str]:
         self.settled += 1
@@ -95,7 +105,7 @@ def crew(
         return Steward(turn, one, PLACE, timeout=30, forced=forced)
 
     book.join(name)
-    return Crew(name, book, host, steward, 30, trouble)
+    return Crew(name, book, host, steward, 30, trouble, sleep=lambda seconds: None)
 
 
 def unit(name: str) -> str:
@@ -142,7 +152,7 @@ def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
     text = str(failure.value)
     assert text == book.failure
     assert f"h1: {unit('a')} does not start: it is failed" in text
-    assert "  line one\n  line two\n" in text
+    assert "  line one\n  line two redis://***@h:1/0\n" in text, "no password of a URL"
     assert "Queue q is consumed by b@h1, c@h2." in text
     assert f"journalctl -u {unit('a')} -n 100" in text
     assert "run the same command again" in text
@@ -226,7 +236,7 @@ def test_an_overlapped_turn(book: Ledger, host: Host) -> None:
     host.state(unit("a.next")).update(active="inactive", invocation="")
     crew(book, host).take_turns("restart")
     assert host.told == [
-        ("start", unit("a.next")),
+        ("restart", unit("a.next")),
         ("restart", unit("a")),
         ("stop", unit("a.next")),
     ]
@@ -238,3 +248,98 @@ def test_an_overlapped_turn(book: Ledger, host: Host) -> None:
     (turn,) = book.report()["turns"]
     assert turn["overlapped"]
     assert "stand_in_gate" in turn
+
+
+def test_a_second_instance_that_does_not_serve_is_told_at_once_and_goes(
+    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.open([restarting("a@h1")], Policy())
+    host.silent = {"a.next@h1"}
+    failed_at_stop: list[str] = []
+    move = host.move
+
+    def watching(request: Mapping[str, Any]) -> dict[str, Any]:
+        if [verb for verb, _ in request["do"]] == ["stop"]:
+            failed_at_stop.append(book.failure)
+        return move(request)
+
+    monkeypatch.setattr(host, "move", watching)
+    with pytest.raises(CrewError, match=r"Queue a is consumed by a@h1, which was not touched\."):
+        crew(book, host).take_turns("restart")
+    assert host.told == [("restart", unit("a.next")), ("stop", unit("a.next"))]
+    assert host.probes[-1]["forget"] == ["a.next@h1"]
+    assert "no answer" in failed_at_stop[0]
+
+
+def test_an_order_that_fails_is_that_turn_s_failure_alone(book: Ledger, host: Host) -> None:
+    book.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
+    for name in "ab":
+        host.state(unit(name)).update(active="inactive")
+    host.refusing = {unit("a")}
+    with pytest.raises(CrewError, match=rf"{unit('a')} `systemctl start {unit('a')}` failed"):
+        crew(book, host).take_turns("start")
+    outcomes = {turn["node"]: turn["outcome"] for turn in book.report()["turns"]}
+    assert outcomes == {"a@h1": "failed", "b@h1": "done"}
+
+
+def test_a_systemd_that_does_not_answer_is_asked_again(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q"), worker("b@h2", "q")], Policy())
+    host.deaf = 2
+    assert crew(book, host).take_turns("restart") == 1
+    assert host.told == [("restart", unit("a"))]
+
+
+def test_a_systemd_that_never_answers_fails_all_turns_under_way(book: Ledger, host: Host) -> None:
+    book.open([worker(f"{name}@h1", need="start", presence="inactive") for name in "ab"], Policy())
+    host.deaf = 99
+    with pytest.raises(CrewError, match="systemd does not answer"):
+        crew(book, host).take_turns("start")
+    assert [turn["outcome"] for turn in book.report()["turns"]] == ["failed"] * 2
+
+
+@pytest.mark.parametrize("elsewhere", ["", "h2: the lease is lost"])
+def test_a_lease_that_is_lost_while_files_are_settled(
+    book: Ledger, host: Host, elsewhere: str
+) -> None:
+    book.open([restarting("a@h1", "q")], Policy())
+
+    def trouble() -> str:
+        if host.settled and elsewhere:
+            book.fail("h2", elsewhere)
+        return "the lease is lost" if host.settled else ""
+
+    own = crew(book, host, trouble=trouble)
+    if elsewhere:
+        own.take_turns("restart")
+    else:
+        with pytest.raises(CrewError, match="the lease is lost; nothing more begins"):
+            own.take_turns("restart")
+    assert host.told == []
+    assert book.report()["turns"][0]["outcome"] == "failed"
+
+
+def test_a_lease_that_is_lost_in_the_middle_of_a_turn(book: Ledger, host: Host) -> None:
+    book.open([restarting("a@h1", "q"), restarting("b@h1", "q")], Policy())
+    with pytest.raises(CrewError, match="the lease is lost; nothing more begins"):
+        crew(book, host, trouble=lambda: "the lease is lost" if host.told else "").take_turns(
+            "restart"
+        )
+    assert len(host.told) == 1
+    assert book.report()["turns"][0]["outcome"] == "done", "what was begun is ended"
+
+
+def test_a_host_that_is_lost_while_a_turn_cleans_up_hides_no_failure(
+    book: Ledger, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.open([restarting("a@h1")], Policy())
+    host.silent = {"a.next@h1"}
+    move = host.move
+
+    def lost(request: Mapping[str, Any]) -> dict[str, Any]:
+        if [verb for verb, _ in request["do"]] == ["stop"]:
+            raise LostError("timed out")
+        return move(request)
+
+    monkeypatch.setattr(host, "move", lost)
+    with pytest.raises(CrewError, match=r"no answer[\s\S]*connection was lost"):
+        crew(book, host).take_turns("restart")

@@ -178,7 +178,7 @@ def main_process() -> Iterator[subprocess.Popen[bytes]]:
 def run_directory(tmp_path: Path) -> Path:
     path = tmp_path / "run"
     path.mkdir()
-    lease.note(path, token="token", renewed=time.monotonic())
+    lease.note(path, token="token", renewed=lease.now())
     return path
 
 
@@ -206,6 +206,44 @@ def test_it_renews_while_the_run_lives_and_gives_back_when_it_is_killed(
     main_process.wait()
     assert eventually(host.free)
     assert eventually(lambda: not run_directory.exists()), "nothing of the run stays"
+
+
+def test_a_killed_run_s_lease_is_kept_while_its_processes_still_act(
+    run_directory: Path, host: Host, main_process: subprocess.Popen[bytes]
+) -> None:
+    renewer(run_directory, host, main_process.pid)
+    with lease.at_work(run_directory), lease.at_work(run_directory):
+        main_process.kill()
+        main_process.wait()
+        time.sleep(1)
+        assert not host.free()
+        assert run_directory.exists()
+    assert eventually(host.free)
+
+
+def test_a_process_that_never_ends_keeps_the_lease_no_longer_than_silence_would(
+    run_directory: Path,
+    host: Host,
+    main_process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "TTL", 0.5)
+    renewer(run_directory, host, main_process.pid)
+    with lease.at_work(run_directory):
+        main_process.kill()
+        main_process.wait()
+        assert eventually(host.free)
+
+
+def test_time_that_the_control_side_sleeps_counts(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake, asleep = time.monotonic(), 60.0
+    clocks = {time.CLOCK_MONOTONIC: awake, time.CLOCK_BOOTTIME: awake}
+    monkeypatch.setattr(time, "clock_gettime", clocks.__getitem__)
+    lease.note(run_directory, renewed=lease.now())
+    clocks[time.CLOCK_BOOTTIME] += asleep
+    assert "not renewed for 60 s" in lease.trouble(run_directory)
 
 
 def test_a_lease_that_another_run_took_over_is_no_longer_relied_on(
@@ -246,7 +284,7 @@ def test_a_lease_that_was_given_back_is_not_lost(
 
 
 def test_a_renewer_that_died_is_noticed(run_directory: Path) -> None:
-    lease.note(run_directory, renewed=time.monotonic() - 26)
+    lease.note(run_directory, renewed=lease.now() - 26)
     assert "not renewed for 26 s" in lease.trouble(run_directory)
 
 
@@ -276,3 +314,20 @@ def test_a_detached_process_has_nothing_of_ours(tmp_path: Path) -> None:
     assert [link for link in links if not link.startswith("/proc/")] == ["/dev/null"]
     assert session != os.getsid(0)
     assert parent != os.getpid()
+
+
+def test_a_host_is_changed_only_while_the_lease_is_ours(tmp_path: Path) -> None:
+    variables = {"__fleet_lease": {"directory": str(tmp_path)}}
+    lease.note(tmp_path, token="t", renewed=lease.now())
+    with lease.held(variables, check=False):
+        assert not lease._idle_hands(tmp_path)
+    assert lease._idle_hands(tmp_path)
+    lease.note(tmp_path, lost="somebody took it over")
+    with (
+        pytest.raises(lease.LostError, match=r"somebody took it over: .*Run the same"),
+        lease.held(variables, check=False),
+    ):
+        pytest.fail("it went on")
+    # A plan changes nothing, and a role by itself has no lease.
+    with lease.held(variables, check=True), lease.held({}, check=False):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import time
@@ -211,3 +212,34 @@ def test_processes_take_turns_and_never_too_many_at_once(tmp_path: Path) -> None
     # Eight times four processes, of which three quarters stay.
     assert max(beside) == 2
     assert beside[0] == beside[1] == 1, "the second waits for the pilot"
+
+
+@pytest.mark.parametrize("where", ["nowhere/report.json", "lock"])
+def test_a_report_that_can_t_be_written_is_refused_before_anything_begins(
+    ledger: Ledger, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(RollError, match=rf"^celery_restart_report: \S+{where} can't be written"):
+        ledger.open(fleet(), Policy(), str(tmp_path / where))
+
+
+def test_a_report_that_can_t_be_written_any_more_hides_nothing(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    ledger.open(fleet(), Policy(), str(reports / "report.json"))
+    assert json.loads((reports / "report.json").read_text())["turns"] == []
+    shutil.rmtree(reports)
+    ledger.fail("h0", "h0: what failed")
+    assert ledger.leave("h0")
+    assert ledger.failure == "h0: what failed"
+
+
+def test_what_became_of_all_is_told_once(ledger: Ledger) -> None:
+    ledger.open(fleet(), Policy())
+    ledger.join("h0")
+    ledger.fail("h0", "h0: what failed")
+    assert ledger.leave("h0")
+    ledger.join("h1")  # with fewer forks than hosts it comes later
+    assert not ledger.leave("h1")

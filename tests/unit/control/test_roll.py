@@ -27,6 +27,11 @@ def nodes(steps: list[roll.Step]) -> list[list[str]]:
     return [[turn.node for turn in step.turns] for step in steps]
 
 
+def over(*names: str, overlapped: bool = False) -> dict[str, Turn]:
+    """Restarts that have ended."""
+    return {node: Turn(node, node.split("@")[1], "restart", overlapped) for node in names}
+
+
 FOUR = [restarting(f"a@h{n}", "q") for n in range(4)]
 
 
@@ -133,7 +138,7 @@ def test_a_gap_waits_for_the_other_workers_of_its_queues() -> None:
     assert b == Turn("b@h2", "h2", "restart")
     state = replace(state, active={"b@h2": b})
     assert roll.next_turn(state, "h1", "restart") is None
-    state = replace(state, active={}, ended=frozenset({"b@h2", "c@h3"}))
+    state = replace(state, active={}, ended=over("b@h2", "c@h3"))
     assert roll.next_turn(state, "h1", "restart") == Turn("a@h1", "h1", "restart", gap=("r",))
 
 
@@ -183,7 +188,7 @@ def test_nothing_follows_a_pilot_that_is_under_way() -> None:
 
 
 def test_a_pilot_that_needed_no_restart_has_proved_nothing() -> None:
-    state = State(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=frozenset({"a@h0"}))
+    state = State(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=over("a@h0"))
     assert len(roll.ready(state, "restart")) == 1
 
 
@@ -309,7 +314,7 @@ def some_fleet(chance: random.Random) -> list[Worker]:
     return fleet
 
 
-def consuming(fleet: list[Worker], active: dict[str, Turn], ended: set[str]) -> Counter[str]:
+def consuming(fleet: list[Worker], active: dict[str, Turn], ended: dict[str, Turn]) -> Counter[str]:
     """The same count as the module's, written down anew from what a worker does in its turn."""
     found: Counter[str] = Counter()
     for one in fleet:
@@ -344,7 +349,7 @@ def one_roll(chance: random.Random) -> None:
             alive = one.presence == "serving" or one.need != ""
             reach[queue] += one.processes * (one.need != "remove" and alive)
     stay = roll.deferred(fleet, policy)
-    ended: set[str] = set()
+    ended: dict[str, Turn] = {}
     proved = False
     for kind in roll.KINDS:
         queued = list(hosts)  # Ansible gives its forks to the hosts in their order
@@ -352,7 +357,7 @@ def one_roll(chance: random.Random) -> None:
         active: dict[str, Turn] = {}
         while True:
             state = State(
-                tuple(fleet), policy, frozenset(joined), dict(active), frozenset(ended), proved
+                tuple(fleet), policy, frozenset(joined), dict(active), dict(ended), proved
             )
             mine = {one.host for one in roll.waiting(state, kind)} | {
                 turn.host for turn in active.values()
@@ -380,7 +385,7 @@ def one_roll(chance: random.Random) -> None:
                 active[turn.node] = turn
             elif active:
                 over = active.pop(chance.choice(sorted(active)))
-                ended.add(over.node)
+                ended[over.node] = over
                 proved = proved or over.kind == "restart"
             for turn in active.values():
                 assert kind == turn.kind
@@ -408,7 +413,7 @@ def one_roll(chance: random.Random) -> None:
                     ]
                     assert set(turn.gap) == set(short)
                     assert not by_node[turn.node].can_overlap
-    assert ended == {one.node for one in fleet if one.kind} - set(stay)
+    assert set(ended) == {one.node for one in fleet if one.kind} - set(stay)
 
 
 def test_the_plan_foretells_every_turn_once() -> None:
@@ -421,3 +426,17 @@ def test_the_plan_foretells_every_turn_once() -> None:
         assert Counter(told) == Counter(expected)
         order = [roll.KINDS.index(step.kind) for step in steps]
         assert order == sorted(order)
+
+
+@pytest.mark.parametrize("turns", ["active", "ended"])
+def test_a_second_instance_that_a_turn_has_taken_over_is_no_capacity(turns: str) -> None:
+    fleet = (
+        restarting("a@h1", "q"),
+        worker("a.next@h1", "q", need="remove"),
+        restarting("b@h2", "q"),
+    )
+    for overlapped, left in ((False, ["a.next@h1"]), (True, [])):
+        state = replace(State(fleet), **{turns: over("a@h1", overlapped=overlapped)})
+        found = roll.consumers(state, ["q"])["q"]
+        assert [node for node in found if ".next" in node] == left
+        assert "b@h2" in found

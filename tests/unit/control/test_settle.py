@@ -366,9 +366,10 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
     wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
     running.systemd.before = kill
     # SIGKILL leaves no time to take anything back.
-    with monkeypatch.context() as killed, pytest.raises(Killed):
+    with monkeypatch.context() as killed:
         killed.setattr(Files, "_take_back", lambda self: None)
-        running.settle(wanted)
+        with pytest.raises(Killed):
+            running.settle(wanted)
     running.systemd.before = lambda command: None
     running.systemd.units[UNIT].state["ActiveState"] = state
     running.systemd.refused["nginx"] = "A is bad"

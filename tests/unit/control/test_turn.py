@@ -167,7 +167,6 @@ def test_a_start() -> None:
     [
         ({"active": "failed", "result": "exit-code", "exit_status": 1}, "does not start"),
         ({"active": "activating", "sub": "auto-restart", "exit_status": 78}, "does not start"),
-        ({"active": "activating", "sub": "auto-restart", "restarts": 3}, "restarted 3 times"),
     ],
 )
 def test_a_process_that_does_not_start(changes: dict[str, Any], words: str) -> None:
@@ -177,6 +176,28 @@ def test_a_process_that_does_not_start(changes: dict[str, Any], words: str) -> N
     with pytest.raises(TurnError, match=words) as error:
         h.step()
     assert error.value.unit == UNIT
+
+
+@pytest.mark.parametrize("counted", [0, 40])
+def test_a_process_that_systemd_starts_again_and_again(counted: int) -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="activating", sub="auto-restart", invocation="new", pid=0, restarts=counted)
+    h.step()
+    h.show(restarts=counted + 2)
+    h.step()
+    h.show(restarts=counted + 3)
+    with pytest.raises(TurnError, match=f"restarted {counted + 3} times"):
+        h.step()
+
+
+def test_the_restarts_of_the_process_before_are_not_this_one_s() -> None:
+    h = host()
+    h.until("restart")
+    h.show(active="activating", sub="start", invocation="new", pid=20, restarts=40)
+    h.step()
+    h.starts_anew()
+    assert h.step().probe
 
 
 def test_the_exit_status_of_the_process_before_is_no_verdict() -> None:
@@ -223,7 +244,7 @@ def test_an_order_that_systemd_dropped() -> None:
     h = host()
     h.until("restart")
     h.show(active="inactive", job=False)
-    with pytest.raises(TurnError, match="did not restart"):
+    with pytest.raises(TurnError, match="did not start"):
         h.step()
 
 
@@ -261,6 +282,30 @@ def test_a_worker_that_waits_for_its_broker_is_not_waited_for() -> None:
     assert h.until("restart")
 
 
+def test_a_start_that_an_earlier_run_began_is_this_one() -> None:
+    h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
+    h.show(active="activating", sub="start", job=True, pid=10, status="waits for the broker")
+    h.until("settle")
+    h.step(differs=False)
+    h.step()
+    assert h.steward.line == "starting, waits for the broker"
+    h.starts_anew(invocation="old")
+    h.ends()
+    assert h.steward.outcome == "unneeded"
+    assert not any(order.do for order in h.orders)
+
+
+def test_a_start_that_an_earlier_run_began_with_other_files_is_begun_anew() -> None:
+    h = host(worker("a@h1", "q", need="start", presence="inactive"), "start")
+    h.show(active="activating", sub="auto-restart", pid=0, exit_status=78)
+    h.until("settle")
+    assert h.step(differs=True).do == (("restart", UNIT),)
+    h.starts_anew()
+    h.step()
+    h.ends()
+    assert h.steward.outcome == "done"
+
+
 # -- a second instance -------------------------------------------------------------------------------------
 
 
@@ -269,7 +314,7 @@ def overlapped_until(step: str) -> Host:
     prepare = h.until("prepare").do[0][1]
     assert prepare["other_node"] == "a.next@h1"
     assert prepare["other_unit"] == NEXT
-    assert h.step().do == (("start", NEXT),)
+    assert h.step().do == (("restart", NEXT),)
     if step == "start":
         return h
     h.starts_anew(NEXT, "n1", 30)
@@ -288,7 +333,7 @@ def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() ->
     while not h.step().probe:
         pass
     assert h.step().do == (("stop", NEXT),)
-    h.show(NEXT, active="deactivating", drain={"invocation": "n1", "running": 1})
+    h.show(NEXT, active="deactivating", drain={"invocation": "n1", "running": 1, "handed_back": 0})
     h.step()
     h.step()
     assert h.steward.line == (
@@ -302,21 +347,46 @@ def test_a_second_instance_serves_before_the_first_one_stops_and_goes_after() ->
     assert {"gate", "stand_in_gate", "started_in", "drained_in"} <= set(h.steward.figures)
 
 
-def test_a_second_instance_that_does_not_start_leaves_the_first_one_alone() -> None:
-    h = overlapped_until("start")
-    h.show(NEXT, active="failed", invocation="n1")
+@pytest.mark.parametrize("where", ["start", "gate"])
+def test_a_second_instance_that_does_not_serve_goes_and_leaves_the_first_one_alone(
+    where: str,
+) -> None:
+    h = overlapped_until(where)
+    if where == "start":
+        h.show(NEXT, active="failed", invocation="n1")
+        stop = h.step()
+    else:
+        stop = h.step(errors=("no answer",))
+        h.show(NEXT, active="deactivating")
+        h.step()
+        h.show(NEXT, active="inactive")
+    assert stop.do == (("stop", NEXT),)
+    assert h.steward.failure, "known before all of it has gone"
+    clear = h.step()
+    assert (clear.do[0][0], clear.forget) == ("clear", "a.next@h1")
     with pytest.raises(TurnError) as error:
         h.step()
+    assert error.value is h.steward.failure
     assert error.value.unit == NEXT
     assert not any(("restart", UNIT) in order.do for order in h.orders)
 
 
-def test_a_second_instance_of_a_killed_run_is_used() -> None:
+def test_a_second_instance_that_can_t_be_prepared_goes_too() -> None:
     h = host(overlapped=True)
-    h.show(NEXT, active="active", invocation="n0", pid=33)
     h.until("prepare")
-    assert probed(h.step())["pid"] == 33
-    assert not any(("start", NEXT) in order.do for order in h.orders)
+    assert h.steps.throw(TurnError("no such file", UNIT)).do == (("stop", NEXT),)
+
+
+@pytest.mark.parametrize("active", ["active", "activating"])
+def test_a_second_instance_of_a_killed_run_is_started_anew(active: str) -> None:
+    h = host(overlapped=True)
+    h.show(NEXT, active=active, invocation="n0", pid=33)
+    h.until("prepare")
+    assert h.step().do == (("restart", NEXT),)
+    h.show(NEXT, job=True)
+    h.step()
+    h.starts_anew(NEXT, "n1", 34)
+    assert probed(h.until("probe"))["pid"] == 34
 
 
 # -- removals ----------------------------------------------------------------------------------------------
@@ -335,6 +405,15 @@ def test_a_removal() -> None:
     assert last.forget == "a@h1"
     h.ends()
     assert h.steward.figures == {"handed_back": 1}
+
+
+def test_a_record_of_an_earlier_process_is_not_this_removal_s() -> None:
+    h = host(worker("a@h1", "q", need="remove"), "remove")
+    h.until("stop")
+    h.show(active="inactive", drain={"invocation": "older", "running": 0, "handed_back": 9})
+    h.step()
+    h.ends()
+    assert "handed_back" not in h.steward.figures
 
 
 def test_the_removal_of_what_a_killed_run_left_behind() -> None:

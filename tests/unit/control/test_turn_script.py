@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -112,17 +113,33 @@ def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None
         turn.prepare(files)
 
 
+RECORD = {"invocation": "abc", "running": 1, "handed_back": 2}
+ODD: list[dict[str, Any]] = [
+    {"invocation": 7},
+    {"running": "1"},
+    {"running": True},
+    {"handed_back": None},
+    {"handed_back": [1]},
+]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [('{"running": 1}', {"running": 1}), ("", None), ("[1]", None), ("{", None)],
+    [
+        (json.dumps({**RECORD, "pid": 7, "ended": False}), RECORD),
+        *((json.dumps({**RECORD, **odd}), None) for odd in ODD),
+        *((text, None) for text in ("", "[1]", "{", "{}", "[" * 9_000, '{"running": NaN}')),
+    ],
 )
-def test_a_drain_s_record(tmp_path: Path, content: str, expected: Any) -> None:
+def test_a_drain_s_record_is_what_our_runtime_writes_or_none(
+    tmp_path: Path, content: str, expected: Any
+) -> None:
     (tmp_path / "drain.json").write_text(content)
     assert turn.record(str(tmp_path)) == expected
 
 
 def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("{}")
+    (tmp_path / "real").write_text(json.dumps(RECORD))
     os.symlink("real", tmp_path / "drain.json")
     assert turn.record(str(tmp_path)) is None
     assert turn.record(str(tmp_path / "nowhere")) is None
@@ -141,7 +158,8 @@ def test_the_script_needs_nothing_but_the_standard_library() -> None:
     assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
         "units": {},
         "journals": {},
-        "error": "unknown order juggle",
+        "errors": ["unknown order juggle"],
+        "error": "",
     }
 
 
@@ -179,3 +197,25 @@ def test_a_systemd_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(turn, "run", lambda *command: done)
     with pytest.raises(turn.TurnError, match="Failed to connect to bus"):
         turn.look({"a.service": ""})
+
+
+def test_an_order_that_fails_keeps_nobody_from_looking_or_from_the_next_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        failed = command[-1] == "a.service" and "show" not in command
+        return subprocess.CompletedProcess([], int(failed), "no" if failed else SHOWN)
+
+    monkeypatch.setattr(turn, "run", run)
+    do = [["start", "a.service"], ["start", "b.service"]]
+    asked = {"do": do, "units": {"a.service": ""}, "seen": {}, "wait": 0, "journals": []}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
+    turn.main()
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["errors"] == ["`systemctl start --no-block a.service` failed: no", ""]
+    assert answer["units"]["a.service"]["pid"] == 77
+    assert answer["error"] == ""
+    assert ("systemctl", "start", "--no-block", "b.service") in commands

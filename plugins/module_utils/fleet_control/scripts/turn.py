@@ -4,7 +4,8 @@ Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.js
 answer said of them, "wait": seconds to wait for something else, "journals": [units whose last lines are wanted]}.
 Verbs: start, stop and restart a unit, none of which is waited for: should Ansible be killed, systemd ends what was
 begun; disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
-Output: {"units": {unit: {...}}, "journals": {unit: text}, "error": what could not be done}.
+Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it could not be done or empty, for each verb],
+"error": why the units could not be looked at}.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ UNITS = Path("/etc/systemd/system")
 # would empty the queues.
 NOT_SHARED = re.compile(r"--statedb=.*|--purge")
 _LARGEST = 10_000
+# What counts of a drain's record.
+RECORDED = {"invocation": str, "running": int, "handed_back": int}
 
 
 class TurnError(Exception):
@@ -119,6 +122,15 @@ def clear(what: dict[str, str]) -> None:
     systemctl("daemon-reload")
 
 
+def tried(verb: str, what: Any) -> str:
+    """Carry an order out; why that failed, or nothing."""
+    try:
+        do(verb, what)
+    except (TurnError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def do(verb: str, what: Any) -> None:
     """One order."""
     if verb in ("start", "stop", "restart"):
@@ -151,16 +163,20 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def record(directory: str) -> dict[str, Any] | None:
-    """What the worker wrote down of its last drain."""
+    """What the worker wrote down of its last drain; nothing where that is not what our runtime writes."""
     try:
         # The directory is the application's: no link is followed, and nothing waited for.
         path = os.path.join(directory, "drain.json")
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle) as stream:
             found = json.loads(stream.read(_LARGEST))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    record = {name: found.get(name) for name in RECORDED}
+    # Whoever is the application's user can write there: a truth value is no number.
+    return record if [type(value) for value in record.values()] == [*RECORDED.values()] else None
 
 
 def number(text: str | None) -> int:
@@ -200,11 +216,10 @@ def journal(unit: str) -> str:
 def main() -> None:
     """Act, wait for a change, answer."""
     asked = json.load(sys.stdin)
+    errors = [tried(verb, what) for verb, what in asked["do"]]
     error = ""
     found: dict[str, Any] = {}
     try:
-        for verb, what in asked["do"]:
-            do(verb, what)
         deadline = time.monotonic() + asked["wait"]
         found = look(asked["units"])
         while found == asked["seen"] and time.monotonic() < deadline:
@@ -213,7 +228,7 @@ def main() -> None:
     except TurnError as trouble:
         error = str(trouble)
     journals = {unit: journal(unit) for unit in asked["journals"]}
-    print(json.dumps({"units": found, "journals": journals, "error": error}))
+    print(json.dumps({"units": found, "journals": journals, "errors": errors, "error": error}))
 
 
 if __name__ == "__main__":
