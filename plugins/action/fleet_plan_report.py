@@ -76,6 +76,8 @@ class ActionModule(ActionBase):
             instances=args["instances"],
             items=[item.as_dict() for item in whole.items if item.part == "celery_worker"],
             census={},
+            # What was left behind is among the plan's items.
+            left={},
             active=active,
             app=app,
             force=force,
