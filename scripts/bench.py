@@ -62,15 +62,20 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         BenchError: It failed; the message holds its last lines.
     """
     started = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as missing:
+        raise BenchError(
+            f"{missing.filename} is not found: use `make bench`, or `. .venv/bin/activate` first"
+        ) from None
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
         raise BenchError(f"`{' '.join(command)}` failed:\n{tail}")

@@ -10,7 +10,14 @@ import pytest
 
 from celery_fleet import stop
 
-DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+# SIGQUIT is deaf by itself where a shell has put the tests into the background.
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+print(flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
