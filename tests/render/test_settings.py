@@ -69,3 +69,12 @@ def test_the_time_until_a_task_is_given_to_another_is_one_number(fleet: Fleet) -
         for _, text in written(fleet, component)
     }
     assert len(found) == 1
+
+
+def test_whoever_runs_or_sends_tasks_has_the_applications_environment(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        for part in ("celery_worker", "celery_beat", "celery_producer"):
+            if part in host.parts:
+                files = {item["dest"] for item in host.parts[part]["files"]}
+                directory = host.variables["celery_app_directory"]
+                assert {f"{directory}/app.env", f"{directory}/credentials/secret.env"} <= files

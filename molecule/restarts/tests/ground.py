@@ -170,6 +170,14 @@ class Ground:
         words += [f"--seconds={seconds}", *(("--long", *map(str, long)) if long else ())]
         self.fleet.must(self.control, words)
 
+    def must_be_sending(self, run: str) -> None:
+        """AssertionError with what the sender said if it has ended."""
+        unit = f"load-{run}.service"
+        answer = self.fleet.execute(self.control, ["systemctl", "is-active", "--quiet", unit])
+        if answer.status:
+            journal = ["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={unit}"]
+            raise AssertionError(self.fleet.must(self.control, journal))
+
     def stop_load(self, run: str) -> None:
         """Tell the sender to stop, and wait until it has recorded all it sent."""
         self.fleet.execute(self.control, ["systemctl", "stop", f"load-{run}.service"])
@@ -277,10 +285,12 @@ class Ground:
         self.start_load(run, LONGEST, long)
         try:
             self.sleep(LEAD)
+            self.must_be_sending(run)
             began = time.time()
             act(case)
             ended = time.time()
             self.sleep(max(TAIL, began + LEAST - ended))
+            self.must_be_sending(run)
         finally:
             self.stop_load(run)
         self.settle(run)
