@@ -25,7 +25,7 @@ from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the
 # file takes its time.
 VALID = 180
 # Seconds in which workers have found back to a Redis that was restarted.
-RETURN = 60
+FIND_BACK = 60
 # The probe's exit status on a host without a worker.
 NOBODY = 99
 
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
         if pausing:
             request["pause"] = {"seconds": VALID, "wait": float(args["wait"]), "nodes": nodes}
         else:
-            request["resume"] = {"wait": RETURN, "nodes": nodes} if nodes else True
+            request["resume"] = {"wait": FIND_BACK, "nodes": nodes} if nodes else True
         answer = self._ask(request)
         for trouble in answer.get("errors", []):
             what = "paused" if pausing else f"told to go on; they do so within {VALID} s"
