@@ -45,6 +45,8 @@ def load(directory: Path) -> dict[tuple[str, str], Summary]:
 def _seconds(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NOTHING
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms"
     return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
 
 
