@@ -68,6 +68,6 @@ class ActionModule(ActionBase):
             )
             if done["rc"] == NOBODY:
                 return {}
-            return dict(remote.answer({**done, "rc": 0}))
+            return remote.finding(done)
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

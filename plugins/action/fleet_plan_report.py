@@ -65,7 +65,7 @@ class ActionModule(ActionBase):
         """What a person should know of the roll of the workers; of hosts that were not asked the best is assumed."""
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])
-        active = {host: _active(hostvars[host]) for host in whole.hosts}
+        active = {host: set(census.active_units(hostvars[host])) for host in whole.hosts}
         for node in celery.nodes(hostvars, group, args["instances"]).values():
             if node["host"] not in whole.hosts and node["host"] not in whole.missing:
                 active.setdefault(node["host"], set()).add(str(node["unit"]))
@@ -87,8 +87,3 @@ class ActionModule(ActionBase):
             return roll.describe(found, roll.Policy(int(args["min_capacity"]), int(args["batch"])))
         except roll.RollError as error:
             raise AnsibleActionFail(str(error)) from None
-
-
-def _active(variables: Any) -> set[str]:
-    states = (variables.get("__fleet_plan") or {}).get("states") or {}
-    return {str(unit) for unit, state in states.items() if state["active"] == "active"}

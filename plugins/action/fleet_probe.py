@@ -56,8 +56,7 @@ class ActionModule(ActionBase):
             in_data=json.dumps(request, default=str).encode(),
         )
         try:
-            # A finding is an answer as well; the probe says so by its exit status.
-            answer = remote.answer({**done, "rc": 0})
+            answer = remote.finding(done)
         except remote.RemoteError as error:
             result.update(failed=True, msg=f"the canaries can't be sent: {error}")
             return result

@@ -113,7 +113,7 @@ class ActionModule(ActionBase):
             census=self._census()
             if force or any(item["action"] != "start" for item in items)
             else {},
-            active={host: _active(hostvars[host]) for host in present},
+            active={host: census.active_units(hostvars[host]) for host in present},
             left={host: _left(hostvars[host]) for host in present},
             app=str(args["app"]),
             force=force,
@@ -247,8 +247,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             raise crew.LostError(str(error)) from None
         try:
-            # A finding is an answer as well; the probe says so by its exit status.
-            return dict(remote.answer({**done, "rc": 0}))
+            return remote.finding(done)
         except remote.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
@@ -282,16 +281,6 @@ class ActionModule(ActionBase):
         trouble = lease.trouble(self._book.directory)
         if trouble:
             raise AnsibleActionFail(f"{trouble}. Run the same command again.")
-
-
-def _active(variables: Mapping[str, Any]) -> list[str]:
-    """Units of a host that are active, from the plan or, without one, from what was looked at instead."""
-    planned = (variables.get("__fleet_plan") or {}).get("states") or {}
-    looked = (variables.get("__celery_worker_seen") or {}).get("units") or {}
-    return [
-        *(unit for unit, state in planned.items() if state["active"] == "active"),
-        *(unit for unit, state in looked.items() if state.get("ActiveState") == "active"),
-    ]
 
 
 def _left(variables: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from change import Fleets
 from support import web
 from support.inventory import load_fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +70,3 @@ def requests_meanwhile(changes: Fleets) -> Callable[[], AbstractContextManager[l
             thread.join()
 
     return asking
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no test be skipped."""
-    report = yield
-    if report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"a skipped test proves nothing here: {report.longrepr}"
-    return report

@@ -15,6 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
 from support.inventory import load_fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,9 @@ from testinfra.host import Host
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support import resp
+from support import resp, skips
 from support.inventory import Fleet, Variables, load_fleet
+from support.skips import pytest_make_collect_report  # noqa: F401  # a hook, which pytest finds by its name
 from support.units import Look
 
 JOURNAL_LINES = 60
@@ -164,21 +165,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the journal of a failing test's unit; let no test be skipped."""
     report = yield
-    if report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"a skipped test proves nothing here: {report.longrepr}"
+    skips.refuse(report, "test")
     if report.failed and call.when != "teardown":
         report.sections.extend(journals(item))
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let no module be skipped."""
-    report = yield
-    if report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"a skipped module proves nothing here: {report.longrepr}"
     return report

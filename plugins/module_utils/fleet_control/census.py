@@ -23,6 +23,16 @@ def names(only: Any) -> list[str]:
     return [str(name).strip() for name in parts if str(name).strip()]
 
 
+def active_units(variables: Mapping[str, Any]) -> list[str]:
+    """Units of a host that are active, from the plan or, without one, from what was looked at instead."""
+    planned = (variables.get("__fleet_plan") or {}).get("states") or {}
+    looked = (variables.get("__celery_worker_seen") or {}).get("units") or {}
+    return [
+        *(unit for unit, state in planned.items() if state["active"] == "active"),
+        *(unit for unit, state in looked.items() if state.get("ActiveState") == "active"),
+    ]
+
+
 def workers(
     *,
     hostvars: Mapping[str, Mapping[str, Any]],

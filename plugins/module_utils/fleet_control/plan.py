@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .words import count
+
 # Longer reasons are cut in the text; the JSON has them whole.
 _WHY_LENGTH = 160
 
@@ -188,11 +190,11 @@ class Plan:
 
     def _title(self) -> str:
         if not self.items:
-            return f"Plan: nothing to do, {_count(len(self.hosts), 'host')} as the inventory says."
+            return f"Plan: nothing to do, {count(len(self.hosts), 'host')} as the inventory says."
         changed = len({item.host for item in self.items})
         same = len(self.hosts) - changed
         rest = f", {same} as the inventory says" if same else ""
-        return f"Plan: {_count(changed, 'host')} to change{rest}."
+        return f"Plan: {count(changed, 'host')} to change{rest}."
 
 
 def _subject(item: Item) -> str:
@@ -205,10 +207,6 @@ def _reasons(item: Item) -> str:
         return f"{item.why[0]} and {len(item.why) - 1} more"
     text = "; ".join(item.why)
     return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def redis_notes(items: Sequence[Item], drain: float) -> list[str]:

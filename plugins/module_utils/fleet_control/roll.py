@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
 
+from . import words
+
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
 Kind = Literal["start", "restart", "remove"]
@@ -403,7 +405,7 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
             else "restarts"
         )
         lines.append(
-            f"{_plural(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
+            f"{words.count(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
         )
     for turn in (turn for step in restarts for turn in step.turns):
         worker = by_node[turn.node]
@@ -431,7 +433,3 @@ def _because(worker: Worker) -> str:
     if worker.overlap is False:
         return " (overlap: false)"
     return " (one process: set overlap: true if two of its tasks may run side by side)"
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -33,14 +33,11 @@ from .overlay import Overlay
 from .redis_live import RedisError
 from .validate import Checks
 from .wanted import Unit, Wanted
+from .words import count
 
 LOCK = Path("/run/celery-fleet-settle.lock")
 # Seconds that a unit may take to stop beyond what systemd itself allows it.
 _STOP_SLACK = 15.0
-# A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
-_RESTARTS_TOLERATED = 2
-# The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
-_EX_CONFIG = 78
 # Seconds within which a daemon that reloads must have new processes.
 _RELOAD_PATIENCE = 5.0
 # Stands in a record for what is just being brought to the running process.
@@ -421,11 +418,11 @@ class Settler:
                 own = {*states[name].sources, *_texts(listed, "files"), *_texts(listed, "links")}
                 gone = [path for path in rest if path in own]
                 rest = [path for path in rest if path not in own and path not in notes]
-                delete = f", delete {_count(len(gone), 'file')}" if gone else ""
+                delete = f", delete {count(len(gone), 'file')}" if gone else ""
                 why = f"not in the inventory: drain, stop{delete}"
                 self.report.pending.append(Pending(part, name, "remove", (why,)))
             if rest:
-                why = f"not in the inventory: delete {_count(len(rest), 'file')}"
+                why = f"not in the inventory: delete {count(len(rest), 'file')}"
                 self.report.pending.append(Pending(part, "", "remove", (why, *rest)))
 
     def _plan_rest(self, states: Mapping[str, systemd.UnitState]) -> None:
@@ -592,10 +589,8 @@ class Settler:
         fresh: bool,
         late: bool,
     ) -> None:
-        # The exit status is that of the process before, as long as systemd has not begun the next one.
-        refused = state.sub.startswith("auto-restart") and state.exit_status == _EX_CONFIG
-        hopeless = fresh and (state.active == "failed" or refused)
-        if tries > _RESTARTS_TOLERATED or hopeless:
+        hopeless = fresh and systemd.hopeless(state.active, state.sub, state.exit_status)
+        if tries > systemd.RESTARTS_TOLERATED or hopeless:
             raise self._failure(unit, state, "does not start")
         if late:
             raise self._failure(unit, state, f"was not active within {unit.timeout:.0f} s")
@@ -705,10 +700,6 @@ def _source(module: object) -> str:
 def _texts(content: Mapping[str, object], key: str) -> list[str]:
     value = content.get(key)
     return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shown(state: systemd.UnitState) -> dict[str, object]:

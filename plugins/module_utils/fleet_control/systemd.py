@@ -29,6 +29,18 @@ _PROPERTIES = (
 )
 
 
+# A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
+RESTARTS_TOLERATED = 2
+# The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
+_EX_CONFIG = 78
+
+
+def hopeless(active: str, sub: str, exit_status: int) -> bool:
+    """Whether a unit that is starting will not come up, however long one waits; the arguments are systemd's own."""
+    # The exit status is that of the process before, as long as systemd has not begun the next one.
+    return active == "failed" or (sub.startswith("auto-restart") and exit_status == _EX_CONFIG)
+
+
 @dataclass(frozen=True)
 class Completed:
     """What a command answered; `output` is stdout and stderr together."""

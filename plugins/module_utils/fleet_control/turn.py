@@ -11,12 +11,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from . import systemd
 from .roll import STAND_IN, Turn, Worker
-
-# A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
-_RESTARTS_TOLERATED = 2
-# The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
-_EX_CONFIG = 78
 
 
 @dataclass(frozen=True)
@@ -197,12 +193,9 @@ class Steward:
                 # The status of a process that has ended is none.
                 says = f", {unit['status']}" if unit["status"] and unit["pid"] else ""
                 self.line = f"{what}{says}"
-                # The exit status is that of the process before, as long as systemd has not begun the next one.
-                refused = (
-                    unit["sub"].startswith("auto-restart") and unit["exit_status"] == _EX_CONFIG
-                )
-                hopeless = unit["active"] == "failed" or refused
-                if hopeless or unit["restarts"] - restarts > _RESTARTS_TOLERATED:
+                tries = unit["restarts"] - restarts
+                hopeless = systemd.hopeless(unit["active"], unit["sub"], unit["exit_status"])
+                if hopeless or tries > systemd.RESTARTS_TOLERATED:
                     raise TurnError(f"does not start: {described(unit)}", name)
                 if now > deadline:
                     raise TurnError(
