@@ -13,27 +13,27 @@ DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 .PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-restarts docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
 	@scripts/setup.sh
 
-lock: ## resolve all requirements anew: ours, Flower's, the example's
+lock: ## resolve all requirements anew: ours, Flower's, the examples'
 	@scripts/lock.sh
 
 lint: setup ## every static check
 	@scripts/check.sh lint
 
-test-fast: setup ## lint, and every test that needs no host
+test-fast: setup ## lint, and the tests that need no host, but for the slow ones
 	@scripts/check.sh fast
 
-test: setup ## test-fast, then a deploy of the delivered fleet on bare hosts
-	@scripts/check.sh fast molecule:default
+test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet on bare hosts
+	@scripts/check.sh fast slow molecule:default
 
-test-all: setup ## test-fast, then every Molecule scenario, each of at most 40 minutes
-	@scripts/check.sh fast $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
+test-all: setup ## all tests without hosts, then every Molecule scenario, each of at most 40 minutes
+	@scripts/check.sh fast slow $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
 
-test-%: setup ## one Molecule scenario: test-default, test-change, test-restarts, test-restarts-faults
+test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-database_fleets …
 	@scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
@@ -44,9 +44,12 @@ demo-hosts: setup ## make the demo's hosts, or start them again
 demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
 	@scripts/demo.sh
 
-demo-destroy: setup ## remove the demo's hosts, its secrets and certificates
+demo-%: demo-hosts ## another example beside it: demo-aiecommerce, demo-flash_promos, demo-marketplace_ops, demo-processing
+	@scripts/demo.sh $*
+
+demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates of all examples
 	@python scripts/hosts.py destroy $(DEMO)
-	@rm -rf inventories/local/.secrets inventories/local/pki
+	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml))
 
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py

@@ -398,11 +398,15 @@ def baseline(sources: Sequence[Path]) -> float:
         capture_output=True,
         check=True,
     ).stdout
-    flower = (ROOT / "roles" / "flower" / "files" / "requirements.txt").read_bytes()
+    flower, command = (
+        (ROOT / "roles" / role / "files" / "requirements.txt").read_bytes()
+        for role in ("flower", "celery_cli")
+    )
 
     def install(host: str) -> None:
         _remote(variables[host], "cat > /tmp/code.tar.gz", code)
         _remote(variables[host], "cat > /tmp/flower.txt", flower)
+        _remote(variables[host], "cat > /tmp/command.txt", command)
         words = " ".join(sorted(parts[host]))
         _remote(variables[host], f"sudo bash -s -- {words}", script.encode())
 

@@ -3,16 +3,16 @@
 # hand on one host, and nothing configured, secured, started or checked.
 #
 # usage: bench_baseline.sh GROUP...   (the host's groups in the inventory)
-# Run as root on the host; the code is in /tmp/code.tar.gz, Flower's requirements in /tmp/flower.txt.
+# Run as root on the host; the code is in /tmp/code.tar.gz, requirements of Flower in /tmp/flower.txt and of the
+# operator's command in /tmp/command.txt.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
-packages=()
+packages=(python3-venv)
 for group in "$@"; do
   case $group in
     redis) packages+=(redis-server) ;;
-    celery_workers | celery_beat) packages+=(python3-venv) ;;
-    celery_producers | flower) packages+=(python3-venv nginx-light) ;;
+    celery_producers | flower) packages+=(nginx-light) ;;
   esac
 done
 apt-get update --quiet --quiet
@@ -34,3 +34,4 @@ esac
 case " $* " in
   *" flower "*) virtualenv /opt/flower /tmp/flower.txt ;;
 esac
+virtualenv /opt/celery-fleet /tmp/command.txt

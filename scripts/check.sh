@@ -3,12 +3,16 @@
 #
 # usage: check.sh PART...
 #   lint            every static check
-#   fast            lint, and the tests that need no host, side by side
+#   fast            lint, and the tests that need no host, side by side; but for the slow ones of these
+#   slow            these
 #   molecule:NAME   one Molecule scenario
 # Called by the Makefile, which puts .venv/bin on PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
+
+# A process for each core, to which the tests go one by one: some take a hundred times as long as others.
+PARALLEL=(--numprocesses=auto --dist=worksteal)
 
 REPORT=()
 trap 'report' EXIT
@@ -49,17 +53,18 @@ fast() {
   mkdir -p "$STATE_DIR"
   "${BASH_SOURCE[0]}" lint >"$log" 2>&1 &
   lint_pid=$!
-  timed 'tests without hosts' pytest || failed=1
+  timed 'tests without hosts' pytest "${PARALLEL[@]}" -m 'not slow' || failed=1
   wait "$lint_pid" || failed=1
   cat "$log"
   return "$failed"
 }
 
-(($#)) || die "usage: check.sh lint | fast | molecule:NAME ..."
+(($#)) || die "usage: check.sh lint | fast | slow | molecule:NAME ..."
 for part in "$@"; do
   case $part in
     lint) lint ;;
     fast) timed 'fast, altogether' fast ;;
+    slow) timed 'slow tests without hosts' pytest "${PARALLEL[@]}" -m slow ;;
     molecule:*) timed "$part" molecule test --scenario-name "${part#molecule:}" ;;
     *) die "unknown part '$part'" ;;
   esac

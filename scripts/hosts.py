@@ -41,6 +41,8 @@ FIRST_ADDRESS = 11
 
 RUN_FLAGS = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
+    # Of root's on any host, but not among Docker's: to read whatever is whose, without the right to write it.
+    *("--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined"),
     # A host that reboots itself comes back; one that `docker stop` stopped does not.
     *("--restart", "unless-stopped"),
@@ -79,8 +81,8 @@ class Fleet:
     @classmethod
     def of(cls, scenario: str, root: Path = ROOT) -> Fleet:
         """The fleet of `scenario` in the checkout at `root`."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", scenario):
-            raise FleetError(f"{scenario!r} is no name for a fleet: use a-z, 0-9 and '-'")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", scenario):
+            raise FleetError(f"{scenario!r} is no name for a fleet: use a-z, 0-9, '_' and '-'")
         checkout = hashlib.sha256(str(root).encode()).hexdigest()[:8]
         return cls(scenario, f"cf-{checkout}-{scenario}", root / ".state" / scenario)
 

@@ -6,6 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 PYTHON=${PYTHON:-python3}
+# Daemons lie where not every user's shell looks.
+PATH=$PATH:/usr/sbin:/sbin
 LOCK=requirements/dev.txt
 
 # can COMMAND: true if COMMAND is found.
@@ -14,20 +16,24 @@ can() { command -v "$1" >/dev/null 2>&1; }
 engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
 install_missing_packages() {
-  local missing=() mask_redis=
+  local missing=() masked=() unit
   # Debian's python3 has the venv module without the ensurepip that it calls.
-  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  # And the tests build releases as hosts do, with the pip that Debian keeps for it.
+  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null && compgen -G '/usr/share/python-wheels/pip-*.whl' >/dev/null ||
+    missing+=(python3-venv)
   can ssh && can ssh-keygen || missing+=(openssh-client)
   can mmdebstrap || missing+=(mmdebstrap)
   # The render tests ask systemd of the units; some containers lack it.
   can systemd-analyze || missing+=(systemd)
   can openssl || missing+=(openssl)
-  # Tests without hosts start one of their own. Debian's would run at once and at each boot, open to this machine:
-  # whoever wants that one unmasks it.
-  if ! can redis-server; then
-    missing+=(redis-server)
-    [[ -e /etc/systemd/system/redis-server.service ]] || mask_redis=1
-  fi
+  # Tests without hosts start one of their own, and have these judge what is written for them. Debian's services would
+  # run at once and at each boot, open to this machine: whoever wants one unmasks it.
+  can redis-server || { missing+=(redis-server); masked+=(redis-server.service); }
+  can nginx || { missing+=(nginx-light); masked+=(nginx.service); }
+  can logrotate || missing+=(logrotate)
+  # Rules of the firewall are loaded in network namespaces of the tests' own.
+  can nft || { missing+=(nftables); masked+=(nftables.service); }
+  can ip || missing+=(iproute2)
   # A client alone is of use where it reaches an engine; else the engine comes with its own client.
   if ! engine_answers && ! can dockerd; then
     missing+=(docker.io)
@@ -38,10 +44,10 @@ install_missing_packages() {
   can apt-get || die "these packages are missing and this is no Debian to install them on: ${missing[*]}"
   ((EUID == 0)) || die "these packages are missing; run 'make setup' as root once: ${missing[*]}"
   say "installing ${missing[*]}"
-  if [[ $mask_redis ]]; then
-    mkdir -p /etc/systemd/system
-    ln -s /dev/null /etc/systemd/system/redis-server.service
-  fi
+  mkdir -p /etc/systemd/system
+  for unit in "${masked[@]}"; do
+    [[ -e /etc/systemd/system/$unit ]] || ln -s /dev/null "/etc/systemd/system/$unit"
+  done
   quietly "$STATE_DIR/apt-update.log" apt-get update
   quietly "$STATE_DIR/apt-install.log" env DEBIAN_FRONTEND=noninteractive \
     apt-get install --yes --no-install-recommends "${missing[@]}"

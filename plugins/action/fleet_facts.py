@@ -10,6 +10,10 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
+      claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see fleet_control.claims
+      marks: [the claims of all applications that lie there],
+      listeners: {"443": [{command, unit}]},         # on the ports of the claims
+      files: [those that nginx serves this application's ports by, as far as they are there],
       clock_offset: 0.0,                  # seconds that its clock is surely off the control side's, + ahead
     }
 
@@ -25,11 +29,20 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import ansible.module_utils
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
-PROBE: Final = Path(__file__).resolve().parents[1] / "module_utils/fleet_preflight/probe.py"
+UTILS: Final = Path(__file__).resolve().parents[1] / "module_utils"
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(UTILS) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(UTILS))
+
+from ansible.module_utils.fleet_preflight import owners  # noqa: E402  # needs the path above
+
+PROBE: Final = UTILS / "fleet_preflight/probe.py"
 PATHS: Final = ("/opt", "/var")
+MARKS: Final = "/etc/celery-fleet/*/fleet.json"
 
 
 class ActionModule(ActionBase):
@@ -47,7 +60,7 @@ class ActionModule(ActionBase):
         result.update(changed=False, ansible_facts={"fleet": self._facts(task_vars or {})})
         return result
 
-    def _request(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, variables: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
         redis = list(variables["groups"].get("redis", []))
         names = {
             str(self._templar.template(variables.get(f"celery_app_{kind}_host") or redis[0]))
@@ -55,9 +68,28 @@ class ActionModule(ActionBase):
             if variables.get(f"celery_app_{kind}_host") or redis
         }
         units = ["redis-server.service"] if "redis" in variables["group_names"] else []
-        return {"paths": PATHS, "names": sorted(names), "units": units}
+        ports = sorted({int(port) for port in claims.get("ports", {}).values()})
+        return {
+            "paths": PATHS,
+            "names": sorted(names),
+            "units": units,
+            "marks": MARKS,
+            "ports": ports,
+            "files": [
+                *(owners.site(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
+                owners.web_socket(str(claims["app"])),
+            ]
+            if claims
+            else [],
+        }
+
+    def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """What the inventory wants on the host, by celery_app's variables; nothing where that role is not there."""
+        claims = variables.get("__celery_app_claims")
+        return dict(self._templar.template(claims)) if claims else {}
 
     def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
+        claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
         command = shlex.join(
             [
@@ -71,7 +103,9 @@ class ActionModule(ActionBase):
         before = time.time()
         try:
             answer = self._low_level_execute_command(
-                command, in_data=json.dumps(self._request(variables)).encode(), sudoable=True
+                command,
+                in_data=json.dumps(self._request(variables, claims)).encode(),
+                sudoable=True,
             )
         except AnsibleError as error:
             return _unreachable(str(error))
@@ -89,7 +123,7 @@ class ActionModule(ActionBase):
             )
         clock = facts.pop("clock")
         facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
-        return {"reachable": True, "reason": "", **facts}
+        return {"reachable": True, "reason": "", "claims": claims, **facts}
 
 
 def _unreachable(text: str, status: int = 0) -> dict[str, Any]:

@@ -18,7 +18,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import payload, plan  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import packed, payload, plan  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
             return {"changed": False, "items": [], "due": [], "states": {}}
         answer = self._execute_module(
             module_name="settle",
-            module_args={"payload": payload.pack({"parts": wanted})},
+            module_args={"payload": packed.pack({"parts": wanted})},
             task_vars=variables,
         )
         if answer.get("failed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,21 @@ class ActionModule(ActionBase):
         items = [
             plan.Item(**{**item, "why": tuple(item["why"])})
             for host in hosts
-            for item in (hostvars[host].get("__fleet_plan") or {}).get("items", [])
+            for found in ("__fleet_plan", "__fleet_schedule")
+            for item in (hostvars[host].get(found) or {}).get("items", [])
         ]
+        items = plan.in_order(items, hosts)
         missing = {str(host): str(reason) for host, reason in args["missing"].items()}
-        whole = plan.Plan(items, hosts, missing)
+        workers = self._workers(hostvars, items, hosts, missing)
+        whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
+        for host in hosts:
+            whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
         whole.notes += plan.redis_notes(items, float(args["drain"]))
-        force = boolean(args["restart_all"])
-        whole.notes += self._roll(hostvars, whole, force)
+        try:
+            policy = roll.Policy(int(args["min_capacity"]), int(args["batch"]))
+            whole.notes += roll.describe(workers, policy)
+        except roll.RollError as error:
+            raise AnsibleActionFail(str(error)) from None
         if args.get("path"):
             try:
                 Path(str(args["path"])).write_text(
@@ -58,32 +67,34 @@ class ActionModule(ActionBase):
                     f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
                 ) from None
         Display().display("\n" + whole.text() + "\n")
-        result.update(changed=False, changes=bool(items) or force, plan=whole.as_dict())
+        result.update(changed=False, changes=bool(whole.items), plan=whole.as_dict())
         return result
 
-    def _roll(self, hostvars: Any, whole: plan.Plan, force: bool) -> list[str]:
-        """What a person should know of the roll of the workers; of hosts that were not asked the best is assumed."""
+    def _workers(
+        self,
+        hostvars: Any,
+        items: Sequence[plan.Item],
+        hosts: Sequence[str],
+        missing: Mapping[str, str],
+    ) -> list[roll.Worker]:
+        """All workers with what is to be done with them; of hosts that were not asked the best is assumed."""
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])
-        active = {host: set(census.active_units(hostvars[host])) for host in whole.hosts}
+        active = {host: set(census.active_units(hostvars[host])) for host in hosts}
         for node in celery.nodes(hostvars, group, args["instances"]).values():
-            if node["host"] not in whole.hosts and node["host"] not in whole.missing:
+            if node["host"] not in hosts and node["host"] not in missing:
                 active.setdefault(node["host"], set()).add(str(node["unit"]))
-        found = census.workers(
+        return census.workers(
             hostvars=hostvars,
             inventory=group,
-            present=whole.hosts,
+            present=hosts,
             instances=args["instances"],
-            items=[item.as_dict() for item in whole.items if item.part == "celery_worker"],
+            items=[item.as_dict() for item in items if item.part == "celery_worker"],
             census={},
             # What was left behind is among the plan's items.
             left={},
             active=active,
             app=app,
-            force=force,
+            force=boolean(args["restart_all"]),
             only=census.names(args["only"]),
         )
-        try:
-            return roll.describe(found, roll.Policy(int(args["min_capacity"]), int(args["batch"])))
-        except roll.RollError as error:
-            raise AnsibleActionFail(str(error)) from None

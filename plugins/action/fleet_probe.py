@@ -39,9 +39,7 @@ class ActionModule(ActionBase):
         hosts = set(args["hosts"])
         nodes = {name: node for name, node in every.items() if node["host"] in hosts}
         # With some of the workers alone (--limit) nobody can say that a task is registered nowhere.
-        schedule = (
-            celery.scheduled(args["schedule"], args["routes"]) if len(nodes) == len(every) else {}
-        )
+        schedule = self._scheduled() if len(nodes) == len(every) else {}
         request = {
             "settings": args["settings"],
             "nodes": {name: {"queues": node["queues"]} for name, node in nodes.items()},
@@ -70,6 +68,18 @@ class ActionModule(ActionBase):
             found = report.errors("", {here: report.Seen({}, self._journals(bad))}, {"bad": bad})
             result.update(failed=True, msg="\n\n".join(found))
         return result
+
+    def _scheduled(self) -> dict[str, dict[str, str]]:
+        """Task and queue of all that is scheduled: in the inventory, and in what beat has loaded from the code."""
+        args = self._task.args
+        loaded = {
+            str(entry["name"]): {"task": str(entry["task"]), "queue": str(entry["queue"])}
+            for entry in args.get("loaded") or []
+            # Where only an exchange says where it goes, nobody can say who takes it.
+            # Of a database's, users' entries are users' matter; what is declared stands below.
+            if entry.get("queue") and entry.get("source") != "database"
+        }
+        return {**loaded, **celery.scheduled(args["schedule"], args["routes"])}
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""

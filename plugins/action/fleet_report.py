@@ -45,11 +45,15 @@ class ActionModule(ActionBase):
         }
         probe = _registered(hostvars[args["prober"]], "__verify_probe") if args["prober"] else {}
         if not self._task.check_mode:
-            errors = report.errors(str(args["app"]), seen, probe)
+            errors = report.errors(
+                str(args["app"]), seen, probe, args.get("schedule"), str(args.get("policy", "add"))
+            )
             if errors:
                 raise AnsibleActionFail("\n\n".join(["the fleet does not serve:", *errors]))
         if args.get("table"):
-            notes = [str(note) for note in args.get("notes", [])]
+            policy = str(args.get("policy", "add"))
+            notes = report.remarks(str(args["app"]), seen, args.get("schedule") or {}, policy)
+            notes += [str(note) for note in args.get("notes", [])]
             text = report.table(seen, probe, notes)
             if args.get("path"):
                 Path(str(args["path"])).write_text(text + "\n")

@@ -29,6 +29,7 @@ from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path
     crew,
     lease,
     ledger,
+    packed,
     payload,
     remote,
     report,
@@ -256,11 +257,11 @@ class ActionModule(ActionBase):
         if not self._turns.get("wanted"):
             return {"pending": []}
         renderer = payload.Renderer(self._templar, self._loader, self._variables)
-        packed = payload.pack(renderer.wanted(self._turns["wanted"]))
+        text = packed.pack(renderer.wanted(self._turns["wanted"]))
         return dict(
             self._execute_module(
                 module_name="settle",
-                module_args={"payload": packed, **options},
+                module_args={"payload": text, **options},
                 task_vars=self._variables,
             )
         )

@@ -36,6 +36,7 @@ class ActionModule(ActionBase):
             https=args.get("https", []),
             journals=args.get("journals", []),
             schedule=str(args.get("schedule", "")),
+            release=str(args.get("release", "")),
             # On a host where nothing was settled yet, a dry run has nothing to wait for.
             timeout=0 if self._task.check_mode else float(args["timeout"]),
         )

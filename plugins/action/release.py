@@ -15,8 +15,8 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_control.releases import NOTE, lacking  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import lease, packed  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control.releases import NOTE, refusals  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Build the release where it is missing and make sure that it has all tasks that are scheduled."""
+        """Build the release where it is missing and make sure that it suits the inventory."""
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
@@ -37,8 +37,10 @@ class ActionModule(ActionBase):
             f"cat {shlex.quote(path)}/{NOTE} 2>/dev/null; exit 0"
         )
         if found["stdout"].strip():
-            if words := lacking(identity, found["stdout"], args.get("tasks", [])):
-                raise AnsibleActionFail(words)
+            demands = args.get("demands") or {}
+            words = refusals(identity, found["stdout"], demands) if demands else []
+            if words:
+                raise AnsibleActionFail("\n".join([*words, "What runs goes on as it is."]))
             result.update(changed=False, release=identity, path=path)
             return result
         if self._task.check_mode:
@@ -62,7 +64,11 @@ class ActionModule(ActionBase):
         self._transfer_file(archive, remote)
         built: dict[str, Any] = self._execute_module(
             module_name="release",
-            module_args={**args, "archive": remote},
+            module_args={
+                **args,
+                "archive": remote,
+                "demands": packed.pack(args.get("demands") or {}),
+            },
             task_vars=variables,
         )
         return built

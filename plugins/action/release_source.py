@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Pack; returns `id` and the path of the `archive`."""
+        """Pack; returns `id`, the path of the `archive`, and `queues` as they were given, for all hosts at once."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         config = variables.get("ansible_config_file")
@@ -54,5 +54,6 @@ class ActionModule(ActionBase):
             with tempfile.NamedTemporaryFile(dir=cache, delete=False) as stream:
                 stream.write(archive)
             os.replace(stream.name, path)
-        result.update(changed=False, id=identity, archive=str(path))
+        queues = [str(name) for name in self._task.args.get("queues") or []]
+        result.update(changed=False, id=identity, archive=str(path), queues=queues)
         return result

@@ -14,7 +14,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease, payload  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import lease, packed, payload  # noqa: E402  # needs the path above
 
 OPTIONS = ("units", "restart", "finish")
 
@@ -39,12 +39,12 @@ class ActionModule(ActionBase):
             unknown = f"unknown option {', '.join(sorted(args))}" if args else "wanted is missing"
             raise AnsibleActionFail(f"settle: {unknown}")
         renderer = payload.Renderer(self._templar, self._loader, variables)
-        packed = payload.pack(renderer.wanted(wanted))
+        text = packed.pack(renderer.wanted(wanted))
         try:
             with lease.held(variables, check=self._task.check_mode):
                 return self._execute_module(
                     module_name="settle",
-                    module_args={"payload": packed, **options},
+                    module_args={"payload": text, **options},
                     task_vars=variables,
                 )
         except lease.LostError as lost:

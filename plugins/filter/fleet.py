@@ -23,7 +23,15 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import celery, plan  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    celery,
+    claims,
+    cli,
+    commands,
+    firewall,
+    health,
+    plan,
+)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,13 +107,26 @@ def site(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
     return celery.site(name, password_line=line, **options)
 
 
+def location(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
+    """`celery.location` with the password in the form that nginx reads."""
+    return celery.location(name, password_line=htpasswd(password, user), **options)
+
+
 class FilterModule:
     """Names under which the roles use them."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """All filters of the fleet."""
         return {
+            "fleet_claims": _plain(claims.claims),
+            "fleet_firewall": _plain(firewall.state),
+            "fleet_firewall_text": _plain(firewall.text_of),
+            "fleet_is_local": _plain(firewall.is_local),
+            "fleet_upstream": _plain(firewall.upstream),
+            "fleet_web_port": _plain(firewall.web_port),
             "fleet_nodes": _plain(celery.nodes),
+            "fleet_cli": _plain(cli.application),
+            "fleet_health": _plain(health.setup),
             "fleet_running": _plain(celery.running),
             "fleet_parts": _plain(parts),
             "fleet_longest_drain": _plain(celery.longest_drain),
@@ -114,6 +135,10 @@ class FilterModule:
             "fleet_visibility_timeout": _plain(celery.visibility_timeout),
             "fleet_scheduled": _plain(celery.scheduled),
             "fleet_queues": _plain(celery.queues),
+            "fleet_commands_due": _plain(commands.due),
+            "fleet_commands_items": _plain(commands.items),
+            "fleet_commands_names": _plain(commands.names),
+            "fleet_consumed": _plain(celery.consumed),
             "fleet_worker_options": _plain(celery.worker_options),
             "fleet_process_environment": _plain(celery.process_environment),
             "fleet_worker_state": _plain(celery.worker_state),
@@ -122,4 +147,8 @@ class FilterModule:
             "fleet_alternative_name": _plain(subject_alternative_name),
             "fleet_certificate_serves": _plain(certificate_serves),
             "fleet_site": _plain(site),
+            "fleet_location": _plain(location),
+            "fleet_path_prefix": _plain(celery.path_prefix),
+            "fleet_slice": _plain(celery.slice_unit),
+            "fleet_urls": _plain(celery.urls),
         }

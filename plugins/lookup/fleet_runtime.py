@@ -14,7 +14,8 @@ name: fleet_runtime
 author: Celery Fleet
 short_description: The host-side runtime of this checkout
 description:
-  - Returns one dictionary with C(version), C(directory) on the host and C(files), each with C(dest) and C(content).
+  - Returns one dictionary with C(version), C(directory) on the host, C(directories), each with C(path), C(files), each
+    with C(dest) and C(content), and C(wrapper), the text of the command that finds an application's runtime.
   - The version ends in a hash of the content, so that two checkouts never share a directory and a running
     process never sees its modules change.
 options: {}
@@ -37,12 +38,25 @@ class LookupModule(LookupBase):
 def _read() -> dict[str, Any]:
     package = _ROOT / "src" / "celery_fleet"
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-    sources = {path.name: path.read_text() for path in sorted(package.glob("*.py"))}
+    sources = {
+        str(path.relative_to(package)): path.read_text() for path in sorted(package.rglob("*.py"))
+    }
+    # Also apart: as the command of the host it belongs to no version, and each application brings it.
+    wrapper = sources["cli/wrapper.py"]
     digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:8]
     version = f"{project['version']}-{digest}"
     directory = f"/usr/lib/celery-fleet/{version}"
+    places = sorted({Path("celery_fleet", name).parent for name in sources})
     files = [
         {"dest": f"{directory}/celery_fleet/{name}", "content": text, "diff": False}
         for name, text in sources.items()
     ]
-    return {"version": version, "directory": directory, "files": files}
+    return {
+        "version": version,
+        "directory": directory,
+        "directories": [
+            {"path": path} for path in (directory, *(f"{directory}/{place}" for place in places))
+        ],
+        "files": files,
+        "wrapper": wrapper,
+    }

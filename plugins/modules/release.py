@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: release
 short_description: Build a release of the application in a directory of its own and check it
 description:
-  - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and all
-    tasks that are asked for are looked for. One that fails leaves nothing behind.
+  - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and what it
+    says of itself is held against the inventory. One that fails leaves nothing behind.
 options:
   id: {description: Name of the release., type: str, required: true}
   archive: {description: Its source, a tar archive on the host., type: path, required: true}
@@ -16,7 +16,7 @@ options:
   directory: {description: Directory within the source in which the processes run., type: str, default: "."}
   requirements: {description: Requirements file in that directory., type: str, default: requirements.txt}
   app: {description: "What C(celery -A) takes; empty where there is no application to check.", type: str, default: ""}
-  tasks: {description: Tasks that must be registered., type: list, elements: str, default: []}
+  demands: {description: What the inventory wants of it; see C(fleet_control.releases)., type: str, default: ""}
   python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
   runtime: {description: Directory of the fleet's runtime., type: path, required: true}
   user: {description: User who imports the application., type: str, required: true}
@@ -51,6 +51,7 @@ path:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.fleet_control.build import Build, BuildError, build
+from ansible.module_utils.fleet_control.packed import unpack
 
 
 def main() -> None:
@@ -63,7 +64,8 @@ def main() -> None:
             "directory": {"type": "str", "default": "."},
             "requirements": {"type": "str", "default": "requirements.txt"},
             "app": {"type": "str", "default": ""},
-            "tasks": {"type": "list", "elements": "str", "default": []},
+            # Packed, since Celery's settings may hold a secret and Ansible logs what it calls a module with.
+            "demands": {"type": "str", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "runtime": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
@@ -76,6 +78,7 @@ def main() -> None:
         supports_check_mode=False,
     )
     params = dict(module.params)
+    params["demands"] = unpack(params["demands"]) if params["demands"] else {}
     wanted = Build(**params)
     try:
         build(wanted)

@@ -74,13 +74,11 @@ parts:
   type: dict
 """
 
-import base64
-import json
-import zlib
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.fleet_control.outcome import SettleError
+from ansible.module_utils.fleet_control.packed import unpack
 from ansible.module_utils.fleet_control.settle import Options, settle
 from ansible.module_utils.fleet_control.wanted import WantedError, parse, parse_parts
 
@@ -96,7 +94,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    raw = json.loads(zlib.decompress(base64.b64decode(module.params["payload"])))
+    raw = unpack(module.params["payload"])
     options = Options(
         act=module.params["units"] == "act",
         restart=module.params["restart"],

@@ -49,12 +49,12 @@ def lost(record: Record) -> list[Fate]:
 def _lost(record: Record, send: Send, attempts: Mapping[int, Sequence[Run]]) -> Fate:
     if not attempts:
         ready = send.sent if send.ready is None else send.ready
-        return Fate(send.task, ready, "never begun" + _around(record, send.sent))
+        return Fate(send.task, ready, "never begun" + _around(record, send.sent, None))
     runs = attempts[max(attempts)]
     ended = [run for run in runs if run.ended is not None]
     if ended:
         at = ended[0].retry_at or ended[0].ended or ended[0].started
-        return Fate(send.task, at, "its retry never began" + _around(record, at))
+        return Fate(send.task, at, "its retry never began" + _around(record, at, None))
     at, why = _cut(record, runs[-1], send.seconds)
     return Fate(send.task, at, f"cut off while it ran: {why}")
 
@@ -83,8 +83,8 @@ def _doubled(record: Record, first: Run, second: Run, seconds: float) -> str:
     if first.ended is None:
         return f"run again after it was cut off: {_cut(record, first, seconds)[1]}"
     if first.ended <= second.started:
-        return "run again though it had ended" + _around(record, first.ended)
-    return "run twice at once" + _around(record, second.started)
+        return "run again though it had ended" + _around(record, first.ended, first.host)
+    return "run twice at once" + _around(record, second.started, first.host)
 
 
 def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
@@ -105,10 +105,22 @@ def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
     return run.started, "nobody knows why"
 
 
-def _around(record: Record, at: float, before: float = 5.0, after: float = 15.0) -> str:
-    """The mark of the whole fleet that something fell together with, in words."""
+def _around(
+    record: Record, at: float, host: str | None, before: float = 5.0, after: float = 15.0
+) -> str:
+    """The mark that something fell together with, in words.
+
+    Args:
+        record: The run's.
+        at: When it happened.
+        host: Where, so that what was done to another host is not its cause; None where nobody knows, as of a message
+            that a host took and did not live to begin.
+        before: Seconds by which a cause may be noted late.
+        after: Seconds for which one lasts.
+    """
     for mark in record.marks:
-        if not mark.host and mark.at - before <= at <= mark.at + after:
+        concerned = mark.host in ("", host) or (host is None and mark.fatal)
+        if concerned and mark.at - before <= at <= mark.at + after:
             return f", as {mark.what}"
     return ""
 

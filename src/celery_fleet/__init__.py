@@ -15,8 +15,10 @@ Which setting wins (the strongest first)
 5. The application's settings, however it sets them.
 6. Celery's defaults.
 
-``beat_schedule`` is merged by entry name: the inventory's entry replaces the application's of the
-same name, ``enabled: false`` removes it, all others stay.
+``beat_schedule`` is merged by entry name (policy ``add``): the inventory's entry stands in place of the
+application's of the same name, ``enabled: false`` removes it, all others stay. A release whose entry
+of that name says something else is refused before it gets so far. With ``replace`` the inventory's
+schedule is the whole, with ``refuse`` the application's.
 
 ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND``, ``CELERY_BROKER_READ_URL`` and
 ``CELERY_BROKER_WRITE_URL`` would beat all of these, since Celery reads them before its settings.

@@ -11,11 +11,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from queue import Empty
 from typing import Any
 
-from celery import bootsteps
+from celery import beat, bootsteps
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
 from celery.worker import state as worker_state
@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json
 
-from celery_fleet.loaded import Loaded
+from celery_fleet.loaded import CODE, INVENTORY, Loaded
 
 # --- settings (celery/app/utils.py, celery/utils/collections.py) ---
 
@@ -197,6 +197,15 @@ class Load:
     def busy(self) -> bool:
         """Whether there is anything left."""
         return bool(self.running or self.unacked or self.polling)
+
+
+def sends_task_events(consumer: Any) -> bool:
+    """Whether it tells of each of its tasks (celery/worker/consumer/events.py; `enable_events` may have changed it)."""
+    dispatcher = consumer.event_dispatcher
+    if dispatcher is None or not dispatcher.enabled:
+        return False
+    # Without groups it sends all of them (celery/events/dispatcher.py).
+    return not dispatcher.groups or "task" in dispatcher.groups
 
 
 def why_not_paused(consumer: Any) -> str | None:
@@ -425,25 +434,83 @@ def scheduled(service: Any) -> tuple[int, float, str] | None:
     return len(heap), float(event.time), str(event.entry.name)
 
 
-def loaded(service: Any) -> list[Loaded]:
-    """All entries that the scheduler holds. Only for beat's own thread, as `scheduled`."""
+def beat_entry(app: Any, name: str, entry: Any) -> Any:
+    """An entry of ``beat_schedule`` as the scheduler takes it up (Scheduler._maybe_entry)."""
+    if isinstance(entry, beat.ScheduleEntry):
+        entry.app = app
+        return entry
+    return beat.ScheduleEntry(**dict(entry, name=name, app=app))
+
+
+def queue_of(
+    app: Any, task: str, options: Mapping[str, Any], args: Any = (), kwargs: Any = None
+) -> tuple[str | None, bool]:
+    """The queue that beat's task goes to, and whether no route has a say in it.
+
+    None where an exchange is named and no queue. As Task.apply_async and Celery.send_task decide it:
+    options of the entry, over those of the task, over its route, over the default queue.
+    """
+    registered = app.tasks.get(task)
+    own = {} if registered is None else dict(registered._get_exec_options())
+    given = {**own, **options}
+    queue = given.get("queue")
+    if queue is None and given.get("exchange") is not None:
+        return None, True
+    fixed = queue is not None
+    if not fixed:
+        queue = app.amqp.router.route(given, task, args, kwargs, registered).get("queue")
+    return str(getattr(queue, "name", queue)), fixed
+
+
+def loaded(
+    service: Any, own: Iterable[str] = (), known: dict[Any, Any] | None = None
+) -> list[Loaded]:
+    """All entries that the scheduler holds. Only for beat's own thread, as `scheduled`.
+
+    ``own`` are the names of the inventory's entries; ``known`` keeps what was found out about routes,
+    which may be the application's own functions, from one call to the next.
+    """
     heap = getattr(service.scheduler, "_heap", None) or []
+    inventory = frozenset(own)
+    cache = {} if known is None else known
     return [
         Loaded(
             name=str(event.entry.name),
             task=str(event.entry.task),
-            queue=_queue_of(event.entry),
+            queue=_queue_of(service.app, event.entry, cache),
             schedule=_text_of(event.entry.schedule),
-            # Beat's drift makes due times end in .99; a person reads whole seconds.
-            due=f"{datetime.fromtimestamp(round(event.time), UTC):%Y-%m-%dT%H:%M:%SZ}",
+            due=f"{_moment(event, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            local=f"{_moment(event, service.app.timezone):%Y-%m-%d %H:%M:%S}",
+            source=INVENTORY if str(event.entry.name) in inventory else CODE,
         )
         for event in heap
     ]
 
 
-def _queue_of(entry: Any) -> str | None:
-    queue = (entry.options or {}).get("queue")
-    return None if queue is None else str(getattr(queue, "name", queue))
+def view_entry(app: Any, entry: Any) -> dict[str, Any]:
+    """Name, task, queue and schedule of a scheduler's entry, as a person reads them."""
+    return {
+        "name": str(entry.name),
+        "task": str(entry.task),
+        "queue": _queue_of(app, entry, {}),
+        "schedule": _text_of(entry.schedule),
+    }
+
+
+def _moment(event: Any, zone: tzinfo) -> datetime:
+    # Beat's drift makes due times end in .99; a person reads whole seconds.
+    return datetime.fromtimestamp(round(event.time), zone)
+
+
+def _queue_of(app: Any, entry: Any, known: dict[Any, Any]) -> str | None:
+    key = (entry.name, entry.task, repr(entry.options))
+    if key not in known:
+        try:
+            known[key] = queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)[0]
+        except Exception:  # noqa: BLE001  # the application's own routes: beat will say it when it sends
+            known[key] = None
+    queue: str | None = known[key]
+    return queue
 
 
 def _text_of(schedule: Any) -> str:
@@ -522,6 +589,18 @@ def _database(virtual_host: Any) -> int:
 def priority_keys(channel: Any, queue: str) -> list[str]:
     """The Redis lists that hold a queue's messages, one for each priority step."""
     return [str(channel._q_for_pri(queue, step)) for step in channel.priority_steps]
+
+
+def empty(channel: Any, queue: str) -> int:
+    """Delete a queue's messages of all priorities; how many there were.
+
+    Not kombu's queue_purge: its transaction is refused by a Redis that is full, which this may be the remedy for.
+    """
+    deleted = 0
+    for key in priority_keys(channel, queue):
+        deleted += int(channel.client.llen(key))
+        channel.client.delete(key)
+    return deleted
 
 
 def unbind(channel: Any, exchange: str, queue: str) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ from celery import signals
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import broker
-from celery_fleet.loaded import DIRECTORY_VARIABLE, Writer
+from celery_fleet.loaded import DATABASE, DIRECTORY_VARIABLE, Tick, Writer
 from celery_fleet.notify import Notifier
+from celery_fleet.pins import PinnedSchedule
 from celery_fleet.watch import Look, State, Watch
 
 logger = logging.getLogger("celery_fleet.beat")
@@ -32,6 +34,8 @@ class Progress:
         self.last = time.monotonic()
         self.scheduled: tuple[int, float, str] | None = None
         self.stopping = False
+        #: What beat waits for although it ticks: the database that its schedule is in.
+        self.trouble: str | None = None
 
     @property
     def age(self) -> float:
@@ -47,6 +51,8 @@ def judge(progress: Progress, broker_answered: bool) -> Look:
         return Look(State.STARTING, "schedule loaded, connecting to the broker")
     if progress.age > progress.interval + TICK_LIMIT:
         return Look(State.STUCK, "stuck: beat stands still")
+    if progress.trouble is not None:
+        return Look(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
     return Look(State.WORKING, describe(progress))
 
 
@@ -64,7 +70,13 @@ def describe(progress: Progress) -> str:
     return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def install(app: Any, notifier: Notifier, log_precedence: Callable[[Any], None]) -> None:
+def install(
+    app: Any,
+    notifier: Notifier,
+    log_precedence: Callable[[Any], None],
+    *,
+    in_database: bool = False,
+) -> None:
     """Watch the beat of this process from the moment its schedule is loaded.
 
     ``beat_init`` is that moment: Service.start builds the scheduler, which loads the schedule,
@@ -74,18 +86,31 @@ def install(app: Any, notifier: Notifier, log_precedence: Callable[[Any], None])
     def started(sender: Any = None, **_: Any) -> None:
         log_precedence(app)
         if notifier.connected:
-            watch = watch_service(app, sender, notifier)
+            watch = watch_service(app, sender, notifier, in_database=in_database)
             atexit.register(watch.stop)
             watch.start()
 
     signals.beat_init.connect(started, weak=False, dispatch_uid="celery_fleet.beat")
 
 
-def watch_service(app: Any, service: Any, notifier: Notifier) -> Watch:
+def watch_service(
+    app: Any, service: Any, notifier: Notifier, *, in_database: bool = False
+) -> Watch:
     """Hook into a beat service; returns the watch, not yet started."""
     progress = Progress(adapter.loop_interval(service))
+    database: broker.Question | None = None
+    if in_database:
+        from celery_fleet import database_beat
+
+        # First, so that a tick which fails for the database is a sign of life as any other.
+        database_beat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
+        database = database_beat.question()
     answered = [False]
     writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
+    tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
+    schedule = app.conf.beat_schedule
+    own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
+    routes: dict[Any, Any] = {}
 
     def note() -> None:
         progress.last = time.monotonic()
@@ -94,9 +119,13 @@ def watch_service(app: Any, service: Any, notifier: Notifier) -> Watch:
 
     def note_all() -> None:
         progress.last = time.monotonic()
+        tick.note()
         try:
             progress.scheduled = adapter.scheduled(service)
-            writer.write(adapter.loaded(service))
+            held = adapter.loaded(service, own, routes)
+            if in_database:
+                held = [replace(entry, source=DATABASE) for entry in held]
+            writer.write(held, str(app.timezone))
         except Exception:
             # In beat's own loop: whatever the application's schedules are made of, beat goes on.
             if not told[0]:
@@ -110,6 +139,7 @@ def watch_service(app: Any, service: Any, notifier: Notifier) -> Watch:
     def ask() -> str | None:
         trouble = question()
         answered[0] = answered[0] or trouble is None
-        return trouble
+        # A database that hangs blocks beat's loop, as a broker does.
+        return trouble or (None if database is None else database.ask())
 
     return Watch(notifier, lambda: judge(progress, answered[0]), ask)

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from celery_fleet import _celery57 as adapter
@@ -104,6 +104,18 @@ def ask(app: Any) -> str | None:
     if not endpoints:
         return _ask_any_transport(app)
     return ask_endpoints(endpoints, queueing=True)
+
+
+def full(app: Any) -> bool:
+    """Whether a broker that :func:`ask` has trouble with is there, but has no memory for anything new."""
+    for endpoint in adapter.endpoints(app):
+        try:
+            ping(endpoint, queueing=True)
+        except OutOfMemoryError:
+            return True
+        except (RedisError, OSError):
+            continue
+    return False
 
 
 def ask_endpoints(endpoints: list[adapter.Endpoint], queueing: bool = False) -> str | None:

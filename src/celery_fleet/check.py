@@ -4,13 +4,16 @@
      "settings": {…}}
 
 imports the application as ``celery -A`` does, loads its task modules as a worker does, and prints
-``{"ok", "errors", "tasks", "versions"}`` and, where the application's own code failed, its traceback
-in ``details``. ``settings`` are Celery's, pinned over the application's as on the hosts. No broker
-is connected. The status is 0 if all is well and 1 if not.
+``{"ok", "errors", "tasks", "versions", "application"}`` and, where the application's own code failed,
+its traceback in ``details``. ``application`` is what it says of itself: its schedule (see
+:mod:`celery_fleet.described`), its time zone, its queues and routes. ``settings`` are Celery's, pinned
+over the application's as on the hosts. Neither broker nor result store is connected. The status is 0
+if all is well and 1 if not.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import os
@@ -50,6 +53,7 @@ class Report:
     tasks: list[str] = field(default_factory=list)
     versions: dict[str, str | None] = field(default_factory=dict)
     details: str | None = None
+    application: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report's public form."""
@@ -58,6 +62,7 @@ class Report:
             "errors": self.errors,
             "tasks": self.tasks,
             "versions": self.versions,
+            "application": self.application,
         }
         if self.details is not None:
             result["details"] = self.details
@@ -114,7 +119,83 @@ def check(request: Request) -> Report:
             " workers (canary, remote control); add json to accept_content, for example by"
             " celery_app_settings.accept_content"
         )
+    report.application, errors = _told(app, request)
+    report.errors += errors
     return report
+
+
+#: What the inventory may set over the application, of that which is written down.
+_OWN = {"timezone": None, "enable_utc": True, "task_always_eager": False}
+#: Of that, what says where an entry goes: what the application's own would say is not told then.
+_ROUTING = ("task_default_queue", "task_routes")
+
+
+def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
+    """What the application says of its schedule, and what is wrong with that on these hosts."""
+    from celery_fleet import _celery57 as adapter
+    from celery_fleet import database_schedule, described
+    from celery_fleet.pins import PinnedChanges
+
+    where = f"application {request.app}"
+    errors = []
+    if app.conf.task_always_eager:
+        errors.append(
+            f"{where}: task_always_eager (CELERY_TASK_ALWAYS_EAGER, once CELERY_ALWAYS_EAGER) is on, so"
+            " tasks would run within whoever calls them and no worker would ever get one; switch it off"
+            " in the settings that the hosts use, or set celery_app_settings.task_always_eager: false"
+        )
+    try:
+        zone = str(app.timezone)
+    except Exception:  # noqa: BLE001  # whatever the zone's text makes of the zone's file
+        errors.append(
+            _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
+        )
+        zone = ""
+    changes = adapter.changes_of(app.conf)
+    overruled = changes.overruled if isinstance(changes, PinnedChanges) else {}
+    pinned = request.settings or {}
+    own = {
+        # Where the inventory sets it, the application's is what was overruled, or Celery's default.
+        name: described.plain(overruled.get(name, default) if name in pinned else app.conf[name])
+        for name, default in _OWN.items()
+    }
+    told = {
+        **own,
+        "zone": zone,
+        "scheduler": described.plain(app.conf.beat_scheduler),
+        # Why its schedule can't be in a database; of interest where the inventory wants it there.
+        "no_database": redact(database_schedule.missing()),
+        "default_queue": str(app.conf.task_default_queue),
+        "routes": described.plain(app.conf.task_routes),
+        "pinned": [name for name in _ROUTING if name in pinned],
+        "queues": [],
+        "schedule": {},
+    }
+    if errors:
+        return told, errors  # without a zone beat's entries can't be made
+    try:
+        told["queues"] = sorted(app.amqp.queues)
+    except Exception as exc:  # noqa: BLE001  # the application's own declarations
+        return told, [
+            (
+                f"{where}: its task_queues can't be used ({type(exc).__name__}: {one_line(exc)}); mend them"
+                " in the application's code"
+            )
+        ]
+    told["schedule"], errors = described.entries(app)
+    return told, errors
+
+
+def _no_zone(where: str, zone: str, ours: bool) -> str:
+    import zoneinfo
+
+    place = "celery_app_settings.timezone" if ours else f"the timezone of {where}"
+    known = zoneinfo.available_timezones()
+    near = difflib.get_close_matches(zone, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "name one as in Europe/Berlin"
+    if not known:
+        hint = "this host has no time zones: add tzdata to celery_runtime_packages"
+    return f"{place} is {zone!r}, and there is no such time zone: {hint}"
 
 
 def _accepts_json(accept: Any) -> bool:

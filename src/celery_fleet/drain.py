@@ -384,7 +384,8 @@ def install(app: Any) -> Gate:
             """What ``inspect stats`` says of it."""
             tasks = consumer.task_consumer
             queues = [queue.name for queue in tasks.queues] if tasks else []
-            return {"fleet": {**gate.look().as_dict(), "queues": queues}}
+            events = adapter.sends_task_events(consumer)
+            return {"fleet": {**gate.look().as_dict(), "queues": queues, "task_events": events}}
 
     app.steps["consumer"].add(Drain)
     register(gate)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import NoReturn
+
+from celery_fleet.redact import redact
 
 #: Exit status of a configuration error, from ``sysexits.h``.
 EX_CONFIG = 78
@@ -27,6 +30,25 @@ def component(environ: Mapping[str, str]) -> str | None:
 def one_line(text: object) -> str:
     """Fold any text (or exception) into one line."""
     return " ".join(str(text).split())
+
+
+def tell_of_connections(environ: Mapping[str, str]) -> None:
+    """In an operator's command, say in one line that Redis can't be reached; Celery's own commands show a traceback."""
+    if component(environ) != "operator":
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        if isinstance(error, (OperationalError, RedisError)):
+            what = redact(one_line(error))
+            print(f"error: Redis does not answer as it should: {what}", file=sys.stderr, flush=True)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def refuse(error: FleetError, environ: Mapping[str, str]) -> NoReturn:

@@ -20,7 +20,7 @@ import shlex
 import sys
 
 EX_CONFIG = 78
-COMPONENTS = ("worker", "beat", "flower", "producer")
+COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
 DEPLOY = "deploy the application (ansible-playbook site.yml)"
 # Celery reads these before any setting; the fleet's settings file is to win.
 URL_VARIABLES = (

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 from celery_fleet import errors, versions
 
@@ -30,14 +31,26 @@ from celery_fleet.notify import Notifier
 from celery_fleet.pins import SCHEDULE, PinnedChanges, PinnedSchedule
 from celery_fleet.redact import redact_all
 from celery_fleet.schedule import celery_entry
-from celery_fleet.settings import URL_VARIABLES, FleetSettings, locate, read, with_essentials
+from celery_fleet.settings import (
+    DATABASE,
+    REPLACE,
+    URL_VARIABLES,
+    FleetSettings,
+    locate,
+    read,
+    with_essentials,
+)
 
 logger = logging.getLogger("celery_fleet.loader")
 
 COMPONENT = errors.component(os.environ)
+errors.tell_of_connections(os.environ)
 
 #: Components that speak to systemd through this package; others may use its socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})
+
+#: Components whose credentials an operator's command runs with; Redis refuses them what a worker or beat does.
+BORROWED = frozenset({"producer", "operator"})
 
 # Early, so that few processes inherit the socket: the application's module is imported before its
 # app makes the loader, so what it starts there does. The unit's NotifyAccess=main refuses those.
@@ -91,11 +104,18 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
     def on_worker_init(self) -> None:
         """Celery's hook of worker and beat, once the task modules are imported."""
+        if COMPONENT in BORROWED:
+            _refuse_service(current_settings().app)
         super().on_worker_init()
         if COMPONENT == "beat":
             from celery_fleet import beat
 
-            beat.install(self.app, NOTIFIER, log_precedence)
+            in_database = current_settings().scheduler == DATABASE
+            if in_database:
+                from celery_fleet import database_beat
+
+                database_beat.prepare(self.app, NOTIFIER)
+            beat.install(self.app, NOTIFIER, log_precedence, in_database=in_database)
         else:
             from celery_fleet import worker
 
@@ -107,11 +127,27 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             )
 
 
+def _refuse_service(app: str) -> NoReturn:
+    """End a worker or a beat that was started by hand with credentials of something else.
+
+    Raises:
+        SystemExit: with :data:`errors.EX_CONFIG`, always: it is a command line, not an application's code.
+    """
+    line = (
+        f"celery_fleet: with the credentials of the {COMPONENT} neither a worker nor a beat can run; on"
+        f" hosts of the fleet they are services: systemctl status '{app}-worker@*' {app}-beat; their options and log"
+        " levels are the inventory's (celery_worker_instances, celery_beat_loglevel)"
+    )
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(errors.EX_CONFIG)
+
+
 def _celery_schedule(
     settings: FleetSettings, app: Any
 ) -> tuple[dict[str, Any], frozenset[str]] | None:
     if settings.schedule is None:
-        return None
+        # With a database the application's own entries must not reach beat, whoever declares the rest.
+        return ({}, frozenset()) if settings.scheduler == DATABASE else None
     entries = settings.schedule.values()
     enabled = {entry.name: celery_entry(entry, app) for entry in entries if entry.enabled}
     return enabled, frozenset(entry.name for entry in entries if not entry.enabled)
@@ -127,7 +163,11 @@ def pin_settings(
     wanted = adapter.application_settings(conf, [*pins, SCHEDULE])
     merged = None
     if schedule is not None:
-        merged = PinnedSchedule(*schedule, application=wanted.get(SCHEDULE))
+        merged = PinnedSchedule(
+            *schedule,
+            application=wanted.get(SCHEDULE),
+            whole=settings.schedule_policy == REPLACE,
+        )
     changes = PinnedChanges(adapter.changes_of(conf), pins, adapter.prefix_of(conf), merged)
     for variable, name in URL_VARIABLES.items():
         value = os.environ.pop(variable, None)

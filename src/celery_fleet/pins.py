@@ -69,7 +69,8 @@ class _Guarded(dict[str, Any]):
 class PinnedSchedule(_Guarded):
     """``beat_schedule`` merged by name: the fleet's entries stay, the application's are its own.
 
-    ``removed`` names entries that the inventory switches off, wherever they are defined.
+    ``removed`` names entries that the inventory switches off, wherever they are defined. Where
+    ``whole`` is set the fleet's entries are all that there are.
     """
 
     def __init__(
@@ -77,20 +78,32 @@ class PinnedSchedule(_Guarded):
         entries: Mapping[str, Mapping[str, Any]],
         removed: frozenset[str],
         application: Mapping[str, Any] | None,
+        *,
+        whole: bool = False,
     ) -> None:
         super().__init__()
-        self._own = frozenset(entries) | removed
+        self.own = frozenset(entries)
+        self._fixed = self.own | removed
+        self._whole = whole
+        self._withheld = False
         self.overruled: set[str] = set()
         self.update(application or {})
         for name, entry in entries.items():
             self._put(name, _frozen_entry(name, entry))
 
     def _refuses(self, key: Any, value: Any) -> bool:
-        if key not in self._own:
+        if self._withheld:
+            return True
+        if key not in self._fixed and not self._whole:
             return False
         if value is not None:
             self.overruled.add(str(key))
         return True
+
+    def withhold(self) -> None:
+        """Be empty from now on, whatever the application adds: a beat would write it into its database."""
+        dict.clear(self)
+        self._withheld = True
 
     def replace(self, application: Mapping[str, Any] | None) -> None:
         """Take the application's new schedule instead of its former one."""

@@ -14,7 +14,10 @@ _URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*):[^\s'\"]*@"
 # Where a value is known to be a URL, its user's part ends at the last @, whatever stands in it.
 _USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s:@'\"]*:)?).*@", re.DOTALL)
 _URL_NAME = re.compile(r"(^|_)urls?$|backend$", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"pass|secret|token|api_?key|(^|_)key$|signature", re.IGNORECASE)
+# A routing_key is none: it often is the name of a queue, which then would be masked wherever it stands.
+_SECRET_NAME = re.compile(
+    r"pass|secret|token|api_?key|(^|(?<!routing)_)key$|signature", re.IGNORECASE
+)
 
 #: Shorter strings are not treated as secrets: masking them would mangle ordinary words.
 SHORTEST_SECRET = 4

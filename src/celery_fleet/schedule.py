@@ -2,7 +2,8 @@
 
 An entry is ``{task, exactly one of crontab | interval | solar}`` with optional ``args``,
 ``kwargs``, ``queue``, ``options`` and ``enabled``. ``interval`` is in seconds; the fields of a
-``crontab`` are Celery's and each defaults to ``*``.
+``crontab`` are Celery's and each defaults to ``*``. ``{enabled: false}`` alone switches off an entry
+of the application's.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def parse_entry(name: str, raw: object) -> Entry:
     unknown = sorted(str(key) for key in raw if key not in FIELDS)
     if unknown:
         raise FleetError(f"unknown field {', '.join(unknown)}: use {', '.join(sorted(FIELDS))}")
+    if set(raw) == {"enabled"} and raw["enabled"] is False:
+        return Entry(name=name, task="", kind="", spec=None, enabled=False)
     task = raw.get("task")
     if not isinstance(task, str) or not task:
         raise FleetError("needs a task, the name under which the application registers it")

@@ -20,6 +20,18 @@ from celery_fleet.errors import FleetError, one_line
 from celery_fleet.schedule import Entry, parse_entries
 
 FORMAT = 1
+#: Whose schedule counts: both, the inventory's alone, the application's alone.
+ADD, REPLACE, REFUSE = "add", "replace", "refuse"
+POLICIES = (ADD, REPLACE, REFUSE)
+#: Where beat keeps its schedule, and the classes that do.
+PERSISTENT, DATABASE = "persistent", "database"
+SCHEDULERS = {
+    PERSISTENT: "celery.beat:PersistentScheduler",
+    DATABASE: "django_celery_beat.schedulers:DatabaseScheduler",
+}
+#: What becomes of an entry of the database that is declared and was edited by a user.
+EDITED = ("keep", "reset")
+
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
 PATH_VARIABLE = "CELERY_FLEET_SETTINGS"
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
@@ -68,7 +80,9 @@ class FleetSettings:
     """The checked content of a settings file.
 
     ``celery`` holds Celery's settings under their lowercase names, already in Python's types
-    (``ssl_cert_reqs``, keepalive options), without ``beat_schedule``, which is ``schedule``.
+    (``ssl_cert_reqs``, keepalive options), without ``beat_schedule``, which is ``schedule``;
+    ``schedule_policy`` says what becomes of the application's own, ``scheduler`` where beat keeps
+    them all, ``schedule_edited`` what becomes of those that users edited there.
     """
 
     component: str
@@ -76,6 +90,9 @@ class FleetSettings:
     celery: Mapping[str, Any] = field(repr=False)
     schedule: Mapping[str, Entry] | None = None
     source: str = "settings"
+    schedule_policy: str = ADD
+    scheduler: str = PERSISTENT
+    schedule_edited: str = EDITED[0]
 
 
 def locate(environ: Mapping[str, str]) -> Path:
@@ -141,6 +158,15 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     name = document.get("app")
     if not isinstance(name, str) or not name:
         errors.append("app must be the application's name")
+    policy = document.get("beat_schedule_policy", ADD)
+    if policy not in POLICIES:
+        errors.append(f"beat_schedule_policy is {policy!r}, not one of {', '.join(POLICIES)}")
+    scheduler = document.get("beat_scheduler", PERSISTENT)
+    if scheduler not in SCHEDULERS:
+        errors.append(f"beat_scheduler is {scheduler!r}, not one of {', '.join(SCHEDULERS)}")
+    edited = document.get("beat_schedule_edited", EDITED[0])
+    if edited not in EDITED:
+        errors.append(f"beat_schedule_edited is {edited!r}, not one of {', '.join(EDITED)}")
     celery = document.get("celery")
     pins: dict[str, Any] = {}
     schedule: dict[str, Entry] | None = None
@@ -161,6 +187,9 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         celery=pins,
         schedule=schedule,
         source=source,
+        schedule_policy=str(policy),
+        scheduler=str(scheduler),
+        schedule_edited=str(edited),
     )
 
 
@@ -238,7 +267,13 @@ def _keepalive(value: Any) -> Any:
 def with_essentials(settings: FleetSettings) -> dict[str, Any]:
     """The pins of a process: the runtime's needs, and the inventory's settings over them."""
     pins = {**ESSENTIALS.get(settings.component, {}), **settings.celery}
-    if settings.component == "beat" and str(pins.get("result_backend")).startswith("disabled"):
-        # Else beat adds celery.backend_cleanup, a task for a queue that it may not write to.
+    if settings.component != "beat":
+        return pins
+    database = settings.scheduler == DATABASE
+    if database or str(pins.get("result_backend")).startswith("disabled"):
+        # Else beat adds celery.backend_cleanup, a task for a queue that it may not write to, in a
+        # database to stay.
         pins["result_expires"] = None
+    if database or "beat_scheduler" not in pins:
+        pins["beat_scheduler"] = SCHEDULERS[settings.scheduler]
     return pins

@@ -20,15 +20,57 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
             tags = {*play["tags"], *role["tags"]} - {"verify"}
             found[role["role"]] = (hosts, tags)
     end = next(play for play in plays if play.get("name") == "End what moved to another host")
+    # A part of the role celery_release, in a play of its own.
+    commands = next(play for play in plays if play.get("name") == "Run the release's commands")
+    found["celery_release_commands"] = (tuple(commands["hosts"].split(":")), set(commands["tags"]))
+    # A part of the role celery_beat, in a play of its own, right before beat's.
+    schedule = next(
+        play for play in plays if play.get("name") == "Write the schedule into the database"
+    )
+    found["celery_beat_schedule"] = ((schedule["hosts"],), set(schedule["tags"]))
     found["celery_runtime_surplus"] = (("fleet",), set(end["tags"]))
     found["verify"] = (("celery_workers", "celery_beat", "celery_producers"), found["verify"][1])
+    # The mark is left in a play that always runs.
+    found["fleet"] = (("fleet",), {"always"})
     assert {part.name: (part.groups, set(part.tags)) for part in PARTS} == found
-    order = [name for name in found if name != "celery_runtime_surplus"]
+    aside = ("fleet", "celery_runtime_surplus", "celery_release_commands", "celery_beat_schedule")
+    order = ["fleet", *(name for name in found if name not in aside)]
     assert [part.name for part in PARTS if part.name in order] == order
+    # Redis is up, what runs them is there, and nothing of the new release has started.
+    titles = [play.get("name") for play in plays]
+    at = titles.index("Run the release's commands")
+    assert titles.index("Give operators their command") < at < titles.index("Run the workers")
+    at = [part.name for part in PARTS].index("celery_release_commands")
+    assert [part.name for part in PARTS[at - 1 : at + 2 : 2]] == [
+        "celery_cli",
+        "celery_worker",
+    ]
     # Workers serve elsewhere before, beat starts after.
     names = [part.name for part in PARTS]
     at = names.index("celery_runtime_surplus")
-    assert names[at - 1 : at + 2] == ["celery_worker", "celery_runtime_surplus", "celery_beat"]
+    assert names[at - 1 : at + 3] == [
+        "celery_worker",
+        "celery_runtime_surplus",
+        "celery_beat_schedule",
+        "celery_beat",
+    ]
+    at = titles.index("Write the schedule into the database")
+    assert titles[at + 1] == "Run beat"
+
+
+def test_a_run_of_the_commands_role_alone_brings_the_runtime_that_it_names() -> None:
+    names = [part.name for part in PARTS if "celery_cli" in part.tags]
+    assert names == ["celery_runtime", "celery_cli"]
+
+
+def test_a_run_that_takes_no_lease_writes_nothing() -> None:
+    plays = {
+        play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    }
+    (lease,) = plays["Keep other runs out"]["tasks"]
+    marks = plays["Mark what is this application's, and install packages"]["tasks"]
+    (mark,) = [task for task in marks if task["name"] == "Mark the host"]
+    assert mark["when"] == lease["when"] == '(ansible_run_tags | list) != ["verify"]'
 
 
 def test_whatever_the_tags_a_run_is_alone_planned_and_confirmed() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fleet_control import celery
 from fleet_control.plan import PARTS
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
@@ -125,7 +126,10 @@ def given_by_filters() -> set[str]:
         read_timeout=1,
         ipv6=False,
     )
-    files = [*worker["files"], *redis["files"], *site["files"]]
+    location = celery.location(
+        "flower", directory="/d", prefix="p", socket="/s", password_line="a:x", read_timeout=1
+    )
+    files = [*worker["files"], *redis["files"], *site["files"], *location["files"]]
     return {name for item in files for name in item.get("vars", {})}
 
 
@@ -165,6 +169,7 @@ def read() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_variable_that_is_read_is_declared() -> None:
     functions = {"lookup", "query", "q", "now", "undef", "range", "dict", "namespace"}
     orphans = {n: at for n, at in read().items() if n not in declared() and n not in functions}
@@ -201,11 +206,36 @@ def test_the_search_would_find_an_orphan() -> None:
     assert [*declared_in(tasks)] == ["made"]
 
 
+def test_a_default_that_is_repeated_is_that_of_its_role() -> None:
+    """A role that does not depend on another one knows nothing of its defaults, and has to write them again."""
+    defaults: dict[str, Any] = {}
+    for role in roles():
+        path = role / "defaults/main.yml"
+        defaults |= (load(path) or {}) if path.exists() else {}
+    repeated = re.compile(r"\b([a-z]\w+) \| default\(('[^']*'|\d+|\{\}|\[\])\)")
+    found = {
+        (name, text)
+        for path in documents()
+        for expression in expressions(load(path))
+        for name, text in repeated.findall(expression)
+        if name in defaults
+    }
+    assert ("flower_port", "5555") in found
+    assert {(n, t) for n, t in found if yaml.safe_load(t) != defaults[n]} == set()
+
+
 # --- templates of units ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "templates/systemd").glob("*.service.j2")), ids=lambda path: path.name
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "templates/systemd").glob("*.service.j2"))
+        # What ends by itself is not kept up, which is what the base is about.
+        if "Type=oneshot" not in path.read_text()
+    ],
+    ids=lambda path: path.name,
 )
 def test_every_service_has_the_same_base(path: Path) -> None:
     seen = []

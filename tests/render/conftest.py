@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.render.fleet import FILLED_IN, Fleet, render
+from tests.render.fleet import FILLED_IN, VARIANTS, Fleet, render
 
 HERE = Path(__file__).parent
 RENDERS = pytest.StashKey[dict[str, "Future[Fleet]"]]()
@@ -35,6 +35,10 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 name: pool.submit(render, name, directory, given)
                 for name, given in FILLED_IN.items()
             }
+            session.config.stash[RENDERS] |= {
+                title: pool.submit(render, name, directory, given, title=title)
+                for title, (name, given) in VARIANTS.items()
+            }
         return (yield)
 
 
@@ -43,6 +47,18 @@ def local(pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS]["local"].result()
 
 
-@pytest.fixture(scope="session", params=["local", "production"])
+@pytest.fixture(scope="session")
+def odd(pytestconfig: pytest.Config) -> Fleet:
+    """Flower within the web site, logs in files, and a name with a dash."""
+    return pytestconfig.stash[RENDERS]["odd"].result()
+
+
+@pytest.fixture(scope="session")
+def flower_alone(pytestconfig: pytest.Config) -> Fleet:
+    """The same, without a web process, and with the schedule in a database."""
+    return pytestconfig.stash[RENDERS]["flower-alone"].result()
+
+
+@pytest.fixture(scope="session", params=["local", "production", "odd"])
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS][str(request.param)].result()

@@ -35,12 +35,60 @@ PRODUCTION: dict[str, Any] = {
     "flower_auth_password": "not-a-real-flower-password",
     "flower_cookie_secret": "not-a-real-flower-cookie-secret",
     "celery_producer_web_auth_password": "not-a-real-web-password",
-    "celery_app_secret_env": {"PGPASSWORD": "not a real “PGPASSWORD”: $HOME\\ 'x' \"y\""},
+    "celery_app_env": {"SOME_SWITCH": "on"},
+    "celery_app_secret_env": {"SOME_KEY": "not a real “KEY”: $HOME\\ 'x' \"y\""},
+    "postgresql_password": "not:a/real@one? 100% “sure” #5",
     # Its own is in a repository that is not there.
     "celery_app_source": {"path": "examples/flexiprice/backend"},
 }
 # The inventories that are rendered, with what their user has to fill in.
 FILLED_IN: dict[str, dict[str, Any]] = {"local": {}, "production": PRODUCTION}
+
+
+# One host for everything, with what the delivered inventories leave at its default, and a name that is not plain.
+ODD: dict[str, Any] = {
+    **PRODUCTION,
+    "celery_app_name": "other-shop",
+    "celery_app_log_destination": "file",
+    "celery_app_log_format": "%(levelname)s %(message)s",
+    "celery_app_task_log_format": "%(task_name)s %(message)s",
+    "celery_app_log_rotate": {"when": "weekly", "size": "100M"},
+    "flower_url_prefix": "/tools/flower/",
+    "flower_loglevel": "WARNING",
+    "celery_producer_web_listen": "0.0.0.0:5000",
+    # As `-e` gives it.
+    "celery_health_interval": "300",
+    "celery_worker_defaults": {
+        "time_limit": 1800,
+        "soft_time_limit": 1500,
+        "memory_max": "512M",
+        "memory_high": "448M",
+        "cpu_quota": "150%",
+        "tasks_max": "64",
+    },
+    "celery_worker_instances": {
+        "discounts": {"concurrency": 1},
+        "maintenance": {"concurrency": 1},
+        "analytics": {"concurrency": 1, "memory_max": "768M"},
+    },
+}
+# Rendered beside them: a name, the inventory, and what is given.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "odd": ("staging", ODD),
+    # And without a firewall.
+    "flower-alone": (
+        "staging",
+        {
+            **ODD,
+            "celery_producer_web": {},
+            "celery_producer_web_protected_paths": [],
+            "firewall_enabled": False,
+            "celery_health_enabled": False,
+            "celery_beat_scheduler": "database",
+            "celery_beat_schedule_edited": "reset",
+        },
+    ),
+}
 
 
 @dataclass
@@ -115,7 +163,17 @@ def copy_inventory(name: str, directory: Path) -> Path:
     return Path(shutil.copytree(ROOT / "inventories" / name, directory / name, ignore=_LOCAL))
 
 
-def render(name: str, parent: Path, given: dict[str, Any], systemd: int = 252) -> Fleet:
+def give_addresses(inventory: Path) -> list[str]:
+    """Say beside an inventory how to reach its hosts; their names, in its order."""
+    names = _hosts(yaml.safe_load((inventory / "hosts.yml").read_text())["fleet"])
+    hosts = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(names, 1)}
+    (inventory / "addresses.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
+    return names
+
+
+def render(
+    name: str, parent: Path, given: dict[str, Any], systemd: int = 252, title: str = ""
+) -> Fleet:
     """Render an inventory below `inventories/`.
 
     Args:
@@ -123,8 +181,9 @@ def render(name: str, parent: Path, given: dict[str, Any], systemd: int = 252) -
         parent: Where a directory with its copy, its certificates and its secrets goes.
         given: Variables for all hosts that win over the inventory's.
         systemd: Version on the hosts.
+        title: Of the directory, where the inventory is rendered more than once.
     """
-    directory = parent / f"rendered-{name}"
+    directory = parent / f"rendered-{title or name}"
     directory.mkdir()
     inventory = copy_inventory(name, directory)
     connection = directory / "connection.json"
@@ -140,17 +199,7 @@ def render(name: str, parent: Path, given: dict[str, Any], systemd: int = 252) -
         )
     )
     options = (f"--inventory={inventory}", f"--extra-vars=@{connection}")
-    hosts_file = yaml.safe_load((inventory / "hosts.yml").read_text())
-    names = _hosts(hosts_file["fleet"])
-    (inventory / "addresses.yml").write_text(
-        json.dumps(
-            {
-                "all": {
-                    "hosts": {h: {"ansible_host": f"192.0.2.{n}"} for n, h in enumerate(names, 1)}
-                }
-            }
-        )
-    )
+    names = give_addresses(inventory)
     authority = Authority("fleet")
     (inventory / "pki/hosts").mkdir(parents=True)
     (inventory / "pki/ca.crt").write_text(authority.pem)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from tests.programs import required
+from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, whole
 
@@ -62,6 +66,12 @@ def site(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["local", "production"])
+def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Those in which each site has a port of its own."""
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
+
+
 @pytest.fixture
 def host(fleet: Fleet, site: str) -> Host:
     (found,) = [
@@ -102,12 +112,15 @@ def test_every_request_goes_to_the_socket(server: Block, host: Host, site: str) 
     app = host.variables["celery_app_name"]
     if site == "web":
         socket = parse(whole(host, f"{app}-web.socket"))["Socket"]["ListenStream"][-1]
+        # An address of every interface is listened on, not called.
+        socket = socket.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - it is read
     else:
         directory = parse(whole(host, f"{app}-flower.service"))["Service"]["RuntimeDirectory"][-1]
         socket = f"/run/{directory}/flower.sock"
     assert locations(server)
     for found in locations(server).values():
-        assert found.one("proxy_pass") == [f"http://unix:{socket}:"]
+        wanted = f"http://unix:{socket}:" if socket.startswith("/") else f"http://{socket}"
+        assert found.one("proxy_pass") == [wanted]
     assert any(name in ("location /", "location ^~ /") for name in locations(server))
 
 
@@ -177,3 +190,92 @@ def test_nginx_is_asked_before_and_reloaded_after(host: Host, path: str) -> None
     ]
     assert [check["command"][:2] for check in checks] == [["nginx", "-t"]]
     assert host.units["nginx.service"]["on_change"] == "reload"
+
+
+# --- Flower within the web site ----------------------------------------------------------------------
+
+WEB = "/etc/nginx/conf.d/other-shop-web.conf"
+ADDED = "/etc/celery-fleet/other-shop/nginx-web/flower.conf"
+
+
+def within(fleet: Fleet) -> tuple[Host, Block, Block]:
+    """The host, its web site, and what Flower adds to it."""
+    (host,) = fleet.hosts.values()
+    site = block(host.text(WEB)).blocks["server"]
+    (included,) = site.all("include")
+    assert fnmatch.fnmatch(ADDED, included[0])
+    assert list(fnmatch.filter(host.files, included[0])) == [ADDED]
+    return host, site, block(host.text(ADDED))
+
+
+def test_flower_is_a_location_of_the_web_site(odd: Fleet) -> None:
+    host, site, added = within(odd)
+    assert "/etc/nginx/conf.d/other-shop-flower.conf" not in host.files
+    # What was its own site before goes, the other way round what is its location.
+    owned = host.parts["celery_runtime_surplus"]["owned"]["files"]
+    assert "/etc/nginx/conf.d/other-shop-flower.conf" in owned
+    assert WEB not in owned
+    assert ADDED not in owned
+    found = added.blocks["location ^~ /tools/flower/"]
+    # The whole path is passed on: nothing stands behind the socket.
+    assert found.one("proxy_pass") == ["http://unix:/run/other-shop-flower/flower.sock:"]
+    assert found.one("auth_basic") != site.blocks["location ^~ /api/v1/admin/"].one("auth_basic")
+    item = host.files[found.one("auth_basic_user_file")[0]]
+    assert (item["group"], item["mode"], item["secret"]) == ("www-data", "0640", True)
+    maps = [name.split()[2] for name in block(host.text(WEB)).blocks if name.startswith("map ")]
+    headers = {words[0].lower(): words[1] for words in found.all("proxy_set_header")}
+    assert {headers["upgrade"], headers["connection"]} == set(maps)
+    assert headers["x-forwarded-for"] == "$remote_addr"
+    assert added.blocks["location = /tools/flower"].one("return") == ["301", "/tools/flower/"]
+
+
+def test_flower_is_told_of_its_prefix(odd: Fleet) -> None:
+    host, _, _ = within(odd)
+    text = host.text("/etc/celery-fleet/other-shop/flower.env")
+    assert 'FLOWER_URL_PREFIX="tools/flower"' in text
+
+
+def test_nginx_takes_up_what_flower_adds(odd: Fleet) -> None:
+    host, _, _ = within(odd)
+    for part in ("celery_producer", "flower"):
+        (unit,) = [u for u in host.parts[part]["units"] if u["name"] == "nginx.service"]
+        assert any(fnmatch.fnmatch(ADDED, pattern) for pattern in unit["files"])
+        assert any(fnmatch.fnmatch(WEB, pattern) for pattern in unit["files"])
+    assert [ADDED] in [check["files"] for check in host.parts["flower"]["checks"]]
+
+
+def test_without_a_web_process_the_site_holds_flower_alone(flower_alone: Fleet) -> None:
+    host, site, _ = within(flower_alone)
+    assert [name for name in host.units if "-web." in name] == []
+    assert {name: found.directives for name, found in locations(site).items()} == {
+        "location /": [["return", "404"]]
+    }
+    assert [words[0].rpartition(":")[2] for words in site.all("listen")] == ["443", "443"]
+
+
+def test_each_part_is_whole_for_nginx(
+    odd: Fleet, flower_alone: Fleet, local: Fleet, tmp_path: Path
+) -> None:
+    """By nginx's own word."""
+    nginx = required("nginx")
+    for number, fleet in enumerate((odd, flower_alone, local)):
+        root = tmp_path / str(number)
+        for host in fleet.hosts.values():
+            for path, item in host.files.items():
+                if "/nginx/conf.d/" in path or "/nginx-web/" in path or "/pki/" in path:
+                    place = root / path.removeprefix("/")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_text(item["content"].replace("/etc/", f"{root}/etc/"))
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        places = " ".join(f"{kind}_temp_path {root}/{kind};" for kind in kinds)
+        main = root / "nginx.conf"
+        main.write_text(
+            f"pid {root}/pid; events {{}} http {{ access_log off; {places} include {root}/etc/nginx/conf.d/*.conf; }}"
+        )
+        done = subprocess.run(
+            [nginx, "-t", "-q", "-e", f"{root}/error.log", "-c", str(main)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr

@@ -23,11 +23,9 @@ def holders(fleet: Fleet) -> list[tuple[str, Host, dict[str, Any]]]:
 def test_the_secrets_are_known_and_land_somewhere(fleet: Fleet) -> None:
     assert len(fleet.secrets) > 10
     found = {name for name, _, _ in holders(fleet)}
-    # Those of the authority stay here, a web password lies on a host as a hash alone; and the operator's
-    # settings travel with the request.
+    # Those of the authority stay here, a web password lies on a host as a hash alone.
     away = {"pki_ca", "pki_ca_passphrase ", "web", "celery_producer_web_auth_password "}
-    away |= {"redis_operator", "redis_passwords operator"}
-    escaped = {"celery_app_secret_env PGPASSWORD"}
+    escaped = {"celery_app_secret_env SOME_KEY", "postgresql_password "}
     assert set(fleet.secrets) - found <= away | escaped
 
 
@@ -58,7 +56,7 @@ def test_each_host_has_its_own_key(fleet: Fleet) -> None:
             assert name == f"key of {host.name}"
 
 
-@pytest.mark.parametrize("user", ["worker", "beat", "producer", "flower", "admin"])
+@pytest.mark.parametrize("user", ["worker", "beat", "producer", "flower", "operator", "admin"])
 def test_a_password_of_redis_is_where_its_user_is(fleet: Fleet, user: str) -> None:
     found = {
         item["dest"].rpartition("/")[2]

@@ -17,6 +17,8 @@ COMPONENTS = {
     "beat": "celery_beat",
     "producer": "celery_producers",
     "flower": "flower",
+    # On every host with a release, and on those of Redis.
+    "operator": "fleet",
 }
 
 
@@ -51,6 +53,39 @@ def test_beat_has_the_inventorys_schedule(fleet: Fleet) -> None:
     for host, text in written(fleet, "beat"):
         wanted: dict[str, Any] = host.variables["celery_beat_schedule"]
         assert json.loads(text)["celery"]["beat_schedule"] == wanted
+
+
+def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
+    flower_alone: Fleet, tmp_path: Path
+) -> None:
+    ((host, text),) = written(flower_alone, "beat")
+    document = json.loads(text)
+    assert (document["beat_scheduler"], document["celery"]["beat_schedule"]) == ("database", {})
+    # What becomes of edited entries is none of its business, and must not restart it.
+    assert document["beat_schedule_edited"] == "keep"
+    path = "/etc/celery-fleet/other-shop/credentials/schedule.json"
+    file = host.files[path]
+    assert (file["mode"], file["secret"]) == ("0600", True)
+    (tmp_path / "settings.json").write_text(file["content"])
+    settings = read(tmp_path / "settings.json", "beat")
+    assert set(settings.schedule or {}) == set(host.variables["celery_beat_schedule"])
+    assert (settings.scheduler, settings.schedule_edited) == ("database", "reset")
+    unit = host.units["other-shop-beat.service"]
+    assert path not in unit["files"]
+    environment = host.text("/etc/celery-fleet/other-shop/beat.env")
+    assert "--scheduler=django_celery_beat.schedulers:DatabaseScheduler" in environment
+    assert "--schedule=" not in environment
+    # The plan says that nobody could be asked.
+    assert "the database is asked when the release is there" in flower_alone.output
+
+
+def test_without_one_nothing_of_it_is_there(local: Fleet) -> None:
+    ((host, text),) = written(local, "beat")
+    assert "beat_scheduler" not in json.loads(text)
+    assert not [path for path in host.files if path.endswith("/schedule.json")]
+    assert host.parts["celery_beat_schedule"] == {
+        "owned": {"files": ["/etc/celery-fleet/flexiprice/credentials/schedule.json"]}
+    }
 
 
 def test_all_have_the_inventorys_routes(fleet: Fleet) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -61,7 +64,7 @@ def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> N
     for host in fleet.hosts.values():
         for unit in host.units:
             # nginx's unit is Debian's; what we add to it stands below.
-            if unit.endswith(".target") or unit == "nginx.service":
+            if unit.endswith((".target", ".timer")) or unit == "nginx.service":
                 continue
             kind = "Socket" if unit.endswith(".socket") else "Service"
             section = parse(host.unit_files()[template_of(host, unit)])[kind]
@@ -181,8 +184,9 @@ class TestProcessOfTheFleet:
 
     def test_the_broker_is_the_inventorys(self, fleet: Fleet, template: str) -> None:
         for host, unit in services(fleet, template):
-            unset = parse(whole(host, unit))["Service"]["UnsetEnvironment"][-1].split()
-            assert set(unset) == {
+            unset = parse(whole(host, unit))["Service"]["UnsetEnvironment"]
+            unset = [name for words in unset for name in words.split()]
+            assert set(unset) >= {
                 "CELERY_BROKER_URL",
                 "CELERY_BROKER_READ_URL",
                 "CELERY_BROKER_WRITE_URL",
@@ -238,6 +242,13 @@ def environment(host: Host, unit: str, directory: Path) -> dict[str, str]:
     return found
 
 
+LIMITS = {
+    "memory_max": "MemoryMax",
+    "memory_high": "MemoryHigh",
+    "cpu_quota": "CPUQuota",
+    "tasks_max": "TasksMax",
+}
+
 # --- one by one --------------------------------------------------------------------------------------
 
 
@@ -277,13 +288,21 @@ def test_a_worker_outlives_the_oom_of_a_task_and_is_replaced_when_it_hangs(fleet
 
 
 def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:
-    seen = set()
     for host, unit, options in workers(fleet):
         service = parse(whole(host, unit))["Service"]
-        for option, directive in (("memory_max", "MemoryMax"), ("cpu_quota", "CPUQuota")):
+        for option, directive in LIMITS.items():
             assert service.get(directive, []) == ([options[option]] if option in options else [])
-            seen.add(option in options)
-    assert False in seen
+
+
+def test_limits_of_all_workers_are_those_of_each(odd: Fleet) -> None:
+    """Where one has its own, that wins, option by option."""
+    found = {unit.partition("@")[2]: options for _, unit, options in workers(odd)}
+    assert {name: options["memory_max"] for name, options in found.items()} == {
+        "analytics.service": "768M",
+        "discounts.service": "512M",
+        "maintenance.service": "512M",
+    }
+    assert all(set(LIMITS) <= set(options) for options in found.values())
 
 
 def test_a_worker_consumes_what_the_inventory_says(fleet: Fleet, tmp_path: Path) -> None:
@@ -300,11 +319,151 @@ def test_there_is_one_beat(fleet: Fleet) -> None:
     assert len(services(fleet, "beat.service")) == 1
 
 
-def test_flower_gets_nothing_of_the_application(fleet: Fleet, tmp_path: Path) -> None:
+def test_flower_gets_the_plain_part_of_the_environment_alone(fleet: Fleet, tmp_path: Path) -> None:
     for host, unit in services(fleet, "flower.service"):
         found = environment(host, unit, tmp_path)
+        assert set(host.variables["celery_app_env"]) <= set(found)
+        for name in ("celery_app_secret_env", "celery_app_urls"):
+            assert not set(host.variables[name]) & set(found)
+
+
+@pytest.mark.parametrize("template", CELERY)
+def test_whatever_runs_the_application_has_the_same_environment(
+    fleet: Fleet, template: str, tmp_path: Path
+) -> None:
+    for host, unit in services(fleet, template):
+        found = environment(host, unit, tmp_path)
         for name in ("celery_app_env", "celery_app_secret_env"):
-            assert not set(host.variables.get(name, {})) & set(found)
+            for key, value in host.variables[name].items():
+                assert found[key] == value
+        for key, parts in host.variables["celery_app_urls"].items():
+            url = urlsplit(found[key])
+            assert unquote(url.password or "") == parts["password"]
+            assert (url.scheme, url.hostname) == (parts["scheme"], parts["host"])
+
+
+def test_all_of_an_application_is_in_its_slice_and_no_other_one(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        (slice_unit,) = [path for path in host.unit_files() if path.endswith(".slice")]
+        # A dash would put it into the slice of another application.
+        assert "-" not in slice_unit
+        app = host.variables["celery_app_name"]
+        assert slice_unit == app.replace("-", r"\x2d") + ".slice"
+        for unit in host.units:
+            if unit.endswith(".service") and unit != "nginx.service":
+                assert parse(whole(host, unit))["Service"]["Slice"] == [slice_unit]
+
+
+def test_each_host_has_the_mark_of_what_is_there(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        path = f"{host.variables['celery_app_directory']}/fleet.json"
+        assert host.files[path].get("mode", "0644") == "0644"
+        assert next(iter(host.parts)) == "fleet", "the mark comes first"
+        mark = json.loads(host.text(path))
+        assert mark["app"] == host.variables["celery_app_name"]
+        assert mark["owner"] in ("local", "production", "staging")
+        claimed = [unit for unit in host.units if unit != "nginx.service"]
+        for unit in [*claimed, *(p for p in host.unit_files() if p.endswith(".slice"))]:
+            assert any(fnmatch.fnmatchcase(unit, pattern) for pattern in mark["units"]), unit
+        users = {
+            line.split()[1]
+            for part in host.parts.values()
+            for item in part.get("sysusers", [])
+            for line in item["content"].splitlines()
+            if line.startswith(("u ", "g "))
+        }
+        assert set(mark["users"]) == users
+        for unit in claimed:
+            if not unit.endswith(".service"):
+                continue
+            service = parse(whole(host, unit))["Service"]
+            for key, place in (("RuntimeDirectory", "/run"), ("LogsDirectory", "/var/log")):
+                for name in service[key]:
+                    if not name.startswith("redis-"):
+                        named = f"{place}/{name}"
+                        assert any(fnmatch.fnmatch(named, p) for p in mark["paths"]), named
+
+
+# --- logs --------------------------------------------------------------------------------------------
+
+
+def test_logs_go_to_the_journal_unless_said_otherwise(local: Fleet, tmp_path: Path) -> None:
+    for host in local.hosts.values():
+        assert [path for path in host.files if "logrotate" in path] == []
+        for unit in host.units:
+            if unit.endswith(".service") and unit != "nginx.service":
+                assert "LogsDirectory" not in parse(whole(host, unit))["Service"]
+    for template in ("worker@.service", "beat.service"):
+        for host, unit in services(local, template):
+            assert "--logfile" not in environment(host, unit, tmp_path)["CELERY_FLEET_ARGS"]
+    # What was written before goes.
+    (host, _) = services(local, "beat.service")[0]
+    assert "/etc/logrotate.d/flexiprice" in host.parts["celery_runtime_surplus"]["owned"]["files"]
+
+
+def test_logs_in_files(odd: Fleet, tmp_path: Path) -> None:
+    (host,) = odd.hosts.values()
+    written = {}
+    for template in ("worker@.service", "beat.service"):
+        for _, unit in services(odd, template):
+            words = shlex.split(environment(host, unit, tmp_path)["CELERY_FLEET_ARGS"])
+            written[unit] = next(w for w in words if w.startswith("--logfile=")).partition("=")[2]
+            service = parse(whole(host, unit))["Service"]
+            assert service["LogsDirectory"] == ["other-shop"]
+            assert service["LogsDirectoryMode"] == ["0750"]
+    assert written == {
+        "other-shop-beat.service": "/var/log/other-shop/celery_beat.log",
+        **{
+            f"other-shop-worker@{name}.service": f"/var/log/other-shop/celery_{name}.log"
+            for name in ("discounts", "maintenance", "analytics")
+        },
+    }
+    text = host.text("/etc/logrotate.d/other-shop")
+    pattern = text.partition("{")[0].split()[-1]
+    assert all(fnmatch.fnmatch(path, pattern) for path in written.values())
+    words = [line.split() for line in text.splitlines()]
+    for wanted in (
+        ["weekly"],
+        ["rotate", "14"],
+        ["maxsize", "100M"],
+        ["nocreate"],
+        ["delaycompress"],
+        ["su", "other-shop", "other-shop"],
+    ):
+        assert wanted in words
+    assert not {"copytruncate", "postrotate", "sharedscripts"} & {w[0] for w in words if w}
+    assert (
+        "/etc/logrotate.d/other-shop"
+        not in (host.parts["celery_runtime_surplus"]["owned"]["files"])
+    )
+
+
+def test_flower_rotates_its_own_file(odd: Fleet, tmp_path: Path) -> None:
+    ((host, unit),) = services(odd, "flower.service")
+    found = environment(host, unit, tmp_path)
+    directory = parse(whole(host, unit))["Service"]["LogsDirectory"][-1]
+    assert found["FLOWER_LOG_FILE_PREFIX"] == f"/var/log/{directory}/flower.log"
+    assert (found["FLOWER_LOG_ROTATE_MODE"], found["FLOWER_LOG_ROTATE_WHEN"]) == ("time", "W0")
+    assert found["FLOWER_LOG_FILE_NUM_BACKUPS"] == "14"
+    assert found["FLOWER_LOGGING"] == "warning"
+
+
+@pytest.mark.parametrize("component", ["worker", "beat"])
+def test_formats_of_the_log(local: Fleet, odd: Fleet, component: str) -> None:
+    def settings(fleet: Fleet) -> dict[str, Any]:
+        (host, _) = services(
+            fleet, {"worker": "worker@.service", "beat": "beat.service"}[component]
+        )[0]
+        path = f"{host.variables['celery_app_directory']}/credentials/{component}.json"
+        celery: dict[str, Any] = json.loads(host.text(path))["celery"]
+        return {key: value for key, value in celery.items() if key.endswith("log_format")}
+
+    # The application's own hold.
+    assert settings(local) == {}
+    assert settings(odd) == {
+        "worker_log_format": "%(levelname)s %(message)s",
+        "worker_task_log_format": "%(task_name)s %(message)s",
+    }
 
 
 def test_the_web_process_starts_with_its_socket(fleet: Fleet) -> None:
@@ -312,7 +471,11 @@ def test_the_web_process_starts_with_its_socket(fleet: Fleet) -> None:
         socket = unit.replace(".service", ".socket")
         assert parse(whole(host, unit))["Unit"]["Requires"] == [socket]
         listening = parse(whole(host, socket))["Socket"]
-        assert listening["SocketMode"] == ["0660"]
+        if host.variables["celery_producer_web_listen"]:
+            assert listening["ListenStream"] == [host.variables["celery_producer_web_listen"]]
+            assert "SocketMode" not in listening
+        else:
+            assert listening["SocketMode"] == ["0660"]
         assert listening["Accept"] == ["no"]
         assert list(host.units).index(socket) < list(host.units).index(unit)
 

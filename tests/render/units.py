@@ -14,7 +14,15 @@ from ansible.template import Templar, trust_as_template
 from tests.render.fleet import ROOT, Fleet, Host
 
 TEMPLATES = ROOT / "templates"
-SERVICES = sorted(path.name.removesuffix(".j2") for path in TEMPLATES.glob("systemd/*.service.j2"))
+_ALL = {path.name.removesuffix(".j2"): path for path in TEMPLATES.glob("systemd/*.service.j2")}
+# What ends when it has done its work, and what is there for ever.
+ONCE = sorted(name for name, path in _ALL.items() if "systemd/_once.j2" in path.read_text())
+# Those that run; what a timer starts, and that ends, is no service that is kept up.
+SERVICES = sorted(
+    name
+    for name, path in _ALL.items()
+    if name not in ONCE and "Type=oneshot" not in path.read_text()
+)
 Sections = dict[str, dict[str, list[str]]]
 
 

@@ -93,10 +93,12 @@ def timeout_of_the_web_site() -> Change:
 
 
 def environment_of_the_application() -> Change:
-    """Whatever runs the application's code restarts, and nothing else."""
+    """Whatever reads it restarts, and nothing else."""
 
     def units_of(changes: Fleets) -> dict[str, set[Unit]]:
-        others = {("control1", f"{changes.app}-{part}.service") for part in ("beat", "web")}
+        others = {
+            ("control1", f"{changes.app}-{part}.service") for part in ("beat", "web", "flower")
+        }
         return {"restart": all_workers(changes) | others}
 
     return lambda changes: changes.variables(celery_app_env={"SOME_SWITCH": "on"}), units_of

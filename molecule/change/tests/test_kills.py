@@ -46,7 +46,9 @@ def differing(changes: Fleets) -> set[Unit]:
         for name in fleet.hosts("celery_workers")
         for worker in fleet.expected[name]["celery_worker_enabled"]
     }
-    return found | {("control1", f"{changes.app}-{part}.service") for part in ("beat", "web")}
+    # Flower has the application's environment, too.
+    parts = ("beat", "web", "flower")
+    return found | {("control1", f"{changes.app}-{part}.service") for part in parts}
 
 
 def assert_fleet_is(changes: Fleets, wanted: Mapping[str, Any], arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from ground import (
     FLEET,
     MULTI,
     PLAIN,
+    REST,
     Case,
     Ground,
     Way,
@@ -110,7 +111,7 @@ def test_host_lost_in_its_turn(ground: Ground) -> None:
     finally:
         for name in gone:
             bring_back(ground, name)
-    assert_only_by(summary, "its host was lost", "never begun", "run twice at once")
+    assert_only_by(summary, "its host was lost")
     assert_whole(ground)
 
 
@@ -134,7 +135,10 @@ def test_task_longer_than_its_drain(ground: Ground) -> None:
     """It is handed back when the drain ends, and run again: the price of late acknowledgement, and no task but it."""
 
     def act(case: Case) -> None:
-        assert ground.roll(case) == 0, end_of(case.log)
+        # Its worker alone: the turn of another could come first, and the task would end meanwhile.
+        worker, _, host = ground.node_of(case, LONG).partition("@")
+        only = [f"--limit={host}", "-e", f"celery_restart_only={worker}"]
+        assert ground.roll(case, *only) == 0, end_of(case.log)
 
     summary = ground.measure("a task longer than its drain", FLEET, act, long=[LONG])
     assert (summary.lost, summary.doubled) == (0, 1), summary
@@ -153,7 +157,8 @@ def test_the_same_for_the_stock_units(ground: Ground, way: Way) -> None:
         lose_host(ground, case, name)
 
     try:
-        summary = ground.measure("all of these", way, act, long=[LONG])
+        # Workers that Redis's restart has ended stay so, and the others need longer for what is left.
+        summary = ground.measure("all of these", way, act, long=[LONG], rest=3 * REST)
     finally:
         bring_back(ground, name)
         # Its boot has started the fleet's own workers.

@@ -182,7 +182,7 @@ class Ground:
         """Tell the sender to stop, and wait until it has recorded all it sent."""
         self.fleet.execute(self.control, ["systemctl", "stop", f"load-{run}.service"])
 
-    def settle(self, run: str) -> None:
+    def settle(self, run: str, seconds: float) -> None:
         """Wait until each task has come to its end, or none that has not waits or runs any more."""
         quiet: list[float] = []
 
@@ -196,7 +196,7 @@ class Ground:
                 quiet.append(time.monotonic())
             return bool(quiet) and quiet[-1] - quiet[0] > 25
 
-        wait_for(f"the tasks of {run} come to rest", REST, settled, pause=2)
+        wait_for(f"the tasks of {run} come to rest", seconds, settled, pause=2)
 
     # --- the ways --------------------------------------------------------------------------------
 
@@ -236,6 +236,11 @@ class Ground:
         )
         return self.ask(text, since=since).split()
 
+    def node_of(self, case: Case, seconds: float) -> str:
+        """The node that runs the task of a case that sleeps for so long."""
+        text = "SELECT node FROM runs JOIN sends USING (task) WHERE run = :'run' AND seconds = :seconds"
+        return self.ask(text, run=case.run, seconds=seconds).strip()
+
     def roll(self, case: Case, *arguments: str) -> int:
         """Restart all workers of the fleet; how ansible-playbook ended."""
         with self.rolling(case, *arguments) as process:
@@ -266,6 +271,7 @@ class Ground:
         act: Callable[[Case], None],
         *,
         long: Sequence[float] = (),
+        rest: float = REST,
     ) -> Summary:
         """Run the load, do something to the fleet meanwhile, and judge what became of the tasks.
 
@@ -274,6 +280,7 @@ class Ground:
             way: How the workers are run.
             act: What is done, after `LEAD` seconds; it returns when it is over.
             long: Naps of so many seconds, sent first.
+            rest: Seconds in which, after the load, what waits has to have run.
         """
         self.switch(way)
         stem = f"{way.name}-{name}".replace(" ", "-")
@@ -293,7 +300,7 @@ class Ground:
             self.must_be_sending(run)
         finally:
             self.stop_load(run)
-        self.settle(run)
+        self.settle(run, rest)
         record = self.read(case)
         rules = self.rules() if way is FLEET else None
         summary = summarise(name, way.name, SEED, record, began, ended, rules, case.report)

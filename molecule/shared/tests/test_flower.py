@@ -99,12 +99,10 @@ def test_does_nothing_without_a_password(fleet: Fleet, path: str) -> None:
 
 
 def test_refuses_a_wrong_password(fleet: Fleet) -> None:
-    name = fleet.one("flower")
-    variables = fleet.expected[name]
+    variables = fleet.expected[fleet.one("flower")]
     user, right = variables["flower_auth_user"], variables["flower_auth_password"]
     for login in ((user, "wrong"), (user, ""), ("wrong", right), ("", "")):
-        answer = web.request(variables, name, variables["flower_port"], "/", login=login)
-        assert answer.status == 401
+        assert web.flower(fleet, "/", login=login).status == 401
 
 
 @pytest.mark.parametrize("path", ["/workers", "/broker", "/metrics", "/healthcheck"])

@@ -104,7 +104,7 @@ BROKER_MAY = {
         "take back a canary",
         *("send directly", "take directly", "declare a queue", "read bindings"),
         *("remove a binding", "declare no queue of ours", "answer an inquiry"),
-        *("publish task.sent", "publish a worker's event", "hear commands"),
+        *("publish task.sent", "publish a worker's event", "hear commands", "read statistics"),
     },
     "admin": {"administer", "read statistics", "read the ACL's log"},
 }
@@ -147,7 +147,7 @@ RESULTS_MAY = {
         "read a group",
     },
     "flower": _READ,
-    "operator": _READ,
+    "operator": {*_READ, "read statistics"},
     "admin": {"administer", "read statistics", "read the ACL's log"},
 }
 TABLES = {"broker": (BROKER, BROKER_MAY), "results": (RESULTS, RESULTS_MAY)}

@@ -6,92 +6,20 @@ Looked for are the real ones of this run, plain, URL-encoded and base64, after a
 from __future__ import annotations
 
 import base64
-import json
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 from support import plays
+from support.search import PLACES, PROCESSES, SYSTEMD, search
 from support.secrets import forms, needles, secrets
 
 if TYPE_CHECKING:
     from support.inventory import Fleet, Variables
 
 pytestmark = [pytest.mark.stage(5), pytest.mark.hosts("all")]
-
-# Runs on the host. Says which secret is where; prints none. Text to search comes from commands run as
-# `user`, files from directories that `user` walks: what it can't open is none of its business.
-SEARCH = r"""
-import json, os, pwd, subprocess, sys
-
-wanted = json.load(sys.stdin)
-needles = [(name, form.encode()) for name, found in wanted["needles"].items() for form in found]
-patterns = b"\n".join(sorted({form for _, form in needles})) + b"\n"
-account = pwd.getpwnam(wanted["user"])
-
-def become():
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setgid(account.pw_gid)
-    os.setuid(account.pw_uid)
-
-def inside(text):
-    return sorted({name for name, form in needles if form in text})
-
-found, size = {}, 0
-for command in wanted["commands"]:
-    text = subprocess.run(command, shell=True, preexec_fn=become, capture_output=True, cwd="/").stdout
-    size += len(text)
-    if inside(text):
-        found[command] = inside(text)
-if wanted["paths"]:
-    grep = ["grep", "-r", "-s", "-l", "-a", "-F", "-D", "skip", "-f", "-", "--", *wanted["paths"]]
-    listed = subprocess.run(grep, input=patterns, preexec_fn=become, capture_output=True, cwd="/").stdout
-    for path in listed.decode().splitlines():
-        found[path] = inside(open(path, "rb").read())
-print(json.dumps({"found": found, "size": size}))
-"""
-
-PROCESSES = [
-    "cat /proc/[0-9]*/cmdline",
-    "cat /proc/[0-9]*/environ",
-    "ps -eo args",
-]
-SYSTEMD = [
-    "systemctl show --all '*'",
-    "systemctl cat '*.service' '*.socket' '*.target'",
-    "systemctl show-environment",
-]
-PLACES = [
-    "/etc",
-    "/opt",
-    "/usr/lib/celery-fleet",
-    "/var",
-    "/run",
-    "/tmp",
-    "/home",
-    "/srv",
-    "/root",
-]  # is searched
-
-
-def search(
-    fleet: Fleet,
-    name: str,
-    user: str,
-    commands: list[str],
-    paths: list[str],
-    but: tuple[str, ...] = (),
-) -> Any:
-    """Look on a host, with a user's rights."""
-    request = {
-        "needles": needles(fleet, but=but),
-        "user": user,
-        "commands": commands,
-        "paths": paths,
-    }
-    return json.loads(fleet.must(name, ["python3", "-c", SEARCH], json.dumps(request)))
 
 
 def test_forms_are_recognised() -> None:
@@ -132,17 +60,19 @@ def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
 def test_host_has_only_its_own(fleet: Fleet, host_name: str, variables: Variables) -> None:
     """Not even root of one host can read what belongs to other components."""
     groups = variables["group_names"]
+    # With a release come the credentials of those who run commands in it.
+    release = ("redis producer", "redis operator", "DATABASE_URL", "password in DATABASE_URL")
     mine = {
         "redis": ("redis", "the key of " + host_name),
-        "celery_workers": ("redis worker", "DATABASE_URL", "password in DATABASE_URL"),
-        "celery_beat": ("redis beat", "DATABASE_URL", "password in DATABASE_URL"),
-        "celery_producers": ("redis producer", "DATABASE_URL", "password in DATABASE_URL"),
+        "celery_workers": ("redis worker", *release),
+        "celery_beat": ("redis beat", *release),
+        "celery_producers": release,
         "flower": ("redis flower", "flower_"),
     }
     own = {f"the key of {host_name}"}
     own |= {name for group, names in mine.items() if group in groups for name in names}
     if "DATABASE_URL" in own:
-        own.add("flexiprice_db_password")
+        own.add("postgresql_password")
     others = tuple(sorted(own))
     done = search(fleet, host_name, "root", PROCESSES, PLACES, but=others)
     assert done["found"] == {}

@@ -32,7 +32,7 @@ def expected_ports(variables: Variables) -> set[int]:
         ports |= {variables["redis_broker_port"], variables["redis_results_port"]}
     if "celery_producers" in groups:
         ports.add(variables["celery_producer_web_port"])
-    if "flower" in groups:
+    if "flower" in groups and not variables["flower_url_prefix"]:
         ports.add(variables["flower_port"])
     if "postgresql" in groups:
         ports.add(POSTGRESQL)
@@ -54,7 +54,8 @@ def test_no_other_port_is_open(host: Host, variables: Variables) -> None:
 def test_no_plaintext_http(variables: Variables) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((variables["ansible_host"], 80), 5)
-    for port in ("celery_producer_web_port", "flower_port"):
+    within = bool(variables["flower_url_prefix"])
+    for port in ("celery_producer_web_port", *(() if within else ("flower_port",))):
         with socket.create_connection((variables["ansible_host"], variables[port]), 5) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             plain.settimeout(5)

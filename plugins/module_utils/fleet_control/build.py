@@ -6,7 +6,9 @@ Runs on the host, inside the `release` module, as root. A directory under `relea
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import glob
 import json
 import os
 import pwd
@@ -19,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from .celery import environment_text
-from .releases import NOTE
+from .releases import NOTE, refusals
 
 
 class BuildError(Exception):
     """The release can't be built; the message names what, where and what to do."""
+
+
+class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an error of ours
+    """A program ended with another status than 0."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Build:
     python: str
     runtime: str
     user: str
-    tasks: list[str] = field(default_factory=list)
+    demands: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     secret_environment: dict[str, Any] = field(default_factory=dict)
     keep: int = 5
@@ -71,8 +77,11 @@ def _user(name: str) -> pwd.struct_passwd:
 
 def _run(
     command: Sequence[str], timeout: float, what: str, user: pwd.struct_passwd | None = None
-) -> None:
-    """Run a command, as root or as another user, with none of the environment of whoever runs Ansible."""
+) -> str:
+    """Run a command, as root or as another user, with none of the environment of whoever runs Ansible.
+
+    Returns what it printed.
+    """
     identity: dict[str, Any] = {}
     if user is not None:
         identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -97,7 +106,8 @@ def _run(
     except FileNotFoundError as missing:
         raise BuildError(f"{what}: {missing.filename} is not on this host") from None
     if done.returncode != 0:
-        raise BuildError(f"{what} failed; its last lines:\n{_tail(done.stdout)}")
+        raise CommandFailed(f"{what} failed; its last lines:\n{_tail(done.stdout)}")
+    return str(done.stdout)
 
 
 def _checked(build: Build) -> dict[str, Any]:
@@ -112,7 +122,11 @@ def _checked(build: Build) -> dict[str, Any]:
         "PYTHONPATH": build.runtime,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    request = {"app": build.app, "directory": str(build.code), "tasks": build.tasks}
+    request = {
+        "app": build.app,
+        "directory": str(build.code),
+        "settings": build.demands.get("settings") or {},
+    }
     try:
         done = subprocess.run(
             [f"{build.path}/venv/bin/python", "-m", "celery_fleet.check"],
@@ -140,13 +154,16 @@ def _checked(build: Build) -> dict[str, Any]:
             f"the check of {build.app} ended without an answer (exit status {done.returncode}):\n"
             f"{_tail(done.stderr or done.stdout)}"
         ) from None
-    if not answer["ok"]:
+    errors = list(answer["errors"])
+    if not errors and build.demands:
+        errors = refusals(build.id, json.dumps(answer), build.demands)
+    if errors or not answer["ok"]:
         details = answer.get("details") or ""
         raise BuildError(
             "\n".join(
                 [
                     "the release was built but does not pass its check:",
-                    *answer["errors"],
+                    *errors,
                     _tail(details),
                 ]
             ).rstrip()
@@ -163,8 +180,9 @@ def _unpack(archive: str, target: Path) -> None:
 
 def _build(build: Build) -> Mapping[str, Any]:
     _unpack(build.archive, build.path / "source")
-    requirements = build.code / build.requirements
-    if not requirements.is_file():
+    places = [build.code / build.requirements, build.path / "source" / build.requirements]
+    requirements = next((path for path in places if path.is_file()), None)
+    if requirements is None:
         raise BuildError(
             f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
         )
@@ -174,27 +192,65 @@ def _build(build: Build) -> Mapping[str, Any]:
     user = _user(build.user)
     venv.mkdir()
     os.chown(venv, user.pw_uid, user.pw_gid)
-    make = [build.python, "-m", "venv", str(venv)]
+    wheel = _pip_wheel(build)
+    # A copy of pip in each virtualenv takes longer than all else but the packages: the host's own one serves from its
+    # wheel, run by the virtualenv's interpreter.
+    make = [build.python, "-m", "venv", *(["--without-pip"] if wheel else []), str(venv)]
     _run(make, build.timeout, "making the virtualenv", user)
-    pip = [
+    left = max(1.0, deadline - time.monotonic())
+    install = [
         f"{venv}/bin/python",
-        "-m",
-        "pip",
+        *([f"{wheel}/pip"] if wheel else ["-m", "pip"]),
         "--disable-pip-version-check",
         "install",
         "--no-input",
         "--quiet",
+        # Compiled below, by all processors at once.
+        "--no-compile",
+        "--requirement",
+        str(requirements),
     ]
-    left = max(1.0, deadline - time.monotonic())
-    install = [*pip, "--requirement", str(requirements)]
     _run(install, left, "installing the requirements", user)
     _give_to_root(venv)
-    # The application's user can't write here, so what is not compiled now is compiled at every start. By the system's
-    # interpreter: the virtualenv's would run what its packages have put into .pth files.
-    compile_all = [build.python, "-I", "-m", "compileall", "-q", str(build.path / "source")]
-    _run(compile_all, 120, "compiling the source")
+    _compile(build, venv, max(1.0, deadline - time.monotonic()))
     # Flower's own virtualenv holds no application that could be checked.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
+
+
+# Where Debian keeps the wheels that its own ensurepip unpacks, and where an interpreter of its own making has them.
+_WHEELS = ("/usr/share/python-wheels/pip-*.whl",)
+_BUNDLED = (
+    "import ensurepip, os; print(os.path.join(os.path.dirname(ensurepip.__file__), '_bundled'))"
+)
+
+
+def _pip_wheel(build: Build) -> str:
+    """Path of the pip that the host has for new virtualenvs; nothing where the interpreter has to bring its own."""
+    patterns = list(_WHEELS)
+    if os.path.dirname(os.path.realpath(build.python)) != "/usr/bin":
+        # Another interpreter than Debian's: its pip may need a newer Python than this one, and the other way round.
+        try:
+            bundled = _run(
+                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip"
+            )
+        except BuildError:
+            return ""
+        patterns = [f"{bundled.strip()}/pip-*.whl"]
+    found = sorted(path for pattern in patterns for path in glob.glob(pattern))
+    return found[-1] if found else ""
+
+
+def _compile(build: Build, venv: Path, timeout: float) -> None:
+    """Compile all code: the application's user can't write here, so what is not compiled now is at every start.
+
+    By the system's interpreter: the virtualenv's would run what its packages have put into .pth files.
+    """
+    compile_all = [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
+    _run([*compile_all, str(build.path / "source")], 120, "compiling the source")
+    # Packages may bring files for other versions of Python; as with pip, these stay as they are.
+    quietly = [*compile_all, "-q", *(str(path) for path in venv.glob("lib/python*/site-packages"))]
+    with contextlib.suppress(CommandFailed):
+        _run(quietly, timeout, "compiling the packages")
 
 
 def _give_to_root(directory: Path) -> None:
@@ -268,6 +324,7 @@ def _build_alone(wanted: Build) -> None:
             "built": int(time.time()),
             "tasks": answer["tasks"],
             "versions": answer["versions"],
+            "application": answer.get("application") or {},
         }
         fresh = path / f".{NOTE}"
         fresh.write_text(json.dumps(note, indent=1, sort_keys=True) + "\n")

@@ -7,6 +7,7 @@ and kombu's documentation of Redis, and what docs/architecture.md says was measu
 from __future__ import annotations
 
 import fnmatch
+import math
 import posixpath
 import re
 import shlex
@@ -128,7 +129,7 @@ def running(
     return found
 
 
-def worker_command(module: str, node: str, options: Mapping[str, Any]) -> str:
+def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: str = "") -> str:
     """The command line of one worker, quoted for shlex; `python` stands for the release's own interpreter."""
     words = [
         "python",
@@ -154,6 +155,8 @@ def worker_command(module: str, node: str, options: Mapping[str, Any]) -> str:
     for key, flag in _LISTS.items():
         if options.get(key):
             words.append(f"{flag}={','.join(str(part) for part in options[key])}")
+    if logfile:
+        words.append(f"--logfile={logfile}")
     return shlex.join(words)
 
 
@@ -168,6 +171,7 @@ def _url(user: str, password: str, host: str, port: int) -> str:
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
 _MERGED = (
     "broker_transport_options",
+    "result_backend_transport_options",
     "task_publish_retry_policy",
     "broker_use_ssl",
     "redis_backend_use_ssl",
@@ -205,6 +209,9 @@ def process_settings(
     routes: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
     delivery: str = "inherit",
+    policy: str = "add",
+    scheduler: str = "persistent",
+    edited: str = "keep",
 ) -> dict[str, Any]:
     """What one component of the application is told by the fleet: the content of its `settings.json`.
 
@@ -221,6 +228,9 @@ def process_settings(
         routes: task_routes.
         schedule: beat's entries, for beat alone.
         delivery: celery_app_delivery.
+        policy: celery_beat_schedule_policy, for beat alone.
+        scheduler: celery_beat_scheduler, for beat alone.
+        edited: celery_beat_schedule_edited, for beat alone.
     """
     # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
     transport: dict[str, Any] = {
@@ -256,9 +266,47 @@ def process_settings(
         "redis_socket_keepalive": True,
         "redis_backend_health_check_interval": 5,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # For a developer's machine: here tasks would run within whoever sends them.
+        "task_always_eager": False,
         "worker_direct": component in ("worker", "operator"),
         **_DELIVERY[delivery],
     }
+    if component == "producer":
+        # A visitor waits, and gunicorn ends a process that is silent for 30 s: a restart of Redis is bridged, and then
+        # the caller is told. Sending ends some 7 s after the broker is away; it asks the result store first, so as to
+        # hear of the answer, and there the policy's timeout is the bound. The retries are for reading a result.
+        pins.update(
+            task_publish_retry_policy={
+                "max_retries": 6,
+                "interval_start": 0,
+                "interval_step": 0.5,
+                "interval_max": 2,
+            },
+            result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
+            result_backend_max_retries=8,
+        )
+    if component == "operator":
+        # Somebody waits for the answer, and would rather read that there is none: Celery's own commands give up within
+        # seconds with these.
+        transport.update(socket_timeout=3, max_retries=1)
+        pins.update(
+            broker_connection_retry=False,
+            broker_connection_retry_on_startup=False,
+            broker_connection_max_retries=0,
+            broker_connection_timeout=3,
+            task_publish_retry=False,
+            result_backend_always_retry=False,
+            result_backend_max_retries=1,
+            result_backend_transport_options={
+                "retry_policy": {
+                    "max_retries": 1,
+                    "interval_start": 0,
+                    "interval_step": 0.2,
+                    "interval_max": 0.2,
+                }
+            },
+            redis_socket_timeout=3,
+        )
     if component == "beat":
         # Beat has no use for results, and so needs no user on that instance.
         pins["result_backend"] = "disabled://"
@@ -269,17 +317,26 @@ def process_settings(
         pins["redis_backend_use_ssl"] = _tls(ca)
     if routes:
         pins["task_routes"] = routes
-    if component == "beat":
+    if component == "beat" and policy != "refuse":
+        # One that is switched off here may stand in the code; in a database it is there, and off.
         pins["beat_schedule"] = {
             name: {key: value for key, value in entry.items() if key != "enabled"}
-            for name, entry in (schedule or {}).items()
             if entry.get("enabled", True)
+            else dict(entry)
+            if scheduler == "database"
+            else {"enabled": False}
+            for name, entry in (schedule or {}).items()
         }
     for name, value in (settings or {}).items():
         ours = pins.get(name)
         merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
         pins[name] = {**ours, **value} if merge and ours else value
-    return {"format": 1, "app": app, "component": component, "celery": pins}
+    document: dict[str, Any] = {"format": 1, "app": app, "component": component, "celery": pins}
+    if component == "beat":
+        document["beat_schedule_policy"] = policy
+        if scheduler != "persistent":
+            document.update(beat_scheduler=scheduler, beat_schedule_edited=edited)
+    return document
 
 
 # What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
@@ -292,15 +349,15 @@ _BROKER_COMMANDS = {
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
-    "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem "
-    "+sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem",
+    "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
     "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
-    "operator": "+select +get +mget +subscribe +unsubscribe",
+    "operator": "+select +get +mget +subscribe +unsubscribe +info",
 }
 # The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
 # descriptions where it reads from a file.
@@ -437,12 +494,66 @@ def environment_file(values: Mapping[str, Any] | None) -> str:
     return "\n".join(lines) + ("\n" if lines else "")
 
 
+def url(parts: Mapping[str, Any]) -> str:
+    """One URL of its parts, each percent-encoded, so that any password is taken for what it is.
+
+    A host that is a path, as libpq takes one for a directory of sockets, is encoded whole; an IPv6 address stands in
+    brackets.
+
+    Args:
+        parts: `scheme` and `host`, and any of `port`, `user`, `password`, `path` and `query` (name to value; a list of
+            values is the name several times).
+    """
+
+    def text(name: str, safe: str = "") -> str:
+        return quote(environment_text(parts.get(name)), safe=safe)
+
+    login = text("user") + (f":{text('password')}" if parts.get("password") is not None else "")
+    host = environment_text(parts["host"])
+    address = f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
+    port = f":{int(parts['port'])}" if parts.get("port") is not None else ""
+    # Not as a form has it: to libpq a `+` is a plus sign, not a blank.
+    query = "&".join(
+        f"{quote(str(name), safe='')}={quote(environment_text(value), safe='')}"
+        for name, given in (parts.get("query") or {}).items()
+        for value in (given if isinstance(given, (list, tuple)) else [given])
+    )
+    path = environment_text(parts.get("path")).removeprefix("/")
+    return "".join(
+        (
+            f"{parts['scheme']}://",
+            f"{login}@" if login else "",
+            address,
+            port,
+            f"/{quote(path, safe='/')}" if path else "",
+            f"?{query}" if query else "",
+        )
+    )
+
+
+def urls(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
+    """celery_app_urls as variables of the environment."""
+    return {str(name): url(parts) for name, parts in (given or {}).items()}
+
+
+# Where a host's check of its health leaves its result, below that by the name of the application.
+HEALTH = "/var/lib/celery-fleet/health"
+
+
 def process_environment(
-    component: str, runtime: str, command: str, extra: Mapping[str, Any] | None = None
+    component: str,
+    runtime: str,
+    command: str,
+    extra: Mapping[str, Any] | None = None,
+    app: str = "",
 ) -> dict[str, Any]:
-    """The environment that makes a process one of the fleet: loader, runtime and command line."""
+    """The environment that makes a process one of the fleet: loader, runtime and command line.
+
+    With the name of the application also where the host's health stands.
+    """
     return {
         **(extra or {}),
+        **({"CELERY_FLEET_HEALTH": f"{HEALTH}/{app}.json"} if app else {}),
         "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
         "PYTHONPATH": runtime,
         "PYTHONUNBUFFERED": "1",
@@ -488,6 +599,7 @@ def worker_state(
     release: str,
     runtime: str,
     timeout: float,
+    logs: str = "",
 ) -> dict[str, Any]:
     """All that the workers of one host need there, in the form that `settle` takes.
 
@@ -503,6 +615,7 @@ def worker_state(
         release: Name of the release that the workers run.
         runtime: Directory of the fleet's runtime.
         timeout: Seconds until a worker has to consume.
+        logs: Directory of its log file; without one it logs to the journal.
     """
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
@@ -514,9 +627,10 @@ def worker_state(
         environment = f"{directory}/worker-{name}.env"
         drop_in = f"/etc/systemd/system/{unit}.d"
         pin = f"{root}/pins/worker-{name}"
-        variables = process_environment(
-            "worker", runtime, worker_command(module, node, options), options.get("environment")
-        )
+        # A second instance, while this one restarts, appends to the same file.
+        log = f"{logs}/celery_{name}.log" if logs else ""
+        command = worker_command(module, node, options, log)
+        variables = process_environment("worker", runtime, command, options.get("environment"), app)
         variables["CELERY_FLEET_NODE"] = node
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
@@ -568,19 +682,35 @@ def nodes(
         enabled = variables.get("celery_worker_enabled")
         # An empty list is an answer: this host takes none.
         for name in own if enabled is None else enabled:
+            options = worker_options(name, own, variables.get("celery_worker_defaults"))
             found[f"{name}@{host}"] = {
                 "host": host,
                 "worker": name,
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
-                "queues": worker_options(name, own, variables.get("celery_worker_defaults"))[
-                    "queues"
-                ],
+                "queues": options["queues"],
+                "pool": str(options.get("pool") or "prefork"),
             }
     return found
 
 
-def routed(task: str, routes: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """The queue that `task_routes` gives a task: an exact name first, then the patterns in their order."""
+def consumed(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    instances: Mapping[str, Mapping[str, Any] | None],
+) -> list[str]:
+    """Every queue that a worker of the fleet consumes, sorted; the arguments are those of `nodes`."""
+    return sorted(
+        {q for node in nodes(hostvars, hosts, instances).values() for q in node["queues"]}
+    )
+
+
+def routed(
+    task: str, routes: Mapping[str, Mapping[str, Any] | str] | None, default: str = DEFAULT_QUEUE
+) -> str:
+    """The queue that `task_routes` gives a task: an exact name first, then the patterns in their order.
+
+    Celery takes the mere name of a queue for a route, too.
+    """
     found = (routes or {}).get(task)
     if found is None:
         found = next(
@@ -591,7 +721,9 @@ def routed(task: str, routes: Mapping[str, Mapping[str, Any]] | None) -> str:
             ),
             {},
         )
-    return str(found.get("queue") or DEFAULT_QUEUE)
+    if isinstance(found, str):
+        return found
+    return str(found.get("queue") or default)
 
 
 def scheduled(
@@ -686,65 +818,137 @@ def site(
     read_timeout: float,
     ipv6: bool,
 ) -> dict[str, Any]:
-    """An nginx site in front of a unix socket, in the form that `settle` takes.
+    """An nginx site in front of a socket, in the form that `settle` takes.
+
+    What other components add to the site of `web` lies in a directory of its own, which the site includes.
 
     Args:
         name: `web` or `flower`; what stands after the application's name in its files.
         app: Name of the application.
         directory: Of the application's configuration.
         port: TLS port.
-        socket: Unix socket that answers.
+        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`; without one the site holds what others add to
+            it alone.
         protected: Path prefixes that ask for a password; `/` is all of them.
         password_line: Name and password for them, as a line of an htpasswd file.
         read_timeout: Seconds that nginx waits for an answer.
         ipv6: Whether nginx listens on IPv6, too.
     """
-    passwords = f"{directory}/credentials-nginx"
-    htpasswd = f"{passwords}/{name}.htpasswd"
     configuration = f"/etc/nginx/conf.d/{app}-{name}.conf"
-    drop_in = "/etc/systemd/system/nginx.service.d"
-    files: list[dict[str, Any]] = [
-        {"dest": f"{drop_in}/10-celery-fleet.conf", "src": "systemd/nginx.conf.j2"},
-        {
-            "dest": configuration,
-            "src": "nginx/site.conf.j2",
-            "vars": {
-                "site": {
-                    "name": name,
-                    "port": port,
-                    "socket": socket,
-                    "protected": list(protected),
-                    "htpasswd": htpasswd,
-                    "read_timeout": read_timeout,
-                    "ipv6": ipv6,
-                }
-            },
+    parts = _added(directory)
+    file = {
+        "dest": configuration,
+        "src": "nginx/site.conf.j2",
+        "vars": {
+            "site": {
+                "name": name,
+                "port": port,
+                "socket": socket,
+                "protected": list(protected),
+                "htpasswd": _htpasswd(directory, name),
+                "read_timeout": read_timeout,
+                "ipv6": ipv6,
+                "added": parts if name == "web" else "",
+            }
         },
-    ]
-    if protected:
+    }
+    line = password_line if protected else ""
+    return _proxied(name, directory, file, line, [{"path": parts}] if name == "web" else [])
+
+
+def location(
+    name: str,
+    *,
+    directory: str,
+    prefix: str,
+    socket: str,
+    password_line: str,
+    read_timeout: float,
+) -> dict[str, Any]:
+    """A location of the site `web`, all behind a password, in front of a unix socket of another component.
+
+    Args:
+        name: Of the component.
+        directory: Of the application's configuration.
+        prefix: Path without slashes at its ends.
+        socket: Unix socket that answers.
+        password_line: Name and password, as a line of an htpasswd file.
+        read_timeout: Seconds that nginx waits for an answer.
+    """
+    parts = _added(directory)
+    file = {
+        "dest": f"{parts}/{name}.conf",
+        "src": "nginx/location.conf.j2",
+        "vars": {
+            "site": {
+                # The variables of its map are the site's.
+                "name": "web",
+                "realm": name,
+                "prefix": prefix,
+                "socket": socket,
+                "htpasswd": _htpasswd(directory, name),
+                "read_timeout": read_timeout,
+            }
+        },
+    }
+    return _proxied(name, directory, file, password_line, [{"path": parts}])
+
+
+def slice_unit(app: str) -> str:
+    r"""The slice of an application's units. A dash would nest it: `flash-promos.slice` lies within `flash.slice`."""
+    return app.replace("-", r"\x2d") + ".slice"
+
+
+def path_prefix(text: str | None) -> str:
+    """A path prefix without slashes at its ends."""
+    return (text or "").strip("/")
+
+
+def _added(directory: str) -> str:
+    return f"{directory}/nginx-web"
+
+
+def _htpasswd(directory: str, name: str) -> str:
+    return f"{directory}/credentials-nginx/{name}.htpasswd"
+
+
+def _proxied(
+    name: str,
+    directory: str,
+    file: dict[str, Any],
+    password_line: str,
+    directories: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """One file of nginx's, with the password that it asks for, and nginx itself."""
+    drop_in = "/etc/systemd/system/nginx.service.d"
+    files = [{"dest": f"{drop_in}/10-celery-fleet.conf", "src": "systemd/nginx.conf.j2"}, file]
+    if password_line:
         files.append(
             {
-                "dest": htpasswd,
+                "dest": _htpasswd(directory, name),
                 "content": password_line,
                 "group": "www-data",
                 "mode": "0640",
                 "secret": True,
             }
         )
+    passwords = {"path": f"{directory}/credentials-nginx", "group": "www-data", "mode": "0750"}
     return {
-        "directories": [
-            {"path": passwords, "group": "www-data", "mode": "0750"},
-            {"path": drop_in},
-        ],
+        # The package brings conf.d; whoever deleted it as empty gets it back.
+        "directories": [passwords, *directories, {"path": drop_in}, {"path": "/etc/nginx/conf.d"}],
         "files": files,
-        "checks": [{"command": ["nginx", "-t", "-q"], "files": [configuration]}],
+        "checks": [{"command": ["nginx", "-t", "-q"], "files": [file["dest"]]}],
         "units": [
             {
                 "name": "nginx.service",
                 "on_change": "reload",
                 "hint": "Addresses that are taken stand in /var/log/nginx/error.log alone.",
                 # All sites of the host, whichever application's: they share one nginx.
-                "files": ["/etc/nginx/conf.d/*.conf", "/etc/celery-fleet/*/pki/host.*"],
+                "files": [
+                    "/etc/nginx/conf.d/*.conf",
+                    "/etc/celery-fleet/*/nginx-web/*.conf",
+                    "/etc/celery-fleet/*/pki/host.*",
+                ],
             }
         ],
     }
@@ -754,9 +958,15 @@ def site(
 _ROLES = {
     "worker": "celery_worker",
     "beat": "celery_beat",
-    "producer": "celery_producer",
     "web": "celery_producer",
+    "web_site": "celery_producer",
     "flower": "flower",
+    "flower_site": "flower",
+    "flower_location": "flower",
+    # Of workers and beat: written by celery_runtime, as is what else they share.
+    "logs": "celery_worker",
+    # The last that reads what it leaves.
+    "release": "celery_producer",
 }
 
 
@@ -774,7 +984,8 @@ def surplus(
 
     Args:
         app: Name of the application.
-        components: Those that the host has: worker, beat, producer, web, flower.
+        components: Those that the host has: worker, beat, producer, web, web_site, flower, and either flower_site or
+            flower_location; logs, where workers or beat log to files.
         directory: Of the application's configuration.
         root: Of its releases.
         run: Tags of the run: what it starts nowhere it ends nowhere.
@@ -798,11 +1009,11 @@ def surplus(
             [
                 f"{directory}/beat.env",
                 f"{directory}/credentials/beat.json",
+                f"{directory}/credentials/schedule.json",
                 f"{root}/pins/beat",
                 f"{units}/{app}-beat.service",
             ],
         ),
-        "producer": ([], [f"{directory}/credentials/producer.json"]),
         "web": (
             [f"{app}-web.socket", f"{app}-web.service"],
             [
@@ -810,9 +1021,12 @@ def surplus(
                 f"{root}/pins/web",
                 f"{units}/{app}-web.socket",
                 f"{units}/{app}-web.service",
-                f"{directory}/credentials-nginx/web.htpasswd",
-                f"{sites}/{app}-web.conf",
+                f"/run/{app}-web.sock",
             ],
+        ),
+        "web_site": (
+            [],
+            [f"{directory}/credentials-nginx/web.htpasswd", f"{sites}/{app}-web.conf"],
         ),
         "flower": (
             [f"{app}-flower.service"],
@@ -822,18 +1036,23 @@ def surplus(
                 f"{root}/pins/flower",
                 f"{units}/{app}-flower.service",
                 f"{directory}/credentials-nginx/flower.htpasswd",
-                f"{sites}/{app}-flower.conf",
             ],
         ),
+        "flower_site": ([], [f"{sites}/{app}-flower.conf"]),
+        "logs": ([], [f"/etc/logrotate.d/{app}"]),
+        "flower_location": ([], [f"{_added(directory)}/flower.conf"]),
+        # Not the web process's alone: a host with a release has it for the release's commands as well.
+        "release": ([], [f"{directory}/credentials/producer.json"]),
     }
+    present = set(components)
+    if present & {"worker", "beat", "producer", "web"}:
+        present.add("release")
     tags, left_out = set(run), set(skip)
     whole = not tags.isdisjoint(("all", "deploy", "configure"))
     absent = [
         owned[name]
         for name in owned
-        if name not in components
-        and (whole or _ROLES[name] in tags)
-        and _ROLES[name] not in left_out
+        if name not in present and (whole or _ROLES[name] in tags) and _ROLES[name] not in left_out
     ]
     return {
         "units": [unit for names, _ in absent for unit in names],
@@ -842,19 +1061,35 @@ def surplus(
 
 
 def visibility_timeout(
-    instances: Mapping[str, Mapping[str, Any] | None], defaults: Mapping[str, Any] | None = None
+    instances: Mapping[str, Mapping[str, Any] | None],
+    defaults: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    delivery: str = "inherit",
 ) -> int:
     """Seconds after which an unacknowledged task is given to another worker, such that none still has it.
 
     A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them may wait that many
     time limits, and then its drain. At least Celery's own default of an hour.
+
+    Args:
+        instances: celery_worker_instances.
+        defaults: celery_worker_defaults.
+        settings: celery_app_settings, which bound what a worker's own options leave open.
+        delivery: celery_app_delivery.
     """
+    own = settings or {}
+    # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
+    promised = _DELIVERY.get(delivery, {}).get("worker_prefetch_multiplier", 4)
     longest = 3600.0
     for name in instances:
         options = worker_options(name, instances, defaults)
         limit = options.get("time_limit")
+        if limit is None:
+            limit = own.get("task_time_limit")
         if limit is not None:
-            # Celery's own default; 0 is no bound at all, for which no timeout would be long enough.
-            ahead = float(options.get("prefetch_multiplier") or 4)
-            longest = max(longest, ahead * float(limit) + drain_timeout(options))
-    return int(longest)
+            ahead = options.get("prefetch_multiplier")
+            if ahead is None:
+                ahead = own.get("worker_prefetch_multiplier")
+            held = float(ahead or promised) * float(limit) + drain_timeout(options)
+            longest = max(longest, held)
+    return math.ceil(longest)

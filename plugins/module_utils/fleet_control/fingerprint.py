@@ -300,6 +300,7 @@ def _labelled(found: Sequence[_Input], key: bytes) -> dict[str, str]:
 
 def compare(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Why a process must take its inputs anew, in words: empty where it need not."""
+    known = _as_labelled_now(known, wanted)
     shown: list[str] = []
     grouped: dict[tuple[str, str], list[str]] = {}
     for label in sorted(known.keys() | wanted.keys(), key=_order):
@@ -320,6 +321,26 @@ def compare(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
         grouped.setdefault((kind, how), []).append(name)
     shown += [f"{kind} {_listed(names)}{how}" for (kind, how), names in grouped.items()]
     return sorted(shown, key=_order)
+
+
+def _as_labelled_now(known: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """What was known, under the labels that it has now.
+
+    A file's label gets or loses its path as another file of its name comes or goes, that of another application on
+    the host for example. Its value does not depend on that.
+    """
+    result = dict(known)
+    for label in sorted(wanted.keys() - known.keys()):
+        for old in sorted(result.keys() - wanted.keys()):
+            if _name(old) == _name(label) and result[old] == wanted[label]:
+                result[label] = result.pop(old)
+                break
+    return result
+
+
+def _name(label: str) -> tuple[str, str]:
+    kind, _, name = label.partition(" ")
+    return kind, os.path.basename(name)
 
 
 _KINDS = (

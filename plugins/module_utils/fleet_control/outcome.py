@@ -15,6 +15,7 @@ Action = Literal[
     "link",
     "install",
     "build",
+    "run",
 ]
 
 

@@ -5,10 +5,7 @@ Control side only: it uses Ansible's templating.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,6 @@ from ansible.template import generate_ansible_template_vars, trust_as_template
 from .wanted import KEYS
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
-
-
-def pack(data: Any) -> str:
-    """One argument for a module: JSON, compressed and in base64."""
-    return base64.b64encode(zlib.compress(json.dumps(data, default=str).encode())).decode()
 
 
 class Renderer:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .roll import Worker
 from .words import count
 
 # Longer reasons are cut in the text; the JSON has them whole.
@@ -40,17 +41,23 @@ _BOTH = ("deploy", "configure")
 
 # In the order of site.yml's plays; a test holds the tags against it.
 PARTS = (
+    # The owner's mark, whatever a run is about.
+    Part("fleet", ("fleet",), ("always",)),
     Part(
         "celery_runtime",
         (*_APPLICATION, "flower"),
         (
             *_BOTH,
             "celery_runtime",
+            # Its file names the runtime that it runs from.
+            "celery_cli",
             "celery_release",
             "celery_worker",
             "celery_beat",
             "celery_producer",
             "flower",
+            # Likewise.
+            "celery_health",
         ),
     ),
     Part(
@@ -59,16 +66,44 @@ PARTS = (
         (*_BOTH, "celery_release", "celery_worker", "celery_beat", "celery_producer"),
     ),
     Part("pki", ("fleet",), ("configure", "pki")),
+    # Before what it guards starts: whatever brings a port of Redis's or of the web process's brings this, too.
+    Part("firewall", ("fleet",), (*_BOTH, "firewall", "redis", "celery_producer")),
     Part("redis", ("redis",), ("configure", "redis")),
+    Part(
+        "celery_cli",
+        ("fleet",),
+        (
+            *_BOTH,
+            "celery_cli",
+            "celery_release",
+            "celery_worker",
+            "celery_beat",
+            "celery_producer",
+        ),
+    ),
+    # Not under its own tag alone, which builds and starts nothing.
+    Part(
+        "celery_release_commands",
+        _APPLICATION,
+        (*_BOTH, "celery_worker", "celery_beat", "celery_producer"),
+    ),
     Part("celery_worker", ("celery_workers",), (*_BOTH, "celery_worker")),
     Part(
         "celery_runtime_surplus",
         ("fleet",),
         (*_BOTH, "celery_worker", "celery_beat", "celery_producer", "flower"),
     ),
+    # In the database, where it is there: before beat reads it.
+    Part("celery_beat_schedule", ("celery_beat",), (*_BOTH, "celery_beat")),
     Part("celery_beat", ("celery_beat",), (*_BOTH, "celery_beat")),
     Part("celery_producer", ("celery_producers",), (*_BOTH, "celery_producer")),
     Part("flower", ("flower",), ("configure", "flower")),
+    # It knows which units and workers there are, so it comes with whatever changes them.
+    Part(
+        "celery_health",
+        ("fleet",),
+        (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
+    ),
     # The link to the current release. Not under `verify` alone: that builds nothing it could point to.
     Part("verify", _APPLICATION, _BOTH),
 )
@@ -80,7 +115,7 @@ def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
     return [
         part
         for part in PARTS
-        if ("all" in wanted or wanted.intersection(part.tags))
+        if (wanted & {"all", *part.tags} or "always" in part.tags)
         and not unwanted.intersection(part.tags)
     ]
 
@@ -129,6 +164,25 @@ def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
         )
         for found in pending
     ]
+
+
+def with_forced(
+    items: Sequence[Item], workers: Iterable[Worker], hosts: Sequence[str]
+) -> list[Item]:
+    """A plan with the workers that restart although nothing differs, as `celery_restart_all` has it.
+
+    Args:
+        items: Of the plan.
+        workers: All of the fleet.
+        hosts: In their order.
+    """
+    known = {(item.host, item.subject) for item in items}
+    forced = [
+        Item(worker.host, "celery_worker", worker.unit, "restart", ("celery_restart_all",))
+        for worker in workers
+        if worker.need == "restart" and (worker.host, worker.unit) not in known
+    ]
+    return in_order([*items, *forced], hosts) if forced else list(items)
 
 
 # Actions as a person reads them.
@@ -207,6 +261,16 @@ def _reasons(item: Item) -> str:
         return f"{item.why[0]} and {len(item.why) - 1} more"
     text = "; ".join(item.why)
     return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
+
+
+def in_order(items: Iterable[Item], hosts: Sequence[str]) -> list[Item]:
+    """Items in the order of hosts and parts; those of one part keep theirs."""
+    parts = [part.name for part in PARTS]
+
+    def place(item: Item) -> tuple[int, int]:
+        return hosts.index(item.host), parts.index(item.part) if item.part in parts else len(parts)
+
+    return sorted(items, key=place)
 
 
 def redis_notes(items: Sequence[Item], drain: float) -> list[str]:

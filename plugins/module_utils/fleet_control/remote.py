@@ -22,6 +22,11 @@ def command(source: str) -> str:
     return shlex.join([_PYTHON, "-S", "-E", "-c", source])
 
 
+def program(path: str) -> str:
+    """The shell command that runs a program of the runtime that needs nothing but the standard library."""
+    return shlex.join([_PYTHON, "-S", "-E", path])
+
+
 def script(name: str) -> str:
     """Source of one of the scripts beside this file."""
     return (Path(__file__).parent / "scripts" / f"{name}.py").read_text()
@@ -33,6 +38,7 @@ def serving(
     https: Iterable[Mapping[str, Any]] = (),
     journals: Iterable[str] = (),
     schedule: str = "",
+    release: str = "",
     timeout: float = 0.0,
 ) -> tuple[str, bytes]:
     """Command and standard input of the script `serving`, whose own text says what is asked here."""
@@ -41,6 +47,7 @@ def serving(
         "https": [dict(item) for item in https],
         "journals": list(journals),
         "schedule": schedule,
+        "release": release,
         "timeout": timeout,
         "settle": _SETTLE,
     }

@@ -114,7 +114,7 @@ class Settler:
         """Users, directories, files and links as wanted; all files of a role or, where a check refuses them, none."""
         if self.check:
             self.disk = self._overlay()
-            self._foretell_lacking_tasks()
+            self._foretell_refused_releases()
         self._require_releases()
         for part, wanted in self.parts:
             files = Files(part, wanted, self.report, check=self.check, runner=self.host.run)
@@ -137,15 +137,16 @@ class Settler:
                     "run site.yml without --skip-tags or --tags that leave its build out.\nNo file was written."
                 )
 
-    def _foretell_lacking_tasks(self) -> None:
-        """A release that is to be built is asked for its tasks then, one that is there at once."""
+    def _foretell_refused_releases(self) -> None:
+        """A release that is to be built is held against the inventory then, one that is there at once."""
         for release in (release for _, wanted in self.parts for release in wanted.releases):
-            note = self.disk.read(f"{release.path}/{releases.NOTE}") if release.tasks else None
+            note = self.disk.read(f"{release.path}/{releases.NOTE}") if release.demands else None
             if note is None:
                 continue
             name = os.path.basename(release.path)
-            if words := releases.lacking(name, note.decode(errors="replace"), release.tasks):
-                raise SettleError(f"{words}\nNothing was changed.")
+            words = releases.refusals(name, note.decode(errors="replace"), release.demands or {})
+            if words:
+                raise SettleError("\n".join([*words, "Nothing was changed."]))
 
     def _overlay(self) -> Overlay:
         overlay = Overlay()
@@ -437,6 +438,10 @@ class Settler:
                 if not releases.built(release.path):
                     name = f"{release.what} {os.path.basename(release.path)}"
                     first.append(Pending(part, "", "build", (name,)))
+            first += [
+                Pending(part, command.subject, "run", (command.text,))
+                for command in wanted.commands
+            ]
             changes = [
                 change
                 for change in self.report.changes
@@ -625,6 +630,9 @@ class Settler:
     def _remove(self, name: str) -> None:
         # Stopping drains; it lasts as long as the unit's own TimeoutStopSec allows.
         self._command(["systemctl", "stop", name])
+        if self._show([name])[name].active == "failed":
+            # It would be listed as such until the host restarts. Where that fails, systemd has forgotten it already.
+            self.host.run(["systemctl", "reset-failed", name])
         self._command(["systemctl", "disable", "--quiet", name])
         self.report.changes.append(Change(self._surplus[name], f"remove {name}"))
         for directory in (self.places.lists, self.places.records):
@@ -638,8 +646,10 @@ class Settler:
             os.unlink(path)
             self.report.changes.append(Change(part, path))
             parent = os.path.dirname(path)
-            # A unit's drop-in directory goes with our last file in it; with a user's own drop-in it stays.
-            if parent.endswith(".d") and not os.listdir(parent):
+            # A unit's drop-in directory goes with our last file in it; with a user's own drop-in it stays. Elsewhere
+            # such a directory, as nginx's conf.d, is its package's.
+            drop_in = parent.startswith(self.places.units) and parent.endswith(".d")
+            if drop_in and not os.listdir(parent):
                 os.rmdir(parent)
         if any(path.startswith(self.places.units) for _, path in surplus):
             self._command(["systemctl", "daemon-reload"])

@@ -121,12 +121,25 @@ class Release:
     Attributes:
         path: Its directory.
         what: What it holds, for people.
-        tasks: Names of the tasks that it must have.
+        demands: What the inventory wants of it, as `releases.refusals` takes it; nothing where it holds no application.
     """
 
     path: str
     what: str
-    tasks: tuple[str, ...] = ()
+    demands: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a release that another step runs; named for the plan alone.
+
+    Attributes:
+        subject: What it belongs to: the application's name.
+        text: Its name and how often it runs, for people.
+    """
+
+    subject: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that one role wants on one host; `releases` and `packages`, which others bring, only for the plan."""
+    """All that one role wants on one host; `releases`, `commands` and `packages`, which others bring, for the plan."""
 
     sysusers: tuple[File, ...] = ()
     directories: tuple[Directory, ...] = ()
@@ -155,6 +168,7 @@ class Wanted:
     units: tuple[Unit, ...] = ()
     owned: Owned = field(default_factory=Owned)
     releases: tuple[Release, ...] = ()
+    commands: tuple[Command, ...] = ()
     packages: tuple[str, ...] = ()
 
 
@@ -227,9 +241,16 @@ def _link(item: Mapping[str, Any], where: str) -> Link:
 
 
 def _release(item: Mapping[str, Any], where: str) -> Release:
-    _known(item, {"path", "what", "tasks"}, where, needed=("path", "what"))
-    tasks = _texts(item.get("tasks", []), f"{where}.tasks")
-    return Release(str(item["path"]), str(item["what"]), tasks)
+    _known(item, {"path", "what", "demands"}, where, needed=("path", "what"))
+    demands = item.get("demands")
+    if demands is not None and not isinstance(demands, Mapping):
+        raise WantedError(f"{where}.demands: must be a dictionary, not {type(demands).__name__}")
+    return Release(str(item["path"]), str(item["what"]), demands)
+
+
+def _command(item: Mapping[str, Any], where: str) -> Command:
+    _known(item, {"subject", "text"}, where, needed=("subject", "text"))
+    return Command(str(item["subject"]), str(item["text"]))
 
 
 def _check(item: Mapping[str, Any], where: str) -> Check:
@@ -319,6 +340,9 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
         ),
         releases=tuple(
             _release(item, f"releases[{n}]") for n, item in enumerate(_items(raw, "releases"))
+        ),
+        commands=tuple(
+            _command(item, f"commands[{n}]") for n, item in enumerate(_items(raw, "commands"))
         ),
         packages=_texts(raw.get("packages") or [], "packages"),
     )

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from .model import FLEET, MEMBER_GROUPS, Model, Problem, as_mapping
+from .redis_cluster import INSTEAD, NO_CLUSTER
 
 
 def check_groups(model: Model) -> Iterator[Problem]:
@@ -32,8 +33,8 @@ def check_groups(model: Model) -> Iterator[Problem]:
     elif len(redis) > 1:
         yield Problem(
             "redis",
-            "has more than one host; replicated Redis is not supported yet",
-            "leave one host in it",
+            f"has more than one host; replicated Redis is not supported yet, and {NO_CLUSTER}",
+            f"leave one host in it: {INSTEAD}",
             value=", ".join(redis),
         )
     yield from _beat(model)
@@ -45,7 +46,10 @@ def _beat(model: Model) -> Iterator[Problem]:
     scheduled = [
         (value, hosts)
         for value, hosts in model.distinct("celery_beat_schedule")
-        if as_mapping(value)
+        # What switches one of the code's entries off asks for no beat.
+        if any(
+            as_mapping(entry).get("enabled") is not False for entry in as_mapping(value).values()
+        )
     ]
     if len(beat) > 1:
         yield Problem(

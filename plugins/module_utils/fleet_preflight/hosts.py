@@ -7,6 +7,7 @@ from typing import Final
 
 from .control import version
 from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
+from .owners import check_owners
 from .report import grouped
 
 SUPPORTED: Final = {"debian": ("12",)}
@@ -142,6 +143,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             value=unit,
             hosts=(host,),
         )
+    yield from check_owners(host, facts)
     offset = as_number(facts.get("clock_offset")) or 0.0
     if abs(offset) > CLOCK_WITHIN:
         yield Problem(

@@ -20,8 +20,34 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
 _KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
+# Debian's own users and groups, and those of what often stands beside.
 _TAKEN_USERS: Final = frozenset(
-    {"root", "daemon", "nobody", "www-data", "redis", "postgres", "nginx"}
+    """
+    root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup _apt sshd
+    messagebus adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow utmp video
+    sasl plugdev staff users input sgx kvm render crontab syslog systemd-network systemd-resolve systemd-timesync
+    systemd-journal redis postgres nginx mysql rabbitmq memcache
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+)
+
+
+# Directories in /etc/celery-fleet, /opt, /var/lib and /var/log, files in /etc/logrotate.d, and units of systemd, that
+# are somebody else's by name. An application's own name stands alone in all of these places.
+_TAKEN_NAMES: Final = frozenset(
+    """
+    alternatives apt aptitude apache2 bind celery-fleet celery-fleet-redis chrony cloud cloud-init containerd cron dbus
+    dhcp docker dpkg exim4 fail2ban git grub initramfs-tools installer journal logrotate lost-found mariadb mysql nginx
+    ntp pam polkit-1 postfix postgres postgresql postgresql-common private puppet python python3 rabbitmq redis
+    redis-server rsyslog runit samba snapd sudo supervisor sysstat systemd ubuntu-advantage ucf ufw unattended-upgrades
+    upstart usbutils vim wtmp btmp xml-core
+    basic bluetooth default emergency exit factory-reset final first-boot-complete getty getty-pre graphical halt
+    hibernate hybrid-sleep init initrd initrd-fs initrd-switch-root initrd-usr kexec local-fs local-fs-pre machine
+    machines multi-user network network-online network-pre nss-lookup nss-user-lookup paths poweroff printer
+    reboot remote-cryptsetup remote-fs remote-fs-pre remote-veritysetup rescue rpcbind runlevel0 runlevel1 runlevel2
+    runlevel3 runlevel4 runlevel5 runlevel6 shutdown sigpwr sleep slices smartcard sockets sound suspend
+    suspend-then-hibernate swap sysinit system system-update system-update-pre time-set time-sync timers umount
+    usb-gadget user veritysetup veritysetup-pre
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
 
 
@@ -96,6 +122,23 @@ def check_application(model: Model) -> Iterator[Problem]:
                 "can't be the name of units, users and directories",
                 "begin with a letter; use a-z, 0-9, - and _ only, 25 characters at most",
                 value=model.show(("celery_app_name",), name),
+                hosts=hosts,
+            )
+        elif name in _TAKEN_NAMES:
+            yield Problem(
+                "celery_app_name",
+                "is the name of something else's units, directories or files",
+                "choose a name that is the application's alone",
+                value=model.show(("celery_app_name",), name),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct("celery_app_owner"):
+        if isinstance(value, str) and not (value.isprintable() and value.strip()):
+            yield Problem(
+                "celery_app_owner",
+                "names nobody",
+                "write one line, such as the name of the environment",
+                value=model.show(("celery_app_owner",), value),
                 hosts=hosts,
             )
     for value, hosts in model.distinct("celery_app_user"):

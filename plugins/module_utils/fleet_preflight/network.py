@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .model import UNKNOWN, Model, Problem, as_mapping, as_number, as_text, number_text
+from .model import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_mapping,
+    as_number,
+    as_strings,
+    as_text,
+    number_text,
+)
 
 
 @dataclass(frozen=True)
@@ -21,17 +31,21 @@ _PORTS: Final = (
     _Port("redis_results_port", "redis"),
     _Port("flower_port", "flower"),
     _Port("celery_producer_web_port", "celery_producers"),
+    _Port("celery_producer_web_listen", "celery_producers"),
 )
 _CLIENT_PORTS: Final = {
     "celery_app_broker_port": ("celery_app_broker_host", "redis_broker_port"),
     "celery_app_results_port": ("celery_app_results_host", "redis_results_port"),
 }
+_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
 def check_ports(model: Model) -> Iterator[Problem]:
     """Ports are ports, no two of one host are the same, and clients use the one Redis listens on."""
-    for variable in (*(port.variable for port in _PORTS), *_CLIENT_PORTS):
+    yield from _listen(model)
+    numbers = (port.variable for port in _PORTS if port.variable != "celery_producer_web_listen")
+    for variable in (*numbers, *_CLIENT_PORTS):
         for value, hosts in model.distinct(variable):
             number = as_number(value)
             if number is not None and not (1 <= number <= 65535 and number == int(number)):
@@ -48,10 +62,12 @@ def check_ports(model: Model) -> Iterator[Problem]:
         for port in _PORTS:
             if host not in model.members(port.group):
                 continue
-            web = as_mapping(model.value(host, "celery_producer_web"))
-            if port.variable == "celery_producer_web_port" and not web.get("command"):
+            if not _listens(model, host, port.variable):
                 continue
-            number = as_number(model.value(host, port.variable))
+            value = model.value(host, port.variable)
+            if port.variable == "celery_producer_web_listen":
+                value = (listens(value) or ("", None))[1]
+            number = as_number(value)
             if number is None:
                 continue
             text = number_text(number)
@@ -68,6 +84,90 @@ def check_ports(model: Model) -> Iterator[Problem]:
             hosts=tuple(on),
         )
     yield from _clients(model)
+
+
+def listens(value: object) -> tuple[str, int] | None:
+    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd takes them; nothing for anything else."""
+    if not isinstance(value, str):
+        return None
+    address, _, port = value.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    try:
+        found = ipaddress.ip_address(address[1:-1] if bracketed else address)
+    except ValueError:
+        return None
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    # systemd takes no address of one link alone.
+    if "%" in address or not 1 <= number <= 65535 or bracketed != (found.version == 6):
+        return None
+    return str(found), number
+
+
+def _listen(model: Model) -> Iterator[Problem]:
+    name = "celery_producer_web_listen"
+    # Of every host: what it claims of ports is computed before anybody asks for its groups.
+    for value, hosts in model.distinct(name, model.members("fleet")):
+        # A bare number passes for a string.
+        if isinstance(value, (str, int)) and value != "" and listens(value) is None:
+            yield Problem(
+                name,
+                "is no address with a port",
+                'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket',
+                value=model.show((name,), value),
+                hosts=hosts,
+            )
+
+
+def _listens(model: Model, host: str, variable: str) -> bool:
+    """Whether a port is used: Flower's where it is no part of the web site, those of the web where there is one."""
+    prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
+    if variable == "flower_port":
+        return not prefix
+    if variable == "celery_producer_web_port":
+        web = as_mapping(model.value(host, "celery_producer_web"))
+        return bool(web.get("command") or prefix)
+    if variable == "celery_producer_web_listen":
+        return bool(as_mapping(model.value(host, "celery_producer_web")).get("command"))
+    return True
+
+
+def _prefix(value: object) -> str:
+    return value.strip("/") if isinstance(value, str) else ""
+
+
+def check_flower_prefix(model: Model) -> Iterator[Problem]:
+    """Flower's prefix is a path, its host has a web site, and nobody else asks for passwords below it."""
+    name = "flower_url_prefix"
+    for host in model.members("flower"):
+        value = model.value(host, name)
+        prefix = _prefix(value)
+        shown = model.show((name,), value)
+        if isinstance(value, str) and value and not _PREFIX.fullmatch(prefix):
+            yield Problem(
+                name,
+                "is no path within a web site",
+                "write words of letters, digits, - and _, with / between them, as in flower",
+                value=shown,
+                hosts=(host,),
+            )
+            continue
+        if prefix and host not in model.members("celery_producers"):
+            yield Problem(
+                name,
+                "is set, and the host has no web site of which Flower could be a part",
+                'put the host into celery_producers, too, or write "" for a port of its own (flower_port)',
+                value=shown,
+                hosts=(host,),
+            )
+        for path in as_strings(model.value(host, "celery_producer_web_protected_paths")):
+            if prefix and f"{path.rstrip('/')}/".startswith(f"/{prefix}/"):
+                yield Problem(
+                    name,
+                    f"is where celery_producer_web_protected_paths has {path}, which asks for another password",
+                    "choose another prefix, or take the path out of that list: Flower asks for its own password",
+                    value=shown,
+                    hosts=(host,),
+                )
 
 
 def _clients(model: Model) -> Iterator[Problem]:

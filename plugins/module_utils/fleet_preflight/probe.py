@@ -1,11 +1,13 @@
 """What `fleet_facts` asks a host: one stdlib script, run by the host's own Python.
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
-on stdin with `paths`, `names` to resolve and `units` to look at. Output: one JSON object.
+on stdin with `paths`, `names` to resolve, `units` to look at, `ports`, `marks`, a pattern of files, and `files` that
+may be there. Output: one JSON object.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -108,6 +110,72 @@ def first_process() -> str:
         return ""
 
 
+def marks(pattern: str) -> list[dict[str, object]]:
+    """The marks of all applications, each with its path; one that can't be read with the reason."""
+    found = []
+    for path in sorted(glob.glob(pattern)) if pattern else []:
+        try:
+            with open(path, encoding="utf-8") as stream:
+                mark = json.load(stream)
+            if not isinstance(mark, dict) or mark.get("format") != 1:
+                raise ValueError("it is of another form than this version knows")
+            found.append({**mark, "path": path})
+        except (OSError, ValueError) as error:
+            found.append({"path": path, "error": str(error)})
+    return found
+
+
+def listening(ports: list[int]) -> dict[str, int]:
+    """Inodes of the sockets that listen on one of the ports, each with its port."""
+    found = {}
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(path, encoding="ascii") as lines:
+                rows = [line.split() for line in list(lines)[1:]]
+        except OSError:
+            continue
+        for row in rows:
+            port = int(row[1].rpartition(":")[2], 16)
+            # 0A is the state LISTEN.
+            if row[3] == "0A" and port in ports:
+                found[row[9]] = port
+    return found
+
+
+def listeners(ports: list[int]) -> dict[str, list[dict[str, str]]]:
+    """Who listens on each of the ports: command and unit of each process that holds the socket."""
+    sockets = listening(ports)
+    found: dict[str, list[dict[str, str]]] = {}
+    for process in (name for name in os.listdir("/proc") if name.isdigit() and sockets):
+        try:
+            handles = [os.readlink(handle.path) for handle in os.scandir(f"/proc/{process}/fd")]
+            held = {sockets[name[8:-1]] for name in handles if name[8:-1] in sockets}
+            if not held:
+                continue
+            with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as stream:
+                command = stream.read().strip()
+            with open(f"/proc/{process}/cgroup", encoding="utf-8") as stream:
+                unit = unit_of(stream.read())
+        except OSError:
+            continue  # it has just ended
+        for port in held:
+            who = {"command": command, "unit": unit}
+            if who not in found.setdefault(str(port), []):
+                found[str(port)].append(who)
+    return found
+
+
+def unit_of(cgroups: str) -> str:
+    """The innermost unit in the lines of /proc/…/cgroup: systemd's own are named by `name=systemd`, or by nothing."""
+    for line in cgroups.splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers in ("", "name=systemd"):
+            names = [name for name in path.split("/") if name.endswith((".service", ".scope"))]
+            if names:
+                return names[-1]
+    return "no unit"
+
+
 def main() -> None:
     """Print all facts."""
     clock = time.time()
@@ -130,6 +198,9 @@ def main() -> None:
         "packages": packages(),
         "unresolved_names": unresolved(wanted["names"]),
         "active_units": active(wanted["units"]),
+        "marks": marks(wanted["marks"]),
+        "listeners": listeners(wanted["ports"]),
+        "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "uid": os.geteuid(),
     }
     json.dump(facts, sys.stdout)

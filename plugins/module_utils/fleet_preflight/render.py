@@ -64,7 +64,7 @@ class _Host:
             return UNKNOWN
 
     def _fail(self, path: Path, raw: object, given: bool, error: Exception) -> None:
-        secret = self.specs.is_secret(path)
+        secret = self.specs.is_hidden(path)
         message, missing = _reason(error, secret)
         shown = "" if secret or not isinstance(raw, str) else redact.show(str(raw), False)
         self.failures.append(RenderFailure(path, self.name, message, shown, given, missing))

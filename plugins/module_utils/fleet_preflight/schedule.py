@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 from . import crontab
 from .model import UNKNOWN, Model, Problem, Severity, as_mapping, as_number, dotted
-from .values import kind_of, suggestion
+from .values import kind_of, no_mapping, suggestion, unknown_keys
 
 Path = tuple[object, ...]
 
@@ -27,15 +28,152 @@ _SOLAR_EVENTS: Final = (
 )
 
 
+# What django_celery_beat's tables hold: characters of a column, and the largest number of one.
+_WIDTHS: Final = {
+    "minute": 240,
+    "hour": 96,
+    "day_of_month": 124,
+    "month_of_year": 64,
+    "day_of_week": 64,
+}
+_WIDTH: Final = 200
+_LARGEST: Final = 2**31 - 1
+_PERIODS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1)
+_OPTIONS: Final = ("exchange", "expires", "headers", "priority", "queue", "routing_key")
+# Celery's settings that a schedule in a database leaves no meaning.
+_FOREIGN: Final = ("beat_schedule", "beat_scheduler", "beat_schedule_filename")
+
+
 def check_scheduler(model: Model) -> Iterator[Problem]:
-    """The scheduler itself: one kind for now."""
+    """The scheduler itself: of two kinds."""
     for value, hosts in model.distinct("celery_beat_scheduler"):
-        if isinstance(value, str) and value != "persistent":
+        if isinstance(value, str) and value not in ("persistent", "database"):
             yield Problem(
                 "celery_beat_scheduler",
                 "is not supported yet",
-                "write persistent, or remove it",
+                "write persistent or database, or remove it",
                 value=model.show(("celery_beat_scheduler",), value),
+                hosts=hosts,
+            )
+
+
+def check_database(model: Model) -> Iterator[Problem]:
+    """What goes with a schedule in a database alone, and what such a one has no place for."""
+    for host in model.members("celery_beat"):
+        scheduler = model.value(host, "celery_beat_scheduler")
+        if scheduler != "database" and model.value(host, "celery_beat_schedule_edited") == "reset":
+            yield Problem(
+                "celery_beat_schedule_edited",
+                "is reset, while celery_beat_scheduler is persistent, whose schedule nobody can edit",
+                "remove it, or set celery_beat_scheduler: database",
+                hosts=(host,),
+            )
+        if scheduler != "database":
+            continue
+        seconds = as_number(model.value(host, "celery_beat_schedule_timeout"))
+        if seconds is not None and seconds < 1:
+            yield Problem(
+                "celery_beat_schedule_timeout",
+                "is no time in which a database could answer",
+                "write 1 or more, in seconds; 60 is the default",
+                value=model.show(("celery_beat_schedule_timeout",), seconds),
+                hosts=(host,),
+            )
+        for name in as_mapping(model.value(host, "celery_app_settings")):
+            if name in _FOREIGN:
+                yield Problem(
+                    dotted(("celery_app_settings", name)),
+                    "has no meaning where celery_beat_scheduler is database",
+                    "remove it; entries are declared in celery_beat_schedule",
+                    hosts=(host,),
+                )
+        for name, entry in as_mapping(model.value(host, "celery_beat_schedule")).items():
+            if isinstance(entry, Mapping):
+                for problem in _held(("celery_beat_schedule", name), as_mapping(entry)):
+                    yield replace(problem, hosts=(host,))
+
+
+def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
+    """What the database has no place for; what is no entry at all is another check's."""
+    texts: list[tuple[Path, object, int]] = [
+        (path, path[-1], _WIDTH),
+        *(((*path, key), entry.get(key), _WIDTH) for key in ("task", "queue")),
+        *(
+            ((*path, "crontab", field), text, _WIDTHS[field])
+            for field, text in as_mapping(entry.get("crontab")).items()
+            if field in _WIDTHS
+        ),
+    ]
+    for where, text, width in texts:
+        if isinstance(text, (str, int)) and len(str(text)) > width:
+            yield Problem(
+                dotted(where),
+                f"has {len(str(text))} characters, and the database takes {width}",
+                "make it shorter, or set celery_beat_scheduler: persistent",
+            )
+    interval = as_number(entry.get("interval"))
+    if interval is not None and interval > 0:
+        microseconds = round(interval * 1e6)
+        size = next(size for size in _PERIODS if microseconds % size == 0)
+        if microseconds == 0 or microseconds // size > _LARGEST:
+            yield Problem(
+                dotted((*path, "interval")),
+                "is an interval that the database has no place for",
+                "round it to seconds, minutes, hours or days",
+            )
+    options = as_mapping(entry.get("options"))
+    for key in options:
+        if key not in _OPTIONS:
+            yield Problem(
+                dotted((*path, "options", key)),
+                "is an option that the database has no place for",
+                f"remove it (there are {', '.join(_OPTIONS)}), or set it on the task",
+            )
+    expires = options.get("expires")
+    if expires not in (None, UNKNOWN) and (
+        isinstance(expires, bool) or not isinstance(expires, int)
+    ):
+        yield Problem(
+            dotted((*path, "options", "expires")),
+            "is no whole number of seconds, which the database wants",
+            "write the seconds as a number",
+        )
+
+
+def check_policy(model: Model) -> Iterator[Problem]:
+    """An inventory whose policy leaves the schedule to the code has none of its own."""
+    for host in model.members("celery_beat") or tuple(model.hosts):
+        entries = as_mapping(model.value(host, "celery_beat_schedule"))
+        if model.value(host, "celery_beat_schedule_policy") == "refuse" and entries:
+            yield Problem(
+                "celery_beat_schedule",
+                f"has {', '.join(entries)}, while celery_beat_schedule_policy is refuse, by which the schedule in"
+                " the application's code is the whole",
+                "remove the entries, or set celery_beat_schedule_policy: add",
+                hosts=(host,),
+            )
+
+
+def check_zone(model: Model) -> Iterator[Problem]:
+    """The zone of the schedule, where the inventory sets it, is one that exists."""
+    for value, hosts in model.distinct("celery_app_settings"):
+        settings = as_mapping(value)
+        if settings.get("task_always_eager") is True:
+            yield Problem(
+                "celery_app_settings.task_always_eager",
+                "is on, so that tasks would run within whoever calls them and no worker would ever get one",
+                "remove it; it is for a developer's machine",
+                hosts=hosts,
+            )
+        zone = settings.get("timezone")
+        known = zoneinfo.available_timezones() if isinstance(zone, str) else set()
+        # Without a database of zones nothing can be told here; the release's check tells it then.
+        if isinstance(zone, str) and known and zone not in known:
+            yield Problem(
+                "celery_app_settings.timezone",
+                "is no time zone",
+                suggestion(zone, tuple(known)) or "name one as in Europe/Berlin",
+                value=model.show(("celery_app_settings", "timezone"), zone),
                 hosts=hosts,
             )
 
@@ -60,21 +198,13 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
             "give the entry a printable name",
         )
     if not isinstance(entry, Mapping):
-        yield Problem(
-            dotted(path),
-            f"is {kind_of(entry)} where a mapping is wanted",
-            "write it as in {task: app.tasks.clean, crontab: {minute: 0, hour: 2}}",
-            value=model.show(path, entry),
-        )
+        example = "{task: app.tasks.clean, crontab: {minute: 0, hour: 2}}"
+        yield no_mapping(model, path, entry, f"write it as in {example}")
         return
     body = as_mapping(entry)
-    for key in body:
-        if key not in _KEYS:
-            yield Problem(
-                dotted((*path, key)),
-                "is no key known here",
-                suggestion(key, _KEYS) or f"known keys are {', '.join(_KEYS)}",
-            )
+    if dict(body) == {"enabled": False}:
+        return  # switches off an entry of the code, which has the rest
+    yield from unknown_keys(path, body, _KEYS)
     yield from _task(model, path, body)
     times = [key for key in _KINDS if key in body]
     if len(times) != 1:
@@ -208,12 +338,8 @@ def _interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
 
 def _solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
-        yield Problem(
-            dotted(path),
-            f"is {kind_of(value)} where a mapping is wanted",
-            "write it as in {event: sunset, latitude: 48.2, longitude: 16.37}",
-            value=model.show(path, value),
-        )
+        example = "{event: sunset, latitude: 48.2, longitude: 16.37}"
+        yield no_mapping(model, path, value, f"write it as in {example}")
         return
     fields = as_mapping(value)
     for key in fields:

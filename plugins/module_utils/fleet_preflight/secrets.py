@@ -157,3 +157,14 @@ def _application(model: Model) -> Iterator[Problem]:
                     value=model.show(path, item),
                     hosts=hosts,
                 )
+    for value, hosts in model.distinct("celery_app_urls"):
+        for key, parts in as_mapping(value).items():
+            password = as_mapping(parts).get("password")
+            if isinstance(password, str) and password and is_placeholder(password):
+                yield Problem(
+                    dotted(("celery_app_urls", key, "password")),
+                    "is a placeholder that nobody has replaced",
+                    "put the real value into the environment's vault.yml",
+                    value="<secret>",
+                    hosts=hosts,
+                )

@@ -15,6 +15,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "preflight": ("fleet",),
     "celery_app": ("fleet",),
     "pki": ("fleet",),
+    "firewall": ("fleet",),
     "redis": ("redis",),
     "celery_runtime": ("celery_workers", "celery_beat", "celery_producers", "flower"),
     "celery_release": ("celery_workers", "celery_beat", "celery_producers"),
@@ -23,6 +24,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "celery_beat": ("celery_beat",),
     "celery_producer": ("celery_producers",),
     "flower": ("flower",),
+    "celery_health": ("fleet",),
 }
 
 # Argument specs can't describe a mapping with free keys. The options of one element stand in an entry
@@ -30,6 +32,7 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "celery_worker_instances": ("instance", "celery_worker_defaults"),
     "celery_beat_schedule": ("entry", ""),
+    "celery_app_urls": ("url", ""),
 }
 
 Option = Mapping[str, object]
@@ -94,9 +97,22 @@ class Specs:
             return True
         return any(option.get("no_log") is True for option in self._on_the_way(path))
 
+    def is_hidden(self, path: Sequence[object]) -> bool:
+        """Whether neither the value at a path nor its keys are shown: a secret, or a mapping with secrets of its own.
+
+        What stands there in place of the mapping may well be the secret, and so may a misspelt key's value.
+        """
+        if self.is_secret(path):
+            return True
+        if path and path[0] in ELEMENTS and len(path) <= 2:  # the mapping, or one element of it
+            below = self.element_options(str(path[0]))
+        else:
+            below = options_of([{}, *self._on_the_way(path)][-1])
+        return any(option.get("no_log") is True for option in below.values())
+
     def show(self, path: Sequence[object], value: object) -> str:
         """The value at a path, as `redact.show` does it."""
-        return redact.show(value, self.is_secret(path))
+        return redact.show(value, self.is_hidden(path))
 
     def _on_the_way(self, path: Sequence[object]) -> Iterator[Option]:
         if not path or not isinstance(path[0], str):

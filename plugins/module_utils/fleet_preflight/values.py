@@ -8,7 +8,7 @@ or `"no"` for a boolean, and the role then works on the string that was written.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -20,6 +20,8 @@ from .specs import ELEMENTS, Option, options_of
 
 Path = tuple[object, ...]
 
+# Whose elements have a check of their own (`commands`), which knows how YAML reads their key `on`.
+_OWN_ELEMENTS: Final = ("celery_release_commands",)
 # Variables that belong on the command line, where `-e name=value` makes a text of everything. Their roles take that.
 COMMAND_LINE: Final = (
     "celery_restart_all",
@@ -129,13 +131,34 @@ def kind_of(value: object) -> str:
     return _WORDS.get(type(value), f"a {type(value).__name__}")
 
 
+def no_mapping(model: Model, path: Path, value: object, remedy: str) -> Problem:
+    """What is wrong with anything else where a mapping is wanted."""
+    return Problem(
+        dotted(path),
+        f"is {kind_of(value)} where a mapping is wanted",
+        remedy,
+        value=model.show(path, value),
+    )
+
+
+def unknown_keys(path: Path, keys: Iterable[object], known: tuple[str, ...]) -> Iterator[Problem]:
+    """Those keys of a mapping that mean nothing there."""
+    for key in keys:
+        if key not in known:
+            yield Problem(
+                dotted((*path, key)),
+                "is no key known here",
+                suggestion(str(key), known) or f"known keys are {', '.join(known)}",
+            )
+
+
 def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
         yield _wrong(model, path, value, "dict")
         return
     options = options_of(option)
     free = len(path) == 1 and path[0] in ELEMENTS
-    hidden = model.specs.is_secret(path)
+    hidden = model.specs.is_hidden(path)
     for key, item in value.items():
         if not isinstance(key, str):
             yield Problem(
@@ -145,7 +168,9 @@ def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterato
             )
         elif free:
             element = model.specs.element_options(str(path[0]))
-            yield from check_value(model, (*path, key), item, {"type": "dict", "options": element})
+            named = key if not hidden or key.isidentifier() else "(a name that is not shown)"
+            one: Option = {"type": "dict", "options": element}
+            yield from check_value(model, (*path, named), item, one)
         elif options and key not in options:
             yield _unknown_key(model, path, key, item, tuple(options), hidden)
         elif options:
@@ -172,7 +197,8 @@ def _unknown_key(
     if hidden:
         remedy += "; mind the space after each colon"
     # What stands under an unknown name may be a misspelt secret.
-    shown = model.show((*path, key), item) if isinstance(item, (bool, int, float)) else ""
+    plain = not hidden and isinstance(item, (bool, int, float))
+    shown = model.show((*path, key), item) if plain else ""
     return Problem(dotted((*path, name)), "is no key known here", remedy, value=shown)
 
 
@@ -181,7 +207,7 @@ def _sequence(model: Model, path: Path, value: object, option: Option) -> Iterat
         yield _wrong(model, path, value, "list")
         return
     kind = option.get("elements")
-    if kind is None:
+    if kind is None or path[0] in _OWN_ELEMENTS:
         return
     element = {**option, "type": kind}
     for key in ("elements", "required", "default"):

@@ -32,6 +32,8 @@ _LOWEST: Final[Mapping[str, float]] = {
     "watchdog_sec": 0,
     "heartbeat_interval": 1,
 }
+# Seconds that a stopping worker waits where its own options bound nothing.
+_DRAIN: Final = 600.0
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
 _CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
 _TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
@@ -175,6 +177,8 @@ def check_limits(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
                 severity=Severity.WARNING,
             )
+        if hard is None:
+            yield from _cut_short(model, path, drain, hosts)
         if "queues" in options and options["queues"] == []:
             yield Problem(
                 dotted((*path, "queues")),
@@ -185,34 +189,89 @@ def check_limits(model: Model) -> Iterator[Problem]:
             )
 
 
+def _cut_short(
+    model: Model, path: tuple[str, ...], drain: float | None, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    """A stop that waits less than a setting lets tasks run, where the worker itself has no limit."""
+    waits = _DRAIN if drain is None else drain
+    for settings, there in model.distinct("celery_app_settings", hosts):
+        hard = as_number(as_mapping(settings).get("task_time_limit"))
+        if hard is not None and waits < hard:
+            yield Problem(
+                dotted((*path, "drain_timeout")),
+                f"is {number_text(waits)} s, below celery_app_settings.task_time_limit ({number_text(hard)} s): a stop "
+                "ends tasks that are still allowed to run",
+                f"write time_limit: {number_text(hard)} for the worker, by which a stop waits as long",
+                hosts=there,
+                severity=Severity.WARNING,
+            )
+
+
 def check_visibility(model: Model) -> Iterator[Problem]:
     """An unacknowledged task comes back only after no worker can have it any more.
 
     A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them waits that many time
-    limits, and then its drain; the role's default is never less.
+    limits, and then its drain; the role's default is never less. Where nothing bounds a task it is Celery's hour.
     """
-    for value, hosts in model.distinct("celery_app_visibility_timeout"):
-        seconds = as_number(value)
-        if seconds is None:
-            continue
-        for name, options, workers in each_worker(model):
-            hard = as_number(options.get("time_limit"))
-            if hard is None:
+    wanted: dict[tuple[str, str], tuple[float, str, str]] = {}
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            settings = as_mapping(model.value(host, "celery_app_settings"))
+            variable, value = _visibility(model, host, settings)
+            seconds = as_number(value)
+            if seconds is None:
                 continue
-            drain = as_number(options.get("drain_timeout"))
-            promised = {delivery for delivery, _ in model.distinct("celery_app_delivery", workers)}
-            # Celery's own four, or the one of the promise.
-            ahead = as_number(options.get("prefetch_multiplier")) or (
-                1.0 if promised == {"at_least_once"} else 4.0
-            )
-            least = ahead * hard + (hard if drain is None else drain)
-            if seconds < least:
-                yield Problem(
-                    "celery_app_visibility_timeout",
-                    f"is below what the worker {name} can hold a task ({number_text(least)} s: prefetch_multiplier "
-                    "x time_limit + drain_timeout), so a task that still waits would run a second time",
-                    f"write {number_text(least)} or more, or remove it to have it computed",
-                    value=model.show(("celery_app_visibility_timeout",), value),
-                    hosts=hosts,
-                )
-                break
+            least, why = _held(options, settings, model.value(host, "celery_app_delivery"))
+            if seconds >= least:
+                continue
+            # The longest of all workers, so that what the remedy says does for every one.
+            if least > wanted.get((variable, host), (0.0,))[0]:
+                shown = model.show(tuple(variable.split(".")), value)
+                wanted[variable, host] = (least, f"{name} {why}", shown)
+    found: dict[tuple[str, float, str, str], list[str]] = {}
+    for (variable, host), (least, reason, shown) in wanted.items():
+        found.setdefault((variable, least, reason, shown), []).append(host)
+    for (variable, least, reason, shown), hosts_there in found.items():
+        yield Problem(
+            variable,
+            f"is below what the worker {reason}, so a task that still waits would run a second time",
+            f"write {number_text(least)} or more, or remove it to have it computed",
+            value=shown,
+            hosts=tuple(hosts_there),
+        )
+
+
+def _visibility(model: Model, host: str, settings: Mapping[str, object]) -> tuple[str, object]:
+    """The variable that says how long a task may be held there, and its value."""
+    name = "visibility_timeout"
+    options = as_mapping(settings.get("broker_transport_options"))
+    if name in options:
+        # It wins: an inventory's own setting is laid over the fleet's, option by option.
+        return f"celery_app_settings.broker_transport_options.{name}", options[name]
+    return "celery_app_visibility_timeout", model.value(host, "celery_app_visibility_timeout")
+
+
+def _held(
+    options: Mapping[str, object], settings: Mapping[str, object], delivery: object
+) -> tuple[float, str]:
+    """Seconds that a worker may hold a task, and how they are made up."""
+    name, hard = "time_limit", as_number(options.get("time_limit"))
+    if hard is None:
+        name = "celery_app_settings.task_time_limit"
+        hard = as_number(settings.get("task_time_limit"))
+    if hard is None:
+        return 3600, "can hold a task (no time limit bounds it, so an hour at least: 3600 s)"
+    ahead = as_number(options.get("prefetch_multiplier"))
+    if ahead is None:
+        ahead = as_number(settings.get("worker_prefetch_multiplier"))
+    # Celery's own four, or the one of the promise; 0 is no bound, for which nothing would be long enough.
+    ahead = ahead or (1.0 if delivery == "at_least_once" else 4.0)
+    drain = as_number(options.get("drain_timeout"))
+    if drain is None:
+        drain = as_number(options.get("time_limit"))
+    drain = _DRAIN if drain is None else drain
+    least = ahead * hard + drain
+    return least, (
+        f"can hold a task ({number_text(least)} s: prefetch_multiplier x {name} + drain_timeout, "
+        f"{number_text(ahead)} x {number_text(hard)} + {number_text(drain)})"
+    )

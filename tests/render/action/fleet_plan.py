@@ -19,7 +19,10 @@ delivered = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(delivered)
 
 
-ROLES = ("celery_app_", "celery_beat_", "celery_producer_", "celery_worker_", "flower_", "redis_")
+ROLES = (
+    *("celery_app_", "celery_beat_", "celery_health_", "celery_producer_", "celery_worker_"),
+    *("firewall_", "flower_", "redis_"),
+)
 
 
 def plain(value: Any) -> Any:

@@ -162,6 +162,11 @@ class FakeSystemd:
             self.on_start(name, self._look(name))
             unit.start()
         elif verb == "stop":
-            unit.state.update(ActiveState="inactive", SubState="dead", MainPID="0", InvocationID="")
+            # What has failed stays so.
+            failed = unit.state["ActiveState"] == "failed"
+            state = "failed" if failed else "inactive"
+            unit.state.update(ActiveState=state, SubState="dead", MainPID="0", InvocationID="")
+        elif verb == "reset-failed":
+            unit.state["ActiveState"] = "inactive"
         elif verb in ("enable", "disable"):
             unit.state["UnitFileState"] = f"{verb}d"

@@ -1,8 +1,8 @@
-"""Stands in for a host's Python when a release is built: called as `quick_python.py -m venv DIRECTORY`, and as
-`quick_python.py -I -m compileall …`, which the real one does.
+"""Stands in for a host's Python when a release is built: called as `quick_python.py -m venv DIRECTORY`, as
+`quick_python.py -I -m compileall …`, which the real one does, and as `quick_python.py -I -c …`, which asks where its
+pip's wheel is.
 
-The virtualenv is a real one but for pip, which takes seconds to install: it gets one that knows of two kinds of
-requirements.
+It has none, so that its virtualenvs get a pip of their own: one that knows of two kinds of requirements.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from pathlib import Path
 PIP = """
 import sys
 *words, requirements = sys.argv[1:]
-assert words == ["--disable-pip-version-check", "install", "--no-input", "--quiet", "--requirement"]
+options = ["--no-input", "--quiet", "--no-compile"]
+assert words == ["--disable-pip-version-check", "install", *options, "--requirement"]
 if "nothing-of-the-kind" in open(requirements).read():
     sys.exit("ERROR: No matching distribution found for nothing-of-the-kind")
 """
 
 if __name__ == "__main__":
+    if sys.argv[1:3] == ["-I", "-c"]:
+        sys.exit(print("/nowhere"))
     if sys.argv[1:4] == ["-I", "-m", "compileall"]:
         sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], check=False).returncode)
     assert sys.argv[1:3] == ["-m", "venv"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ print("the application prints")
 seen = {"cwd": os.getcwd(), "A": os.environ.get("A"), "FLAG": os.environ.get("FLAG"), "request": request,
         "home": os.environ["HOME"], "path": os.environ["PATH"].split(":")[0]}
 import app
-print(json.dumps({"ok": True, "errors": [], "tasks": ["app.x"], "versions": {"celery": "5.7.0"}, "seen": seen}))
+print(json.dumps({"ok": True, "errors": [], "tasks": ["app.x"], "versions": {"celery": "5.7.0"}, "seen": seen,
+                  "application": {"zone": "UTC"}}))
 open(os.environ["SEEN"], "w").write(json.dumps(seen))
 """
 
@@ -120,21 +123,26 @@ def place(tmp_path: Path, quick_python: str) -> Place:
 
 
 def test_a_release(place: Place) -> None:
-    build(
-        place.wanted(tasks=["app.x"], environment={"SEEN": str(place.seen), "A": 1, "FLAG": True})
-    )
+    environment = {"SEEN": str(place.seen), "A": 1, "FLAG": True}
+    demands = {"settings": {"timezone": "UTC"}, "schedule": {"e": {"task": "app.x", "interval": 5}}}
+    build(place.wanted(demands=demands, environment=environment))
     note = place.note()
-    assert {key: note[key] for key in ("id", "directory", "tasks", "versions")} == {
+    assert {key: note[key] for key in ("id", "directory", "tasks", "versions", "application")} == {
         "id": "r1",
         "directory": "source",
         "tasks": ["app.x"],
         "versions": {"celery": "5.7.0"},
+        "application": {"zone": "UTC"},
     }
     path = place.root / "releases/r1"
     assert (path / "source/app.py").read_text() == "x = 1\n"
     assert list((path / "source/__pycache__").glob("app.*.pyc")), "not compiled"
     seen = json.loads(place.seen.read_text())
-    assert seen["request"] == {"app": "app", "directory": str(path / "source"), "tasks": ["app.x"]}
+    assert seen["request"] == {
+        "app": "app",
+        "directory": str(path / "source"),
+        "settings": {"timezone": "UTC"},
+    }
     assert seen["cwd"] == str(path / "source")
     # As the unit's environment file has them.
     assert (seen["A"], seen["FLAG"]) == ("1", "true")
@@ -142,9 +150,84 @@ def test_a_release(place: Place) -> None:
     assert seen["home"] == pwd.getpwnam(ME).pw_dir
 
 
+@pytest.mark.slow
 def test_a_release_with_the_real_pip(place: Place) -> None:
     build(place.wanted(python=sys.executable))
     assert place.note()["id"] == "r1"
+
+
+def wheel(directory: Path, name: str = "small", code: str = "x = 1\n") -> str:
+    """A wheel, and the line of requirements that asks for it by its hash."""
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}/__init__.py", code)
+        archive.writestr(f"{name}/old.py", "print 'Python 2'\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", tag)
+        archive.writestr(f"{info}/RECORD", "")
+    return f"{name} @ file://{path} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts_own", [True, False])
+def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
+) -> None:
+    if not hosts_own:
+        monkeypatch.setattr(module, "_pip_wheel", lambda _build: "")
+    wanted = place.wanted(
+        python=sys.executable, files={"requirements.txt": wheel(tmp_path)}, app=""
+    )
+    assert bool(module._pip_wheel(wanted)) == hosts_own, "no wheel of pip; run `make setup`"
+    build(wanted)
+    packages = next((place.root / "releases/r1/venv/lib").glob("python3*/site-packages"))
+    assert bool(list(packages.glob("pip"))) == (not hosts_own)
+    # Compiled but for what is for another Python, which is left as it is.
+    assert [p.name.split(".")[0] for p in (packages / "small/__pycache__").iterdir()] == [
+        "__init__"
+    ]
+
+
+def test_requirements_stand_beside_the_code_or_above_it(place: Place) -> None:
+    build(place.wanted(files={"requirements.txt": "", "code/app.py": "x = 1\n"}, directory="code"))
+    assert place.note()["directory"] == "source/code"
+
+
+def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
+    place: Place, tmp_path: Path
+) -> None:
+    locked = wheel(tmp_path)
+    wheel(tmp_path, code="x = 2\n")
+    with pytest.raises(BuildError, match=r"(?s)installing the requirements failed.*DO NOT MATCH"):
+        build(place.wanted(python=sys.executable, files={"requirements.txt": locked}))
+    assert place.releases() == []
+
+
+def test_a_python_of_ones_own_has_its_own_pip(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "bundled"
+    ours.mkdir()
+    (ours / "pip-1.0-py3-none-any.whl").touch()
+    python = tmp_path / "own-python"
+    python.write_text(f"#!/bin/sh\necho {ours}\n")
+    python.chmod(0o755)
+    wanted = place.wanted(python=str(python))
+    assert module._pip_wheel(wanted) == str(ours / "pip-1.0-py3-none-any.whl")
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert module._pip_wheel(wanted) == ""
+
+
+def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place) -> None:
+    demands = {"schedule": {"e": {"task": "app.none", "interval": 5}}}
+    with pytest.raises(BuildError) as caught:
+        build(place.wanted(demands=demands))
+    assert "does not pass its check:\ncelery_beat_schedule: release r1 has no task" in str(
+        caught.value
+    )
+    assert place.releases() == []
 
 
 def test_the_users_of_the_host_can_read_it(place: Place) -> None:

@@ -6,9 +6,10 @@ import fnmatch
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from celery import Celery
 from celery.app.routes import MapRoute
 from fleet_control import celery
 
@@ -24,10 +25,14 @@ PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
 # --- settings ----------------------------------------------------------------------------------------
 
 
-def settings(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
-    made = celery.process_settings(
+def whole(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
+    return celery.process_settings(
         "shop", component, component, password, BROKER, RESULTS, "/ca.crt", **more
     )
+
+
+def settings(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
+    made = whole(component, password, **more)
     assert (made["format"], made["app"], made["component"]) == (1, "shop", component)
     pins: dict[str, Any] = made["celery"]
     return pins
@@ -76,6 +81,36 @@ def test_the_inventorys_own_settings_win() -> None:
     assert (pins["worker_direct"], pins["task_acks_late"]) == (False, True)
 
 
+@pytest.mark.parametrize("component", USERS[:5])
+def test_no_process_of_a_fleet_is_eager(component: str) -> None:
+    assert settings(component)["task_always_eager"] is False
+
+
+def test_who_is_waited_for_gives_up_before_a_visitor_does() -> None:
+    """Seconds between the tries to send, as kombu counts them."""
+
+    def waited(policy: dict[str, float]) -> float:
+        steps = (
+            policy["interval_start"] + n * policy["interval_step"]
+            for n in range(int(policy["max_retries"]))
+        )
+        return sum(min(step, policy["interval_max"]) for step in steps)
+
+    assert 5 <= waited(settings("producer")["task_publish_retry_policy"]) <= 8
+    assert waited(settings("beat")["task_publish_retry_policy"]) > 20
+
+
+def test_a_producer_without_the_result_store_gives_up_in_time() -> None:
+    """As Celery's own backend reads the settings; what the inventory sets beside it keeps it."""
+    more = {"result_backend_transport_options": {"result_chord_ordered": False}}
+    app = Celery("shop", set_as_current=False, fixups=[])
+    app.conf.update(settings("producer", settings=more))
+    assert app.backend.retry_policy["timeout"] <= 8
+    assert app.conf.result_backend_transport_options["result_chord_ordered"] is False
+    # Workers wait for it: a result that is not written is lost.
+    assert "result_backend_transport_options" not in settings("worker")
+
+
 def test_a_promise_on_delivery_is_its_settings() -> None:
     assert not {"task_acks_late", "worker_prefetch_multiplier"} & set(settings())
     assert settings(delivery="inherit") == settings()
@@ -108,7 +143,7 @@ def test_routes_are_there_only_where_some_are_given() -> None:
     assert settings(routes=routes)["task_routes"] == routes
 
 
-def test_the_schedule_is_beats_alone_and_without_what_is_switched_off() -> None:
+def test_the_schedule_is_beats_alone_and_names_what_is_switched_off() -> None:
     schedule: dict[str, dict[str, Any]] = {
         "a": {"task": "x", "interval": 5, "enabled": True},
         "b": {"task": "y", "interval": 5, "enabled": False},
@@ -117,10 +152,41 @@ def test_the_schedule_is_beats_alone_and_without_what_is_switched_off() -> None:
     pins = settings("beat", schedule=schedule)
     assert pins["beat_schedule"] == {
         "a": {"task": "x", "interval": 5},
+        # The application's code may have one of this name.
+        "b": {"enabled": False},
         "c": {"task": "z", "interval": 5},
     }
     assert "beat_schedule" not in settings("worker", schedule=schedule)
     assert settings("beat")["beat_schedule"] == {}
+
+
+def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
+    off = {"task": "t", "interval": 5, "enabled": False}
+    schedule = {"off": off, "theirs": {"enabled": False}, "on": {"task": "t", "interval": 5}}
+    found = whole("beat", schedule=schedule, scheduler="database", edited="reset")
+    assert found["celery"]["beat_schedule"] == schedule
+    assert (found["beat_scheduler"], found["beat_schedule_edited"]) == ("database", "reset")
+    assert "beat_scheduler" not in whole("beat", schedule=schedule)
+    assert "beat_scheduler" not in whole("worker", scheduler="database")
+
+
+def test_beat_knows_whose_schedule_counts() -> None:
+    schedule = {"a": {"task": "x", "interval": 5}}
+    assert whole("beat")["beat_schedule_policy"] == "add"
+    assert "beat_schedule_policy" not in whole("worker")
+    replacing = whole("beat", schedule=schedule, policy="replace")
+    assert replacing["beat_schedule_policy"] == "replace"
+    assert replacing["celery"]["beat_schedule"] == schedule
+    assert "beat_schedule" not in whole("beat", policy="refuse")["celery"]
+
+
+def test_what_workers_consume() -> None:
+    instances = {"a": {"queues": ["x", "y"]}, "b": None, "c": {}}
+    hostvars = {
+        "w1": {"celery_app_name": "shop", "celery_worker_enabled": ["a"]},
+        "w2": {"celery_app_name": "shop", "celery_worker_enabled": ["a", "b"]},
+    }
+    assert celery.consumed(hostvars, ["w1", "w2"], instances) == ["b", "x", "y"]
 
 
 # --- workers -----------------------------------------------------------------------------------------
@@ -223,6 +289,13 @@ def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:
     assert made["CELERY_LOADER"] == "celery_fleet.loader.FleetLoader"
 
 
+def test_a_process_knows_where_the_health_of_its_host_stands() -> None:
+    made = celery.process_environment("worker", "/rt", "python -m x", {"A": 1}, "shop")
+    assert made["CELERY_FLEET_HEALTH"] == "/var/lib/celery-fleet/health/shop.json"
+    # Flower runs no code of the application.
+    assert "CELERY_FLEET_HEALTH" not in celery.process_environment("flower", "/rt", "x")
+
+
 def test_all_that_the_workers_of_a_host_need() -> None:
     state = celery.worker_state(
         INSTANCES,
@@ -289,6 +362,7 @@ def test_nodes_of_the_fleet() -> None:
         "worker": "own",
         "unit": "shop-worker@own.service",
         "queues": ["z"],
+        "pool": "prefork",
     }
 
 
@@ -506,6 +580,8 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
     # nginx is asked about the site alone: its own drop-in is systemd's.
     assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
+    # Deleted with the last site by whoever had only ours there.
+    assert {"path": "/etc/nginx/conf.d"} in site["directories"]
 
 
 def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
@@ -536,18 +612,32 @@ def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
     assert "shop-beat.service" not in units(("all",), ("celery_beat",))
 
 
+def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left() -> None:
+    def files(*components: str, run: str = "all") -> list[str]:
+        return celery.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))["files"]
+
+    path = "/etc/shop/credentials/producer.json"
+    found = celery.surplus("shop", ["redis"], "/etc/shop", "/opt/shop", ("celery_producer",))
+    assert path in found["files"]
+    assert "shop-web.service" in found["units"]
+    # Elsewhere a web process may still run that reads it.
+    assert path not in files("redis", run="celery_worker")
+    for component in ("worker", "beat", "producer"):
+        assert path not in files(component)
+
+
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
 
 
 def test_what_a_host_is_not_for_must_go() -> None:
-    every = ["worker", "beat", "producer", "web", "flower"]
+    every = ["worker", "beat", "web", "flower"]
+    every += ["web_site", "flower_site", "flower_location", "logs"]
     assert celery.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
     found = celery.surplus("shop", ["worker", "flower"], "/etc/shop", "/opt/shop")
     assert found["units"] == ["shop-beat.service", "shop-web.socket", "shop-web.service"]
     for path in (
         "/etc/shop/beat.env",
         "/etc/shop/credentials/beat.json",
-        "/etc/shop/credentials/producer.json",
         "/etc/systemd/system/shop-web.socket",
         "/opt/shop/pins/beat",
     ):
@@ -560,6 +650,41 @@ def test_what_a_host_is_not_for_must_go() -> None:
         "/etc/systemd/system/shop-worker@a.service.d/10-fleet.conf",
     ):
         assert not any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
+
+
+def test_a_site_goes_by_itself_where_flower_moves_into_the_other_one() -> None:
+    here = ["worker", "beat", "producer", "web", "flower", "web_site", "logs"]
+    to_location = celery.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
+    assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
+    back = celery.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
+    assert back == {"units": [], "files": ["/etc/shop/nginx-web/flower.conf"]}
+    # Flower alone is in the site: the web process goes, and the site stays.
+    without = celery.surplus(
+        "shop", [name for name in here if name != "web"], "/etc/shop", "/opt/shop"
+    )
+    assert "/etc/nginx/conf.d/shop-web.conf" not in without["files"]
+    journal = celery.surplus("shop", ["worker", "beat"], "/etc/shop", "/opt/shop")
+    assert "/etc/logrotate.d/shop" in journal["files"]
+
+
+def test_what_is_another_applications_by_name_never_goes() -> None:
+    names = ["flash-promos", "flash-worker", "flash-beat", "flash_promos"]
+    found = celery.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash")
+    for other in names:
+        units = [
+            *(f"{other}-worker@x.service", f"{other}-beat.service", f"{other}-flower.service"),
+            *(f"{other}-web.service", f"{other}-web.socket", f"{other}.target"),
+        ]
+        files = [
+            *(f"/etc/systemd/system/{unit}" for unit in units),
+            f"/etc/systemd/system/{other}-worker@x.service.d/10-fleet.conf",
+            f"/etc/nginx/conf.d/{other}-web.conf",
+            f"/etc/celery-fleet/{other}/beat.env",
+            f"/etc/logrotate.d/{other}",
+        ]
+        for path in [*units, *files]:
+            patterns = found["units"] + found["files"]
+            assert not any(fnmatch.fnmatch(path, pattern) for pattern in patterns), path
 
 
 def test_workers_that_left_with_their_group_go_whole() -> None:
@@ -603,6 +728,27 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
     instances: dict[str, Any], defaults: dict[str, Any] | None, seconds: int
 ) -> None:
     assert celery.visibility_timeout(instances, defaults) == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "delivery", "seconds"),
+    [
+        # Its own options leave the limit open; the drain of such a worker is ten minutes.
+        ({}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
+        ({}, {"task_time_limit": 3600}, "at_least_once", 3600 + 600),
+        # They win where they are given.
+        ({"time_limit": 1000}, {"task_time_limit": 9000}, "inherit", 4 * 1000 + 1000),
+        ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "inherit", 2 * 3600 + 3600),
+        ({"time_limit": 3600}, {"worker_prefetch_multiplier": 2}, "at_least_once", 3 * 3600),
+        ({"time_limit": 3600, "prefetch_multiplier": 1}, {"worker_prefetch_multiplier": 9}, "inherit", 7200),
+        ({"time_limit": 3600}, {}, "at_least_once", 7200),
+        ({"time_limit": 3600.5, "prefetch_multiplier": 1, "drain_timeout": 0}, {}, "inherit", 3601),
+    ],
+)  # fmt: skip
+def test_settings_and_promise_count_where_a_worker_says_nothing(
+    options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
+) -> None:
+    assert celery.visibility_timeout({"a": options}, None, settings, delivery) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------
@@ -649,3 +795,43 @@ def test_nothing_is_an_empty_file() -> None:
 def test_a_name_that_systemd_would_pass_over_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="can't be the name of an environment variable"):
         celery.environment_file({name: "x"})
+
+
+NASTY = "a:b/c@d?e#f%g&h=i j+k“l”"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"scheme": "postgresql", "host": "db1"}, "postgresql://db1"),
+        (
+            {"scheme": "rediss", "host": "r1", "port": 6380, "password": "p", "path": 0},
+            "rediss://:p@r1:6380/0",
+        ),
+        ({"scheme": "http", "host": "2001:db8::1", "port": "80"}, "http://[2001:db8::1]:80"),
+        (
+            {"scheme": "postgresql", "host": "/run/postgresql", "user": "u", "path": "/shop"},
+            "postgresql://u@%2Frun%2Fpostgresql/shop",
+        ),
+        (
+            {"scheme": "x", "host": "h", "query": {"a": True, "b": [1, "c d"], "e": None}},
+            "x://h?a=true&b=1&b=c%20d&e=",
+        ),
+        ({"scheme": "x", "host": "h", "user": "u", "password": ""}, "x://u:@h"),
+    ],
+)
+def test_a_url_of_its_parts(parts: dict[str, Any], expected: str) -> None:
+    assert celery.url(parts) == expected
+
+
+def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
+    query = {NASTY: NASTY}
+    parts = {"scheme": "postgresql", "host": "db1", "user": NASTY, "password": NASTY}
+    text = celery.urls({"U": {**parts, "path": f"{NASTY}/x", "query": query}})["U"]
+    found = urlsplit(text)
+    assert (found.scheme, found.hostname) == ("postgresql", "db1")
+    assert unquote(found.username or "") == unquote(found.password or "") == NASTY
+    assert unquote(found.path) == f"/{NASTY}/x"
+    assert parse_qs(found.query) == {NASTY: [NASTY]}
+    # libpq does not take a plus sign for a blank.
+    assert "+" not in text

@@ -126,6 +126,18 @@ def test_files_of_one_name_are_told_by_their_paths(tmp_path: Path) -> None:
     assert found([one]).keys() == {"file host.crt"}
 
 
+def test_a_file_that_another_of_its_name_joins_or_leaves_is_the_same(tmp_path: Path) -> None:
+    one, two = put(tmp_path / "a/host.crt", "1"), put(tmp_path / "b/host.crt", "2")
+    assert compare(found([one]), found([one, two])) == [f"file {two} new"]
+    assert compare(found([one, two]), found([one])) == [f"file {two} removed"]
+    alone = found([one])
+    put(tmp_path / "a/host.crt", "3")
+    assert compare(alone, found([one, two])) == [
+        f"file {one}, {two} new",
+        "file host.crt removed",
+    ]
+
+
 def test_a_variable_in_two_files_is_one_input(tmp_path: Path) -> None:
     one, two = put(tmp_path / "a.env", "A=1\n"), put(tmp_path / "b.env", "A=2\n")
     both = found([one, two])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fleet_control.plan import PARTS, Item, Plan, items_of, parts_of, redis_notes
+from fleet_control.plan import PARTS, Item, Plan, items_of, parts_of, redis_notes, with_forced
+from fleet_control.roll import Need, Worker
 
 
 def names(
@@ -13,23 +14,40 @@ def names(
 
 
 def test_parts_of_a_host_are_those_of_its_groups_in_the_order_of_the_run() -> None:
-    assert names({"fleet", "redis"}) == ["pki", "redis", "celery_runtime_surplus"]
+    assert names({"fleet", "redis"}) == [
+        "fleet",
+        "pki",
+        "firewall",
+        "redis",
+        "celery_cli",
+        "celery_runtime_surplus",
+        "celery_health",
+    ]
     everything = names({group for part in PARTS for group in part.groups})
     assert everything == [part.name for part in PARTS]
 
 
 def test_tags_leave_parts_out() -> None:
     host = {"fleet", "celery_workers"}
-    assert names(host, run=("pki",)) == ["pki"]
+    assert names(host, run=("pki",)) == ["fleet", "pki"]
     assert names(host, run=("celery_worker",)) == [
+        "fleet",
         "celery_runtime",
         "celery_release",
+        "celery_cli",
+        "celery_release_commands",
         "celery_worker",
         "celery_runtime_surplus",
+        "celery_health",
     ]
+    # Whatever opens a port of Redis's or of the web process's closes it to strangers first.
+    for tag in ("redis", "celery_producer", "deploy", "configure", "firewall"):
+        assert "firewall" in names(host, run=(tag,))
     assert "celery_worker" not in names(host, skip=("celery_worker",))
     # The link to the current release must not move to one that was not built.
-    assert names(host, run=("verify",)) == []
+    assert names(host, run=("verify",)) == ["fleet"]
+    # The owner's mark is left by every run that changes something.
+    assert names(host, skip=("celery_worker",))[0] == "fleet"
 
 
 ITEMS = [
@@ -48,6 +66,23 @@ def test_the_text_has_a_line_for_each_item() -> None:
         "  redis1   redis@flexiprice-broker      set live  setting maxmemory 256mb → 512mb",
     ]
     assert lines[-1] == "  a note"
+
+
+def test_workers_that_restart_though_nothing_differs_stand_at_their_place() -> None:
+    def worker(host: str, name: str, need: Need = "restart") -> Worker:
+        unit = f"flexiprice-worker@{name}.service"
+        return Worker(f"{name}@{host}", host, unit, name, (name,), need=need)
+
+    last = Item("worker1", "verify", "", "link", ("current",))
+    workers = [
+        worker("worker1", "analytics"),
+        worker("worker1", "bulk"),
+        worker("worker2", "bulk", ""),
+    ]
+    found = with_forced([*ITEMS[:1], last, ITEMS[1]], workers, ["worker1", "redis1", "worker2"])
+    why = ("celery_restart_all",)
+    forced = Item("worker1", "celery_worker", "flexiprice-worker@bulk.service", "restart", why)
+    assert found == [ITEMS[0], forced, last, ITEMS[1]]
 
 
 def test_nothing_to_do_is_said() -> None:

@@ -28,8 +28,8 @@ from fleet_control.redis_live import (
 )
 from fleet_control.wanted import RedisAccess, Unit
 
+from tests.programs import required
 from tests.unit.control.certificates import Authority
-from tests.unit.control.programs import required
 
 UNIT = Unit(
     "redis@a.service", files=("/r/redis.conf", "/r/users.acl", "/t/host.crt", "/t/host.key")

@@ -28,12 +28,15 @@ def test_a_script_is_one_word_of_the_command() -> None:
 
 
 def test_what_is_asked_of_the_serving_script() -> None:
-    command, stdin = remote.serving(journals=["no-such.service"], schedule="/run/x.json", timeout=3)
+    command, stdin = remote.serving(
+        journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3
+    )
     assert command == remote.command(remote.script("serving"))
     assert json.loads(stdin) == {
         **request(),
         "journals": ["no-such.service"],
         "schedule": "/run/x.json",
+        "release": "/r.json",
         "timeout": 3,
         "settle": 10,
     }
@@ -52,6 +55,8 @@ def test_scripts_need_nothing_but_the_standard_library() -> None:
         "units": {},
         "journals": {},
         "schedule": [],
+        "zone": "",
+        "code": [],
         "errors": {},
     }
 
@@ -87,8 +92,8 @@ def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words
 
 
 def request(**more: Any) -> dict[str, Any]:
-    base = {"units": [], "https": [], "journals": [], "schedule": "", "timeout": 0, "settle": 10}
-    return {**base, **more}
+    base = {"units": [], "https": [], "journals": [], "schedule": "", "release": ""}
+    return {**base, "timeout": 0, "settle": 10, **more}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,21 @@ def test_what_beat_has_loaded(
     assert "beat" in answer(monkeypatch, capsys, schedule=str(path))["errors"]
     path.write_text('{"entries": [{"name": "x"}]}')
     found = answer(monkeypatch, capsys, schedule=str(path))
-    assert (found["schedule"], found["errors"]) == ([{"name": "x"}], {})
+    assert (found["schedule"], found["zone"], found["errors"]) == ([{"name": "x"}], "", {})
+    path.write_text('{"entries": [{"name": "x"}], "zone": "Europe/Berlin"}')
+    assert answer(monkeypatch, capsys, schedule=str(path))["zone"] == "Europe/Berlin"
+
+
+def test_what_a_release_has_in_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    note = tmp_path / "release.json"
+    # Neither a missing one nor one of an older version is an error: it says nothing of a schedule.
+    assert answer(monkeypatch, capsys, release=str(note))["code"] == []
+    note.write_text('{"tasks": []}')
+    assert answer(monkeypatch, capsys, release=str(note))["code"] == []
+    note.write_text('{"application": {"schedule": {"b": {}, "a": {}}}}')
+    assert answer(monkeypatch, capsys, release=str(note))["code"] == ["a", "b"]
 
 
 class Server:

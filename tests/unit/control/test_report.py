@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet_control.report import Seen, columns, errors, table
+from fleet_control.report import Seen, columns, errors, remarks, table
 
 NODE = {"host": "worker1", "worker": "a", "unit": "shop-worker@a.service", "node": "a@worker1"}
 
@@ -71,9 +71,12 @@ def test_the_table() -> None:
         "control1": Seen(
             {
                 "units": {"nginx.service": {"ActiveState": "active"}},
+                "zone": "America/Guayaquil",
                 "schedule": [
                     {
                         "name": "hourly",
+                        "source": "code",
+                        "local": "07:00",
                         "task": "app.x",
                         "queue": None,
                         "schedule": "0 * * * *",
@@ -107,12 +110,55 @@ def test_the_table() -> None:
         "b@worker1          busy: all 4 slots run tasks",
         "c@worker1  q       silent",
         "",
-        "SCHEDULED  TASK   QUEUE  WHEN       NEXT DUE",
-        "hourly     app.x         0 * * * *  12:00",
-        "off        app.y  q      never",
+        "SCHEDULED  IN    TASK   QUEUE  WHEN       NEXT DUE, America/Guayaquil  NEXT DUE, UTC",
+        "hourly     code  app.x         0 * * * *  07:00                        12:00",
+        "off              app.y  q      never",
         "",
         "Flower: https://control1:5555/",
     ]
+
+
+def test_a_schedule_in_utc_has_its_due_times_once() -> None:
+    entry = {"name": "e", "source": "inventory", "task": "t", "queue": "q", "schedule": "every 5 s"}
+    seen = {
+        "control1": Seen({"zone": "UTC", "schedule": [entry | {"due": "12:00", "local": "12:00"}]})
+    }
+    assert table(seen, {}, []).splitlines()[-2:] == [
+        "SCHEDULED  IN         TASK  QUEUE  WHEN       NEXT DUE, UTC",
+        "e          inventory  t     q      every 5 s  12:00",
+    ]
+
+
+def held(names: list[str], **more: object) -> dict[str, Seen]:
+    serving = {"units": {"shop-beat.service": {}}, "schedule": [{"name": name} for name in names]}
+    return {"control1": Seen({**serving, **more})}
+
+
+def test_what_beat_does_not_hold_is_an_error() -> None:
+    schedule = {"ours": {"task": "t"}, "theirs-off": {"enabled": False}}
+    code = ["theirs", "theirs-off"]
+    assert errors("shop", held(["ours", "theirs"], code=code), {}, schedule) == []
+    (error,) = errors("shop", held(["theirs-off"], code=code), {}, schedule)
+    assert error == (
+        "control1: beat: it does not hold ours, so that nothing sends them\n"
+        "  Next, on control1: systemctl restart shop-beat.service; journalctl -u shop-beat.service -n 100"
+    )
+    # Beat that does not serve is told of already, and other hosts hold nothing.
+    assert len(errors("shop", held([], errors={"shop-beat.service": "x"}), {}, schedule)) == 1
+    assert errors("shop", {"worker1": Seen({"units": {}})}, {}, schedule) == []
+
+
+def test_what_the_code_had_at_the_build_and_beat_does_not_hold_is_told_alone() -> None:
+    schedule = {"ours": {"task": "t"}, "theirs-off": {"enabled": False}}
+    code = ["theirs", "theirs-off"]
+    without = held(["ours"], code=code)
+    assert errors("shop", without, {}, schedule) == []
+    (remark,) = remarks("shop", without, schedule)
+    assert remark.startswith("control1: beat does not hold theirs, which the release's code had")
+    assert remarks("shop", without, schedule, "replace") == []
+    assert "theirs, theirs-off, which" in remarks("shop", held([], code=code), {}, "refuse")[0]
+    assert remarks("shop", held(["ours", "theirs"], code=code), schedule) == []
+    assert remarks("shop", {"worker1": Seen({"units": {}})}, schedule) == []
 
 
 def test_a_table_of_redis_alone() -> None:

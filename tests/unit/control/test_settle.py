@@ -451,18 +451,39 @@ def test_a_release_that_was_never_finished_is_built(running: Host) -> None:
 
 
 def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
-    release = {"path": running.path("releases/1"), "what": "release", "tasks": ["a.x", "a.y"]}
+    schedule = {name: {"task": name, "interval": 5} for name in ("a.x", "a.y")}
+    release = {
+        "path": running.path("releases/1"),
+        "what": "release",
+        "demands": {"schedule": schedule},
+    }
     with pytest.raises(SettleError) as caught:
         running.settle({"releases": [release]}, check=True)
     assert str(caught.value) == (
         "celery_beat_schedule: release 1 has no task a.y. Correct the entry, or deploy code that has it.\n"
         "Nothing was changed."
     )
-    running.settle({"releases": [release | {"tasks": ["a.x"]}]}, check=True)
+    lesser = {"schedule": {"a.x": schedule["a.x"]}}
+    running.settle({"releases": [release | {"demands": lesser}]}, check=True)
     running.settle({"releases": [release | {"path": running.path("releases/3")}]}, check=True)
     running.build("4", note="half")
     with pytest.raises(SettleError, match=r"release 4: its release.json can't be read. Remove"):
         running.settle({"releases": [release | {"path": running.path("releases/4")}]}, check=True)
+
+
+def test_commands_that_another_step_runs_are_foretold_after_what_is_built(running: Host) -> None:
+    release = {"path": running.path("releases/3"), "what": "release"}
+    command = {"subject": "shop", "text": "migrate (once per release)"}
+    commands = {"commands": [command]}
+    parts = (("release", {"releases": [release]}), ("commands", commands))
+    report = running.run(*parts, ("worker", worker(running, release="3")), check=True)
+    found = [(item.part, item.unit, item.action, item.why) for item in report.pending[:2]]
+    assert found == [
+        ("release", "", "build", ("release 3",)),
+        ("commands", "shop", "run", ("migrate (once per release)",)),
+    ]
+    # Nothing that settling itself would do.
+    assert running.settle(commands).pending == []
 
 
 def test_a_check_runs_over_what_was_just_written(host: Host) -> None:
@@ -1102,6 +1123,14 @@ def test_a_worker_that_left_is_stopped_disabled_and_its_files_go(with_surplus: H
     assert host.systemd.units["other-worker@old.service"].state["ActiveState"] == "active"
 
 
+def test_a_unit_that_has_failed_is_not_listed_as_such_once_it_left(with_surplus: Host) -> None:
+    host = with_surplus
+    host.systemd.units[OLD].state["ActiveState"] = "failed"
+    host.settle(owning(host))
+    assert host.systemd.did("reset-failed") == [f"systemctl reset-failed {OLD}"]
+    assert host.systemd.units[OLD].state["ActiveState"] == "inactive"
+
+
 def test_what_was_noted_of_a_unit_goes_with_whoever_removed_it(with_surplus: Host) -> None:
     """A roll stops and disables a worker by itself; what is left of it is left to this."""
     host = with_surplus
@@ -1136,6 +1165,17 @@ def test_a_directory_that_matches_a_name_of_ours_stays(with_surplus: Host) -> No
     assert "delete 3 files" in with_surplus.settle(wanted, check=True).pending[-1].text
     with_surplus.settle(wanted)
     assert directory.is_dir()
+
+
+def test_a_directory_of_a_packages_stays_when_our_last_file_goes(with_surplus: Host) -> None:
+    conf = Path(with_surplus.path("nginx/conf.d"))
+    conf.mkdir(parents=True)
+    (conf / "shop-web.conf").write_text("server {}\n")
+    wanted = owning(with_surplus)
+    wanted["owned"]["files"].append(f"{conf}/shop-web.conf")
+    with_surplus.settle(wanted)
+    assert list(conf.iterdir()) == []
+    assert not (with_surplus.units / f"{OLD}.d").exists()
 
 
 def test_removing_is_finished_by_the_next_run(with_surplus: Host) -> None:

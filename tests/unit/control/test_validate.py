@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fleet_control.systemd import Completed
 from fleet_control.validate import Checks, trial, trial_configuration
 from fleet_control.wanted import Check
 
-from tests.unit.control.programs import required
+from tests.programs import required
 
 
 def candidate(text: str) -> Candidate:
@@ -266,9 +267,10 @@ def redis(tmp_path: Path) -> Callable[..., str]:
 
     def run(conf: str = "", acl: str = ACL) -> str:
         users, path = tmp_path / "users.acl", tmp_path / "redis.conf"
-        for parent in [tmp_path, *tmp_path.parents[:2]]:
-            # The server reads its users as its own user.
-            parent.chmod(0o755)
+        # The server reads its users as its own user.
+        path_down = [tmp_path, *tmp_path.parents]
+        for directory in path_down[: path_down.index(Path(tempfile.gettempdir()))]:
+            directory.chmod(0o755)
         users.write_text(acl)
         path.write_text(CONF.format(acl=users) + conf)
         return trial(str(path))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fleet_control.wanted import (
     Check,
+    Command,
     Directory,
     File,
     Link,
@@ -42,9 +43,10 @@ def test_a_whole_one() -> None:
                 {"name": "redis@a.service", "on_change": "live", "redis": {**REDIS, "port": "1"}},
             ],
             "releases": [
-                {"path": "/r/1", "what": "release", "tasks": ["a.x"]},
+                {"path": "/r/1", "what": "release", "demands": {"policy": "add"}},
                 {"path": "/r/2", "what": "Flower"},
             ],
+            "commands": [{"subject": "shop", "text": "migrate (once per release)"}],
             "packages": ["nginx"],
             "owned": {"units": ["a@*"], "files": ["/f*"]},
         }
@@ -65,7 +67,8 @@ def test_a_whole_one() -> None:
                 redis=RedisAccess("redis1", 1, "/ca", "admin", "hush"),
             ),
         ),
-        releases=(Release("/r/1", "release", ("a.x",)), Release("/r/2", "Flower")),
+        releases=(Release("/r/1", "release", {"policy": "add"}), Release("/r/2", "Flower")),
+        commands=(Command("shop", "migrate (once per release)"),),
         packages=("nginx",),
         owned=Owned(("a@*",), ("/f*",)),
     )
@@ -120,7 +123,11 @@ def test_nothing() -> None:
         ({"checks": [{"files": []}]}, r"checks\[0\]: must have either command or redis"),
         ({"files": [{"content": ""}]}, r"files\[0\]: dest is missing"),
         ({"units": [{}]}, r"units\[0\]: name is missing"),
-        ({"releases": [{"path": "/r", "what": "r", "tasks": "a.x"}]}, r"releases\[0\].tasks: must"),
+        (
+            {"releases": [{"path": "/r", "what": "r", "demands": "a.x"}]},
+            r"releases\[0\].demands: must",
+        ),
+        ({"commands": [{"subject": "shop"}]}, r"commands\[0\]: text is missing"),
         ({"units": [{"name": "a", "started": False}]}, r"units\[0\]: unknown key started"),
         ({"links": [{"path": "/l"}]}, r"links\[0\]: target is missing"),
         ({"owned": {"unit": []}}, "owned: unknown key unit"),

@@ -10,6 +10,19 @@ import pytest
 CELERY = [sys.executable, "-m", "celery", "-A", "app.celery_app"]
 
 
+def manage(backend: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(backend / "scripts" / "celery_manager.py"), *arguments],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_verbs_are_the_documented_ones(manager: ModuleType) -> None:
     assert list(manager.VERBS) == ["worker", "beat", "flower", "active", "scheduled", "purge"]
 
@@ -34,9 +47,50 @@ def test_a_verb_becomes_its_celery_command(
 
 
 def test_an_unknown_verb_is_refused_with_the_known_ones(backend: Path) -> None:
-    script = backend / "scripts" / "celery_manager.py"
-    run = subprocess.run(
-        [sys.executable, str(script), "nope"], capture_output=True, text=True, check=False
-    )
+    run = manage(backend, "nope")
     assert run.returncode == 2
     assert "invalid choice: 'nope' (choose from" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "service"),
+    [
+        ("worker", "systemctl status 'flexiprice-worker@*'"),
+        ("beat", "systemctl status flexiprice-beat;"),
+        ("flower", "systemctl status flexiprice-flower,"),
+    ],
+)
+@pytest.mark.parametrize("component", ["producer", "operator"])
+def test_on_a_fleet_host_what_starts_something_names_its_service(
+    backend: Path, verb: str, service: str, component: str
+) -> None:
+    done = manage(backend, verb, CELERY_FLEET_COMPONENT=component)
+    assert done.returncode == 2
+    assert f"on this host the {verb} is a service: {service}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        (["active"], ["inspect", "active"]),
+        (["scheduled"], ["inspect", "scheduled"]),
+        (["purge", "-f"], ["purge", "-f"]),
+    ],
+)
+@pytest.mark.parametrize("environment", [{}, {"CELERY_FLEET_COMPONENT": "operator"}])
+def test_what_asks_becomes_celery_there_too(
+    backend: Path,
+    verb: list[str],
+    arguments: list[str],
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    # A package that stands in for Celery says what it was called with, and where.
+    (tmp_path / "celery").mkdir()
+    (tmp_path / "celery/__main__.py").write_text(
+        "import os, sys\nprint([os.getcwd(), *sys.argv[1:]])\n"
+    )
+    (tmp_path / "celery/__init__.py").touch()
+    done = manage(backend, *verb, PYTHONPATH=str(tmp_path), **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([str(backend), "-A", "app.celery_app", *arguments])

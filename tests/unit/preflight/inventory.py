@@ -43,6 +43,7 @@ def valid(source: Path) -> dict[str, Any]:
         "celery_app_source": {"path": str(source)},
         "celery_app_env": {"DEBUG": "0"},
         "celery_app_secret_env": {"DATABASE_URL": "postgresql://u:p@db/shop"},
+        "celery_app_urls": {"OTHER_URL": {"scheme": "https", "host": "h", "password": secret(20)}},
         "celery_app_task_routes": {"app.tasks.recompute_*": {"queue": "discounts"}},
         "celery_worker_instances": {
             "discounts": {"concurrency": 4, "time_limit": 1800, "soft_time_limit": 1500},
@@ -100,7 +101,8 @@ def model(
     def variables(host: str) -> dict[str, object]:
         given = {**everywhere, **own.get(host, {})}
         magic = {"inventory_hostname": host, "groups": dict(members), "inventory_dir": "/inventory"}
-        return {**trusted(given), **magic}
+        mine = trusted(given)
+        return {**mine, **magic, "hostvars": {host: mine}}
 
     def renderer(available: dict[str, object]) -> Any:
         return Templar(loader=DataLoader(), variables=available).template

@@ -26,6 +26,7 @@ from tests.unit.preflight.inventory import (
 )
 
 Variables = dict[str, Any]
+CLUSTER = "Redis Cluster has no Celery transport"
 
 
 @pytest.fixture
@@ -50,6 +51,9 @@ W = "celery_worker_instances"
 D = f"{W}/discounts"
 B = "celery_beat_schedule"
 S = "celery_app_source"
+U = "celery_app_urls/OTHER_URL"
+R = "celery_release_commands"
+MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
 
 # path, value, variable that is named, part of the message, part of the remedy
 ERRORS: list[tuple[str, Any, str, str, str]] = [
@@ -106,6 +110,39 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/soft_time_limit", 1800, f"{W}.discounts.soft_time_limit", "not below", "less than 1800"),
     (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "nothing that systemd", "512M"),
     (f"{D}/cpu_quota", "2", f"{W}.discounts.cpu_quota", "nothing that systemd", "50%"),
+    (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "nothing that systemd", "512M"),
+    (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "nothing that systemd", "64"),
+    ("celery_worker_defaults", {"memory_max": "1GB"}, f"{W}.discounts.memory_max", "nothing that", "512M"),
+    # the web process's address
+    ("celery_producer_web_listen", "5000", "celery_producer_web_listen", "no address with a port", "127.0.0.1:5000"),
+    ("celery_producer_web_listen", "localhost:5000", "celery_producer_web_listen", "no address with", "[::1]:5000"),
+    ("celery_producer_web_listen", "[fe80::1%eth0]:5000",
+     "celery_producer_web_listen", "no address with a port", "write it"),
+    ("celery_producer_web_listen", "0.0.0.0:0", "celery_producer_web_listen", "no address with a port", "write it"),
+    ("celery_producer_web_listen", "127.0.0.1:443",
+     "celery_producer_web_listen", "port of celery_producer_web_port", "another"),
+    ("celery_producer_web_listen", 5000, "celery_producer_web_listen", "no address with a port", "write it"),
+    # the firewall
+    ("firewall_enabled", "yes", "firewall_enabled", "a string where a boolean", "true or false"),
+    ("firewall_redis_clients", ["monitor1"], "firewall_redis_clients[0]", "is no address", "10.1.0.0/24"),
+    ("firewall_redis_clients", ["10.1.0.7/24"], "firewall_redis_clients[0]", "address where a network", "10.1.0.0/24"),
+    ("firewall_redis_clients", ["0.0.0.0/0"], "firewall_redis_clients[0]", "let everybody in", "write the address"),
+    ("firewall_redis_clients", ["127.0.0.1"], "firewall_redis_clients[0]", "no address that connections", "the client"),
+    ("firewall_redis_clients", ["fe80::1"], "firewall_redis_clients[0]", "of one link alone", "write the address"),
+    ("firewall_redis_clients", [10.1], "firewall_redis_clients[0]", "is no address", "10.1.0.0/24"),
+    ("firewall_redis_clients", ["::ffff:10.1.0.7"], "firewall_redis_clients[0]", "in IPv6's form", "write 10.1.0.7"),
+    ("firewall_redis_clients", "10.1.0.7", "firewall_redis_clients", "a string where a list", "- item"),
+    # Redis Cluster
+    ("celery_app_settings", {"broker_url": "rediscluster://h/0"},
+     "celery_app_settings.broker_url", CLUSTER, "Sentinel"),
+    ("celery_app_settings", {"result_backend": "redis+cluster://h"},
+     "celery_app_settings.result_backend", CLUSTER, "append-only"),
+    ("celery_app_settings", {"broker_transport_options": {"cluster_nodes": []}},
+     "celery_app_settings.broker_transport_options.cluster_nodes", CLUSTER, "instances of their own"),
+    ("celery_app_env", {"CELERY_BROKER_URL": "rediss-cluster://h"},
+     "celery_app_env.CELERY_BROKER_URL", CLUSTER, "take it out"),
+    ("celery_app_urls", {"CELERY_RESULT_BACKEND": {"scheme": "rediscluster", "host": "h"}},
+     "celery_app_urls.CELERY_RESULT_BACKEND.scheme", CLUSTER, "take it out"),
     # restarts
     ("celery_restart_min_capacity", 0, "celery_restart_min_capacity", "below 1", "from 1 to 100"),
     ("celery_restart_min_capacity", 101, "celery_restart_min_capacity", "above 100", "1 to 100"),
@@ -120,8 +157,38 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/overlap", "yes", f"{W}.discounts.overlap", "where a boolean", "true or false"),
     (D, {"overlap": True, "pool": "threads"}, f"{W}.discounts.overlap", "pool threads", "prefork"),
     ("celery_app_delivery", "exactly_once", "celery_app_delivery", "none of the", "at_least_once"),
+    # release commands
+    (R, {"migrate": []}, R, "a mapping where a list", "- item"),
+    (R, ["migrate"], f"{R}[0]", "a string where a mapping", "name: migrate"),
+    (R, [{"argv": ["x"]}], f"{R}[0].name", "is not set", "name the command"),
+    (R, [MIGRATE | {"name": "mi.grate"}], f"{R}[0].name", "can't be the name", "letters, digits"),
+    (R, [MIGRATE | {"name": "x" * 49}], f"{R}[0].name", "can't be the name", "48 at most"),
+    (R, [MIGRATE | {"name": 5}], f"{R}[0].name", "can't be the name", "letters, digits"),
+    (R, [MIGRATE, MIGRATE], f"{R}[1].name", "is the name of celery_release_commands[0]", "its own"),
+    (R, [{"name": "a"}], f"{R}[0].argv", "is not set", "manage.py"),
+    (R, [MIGRATE | {"argv": "python manage.py"}], f"{R}[0].argv", "a string where a list", "manage.py"),
+    (R, [MIGRATE | {"argv": []}], f"{R}[0].argv", "names no program", "manage.py"),
+    (R, [MIGRATE | {"argv": ["sleep", 5]}], f"{R}[0].argv[1]", "a number where a string", "quotes"),
+    (R, [MIGRATE | {"argv": ["a", "b\0"]}], f"{R}[0].argv[1]", "NUL", "remove it"),
+    (R, [MIGRATE | {"when": "releasee"}], f"{R}[0].when", "none of the allowed", "release?"),
+    (R, [MIGRATE | {"on": "both"}], f"{R}[0].on", "none of the allowed", "one, all"),
+    # YAML reads the key `on` as true.
+    (R, [MIGRATE | {True: "both"}], f"{R}[0].on", "none of the allowed", "one, all"),
+    (R, [MIGRATE | {"timeout": 0}], f"{R}[0].timeout", "no number of seconds", "as a number"),
+    (R, [MIGRATE | {"timeout": "60"}], f"{R}[0].timeout", "no number of seconds", "as a number"),
+    (R, [MIGRATE | {"timeout": True}], f"{R}[0].timeout", "no number of seconds", "as a number"),
+    (R, [MIGRATE | {"tmeout": 5}], f"{R}[0].tmeout", "no key known", "timeout?"),
     # schedule
-    ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "persistent"),
+    (f"{B}_policy", "replce", f"{B}_policy", "none of the allowed", "replace?"),
+    (f"{B}_policy", "refuse", B, "has recompute, clean, history, while", "policy: add"),
+    (f"{B}/off", {"enabled": True}, f"{B}.off.task", "is not set", "name the task"),
+    ("celery_app_settings", {"timezone": "Europe/Berln"}, "celery_app_settings.timezone",
+     "no time zone", "Europe/Berlin?"),
+    ("celery_app_settings", {"task_always_eager": True}, "celery_app_settings.task_always_eager",
+     "no worker would ever", "remove it"),
+    ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "database"),
+    (f"{B}_edited", "rset", f"{B}_edited", "none of the allowed", "reset?"),
+    (f"{B}_edited", "reset", f"{B}_edited", "nobody can edit", "database"),
     (f"{B}/clean", "0 2 * * *", f"{B}.clean", "a string where a mapping", "crontab"),
     (f"{B}/clean/task", 5, f"{B}.clean.task", "no task's name", "as Celery registers it"),
     (f"{B}/clean/tsk", "x", f"{B}.clean.tsk", "no key known", "task?"),
@@ -167,6 +234,41 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_secret_env/SECRET", "<fill in>", "celery_app_secret_env.SECRET", "placeholder", ""),
     ("celery_app_secret_env/DATABASE_URL", "postgresql://u:CHANGE_ME@db/shop",
      "celery_app_secret_env.DATABASE_URL", "placeholder", "real value"),
+    ("celery_app_name", "multi-user", "celery_app_name", "something else's", "alone"),
+    ("celery_app_name", "celery-fleet", "celery_app_name", "something else's", "alone"),
+    ("celery_app_owner", " ", "celery_app_owner", "names nobody", "environment"),
+    # the application's environment
+    (U, {"host": "db"}, "celery_app_urls.OTHER_URL.scheme", "is not set", "a string"),
+    (U, {"scheme": "postgresql"}, "celery_app_urls.OTHER_URL.host", "is not set", "a string"),
+    (U, {"scheme": "x", "host": "h", "hots": 1}, "celery_app_urls.OTHER_URL.(a key that is not shown)",
+     "no key known", "host?"),
+    (U, {"scheme": "x://", "host": "h"}, "celery_app_urls.OTHER_URL.scheme", "no scheme", "without ://"),
+    (U, {"scheme": "x", "host": "h/db"}, "celery_app_urls.OTHER_URL.host", "no host", "keys of their own"),
+    (U, {"scheme": "x", "host": "db1.example.com:5432"}, "celery_app_urls.OTHER_URL.host", "no host",
+     "keys of their own"),
+    (U, {"scheme": "x", "host": "10.0.0.1:5432"}, "celery_app_urls.OTHER_URL.host", "no host", "keys of their own"),
+    (U, {"scheme": "x", "host": "h", "port": 0}, "celery_app_urls.OTHER_URL.port", "no TCP port", "65535"),
+    (U, {"scheme": "x", "host": "h", "query": {"a": {}}}, "celery_app_urls.OTHER_URL.query.a",
+     "no value of a URL", "a list"),
+    (U, {"scheme": "x", "host": "h", "password": "CHANGE_ME"}, "celery_app_urls.OTHER_URL.password",
+     "placeholder", "vault.yml"),
+    (U, "postgresql://u:p@db/shop", "celery_app_urls.OTHER_URL", "a string where a mapping", "key: value"),
+    ("celery_app_urls/DEBUG", {"scheme": "x", "host": "h"}, "celery_app_urls.DEBUG",
+     "stands in celery_app_env", "remove it there"),
+    ("celery_app_urls/DATABASE_URL", {"scheme": "x", "host": "h"}, "celery_app_urls.DATABASE_URL",
+     "stands in celery_app_secret_env", "remove it there"),
+    ("celery_app_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_urls.(a name that is not shown)",
+     "name of an environment variable", "letters"),
+    ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
+    # logs
+    ("celery_app_log_format", "%(message)s %(task_name)s", "celery_app_log_format", "'task_name'", "%(asctime)s"),
+    ("celery_app_task_log_format", "%(messages)s", "celery_app_task_log_format", "'messages'", "%(asctime)s"),
+    ("celery_app_log_format", "%(levelname)d", "celery_app_log_format", "is required", "%(asctime)s"),
+    ("celery_app_log_format", "no field", "celery_app_log_format", "nvalid format", "%(asctime)s"),
+    ("celery_app_log_rotate", {"keep": 0}, "celery_app_log_rotate.keep", "lose lines", "at least 1"),
+    ("celery_app_log_rotate", {"size": "100 MB"}, "celery_app_log_rotate.size", "no size", "100M"),
+    ("celery_app_log_rotate", {"when": "hourly"}, "celery_app_log_rotate.when", "none of the allowed", "daily"),
+    ("celery_app_log_destination", "syslog", "celery_app_log_destination", "none of the allowed", "journal"),
     # the visibility timeout against what a worker can hold
     ("celery_app_visibility_timeout", 3600, "celery_app_visibility_timeout", "second time", "9000"),
     # source
@@ -184,8 +286,92 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("redis_broker_port", 70000, "redis_broker_port", "no TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "no limit of memory", "256mb"),
     ("redis_broker_maxmemory", 0, "redis_broker_maxmemory", "no limit at all", "256mb"),
+    ("flower_url_prefix", "/a b/", "flower_url_prefix", "no path within", "as in flower"),
+    ("flower_url_prefix", "admin", "flower_url_prefix", "has /admin/", "another prefix"),
     ("flower_port", 443, "celery_producer_web_port", "port of flower_port", "another"),
 ]  # fmt: skip
+
+
+# Where the schedule is in a database.
+DATABASE = [
+    (
+        f"{B}/{'x' * 201}",
+        {"task": "t", "interval": 5, "queue": "analytics"},
+        f"{B}['{'x' * 201}']",
+        "201 characters",
+        "",
+    ),
+    (f"{B}/clean/task", "t" * 201, f"{B}.clean.task", "the database takes 200", "shorter"),
+    (
+        f"{B}/clean/crontab/day_of_week",
+        ",".join("0" * 33),
+        f"{B}.clean.crontab.day_of_week",
+        "takes 64",
+        "shorter",
+    ),
+    (f"{B}/history/interval", 1e-7, f"{B}.history.interval", "no place for", "round it"),
+    (f"{B}/history/interval", 2147.500001, f"{B}.history.interval", "no place for", "round it"),
+    (
+        f"{B}/clean/options",
+        {"compression": "gzip"},
+        f"{B}.clean.options.compression",
+        "no place for",
+        "priority",
+    ),
+    (
+        f"{B}/clean/options",
+        {"expires": 1.5},
+        f"{B}.clean.options.expires",
+        "whole number",
+        "as a number",
+    ),
+    (
+        "celery_app_settings",
+        {"beat_scheduler": "x"},
+        "celery_app_settings.beat_scheduler",
+        "no meaning",
+        "remove it",
+    ),
+    (
+        "celery_app_settings",
+        {"beat_schedule": {}},
+        "celery_app_settings.beat_schedule",
+        "no meaning",
+        "remove it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "variable", "message", "remedy"), DATABASE)
+def test_what_a_database_has_no_place_for_is_refused(
+    variables: Variables, path: str, value: Any, variable: str, message: str, remedy: str
+) -> None:
+    given = changed(variables, path, value)
+    assert problems(given) == []
+    found = only(problems({**given, "celery_beat_scheduler": "database"}))
+    # A long name is cut where it is shown.
+    assert found.variable[:50] == variable[:50]
+    assert found.severity is Severity.ERROR
+    assert message in found.message
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize("seconds", [0, -5])
+def test_a_database_gets_time_to_answer(variables: Variables, seconds: Any) -> None:
+    name = "celery_beat_schedule_timeout"
+    given = {**variables, "celery_beat_scheduler": "database", name: seconds}
+    assert "60 is the default" in only(problems(given)).remedy
+    assert problems({**given, name: 1}) == []
+
+
+def test_a_schedule_in_a_database_is_taken(variables: Variables) -> None:
+    given = {
+        **variables,
+        "celery_beat_scheduler": "database",
+        "celery_beat_schedule_edited": "reset",
+    }
+    entry = {"task": "t", "interval": 0.5, "queue": "analytics", "options": {"expires": 60}}
+    assert problems(changed(given, f"{B}/Sync All Suppliers", entry)) == []
 
 
 @pytest.mark.parametrize(
@@ -248,6 +434,7 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
         ({"celery_workers": []}, "celery_workers", "without hosts"),
         ({"redis": []}, "redis", "external broker"),
         ({"redis": ["redis1", "worker1"]}, "redis", "more than one host"),
+        ({"redis": ["redis1", "worker1"]}, "redis", CLUSTER),
         ({"celery_beat": ["control1", "worker1"]}, "celery_beat", "more than one host"),
         ({"celery_beat": []}, "celery_beat", "nothing would send them"),
         ({"flower": ["control1", "other"]}, "flower", "not in fleet"),
@@ -268,8 +455,11 @@ def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
 
 
 def test_no_beat_without_a_schedule(variables: Variables) -> None:
+    none = {**GROUPS, "celery_beat": []}
     variables["celery_beat_schedule"] = {}
-    assert problems(variables, groups={**GROUPS, "celery_beat": []}) == []
+    assert problems(variables, groups=none) == []
+    variables["celery_beat_schedule"] = {"theirs": {"enabled": False}}
+    assert problems(variables, groups=none) == []
 
 
 @pytest.mark.parametrize(
@@ -338,6 +528,103 @@ def test_a_promise_and_what_speaks_against_it(
         one = only(found)
         assert (one.variable, one.severity) == (variable, Severity.WARNING)
         assert message in one.message
+
+
+# What the inventory gives beside 3600 s, and the least that does; None where 3600 do.
+HOUR = "celery_app_visibility_timeout"
+OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
+
+
+@pytest.mark.parametrize(
+    ("instances", "defaults", "settings", "delivery", "least"),
+    [
+        ({"a": {"time_limit": 1800, "prefetch_multiplier": 1}}, {}, {}, "inherit", None),
+        ({"a": {"time_limit": 1801, "prefetch_multiplier": 1}}, {}, {}, "inherit", 3602),
+        # The document's hour, from each of the three places.
+        ({"a": {"time_limit": 3600}}, {}, {}, "at_least_once", 7200),
+        ({"a": {}}, {"time_limit": 3600, "prefetch_multiplier": 1}, {}, "inherit", 7200),
+        ({"a": {}}, {}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
+        ({"a": {}}, {}, {"task_time_limit": 3600, "worker_prefetch_multiplier": 1}, "inherit", 4200),
+        # A worker's own option wins over the setting, whichever is longer.
+        ({"a": {"time_limit": 60}}, {}, {"task_time_limit": 9000}, "inherit", None),
+        ({"a": {"time_limit": 900, "prefetch_multiplier": 2}}, {}, {"worker_prefetch_multiplier": 1}, "inherit", None),
+        # The drain counts as it is.
+        ({"a": {"time_limit": 3000, "prefetch_multiplier": 1, "drain_timeout": 3000}}, {}, {}, "inherit", 6000),
+        # Nothing bounds a task.
+        ({"a": {}}, {}, {}, "inherit", None),
+        # The longest of all is said, so that the next run has nothing to add.
+        ({"a": {"time_limit": 60}, "b": {"time_limit": 7200}, "c": {"time_limit": 3600}}, {}, {}, "at_least_once",
+         14400),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", [HOUR, OVER])
+def test_every_worker_is_held_against_the_visibility_timeout(
+    variables: Variables,
+    instances: dict[str, Any],
+    defaults: dict[str, Any],
+    settings: dict[str, Any],
+    delivery: str,
+    least: int | None,
+    where: str,
+) -> None:
+    for name in ("celery_beat_schedule", "celery_app_task_routes"):
+        variables.pop(name)
+    variables |= {W: instances, "celery_worker_defaults": defaults, "celery_app_delivery": delivery}
+    variables["celery_app_settings"] = dict(settings)
+    if where == HOUR:
+        variables[HOUR] = 3600
+    else:
+        variables["celery_app_settings"]["broker_transport_options"] = {"visibility_timeout": 3600}
+    found = [p for p in problems(variables) if p.severity is Severity.ERROR]
+    if least is None:
+        assert found == []
+    else:
+        one = only(found)
+        assert (one.variable, one.value) == (where, "3600")
+        assert f"({least} s: prefetch_multiplier x" in one.message
+        assert f"write {least} or more" in one.remedy
+    # The role's own default is never refused.
+    variables.pop(HOUR, None)
+    variables["celery_app_settings"].pop("broker_transport_options", None)
+    assert [p for p in problems(variables) if p.variable == HOUR] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "setting", "waits"),
+    [
+        ({}, 601, "600"),
+        ({}, 600, None),
+        ({"drain_timeout": 30}, 31, "30"),
+        ({"drain_timeout": 3600}, 3600, None),
+        ({"time_limit": 20}, 3600, None),
+    ],
+)
+def test_a_stop_that_is_shorter_than_the_settings_limit(
+    variables: Variables, options: dict[str, Any], setting: int, waits: str | None
+) -> None:
+    for name in ("celery_beat_schedule", "celery_app_task_routes"):
+        variables.pop(name)
+    variables |= {W: {"a": options}, "celery_app_settings": {"task_time_limit": setting}}
+    found = problems(variables)
+    if waits is None:
+        assert found == []
+    else:
+        one = only(found)
+        assert (one.variable, one.severity) == (f"{W}.a.drain_timeout", Severity.WARNING)
+        assert (
+            f"is {waits} s, below celery_app_settings.task_time_limit ({setting} s)" in one.message
+        )
+
+
+def test_less_than_an_hour_wants_a_bound_for_every_task(variables: Variables) -> None:
+    for name in ("celery_beat_schedule", "celery_app_task_routes"):
+        variables.pop(name)
+    given = {**variables, HOUR: 120, "celery_worker_defaults": {"prefetch_multiplier": 1}}
+    one = only(problems({**given, W: {"a": {"time_limit": 30}, "b": {}}}))
+    assert one.variable == HOUR
+    assert "no time limit bounds it" in one.message
+    assert "write 3600 or more" in one.remedy
+    assert problems({**given, W: {"a": {"time_limit": 30}, "b": {"time_limit": 60}}}) == []
 
 
 def test_a_worker_that_no_host_takes_and_nothing_needs(variables: Variables) -> None:
@@ -489,6 +776,7 @@ SHAPES: list[Callable[[], Any]] = [
         "pki_ca_passphrase",
         "flower_auth_password",
         "celery_app_secret_env",
+        "celery_app_urls",
         "celery_producer_web_auth_password",
     ],
 )
@@ -509,6 +797,14 @@ def test_no_secret_is_ever_shown(variables: Variables, name: str, shape: int) ->
 def test_no_secret_is_shown_in_another_place(variables: Variables, name: str, value: Any) -> None:
     variables["redis_passwords"]["worker"] = MARK
     assert MARK not in text_of(problems({**variables, name: value}))
+
+
+@pytest.mark.parametrize(
+    "host", ["db1", "10.0.0.1", "2001:db8::1", "fe80::1%eth0", "/run/postgresql"]
+)
+def test_hosts_of_urls(variables: Variables, host: str) -> None:
+    variables["celery_app_urls"] = {"OTHER_URL": {"scheme": "x", "host": host}}
+    assert problems(variables) == []
 
 
 def test_logins_of_urls_are_not_shown(variables: Variables) -> None:
@@ -532,6 +828,7 @@ LOOKED_INTO = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOKED_INTO)
 def test_nothing_that_a_user_writes_is_a_traceback(variables: Variables, name: str) -> None:
     base = model(variables)
@@ -544,6 +841,7 @@ def test_nothing_that_a_user_writes_is_a_traceback(variables: Variables, name: s
             text_of(check(replace(base, hosts=hosts, given=given, _distinct={})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", GARBAGE, ids=range(len(GARBAGE)))
 def test_nothing_that_a_user_writes_everywhere_is_a_traceback(value: Any) -> None:
     everything = dict.fromkeys(sorted(specs().options), value)
@@ -566,3 +864,152 @@ def test_values_that_many_hosts_share_are_looked_at_once(variables: Variables) -
     assert len(shared.distinct(W)) == 1
     one = only(problems(changed(variables, f"{D}/concurrency", 0), groups=groups))
     assert one.hosts == tuple(hosts)
+
+
+def test_flower_within_the_web_site_needs_one_on_its_host(variables: Variables) -> None:
+    variables["flower_url_prefix"] = "/flower/"
+    # The port of its own is nobody's then.
+    assert problems({**variables, "flower_port": 443}) == []
+    # Even without a web process there is a site, and so a port.
+    taken = {**variables, "celery_producer_web": {}, "celery_producer_web_protected_paths": []}
+    assert problems(taken) == []
+    (found,) = problems(
+        {**taken, "redis_broker_port": 443, "celery_app_broker_port": 443},
+        groups={**GROUPS, "redis": ["control1"]},
+    )
+    assert found.variable == "celery_producer_web_port"
+    (found,) = problems(variables, groups={**GROUPS, "flower": ["worker1"]})
+    assert (found.variable, found.hosts) == ("flower_url_prefix", ("worker1",))
+    assert "no web site" in found.message
+
+
+def test_formats_of_the_documents_pass(variables: Variables) -> None:
+    variables["celery_app_log_format"] = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+    task = "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"
+    variables["celery_app_task_log_format"] = task
+    variables["celery_app_log_rotate"] = {"when": "weekly", "keep": 4, "size": "100M"}
+    assert problems({**variables, "celery_app_log_destination": "file"}) == []
+
+
+def test_what_the_code_schedules_is_switched_off_by_its_name_alone(variables: Variables) -> None:
+    variables["celery_beat_schedule"]["theirs"] = {"enabled": False}
+    assert problems(variables) == []
+
+
+def test_commands_of_a_release(variables: Variables) -> None:
+    # As YAML reads `on: all`.
+    variables[R] = [
+        MIGRATE | {"when": "release", "on": "one", "timeout": 300},
+        {"name": "static_files-2", "argv": ["python", ""], True: "all"},
+        {"name": "demo", "argv": ["./load"], "when": "once", "timeout": 0.5},
+    ]
+    assert problems(variables) == []
+
+
+def test_commands_that_differ_between_hosts(variables: Variables) -> None:
+    found = only(problems(variables, {"worker2": {R: [MIGRATE]}}))
+    assert (found.variable, found.hosts) == (R, ("worker2",))
+    assert "not the same on all hosts" in found.message
+
+
+# --- the firewall ------------------------------------------------------------------------------------
+
+ADDRESSES: dict[str, dict[str, Any]] = {
+    name: {"ansible_host": f"10.1.0.{number}"} for number, name in enumerate(GROUPS["fleet"], 1)
+}
+
+
+def closed(variables: Variables, **hosts: dict[str, Any]) -> list[Problem]:
+    return problems(
+        {**variables, "firewall_enabled": True},
+        {name: {**own, **hosts.get(name, {})} for name, own in ADDRESSES.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.0.9", "10.2.0.0/24", "2001:db8::9", ["10.1.0.9", "fd00::/64"]]
+)
+def test_addresses_that_the_firewall_takes(variables: Variables, address: Any) -> None:
+    assert closed(variables, worker1={"firewall_address": address}) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("worker1.example.com", "is no address; a name would have to be resolved at each boot"),
+        ("", "is no address"),
+        (7, "is no address"),
+        (None, "is no address"),
+        ("::ffff:10.1.0.9", "is an IPv4 address in IPv6's form"),
+        ({}, "is no address"),
+        ("127.0.0.1", "is no address that connections of another host come from"),
+        ("0.0.0.0", "is no address that connections"),  # noqa: S104 - nothing listens
+        ("::/0", "would let everybody in"),
+        ("10.1.0.9/24", "is an address where a network is wanted"),
+        ("fe80::1%eth0", "is an address of one link alone"),
+        ([], "is empty"),
+        (["10.1.0.9", "worker1"], "is no address"),
+    ],
+)
+def test_addresses_that_it_does_not_take(variables: Variables, address: Any, message: str) -> None:
+    one = only(closed(variables, worker1={"firewall_address": address}))
+    assert one.variable.partition("[")[0] == "firewall_address"
+    assert message in one.message
+    assert one.hosts == ("worker1",)
+
+
+def test_an_address_that_nobody_lets_in_may_be_missing(variables: Variables) -> None:
+    # The host of Redis reaches itself by its loopback.
+    assert closed(variables, redis1={"ansible_host": "redis1.example.com"}) == []
+    # And without a firewall nobody is asked for any.
+    assert problems(variables) == []
+    # A web process that others could reach is closed as well, so its host has to know all of them.
+    found = closed(
+        {**variables, "celery_producer_web_listen": "0.0.0.0:5000"},
+        redis1={"ansible_host": "redis1.example.com"},
+    )
+    assert (only(found).variable, only(found).hosts) == ("firewall_address", ("redis1",))
+
+
+def test_names_alone_do_not_make_a_firewall(variables: Variables) -> None:
+    found = problems({**variables, "firewall_enabled": True})
+    assert {(one.variable, one.hosts) for one in found} == {
+        ("firewall_address", (host,)) for host in ("worker1", "worker2", "control1")
+    }
+
+
+def test_a_web_process_that_is_open_to_everybody(variables: Variables) -> None:
+    name = "celery_producer_web_listen"
+    one = only(problems({**variables, name: "0.0.0.0:5000"}))
+    assert (one.variable, one.severity, one.hosts) == (name, Severity.WARNING, ("control1",))
+    assert "open to everybody" in one.message
+    assert problems({**variables, name: "127.0.0.1:5000"}) == []
+    assert problems({**variables, name: "[::1]:5000"}) == []
+    assert closed({**variables, name: "0.0.0.0:5000"}) == []
+
+
+def test_the_address_of_a_host_without_a_web_process_is_read_as_well(variables: Variables) -> None:
+    name = "celery_producer_web_listen"
+    one = only(problems(variables, {"redis1": {name: "localhost:5000"}}))
+    assert (one.variable, one.hosts) == (name, ("redis1",))
+
+
+def test_a_port_of_the_web_process_that_redis_has(variables: Variables) -> None:
+    groups = {**GROUPS, "celery_producers": ["redis1"], "flower": ["control1"]}
+    name = "celery_producer_web_listen"
+    one = only(problems({**variables, name: "127.0.0.1:6380"}, groups=groups))
+    assert (one.variable, one.value) == (name, "6380")
+    assert "redis_results_port" in one.message
+
+
+def test_what_only_sounds_like_a_cluster_is_taken(variables: Variables) -> None:
+    mine = {"CACHE_URL": {"scheme": "rediscluster", "host": "cache"}}
+    assert problems({**variables, "celery_app_urls": mine}) == []
+    assert problems({**variables, "celery_app_env": {"CLUSTER": "eu", "NAME": "cluster"}}) == []
+
+
+def test_the_address_of_a_cluster_is_not_shown(variables: Variables) -> None:
+    url = "rediscluster://:s3cret@cluster1:7000/0"
+    found = problems({**variables, "celery_app_secret_env": {"CELERY_BROKER_URL": url}})
+    assert "Redis Cluster has no Celery transport" in only(found).message
+    assert "s3cret" not in text_of(found)

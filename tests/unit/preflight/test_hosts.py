@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from fleet_preflight.model import Severity
 
 from tests.unit.preflight.inventory import ROOT
 
+PROBE = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
 GOOD: dict[str, Any] = {
     "reachable": True,
     "reason": "",
@@ -66,25 +69,61 @@ def test_facts_that_are_not_there(facts: Any) -> None:
     assert check_facts({"a": facts}, {})
 
 
-def test_the_probe_answers_here() -> None:
-    probe = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
+def test_the_probe_answers_here(tmp_path: Path) -> None:
+    for name, text in (("a", '{"format": 1, "app": "a"}'), ("b", "[]"), ("c", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fleet.json").write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        facts = probed(tmp_path, server.getsockname()[1])
+    assert facts["memory_bytes"] > 0
+    assert facts["free_bytes"]["/no/such/place"] > 0
+    assert facts["unresolved_names"] == ["no-such-name.invalid"]
+    assert facts["active_units"] == []
+    assert facts["python_version"].startswith("3.")
+    assert [mark.get("app") for mark in facts["marks"]] == ["a", None, None]
+    assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
+    assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
+    (listeners,) = facts["listeners"].values()
+    with open("/proc/self/comm", encoding="utf-8") as stream:
+        assert [who["command"] for who in listeners] == [stream.read().strip()]
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("0::/system.slice/nginx.service\n", "nginx.service"),
+        ("12:cpu:/x.service\n1:name=systemd:/docker/0/shop.slice/redis@shop-broker.service\n0::/\n",
+         "redis@shop-broker.service"),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.scope\n", "x.scope"),
+        ("0::/\n", "no unit"),
+        ("", "no unit"),
+    ],
+)  # fmt: skip
+def test_the_unit_of_a_process(text: str, unit: str) -> None:
+    source = PROBE.read_text(encoding="utf-8").removesuffix("main()\n")
+    names: dict[str, Any] = {}
+    exec(compile(source, str(PROBE), "exec"), names)  # noqa: S102 - it is no module: it runs when it is read
+    assert names["unit_of"](text) == unit
+
+
+def probed(tmp_path: Path, port: int) -> dict[str, Any]:
+    """What the probe says of this machine."""
     answer = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", probe.read_text(encoding="utf-8")],
+        [sys.executable, "-S", "-E", "-c", PROBE.read_text(encoding="utf-8")],
         input=json.dumps(
             {
                 "paths": ["/opt", "/no/such/place"],
                 "names": ["localhost", "no-such-name.invalid"],
                 "units": ["no-such.service"],
+                "marks": f"{tmp_path}/*/fleet.json",
+                "ports": [port, 1],
+                "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
             }
         ),
         capture_output=True,
         text=True,
         check=True,
     )
-    facts = json.loads(answer.stdout)
     assert answer.stdout.startswith('{"clock"')
-    assert facts["memory_bytes"] > 0
-    assert facts["free_bytes"]["/no/such/place"] > 0
-    assert facts["unresolved_names"] == ["no-such-name.invalid"]
-    assert facts["active_units"] == []
-    assert facts["python_version"].startswith("3.")
+    facts: dict[str, Any] = json.loads(answer.stdout)
+    return facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,21 @@ def test_facts_of_a_host(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run(tmp_path, HOSTS, {"ansible_connection": "local"}, *options)
     assert "python=3." in done.stdout, done.stdout + done.stderr
     assert "can't be used" not in done.stdout + done.stderr
+
+
+def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
+    """By what celery_app says of each host, as the role preflight knows it."""
+    playbook = HOSTS.replace(
+        "  tasks:\n",
+        "  tasks:\n    - ansible.builtin.import_role: {name: celery_app, rolespec_validate: false}\n",
+        1,
+    )
+    variables = {**valid(tmp_path / "source"), "ansible_connection": "local"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run(tmp_path, playbook, {**variables, "flower_port": port})
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert f"flower_port = {port} (control1)" in output
+    assert "is taken on this host by" in output
+    assert "celery_producer_web_port" not in output

@@ -99,6 +99,12 @@ def test_what_was_sent_as_the_broker_went_is_lost_by_it() -> None:
     assert fates(judge.lost(found)) == {"a": "never begun, as Redis was restarted"}
 
 
+def test_what_was_sent_as_a_host_went_is_lost_by_it() -> None:
+    gone = mark(101.0, "its host was lost", host="w1", fatal=True)
+    found = record(sends=[send("a")], marks=[gone])
+    assert fates(judge.lost(found)) == {"a": "never begun, as its host was lost"}
+
+
 # --- doubled ---------------------------------------------------------------------------------------
 
 
@@ -118,6 +124,14 @@ def test_doubled_by_cause(ended: float | None, second: float, cause: str) -> Non
     )
     assert judge.doubled(found) == [judge.Fate("a", second, cause)]
     assert judge.lost(found) == []
+
+
+def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
+    rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), run("a", 130.0, 131.0)]}
+    for host, words in (("w1", ", as its host was lost"), ("w2", "")):
+        gone = mark(101.2, "its host was lost", host=host, fatal=True)
+        found = record(**rows, marks=[gone])
+        assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
 
 
 def test_a_task_whose_process_died_may_be_retried_as_the_next_attempt() -> None:

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import atexit
+import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
-from celery.schedules import schedule
+from celery.schedules import crontab, schedule
 
 from celery_fleet import _celery57 as adapter
-from celery_fleet import beat
+from celery_fleet import beat, loaded
 from celery_fleet.notify import Notifier
+from celery_fleet.pins import PinnedSchedule
 from celery_fleet.watch import State, Watch
 
 from .conftest import Manager
@@ -89,7 +92,7 @@ def test_a_tick_is_a_sign_of_life(service: Any, watched: Any) -> None:
 def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
     service: Any, watched: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise TypeError("no such thing")
 
     monkeypatch.setattr(adapter, "loaded", fail)
@@ -101,9 +104,9 @@ def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
 
 def test_odd_schedules_are_shown_all_the_same() -> None:
     odd = SimpleNamespace(run_every=5)
-    entry = SimpleNamespace(name="e", task="t", options=None, schedule=odd)
+    entry = SimpleNamespace(name="e", task="t", options=None, schedule=odd, args=(), kwargs={})
     heap = [SimpleNamespace(time=0.0, entry=entry)]
-    service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap))
+    service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap), app=Celery("odd"))
 
     (shown,) = adapter.loaded(service)
     assert shown.schedule == str(odd)
@@ -142,3 +145,77 @@ def test_it_hooks_in_at_beat_init(
 
     assert logged == [app]
     assert len(stops) == 1
+
+
+def test_what_is_held_is_written_down_with_its_zone_its_queue_and_where_it_stands(
+    app: Celery,
+    manager: Manager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def route(name: str, *rest: Any, **more: Any) -> dict[str, str]:
+        asked.append(name)
+        return {"queue": "routed"}
+
+    app.conf.timezone = "America/Guayaquil"
+    app.conf.task_routes = [route]
+    theirs = {"theirs": {"task": "t", "schedule": crontab(minute="0", hour="8")}}
+    ours = {"ours": {"task": "t", "schedule": schedule(3600), "options": {"queue": "q"}}}
+    app.conf.beat_schedule = PinnedSchedule(ours, frozenset(), theirs)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    service = Service(app, scheduler_cls=Scheduler)
+    beat.watch_service(app, service, Notifier(manager.address))
+
+    service.scheduler.tick()
+    service.scheduler.tick()
+
+    found = json.loads((tmp_path / "schedule.json").read_text())
+    assert found["zone"] == "America/Guayaquil"
+    mine, code = found["entries"]
+    assert (mine["name"], mine["queue"], mine["source"]) == ("ours", "q", "inventory")
+    assert (code["name"], code["queue"], code["source"]) == ("theirs", "routed", "code")
+    assert code["due"].endswith("T13:00:00Z")
+    assert code["local"].endswith(" 08:00:00")
+    # The application's own function is not asked again at each tick.
+    assert asked == ["t"]
+
+
+def test_a_beat_without_entries_ticks_too(
+    app: Celery, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    app.conf.beat_schedule = {}
+    service = Service(app, scheduler_cls=Scheduler)
+    service.scheduler.schedule.clear()
+    beat.watch_service(app, service, Notifier(manager.address))
+    service.scheduler.tick()
+    path = tmp_path / "tick"
+    assert abs(path.stat().st_mtime - time.time()) < 60
+
+
+def test_ticks_are_noted_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(loaded.time, "monotonic", lambda: now[0])
+    tick = loaded.Tick(str(tmp_path))
+    path = tmp_path / "tick"
+    for moment, noted in ((100.0, True), (101.0, False), (102.5, True)):
+        now[0] = moment
+        path.unlink(missing_ok=True)
+        tick.note()
+        assert path.exists() is noted, moment
+    # Beat goes on whatever becomes of it, and without a unit there is none.
+    now[0] = 200.0
+    loaded.Tick(str(tmp_path / "missing")).note()
+    loaded.Tick(None).note()
+
+
+def test_a_schedule_that_is_withheld_is_empty_and_stays_so() -> None:
+    schedule = PinnedSchedule({"a": {"task": "t"}}, frozenset(), {"b": {"task": "t"}})
+    assert set(schedule) == {"a", "b"}
+    schedule.withhold()
+    schedule["c"] = {"task": "t"}
+    schedule.update(a={"task": "t"})
+    schedule.replace({"d": {"task": "t"}})
+    assert (dict(schedule), schedule.own, schedule.overruled) == ({}, {"a"}, set())

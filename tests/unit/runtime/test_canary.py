@@ -44,7 +44,10 @@ def test_a_spawned_child_answers_for_the_main_process(monkeypatch: pytest.Monkey
     assert child.stdout.strip() == identity.current().start_id
 
 
-@pytest.mark.parametrize("stale", ["", "x:y:z", "1", f"{os.getpid()}:1:0.0", "4194305:7:1.0"])
+@pytest.mark.parametrize(
+    "stale",
+    ["", "x:y:z", "1", pytest.param(f"{os.getpid()}:1:0.0", id="ours"), "4194305:7:1.0"],
+)
 def test_a_main_process_that_is_gone_is_not_taken_over(
     stale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -300,6 +301,10 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(worker_state, "should_terminate", None)
     monkeypatch.delenv("REMAP_SIGTERM", raising=False)
     yield
+    # One that waits for a broker would have another test's worker stop.
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()
     worker_state.reset_state()
 
 

@@ -72,6 +72,40 @@ def add_sum(app: Celery, **options: Any) -> Task:
     return app.task(total, name="shop.sum", shared=False, **options)
 
 
+def with_policy(policy: str, **pins: Any) -> Any:
+    """The schedule of an application with one of its own, under a policy."""
+    made = document("beat", **(PINS | pins)) | {"beat_schedule_policy": policy}
+    loader.use_settings(parse(made, "test"))
+    app = new(**THEIRS)
+    add_sum(app)
+    return app.conf.beat_schedule
+
+
+def test_the_inventorys_schedule_alone() -> None:
+    merged = with_policy("replace")
+    assert set(merged) == {"ours"}
+    merged["later"] = {"task": "shop.sum", "schedule": 5}
+    assert set(merged) == {"ours"}
+    assert merged.overruled == {"theirs", "ours", "off", "later"}
+    assert dict(with_policy("replace", beat_schedule={})) == {}
+
+
+def test_the_applications_schedule_alone() -> None:
+    alone = with_policy("refuse", beat_schedule=None)
+    assert alone == THEIRS["beat_schedule"]
+
+
+def test_both_schedules() -> None:
+    merged = with_policy("add")
+    assert {name: merged[name]["task"] for name in merged} == {
+        "ours": "shop.sum",
+        "theirs": "shop.sum",
+    }
+    assert merged.own == {"ours"}
+    only = with_policy("add", beat_schedule={"theirs": {"enabled": False}})
+    assert set(only) == {"ours", "off"}
+
+
 def by_arguments() -> Celery:
     """(a) Everything is given to Celery()."""
     own = dict(THEIRS)
@@ -379,3 +413,21 @@ def test_another_celery_is_refused(run: Run, tmp_path: Any) -> None:
 
     assert done.returncode == 78
     assert "Celery 5.6.1 is not supported, only 5.7" in done.stderr
+
+
+@pytest.mark.parametrize("component", ["producer", "operator"])
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_borrowed_credentials_start_no_service(
+    run: Run, tmp_path: Any, component: str, service: str
+) -> None:
+    (tmp_path / "shop.py").write_text("from celery import Celery\napp = Celery('shop')\n")
+    done = run(
+        *("-m", "celery", "-A", "shop", service, "--loglevel=debug"),
+        component=component,
+        settings=document(component=component),
+    )
+    assert done.returncode == 78
+    last = done.stderr.splitlines()[-1]
+    assert f"the credentials of the {component} neither a worker nor a beat can run" in last
+    assert "systemctl status 'shop-worker@*' shop-beat" in last
+    assert "Traceback" not in done.stderr

@@ -32,6 +32,15 @@ def test_short_words_are_not_taken_for_secrets() -> None:
     assert secrets_in({"broker_url": "redis://u:a@h/0"}) == set()
 
 
+def test_a_routing_key_is_no_secret() -> None:
+    """Else no answer would have the queue `mail` in it, and its worker would seem not to consume it."""
+    route = {"queue": "mail", "routing_key": "mail"}
+    settings = {"task_routes": {"shop.*": route}, "task_default_routing_key": "mail"}
+
+    assert secrets_in({**settings, "security_key": "s3cr3t"}) == {"s3cr3t"}
+    assert redact_value("task_default_routing_key", "mail") == "'mail'"
+
+
 def test_values_are_shown_without_what_their_names_call_secret() -> None:
     assert redact_value("security_key", "abc") == "***"
     assert redact_value("redis_options", {"password": "abc", "db": 1}) == (

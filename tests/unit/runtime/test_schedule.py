@@ -74,3 +74,13 @@ def test_an_entry_becomes_celerys() -> None:
 def test_celerys_own_refusal_is_told() -> None:
     with pytest.raises(FleetError, match=r"crontab of e: .*99"):
         celery_entry(parse_entry("e", {"task": "t", "crontab": {"minute": 99}}))
+
+
+def test_an_entry_of_the_code_is_switched_off_by_its_name_alone() -> None:
+    entry = parse_entry("e", {"enabled": False})
+
+    assert (entry.name, entry.enabled) == ("e", False)
+    with pytest.raises(FleetError, match="needs a task"):
+        parse_entry("e", {"enabled": True})
+    with pytest.raises(FleetError, match="needs a task"):
+        parse_entry("e", {"enabled": False, "queue": "q"})

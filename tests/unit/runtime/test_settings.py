@@ -115,3 +115,30 @@ def test_beat_without_results_schedules_no_clean_up_of_them() -> None:
 
 def test_settings_do_not_show_secrets() -> None:
     assert "s3cr3tpw" not in repr(parse(document(), "file"))
+
+
+def test_whose_schedule_counts() -> None:
+    made = document("beat")
+    assert parse(made, "file").schedule_policy == "add"
+    assert parse(made | {"beat_schedule_policy": "replace"}, "file").schedule_policy == "replace"
+    with pytest.raises(FleetError, match="beat_schedule_policy is 'both', not one of add, replace"):
+        parse(made | {"beat_schedule_policy": "both"}, "file")
+
+
+def test_where_beat_keeps_its_schedule() -> None:
+    stated = {**document("beat", result_expires=60), "beat_scheduler": "database"}
+    settings = parse(stated, "x")
+    assert (settings.scheduler, settings.schedule_edited) == ("database", "keep")
+    pins = with_essentials(settings)
+    assert pins["beat_scheduler"] == "django_celery_beat.schedulers:DatabaseScheduler"
+    # Else Celery's clean-up of results would be written into the database.
+    assert pins["result_expires"] is None
+    assert with_essentials(parse(document("beat"), "x"))["beat_scheduler"] == (
+        "celery.beat:PersistentScheduler"
+    )
+    own = document("beat", beat_scheduler="shop.Own")
+    assert with_essentials(parse(own, "x"))["beat_scheduler"] == "shop.Own"
+    assert "beat_scheduler" not in with_essentials(parse(document("worker"), "x"))
+    for name in ("beat_scheduler", "beat_schedule_edited"):
+        with pytest.raises(FleetError, match=f"{name} is 'nowhere', not one of"):
+            parse({**document("beat"), name: "nowhere"}, "x")

@@ -13,14 +13,10 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
-from kombu.exceptions import OperationalError as BrokerError
 from psycopg import OperationalError as DatabaseError
 from pydantic import BaseModel
-from redis.exceptions import RedisError
 
-from app import db, discounts, pricing
-from app.celery_app import celery_app
-from app.tasks import recompute_all_discounts
+from app import broker, db, discounts, pricing
 
 T = TypeVar("T")
 
@@ -29,9 +25,6 @@ log = logging.getLogger(__name__)
 # Seconds that a request waits at most.
 BROKER_DEADLINE = 10.0
 DATABASE_DEADLINE = 30.0
-
-# Given to each call, or a site's patience for publishing would become that of an HTTP request.
-PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 MAX_ERROR_LENGTH = 300
 
@@ -107,11 +100,13 @@ async def within(
             return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
     except TimeoutError as error:
         raise unavailable(service, f"did not answer within {seconds:g} s", error) from error
-    except (BrokerError, RedisError, DatabaseError) as error:
+    except broker.Unavailable as error:
+        raise unavailable(service, "is unavailable", error.__cause__ or error) from error
+    except DatabaseError as error:
         raise unavailable(service, "is unavailable", error) from error
 
 
-def unavailable(service: str, reason: str, cause: Exception) -> HTTPException:
+def unavailable(service: str, reason: str, cause: BaseException) -> HTTPException:
     """A 503 in one line. Of the cause only its type is logged: its text may hold an address."""
     log.warning("the %s %s: %s", service, reason, type(cause).__name__)
     return HTTPException(503, detail=f"the {service} {reason}")
@@ -158,7 +153,12 @@ async def trigger_recompute(
             lambda: discounts.recompute(days_threshold),
         )
         return Recomputed(**done)
-    task_id = await within(BROKER_DEADLINE, broker_threads, "broker", lambda: _send(days_threshold))
+    task_id = await within(
+        BROKER_DEADLINE,
+        broker_threads,
+        "broker or result backend",
+        lambda: broker.send_recompute(days_threshold),
+    )
     response.status_code = 202
     return Queued(task_id=task_id, status_url=app.url_path_for("task_status", task_id=task_id))
 
@@ -167,24 +167,11 @@ async def trigger_recompute(
 async def task_status(task_id: UUID) -> TaskStatus:
     """How a task stands: its state, and its result or the text of its error."""
     state, result = await within(
-        BROKER_DEADLINE, broker_threads, "result backend", lambda: _outcome(str(task_id))
+        BROKER_DEADLINE, broker_threads, "result backend", lambda: broker.outcome(str(task_id))
     )
     if isinstance(result, BaseException):
         return TaskStatus(task_id=task_id, state=state, error=_first_line(result))
     return TaskStatus(task_id=task_id, state=state, result=result if state == "SUCCESS" else None)
-
-
-def _send(days_threshold: int) -> str:
-    sent = recompute_all_discounts.apply_async(
-        kwargs={"days_threshold": days_threshold}, retry_policy=PUBLISH_RETRY
-    )
-    return str(sent.id)
-
-
-def _outcome(task_id: str) -> tuple[str, Any]:
-    """State and result in one look at the backend: in two, the task may have moved between them."""
-    meta = celery_app.backend.get_task_meta(task_id)
-    return meta["status"], meta["result"]
 
 
 def _first_line(error: BaseException) -> str:

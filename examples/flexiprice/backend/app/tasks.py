@@ -6,13 +6,14 @@ import os
 import time
 from typing import Any
 
-from celery import Task
+from celery import Task, current_task
 from psycopg import OperationalError
 
 from app import discounts, traces
 from app.celery_app import celery_app
 
 MAX_RUN_SECONDS = 3600
+MAX_TICKS = 100
 
 # While the database is away, tries again after some 2, 4 … 32 s. Safe: the work can be repeated.
 RETRY_WHILE_DATABASE_IS_AWAY: dict[str, Any] = {
@@ -66,6 +67,19 @@ def record_run(self: Task[Any, Any], run_id: str, seconds: float = 10.0) -> dict
 def record_tick(self: Task[Any, Any], source: str) -> None:
     """The probe: record one row in `task_ticks`, to see that a schedule fires."""
     traces.tick(source, task_id=str(self.request.id), node=_node(self))
+
+
+@celery_app.task(name="app.tasks.my_custom_task")
+def my_custom_task(param1: str, param2: int) -> dict[str, str]:
+    """The document's own example of a task: leave `param2` rows of the source `param1` in `task_ticks`.
+
+    It has no queue of its own in the routes, and so goes to the default one.
+    """
+    if not 1 <= param2 <= MAX_TICKS:
+        raise ValueError(f"param2 must be between 1 and {MAX_TICKS}, got {param2}")
+    for _ in range(param2):
+        traces.tick(param1, task_id=str(current_task.request.id), node=_node(current_task))
+    return {"status": "success"}
 
 
 def _node(task: Task[Any, Any]) -> str:

@@ -22,7 +22,7 @@ def execute(fleet: Fleet, text: str, **values: Any) -> None:
 
 
 def _psql(fleet: Fleet, text: str, values: dict[str, Any]) -> str:
-    name = fleet.of("postgresql")["flexiprice_db_name"]
+    name = fleet.of("postgresql")["postgresql_database"]
     command = ["runuser", "-u", "postgres", "--", "psql", "-X", "-qAt", "-v", "ON_ERROR_STOP=1"]
     command += [word for key, value in values.items() for word in ("-v", f"{key}={value}")]
     return fleet.must(fleet.one("postgresql"), [*command, "-d", name, "-f", "-"], f"{text};\n")

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[4]
 OTHER_NAMES = (
     *("ansible_host", "ansible_port", "ansible_user"),
     *("ansible_ssh_private_key_file", "ansible_ssh_common_args"),
-    *("group_names", "flexiprice_db_.*"),
+    *("group_names", "postgresql_.*"),
 )
 
 
@@ -52,11 +52,13 @@ class Fleet:
         expected: host -> its variables.
         containers: host -> container.
         state: directory of the scenario's keys, secrets and transcripts.
+        sources: the inventories, from the root of the checkout, that were asked.
     """
 
     expected: Mapping[str, Variables]
     containers: Mapping[str, str]
     state: Path
+    sources: tuple[str, ...] = ()
 
     def hosts(self, group: str = "all") -> list[str]:
         """The hosts of a group of the inventory; ValueError if there are none."""
@@ -130,6 +132,8 @@ def units(variables: Mapping[str, Any]) -> list[str]:
     """All units that have to be up on a host: the services, and what stands before and around them."""
     app, groups = variables["celery_app_name"], set(variables["group_names"])
     names = services(variables)
+    if variables["celery_health_enabled"]:
+        names.append(f"{app}-health.timer")
     if has_web(variables):
         names.append(f"{app}-web.socket")
     if has_web(variables) or "flower" in groups:
@@ -151,10 +155,14 @@ def role_names() -> list[str]:
     return sorted(path.parent.parent.name for path in ROOT.glob("roles/*/defaults/main.yml"))
 
 
-def inventory_arguments() -> list[str]:
-    """The options of ansible-playbook that name the inventory under test."""
-    sources = os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(",")
-    return [f"--inventory={ROOT / source}" for source in sources]
+def inventory_sources() -> tuple[str, ...]:
+    """The inventories under test, from the root of the checkout."""
+    return tuple(os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(","))
+
+
+def inventory_arguments(sources: Sequence[str] = ()) -> list[str]:
+    """The options of ansible-playbook that name inventories; those under test where none are given."""
+    return [f"--inventory={ROOT / source}" for source in sources or inventory_sources()]
 
 
 def ansible_environment() -> dict[str, str]:
@@ -194,8 +202,11 @@ def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def load_fleet() -> Fleet:
-    """Ask the inventory what to expect, once per run; takes about two seconds."""
+def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
+    """Ask the inventory what to expect, once per run; takes about two seconds.
+
+    `sources` are inventories of another application on the same hosts, from the root of the checkout.
+    """
     scenario = os.environ.get("MOLECULE_SCENARIO_NAME") or os.environ.get(
         "CELERY_FLEET_SCENARIO", "demo"
     )
@@ -214,7 +225,7 @@ def load_fleet() -> Fleet:
         )
         lookups = f"{ROOT}/molecule/shared/plugins/lookup:{ROOT}/plugins/lookup"
         done = subprocess.run(
-            ["ansible-playbook", *inventory_arguments(), "--tags=expect", str(playbook)],
+            ["ansible-playbook", *inventory_arguments(sources), "--tags=expect", str(playbook)],
             cwd=ROOT,
             env={**ansible_environment(), "ANSIBLE_LOOKUP_PLUGINS": lookups},
             capture_output=True,
@@ -230,4 +241,4 @@ def load_fleet() -> Fleet:
     for variables in expected.values():
         variables["services"] = services(variables) if "fleet" in variables["group_names"] else []
         variables["units"] = units(variables) if "fleet" in variables["group_names"] else []
-    return Fleet(expected, containers, record.parent)
+    return Fleet(expected, containers, record.parent, sources or inventory_sources())

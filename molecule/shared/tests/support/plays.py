@@ -53,7 +53,14 @@ def play(
     directory = transcripts(fleet)
     directory.mkdir(mode=0o700, exist_ok=True)
     transcript = directory / f"{title}.log"
-    command = ["ansible-playbook", *inventory_arguments(), "-vvv", "--diff", *arguments, playbook]
+    command = [
+        "ansible-playbook",
+        *inventory_arguments(fleet.sources),
+        "-vvv",
+        "--diff",
+        *arguments,
+        playbook,
+    ]
     with open(os.open(transcript, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         done = subprocess.run(
             command,

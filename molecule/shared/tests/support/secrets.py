@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from fleet_control import celery
+
 from support.inventory import Fleet
 
 SHORTEST = 8  # characters; what is shorter is found by chance
@@ -21,11 +23,12 @@ def secrets(fleet: Fleet) -> dict[str, str]:
         everywhere |= {f"redis {user}": text for user, text in _redis(variables).items()}
         for key in (
             *("flower_auth_password", "flower_cookie_secret", "pki_ca_passphrase"),
-            *("celery_producer_web_auth_password", "flexiprice_db_password"),
+            *("celery_producer_web_auth_password", "postgresql_password"),
         ):
             if key in variables:
                 everywhere[key] = variables[key]
-        for key, value in variables["celery_app_secret_env"].items():
+        composed = celery.urls(variables["celery_app_urls"])
+        for key, value in {**variables["celery_app_secret_env"], **composed}.items():
             everywhere[key] = str(value)
             everywhere[f"password in {key}"] = urlsplit(str(value)).password or str(value)
         directory = Path(variables["pki_directory"])

@@ -53,6 +53,13 @@ class Look:
         return cls(time.monotonic(), all_states(fleet))
 
 
+def failed(fleet: Fleet, name: str) -> list[str]:
+    """Units of one host that have failed; not the check of its health, which does so to say that something else has."""
+    listed = fleet.execute(name, "systemctl list-units --failed --plain --no-legend").output
+    units = [line.split()[0] for line in listed.splitlines()]
+    return [unit for unit in units if not unit.endswith("-health.service")]
+
+
 def down(fleet: Fleet) -> list[str]:
     """What is not up, in words."""
     return [

@@ -53,24 +53,30 @@ def request(
     path: str,
     method: str = "GET",
     login: tuple[str, str] | None = None,
+    content: Any = None,
 ) -> Answer:
-    """Send one request to a host, the path exactly as given."""
+    """Send one request to a host, the path exactly as given; `content` is sent as JSON."""
     connection = _Connection(variables["ansible_host"], name, port, authority(variables))
-    headers = {}
+    headers, body = {}, None
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps(content)
     if login is not None:
         token = base64.b64encode(":".join(login).encode()).decode()
         headers["Authorization"] = f"Basic {token}"
     try:
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, body=body, headers=headers)
         answer = connection.getresponse()
-        body = answer.read().decode(errors="replace")
-        return Answer(answer.status, body, answer.getheader("WWW-Authenticate", ""))
+        text = answer.read().decode(errors="replace")
+        return Answer(answer.status, text, answer.getheader("WWW-Authenticate", ""))
     finally:
         connection.close()
 
 
-def api(fleet: Fleet, path: str, method: str = "GET", *, login: bool = True) -> Answer:
-    """Ask the application's web process."""
+def api(
+    fleet: Fleet, path: str, method: str = "GET", *, login: bool = True, content: Any = None
+) -> Answer:
+    """Ask the application's web process; `content` is sent as JSON."""
     name = fleet.one("celery_producers")
     variables = fleet.expected[name]
     who = (
@@ -78,12 +84,18 @@ def api(fleet: Fleet, path: str, method: str = "GET", *, login: bool = True) -> 
         variables["celery_producer_web_auth_password"],
     )
     port = variables["celery_producer_web_port"]
-    return request(variables, name, port, path, method, who if login else None)
+    return request(variables, name, port, path, method, who if login else None, content)
 
 
-def flower(fleet: Fleet, path: str, method: str = "GET", *, login: bool = True) -> Answer:
-    """Ask Flower."""
+def flower(
+    fleet: Fleet, path: str, method: str = "GET", *, login: bool | tuple[str, str] = True
+) -> Answer:
+    """Ask Flower, where the inventory has it; with the login of the inventory unless another one is given."""
     name = fleet.one("flower")
     variables = fleet.expected[name]
-    who = (variables["flower_auth_user"], variables["flower_auth_password"])
-    return request(variables, name, variables["flower_port"], path, method, who if login else None)
+    own = (variables["flower_auth_user"], variables["flower_auth_password"])
+    who = login if isinstance(login, tuple) else own if login else None
+    port = variables["flower_port"]
+    if prefix := variables["flower_url_prefix"].strip("/"):
+        port, path = variables["celery_producer_web_port"], f"/{prefix}{path}"
+    return request(variables, name, port, path, method, who)

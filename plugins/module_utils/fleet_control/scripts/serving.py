@@ -1,9 +1,10 @@
 """Waits until the units of a host serve; runs on the host, as root, by `python3 -S -E -c`.
 
 Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units whose last
-lines are wanted], "schedule": path of what beat wrote or empty, "timeout": seconds, "settle": seconds that a unit which
-was started again has to stay up}.
-Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "errors": {name: text}}.
+lines are wanted], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,
+"timeout": seconds, "settle": seconds that a unit which was started again has to stay up}.
+Output: {"units": {name: properties}, "journals": {unit: text}, "schedule": [entries], "zone": theirs, "code":
+[names of the entries in the release's own code], "errors": {name: text}}.
 """
 
 from __future__ import annotations
@@ -104,17 +105,29 @@ def described(name: str, state: dict[str, str]) -> str:
     return f"{text}\n{journal(name)}"
 
 
-def loaded(path: str) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The entries that beat wrote down, and what is wrong with them; beat writes them after its first tick."""
+def in_code(path: str) -> list[str]:
+    """Names of the entries that a release has in its code; none where its note was written by an older version."""
     if not path:
-        return [], {}
+        return []
+    try:
+        with open(path) as stream:
+            return sorted(json.load(stream).get("application", {}).get("schedule", {}))
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def loaded(path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What beat wrote down, entries and their zone, and what is wrong with it; it does so after its first tick."""
+    if not path:
+        return {"entries": []}, {}
     try:
         # The directory is the application's: no link is followed, and nothing waited for.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle) as stream:
-            return json.loads(stream.read(_LARGEST))["entries"], {}
-    except (OSError, ValueError, KeyError) as error:
-        return [], {"beat": f"what it has loaded can't be read: {error}"}
+            found = json.loads(stream.read(_LARGEST))
+            return {"zone": found.get("zone", ""), "entries": found["entries"]}, {}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return {"entries": []}, {"beat": f"what it has loaded can't be read: {error}"}
 
 
 def main() -> None:
@@ -134,7 +147,16 @@ def main() -> None:
     errors = {**missing, **{name: described(name, found[name]) for name in down}}
     journals = {unit: journal(unit) for unit in wanted["journals"]}
     print(
-        json.dumps({"units": found, "journals": journals, "schedule": schedule, "errors": errors})
+        json.dumps(
+            {
+                "units": found,
+                "journals": journals,
+                "schedule": schedule["entries"],
+                "zone": schedule.get("zone", ""),
+                "code": in_code(wanted["release"]),
+                "errors": errors,
+            }
+        )
     )
 
 

@@ -1,0 +1,1 @@
+"""Products, from a supplier's site to a listing in Mercado Libre."""

@@ -1,0 +1,1 @@
+"""Configuration of what is not Django itself."""

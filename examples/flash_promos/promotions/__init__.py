@@ -1,0 +1,1 @@
+"""Flash promotions: from their start to their archive, and who is told of them."""

@@ -1,0 +1,1 @@
+"""Requests that are processed by a worker while whoever made them asks how they stand."""

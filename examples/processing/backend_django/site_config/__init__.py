@@ -1,0 +1,1 @@
+"""What the site itself has to remember."""

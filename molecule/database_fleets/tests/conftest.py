@@ -1,0 +1,44 @@
+"""What the tests of both applications share; `support` holds the means of all scenarios.
+
+`fleet` runs a test once for each application; `market` and `processing` are one of them each. `stage(n)` orders the
+tests: 0 and 1 look and run tasks, 2 changes the schedule, 3 the firewall, 4 stops and fills things, 5 takes the broker
+away, 6 lays on other releases and variables, 8 looks at what the whole run has left. Each leaves both up.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from support import fleets
+from support.applications import (  # noqa: F401  # fixtures and hooks, which pytest finds by their names
+    fleet,
+    label,
+    others,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    workshop,
+)
+from support.inventory import Fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+
+@pytest.fixture(scope="session")
+def market() -> Fleet:
+    """marketplace_ops."""
+    return fleets.load("marketplace_ops")
+
+
+@pytest.fixture(scope="session")
+def processing() -> Fleet:
+    """The document of processing."""
+    return fleets.load("processing")

@@ -1,0 +1,131 @@
+"""The backup that the documented task writes brings back exactly what the database had when it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import means
+import pytest
+from support import fleets
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+pytestmark = pytest.mark.stage(2)
+
+HBA = "/etc/postgresql/{postgresql_version}/main/pg_hba.conf"
+
+SUMS = """
+    SELECT '{name}' AS name, count(*) AS n, md5(string_agg(t::text, E'\\n' ORDER BY t::text)) AS sum
+      FROM "{name}" AS t
+"""
+# What is compared beside the rows: columns, constraints, indexes and the numbers that come next.
+SHAPE = (
+    """
+    SELECT table_name, column_name, data_type, is_nullable, column_default, character_maximum_length
+      FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2
+    """,
+    """
+    SELECT conrelid::regclass::text AS name, conname, pg_get_constraintdef(oid) AS text
+      FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
+    """,
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+    "SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1",
+)
+
+
+def tables(fleet: Fleet, database: str) -> list[str]:
+    query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+    return [row["tablename"] for row in means.rows(fleet, database, query)]
+
+
+def content(fleet: Fleet, database: str) -> dict[str, Any]:
+    """Of each table how many rows it has and a checksum of all of them; and the shape of all."""
+    # Names of tables, from PostgreSQL itself.
+    parts = [SUMS.format(name=name) for name in tables(fleet, database)]
+    rows = means.rows(fleet, database, " UNION ALL ".join(parts))
+    found: dict[str, Any] = {row["name"]: (row["n"], row["sum"]) for row in rows}
+    for number, query in enumerate(SHAPE):
+        found[f"shape {number}"] = means.rows(fleet, database, query)
+    return found
+
+
+@contextmanager
+def quiet(fleet: Fleet) -> Iterator[None]:
+    """Nothing is sent, and what ran has ended: all that writes is what the test itself sends."""
+    beat = f"{fleets.app_of(fleet)}-beat.service"
+    with fleets.stopped(fleet, fleet.one("celery_beat"), beat):
+        wait_for("no task runs", 60, lambda: idle(fleet), pause=1)
+        yield
+
+
+def idle(fleet: Fleet) -> bool:
+    """Whether no worker runs anything and nothing waits; beat is down, so that the status itself is bad."""
+    found = means.ask_any(fleet, fleet.one("celery_workers"), "status")
+    running = [worker.get("running") for worker in found["workers"].values()]
+    waiting = [queue["waiting"] for queue in found["queues"].values()]
+    return len(running) > 0 and not any(running) and not any(waiting)
+
+
+@contextmanager
+def empty_database(fleet: Fleet, name: str) -> Iterator[None]:
+    """One that the application's user owns and may reach from the hosts of its workers."""
+    variables = fleet.of("postgresql")
+    host, user = fleet.one("postgresql"), variables["postgresql_user"]
+    path = HBA.format_map(variables)
+    before = fleet.must(host, ["cat", path])
+    lines = "".join(
+        f"hostssl {name} {user} {network} scram-sha-256\n"
+        for network in variables["postgresql_clients"]
+    )
+    # As examples/postgresql.yml makes them: the cluster's own encoding may be another one.
+    made = f'CREATE DATABASE "{name}" OWNER "{user}" TEMPLATE template0 ENCODING UTF8 LOCALE "C.UTF-8";'
+    means.psql(fleet, "postgres", f"{made}\n")
+    try:
+        fleet.must(host, ["tee", path], before + lines)
+        means.psql(fleet, "postgres", "SELECT pg_reload_conf();\n")
+        yield
+    finally:
+        fleet.must(host, ["tee", path], before)
+        means.psql(fleet, "postgres", "SELECT pg_reload_conf();\n")
+        means.psql(fleet, "postgres", f'DROP DATABASE "{name}" WITH (FORCE);\n')
+
+
+def test_backup_restored_into_an_empty_database_equals_the_original(
+    market: Fleet, label: str
+) -> None:
+    """The task's note of itself is written after the backup, so the comparison is with the moment before it."""
+    original, restored = str(market.of("postgresql")["postgresql_database"]), f"restored_{label}"
+    with quiet(market):
+        before = content(market, original)
+        made = means.run(market, "core.tasks.backup_database")["result"]
+    assert sum(rows for rows, _ in counted(before)) > 30, "there is next to nothing to lose"
+    host, path = made["host"], made["path"]
+    assert market.must(host, ["stat", "-c", "%U %a", path]).split() == [
+        market.of("fleet")["celery_app_user"],
+        "600",
+    ]
+    assert market.must(host, ["sha256sum", path]).split()[0] == made["sha256"]
+    with empty_database(market, restored):
+        words = [
+            "exec",
+            "--",
+            "python",
+            "manage.py",
+            "restore_backup",
+            path,
+            "--database",
+            restored,
+        ]
+        fleets.must(market, host, words)
+        assert content(market, restored) == before
+        # Over what is there nothing is restored.
+        again = fleets.call(market, host, words)
+        assert (again.status != 0, "empty" in again.text) == (True, True), again.text
+
+
+def counted(found: dict[str, Any]) -> list[tuple[int, str]]:
+    return [value for name, value in found.items() if not name.startswith("shape ")]

@@ -1,0 +1,193 @@
+"""Only hosts of the fleet reach Redis and the web's backend, also after Debian's firewall was loaded anew.
+
+The tests themselves are the stranger: the machine that they run on has an address on the test network, and no inventory
+names it. Each look at what is closed stands beside one at what is open: a dead server must not pass for a closed door.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import documented
+import means
+import pytest
+from support import fleets, resp, units, web
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+pytestmark = pytest.mark.stage(3)
+
+RULES = "/etc/nftables.conf"
+# A site's own rule, where Debian has such.
+OWN = """
+table inet the_site {
+        chain input {
+                type filter hook input priority 10; policy accept;
+                tcp dport 9 drop comment "the site's own"
+        }
+}
+"""
+
+
+def address(fleet: Fleet, group: str) -> str:
+    return str(fleet.of(group)["ansible_host"])
+
+
+def closed(fleet: Fleet) -> list[means.Door]:
+    """Address and port of each door that is not for strangers."""
+    server = address(fleet, "redis")
+    doors = [(server, resp.port_of(fleet, kind)) for kind in ("broker", "results")]
+    if fleets.app_of(fleet) == "processing":
+        doors.append((address(fleet, "celery_producers"), documented.WEB_PORT))
+    return doors
+
+
+def no_stranger_gets_in(*those: Fleet) -> None:
+    """And every host of the fleet does."""
+    doors = [door for fleet in those for door in closed(fleet)]
+    found = means.at_once(*(partial(means.open_to_strangers, door) for door in doors))
+    assert found == [False] * len(doors), doors
+    for host in those[0].hosts("fleet"):
+        assert means.open_from(those[0], host, doors) == [True] * len(doors), (host, doors)
+
+
+def tables(fleet: Fleet, host: str) -> set[str]:
+    """The tables that the kernel has."""
+    listed = json.loads(fleet.must(host, ["nft", "--json", "list", "tables"]))["nftables"]
+    return {one["table"]["name"] for one in listed if "table" in one}
+
+
+def ours(fleet: Fleet) -> str:
+    """The name of an application's table."""
+    return f"celery_fleet_{fleets.app_of(fleet)}"
+
+
+def test_strangers_reach_what_is_for_users_alone(fleet: Fleet) -> None:
+    no_stranger_gets_in(fleet)
+    assert means.open_to_strangers((address(fleet, "redis"), 22))
+    assert web.flower(fleet, "/api/workers").status == 200
+
+
+def test_gunicorn_is_reached_through_nginx_alone(processing: Fleet) -> None:
+    """It listens on every address, as documented."""
+    host = processing.one("celery_producers")
+    listening = processing.must(host, ["ss", "-Htln", "sport", "=", f":{documented.WEB_PORT}"])
+    assert listening.split()[3] == f"0.0.0.0:{documented.WEB_PORT}", listening
+    where = address(processing, "celery_producers")
+    assert not means.open_to_strangers((where, documented.WEB_PORT))
+    assert means.open_to_strangers((where, processing.expected[host]["celery_producer_web_port"]))
+
+
+def back(fleet: Fleet, host: str, *more: str) -> None:
+    """Wait for the tables of all applications, which come right after Debian's own, and further ones."""
+    wanted = {*more, *map(ours, map(fleets.load, fleets.NAMES))}
+    wait_for("all tables are there", 5, lambda: wanted <= tables(fleet, host), pause=0.1)
+
+
+@pytest.fixture
+def own_rule(market: Fleet) -> Iterator[str]:
+    """A rule of the site's, in Debian's own file, on the host of Redis; its table."""
+    host = market.one("redis")
+    before = market.must(host, ["cat", RULES])
+    market.must(host, ["tee", "--append", RULES], OWN)
+    market.must(host, ["systemctl", "restart", "nftables.service"])
+    back(market, host)
+    yield "the_site"
+    market.must(host, ["tee", RULES], before)
+    market.must(host, ["systemctl", "restart", "nftables.service"])
+    back(market, host)
+    no_stranger_gets_in(*map(fleets.load, fleets.NAMES))
+
+
+@pytest.mark.parametrize("verb", ["restart", "reload", "stop", "start"])
+def test_debians_firewall_flushes_and_ours_comes_back(
+    market: Fleet, processing: Fleet, own_rule: str, verb: str
+) -> None:
+    """Its file begins with `flush ruleset`. All that the site has in it is loaded with ours, of both applications."""
+    host = market.one("redis")
+    both = (market, processing)
+    assert "flush ruleset" in market.must(host, ["cat", RULES])
+    if verb == "start":
+        # As after Debian's installation, where its own is off and ours is up.
+        market.must(host, ["systemctl", "stop", "nftables.service"])
+        for fleet in both:
+            service = f"{fleets.app_of(fleet)}-firewall.service"
+            market.must(host, ["systemctl", "start", service])
+    market.must(host, ["systemctl", verb, "nftables.service"])
+    if verb == "stop":
+        # Whoever stops it wants no rules of Debian's; what comes back with it is ours as well.
+        market.must(host, ["systemctl", "start", "nftables.service"])
+    back(market, host, own_rule)
+    no_stranger_gets_in(*both)
+    for fleet in both:
+        app = fleets.app_of(fleet)
+        state = fleet.execute(host, ["systemctl", "is-active", f"{app}-firewall.service"])
+        assert state.output.strip() == "active"
+
+
+def test_table_that_somebody_flushed_is_brought_back(market: Fleet, processing: Fleet) -> None:
+    """By what a timer of each application starts once a minute; here it is started at once."""
+    host = market.one("redis")
+    market.must(host, ["nft", "flush", "ruleset"])
+    try:
+        for fleet in (market, processing):
+            timer = f"{fleets.app_of(fleet)}-firewall-watch.timer"
+            assert units.state(fleet, host, timer)["ActiveState"] == "active"
+    finally:
+        for fleet in (market, processing):
+            service = f"{fleets.app_of(fleet)}-firewall-watch.service"
+            fleet.must(host, ["systemctl", "start", service])
+    no_stranger_gets_in(market, processing)
+
+
+def test_rules_of_the_site_stay_when_ours_are_written_again(
+    market: Fleet, processing: Fleet, own_rule: str, workshop: fleets.Workshop
+) -> None:
+    """One in Debian's file, one that somebody typed; through a restart of our unit and a run of site.yml."""
+    host, typed = market.one("redis"), "typed_by_hand"
+    market.must(host, ["nft", "add", "table", "inet", typed])
+    try:
+        before = market.must(host, ["nft", "list", "table", "inet", own_rule])
+        market.must(host, ["systemctl", "restart", f"{fleets.app_of(market)}-firewall.service"])
+        # One client more, which changes our table alone.
+        client = workshop.variables(firewall_redis_clients=["192.0.2.7/32"])
+        run = workshop.site(market, "firewall-client", client)
+        assert run.status == 0, run.end
+        assert "192.0.2.7" in market.must(host, ["nft", "list", "table", "inet", ours(market)])
+        workshop.settle(market, "firewall-settled")
+        assert "192.0.2.7" not in market.must(host, ["nft", "list", "table", "inet", ours(market)])
+        assert market.must(host, ["nft", "list", "table", "inet", own_rule]) == before
+        assert {own_rule, typed, ours(market), ours(processing)} <= tables(market, host)
+        no_stranger_gets_in(market)
+    finally:
+        market.must(host, ["nft", "delete", "table", "inet", typed])
+
+
+def test_comes_at_boot(fleet: Fleet) -> None:
+    app = fleets.app_of(fleet)
+    found = fleet.must(fleet.one("redis"), ["systemctl", "is-enabled", f"{app}-firewall.service"])
+    assert found.strip() == "enabled"
+
+
+def test_firewall_that_shuts_out_the_fleet_is_taken_back(
+    market: Fleet, workshop: fleets.Workshop
+) -> None:
+    """A host that comes from another address than the inventory says: the run stops, names it, and all goes on."""
+    host = market.one("celery_workers")
+    wrong = "192.0.2.9"
+    layer = workshop.directory / "wrong-address.json"
+    layer.write_text(json.dumps({"all": {"hosts": {host: {"firewall_address": wrong}}}}))
+    layer = layer.rename(layer.with_suffix(".yml"))
+    run = workshop.site(market, "firewall-wrong", f"--inventory={layer}")
+    assert run.status != 0
+    words = (f"{host} does not reach", "Set firewall_address of the host")
+    assert [word for word in words if word not in run.text] == [], run.end
+    assert "Traceback (most recent call last)" not in run.text, run.end
+    no_stranger_gets_in(market)
+    means.run(market, "analytics.tasks.calculate_profitability_metrics")
+    workshop.settle(market, "firewall-right")

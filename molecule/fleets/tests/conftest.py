@@ -1,0 +1,57 @@
+"""What the tests of several applications share; `support` holds the means of all scenarios.
+
+`fleet` runs a test once for each application; `flexi`, `shop` and `flash` are one of them each. `stage(n)` orders the
+tests: first what only looks, then what disturbs one application while the others must not notice.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from support import fleets
+from support.applications import (  # noqa: F401  # fixtures and hooks, which pytest finds by their names
+    fleet,
+    label,
+    others,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    workshop,
+)
+from support.inventory import Fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+
+@pytest.fixture(scope="session")
+def flexi() -> Fleet:
+    """FlexiPrice."""
+    return fleets.load("flexiprice")
+
+
+@pytest.fixture(scope="session")
+def shop() -> Fleet:
+    """aiecommerce."""
+    return fleets.load("aiecommerce")
+
+
+@pytest.fixture(scope="session")
+def flash() -> Fleet:
+    """Flash Promos."""
+    return fleets.load("flash_promos")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def doomed() -> str:
+    """A task of Flash Promos that fails and is tried again for minutes, sent first so that no test waits for it."""
+    return fleets.send(
+        fleets.load("flash_promos"), fleets.task("promotions.tasks.robust_task", 404)
+    )[0].id

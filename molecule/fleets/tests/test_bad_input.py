@@ -1,0 +1,178 @@
+"""What can't work is refused or stopped with what, where and what next, while the running release serves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import fleets, web
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.fleets import Workshop
+    from support.inventory import Fleet
+    from support.plays import Run
+
+pytestmark = pytest.mark.stage(6)
+
+SETTINGS = "aiecommerce__settings"
+EAGER = "CELERY_TASK_ALWAYS_EAGER"
+NO_DATABASE = "nowhere"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake in the inventory or the code of an application.
+
+    Attributes:
+        variables: What the inventory says otherwise.
+        says: Words of the message: what, where, and what to do next.
+        replaced: What is changed in the code, if anything.
+        shows_traceback: Whether the application's own code, or a command's output, may bring one.
+    """
+
+    variables: Callable[[Fleet], dict[str, Any]]
+    says: tuple[str, ...]
+    replaced: dict[str, tuple[str, str]] = field(default_factory=dict)
+    shows_traceback: bool = False
+
+
+def command(*argv: str, timeout: int = 60) -> Callable[[Fleet], dict[str, Any]]:
+    """One command more, after the inventory's own."""
+
+    def variables(fleet: Fleet) -> dict[str, Any]:
+        own = fleet.of("fleet")["celery_release_commands"]
+        name = f"wrong-{len(''.join(argv))}"
+        more = {
+            "name": name,
+            "argv": list(argv),
+            "when": "release",
+            "on": "one",
+            "timeout": timeout,
+        }
+        return {"celery_release_commands": [*own, more]}
+
+    return variables
+
+
+def same(_: Fleet) -> dict[str, Any]:
+    """The inventory's own."""
+    return {}
+
+
+CASES = {
+    # Of a release that is new, whose build and check have passed.
+    "command fails": Case(
+        command("python", "-c", "print('cause of it'); raise SystemExit(3)"),
+        ("exit status 3", "cause of it", "/var/log/celery-fleet/", "run the same playbook again"),
+        {"aiecommerce__catalog__pipeline": ("LEAST_MARGIN = 10", "LEAST_MARGIN = 11")},
+    ),
+    # Of the release that runs: it has not run this command yet.
+    "command hangs": Case(
+        command("python", "-c", "import time; time.sleep(600)", timeout=4),
+        ("timeout of 4 s", "celery_release_commands", "run the same playbook again"),
+    ),
+    "command does not exist": Case(
+        command("no-such-program"),
+        ("no-such-program", "does not exist", "run the same playbook again"),
+    ),
+    "database is not there": Case(
+        lambda _: {"postgresql_database": NO_DATABASE},
+        ("migrate", NO_DATABASE, "/var/log/celery-fleet/", "run the same playbook again"),
+        {"aiecommerce__catalog__pipeline": ("LEAST_MARGIN = 10", "LEAST_MARGIN = 12")},
+        shows_traceback=True,
+    ),
+    "zone of the code does not exist": Case(
+        same,
+        ("America/Guayaquill", "timezone", "did you mean America/Guayaquil?"),
+        {SETTINGS: ('CELERY_TIMEZONE = "America/Guayaquil"', 'CELERY_TIMEZONE = "America/Guayaquill"')},
+    ),
+    "zone of the inventory does not exist": Case(
+        lambda _: {"celery_app_settings": {"timezone": "America/Guayaquill"}},
+        ("celery_app_settings.timezone", "America/Guayaquill", "America/Guayaquil"),
+    ),
+    "application can't be imported": Case(
+        same,
+        ("SyntaxError", "aiecommerce/catalog/tasks.py", "line "),
+        {"aiecommerce__catalog__tasks": ("RETRY: dict[str, Any] = {", "def broken(:\nRETRY = {")},
+        shows_traceback=True,
+    ),
+    "eager in the code": Case(
+        same,
+        ("task_always_eager", EAGER, "switch it off"),
+        {SETTINGS: (f'{EAGER} = env_bool("{EAGER}")', f"{EAGER} = True")},
+    ),
+    "eager in the inventory": Case(
+        lambda _: {"celery_app_settings": {"task_always_eager": True}},
+        ("celery_app_settings.task_always_eager", "developer's machine"),
+    ),
+    "schedules contradict each other": Case(
+        lambda _: {
+            "celery_beat_schedule": {
+                "run-prune-scrapes": {"task": "run_prune_scrapes", "crontab": {"minute": 0, "hour": 3}}
+            }
+        },
+        ("celery_beat_schedule.run-prune-scrapes", "another time", "celery_beat_schedule_policy"),
+    ),
+    "inventory has a schedule where the code's is the whole": Case(
+        lambda _: {
+            "celery_beat_schedule_policy": "refuse",
+            "celery_beat_schedule": {"mine": {"task": "run_prune_scrapes", "interval": 60}},
+        },
+        ("celery_beat_schedule", "mine", "celery_beat_schedule_policy"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled(shop: Fleet, workshop: Workshop) -> Iterator[None]:
+    """Whatever was refused, the inventory's own state is one run away; and then there is nothing to do."""
+    yield
+    workshop.settle(shop, "settled")
+    again = workshop.site(shop, "settled-again")
+    assert again.status == 0, again.end
+    assert again.changed == dict.fromkeys(shop.hosts(), 0)
+
+
+def refuse(shop: Fleet, workshop: Workshop, title: str) -> Run:
+    case = CASES[title]
+    variables = case.variables(shop)
+    if case.replaced:
+        variables["celery_app_source"] = workshop.source(shop, **case.replaced)
+    name = title.replace(" ", "-").replace("'", "")
+    return workshop.site(shop, f"bad-{name}", workshop.variables(**variables))
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_running_release_serves_on(
+    shop: Fleet, flexi: Fleet, flash: Fleet, workshop: Workshop, title: str
+) -> None:
+    others = fleets.Look.at(flexi, flash)
+    processes, serving = fleets.pids(shop), fleets.serving(shop)
+    case, run = CASES[title], refuse(shop, workshop, title)
+    assert run.status != 0, "it was not refused"
+    # What stands before may be the inventory's own words, shown by -vvv.
+    message = " ".join(run.text[max(run.text.find("[ERROR]"), 0) :].split())
+    assert [word for word in case.says if word not in message] == [], run.end
+    assert case.shows_traceback or "Traceback (most recent call last)" not in run.text, run.end
+    assert fleets.pids(shop) == processes
+    assert fleets.serving(shop) == serving
+    others.unchanged()
+    # The web process, a worker and the database, as before.
+    products = web.api(shop, "/api/v1/products", login=False)
+    assert (products.status, len(products.json["products"]) > 0) == (200, True)
+    identity = products.json["products"][0]["id"]
+    answer = web.api(shop, f"/api/v1/admin/products/{identity}/price", "POST", content={"price": 7})
+    assert answer.status == 202, answer.body
+    done = wait_for(
+        "a worker has done it",
+        20,
+        lambda: (
+            (found := web.api(shop, answer.json["status_url"]).json)["state"] == "SUCCESS" and found
+        ),
+    )
+    assert done["result"] == "7.00"

@@ -1,0 +1,70 @@
+"""All three are up, each came onto the prepared hosts in time, and a second run of any of them changes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from support import fleets, plays, units
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+LIMIT = 240  # seconds for one fleet onto a prepared host
+
+
+def test_all_services_are_up(fleet: Fleet) -> None:
+    assert units.down(fleet) == []
+
+
+def test_operator_sees_all_well(fleet: Fleet) -> None:
+    for host in fleet.hosts("fleet"):
+        found = json.loads(fleets.must(fleet, host, "--format json status").output)
+        assert (found["app"], found["ok"], found["problems"]) == (fleets.app_of(fleet), True, [])
+
+
+@pytest.mark.parametrize("name", fleets.NAMES)
+def test_deploy_onto_prepared_hosts_is_quick(name: str) -> None:
+    record = fleets.load(name).state / "deploys" / f"{name}.json"
+    assert json.loads(record.read_text())["seconds"] <= LIMIT
+
+
+@pytest.mark.parametrize("name", fleets.NAMES)
+def test_plan_of_a_deploy_has_nothing_of_another_application(name: str) -> None:
+    plan = json.loads((fleets.load(name).state / "deploys" / f"{name}.plan.json").read_text())
+    assert len(plan["items"]) > 20
+    others = {other for other in fleets.NAMES if other != name}
+    found = [item for item in plan["items"] if any(other in json.dumps(item) for other in others)]
+    assert found == []
+
+
+def test_second_run_changes_nothing(fleet: Fleet, workshop: fleets.Workshop) -> None:
+    """Of the first application, too, after the others have come."""
+    before = fleets.Look.at(*map(fleets.load, fleets.NAMES))
+    run = workshop.site(fleet, "second-run")
+    assert run.status == 0, run.end
+    assert run.changed == dict.fromkeys(fleet.hosts(), 0)
+    before.unchanged()
+
+
+@pytest.mark.stage(8)
+def test_whole_run_has_left_all_up(fleet: Fleet) -> None:
+    assert units.down(fleet) == []
+
+
+@pytest.mark.stage(8)
+def test_no_secret_in_any_output() -> None:
+    """Of any run, each with -vvv and --diff but for the deploys, whose plans are kept as JSON."""
+    fleet = fleets.load(fleets.NAMES[0])
+    written = [*plays.transcripts(fleet).glob("*.log"), *(fleet.state / "deploys").glob("*.json")]
+    assert len(written) > 20
+    texts = {path.name: path.read_text(errors="replace") for path in written}
+    found = {
+        (title, name, what)
+        for name in fleets.NAMES
+        for what, form in fleets.hidden(name)
+        for title, text in texts.items()
+        if form in text
+    }
+    assert found == set()

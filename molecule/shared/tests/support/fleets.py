@@ -1,0 +1,311 @@
+"""Several applications on the same hosts: what is asked of each, done to it, and left of it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support import plays, secrets, units, web
+from support.inventory import ROOT, Fleet, load_fleet
+from support.plays import Run
+from support.waiting import wait_for
+
+SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "fleets")
+LISTED = yaml.safe_load((ROOT / "molecule" / SCENARIO / "vars/applications.yml").read_text())
+INVENTORIES = {one["name"]: one["inventory"] for one in LISTED["fleets_applications"]}
+NAMES = tuple(INVENTORIES)
+
+# All that deploys write and processes read; not what the processes themselves write.
+PLACES = (
+    *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/logrotate.d"),
+    *("/etc/tmpfiles.d", "/etc/sysusers.d"),
+)
+
+Unit = tuple[str, str]  # host and unit
+
+# Sends tasks as the application's own processes would, and waits for those that are to be waited for.
+_SEND = """
+import json, os, sys
+from celery.app.utils import find_app
+app = find_app(os.environ["CELERY_APP"])
+found = []
+for task in json.load(sys.stdin):
+    sent = app.send_task(task["name"], args=task["args"], **task["options"])
+    if task["wait"]:
+        sent.get(timeout=task["wait"], propagate=False)
+    ended = [sent.state, repr(sent.result)] if task["wait"] else ["", ""]
+    found.append({"id": sent.id, "state": ended[0], "result": ended[1]})
+print(json.dumps(found))
+"""
+_STATE = """
+import os, sys
+from celery.app.utils import find_app
+app = find_app(os.environ["CELERY_APP"])
+print(app.AsyncResult(sys.argv[1]).state)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command on a host ended, and after how many seconds."""
+
+    status: int
+    output: str
+    errors: str
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """All that it printed."""
+        return self.output + self.errors
+
+    @property
+    def last(self) -> Any:
+        """Its last line, which is JSON."""
+        return json.loads(self.output.strip().splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A task that was sent; state and result where its end was waited for."""
+
+    id: str
+    state: str
+    result: str
+
+
+def load(name: str) -> Fleet:
+    """An application's fleet by its name in the vars/applications.yml of its scenario."""
+    return load_fleet((INVENTORIES[name], LISTED["fleets_overlay"]))
+
+
+def app_of(fleet: Fleet) -> str:
+    """The application's name in its inventory."""
+    return str(fleet.of("fleet")["celery_app_name"])
+
+
+@functools.cache
+def hidden(name: str) -> tuple[tuple[str, str], ...]:
+    """Name and form of each secret of an application."""
+    return tuple(
+        (what, form) for what, forms in secrets.needles(load(name)).items() for form in forms
+    )
+
+
+# --- commands of the operator ----------------------------------------------------------------------
+
+
+def call(
+    fleet: Fleet, host: str, words: str | Sequence[str], stdin: str = "", timeout: float = 120
+) -> Answer:
+    """Run celery-fleet as documented where a host has several applications; it prints no secret of any of them."""
+    listed = shlex.split(words) if isinstance(words, str) else list(words)
+    command = ["env", f"CELERY_FLEET_APP={app_of(fleet)}", "celery-fleet", *listed]
+    began = time.monotonic()
+    done = fleet.execute(host, command, stdin, timeout)
+    answer = Answer(done.status, done.output, done.errors, time.monotonic() - began)
+    leaked = {what for name in NAMES for what, form in hidden(name) if form in answer.text}
+    assert leaked == set(), f"celery-fleet {shlex.join(listed)} prints secrets"
+    return answer
+
+
+def must(fleet: Fleet, host: str, words: str | Sequence[str], stdin: str = "") -> Answer:
+    """The same, which has to end well."""
+    answer = call(fleet, host, words, stdin)
+    assert answer.status == 0, f"{words}: status {answer.status}: {answer.text[-3000:]}"
+    return answer
+
+
+def python(fleet: Fleet, script: str, *arguments: str, stdin: str = "") -> Answer:
+    """Run a script with the environment and the credentials of the application's producers."""
+    words = ["exec", "--", "python", "-c", script, *arguments]
+    return must(fleet, fleet.one("celery_producers"), words, stdin)
+
+
+def task(name: str, *args: Any, wait: float = 0, **options: Any) -> dict[str, Any]:
+    """One call of a task for `send`; `wait` is for how many seconds to wait for its end."""
+    return {"name": name, "args": args, "wait": wait, "options": options}
+
+
+def send(fleet: Fleet, *tasks: Mapping[str, Any]) -> list[Sent]:
+    """Send tasks, one after the other."""
+    answer = python(fleet, _SEND, stdin=json.dumps(tasks))
+    return [Sent(**one) for one in answer.last]
+
+
+def run(fleet: Fleet, name: str, *args: Any, wait: float = 30) -> Sent:
+    """Send a task and wait for its end, which has to be a good one."""
+    done = send(fleet, task(name, *args, wait=wait))[0]
+    assert done.state == "SUCCESS", f"{name}: {done.state}: {done.result}"
+    return done
+
+
+def state_of(fleet: Fleet, identity: str) -> str:
+    """Celery's word for how a task stands."""
+    return python(fleet, _STATE, identity).output.split()[-1]
+
+
+def nodes(fleet: Fleet) -> dict[str, list[str]]:
+    """Every worker of the inventory by its node name, with its queues."""
+    found = {}
+    for host in fleet.hosts("celery_workers"):
+        variables = fleet.expected[host]
+        for worker in variables["celery_worker_enabled"]:
+            own = variables["celery_worker_instances"][worker] or {}
+            found[f"{worker}@{host}"] = own.get("queues", [worker])
+    return found
+
+
+def ran_on(fleet: Fleet, identity: str) -> list[str]:
+    """The queues of the worker that ran a task, by the workers' own word to Flower."""
+    path = f"/api/task/info/{identity}"
+
+    def look() -> Any:
+        answer = web.flower(fleet, path)
+        return answer.json if answer.status == 200 and answer.json.get("worker") else None
+
+    return nodes(fleet)[wait_for(f"Flower hears of {identity}", 15, look)["worker"]]
+
+
+# --- processes and files ---------------------------------------------------------------------------
+
+
+def pids(fleet: Fleet) -> dict[Unit, str]:
+    """The main process of every service of an application, without nginx, which all share."""
+    return {key: pid for key, pid in units.main_pids(fleet).items() if key[1] != "nginx.service"}
+
+
+def files(fleet: Fleet) -> dict[str, str]:
+    """Host -> names, owners, modes and hashes of all files of an application, and its links into releases."""
+    app, roots = app_of(fleet), " ".join(PLACES)
+    script = f"""
+        find {roots} -type f -path '*{app}*' -printf '%p %u:%g %m ' -exec sha256sum {{}} \\; 2>/dev/null |
+          cut -d' ' -f1-4 | sort
+        find {roots} /opt/{app} -maxdepth 3 -type l -path '*{app}*' -printf '%p -> %l\\n' 2>/dev/null | sort
+    """
+    return {host: fleet.must(host, script) for host in fleet.hosts("fleet")}
+
+
+def serving(fleet: Fleet) -> dict[str, str]:
+    """Host -> which release each process is to run, and which is the current one."""
+    script = f"cd /opt/{app_of(fleet)} || exit 0; for l in pins/* current; do echo $l $(readlink $l); done"
+    return {host: fleet.execute(host, script).output for host in fleet.hosts("fleet")}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Processes and files of some applications, to be compared with later ones."""
+
+    fleets: tuple[Fleet, ...]
+    pids: tuple[Mapping[Unit, str], ...]
+    files: tuple[Mapping[str, str], ...]
+
+    @classmethod
+    def at(cls, *fleets: Fleet) -> Look:
+        """Now."""
+        return cls(fleets, tuple(map(pids, fleets)), tuple(map(files, fleets)))
+
+    def unchanged(self) -> None:
+        """The same processes run, from the same files."""
+        later = Look.at(*self.fleets)
+        assert later.pids == self.pids
+        assert later.files == self.files
+
+
+def journal(fleet: Fleet, host: str, unit: str, *words: str) -> list[tuple[float, str]]:
+    """Time and message of each line of a unit's journal."""
+    command = ["journalctl", "--no-pager", "--quiet", "--output=json", f"--unit={unit}", *words]
+    lines = map(json.loads, fleet.must(host, command).splitlines())
+    return [
+        (int(line["__REALTIME_TIMESTAMP"]) / 1e6, line["MESSAGE"])
+        for line in lines
+        if isinstance(line["MESSAGE"], str)
+    ]
+
+
+def worker_units(fleet: Fleet) -> list[Unit]:
+    """Host and unit of every worker."""
+    app = app_of(fleet)
+    return [
+        (node.partition("@")[2], f"{app}-worker@{node.partition('@')[0]}.service")
+        for node in nodes(fleet)
+    ]
+
+
+# --- runs of playbooks -----------------------------------------------------------------------------
+
+
+class Workshop:
+    """Runs of site.yml with something changed, for as long as a session of tests."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._numbers = itertools.count()
+
+    def variables(self, **values: Any) -> str:
+        """The option that sets variables for all hosts."""
+        path = self.directory / f"variables-{next(self._numbers)}.json"
+        path.write_text(json.dumps(values))
+        return f"--extra-vars=@{path}"
+
+    def source(self, fleet: Fleet, **replaced: tuple[str, str]) -> dict[str, Any]:
+        """celery_app_source of a changed copy of the application.
+
+        Args:
+            fleet: Whose application.
+            replaced: A file, with `__` for `/` and without `.py`, to what is replaced in it by what.
+        """
+        own = dict(fleet.of("fleet")["celery_app_source"])
+        copy = self.directory / f"source-{next(self._numbers)}"
+        unneeded = shutil.ignore_patterns("__pycache__", ".*", "db.sqlite3", "staticfiles")
+        shutil.copytree(ROOT / own["path"], copy, ignore=unneeded)
+        for name, (old, new) in replaced.items():
+            path = copy / f"{name.replace('__', '/')}.py"
+            text = path.read_text()
+            assert text.count(old) == 1, f"{path.name} has {old!r} not exactly once"
+            path.write_text(text.replace(old, new))
+        return {**own, "path": str(copy)}
+
+    def path_of(self, source: Mapping[str, Any], name: str) -> Path:
+        """A file of such a copy, which has to be there."""
+        path = Path(source["path"]) / name
+        assert path.is_file(), f"{name} is not in the application"
+        return path
+
+    def site(self, fleet: Fleet, title: str, *arguments: str) -> Run:
+        """Run site.yml for one application."""
+        return plays.play(fleet, f"{app_of(fleet)}-{title}", *arguments)
+
+    def plan(self, fleet: Fleet, title: str, *arguments: str) -> Run:
+        """Run plan.yml for one application."""
+        name = f"{app_of(fleet)}-{title}"
+        return plays.play(fleet, name, *arguments, playbook="playbooks/plan.yml")
+
+    def settle(self, fleet: Fleet, title: str) -> None:
+        """Bring an application back to its inventory."""
+        done = self.site(fleet, title)
+        assert done.status == 0, done.end
+        units.wait_until_up(fleet, 30)
+
+
+@contextmanager
+def stopped(fleet: Fleet, host: str, unit: str, *more: str) -> Iterator[None]:
+    """Stop a unit, and others with it, while a block runs; afterwards all of the application is up again."""
+    fleet.must(host, ["systemctl", "stop", unit, *more])
+    try:
+        yield
+    finally:
+        fleet.must(host, ["systemctl", "start", unit])
+        units.wait_until_up(fleet, 60)

@@ -1,0 +1,147 @@
+"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `fleet_control.commands`.
+
+`do: look`, `claim` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
+command. A command that fails is dropped from the marks before it is told of, so that the next run begins it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import commands, lease, remote  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """One step of one command on one host."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The step's answer.
+
+        Raises:
+            AnsibleActionFail: The command did not succeed, or nobody can say; with what to do next.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        result.update(changed=False)
+        args, variables = self._task.args, task_vars or {}
+        steps = {"look": self._look, "claim": self._claim, "run": self._run, "settle": self._settle}
+        try:
+            if args["do"] == "look":
+                result["marks"] = self._look(args, variables)
+            elif not self._task.check_mode:
+                with lease.held(variables, check=False):
+                    result.update(steps[str(args["do"])](args, variables))
+        except (commands.CommandError, lease.LostError) as error:
+            raise AnsibleActionFail(f"{variables['inventory_hostname']}: {error}") from None
+        except remote.RemoteError as error:
+            raise AnsibleActionFail(
+                f"{variables['inventory_hostname']}: the release's commands can't be asked for: {error}. "
+                "Run the same command again."
+            ) from None
+        return result
+
+    def _claims(self, asked: dict[str, Any]) -> dict[str, Any]:
+        command = remote.command(remote.script("claims"))
+        done = self._low_level_execute_command(command, in_data=json.dumps(asked).encode())
+        return dict(remote.answer(done))
+
+    def _scope(self, command: dict[str, Any]) -> str:
+        return "fleet" if command["on"] == "one" else "host"
+
+    def _look(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        scope = str(args["scope"])
+        return self._claims(
+            commands.question("look", str(args["app"]), scope, str(args["release"]))
+        )
+
+    def _claim(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        command = dict(args["command"])
+        here = str(variables["inventory_hostname"])
+        word = secrets.token_hex(8)
+        who = lease.owner(os.getppid())
+        answer = commands.claim(
+            lambda: self._claims(
+                commands.question(
+                    "claim",
+                    str(args["app"]),
+                    self._scope(command),
+                    str(args["release"]),
+                    command,
+                    host=here,
+                    claim=word,
+                    owner=who,
+                )
+            ),
+            command,
+            str(self._task.delegate_to or here),
+            say=lambda line: Display().display(f"{here}: {line}"),
+        )
+        return {"claim": dict(answer)}
+
+    def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        command, claim = dict(args["command"]), dict(args["claim"])
+        here = str(variables["inventory_hostname"])
+        program = remote.program(f"{args['runtime']}/celery_fleet/release_command.py")
+
+        def ask(request: dict[str, Any]) -> dict[str, Any]:
+            done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
+            return dict(remote.answer(done))
+
+        ended = commands.carry_out(
+            ask,
+            {
+                "app": str(args["app"]),
+                "name": command["name"],
+                "release": str(args["release"]),
+                "claim": claim["claim"],
+                "argv": [str(word) for word in command["argv"]],
+                "timeout": float(command["timeout"]),
+            },
+            resumed=bool(claim["resumed"]),
+            say=lambda line: Display().display(f"{here}: {line}"),
+        )
+        # Ansible shows what a task returns: -v does, a callback or a log of the run may.
+        known = commands.secrets_of(str(args.get("secrets", "")))
+        tail = commands.clean(str(ended.get("tail") or ""), known)
+        return {"changed": True, "ended": {**ended, "tail": tail}}
+
+    def _settle(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        command, claim, ended = dict(args["command"]), dict(args["claim"]), dict(args["ended"])
+        here = str(variables["inventory_hostname"])
+        well = ended["status"] == 0
+        self._claims(
+            commands.question(
+                "done" if well else "drop",
+                str(args["app"]),
+                self._scope(command),
+                str(args["release"]),
+                command,
+                host=here,
+                claim=claim["claim"],
+                owner=lease.owner(os.getppid()),
+            )
+        )
+        if not well:
+            raise AnsibleActionFail(commands.failure(here, command, str(args["release"]), ended))
+        Display().display(
+            f"{here}: {command['name']} is done, in {float(ended['seconds']):g} s; what it printed: {ended['log']}"
+        )
+        return {}

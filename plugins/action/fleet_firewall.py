@@ -1,0 +1,85 @@
+"""Action plugin `fleet_firewall`: tries a table on a host, asks from hosts who gets through, takes it back or keeps it.
+
+`do: refuse` calls no host: it ends the run with what the others have found.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import firewall, lease, remote  # noqa: E402  # needs the path above
+
+# Seconds after which a host takes a table back by itself, should the run end before its word.
+VALID = 120
+# Seconds within which a host has to get through.
+PATIENCE = 5
+_DONE = {"try": "loaded", "back": "taken back", "keep": "kept"}
+
+
+class ActionModule(ActionBase):
+    """Runs one small script on the host; see `scripts/firewall.py` beside `fleet_control.remote`."""
+
+    _supports_check_mode = False
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """`blocked` of `connect`; the others change the host's rules, until the host starts anew at the longest."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        args = self._task.args
+        if args["do"] == "refuse":
+            raise AnsibleActionFail(self._refusal(variables))
+        if args["do"] == "connect":
+            asked = {"targets": [[str(h), int(p)] for h, p in args["targets"]], "timeout": PATIENCE}
+            result.update(changed=False, **self._ask(do="connect", **asked))
+            return result
+        app = str(args["app"])
+        asked = {"unit": f"{app}-firewall-back", "table": firewall.table(app), "file": args["file"]}
+        try:
+            with lease.held(variables, check=self._task.check_mode):
+                answer = self._ask(
+                    do=args["do"], text=str(args.get("text", "")), seconds=VALID, **asked
+                )
+        except lease.LostError as lost:
+            raise AnsibleActionFail(str(lost)) from None
+        if answer["error"]:
+            raise AnsibleActionFail(
+                f"The firewall's table can't be {_DONE[args['do']]}: {answer['error']}\n"
+                "Does the host's kernel have nftables? `nft list tables` on it says so; `firewall_enabled: false` goes "
+                "without. Then run again."
+            )
+        result.update(changed=args["do"] == "try", tried=args["do"] == "try")
+        return result
+
+    def _ask(self, **asked: Any) -> dict[str, Any]:
+        done = self._low_level_execute_command(
+            remote.command(remote.script("firewall")), in_data=json.dumps(asked).encode()
+        )
+        try:
+            return dict(remote.answer(done))
+        except remote.RemoteError as error:
+            raise AnsibleActionFail(f"the firewall can't be tried: {error}") from None
+
+    def _refusal(self, variables: dict[str, Any]) -> str:
+        hostvars, hosts = variables["hostvars"], variables["ansible_play_hosts_all"]
+        answers = {
+            name: {h: hostvars[h].get(name) or {} for h in hosts}
+            for name in ("__firewall_connected", "__firewall_again", "__firewall_tried")
+        }
+        tries = {h: a for h, a in answers["__firewall_connected"].items() if a.get("blocked")}
+        tables = [h for h, answer in answers["__firewall_tried"].items() if answer.get("tried")]
+        allowed = {host: firewall.addresses(hostvars[host], host) for host in tries}
+        return firewall.refusal(tries, answers["__firewall_again"], allowed, tables)

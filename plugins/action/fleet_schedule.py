@@ -1,0 +1,69 @@
+"""Action plugin `fleet_schedule`: compares the schedule in the database with what is declared, or writes it there.
+
+`do: plan` only reads; `do: sync` writes, and is skipped in check mode. See `fleet_control.schedule`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import lease, schedule  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """One question to beat's host."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Items and notes of the plan, or what was written.
+
+        Raises:
+            AnsibleActionFail: What is declared has to be mended, or could not be written; with what to do next.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        result.update(changed=False)
+        variables = task_vars or {}
+        host = str(variables["inventory_hostname"])
+        try:
+            if self._task.args["do"] == "plan":
+                result.update(schedule.foretold(host, self._ask()))
+            elif not self._task.check_mode:
+                with lease.held(variables, check=False):
+                    done = schedule.written(host, self._ask())
+                for line in done["lines"]:
+                    Display().display(f"{host}: {line}")
+                result.update(changed=done["changed"])
+        except (schedule.ScheduleError, lease.LostError) as error:
+            raise AnsibleActionFail(str(error)) from None
+        return result
+
+    def _ask(self) -> dict[str, Any]:
+        args = self._task.args
+        command = schedule.command(
+            str(args["do"]),
+            str(args["app"]),
+            str(args["root"]),
+            str(args["runtime"]),
+            str(args["release"]),
+            float(args["timeout"]),
+        )
+        done: dict[str, Any] = self._low_level_execute_command(
+            command, in_data=json.dumps(args["settings"]).encode()
+        )
+        return done

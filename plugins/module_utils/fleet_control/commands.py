@@ -1,0 +1,337 @@
+"""The commands of a release (`celery_release_commands`): which a host has to run, and how one is carried out.
+
+Each has a claim before it runs: on the fleet's first Redis host for those that run on one host, on each host for those
+that run on all. So no command is started twice, whoever comes, and what a killed run left going is waited for. The
+scripts `claims` and `celery_fleet.release_command` do what is asked of a host; here is what is asked, and what is made
+of the answers.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from .redact import hide_logins
+
+DIRECTORY = "/var/lib/celery-fleet/commands"
+
+# Seconds of one question to a host, and those beyond its own time that a command may take to be ended.
+WAIT = 15.0
+SLACK = 120.0
+# Seconds between two looks whether another host has done it.
+_PAUSE = 2.0
+# So often a command is begun anew that has ended without a word.
+_ATTEMPTS = 3
+# Shorter values are no secrets, and would be struck out of ordinary words.
+_SHORTEST = 4
+
+_VARIABLE = re.compile(r'^[A-Za-z_][A-Za-z0-9_]*="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
+
+# Of a URL: to its last @, since a password that nobody has encoded may hold one, and to its first.
+_PASSWORDS = (
+    re.compile(r"://[^/\s:@]*:(\S*)@"),
+    re.compile(r"://[^/\s:@]*:([^\s@]*)@"),
+)
+
+Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+class CommandError(Exception):
+    """A command did not succeed, or nobody can say; the message is for the person who runs the play."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of `celery_release_commands`."""
+
+    name: str
+    argv: tuple[str, ...]
+    when: str = "release"
+    on: str = "one"
+    timeout: float = 600.0
+
+    @property
+    def often(self) -> str:
+        """How often it runs, for people."""
+        return "once ever" if self.when == "once" else "once per release"
+
+
+def parse(raw: Iterable[Mapping[Any, Any]]) -> list[Command]:
+    """The commands as the inventory gives them; preflight has refused what is none.
+
+    YAML 1.1 reads the key `on` as true.
+    """
+    found = []
+    for item in raw:
+        given = {"on" if key is True else str(key): value for key, value in item.items()}
+        found.append(
+            Command(
+                name=str(given["name"]),
+                argv=tuple(str(word) for word in given["argv"]),
+                when=str(given.get("when") or "release"),
+                on=str(given.get("on") or "one"),
+                timeout=float(given.get("timeout") or 600),
+            )
+        )
+    return found
+
+
+def due(
+    raw: Iterable[Mapping[Any, Any]],
+    fleet: Mapping[str, Any],
+    own: Mapping[str, Any],
+    here: str,
+    hosts: Sequence[str],
+) -> list[dict[str, Any]]:
+    """What this host has to run, in order, as plain data.
+
+    Args:
+        raw: celery_release_commands.
+        fleet: The fleet's marks, as the script `claims` shows them.
+        own: This host's.
+        here: Name of this host.
+        hosts: All of this run that have the release.
+    """
+    found = []
+    for command in parse(raw):
+        marks = fleet if command.on == "one" else own
+        mark = (marks.get(command.when) or {}).get(command.name) or {}
+        if mark.get("state") == "done" or not hosts:
+            continue
+        # Where a killed run has begun it, its end is known there alone.
+        chosen = mark["host"] if mark.get("host") in hosts else hosts[0]
+        if here == chosen or (command.on == "all" and here in hosts):
+            found.append(
+                {
+                    "name": command.name,
+                    "argv": list(command.argv),
+                    "when": command.when,
+                    "on": command.on,
+                    "timeout": command.timeout,
+                    "text": f"{command.name} ({command.often})",
+                }
+            )
+    return found
+
+
+def items(found: Iterable[Mapping[str, Any]], app: str) -> list[dict[str, str]]:
+    """What `due` found, as the plan shows it."""
+    return [{"subject": app, "text": str(command["text"])} for command in found]
+
+
+def names(
+    raw: Sequence[Mapping[Any, Any]],
+    fleet: Mapping[str, Any],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+) -> list[str]:
+    """Names of the commands that any of these hosts has to run, in their order.
+
+    Args:
+        raw: celery_release_commands.
+        fleet: The fleet's marks.
+        hostvars: Ansible's, of which what each host's own marks were found to be is read.
+        hosts: All of this run that have the release.
+    """
+    wanted = set()
+    for host in hosts:
+        own = (hostvars[host].get("__celery_release_own") or {}).get("marks") or {}
+        wanted |= {command["name"] for command in due(raw, fleet, own, host, hosts)}
+    return [command.name for command in parse(raw) if command.name in wanted]
+
+
+def question(
+    do: str,
+    app: str,
+    scope: str,
+    release: str,
+    command: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """What the script `claims` is asked; without a command it is a look."""
+    asked: dict[str, Any] = {
+        "directory": DIRECTORY,
+        "app": app,
+        "scope": scope,
+        "do": do,
+        "release": release,
+        **more,
+    }
+    if command is not None:
+        asked.update(name=command["name"], when=command["when"])
+    return asked
+
+
+def claim(
+    ask: Callable[[], Mapping[str, Any]],
+    command: Mapping[str, Any],
+    keeper: str,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    say: Callable[[str], None] = lambda line: None,
+) -> Mapping[str, Any]:
+    """Have a command as one's own, or know that it is done; what another host is at is waited for.
+
+    Args:
+        ask: Claims it on the host that keeps the marks.
+        command: Of `due`.
+        keeper: Name of that host.
+        sleep: Waits some seconds.
+        say: Takes a line for the person who waits.
+
+    Returns:
+        The answer, whose `state` is "ours" or "done".
+
+    Raises:
+        CommandError: Nobody can say how it stands.
+    """
+    said = False
+    while True:
+        answer = ask()
+        if answer["state"] in ("ours", "done"):
+            return answer
+        if answer["state"] != "held":
+            raise CommandError(
+                f"{command['name']}: its mark on {keeper}, {answer.get('path')}, can't be read "
+                f"({answer.get('error')}). Find out whether the command was done; if not, remove that file there. Then "
+                "run the same command again."
+            )
+        begun = f"{command['name']} was begun on {answer['host']} by {answer['owner']}"
+        if answer["age"] > float(command["timeout"]) + SLACK:
+            raise CommandError(
+                f"{begun}, {answer['age']:.0f} s ago, and nobody has said how it ended. Run again with "
+                f"{answer['host']} among the hosts: it knows. If it is gone for good, find out whether the command was "
+                f"done; if not, remove {answer['path']} on {keeper}, and run again."
+            )
+        if not said:
+            say(f"{begun}: waiting for its end")
+            said = True
+        sleep(_PAUSE)
+
+
+def carry_out(
+    ask: Ask,
+    request: Mapping[str, Any],
+    *,
+    resumed: bool,
+    clock: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = lambda line: None,
+) -> Mapping[str, Any]:
+    """Start a command on its host, or take up what was started there, and wait for its end.
+
+    Args:
+        ask: Asks `celery_fleet.release_command` on the host.
+        request: Its `app`, `name`, `release`, `claim`, `argv` and `timeout`.
+        resumed: The claim is one of an earlier run.
+        clock: Seconds.
+        say: Takes a line for the person who waits.
+
+    Returns:
+        The end: `status`, `seconds`, `log` and `tail`.
+
+    Raises:
+        CommandError: It can't be started, or does not end.
+    """
+    name = str(request["name"])
+    begin = {"do": "start", **request}
+    deadline = clock() + float(request["timeout"]) + SLACK
+    attempts = 1
+    answer = ask(begin)
+    if answer["state"] == "ended" and answer["status"] != 0 and resumed:
+        # Of a run that could not tell: this one is the next try.
+        answer = ask({**begin, "again": True})
+    elif answer["state"] == "running" and resumed:
+        say(f"{name} runs already, begun by an earlier run: waiting for its end")
+    while True:
+        state = str(answer["state"])
+        if state == "ended":
+            return answer
+        if state == "refused":
+            raise CommandError(
+                f"{name} can't be started ({answer.get('error')}). Mend that there and run the same command again."
+            )
+        if clock() > deadline:
+            raise CommandError(
+                f"{name} has not ended {float(request['timeout']) + SLACK:.0f} s after its start, and could not be "
+                f"ended. Next, there: systemctl status '{request['app']}-command.{name}*'; then run again."
+            )
+        if state == "gone":
+            if attempts == _ATTEMPTS:
+                raise CommandError(
+                    f"{name} was ended {_ATTEMPTS} times without a word of its own, as by a boot or for want of "
+                    f"memory. Next, there: journalctl -u '{request['app']}-command.{name}*' -n 50; then run again."
+                )
+            # "other" before it is another claim's, at whose end ours begins.
+            attempts += 1
+            answer = ask(begin)
+            continue
+        waited = ask({"do": "wait", "seconds": WAIT, **request})
+        if waited["state"] == "gone" and state == "other":
+            attempts -= 1
+        answer = waited
+
+
+# What an exit status says that is not the program's own.
+_STATUS = {
+    124: "took longer than its timeout of {timeout:g} s and was ended (celery_release_commands, timeout)",
+    125: "could not be started",
+    126: "can't be run",
+    127: "is a program that does not exist in the release nor on the host",
+}
+
+
+def failure(
+    host: str,
+    command: Mapping[str, Any],
+    release: str,
+    ended: Mapping[str, Any],
+) -> str:
+    """What to tell a person of a command that did not succeed; its last lines are clean already."""
+    status = int(ended["status"])
+    what = _STATUS.get(status, "ended with exit status {status}").format(
+        timeout=float(command["timeout"]), status=status
+    )
+    known = f" (exit status {status})" if status in _STATUS else ""
+    seconds = f"after {float(ended['seconds']):g} s"
+    lines = [f"{host}: {command['name']} of release {release} {what}{known}, {seconds}."]
+    tail = str(ended.get("tail") or "")
+    if tail:
+        lines.append("Its last lines:")
+        lines += [f"  {line}" for line in tail.splitlines()]
+    lines += [
+        f"All it printed is on {host}, for root: {ended['log']}",
+        "Nothing of the new release was started, and what ran before goes on.",
+        f"Mend the cause and run the same playbook again: it goes on with {command['name']}.",
+    ]
+    return "\n".join(lines)
+
+
+def clean(text: str, secrets: Iterable[str]) -> str:
+    """A program's own words without the secrets of its environment."""
+    for secret in sorted(
+        {item for item in secrets if len(item) >= _SHORTEST}, key=len, reverse=True
+    ):
+        text = text.replace(secret, "***")
+    return hide_logins(text)
+
+
+def secrets_of(environment: str) -> list[str]:
+    """The values in the text of an environment file.
+
+    Beside them each line of one that has several, and the password of one that is a URL, as it is written there and as
+    a library prints it.
+    """
+    values = [re.sub(r"\\(.)", r"\1", value) for value in _VARIABLE.findall(environment)]
+    lines = [line for value in values if "\n" in value for line in value.splitlines()]
+    written = [found for value in values for form in _PASSWORDS for found in form.findall(value)]
+    return [*values, *lines, *written, *map(unquote, written)]
+
+
+def shown(command: Mapping[str, Any]) -> str:
+    """Its command line, for those who wrote it."""
+    return shlex.join(command["argv"])

@@ -1,0 +1,158 @@
+"""What a host's check of its health looks at, and from which values on: `/etc/celery-fleet/<app>/health.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+FORMAT = 1
+
+# From which value on something is a warning, and bad; nothing is never. Times are seconds.
+THRESHOLDS: dict[str, dict[str, float | None]] = {
+    "database_seconds": {"warning": 2, "bad": 8},
+    "redis_seconds": {"warning": 1, "bad": 5},
+    # Of an instance that does not evict.
+    "redis_memory_percent": {"warning": 80, "bad": 95},
+    # Of each filesystem that the fleet writes to.
+    "disk_free_percent": {"warning": 15, "bad": 5},
+    "disk_free_mb": {"warning": 1000, "bad": 250},
+    "inodes_free_percent": {"warning": 15, "bad": 5},
+    "memory_available_percent": {"warning": 10, "bad": 4},
+    # Full swap is no fault by itself.
+    "swap_used_percent": {"warning": 80, "bad": None},
+    # The load of five minutes.
+    "load_per_core": {"warning": 4, "bad": 20},
+    # How long a unit that should be up has been starting; without its broker a worker starts for ever.
+    "starting_seconds": {"warning": 0, "bad": 180},
+    # Beyond celery_beat_max_loop_interval.
+    "beat_tick_seconds": {"warning": 30, "bad": 120},
+    "queue_length": {"warning": 1000, "bad": 10000},
+    # A run of site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
+    "certificate_days": {"warning": 21, "bad": 7},
+    "logs_mb": {"warning": 2000, "bad": 10000},
+    # Between this host and the broker's.
+    "clock_offset_seconds": {"warning": 2, "bad": 30},
+}
+# The key of thresholds for single queues.
+QUEUES = "queues"
+_RELEASE = frozenset(("celery_workers", "celery_beat", "celery_producers"))
+
+
+def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The defaults with the inventory's over them, bound by bound."""
+    chosen = given or {}
+    found: dict[str, Any] = {
+        name: {**default, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
+    }
+    found[QUEUES] = {queue: dict(bounds) for queue, bounds in (chosen.get(QUEUES) or {}).items()}
+    return found
+
+
+def setup(
+    app: str,
+    *,
+    host: str,
+    user: str,
+    directory: str,
+    root: str,
+    state: str,
+    ca: str,
+    interval: float,
+    checks: Iterable[str],
+    thresholds: Mapping[str, Any] | None,
+    on_change: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    units: Sequence[str],
+    nodes: Mapping[str, Mapping[str, Any]],
+    queues: Sequence[str],
+    broker: Mapping[str, Any],
+    results: Mapping[str, Any],
+    beat_interval: float,
+) -> dict[str, Any]:
+    """All that the check has to know on one host.
+
+    Args:
+        app: Name of the application.
+        host: The host's name in the inventory.
+        user: Unix user of the application's processes.
+        directory: Of its configuration.
+        root: Of its releases.
+        state: Of its state.
+        ca: Path of the certificate that signs the servers'.
+        interval: Seconds between two checks.
+        checks: Those that are wanted; those that don't concern the host are left out.
+        thresholds: celery_health_thresholds.
+        on_change: celery_health_on_change.
+        groups: Ansible's.
+        units: The application's units on this host.
+        nodes: All workers by node name, as `celery.nodes` has them.
+        queues: All queues that the inventory names.
+        broker: Host and port.
+        results: Host and port.
+        beat_interval: Seconds between two looks of beat at its schedule.
+    """
+    member = {group for group, names in groups.items() if host in names}
+    release = bool(member & _RELEASE)
+    lookouts = _lookouts(groups)
+    fleet = host in lookouts
+    here = any(of["host"] == host for of in nodes.values())
+    others = [
+        unit
+        for unit in units
+        if not unit.startswith(f"{app}-worker@") and unit != f"{app}-beat.service"
+    ]
+    concerns = {
+        "database": release,
+        "units": bool(others),
+        "workers": release and (here or fleet),
+        "beat": "celery_beat" in member,
+        "queues": fleet,
+        # The broker's host is the one that others are compared with.
+        "clock": release and host not in groups.get("redis", ())[:1],
+    }
+    paths = ["/", root, state, "/var/lib/celery-fleet", "/var/log", f"/var/log/{app}"]
+    if "redis" in member:
+        paths.append("/var/lib/celery-fleet-redis")
+    return {
+        "format": FORMAT,
+        "app": app,
+        "host": host,
+        "user": user,
+        "directory": directory,
+        "root": root,
+        "interval": interval,
+        "checks": [name for name in checks if concerns.get(name, True)],
+        "thresholds": merged(thresholds),
+        "on_change": [str(word) for word in on_change],
+        "fleet": fleet,
+        "units": others,
+        "workers": {
+            node: {"unit": of["unit"], "host": of["host"], "pool": of.get("pool", "prefork")}
+            for node, of in sorted(nodes.items())
+        },
+        "queues": list(queues),
+        "servers": {
+            kind: {"host": str(server["host"]), "port": int(server["port"])}
+            for kind, server in (("broker", broker), ("results", results))
+        },
+        "ca": ca,
+        "beat": {
+            "unit": f"{app}-beat.service",
+            "directory": f"/run/{app}-beat",
+            "interval": float(beat_interval),
+        }
+        if "celery_beat" in member
+        else None,
+        "paths": paths,
+        "logs": [f"/var/log/{app}", f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
+        "certificates": [ca, f"{directory}/pki/host.crt"],
+    }
+
+
+def _lookouts(groups: Mapping[str, Sequence[str]]) -> set[str]:
+    """Who looks at what is one for the fleet: its queues, and whether all workers are online.
+
+    The host of Redis tells of queues also when no other one is up; to ask workers takes a release.
+    """
+    asking = [*groups.get("celery_beat", ()), *groups.get("celery_workers", ())]
+    return {*groups.get("redis", ())[:1], *asking[:1]}

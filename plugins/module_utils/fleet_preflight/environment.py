@@ -1,0 +1,103 @@
+"""The application's environment: names that systemd takes, and URLs that can be composed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from .model import Model, Problem, as_mapping, as_number, as_text, dotted
+
+URLS: Final = "celery_app_urls"
+_OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
+# systemd passes over any other name in silence.
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST = re.compile(r"[A-Za-z0-9_.:%-]+|/\S*")
+
+
+def check_environment(model: Model) -> Iterator[Problem]:
+    """Names of variables, and the parts of each URL; no value is shown but scheme, host and port."""
+    for variable in (*_OTHERS, URLS):
+        for value, hosts in model.distinct(variable):
+            for name in as_mapping(value):
+                if not _VARIABLE.fullmatch(name):
+                    # Where secrets lie, a key may be one: `NAME:s3cret` without a space is a single key.
+                    shown = "(a name that is not shown)" if variable != _OTHERS[0] else name
+                    yield Problem(
+                        dotted((variable, shown)),
+                        "can't be the name of an environment variable",
+                        "use letters, digits and _ only, and no digit first; mind the space after the colon",
+                        hosts=hosts,
+                    )
+    for value, hosts in model.distinct(URLS):
+        for name, parts in as_mapping(value).items():
+            if _VARIABLE.fullmatch(name):
+                yield from _parts(model, name, as_mapping(parts), hosts)
+    yield from _twice(model)
+
+
+def _parts(
+    model: Model, name: str, parts: Mapping[str, object], hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    def problem(key: str, message: str, remedy: str) -> Problem:
+        path = (URLS, name, key)
+        return Problem(
+            dotted(path), message, remedy, value=model.show(path, parts[key]), hosts=hosts
+        )
+
+    scheme, host, port = as_text(parts.get("scheme")), parts.get("host"), parts.get("port")
+    if "scheme" in parts and (scheme is None or not _SCHEME.fullmatch(scheme)):
+        yield problem(
+            "scheme", "is no scheme of a URL", "write it without ://, as in postgresql or rediss"
+        )
+    if isinstance(host, str) and not _is_host(host):
+        yield problem(
+            "host",
+            "is no host",
+            "write the name or address alone; port, user, path and query have keys of their own",
+        )
+    number = as_number(port)
+    if number is not None and not (1 <= number <= 65535 and number == int(number)):
+        yield problem("port", "is no TCP port", "write a whole number from 1 to 65535")
+    for key, value in as_mapping(parts.get("query")).items():
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, (str, int, float)) for item in items):
+            yield Problem(
+                dotted((URLS, name, "query", key)),
+                "is no value of a URL's parameter",
+                "write a string, a number, a boolean or a list of these",
+                hosts=hosts,
+            )
+
+
+def _is_host(text: str) -> bool:
+    if not _HOST.fullmatch(text):
+        return False
+    if ":" not in text or text.startswith("/"):
+        return True
+    try:
+        # Else it is a name with its port, which would become the name of a host that nobody has.
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _twice(model: Model) -> Iterator[Problem]:
+    """A name in several variables: which of them wins is not for the reader to guess."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for host in model.hosts:
+        names = as_mapping(model.value(host, URLS))
+        for other in _OTHERS:
+            for name in as_mapping(model.value(host, other)):
+                if name in names:
+                    found.setdefault((name, other), []).append(host)
+    for (name, other), hosts in found.items():
+        yield Problem(
+            dotted((URLS, name)),
+            f"stands in {other}, too",
+            f"remove it there, or leave it to {other} alone",
+            hosts=tuple(hosts),
+        )

@@ -1,0 +1,1 @@
+"""The commands of ``celery-fleet``, a module for each."""

@@ -1,0 +1,60 @@
+"""``celery-fleet exec``: any command in the application's environment."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from celery_fleet.cli import ask
+from celery_fleet.cli.errors import CommandError, need_root
+from celery_fleet.cli.options import Context, command
+
+
+@command(
+    name="exec",
+    formats=False,
+    context_settings={"ignore_unknown_options": False},
+    examples=(
+        "sudo celery-fleet exec -- python manage.py shell",
+        "sudo celery-fleet exec --as operator -- celery inspect active",
+        "sudo celery-fleet exec -- python -c 'import os; print(*os.environ)'",
+    ),
+)
+@click.option(
+    "--as",
+    "component",
+    type=click.Choice(["producer", "operator"]),
+    default="producer",
+    show_default=True,
+    help="Whose credentials it gets: those that send tasks, or those that inspect, purge, revoke and control.",
+)
+@click.option("--release", metavar="ID", help="A release instead of the current one.")
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Stop it after so long (status 124)."
+)
+@click.argument("words", nargs=-1, required=True, metavar="-- COMMAND...")
+def exec_(
+    context: Context,
+    words: tuple[str, ...],
+    component: str,
+    release: str | None,
+    timeout: float | None,
+) -> None:
+    """Run COMMAND as the application's user, with exactly its environment and credentials.
+
+    `python`, `celery` and other programs of the virtualenv are the release's own. A terminal passes through, signals
+    and exit status too; 124 is a timeout, 125 a command that could not be started, 126 and 127 are a shell's.
+    """
+    if os.geteuid() != 0:
+        raise need_root(f"{context.application.directory}/credentials")
+    own = []
+    if release is not None:
+        own += ["--release", release]
+    if timeout is not None:
+        own += ["--timeout", f"{timeout:.15g}"]
+    line = [*ask.exec_command(context.application, component, *own), "--", *words]
+    try:
+        os.execv(line[0], line)  # noqa: S606  # no shell is wanted
+    except OSError as error:
+        raise CommandError(f"{line[0]} can't be run: {error.strerror}") from None

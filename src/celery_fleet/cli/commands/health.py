@@ -1,0 +1,152 @@
+"""``celery-fleet health``: what the last check of this host has found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celery_fleet import health_result
+from celery_fleet.cli import output, units
+from celery_fleet.cli.application import Application
+from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError, need_root
+from celery_fleet.cli.options import Context, command
+
+#: Seconds that a check, with the command on a change of state, may take: the unit's own bounds, and some more.
+NOW = 120.0
+
+
+@command(
+    examples=(
+        "celery-fleet health",
+        "sudo celery-fleet health --now",
+        "celery-fleet health --format json | jq -r .state",
+    ),
+)
+@click.option(
+    "--now",
+    is_flag=True,
+    help="Check now, and wait for the result: two minutes at most. Needs root.",
+)
+def health(context: Context, now: bool) -> None:
+    """How this host fares: the result of the check that a timer runs, with its age.
+
+    Status 0: good, or warnings; 1: bad; 3: there is no result, or it is older than two intervals.
+    """
+    application = context.application
+    if now:
+        check(application)
+    path = health_result.path_of(application.name)
+    found = result_of(application, path)
+    seconds = health_result.age(found)
+    stale = health_result.stale(found, seconds)
+    if context.json:
+        output.as_json({**found, "age": round(seconds, 1), "stale": stale})
+    else:
+        show(found, seconds)
+    if stale:
+        raise CommandError(
+            f"this result is older than {health_result.INTERVALS} intervals of {found['interval']:g} s:"
+            f" systemctl status {timer_of(application)}"
+        )
+    raise click.exceptions.Exit(BAD if found["state"] == health_result.BAD else 0)
+
+
+def timer_of(application: Application) -> str:
+    """The timer of the check."""
+    return f"{application.name}-health.timer"
+
+
+def result_of(application: Application, path: Path) -> dict[str, Any]:
+    """The last result.
+
+    Raises:
+        CommandError: There is none.
+    """
+    try:
+        return health_result.read(path)
+    except FileNotFoundError:
+        raise CommandError(
+            f"there is no result yet ({path} is missing): sudo celery-fleet --app {application.name} health --now,"
+            " or run site.yml with celery_health_enabled"
+        ) from None
+    except PermissionError:
+        raise need_root(path) from None
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"{path} can't be read ({error}); run the check anew with --now"
+        ) from None
+
+
+def check(application: Application) -> None:
+    """Run the check by its unit, and wait for its result.
+
+    Raises:
+        CommandError: It could not be run.
+    """
+    unit = f"{application.name}-health.service"
+    if os.geteuid() != 0:
+        raise need_root(unit)
+    if any(found.active == "missing" for found in units.show([unit])):
+        raise CommandError(
+            f"{unit} is not on this host; run site.yml with celery_health_enabled: true"
+        )
+    began = time.time()
+    deadline = time.monotonic() + NOW
+    path = health_result.path_of(application.name)
+    # A check that the timer began before would not show what is so now: then once more.
+    for _ in range(2):
+        said = start(unit, deadline - time.monotonic())
+        last = health_result.before(path)
+        if last and datetime.fromisoformat(last["checked"]).timestamp() >= began - 0.001:
+            return
+    raise CommandError(
+        f"{unit} left no result ({said or 'it ended well'}): journalctl -u {unit} -n 20"
+    )
+
+
+def start(unit: str, seconds: float) -> str:
+    """Start a unit and wait for its end; what systemctl said. It fails where the state is bad.
+
+    Raises:
+        CommandError: It takes too long, or systemd can't be asked.
+    """
+    try:
+        done = subprocess.run(
+            [units.SYSTEMCTL, "start", unit],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=max(1.0, seconds),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            f"{unit} did not end within {NOW:g} s: systemctl status {unit}"
+        ) from None
+    except OSError as error:
+        raise CommandError(f"systemd can't be asked: {error}", UNKNOWN) from None
+    return " ".join(done.stderr.split())
+
+
+def show(found: Mapping[str, Any], seconds: float) -> None:
+    """Print the table."""
+    output.table(
+        f"{found['app']} on {found['host']}: {found['state']}",
+        ("check", "state", "what was found"),
+        [
+            (name, (one["state"], one["state"] == health_result.GOOD), one["text"])
+            for name, one in found["checks"].items()
+        ],
+    )
+    since = datetime.fromisoformat(str(found["since"]))
+    click.echo(
+        f"Checked {seconds:.0f} s ago, in {found['seconds']:g} s; {found['state']} since"
+        f" {since:%Y-%m-%d %H:%M:%S} UTC."
+    )

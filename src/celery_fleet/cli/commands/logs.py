@@ -1,0 +1,169 @@
+"""``celery-fleet logs``: the journal of the application's units, or the files beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import click
+
+from celery_fleet.cli.application import Application
+from celery_fleet.cli.errors import USAGE, CommandError
+from celery_fleet.cli.options import Context, command, known
+
+PARTS = ("worker", "beat", "flower", "web", "broker", "results")
+
+
+def workers(application: Application) -> list[str]:
+    """Names of the workers of this host."""
+    prefix = f"{application.name}-worker@"
+    return [
+        unit.removeprefix(prefix).removesuffix(".service")
+        for unit in application.units
+        if unit.startswith(prefix)
+    ]
+
+
+def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Parts, and names of workers after `worker`."""
+    del parameter
+    application = known(context)
+    before = context.params.get("what") or ()
+    found = workers(application) if application and "worker" in before else list(PARTS)
+    return [name for name in found if name.startswith(typed)]
+
+
+def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
+    """The units that are meant.
+
+    Raises:
+        CommandError: This host has none of them.
+    """
+    if not words:
+        return [unit for unit in application.units if not unit.endswith(".target")]
+    part, names = words[0], words[1:]
+    app = application.name
+    if part not in PARTS:
+        raise CommandError(f"logs {part}: say one of {', '.join(PARTS)}", USAGE)
+    if part != "worker" and names:
+        raise CommandError(f"logs {part} takes no {' '.join(names)}", USAGE)
+    if part == "worker":
+        have = workers(application)
+        for name in names:
+            if name not in have:
+                raise CommandError(
+                    f"logs worker {name}: {application.host} has no such worker, but"
+                    f" {', '.join(have) or 'none'}",
+                    USAGE,
+                )
+        units = [f"{app}-worker@{name}.service" for name in names or have]
+    elif part in ("broker", "results"):
+        units = [f"redis@{app}-{part}.service"]
+    else:
+        units = [f"{app}-{part}.service"]
+    missing = [unit for unit in units if unit not in application.units]
+    if missing or not units:
+        groups = {"worker": "celery_workers", "beat": "celery_beat", "web": "celery_producers"}
+        hosts = application.in_group(groups.get(part, "flower" if part == "flower" else "redis"))
+        raise CommandError(
+            f"{application.host} has no {part} of {app}; it is on {', '.join(hosts) or 'no host'}",
+            USAGE,
+        )
+    return units
+
+
+def log_files(application: Application, units: list[str]) -> list[str]:
+    """The files to which some units write; none for those whose logs are in the journal."""
+    directory = application.log_directory
+    if directory is None:
+        return []
+    found = []
+    for unit in units:
+        name = unit.removesuffix(".service").removeprefix(f"{application.name}-")
+        if name.startswith("worker@"):
+            found.append(str(directory / f"celery_{name.removeprefix('worker@')}.log"))
+        elif name == "beat":
+            found.append(str(directory / "celery_beat.log"))
+        elif name == "flower":
+            # Another user than the application's writes it.
+            found.append(f"{directory}-flower/flower.log")
+    return found
+
+
+def left_out(application: Application, units: list[str]) -> str | None:
+    """Which of some units the files leave out, and how to see those; nothing where that is none, or all."""
+    others = [unit for unit in units if not log_files(application, [unit])]
+    if len(others) in (0, len(units)):
+        return None
+    ways = []
+    for unit in others:
+        name = unit.removesuffix(".service")
+        part = name.removeprefix(f"{application.name}-").removeprefix(f"redis@{application.name}-")
+        ways.append(f"celery-fleet logs {part}" if part in PARTS else f"journalctl -u {name}")
+    names = ", ".join(unit.removesuffix(".service") for unit in others)
+    return f"{names} left out, since the journal has their logs: {', '.join(ways)}"
+
+
+def line(
+    application: Application,
+    words: tuple[str, ...],
+    follow: bool,
+    number: int | None,
+    since: str | None,
+) -> list[str]:
+    """The program that shows the logs, with its arguments.
+
+    Raises:
+        CommandError: As :func:`wanted`; or what is asked for is not to be had of files.
+    """
+    units = wanted(application, words)
+    files = log_files(application, units)
+    if files:
+        if since is not None:
+            raise CommandError(
+                f"--since reads the journal alone, and {application.name} logs to files: {' '.join(files)}",
+                USAGE,
+            )
+        # By name: the rotation renames a file, and the process begins a new one.
+        follows = ["--follow=name", "--retry"] if follow else []
+        return ["tail", f"--lines={number or 200}", *follows, *files]
+    shown = ["--follow"] if follow else []
+    shown += [f"--lines={number}"] if number is not None else []
+    shown += [f"--since={since}"] if since is not None else []
+    if number is None and since is None:
+        shown.append("--lines=200")
+    pager = [] if follow else ["--no-pager"]
+    return ["journalctl", *pager, *shown, *(f"--unit={unit}" for unit in units)]
+
+
+@command(
+    formats=False,
+    examples=(
+        "celery-fleet logs",
+        "celery-fleet logs worker discounts -f",
+        "celery-fleet logs beat -n 50",
+        "celery-fleet logs web --since -1h",
+    ),
+)
+@click.argument("what", nargs=-1, metavar="[PART [WORKER]...]", shell_complete=complete)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option(
+    "-n", "--lines", "number", type=click.IntRange(1), help="How many lines; 200 by default."
+)
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="From then on, as journalctl takes it: '-1h', '2026-01-02 03:00'.",
+)
+def logs(
+    context: Context, what: tuple[str, ...], follow: bool, number: int | None, since: str | None
+) -> None:
+    """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results."""
+    words = line(context.application, what, follow, number, since)
+    path = shutil.which(words[0], path="/usr/local/bin:/usr/bin:/bin")
+    if path is None:
+        raise CommandError(f"{words[0]} is not on this host")
+    note = left_out(context.application, wanted(context.application, what))
+    if note:
+        click.echo(f"celery-fleet: {note}", err=True)
+    os.execv(path, words)  # noqa: S606  # no shell is wanted

@@ -1,0 +1,267 @@
+"""``celery-fleet monitor``: what the workers do, live."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from celery_fleet.cli import ask, complete, output
+from celery_fleet.cli.errors import UNKNOWN, USAGE, CommandError
+from celery_fleet.cli.options import Context, Seconds, command
+from celery_fleet.cli.stream import Stream
+from celery_fleet.cli.watching import COUNTS, OutputFile, Sample, Summary, nodes
+
+#: Seconds between two lines where nobody says it.
+INTERVAL = 5.0
+
+#: Failures that the live view shows.
+SHOWN = 8
+
+
+@command(
+    examples=(
+        "sudo celery-fleet monitor --duration 60 --interval 5",
+        "sudo celery-fleet monitor --workers suppliers,marketplaces",
+        "sudo celery-fleet monitor --output-file monitoring.json",
+        "sudo celery-fleet --format json monitor | jq -c '.rates'",
+    ),
+)
+@click.option(
+    "--duration",
+    type=Seconds(0, 1_000_000, min_open=True),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long.",
+)
+@click.option(
+    "--interval",
+    type=Seconds(0.5),
+    metavar="SECONDS",
+    help=f"How often; {INTERVAL:g} by default.",
+)
+@click.option(
+    "--output-file",
+    "file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write all of it there at the end, as JSON.",
+)
+@click.option(
+    "--workers",
+    metavar="NAMES",
+    shell_complete=complete.workers,
+    help="These alone: names or node names, with commas between.",
+)
+def monitor(
+    context: Context, duration: float, interval: float | None, file: str | None, workers: str | None
+) -> None:
+    """What the workers do: tasks a second, mean runtime, failures, workers, lengths of queues.
+
+    Counted are Celery's events. Workers without `task_events` send none of their tasks: of these it is known how many
+    they have begun, and no more; they are named. Ctrl-C ends it with the sums.
+
+    Status 3: the broker was away at the start, for more than 10 s, or at the end. With --format json each line is a
+    document, the last one with `summary`.
+    """
+    if interval is not None and interval > duration:
+        raise CommandError(
+            f"--interval {interval:g}: is longer than --duration {duration:g}, so there would be nothing to see",
+            USAGE,
+        )
+    application = context.application
+    wanted = nodes(application, workers)
+    every = interval or min(INTERVAL, duration)
+    request = {
+        "settings": application.settings(),
+        "duration": duration,
+        "interval": every,
+        "nodes": wanted,
+        "expected": list(application.workers),
+        "queues": list(application.queues),
+    }
+    summary = Summary()
+    with ExitStack() as stack:
+        stack.enter_context(ended_as_by_ctrl_c())
+        target = stack.enter_context(closing(OutputFile(file))) if file else None
+        stream = stack.enter_context(Stream(application, "celery_fleet.monitoring", request))
+        with view(context, duration) as show:
+            first = context.left() - ask.MARGIN
+            trouble = watch(stream, summary, show, first, every + ask.BOUND)
+        finish(context, summary, duration)
+        if target is not None and summary.samples:
+            target.write(document(context, summary))
+    if trouble:
+        raise CommandError(trouble, UNKNOWN)
+
+
+def watch(
+    stream: Stream,
+    summary: Summary,
+    show: Callable[[Summary], None],
+    first: float,
+    patience: float,
+) -> str | None:
+    """Show what comes to its end; why it ended before that, if it did.
+
+    Args:
+        stream: From where.
+        summary: What gathers it.
+        show: Called with that after each line.
+        first: Seconds within which something has to come.
+        patience: Seconds within which more has to.
+    """
+
+    def take(line: dict[str, Any]) -> None:
+        if "error" in line:
+            raise CommandError(str(line["error"]))
+        summary.add(Sample.of(line))
+        show(summary)
+
+    try:
+        for line in stream.lines(patience, first):
+            take(line)
+            trouble = summary.trouble
+            if trouble and (len(summary.samples) == 1 or summary.troubled >= ask.BOUND):
+                stream.abandon()
+                return f"the broker does not answer: {trouble}"
+    except KeyboardInterrupt:
+        for line in stream.stop():
+            take(line)
+    except CommandError as error:
+        stream.abandon()
+        if not summary.samples:
+            raise
+        return error.message
+    if not summary.samples:
+        return "nothing was heard of the workers; see `celery-fleet status`"
+    return f"the broker does not answer: {summary.trouble}" if summary.trouble else None
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Have what else ends a command, such as `timeout` or a lost terminal, leave the sums and the file as well."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def view(context: Context, duration: float) -> Iterator[Callable[[Summary], None]]:
+    """What shows each sample: JSON, lines, or on a terminal a picture that changes."""
+    if context.json:
+        yield lambda summary: click.echo(json.dumps(summary.samples[-1].as_dict()))
+    elif not sys.stdout.isatty():
+        yield lambda summary: _print_lines(summary.samples[-1])
+    else:
+        with Live(console=output.console(), auto_refresh=False, transient=True) as live:
+            yield lambda summary: live.update(picture(summary, duration), refresh=True)
+
+
+def finish(context: Context, summary: Summary, duration: float) -> None:
+    """Print the sums."""
+    if context.json:
+        click.echo(json.dumps({"summary": summary.as_dict()}))
+    elif summary.samples:
+        output.console().print(picture(summary, duration))
+
+
+def document(context: Context, summary: Summary) -> str:
+    """The content of the output file."""
+    application = context.application
+    return (
+        json.dumps(
+            {
+                "app": application.name,
+                "host": application.host,
+                "summary": summary.as_dict(),
+                "samples": [sample.as_dict() for sample in summary.samples],
+            },
+            indent=2,
+            default=str,
+        )
+        + "\n"
+    )
+
+
+def picture(summary: Summary, duration: float) -> Group:
+    """All that is known, as tables."""
+    sample = summary.samples[-1]
+    parts: list[Any] = [
+        Text(
+            f"{sample.at:%Y-%m-%d %H:%M:%S} UTC, {sample.elapsed:.0f} of {duration:.0f} s",
+            style="bold",
+        ),
+        _rates(summary),
+        Text(f"Mean runtime: {_seconds(sample.mean)} now, {_seconds(summary.mean)} in all"),
+        _workers(sample),
+    ]
+    if sample.by_totals:
+        parts.append(
+            Text(
+                f"Without task events, so counted by what they begin: {', '.join(sample.by_totals)}"
+            )
+        )
+    queues = ", ".join(f"{name} {waiting}" for name, waiting in sample.queues.items())
+    parts.append(Text(f"Queues: {queues or '-'}"))
+    parts += [Text(_failure(one), style="red") for one in summary.failures[-SHOWN:]]
+    if sample.trouble:
+        parts.append(Text(f"The broker does not answer: {sample.trouble}", style="bold red"))
+    return Group(*parts, Text(""))
+
+
+def _rates(summary: Summary) -> Table:
+    sample = summary.samples[-1]
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    made.add_column("tasks")
+    for name in COUNTS:
+        made.add_column(name, justify="right")
+    made.add_row("a second, now", *(f"{sample.rates[name]:.1f}" for name in COUNTS))
+    made.add_row("a second, on average", *(f"{summary.rates[name]:.1f}" for name in COUNTS))
+    made.add_row("in all", *(str(summary.counts[name]) for name in COUNTS))
+    return made
+
+
+def _workers(sample: Sample) -> Text:
+    text = f"Workers: {len(sample.online)} of {len(sample.workers)} online"
+    if sample.offline:
+        return Text(f"{text}; no answer from {', '.join(sample.offline)}", style="bold red")
+    return Text(text)
+
+
+def _print_lines(sample: Sample) -> None:
+    rates = ", ".join(f"{name} {sample.rates[name]:.1f}/s" for name in COUNTS)
+    queues = ", ".join(f"{name} {waiting}" for name, waiting in sample.queues.items())
+    click.echo(
+        f"{sample.at:%H:%M:%S} {rates}; mean {_seconds(sample.mean)};"
+        f" {len(sample.online)}/{len(sample.workers)} workers; {queues}"
+    )
+    for one in sample.failures:
+        click.echo(f"{sample.at:%H:%M:%S} {_failure(one)}")
+    if sample.trouble:
+        click.echo(f"{sample.at:%H:%M:%S} the broker does not answer: {sample.trouble}")
+
+
+def _failure(one: Any) -> str:
+    return f"failed: {one['task'] or 'a task begun before'} {one['id']} on {one['worker']}: {one['error']}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f} s"

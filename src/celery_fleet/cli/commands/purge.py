@@ -1,0 +1,85 @@
+"""``celery-fleet purge``: delete what waits in a queue."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from celery_fleet.cli import ask, complete, output
+from celery_fleet.cli.application import Application
+from celery_fleet.cli.errors import BAD, USAGE, CommandError
+from celery_fleet.cli.options import Context, command
+
+#: What Redis says where a user has no right to a key.
+_REFUSED = "no permissions"
+
+
+def length(application: Application, queue: str) -> int:
+    """How many tasks wait in a queue.
+
+    Raises:
+        CommandError: Neither the inventory nor the broker has it.
+    """
+    known = queue in application.queues
+    names = f"the inventory has {', '.join(application.queues) or 'none'}"
+    try:
+        found: dict[str, int] = ask.question(application, "lengths", queues=[queue])
+    except CommandError as error:
+        if known or _REFUSED not in error.message:
+            raise
+        raise CommandError(
+            f"queue {queue}: {names}, and the operator has no right to another", USAGE
+        ) from None
+    if not known and not found[queue]:
+        raise CommandError(f"queue {queue}: {names}, and the broker holds nothing in it", USAGE)
+    return found[queue]
+
+
+@command(
+    examples=(
+        "sudo celery-fleet purge discounts",
+        "sudo celery-fleet purge discounts --yes",
+    ),
+)
+@click.argument("queue", shell_complete=complete.queue)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def purge(context: Context, queue: str, yes: bool) -> None:
+    """Delete all tasks that wait in QUEUE, of every priority; they are lost.
+
+    What workers have taken already is not in it: see `celery-fleet reserved` and `celery-fleet revoke`.
+    """
+    application = context.application
+    if not yes and not _terminal():
+        raise CommandError("nobody can be asked, since there is no terminal: say --yes", USAGE)
+    with context.within("purge"):
+        waiting = length(application, queue)
+        if yes or not waiting:
+            purged = _purge(application, queue) if waiting else 0
+            _tell(context, queue, purged)
+            return
+    # However long the answer takes.
+    if not click.confirm(f"Delete {_tasks(waiting)} of the queue {queue}?", err=True):
+        raise CommandError("nothing is deleted", BAD)
+    with ask.bounded("purge"):
+        purged = _purge(application, queue)
+    _tell(context, queue, purged)
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _purge(application: Application, queue: str) -> int:
+    return int(ask.question(application, "purge", queue=queue)["purged"])
+
+
+def _tell(context: Context, queue: str, purged: int) -> None:
+    if context.json:
+        output.as_json({"queue": queue, "purged": purged})
+    else:
+        click.echo(f"{_tasks(purged)} deleted from {queue}.")
+
+
+def _tasks(number: int) -> str:
+    return f"{number} task{'' if number == 1 else 's'}"

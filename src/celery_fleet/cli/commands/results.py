@@ -1,0 +1,160 @@
+"""``celery-fleet result`` and ``revoke``: what became of a task, and that it be left."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from celery_fleet.cli import ask, output
+from celery_fleet.cli.errors import BAD, USAGE, CommandError
+from celery_fleet.cli.options import Context, Seconds, command
+
+#: Celery's own ids are UUIDs; who sends a task may choose another.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{7,254}\Z")
+
+#: Seconds that workers get to say that they heard of it.
+ANSWER = 2.0
+
+
+def checked_id(text: str) -> str:
+    """The id of a task.
+
+    Raises:
+        CommandError: It can't be one.
+    """
+    if _ID.match(text):
+        return text
+    raise CommandError(
+        f"{text!r} is not the id of a task, such as 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6", USAGE
+    )
+
+
+def checked_signal(text: str) -> str:
+    """The name of a signal, with SIG before it, from its name or its number.
+
+    Raises:
+        CommandError: There is no such signal.
+    """
+    word = text.upper()
+    try:
+        if word.isdigit():
+            return signal.Signals(int(word)).name
+        return signal.Signals[word if word.startswith("SIG") else f"SIG{word}"].name
+    except (ValueError, KeyError):
+        raise CommandError(
+            f"--signal {text}: is no signal; say TERM, KILL, INT or another", USAGE
+        ) from None
+
+
+def ask_for(context: Context, identity: str, wait: float) -> dict[str, Any]:
+    """What the result store has of a task once it has ended, or after so many seconds."""
+    found: dict[str, Any] = ask.question(
+        context.application, "result", id=identity, wait=wait, timeout=wait + ask.ASK
+    )
+    return found
+
+
+def show_outcome(found: Mapping[str, Any]) -> None:
+    """Print how a task ended: its result, or its error with the traceback."""
+    if found["ok"]:
+        result = found["result"]
+        click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
+        return
+    if found.get("traceback"):
+        click.echo(str(found["traceback"]).rstrip(), err=True)
+    click.echo(f"celery-fleet: {found['state']}: {found['error'] or 'without a text'}", err=True)
+
+
+@command(
+    examples=(
+        "sudo celery-fleet result 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+        "sudo celery-fleet result 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6 --wait 300",
+        "sudo celery-fleet --format json result 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6 | jq .state",
+    ),
+)
+@click.argument("task_id")
+@click.option(
+    "--wait",
+    type=Seconds(0, 1_000_000),
+    default=0,
+    metavar="SECONDS",
+    help="Wait so long for its end.",
+)
+def result(context: Context, task_id: str, wait: float) -> None:
+    """The state of a task, its result, or its error with the traceback, from the result store.
+
+    PENDING is whatever has no result: a task that waits, or runs, or ended longer than `result_expires` ago, or never
+    was. `celery-fleet inspect query_task` asks the workers for it.
+
+    Status 1: it failed, was revoked, or has not ended within --wait.
+    """
+    checked_id(task_id)
+    with context.within("result", max(ask.BOUND, wait + ask.ASK + 1)):
+        found = ask_for(context, task_id, wait)
+    if context.json:
+        output.as_json(found)
+    else:
+        click.echo(f"{found['state']}" + (f" at {found['done']} UTC" if found["done"] else ""))
+        if found["ready"]:
+            show_outcome(found)
+    if (found["ready"] or wait) and not found["ok"]:
+        raise click.exceptions.Exit(BAD)
+
+
+@command(
+    bound=True,
+    examples=(
+        "sudo celery-fleet revoke 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+        "sudo celery-fleet revoke --terminate --signal KILL 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+    ),
+)
+@click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+@click.option("--terminate", is_flag=True, help="Also end the process that runs it.")
+@click.option("--signal", "signal_", metavar="SIGNAL", help="With --terminate; TERM by default.")
+def revoke(
+    context: Context, task_ids: tuple[str, ...], terminate: bool, signal_: str | None
+) -> None:
+    """Have the workers leave tasks that have not begun.
+
+    One that runs goes on, unless --terminate ends it. Workers keep it in memory: one that is started anew no longer
+    knows of it, unless the inventory gives it a `statedb`.
+
+    Status 1: a worker of the inventory gave no answer, so it may run them.
+    """
+    if signal_ and not terminate:
+        raise CommandError("--signal is for --terminate", USAGE)
+    application = context.application
+    found = ask.question(
+        application,
+        "revoke",
+        ids=[checked_id(task_id) for task_id in task_ids],
+        terminate=terminate,
+        signal=checked_signal(signal_ or "TERM"),
+        expected=list(application.workers),
+        wait=ANSWER,
+    )
+    if context.json:
+        output.as_json(found)
+    else:
+        output.table(
+            "Revoked", ("worker", "answer"), [(node, _words(found[node])) for node in sorted(found)]
+        )
+    silent = [node for node in application.workers if node not in found]
+    if silent:
+        raise CommandError(
+            f"no answer from {', '.join(silent)} within {ANSWER:g} s; they may run them", BAD
+        )
+    failed = [node for node in found if isinstance(found[node], Mapping) and "error" in found[node]]
+    if failed:
+        raise click.exceptions.Exit(BAD)
+
+
+def _words(reply: Any) -> str:
+    if isinstance(reply, Mapping) and reply:
+        return str(next(iter(reply.values())))
+    return str(reply)

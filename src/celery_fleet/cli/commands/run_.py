@@ -1,0 +1,210 @@
+"""``celery-fleet run``: a task, by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+
+from celery_fleet.cli import ask, complete, output
+from celery_fleet.cli.application import Application
+from celery_fleet.cli.commands import results
+from celery_fleet.cli.errors import BAD, UNKNOWN, USAGE, CommandError, need_root
+from celery_fleet.cli.options import Context, Seconds, command
+from celery_fleet.cli.tasks import registered, resolve
+
+#: Seconds that a result is waited for where nobody says how long.
+WAIT = 60.0
+
+#: Seconds that are left for ending what takes too long to be sent.
+ENDING = 1.5
+
+_KINDS: Mapping[type, str] = {
+    list: "a list, such as '[1, \"a\"]'",
+    dict: "an object, such as '{\"force\": true}'",
+}
+
+
+def parsed(option: str, text: str, kind: type) -> Any:
+    """The JSON that an option has.
+
+    Raises:
+        CommandError: It is none, with the position, or of another type.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
+    except json.JSONDecodeError as error:
+        raise CommandError(
+            f"{option}: not JSON at line {error.lineno}, column {error.colno}: {error.msg};"
+            f" give {_KINDS[kind]}",
+            USAGE,
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{option}: not JSON: {error}; give {_KINDS[kind]}", USAGE) from None
+    if not isinstance(value, kind):
+        raise CommandError(f"{option}: {_name(value)}, must be {_KINDS[kind]}", USAGE)
+    return value
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not known to JSON")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        # No worker could read what it would be sent as.
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false"}
+    return names.get(type(value), "a number")
+
+
+def consumed(application: Application, queue: str | None, anyway: bool) -> list[str] | None:
+    """The queues that a task may go to; None where any will do.
+
+    Raises:
+        CommandError: No worker consumes the one that is named.
+    """
+    if anyway:
+        return None
+    have = application.consumed
+    if queue is not None and queue not in have:
+        raise CommandError(
+            f"--queue {queue}: no worker of the inventory consumes it, but {', '.join(have) or 'none'};"
+            " --anyway sends it all the same",
+            USAGE,
+        )
+    return have
+
+
+@command(
+    name="run",
+    examples=(
+        "sudo celery-fleet run system_health_check",
+        "sudo celery-fleet run sync_all_suppliers --async",
+        "sudo celery-fleet run sync_supplier_products --args '[1]' --kwargs '{\"force_full_sync\": true}'",
+        "sudo celery-fleet run core.tasks.backup_database --timeout 600",
+        "sudo celery-fleet run system_health_check --here",
+    ),
+)
+@click.argument("task", shell_complete=complete.task)
+@click.option("--args", "args", default="[]", metavar="JSON", help="Its arguments, a JSON list.")
+@click.option("--kwargs", default="{}", metavar="JSON", help="Those with names, a JSON object.")
+@click.option(
+    "--queue",
+    metavar="QUEUE",
+    shell_complete=complete.queue,
+    help="Send it there, and not where its route leads.",
+)
+@click.option("--anyway", is_flag=True, help="Also to a queue that no worker consumes.")
+@click.option("--async", "asynchronous", is_flag=True, help="Print its id, and don't wait.")
+@click.option(
+    "--here", is_flag=True, help="Run it here, in the release's Python; no worker has a part."
+)
+@click.option(
+    "--timeout",
+    type=Seconds(0, 1_000_000, min_open=True),
+    metavar="SECONDS",
+    help=f"How long it may take, {WAIT:g} by default; with --async the sending, {ask.BOUND:g}.",
+)
+def run(
+    context: Context,
+    task: str,
+    args: str,
+    kwargs: str,
+    queue: str | None,
+    anyway: bool,
+    asynchronous: bool,
+    here: bool,
+    timeout: float | None,
+) -> None:
+    """Run TASK and print its result.
+
+    TASK is a name of `celery-fleet tasks`, or the end of one where no other task has it. It is sent as the
+    application's web process would send it, and waited for; Ctrl-C ends the waiting, not the task.
+
+    Status 1: the task failed, or has not ended in time.
+    """
+    application = context.application
+    if here and (asynchronous or queue):
+        raise CommandError("--here sends nothing: leave out --async and --queue", USAGE)
+    request: dict[str, Any] = {
+        "args": parsed("--args", args, list),
+        "kwargs": parsed("--kwargs", kwargs, dict),
+    }
+    allowed = consumed(application, queue, anyway)
+    request["task"] = resolve(registered(application), task)
+    if os.geteuid() != 0:
+        raise need_root(application.directory / "credentials")
+    if here:
+        done = _calling(context, {**request, "do": "apply"}, timeout or WAIT, errors=True)
+        _finish(context, done)
+        return
+    whole = timeout or (ask.BOUND if asynchronous else WAIT)
+    request.update(do="send", queue=queue, consumed=allowed)
+    sending = max(whole, ask.BOUND)
+    with context.within("run", sending):
+        # Before that bound, since exec then ends the process as well.
+        sent = _calling(context, request, max(context.left(sending) - ENDING, 1))
+    if asynchronous or sent["ignored"]:
+        _only_sent(context, sent)
+        return
+    _wait(context, sent, whole)
+
+
+def _calling(
+    context: Context, request: Mapping[str, Any], seconds: float, errors: bool = False
+) -> dict[str, Any]:
+    program = ["python", "-m", "celery_fleet.calling"]
+    found = ask.in_release(context.application, "producer", program, seconds, request, errors)
+    if not found["ok"]:
+        raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)
+    answer: dict[str, Any] = found["answer"]
+    return answer
+
+
+def _only_sent(context: Context, sent: Mapping[str, Any]) -> None:
+    if context.json:
+        output.as_json(sent)
+        return
+    click.echo(sent["id"])
+    if sent["ignored"]:
+        click.echo(
+            f"celery-fleet: {sent['task']} leaves no result, so nobody can wait for it", err=True
+        )
+
+
+def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
+    identity = sent["id"]
+    later = f"{sent['task']} goes on: celery-fleet result {identity}"
+    if not context.json:
+        click.echo(f"{sent['task']} is sent to {sent['queue']} as {identity}", err=True)
+    try:
+        found = results.ask_for(context, identity, max(context.left(whole), 0))
+    except KeyboardInterrupt:
+        raise CommandError(f"not waited for; {later}", BAD) from None
+    except CommandError as error:
+        raise CommandError(f"{error.message}; {sent['task']} was sent as {identity}") from None
+    if not found["ready"]:
+        raise CommandError(f"no result within {whole:g} s (state {found['state']}); {later}", BAD)
+    _finish(context, {**sent, **found})
+
+
+def _finish(context: Context, found: Mapping[str, Any]) -> None:
+    shown = {name: item for name, item in found.items() if name not in ("ready", "ignored")}
+    if context.json:
+        output.as_json(shown)
+    else:
+        results.show_outcome(found)
+    if not found["ok"]:
+        raise click.exceptions.Exit(BAD)

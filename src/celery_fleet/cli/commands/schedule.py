@@ -1,0 +1,291 @@
+"""``celery-fleet schedule``: when each entry is due; and the schedule in a database."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celery_fleet.cli import ask, output
+from celery_fleet.cli.application import Application, choose
+from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
+from celery_fleet.cli.options import (
+    Context,
+    Given,
+    app_option,
+    command,
+    format_option,
+    with_examples,
+)
+
+#: Seconds that the application may take to be imported.
+IMPORT = 30.0
+
+#: States of an entry of a database in which it is as somebody wants it.
+_WELL = frozenset({"declared", "user's"})
+
+count_option = click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="How many due times of each entry.",
+)
+dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+
+
+HELP = """\
+When each entry of beat's schedule is due next, in the application's zone and in UTC.
+
+Computed by Celery's own schedule classes in the release's Python, from the settings that beat has. Run it on the
+host of beat, which alone has them.
+
+Where the schedule is in the database (celery_beat_scheduler: database) all its entries are shown, each with its state:
+declared, edited, disabled or deleted by a user, or a user's own. The commands below are for such a schedule.
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    help=with_examples(
+        HELP,
+        (
+            "sudo celery-fleet schedule",
+            "sudo celery-fleet schedule -n 5",
+            "sudo celery-fleet --format json schedule | jq -r '.entries[].name'",
+            "sudo celery-fleet schedule sync --dry-run",
+            "sudo celery-fleet schedule disable-all",
+        ),
+    ),
+)
+@format_option
+@app_option
+@count_option
+@click.pass_context
+def schedule(current: click.Context, app: str | None, format_: str | None, count: int) -> None:
+    """Show the schedule, or go on to a subcommand, for which the options before its name hold."""
+    before = current.find_object(Given) or Given()
+    given = Given(app or before.app, format_ or before.format)
+    if current.invoked_subcommand is None:
+        entries(Context(choose(given.app), given.format == "json"), count)
+    else:
+        current.obj = given
+
+
+@command(name="list", examples=("sudo celery-fleet schedule list -n 3",))
+@count_option
+def list_(context: Context, count: int) -> None:
+    """The same as `schedule` without a command."""
+    entries(context, count)
+
+
+def entries(context: Context, count: int) -> None:
+    """Show when all entries are due."""
+    application = context.application
+    if in_database(application):
+        found = answer(application, "list", "--count", str(count))
+        for entry in found["entries"]:
+            # Redis lets beat send to the inventory's queues alone.
+            if entry["enabled"] and entry["queue"] and entry["queue"] not in application.queues:
+                entry["error"] = entry["error"] or f"the inventory has no queue {entry['queue']}"
+    else:
+        found = ask.in_release(
+            application,
+            "beat",
+            [
+                *("python", "-m", "celery_fleet.due", "--count", str(count)),
+                *("--loaded", str(application.schedule)),
+            ],
+            IMPORT,
+        )
+        if not found["ok"]:
+            raise CommandError(found["error"])
+    show(found, context.json)
+    if any(entry["error"] for entry in found["entries"]):
+        raise click.exceptions.Exit(BAD)
+
+
+def in_database(application: Application) -> bool:
+    """Whether beat's schedule is in the application's database.
+
+    Raises:
+        CommandError: This host or this user can't know.
+    """
+    path = application.directory / "credentials" / "beat.json"
+    if os.geteuid() != 0:
+        raise need_root(path)
+    if not path.is_file():
+        hosts = ", ".join(application.in_group("celery_beat")) or "no host"
+        raise CommandError(
+            f"{application.host} has no settings of beat; run this on the host of beat: {hosts}"
+        )
+    return application.settings("beat").get("beat_scheduler") == "database"
+
+
+def answer(application: Application, *words: str) -> Mapping[str, Any]:
+    """What `celery_fleet.database_schedule` says.
+
+    Raises:
+        CommandError: It could not be asked, or refuses.
+    """
+    line = ["python", "-m", "celery_fleet.database_schedule", *words]
+    found = ask.in_release(application, "schedule", line, IMPORT)
+    if not found["ok"]:
+        if found.get("usage"):
+            raise CommandError(str(found["error"]), USAGE)
+        raise CommandError(str(found["error"]))
+    return found
+
+
+def show(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print the entries."""
+    if as_json:
+        shown = {key: found[key] for key in ("timezone", "entries")}
+        output.as_json(shown)
+        return
+    stated = any("state" in entry for entry in found["entries"])
+    rows: list[tuple[Any, ...]] = []
+    for entry in found["entries"]:
+        about: tuple[Any, ...] = (entry["name"], entry["task"], entry["queue"], entry["schedule"])
+        if stated:
+            about = (*about, (entry["state"], entry["state"] in _WELL))
+        if not entry["due"]:
+            # One that is switched off is not due, and one whose time never comes never.
+            never = "-" if entry.get("enabled") is False else "never"
+            rows.append((*about, (entry["error"] or never, entry["error"] is None), None))
+        for number, due in enumerate(entry["due"]):
+            times = (due["local"].replace("T", " "), due["utc"].replace("T", " "))
+            rows.append((*(about if number == 0 else ("",) * len(about)), *times))
+    zone = found["timezone"]
+    columns = ["entry", "task", "queue", "schedule", f"due ({zone})", "due (UTC)"]
+    if stated:
+        columns.insert(4, "state")
+    output.table(f"Schedule, {zone}", columns, rows)
+    for entry in found["entries"]:
+        if entry["due"] and entry["error"]:
+            click.echo(f"{entry['name']}: {entry['error']}")
+
+
+def change(
+    context: Context, words: Sequence[str], title: str, *, dry: bool, question: str | None
+) -> None:
+    """Ask first where it shall be asked, then do it and say what was done.
+
+    Raises:
+        CommandError: The schedule is in no database, or nobody can be asked.
+    """
+    application = context.application
+    if not in_database(application):
+        raise CommandError(
+            f"the schedule of {application.name} is in no database (celery_beat_scheduler is persistent): what is"
+            " declared in the inventory and the code is what beat has",
+            USAGE,
+        )
+    if not Path(application.directory / "credentials" / "schedule.json").is_file():
+        raise CommandError("what is declared is not on this host yet; run site.yml")
+    if question is not None and not dry:
+        coming = answer(application, *words, "--dry-run")
+        if coming["items"]:
+            # Where JSON is wanted, that alone goes to standard output.
+            for item in coming["items"]:
+                click.echo(_line(item), err=True)
+            agree(question)
+    found = answer(application, *words, *(["--dry-run"] if dry else []))
+    if context.json:
+        output.as_json({"dry_run": dry, "items": found["items"], "notes": found["notes"]})
+        return
+    rows = [(item["entry"], item["action"], "; ".join(item["why"])) for item in found["items"]]
+    if rows:
+        output.table(f"{title}, not done yet" if dry else title, ("entry", "what", "why"), rows)
+    else:
+        click.echo("Nothing to do.")
+    for note in found["notes"]:
+        click.echo(note)
+
+
+def _line(item: Mapping[str, Any]) -> str:
+    return f"{item['entry']}: {item['action']} ({'; '.join(item['why'])})"
+
+
+def agree(question: str) -> None:
+    """Go on with a yes alone.
+
+    Raises:
+        CommandError: There is nobody to ask.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError("there is no terminal to ask on: say --yes", USAGE)
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was changed", BAD)
+
+
+@command(
+    examples=(
+        "sudo celery-fleet schedule sync --dry-run",
+        "sudo celery-fleet schedule sync",
+        "sudo celery-fleet schedule sync --reset",
+    )
+)
+@dry_option
+@yes_option
+@click.option("--reset", is_flag=True, help="Also reset what users edited, disabled or deleted.")
+def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
+    """Write what is declared into the database, as site.yml does.
+
+    Entries that users made are never touched. What they did with declared ones is kept or reset as
+    celery_beat_schedule_edited says.
+    """
+    words = ["sync", *(["--reset"] if reset else [])]
+    question = "Reset these?" if reset and not yes else None
+    change(context, words, "Synchronised", dry=dry_run, question=question)
+
+
+@command(
+    examples=(
+        "sudo celery-fleet schedule reset 'Sync All Suppliers'",
+        "sudo celery-fleet schedule reset --dry-run",
+    )
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@dry_option
+@yes_option
+def reset(context: Context, names: Sequence[str], dry_run: bool, yes: bool) -> None:
+    """Have declared entries as they are declared, whatever users did with them; without names all."""
+    question = None if yes else "Reset these?"
+    # With the names attached, which may look like options.
+    words = ["reset", *(f"--name={name}" for name in names)]
+    change(context, words, "Reset", dry=dry_run, question=question)
+
+
+def _switch(name: str, word: str, text: str) -> click.Command:
+    def switch(context: Context, dry_run: bool, yes: bool) -> None:
+        question = None if yes else f"{word.capitalize()} these?"
+        change(context, [word], f"{word.capitalize()}d", dry=dry_run, question=question)
+
+    switch.__doc__ = text
+    decorate: Callable[[Callable[..., Any]], click.Command] = command(
+        name=name, examples=(f"sudo celery-fleet schedule {name}",)
+    )
+    return decorate(dry_option(yes_option(switch)))
+
+
+enable_all = _switch(
+    "enable-all",
+    "enable",
+    "Enable all declared entries.\n\nEntries that users made are not touched.",
+)
+disable_all = _switch(
+    "disable-all",
+    "disable",
+    "Disable all declared entries.\n\nEntries that users made are not touched. The next site.yml leaves them disabled,"
+    " unless celery_beat_schedule_edited is reset.",
+)
+
+for one in (list_, sync, reset, enable_all, disable_all):
+    schedule.add_command(one)

@@ -1,0 +1,133 @@
+"""``celery-fleet start``, ``stop`` and ``restart``: this host's services of an application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from celery_fleet.cli import output, services
+from celery_fleet.cli.errors import BAD, CommandError, need_root
+from celery_fleet.cli.options import Context, command, known
+
+#: What each of them does, as its help says it.
+_HELP = {
+    "start": "Start workers, beat, flower or web of this host; all of them where no NAME is given.",
+    "stop": """Stop workers, beat, flower or web of this host; all of them where no NAME is given.
+
+    A worker takes no more tasks, hands back those that it has not begun, and waits for those that run. The next
+    site.yml starts it again, as does the host's next start; what is to stay away leaves the inventory.""",
+    "restart": """Restart workers, beat, flower or web of this host; all of them where no NAME is given.
+
+    A worker stops as by `stop`, and meanwhile nobody here consumes its queues: playbooks/restart_workers.yml restarts
+    a fleet without that.""",
+}
+
+
+def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """This host's services."""
+    del parameter
+    application = known(context)
+    have = services.offered(application) if application else ()
+    return [name for name in have if name.startswith(typed)]
+
+
+def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
+    """Have systemd do it, and watch.
+
+    Raises:
+        CommandError: It was refused, or did not come to its end.
+    """
+    application = context.application
+    wanted = services.meant(application, names)
+    if os.geteuid() != 0:
+        raise need_root("systemd's jobs")
+    with context.within(verb):
+        course = services.Course(verb, wanted)
+        course.go()
+    say: Callable[..., None] = click.echo
+    last: dict[str, services.Step] = {}
+    if wait:
+        if not context.json:
+            say(
+                f"{_names(course.names)}: {verb}, {_bound(course)}; Ctrl-C ends the watching alone",
+                err=True,
+            )
+        try:
+            for step in course.steps(course.patience):
+                last[step.unit.name] = step
+                if not context.json:
+                    say(step.text)
+        except KeyboardInterrupt:
+            raise CommandError(f"not watched any more; systemd goes on with {verb}", BAD) from None
+    if context.json:
+        output.as_json(_as_dict(application.name, verb, wanted, last))
+    elif not wait:
+        say(f"{_names(wanted)}: {verb} is begun")
+    if verb == "stop":
+        say(
+            "celery-fleet: the next site.yml starts it again, as does the host's next start",
+            err=True,
+        )
+    _judge(verb, last, course)
+
+
+def _as_dict(
+    app: str, verb: str, wanted: Sequence[str], last: dict[str, services.Step]
+) -> dict[str, Any]:
+    found = {
+        name: {**step.unit.as_dict(), "done": step.done, "ok": step.done and step.well}
+        for name, step in last.items()
+    }
+    return {"app": app, "verb": verb, "units": found or dict.fromkeys(wanted)}
+
+
+def _names(wanted: Sequence[str]) -> str:
+    return ", ".join(name.removesuffix(".service") for name in wanted)
+
+
+def _bound(course: services.Course) -> str:
+    text = services.seconds_text(course.patience)
+    if course.longest is None:
+        return f"watched for {text}; a worker's start lasts until its broker answers"
+    return f"{text} at most"
+
+
+def _judge(verb: str, last: dict[str, services.Step], course: services.Course) -> None:
+    bad = [step for step in last.values() if step.done and not step.well]
+    if bad:
+        raise CommandError(
+            f"not {services.VERBS[verb]}: {'; '.join(step.text for step in bad)}; see"
+            f" journalctl -u {bad[0].unit.name} -n 50",
+            BAD,
+        )
+    late = [step for step in last.values() if not step.done]
+    if late:
+        raise CommandError(
+            f"not {services.VERBS[verb]} within {services.seconds_text(course.patience)}:"
+            f" {'; '.join(step.text for step in late)}; systemd goes on",
+            BAD,
+        )
+
+
+def _verb(verb: str) -> click.Command:
+    @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete)
+    @click.option(
+        "--no-wait", "wait", is_flag=True, flag_value=False, default=True, help="Don't watch."
+    )
+    def done(context: Context, names: tuple[str, ...], wait: bool) -> None:
+        act(context, verb, names, wait)
+
+    done.__doc__ = _HELP[verb]
+    examples = (
+        f"sudo celery-fleet {verb}",
+        f"sudo celery-fleet {verb} discounts beat",
+        f"sudo celery-fleet {verb} discounts --no-wait",
+    )
+    decorate: Callable[[Any], click.Command] = command(name=verb, examples=examples)
+    return decorate(done)
+
+
+VERBS = tuple(_verb(verb) for verb in services.VERBS)

@@ -1,0 +1,278 @@
+"""``celery-fleet status``: this host's units, the workers of the fleet, the queues."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from celery_fleet.cli import ask, output, units
+from celery_fleet.cli.application import Application
+from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
+from celery_fleet.cli.options import Context, command
+
+#: Bytes of what beat says of its schedule that are read at most.
+LARGEST = 1 << 20
+
+
+@dataclass
+class Found:
+    """All that `status` shows.
+
+    Attributes:
+        unknown: Why workers and queues could not be asked; nothing where they were.
+        note: Why they were not asked, where that is in order.
+    """
+
+    units: list[units.Unit]
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    queues: dict[str, dict[str, Any]] = field(default_factory=dict)
+    due: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
+    unknown: str | None = None
+    note: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self.unknown:
+            return UNKNOWN
+        return BAD if self.problems else 0
+
+    def as_dict(self, application: Application) -> dict[str, Any]:
+        """Its form in JSON."""
+        return {
+            "app": application.name,
+            "host": application.host,
+            "ok": self.status == 0,
+            "problems": self.problems,
+            "unknown": self.unknown,
+            "note": self.note,
+            "units": [unit.as_dict() for unit in self.units],
+            "workers": self.workers,
+            "queues": self.queues,
+            "due": self.due,
+        }
+
+
+def has_release(application: Application) -> bool:
+    """Whether this host runs the application, and so can ask its workers."""
+    groups = {"celery_workers", "celery_beat", "celery_producers"}
+    return bool(groups.intersection(application.hosts.get(application.host, ())))
+
+
+def look(context: Context, detailed: bool = False) -> Found:
+    """Look at everything; never longer than the bound."""
+    application = context.application
+    found = Found(units.show(application.units))
+    found.problems += [
+        f"{unit.name} is {unit.active}" + (f" ({unit.status})" if unit.status else "")
+        for unit in found.units
+        if not unit.ok
+    ]
+    found.due = next_due(application)
+    if not has_release(application):
+        others = sorted(
+            {node.partition("@")[2] for node in application.workers} or {"a host of workers"}
+        )
+        found.note = f"workers and queues are asked from a host with a release, such as {others[0]}"
+        return found
+    try:
+        broker = application.redis["broker"]
+        with context.within(f"the workers, by way of the broker {broker.host}:{broker.port}"):
+            answer = ask.question(
+                application,
+                "workers",
+                expected=list(application.workers),
+                queues=list(application.queues),
+                **({"detailed": True} if detailed else {}),
+            )
+    except CommandError as error:
+        found.unknown = error.message
+        return found
+    judge(found, application, answer)
+    return found
+
+
+def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> None:
+    """Compare what answered with the inventory."""
+    if answer.get("full"):
+        found.problems.append(answer["full"])
+        found.queues = {
+            queue: {"waiting": waiting, "consumers": None}
+            for queue, waiting in answer["queues"].items()
+        }
+        return
+    seen: Mapping[str, Mapping[str, Any]] = answer["workers"]
+    for node, queues in application.workers.items():
+        if node not in seen:
+            found.workers[node] = {"state": "no answer", "queues": list(queues), "ok": False}
+            found.problems.append(f"worker {node} gives no answer")
+            continue
+        missing = sorted(set(queues) - set(seen[node]["queues"]))
+        # One that drains or pauses is about to be replaced, or goes on by itself.
+        well = not missing or seen[node]["state"] != "consuming"
+        found.workers[node] = {**seen[node], "ok": well}
+        if not well:
+            found.problems.append(f"worker {node} does not consume {', '.join(missing)}")
+    for node in seen:
+        # Such as the second instance of one that restarts.
+        if node not in application.workers:
+            found.workers[node] = {**seen[node], "ok": True}
+    for queue, waiting in answer["queues"].items():
+        consumers = [node for node, worker in seen.items() if queue in worker["queues"]]
+        found.queues[queue] = {"waiting": waiting, "consumers": len(consumers)}
+        if not consumers:
+            found.problems.append(f"no worker consumes queue {queue}, where {waiting} tasks wait")
+
+
+def next_due(application: Application) -> dict[str, Any] | None:
+    """The entry that the running beat sends next; nothing on a host without beat, or for who may not see it."""
+    try:
+        entries = json.loads(content(application.schedule))["entries"]
+        first = min(entries, key=lambda entry: str(entry["due"]))
+        return {name: first[name] for name in ("name", "task", "queue", "due")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def content(path: Path) -> bytes:
+    """A small file's, of which another user may have made anything: a pipe that nobody writes to, a link, a flood.
+
+    Raises:
+        OSError, ValueError: It is none.
+    """
+    with open(
+        os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
+    ) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is no file")
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise ValueError(f"{path} is too large")
+    return found
+
+
+@command(
+    examples=(
+        "sudo celery-fleet status",
+        "sudo celery-fleet status --detailed",
+        "sudo celery-fleet status --format json | jq .problems",
+    ),
+)
+@click.option("--detailed", is_flag=True, help="Also each worker's counts, and what it runs.")
+def status(context: Context, detailed: bool) -> None:
+    """This host's units and, where the broker answers, all workers, queues and what is due next.
+
+    Workers and queues need root. Answers within 10 s. Status 0: all is well; 1: something is not; 3: the broker could
+    not be asked.
+    """
+    found = look(context, detailed)
+    if context.json:
+        output.as_json(found.as_dict(context.application))
+    else:
+        show(found, context.application)
+    if found.unknown:
+        raise CommandError(found.unknown)
+    raise click.exceptions.Exit(found.status)
+
+
+def _consumers(number: int | None) -> tuple[int, bool] | None:
+    return None if number is None else (number, number > 0)
+
+
+def show(found: Found, application: Application) -> None:
+    """Print the tables."""
+    output.table(
+        f"{application.name} on {application.host}",
+        ("unit", "state", "since", "restarts", "status"),
+        [
+            (
+                unit.name.removesuffix(".service"),
+                (f"{unit.active} ({unit.sub})" if unit.sub else unit.active, unit.ok),
+                output.ago(unit.since),
+                unit.restarts,
+                unit.status,
+            )
+            for unit in found.units
+        ],
+        right=("restarts",),
+    )
+    if found.workers:
+        output.table(
+            "Workers of the fleet",
+            ("worker", "state", "queues", "processes", "running"),
+            [
+                (
+                    node,
+                    (worker["state"], worker["ok"]),
+                    ", ".join(worker["queues"]),
+                    worker.get("processes"),
+                    worker.get("running"),
+                )
+                for node, worker in sorted(found.workers.items())
+            ],
+            right=("processes", "running"),
+        )
+    if any("begun" in worker for worker in found.workers.values()):
+        show_details(found)
+    if found.queues:
+        output.table(
+            "Queues",
+            ("queue", "waiting", "consumers"),
+            [
+                (queue, one["waiting"], _consumers(one["consumers"]))
+                for queue, one in found.queues.items()
+            ],
+            right=("waiting", "consumers"),
+        )
+    if found.due:
+        click.echo(f"Next due: {found.due['name']} at {found.due['due']}\n")
+    if found.note:
+        click.echo(f"Note: {found.note}.")
+    for problem in found.problems:
+        click.echo(f"Problem: {problem}")
+    if not found.problems and not found.unknown:
+        click.echo("All is well.")
+
+
+def show_details(found: Found) -> None:
+    """Print the workers' counts, and what they run."""
+    told = {node: worker for node, worker in sorted(found.workers.items()) if "begun" in worker}
+    now = datetime.now(UTC)
+
+    def since(seconds: Any) -> str:
+        known = isinstance(seconds, (int, float))
+        return output.ago(datetime.fromtimestamp(seconds, UTC), now) if known else "-"
+
+    output.table(
+        "Since the workers' start",
+        ("worker", "pid", "up", "tasks begun", "may take", "largest MiB", "task events"),
+        [
+            (
+                node,
+                worker["pid"],
+                output.ago(now - timedelta(seconds=worker["uptime"] or 0), now),
+                worker["begun"],
+                worker["prefetch"],
+                worker["memory"] and worker["memory"] // 1024,
+                {True: "sent", False: "not sent"}.get(worker["task_events"]),
+            )
+            for node, worker in told.items()
+        ],
+        right=("pid", "tasks begun", "may take", "largest MiB"),
+    )
+    running = [
+        (node, task["name"], task["id"], since(task["time_start"]))
+        for node, worker in told.items()
+        for task in worker["tasks"]
+    ]
+    if running:
+        output.table("Running", ("worker", "task", "id", "for"), running)

@@ -1,0 +1,50 @@
+"""What a shell completes: names that stand in files of the host; nobody is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from celery_fleet.cli import tasks
+from celery_fleet.cli.options import known
+
+
+def task(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Tasks of the release, short where that is enough."""
+    del parameter
+    application = known(context)
+    if application is None:
+        return []
+    try:
+        names = tasks.registered(application)
+    except click.ClickException:
+        return []
+    return _beginning(typed, [*tasks.short_names(names).values(), *names])
+
+
+def queue(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Queues of the inventory."""
+    del parameter
+    application = known(context)
+    return _beginning(typed, application.queues if application else ())
+
+
+def node(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Node names of the inventory's workers."""
+    del parameter
+    application = known(context)
+    return _beginning(typed, application.workers if application else ())
+
+
+def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Names of workers after what stands before the last comma."""
+    del parameter
+    application = known(context)
+    before, comma, last = typed.rpartition(",")
+    names = [name.partition("@")[0] for name in (application.workers if application else ())]
+    return [f"{before}{comma}{name}" for name in _beginning(last, names)]
+
+
+def _beginning(typed: str, names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name.startswith(typed)]

@@ -1,0 +1,43 @@
+"""How a command ends: its exit codes, and errors that are one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import IO, Any
+
+import click
+
+from celery_fleet.cli.wrapper import named
+
+#: All well.
+OK = 0
+#: Something is wrong, and the output says what.
+BAD = 1
+#: The command line is wrong.
+USAGE = 2
+#: Nobody could be asked: the broker is down, a credential is not for this user, nothing is deployed.
+UNKNOWN = 3
+
+
+class CommandError(click.ClickException):
+    """An error of one line: what, where, what to do next."""
+
+    def __init__(self, text: str, status: int = UNKNOWN) -> None:
+        super().__init__(" ".join(text.split()))
+        self.exit_code = status  # type: ignore[misc]  # click reads it of the instance, as documented
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it as all messages of the command look."""
+        click.echo(f"celery-fleet: {self.message}", err=True, file=file)
+
+
+def need_root(path: object) -> CommandError:
+    """What to say to whoever may not read a file that root alone reads."""
+    argv = sys.argv[1:]
+    # sudo takes the variable away.
+    name = os.environ.get("CELERY_FLEET_APP", "")
+    chosen = ["--app", name] if name and not named(argv, {}) else []
+    typed = shlex.join(["celery-fleet", *chosen, *argv])
+    return CommandError(f"only root may read {path}: sudo {typed}")

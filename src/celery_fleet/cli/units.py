@@ -1,0 +1,121 @@
+"""systemd's view of an application's units."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from celery_fleet.cli.errors import CommandError
+
+SYSTEMCTL = "/usr/bin/systemctl"
+_PROPERTIES = (
+    *("Id", "LoadState", "ActiveState", "SubState", "StatusText"),
+    *("StateChangeTimestamp", "NRestarts"),
+    *("Job", "InvocationID", "TimeoutStartUSec", "TimeoutStopUSec"),
+)
+
+#: The units of a time span as systemctl prints it, in seconds.
+_SPANS = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us": 1e-6}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit.
+
+    Attributes:
+        since: When it came to its present state, in UTC.
+        job: Whether systemd is about to bring it to another one.
+        invocation: Which of its runs this is.
+        start_limit: Seconds that its start may take; None without a bound. The same for its stop.
+    """
+
+    name: str
+    active: str
+    sub: str
+    status: str
+    since: datetime | None
+    restarts: int | None
+    job: bool = False
+    invocation: str = ""
+    start_limit: float | None = None
+    stop_limit: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is up."""
+        return self.active == "active"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in JSON."""
+        shown = asdict(self)
+        for name in ("job", "invocation", "start_limit", "stop_limit"):
+            del shown[name]
+        since = self.since.isoformat(timespec="seconds") if self.since else None
+        return {**shown, "since": since, "ok": self.ok}
+
+
+def parse(text: str) -> list[Unit]:
+    """What `systemctl show --timestamp=unix` printed."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.splitlines())
+        if "Id" not in fields:
+            continue
+        missing = fields.get("LoadState") == "not-found"
+        found.append(
+            Unit(
+                name=fields["Id"],
+                active="missing" if missing else fields.get("ActiveState", "unknown"),
+                sub="" if missing else fields.get("SubState", ""),
+                status=fields.get("StatusText", ""),
+                since=_moment(fields.get("StateChangeTimestamp", "")),
+                restarts=int(fields["NRestarts"])
+                if fields.get("NRestarts", "").isdigit()
+                else None,
+                job=fields.get("Job", "0") not in ("", "0"),
+                invocation=fields.get("InvocationID", ""),
+                start_limit=span(fields.get("TimeoutStartUSec", "")),
+                stop_limit=span(fields.get("TimeoutStopUSec", "")),
+            )
+        )
+    return found
+
+
+def span(text: str) -> float | None:
+    """Seconds of a time span such as `1min 30s`; None for `infinity`, and where there is none."""
+    parts = re.findall(r"([0-9.]+)(w|d|h|min|ms|us|s)\b", text)
+    return sum(float(number) * _SPANS[unit] for number, unit in parts) if parts else None
+
+
+def _moment(text: str) -> datetime | None:
+    digits = text.removeprefix("@")
+    return datetime.fromtimestamp(int(digits), UTC) if digits.isdigit() and int(digits) else None
+
+
+def show(names: Sequence[str]) -> list[Unit]:
+    """The state of some units.
+
+    Raises:
+        CommandError: systemd can't be asked.
+    """
+    if not names:
+        return []
+    command = [SYSTEMCTL, "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", *names]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"systemd can't be asked: {error}") from None
+    if done.returncode != 0:
+        raise CommandError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
+    return parse(done.stdout)

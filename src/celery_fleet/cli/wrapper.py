@@ -1,0 +1,55 @@
+#!/usr/bin/python3 -SE
+# Written by Celery Fleet as /usr/local/bin/celery-fleet. It belongs to no application and to no version: it runs the
+# command of the application that is meant, as that application's own /etc/celery-fleet/<app>/cli.json names it.
+"""Find the operator's command of an application and become it."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+
+PATTERN = "/etc/celery-fleet/*/cli.json"
+
+
+def named(argv: list[str], environ: dict[str, str]) -> str:
+    """The application that the command line names, if it does."""
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    for number, word in enumerate(own):
+        if word.startswith("--app="):
+            return word[len("--app=") :]
+        if word == "--app" and number + 1 < len(own):
+            return own[number + 1]
+    return environ.get("CELERY_FLEET_APP", "")
+
+
+def chosen(paths: list[str], name: str) -> str:
+    """Its file; without a name any, whose command then says that there are several."""
+    own = [path for path in paths if path.split("/")[-2] == name]
+    return (own or sorted(paths) or [""])[0]
+
+
+def main(argv: list[str], environ: dict[str, str]) -> int:
+    """Replace this process by the command; returns only on a mistake."""
+    path = chosen(glob.glob(PATTERN), named(argv, environ))
+    if not path:
+        print(
+            "celery-fleet: there is no application of Celery Fleet on this host (" + PATTERN + ");"
+            " deploy one with site.yml",
+            file=sys.stderr,
+        )
+        return 3
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+        command = found["runtime"] + "/celery_fleet/cli/__main__.py"
+        # Isolated: this is run as root, wherever and with whatever environment.
+        os.execv(found["python"], [found["python"], "-I", command, *argv])  # noqa: S606  # no shell is wanted
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"celery-fleet: {path}: {error}; run site.yml again", file=sys.stderr)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], dict(os.environ)))

@@ -1,0 +1,144 @@
+"""As much of a Redis client as the check of health needs: over TLS, with the standard library alone.
+
+A host of Redis has no release, and so no client of the application's; and what finds out whether Redis answers should
+not depend on what else might be broken.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+from urllib.parse import unquote, urlsplit
+
+#: Seconds for connecting, for the TLS handshake, and for each command.
+TIMEOUT = 3.0
+
+#: Longer answers are none that a check asks for.
+_LONGEST = 1 << 20
+
+
+class RedisError(Exception):
+    """What Redis answered in place of what was asked."""
+
+
+class ProtocolError(RedisError):
+    """What answered is no Redis."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Redis server and who asks it; without a user nobody logs in, and without a CA there is no TLS."""
+
+    host: str
+    port: int
+    ca: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """What people call it."""
+        return f"{self.host}:{self.port}"
+
+
+def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
+    """The server that a URL of a component's settings names.
+
+    Raises:
+        ValueError: It is the URL of something else.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError(f"{parts.scheme or 'it'} is no address of Redis")
+    ca = str((tls or {}).get("ssl_ca_certs") or "") or None
+    return Server(
+        host=parts.hostname,
+        port=parts.port or 6379,
+        ca=ca if parts.scheme == "rediss" else None,
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+class Client:
+    """One connection, closed at the end of its context."""
+
+    def __init__(self, server: Server, timeout: float = TIMEOUT) -> None:
+        """Connect and log in.
+
+        Raises:
+            OSError, RedisError: It does not answer, or lets nobody in.
+        """
+        raw = socket.create_connection((server.host, server.port), timeout)
+        try:
+            if server.ca is not None:
+                context = ssl.create_default_context(cafile=server.ca)
+                raw = context.wrap_socket(raw, server_hostname=server.host)
+            self._socket = raw
+            self._stream: BinaryIO = raw.makefile("rb")
+            if server.user is not None:
+                self.ask("AUTH", server.user, server.password or "")
+        except BaseException:
+            raw.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def ask(self, *words: str) -> Any:
+        """The answer to a command.
+
+        Raises:
+            OSError, RedisError: There is none, or it is an error.
+        """
+        encoded = [word.encode() for word in words]
+        parts = [b"*%d\r\n" % len(encoded)]
+        parts += [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
+        self._socket.sendall(b"".join(parts))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._stream.readline(_LONGEST)
+        if not line.endswith(b"\r\n"):
+            if not line:
+                raise ConnectionError("the connection was closed")
+            raise ProtocolError("what answers is no Redis")
+        kind, rest = line[:1], line[1:-2].decode(errors="replace")
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            raise RedisError(rest)
+        if kind not in b":$*" or not rest.removeprefix("-").isdigit():
+            raise ProtocolError("what answers is no Redis")
+        number = int(rest)
+        if kind == b":":
+            return number
+        if number < 0:
+            return None
+        if kind == b"*":
+            return [self._answer() for _ in range(min(number, _LONGEST))]
+        if number > _LONGEST:
+            raise ProtocolError(f"an answer of {number} bytes")
+        content = self._stream.read(number + 2)
+        if len(content) < number + 2:
+            raise ConnectionError("the connection was closed")
+        return content[:-2].decode(errors="replace")
+
+
+def information(text: str) -> dict[str, str]:
+    """The fields of an answer to INFO."""
+    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in pairs if colon}

@@ -1,0 +1,132 @@
+"""What an operator does by hand is granted on Redis, and no more: against real servers and a real worker.
+
+Without TLS, which is no part of rights. Redis logs what it refuses; that log has to stay empty.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.fleet import NODE, QUEUES, ROOT, Fleet, client, running, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running(tmp_path_factory.mktemp("operator"), "-E") as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(fleet: Fleet) -> Iterator[None]:
+    yield
+    assert fleet.refused() == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["active", "scheduled", "registered", "conf"],
+)
+def test_celerys_questions(fleet: Fleet, question: str) -> None:
+    assert NODE in fleet.celery("inspect", "--timeout=0.5", question)
+
+
+def test_the_commands_questions(fleet: Fleet) -> None:
+    for request in (
+        {"question": "workers", "queues": QUEUES, "expected": [NODE]},
+        {"question": "inspect", "method": "ping", "expected": [NODE]},
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "celery_fleet.questions"],
+            input=json.dumps({**request, "settings": fleet.settings("operator")}),
+            env={"PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        answer = json.loads(done.stdout)
+        assert answer["ok"], answer
+        if request["question"] == "workers":
+            assert answer["answer"]["workers"][NODE]["queues"] == ["mail"]
+            assert answer["answer"]["queues"] == {"mail": 0, "bulk": 0}
+
+
+def test_the_commands_monitor(fleet: Fleet) -> None:
+    request = {"settings": fleet.settings("operator"), "queues": QUEUES, "expected": [NODE]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery_fleet.monitoring"],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({**request, "duration": 4, "interval": 4}))
+    process.stdin.close()
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    assert first["workers"] == {NODE: {"online": True, "source": "events"}}
+    time.sleep(1)  # it says so before its connection for events stands
+    fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=mail", user="producer")
+    with process.stdout as output:
+        last = json.loads(output.read())
+    assert process.wait(10) == 0
+    assert last["counts"] == {**last["counts"], "received": 1, "started": 1, "succeeded": 1}
+    assert fleet.listeners() == set(), "left on the broker"
+
+
+def test_control(fleet: Fleet) -> None:
+    fleet.celery("control", "--timeout=0.5", "rate_limit", "shop.add", "10/m")
+    fleet.celery("control", "--timeout=0.5", "add_consumer", "bulk")
+    fleet.celery("control", "--timeout=0.5", "cancel_consumer", "bulk")
+    fleet.celery("control", "--timeout=0.5", "revoke", "0b0e7ca5-0000-4000-8000-000000000000")
+    fleet.celery("control", "--timeout=0.5", "enable_events")
+
+
+def test_a_task_is_called_and_its_result_read(fleet: Fleet) -> None:
+    task = fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=mail").strip()
+    wait_for(lambda: fleet.celery("result", task).strip() == "5")
+
+
+def test_purge(fleet: Fleet) -> None:
+    fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=bulk", user="producer")
+    assert "1 message" in fleet.celery("purge", "-f", "-Q", "bulk")
+
+
+@pytest.mark.parametrize("kind", ["broker", "results"])
+def test_redis_by_hand(fleet: Fleet, kind: str) -> None:
+    operator = client(fleet.ports[kind], "operator")
+    assert operator.ping()
+    assert operator.info("memory")["used_memory"] > 0
+    if kind == "broker":
+        assert operator.llen("mail") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("SET", "elsewhere", "x"),
+        ("EVAL", "return 1", "0"),
+        ("MONITOR",),
+        ("SHUTDOWN",),
+    ],
+)
+def test_no_more(fleet: Fleet, words: tuple[str, ...]) -> None:
+    for port in fleet.ports.values():
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client(port, "operator").execute_command(*words)
+    # Meant, so not to be found by the check after each test.
+    assert len(fleet.refused()) == 2

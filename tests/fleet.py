@@ -1,0 +1,185 @@
+"""Two real Redis servers with the roles' users, and a real worker, without TLS, which is no part of rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from fleet_control import celery
+
+from tests.programs import required
+
+ROOT = Path(__file__).resolve().parents[1]
+USERS = ("worker", "beat", "producer", "flower", "operator", "admin")
+PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
+QUEUES = ["mail", "bulk"]
+NODE = "w@test"
+
+SHOP = """
+import time
+from celery import Celery
+app = Celery("shop")
+
+@app.task
+def add(a, b):
+    return a + b
+
+@app.task
+def slow(seconds):
+    time.sleep(seconds)
+
+@app.task
+def fail(text):
+    raise ValueError(text)
+
+@app.task(ignore_result=True)
+def silent():
+    print("said by the task")
+
+@app.task(queue="nowhere")
+def lost():
+    pass
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def client(port: int, user: str) -> redis.Redis:
+    made: redis.Redis = redis.Redis(port=port, username=user, password=PASSWORDS[user])
+    return made
+
+
+class Fleet:
+    """A broker, a result store and a worker."""
+
+    def __init__(self, directory: Path, ports: dict[str, int]) -> None:
+        self.directory = directory
+        self.ports = ports
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        (directory / "shop.py").write_text(SHOP)
+
+    def settings(self, user: str) -> dict[str, Any]:
+        """A component's settings as the roles write them, without TLS."""
+        address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
+        document = celery.process_settings(
+            "shop",
+            user,
+            user,
+            PASSWORDS[user],
+            address["broker"],
+            address["results"],
+            "/no/ca",
+            routes={"shop.*": {"queue": "mail"}},
+        )
+        conf: dict[str, Any] = document["celery"]
+        for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+            conf.pop(name)
+        for name in ("broker_url", "result_backend"):
+            conf[name] = conf[name].replace("rediss://", "redis://")
+        return document
+
+    def environment(self, user: str) -> dict[str, str]:
+        path = self.directory / f"{user}.json"
+        path.write_text(json.dumps(self.settings(user)))
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "src"),
+            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+            "CELERY_FLEET_COMPONENT": user,
+            "CELERY_FLEET_SETTINGS": str(path),
+            # As `celery-fleet exec` has it.
+            "CELERY_APP": "shop",
+        }
+
+    def start(self, *argv: str, user: str = "worker") -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *argv],
+            cwd=self.directory,
+            env=self.environment(user),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def celery(self, *argv: str, user: str = "operator") -> str:
+        """Celery's own command line as a user; what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "--no-color", *argv],
+            cwd=self.directory,
+            env=self.environment(user),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def listeners(self) -> set[bytes]:
+        """Who listens to all events, as the broker has it; the worker itself listens to a part of them."""
+        bound = client(self.ports["broker"], "operator").smembers("_kombu.binding.celeryev")
+        return {one for one in bound if one.startswith(b"#")}
+
+    def refused(self) -> list[str]:
+        """What Redis refused since it was asked last."""
+        found = []
+        for kind, port in self.ports.items():
+            admin = client(port, "admin")
+            found += [f"{kind}: {entry}" for entry in admin.acl_log()]
+            admin.acl_log_reset()
+        return found
+
+
+@contextmanager
+def running(directory: Path, *more: str) -> Iterator[Fleet]:
+    """A fleet in a directory, its worker with further options."""
+    ports = {kind: free_port() for kind in ("broker", "results")}
+    made = Fleet(directory, ports)
+    with ExitStack() as stack:
+        for kind, port in ports.items():
+            own = directory / kind
+            own.mkdir()
+            (own / "users.acl").write_text(celery.acl(kind, PASSWORDS, QUEUES))
+            server = subprocess.Popen(
+                [
+                    *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
+                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), "--save", ""),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+            made.processes[kind] = server
+            stack.callback(server.wait, 10)
+            stack.callback(server.terminate)
+        options = ("-n", NODE, "-Q", "mail", "-P", "threads", "-c", "2", "-l", "WARNING", *more)
+        for port in ports.values():
+            wait_for(lambda port=port: client(port, "operator").ping())
+        worker = made.start("celery", "-A", "shop", "worker", *options)
+        made.processes["worker"] = worker
+        stack.callback(worker.wait, 20)
+        stack.callback(worker.terminate)
+        wait_for(lambda: NODE in made.celery("inspect", "ping"), 30)
+        made.refused()
+        yield made
+
+
+def wait_for(look: Any, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if look():
+                return
+        except (redis.ConnectionError, AssertionError):
+            pass
+        assert time.monotonic() < end, "it did not come up"
+        time.sleep(0.1)

@@ -1,0 +1,198 @@
+"""The firewall of the delivered fleets: who has a table, what it says, and that its unit comes when it has to."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import systemd
+from tests.render.conftest import RENDERS
+from tests.render.fleet import Fleet, Host
+from tests.render.units import ONCE, parse
+from tests.unit.control.networks import OWN, tool
+
+# Highest score of `systemd-analyze security`, times ten: it runs as root, with one capability.
+EXPOSURE = 50
+
+
+@pytest.fixture(scope="session", params=["production", "odd"])
+def closed(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    """Fleets with a firewall."""
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
+
+
+def table(host: Host) -> str:
+    app = host.variables["celery_app_name"]
+    return host.text(f"/etc/celery-fleet/{app}/firewall.nft")
+
+
+def with_table(fleet: Fleet) -> list[Host]:
+    return [host for host in fleet.hosts.values() if host.parts["firewall"].get("files")]
+
+
+def test_hosts_with_something_to_close_have_a_table(closed: Fleet) -> None:
+    found = with_table(closed)
+    assert found
+    assert [host.name for host in found] == [
+        host.name for host in closed.hosts.values() if "redis" in host.parts
+    ]
+    for host in found:
+        app, variables = host.variables["celery_app_name"], host.variables
+        text = table(host)
+        assert f"table inet celery_fleet_{app} {{" in text
+        ports = (variables["redis_broker_port"], variables["redis_results_port"])
+        assert "tcp dport {{ {}, {} }} jump redis".format(*sorted(ports)) in text
+        done = subprocess.run(
+            [*OWN, tool("nft"), "--check", "--file", "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_fleet_is_let_in_and_nobody_else(pytestconfig: pytest.Config) -> None:
+    fleet = pytestconfig.stash[RENDERS]["production"].result()
+    (host,) = with_table(fleet)
+    # Each has its own; the host itself has its loopback.
+    assert "ip saddr { 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5 } return" in table(host)
+    assert "jump web" not in table(host)
+
+
+def test_the_port_of_a_web_process_is_closed(odd: Fleet) -> None:
+    (host,) = odd.hosts.values()
+    text = table(host)
+    assert "tcp dport { 5000 } jump web" in text
+    assert "saddr" not in text, "a fleet of one host lets nobody in"
+    claim = host.text("/etc/celery-fleet/other-shop/fleet.json")
+    assert '"backend": 5000' in claim
+    assert "other-shop-firewall.service" in claim
+
+
+def test_a_socket_is_left_behind_by_nobody(odd: Fleet, local: Fleet, flower_alone: Fleet) -> None:
+    path = "/run/other-shop-web.sock"
+    (host,) = odd.hosts.values()
+    assert host.parts["celery_producer"]["owned"]["files"] == [path]
+    (host,) = flower_alone.hosts.values()
+    assert path in host.parts["celery_runtime_surplus"]["owned"]["files"]
+    for other in local.hosts.values():
+        for part in ("celery_producer", "celery_runtime_surplus"):
+            files = other.parts.get(part, {}).get("owned", {}).get("files", [])
+            wanted = part == "celery_runtime_surplus" and "celery_producer" not in other.parts
+            assert ("/run/flexiprice-web.sock" in files) is wanted, (other.name, part)
+
+
+def test_without_a_firewall_all_of_it_goes(local: Fleet, odd: Fleet) -> None:
+    (whole,) = odd.hosts.values()
+    for host in local.hosts.values():
+        wanted = host.parts["firewall"]
+        assert set(wanted) == {"owned"}
+        app = host.variables["celery_app_name"]
+        owned = {path.replace(app, "other-shop") for path in wanted["owned"]["files"]}
+        assert owned == {item["dest"] for item in whole.parts["firewall"]["files"]}
+        units = {name.replace(app, "other-shop") for name in wanted["owned"]["units"]}
+        there = {item["name"] for item in whole.parts["firewall"]["units"]}
+        # And what the timer has started: it would bring the table back, or be listed as failed for ever.
+        assert units == there | {"other-shop-firewall-watch.service"}
+        assert "firewall" not in host.text(f"/etc/celery-fleet/{app}/fleet.json")
+
+
+def test_its_unit_follows_debians_and_comes_before_what_it_guards(closed: Fleet) -> None:
+    for host in with_table(closed):
+        app = host.variables["celery_app_name"]
+        sections = parse(host.unit_files()[f"{app}-firewall.service"])
+        unit = sections["Unit"]
+        debian = ["nftables.service"]
+        # A restart; a reload; a start; and each after Debian's has flushed.
+        assert unit["PartOf"] == unit["ReloadPropagatedFrom"] == unit["After"] == debian
+        assert sections["Install"]["WantedBy"] == ["multi-user.target nftables.service"]
+        guarded = {
+            f"redis@{app}-broker.service",
+            f"redis@{app}-results.service",
+            f"{app}-web.socket",
+        }
+        assert guarded | {"network-pre.target"} <= set(unit["Before"][0].split())
+        assert unit["DefaultDependencies"] == ["no"]
+        service = sections["Service"]
+        assert service["RemainAfterExit"] == ["yes"]
+        assert service["ExecStart"] == service["ExecReload"]
+        assert service["ExecStart"][0].split()[-1] in host.files
+        assert service["ExecStop"] == [f"-/usr/sbin/nft delete table inet celery_fleet_{app}"]
+        assert host.units[f"{app}-firewall.service"]["on_change"] == "reload"
+        watch = parse(host.unit_files()[f"{app}-firewall-watch.timer"])
+        assert watch["Timer"]["OnUnitInactiveSec"] == ["60s"]
+        assert watch["Install"]["WantedBy"] == ["timers.target"]
+        # A start of Debian's does nothing to a unit that is up: the watch comes after it, and is enabled with ours.
+        name = f"{app}-firewall-watch.service"
+        looks = parse(host.unit_files()[name])
+        assert looks["Install"]["WantedBy"] == debian
+        assert looks["Unit"]["After"] == [f"{app}-firewall.service nftables.service"]
+        assert sections["Install"]["Also"] == [name]
+
+
+def test_it_is_settled_before_redis(closed: Fleet) -> None:
+    for host in with_table(closed):
+        names = list(host.parts)
+        assert names.index("firewall") < names.index("redis")
+
+
+def test_nft_judges_the_table_before_it_counts(closed: Fleet) -> None:
+    for host in with_table(closed):
+        (check,) = host.parts["firewall"]["checks"]
+        assert check["command"] == ["nft", "--check", "--file", *check["files"]]
+        assert host.parts["firewall"]["packages"] == ["nftables"]
+
+
+def test_systemd_takes_all_of_its_units(odd: Fleet, tmp_path: Path) -> None:
+    (host,) = odd.hosts.values()
+    for name, text in host.unit_files().items():
+        if "/" not in name:
+            (tmp_path / name).write_text(text)
+    names = sorted(path for path in tmp_path.iterdir() if "-firewall" in path.name)
+    assert len(names) == 3
+    done = systemd.analyze(
+        "verify", "--man=no", "--recursive-errors=no", *(str(path) for path in names)
+    )
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("template", ONCE)
+def test_it_is_shut_in(odd: Fleet, template: str, tmp_path: Path) -> None:
+    (host,) = odd.hosts.values()
+    path = tmp_path / template
+    path.write_text(host.unit_files()[f"other-shop-{template}"])
+    done = systemd.analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(path))
+    assert done.returncode == 0, done.stdout.splitlines()[-1:]
+    service = parse(path.read_text())["Service"]
+    assert service["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
+    # It has to come back where nft fails once, and no start of it may be refused for the many before.
+    assert parse(path.read_text())["Unit"]["StartLimitIntervalSec"] == ["0"]
+
+
+def test_the_watch_sees_a_table_that_is_gone(odd: Fleet) -> None:
+    """Its condition, as a shell runs it, in a network of its own."""
+    (host,) = odd.hosts.values()
+    service = parse(host.unit_files()["other-shop-firewall-watch.service"])["Service"]
+    (condition,) = service["ExecCondition"]
+    # systemd's own quotes and doubled signs.
+    script = condition.removeprefix("/bin/sh -c '").removesuffix("'").replace("$$", "$")
+    text = (
+        f"if {script}; then echo gone; fi\n"
+        f"printf '%s' \"$TABLE\" | {tool('nft')} -f -\n"
+        f"if {script}; then echo gone; else echo there; fi\n"
+        f"{tool('nft')} flush table inet celery_fleet_other-shop\n"
+        f"if {script}; then echo emptied; fi\n"
+        f"{tool('nft')} flush ruleset\n"
+        f"if {script}; then echo gone; fi\n"
+    )
+    done = subprocess.run(
+        [*OWN, "/bin/sh", "-ec", text],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TABLE": table(host)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["gone", "there", "emptied", "gone"], "")

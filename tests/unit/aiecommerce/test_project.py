@@ -1,0 +1,70 @@
+"""The project's own tests, and that its files belong together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit.aiecommerce.conftest import Run
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_projects_own_tests(run: Run) -> None:
+    """On SQLite: task bodies, idempotence, retries, what is sent when, the API."""
+    done = run("manage.py", "test", SECRET_KEY="not-a-real-key", DEBUG="1")
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
+    # A runner that finds none is content.
+    assert found, done.stderr
+    assert int(found[1]) > 25
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["makemigrations --check --dry-run"],
+        ["check --fail-level=WARNING"],
+        ["migrate --noinput", "loaddata demo"],
+        ["collectstatic --noinput"],
+    ],
+    ids=lambda commands: str(commands[-1]),
+)
+def test_commands(run: Run, commands: list[str]) -> None:
+    for command in commands:
+        done = run("manage.py", *command.split(), DEBUG="1")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_release_has_static_files_of_its_own(run: Run, tmp_path: Path) -> None:
+    """The one before still serves its files, by the sizes that it found at its start."""
+    for release in ("first", "second"):
+        root = {"STATIC_ROOT": str(tmp_path), "CELERY_FLEET_RELEASE": release}
+        done = run("manage.py", "collectstatic", "--noinput", DEBUG="1", **root)
+        assert done.returncode == 0, done.stderr
+        if release == "first":
+            (tmp_path / "first/admin/css/base.css").write_text("the first's own")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert (tmp_path / "first/admin/css/base.css").read_text() == "the first's own"
+    assert (tmp_path / "second/admin/css/base.css").stat().st_size > 1000
+
+
+def test_the_lock_has_every_need_and_no_address(project: Path) -> None:
+    lock = (project / "requirements.txt").read_text()
+    needs = re.findall(r"^([A-Za-z0-9-]+)", (project / "requirements.in").read_text(), re.MULTILINE)
+    assert "Django" in needs
+    missing = [n for n in needs if not re.search(rf"^{n.lower()}==", lock, re.MULTILINE)]
+    assert missing == []
+    assert not re.search(r"https?:|file:|^-", lock, re.MULTILINE)
+    pins = re.findall(r"^[a-z0-9]\S*==", lock, re.MULTILINE)
+    assert lock.count("--hash=sha256:") >= len(pins)
+
+
+def test_the_inventory_adds_no_schedule(project: Path) -> None:
+    """The document has it in config/celery.py, and there alone."""
+    inventory = project.parents[1] / "inventories" / "aiecommerce"
+    for path in inventory.rglob("*.yml"):
+        assert "celery_beat_schedule" not in (yaml.safe_load(path.read_text()) or {}), path

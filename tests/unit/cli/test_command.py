@@ -1,0 +1,631 @@
+"""The operator's command from its command line, on a host that is a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from celery_fleet.cli import application, ask, units
+from celery_fleet.cli.commands import logs, redis, status
+from celery_fleet.cli.main import cli
+from tests.programs import required
+from tests.unit.cli import host
+from tests.unit.cli.conftest import Call, unit
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
+    """Have the release's Python give an answer; the list gets what it was asked."""
+    seen: list[dict[str, Any]] = []
+
+    def question(where: object, name: str, **request: Any) -> Any:
+        seen.append({"question": name, **request})
+        return answer
+
+    monkeypatch.setattr(ask, "question", question)
+    return seen
+
+
+def worker(*queues: str, **more: Any) -> dict[str, Any]:
+    return {"state": "consuming", "queues": list(queues), "processes": 2, "running": 1, **more}
+
+
+WELL = {
+    "workers": {"mail@worker1": worker("mail"), "bulk@worker1": worker("bulk", "slow")},
+    "queues": {"bulk": 0, "mail": 3, "slow": 0},
+}
+
+
+# --- which application ---
+
+
+def test_the_hosts_only_application_need_not_be_named(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(monkeypatch, WELL)
+    for argv in (("status",), ("--app", "shop", "status"), ("status", "--app", "shop")):
+        assert call(*argv).exit_code == 0
+
+
+def test_of_several_one_has_to_be_named(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.install(place, "blog")
+    answers(monkeypatch, WELL)
+    done = call("status")
+    assert done.exit_code == 2
+    assert "this host has several applications, blog, shop: say --app blog" in done.stderr
+    assert '"app": "blog"' in call("--app", "blog", "--format", "json", "status").stdout
+    done = call("--app", "nosuch", "status")
+    assert (done.exit_code, "has no such application, but blog, shop" in done.stderr) == (2, True)
+
+
+def test_a_host_without_any(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "CONFIGURATION", tmp_path)
+    done = call("status")
+    assert (done.exit_code, "there is no application" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 9}'])
+def test_a_file_that_is_broken(place: Path, call: Call, text: str) -> None:
+    (place / "etc/shop/cli.json").write_text(text)
+    done = call("status")
+    assert (done.exit_code, "cli.json can't be read" in done.stderr) == (3, True)
+    assert done.stderr.count("\n") == 1
+
+
+# --- status ---
+
+
+def test_status_where_all_is_well(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = answers(monkeypatch, WELL)
+    entry = {"name": "nightly", "task": "shop.n", "queue": "mail", "due": "2026-01-02T03:00:00Z"}
+    later = {**entry, "name": "later", "due": "2026-01-02T04:00:00Z"}
+    (place / "schedule.json").write_text(json.dumps({"entries": [later, entry]}))
+    done = call("status")
+    assert done.exit_code == 0
+    for text in ("shop-worker@mail", "bulk, slow", "Next due: nightly", "All is well."):
+        assert text in done.stdout
+    assert seen == [
+        {
+            "question": "workers",
+            "expected": ["mail@worker1", "bulk@worker1"],
+            "queues": ["bulk", "mail", "slow"],
+        }
+    ]
+    found = json.loads(call("status", "--format", "json").stdout)
+    assert (found["ok"], found["problems"], found["due"]) == (True, [], entry)
+    assert found["queues"]["mail"] == {"waiting": 3, "consumers": 1}
+    assert [one["name"] for one in found["units"]] == [
+        "shop-worker@mail.service",
+        "shop-worker@bulk.service",
+    ]
+
+
+def test_status_names_what_is_wrong(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"workers": {"bulk@worker1": worker("bulk")}, "queues": {"mail": 9, "bulk": 0}}
+    answers(monkeypatch, answer)
+    monkeypatch.setattr(
+        units, "show", lambda names: [unit(names[0], "failed"), *map(unit, names[1:])]
+    )
+    done = call("status", "--format", "json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["problems"] == [
+        "shop-worker@mail.service is failed (consuming mail)",
+        "worker mail@worker1 gives no answer",
+        "worker bulk@worker1 does not consume slow",
+        "no worker consumes queue mail, where 9 tasks wait",
+    ]
+
+
+def test_status_of_a_full_broker(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"workers": {}, "queues": {"mail": 90, "bulk": 0}, "full": "the broker is full"}
+    answers(monkeypatch, answer)
+    done = call("status")
+    assert done.exit_code == 1
+    assert ["mail", "90", "-"] in [line.split() for line in done.stdout.splitlines()]
+    assert done.stdout.endswith("Problem: the broker is full\n")
+    assert json.loads(call("status", "--format", "json").stdout)["problems"] == [
+        "the broker is full"
+    ]
+
+
+def test_a_worker_that_drains_is_no_problem(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = {"mail.next@worker1": worker("mail")}
+    leaving = {"mail@worker1": worker(state="draining")}
+    answer = {**WELL, "workers": {**WELL["workers"], **leaving, **following}}
+    answers(monkeypatch, answer)
+    done = call("status")
+    assert (done.exit_code, "mail.next@worker1" in done.stdout) == (0, True)
+
+
+def test_status_with_the_broker_down_shows_the_units_and_says_so(place: Path, call: Call) -> None:
+    host.release(place)
+    began = time.monotonic()
+    done = call("status")
+    assert time.monotonic() - began < 10
+    assert done.exit_code == 3
+    assert "shop-worker@mail" in done.stdout
+    assert "the broker can't be asked: 127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.slow
+def test_status_with_a_broker_that_hangs(place: Path, call: Call) -> None:
+    host.release(place)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        path = place / "etc/shop/credentials/operator.json"
+        path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
+        began = time.monotonic()
+        done = call("status")
+    assert time.monotonic() - began < 10.5
+    assert (done.exit_code, "shop-worker@mail" in done.stdout) == (3, True)
+
+
+def test_status_on_a_host_that_can_not_ask(place: Path, call: Call) -> None:
+    document = host.document(place, host="redis1", units=["redis@shop-broker.service"])
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    done = call("status")
+    assert (done.exit_code, "from a host with a release, such as worker1" in done.stdout) == (
+        0,
+        True,
+    )
+
+
+def test_status_of_a_host_where_nothing_was_deployed_yet(place: Path, call: Call) -> None:
+    done = call("status")
+    assert done.exit_code == 3
+    assert "shop has no release on worker1" in done.stderr
+
+
+def test_units_as_systemctl_shows_them() -> None:
+    text = (
+        "Id=a.service\nLoadState=loaded\nActiveState=active\nSubState=running\nStatusText=x = y\n"
+        "StateChangeTimestamp=@1700000000\nNRestarts=2\n\n"
+        "Id=b.service\nLoadState=not-found\nActiveState=inactive\nSubState=dead\nStatusText=\n"
+        "StateChangeTimestamp=\nNRestarts=0\n"
+    )
+    first, second = units.parse(text)
+    assert (first.ok, first.status, first.restarts) == (True, "x = y", 2)
+    assert first.as_dict()["since"] == "2023-11-14T22:13:20+00:00"
+    assert (second.ok, second.active, second.since) == (False, "missing", None)
+
+
+# --- credentials ---
+
+
+def test_whoever_may_not_read_them_is_told_how(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for argv in (("exec", "--", "true"), ("schedule", "-n", "2")):
+        done = call(*argv)
+        assert done.exit_code == 3
+        assert f"only root may read {place}/etc/shop/credentials" in done.stderr
+        assert done.stderr.endswith(f": sudo celery-fleet {' '.join(argv)}\n")
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setenv("CELERY_FLEET_APP", "shop")
+    # sudo takes the variable away.
+    done = call("exec", "--", "x", "--app", "y")
+    assert done.stderr.endswith(": sudo celery-fleet --app shop exec -- x --app y\n")
+    done = call("exec", "--app=shop", "--", "true")
+    assert done.stderr.endswith(": sudo celery-fleet exec --app=shop -- true\n")
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    found = host.application(place)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(Exception, match="only root may read"):
+        found.settings()
+
+
+# --- exec ---
+
+
+def test_exec_becomes_the_script_that_runs_commands(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def execv(path: str, argv: list[str]) -> None:
+        seen.append(argv)
+        raise SystemExit(7)
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    words = ("celery", "inspect", "active", "--help", "-h")
+    options = ("--as", "operator", "--release", "r1", "--timeout", "5")
+    assert call("exec", *options, "--", *words).exit_code == 7
+    script = f"{host.SOURCE}/celery_fleet/exec.py"
+    assert seen == [
+        ["/usr/bin/python3", "-S", "-E", script, "--app", "shop", *options, "--", *words]
+    ]
+
+
+def test_a_long_timeout_is_handed_on_as_it_is(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def execv(path: str, argv: list[str]) -> None:
+        seen.append(argv)
+        raise SystemExit(0)
+
+    def run(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        seen.append(argv)
+        return subprocess.CompletedProcess(argv, 0, "{}", "")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(subprocess, "run", run)
+    call("exec", "--timeout", "12345678", "--", "true")
+    ask.in_release(host.application(place), "beat", ["true"], 12345678)
+    assert [argv[argv.index("--timeout") + 1] for argv in seen] == ["12345678", "12345678"]
+
+
+def test_no_example_prints_the_whole_environment(call: Call) -> None:
+    """It has the application's secrets."""
+    texts = [call("exec", "--help").stdout]
+    texts += [path.read_text() for path in (host.SOURCE.parent / "docs").glob("*.md")]
+    for text in texts:
+        assert not re.search(r"celery-fleet.* -- (env|printenv)\b", text)
+
+
+# --- inspect ---
+
+
+def test_inspect(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {"id": "1-2", "name": "shop.add", "time_start": 1700000000.0, "worker_pid": 5}
+    seen = answers(monkeypatch, {"mail@worker1": [task], "bulk@worker1": []})
+    done = call("inspect", "active")
+    assert done.exit_code == 0
+    assert "shop.add" in done.stdout
+    assert "2023-11-14 22:13:20 UTC" in done.stdout
+    assert seen[0]["expected"] == ["mail@worker1", "bulk@worker1"]
+    assert json.loads(call("inspect", "active", "--format", "json").stdout)["mail@worker1"] == [
+        task
+    ]
+
+
+def test_inspect_says_who_is_silent(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(monkeypatch, {"mail@worker1": {"ok": "pong"}})
+    done = call("inspect", "ping")
+    assert done.exit_code == 1
+    assert "pong" in done.stdout
+    assert "no answer from bulk@worker1 within 2 s" in done.stderr
+    assert call("inspect", "ping", "-d", "mail@worker1").exit_code == 0
+    done = call("inspect", "ping", "-d", "nobody@nowhere")
+    assert (done.exit_code, "no answer from nobody@nowhere" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("method", ["conf", "stats", "report", "clock", "reserved", "scheduled"])
+def test_inspect_shows_whatever_comes(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    for reply in (
+        {"a": {"b": [1, {"c": None}], "ok": "x\ny"}},
+        [{"request": {"id": "i"}}],
+        [],
+        "no",
+    ):
+        answers(monkeypatch, {"mail@worker1": reply, "bulk@worker1": reply})
+        assert call("inspect", method).exit_code == 0
+
+
+def test_inspect_with_the_broker_down(place: Path, call: Call) -> None:
+    host.release(place)
+    done = call("inspect", "active")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("celery-fleet: the broker can't be asked: 127.0.0.1:1")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("inspect",),
+        ("inspect", "nothing"),
+        ("inspect", "active", "something"),
+        ("inspect", "query_task"),
+        ("inspect", "ping", "--timeout", "99"),
+        # Nobody could be heard any more, within the time of the whole question.
+        ("inspect", "ping", "--timeout", f"{ask.ASK:g}"),
+        ("redis",),
+        ("redis", "results"),
+        ("redis", "--as", "root", "--", "ping"),
+        ("exec",),
+        ("exec", "--as", "beat", "--", "true"),
+        ("logs", "mail"),
+        ("logs", "beat", "more"),
+        ("logs", "worker", "nobody"),
+        ("logs", "-n", "0"),
+        ("schedule", "-n", "0"),
+        ("nothing",),
+        ("--format", "xml", "status"),
+    ],
+)
+def test_usage(place: Path, call: Call, argv: tuple[str, ...]) -> None:
+    done = call(*argv)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr
+
+
+# --- questions ---
+
+
+def test_whoever_answers_has_no_terminal(place: Path) -> None:
+    """The application's user could type on root's."""
+    python = host.release(place) / "venv/bin/python"
+    text = "import json, os; print(json.dumps({'ok': True, 'answer': os.getsid(0)}))"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{text}"\n')
+    assert ask.question(host.application(place), "workers") != os.getsid(0)
+
+
+# --- redis ---
+
+
+def fake_redis_cli(place: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    path = place / "redis-cli"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(redis.shutil, "which", lambda name, path: f"{place}/redis-cli")
+
+
+def test_redis_by_the_right_user_over_tls(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_redis_cli(place, monkeypatch, f'echo "$@"; echo "$REDISCLI_AUTH" >{place}/auth')
+    assert call("redis", "--", "ping").exit_code == 0
+    tls = f"--tls --cacert {place}/ca.crt"
+    assert capfd.readouterr().out == f"-e -h redis1 -p 6379 {tls} --user operator ping\n"
+    assert (place / "auth").read_text().strip() == host.PASSWORD
+    assert call("redis", "results", "--", "info", "memory").exit_code == 0
+    assert capfd.readouterr().out == f"-e -h redis1 -p 6380 {tls} --user operator info memory\n"
+
+
+def test_redis_as_admin_where_its_password_lies(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_redis_cli(place, monkeypatch, f'echo "$REDISCLI_AUTH" >{place}/auth')
+    done = call("redis", "--as", "admin", "--", "acl", "log")
+    assert (done.exit_code, "run this on redis1" in done.stderr) == (3, True)
+    path = place / "redis/shop-broker/users.acl"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "user default off\nuser operator on >other x\nuser admin on >hush -@all +ping\n"
+    )
+    assert call("redis", "--as", "admin", "--", "acl", "log").exit_code == 0
+    assert (place / "auth").read_text() == "hush\n"
+
+
+def test_redis_that_refuses_hangs_or_is_not_there(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_redis_cli(place, monkeypatch, "exit 1")
+    assert call("redis", "--", "ping").exit_code == 1
+    fake_redis_cli(place, monkeypatch, "exec sleep 20")
+    done = call("redis", "--timeout", "0.3", "--", "ping")
+    assert done.exit_code == 3
+    assert "broker redis1:6379: no answer within 0.3 s" in done.stderr
+    monkeypatch.setattr(redis.shutil, "which", lambda name, path: None)
+    done = call("redis", "--", "ping")
+    assert (done.exit_code, "apt install redis-tools" in done.stderr) == (3, True)
+
+
+def test_redis_that_refuses_by_the_real_redis_cli(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is refused, and a login that fails."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place)]
+    users = place / "users.acl"
+    users.write_text(f"user operator on >{host.PASSWORD} +ping\nuser default off\n")
+    server = subprocess.Popen(
+        [required("redis-server"), *address, "--aclfile", str(users)], stdout=subprocess.DEVNULL
+    )
+    # Without TLS, at the port of this machine; the user and the rest as they come.
+    local = f'first=$1; while [ "$1" != --user ]; do shift; done; [ "$first" = -e ] || first=; \
+        exec {required("redis-cli")} $first -p {port} "$@"'
+    fake_redis_cli(place, monkeypatch, local)
+    try:
+        deadline = time.monotonic() + 10
+        while call("redis", "--", "ping").exit_code != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert call("redis", "--", "get", "x").exit_code == 1
+        monkeypatch.setattr(redis, "password", lambda *_: "wrong")
+        assert call("redis", "--", "ping").exit_code == 1
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+# --- schedule ---
+
+
+def test_schedule(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = {"local": "2026-11-21T19:00:00-05:00", "utc": "2026-11-22T00:00:00+00:00"}
+    about = {"task": "shop.n", "queue": None, "schedule": "crontab 0 19 * * *"}
+    entry = {"name": "nightly", **about, "due": [due, due], "error": None}
+    found = {"ok": True, "error": None, "timezone": "America/Guayaquil", "entries": [entry]}
+    seen: list[tuple[Any, ...]] = []
+
+    def in_release(where: object, *asked: Any) -> Any:
+        seen.append(asked)
+        return found
+
+    monkeypatch.setattr(ask, "in_release", in_release)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = call("schedule")
+    assert (done.exit_code, "run this on the host of beat: control1" in done.stderr) == (3, True)
+    (place / "etc/shop/credentials/beat.json").write_text("{}")
+    done = call("schedule", "-n", "2")
+    assert done.exit_code == 0
+    for text in ("America/Guayaquil", "2026-11-21 19:00:00-05:00", "2026-11-22 00:00:00+00:00"):
+        assert text in done.stdout
+    assert seen[0][0] == "beat"
+    assert seen[0][1][-4:] == ["--count", "2", "--loaded", f"{place}/schedule.json"]
+    assert json.loads(call("schedule", "--format", "json").stdout)["entries"] == [entry]
+    found["entries"] = [{**entry, "due": [], "error": "ValueError: x"}]
+    assert call("schedule").exit_code == 1
+    found.update(ok=False, error="application shop can't be loaded: x")
+    done = call("schedule")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "celery-fleet: application shop can't be loaded: x\n",
+    )
+
+
+def test_what_exec_says_reaches_the_operator(place: Path) -> None:
+    found = host.application(place, runtime="/no/such/runtime")
+    with pytest.raises(Exception, match="ended with 2 and no answer"):
+        ask.in_release(found, "beat", ["python", "-m", "celery_fleet.due"], 5)
+    done = subprocess.CompletedProcess([], 125, "", "celery-fleet exec: no release\n")
+    with pytest.raises(Exception, match=r"^no release$"):
+        ask.last_line(done, "x")
+
+
+# --- logs ---
+
+
+def test_logs_of_the_journal(place: Path) -> None:
+    found = host.application(place)
+    both = ["--unit=shop-worker@mail.service", "--unit=shop-worker@bulk.service"]
+    base = ["journalctl", "--no-pager"]
+    assert logs.line(found, (), False, None, None) == [*base, "--lines=200", *both]
+    assert logs.line(found, ("worker",), False, 5, None) == [*base, "--lines=5", *both]
+    assert logs.line(found, ("worker", "bulk"), True, None, "-1h") == [
+        "journalctl",
+        "--follow",
+        "--since=-1h",
+        both[1],
+    ]
+
+
+def test_logs_in_files(place: Path) -> None:
+    files = {"destination": "file", "directory": "/var/log/shop"}
+    found = host.application(
+        place, logs=files, units=["shop-worker@mail.service", "shop-beat.service"]
+    )
+    paths = ["/var/log/shop/celery_mail.log", "/var/log/shop/celery_beat.log"]
+    assert logs.line(found, (), False, None, None) == ["tail", "--lines=200", *paths]
+    follow = ["tail", "--lines=9", "--follow=name", "--retry", paths[1]]
+    assert logs.line(found, ("beat",), True, 9, None) == follow
+    with pytest.raises(Exception, match="--since reads the journal alone"):
+        logs.line(found, ("beat",), False, None, "-1h")
+
+
+def test_logs_in_files_name_what_they_leave_out(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execv(path: str, argv: list[str]) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", execv)
+    units = ["shop-beat", "shop-web", "redis@shop-results", "nginx"]
+    document = host.document(place, units=[f"{name}.service" for name in units])
+    document["logs"]["destination"] = "file"
+    path = place / "etc/shop/cli.json"
+    path.write_text(json.dumps(document))
+    assert call("logs").stderr == (
+        "celery-fleet: shop-web, redis@shop-results, nginx left out, since the journal has their logs:"
+        " celery-fleet logs web, celery-fleet logs results, journalctl -u nginx\n"
+    )
+    assert call("logs", "beat").stderr == call("logs", "web").stderr == ""
+    document["logs"]["destination"] = "journal"
+    path.write_text(json.dumps(document))
+    assert call("logs").stderr == ""
+
+
+def test_logs_of_what_is_elsewhere(place: Path, call: Call) -> None:
+    done = call("logs", "beat")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "celery-fleet: worker1 has no beat of shop; it is on control1\n",
+    )
+    assert "it is on redis1" in call("logs", "broker").stderr
+
+
+# --- the command as a whole ---
+
+
+def test_every_command_has_help_with_examples(place: Path, call: Call) -> None:
+    for argv in [(), *((name,) for name in cli.commands)]:
+        done = call(*argv, "--help")
+        assert done.exit_code == 0
+        assert "Examples:" in done.stdout
+        assert "celery-fleet " in done.stdout
+    assert call("--version").stdout.startswith("celery-fleet, version ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(call: Call, shell: str) -> None:
+    done = call("completion", shell)
+    assert (done.exit_code, "_CELERY_FLEET_COMPLETE" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "expected"),
+    [
+        ("celery-fleet stat", 1, ["stats", "status"]),
+        ("celery-fleet logs w", 2, ["worker", "web"]),
+        ("celery-fleet logs worker ", 3, ["mail", "bulk"]),
+        ("celery-fleet inspect active -d ma", 4, ["mail@worker1"]),
+        ("celery-fleet --app s", 2, ["shop"]),
+    ],
+)
+def test_what_is_completed(place: Path, words: str, number: int, expected: list[str]) -> None:
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(number),
+        "_CELERY_FLEET_COMPLETE": "bash_complete",
+    }
+    done = CliRunner().invoke(cli, [], prog_name="celery-fleet", env=environment)
+    assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
+
+
+def test_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with pytest.raises(Exception, match=r"^x: no answer within 0.2 s$"), ask.bounded("x", 0.2):
+        time.sleep(5)
+    assert time.monotonic() - began < 2
+
+
+def test_next_due_of_a_host_without_beat(place: Path) -> None:
+    assert status.next_due(host.application(place)) is None
+
+
+def test_next_due_takes_no_harm_from_what_the_applications_user_made(place: Path) -> None:
+    found = host.application(place)
+    entry = {"name": "n", "task": "t", "queue": "q", "due": "2026-01-02T03:00:00Z"}
+    text = json.dumps({"entries": [entry]})
+    path = place / "schedule.json"
+    path.write_text(text)
+    assert status.next_due(found) == entry
+    for harm in (text + " " * status.LARGEST, "[" * 100_000, '{"entries": [{"due": 1}]}'):
+        path.write_text(harm)
+        assert status.next_due(found) is None
+    path.unlink()
+    (place / "elsewhere").write_text(text)
+    path.symlink_to("elsewhere")
+    assert status.next_due(found) is None
+    path.unlink()
+    os.mkfifo(path)
+    with ask.bounded("a pipe that nobody writes to", 2):
+        assert status.next_due(found) is None

@@ -1,0 +1,597 @@
+"""Commands that send, look and delete: what is refused before anybody is asked, and what is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner
+
+from celery_fleet import calling, monitoring, questions
+from celery_fleet.cli import ask, stream, tasks, watching
+from celery_fleet.cli.commands import monitor, purge
+from celery_fleet.cli.errors import CommandError
+from celery_fleet.cli.main import cli
+from celery_fleet.cli.options import Context
+from tests.unit.cli import host
+from tests.unit.cli.conftest import Call
+
+ID = "6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6"
+TASKS = [
+    "core.tasks.cleanup",
+    "core.tasks.system_health_check",
+    "mail.tasks.cleanup",
+    "tasks.cleanup",
+]
+
+
+@pytest.fixture
+def released(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The host with a release that registers some tasks."""
+    path = host.release(place) / "release.json"
+    path.write_text(json.dumps({"directory": "source", "tasks": TASKS}))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return place
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("system_health_check", TASKS[1]),
+        ("tasks.system_health_check", TASKS[1]),
+        ("core.tasks.cleanup", TASKS[0]),
+        ("tasks.cleanup", "tasks.cleanup"),  # the end of two others, and the whole of one
+        ("mail.tasks.cleanup", TASKS[2]),
+    ],
+)
+def test_a_task_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
+    assert tasks.resolve(TASKS, given) == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("cleanup", "may be core.tasks.cleanup, mail.tasks.cleanup, tasks.cleanup; say which"),
+        ("sytem_health_check", "did you mean core.tasks.system_health_check?"),
+        ("core.tasks.cleanups", "did you mean core.tasks.cleanup"),
+        ("health_check", "did you mean core.tasks.system_health_check?"),
+        ("zzz", "see `celery-fleet tasks`"),
+        ("", "see `celery-fleet tasks`"),
+    ],
+)
+def test_a_task_that_is_none_or_several(given: str, words: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        tasks.resolve(TASKS, given)
+    assert caught.value.exit_code == 2
+    assert words in caught.value.message
+
+
+def test_short_names_mean_what_they_stand_for() -> None:
+    short = tasks.short_names(TASKS)
+    assert short[TASKS[1]] == "system_health_check"
+    assert {name: tasks.resolve(TASKS, one) for name, one in short.items()} == {
+        name: name for name in TASKS
+    }
+
+
+# --- refused at once ---
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("run", "nothing"), "task nothing: the release has none of this name"),
+        (("run", "cleanup"), "may be core.tasks.cleanup, mail.tasks.cleanup"),
+        (("run", TASKS[1], "--args", "[1,"), "--args: not JSON at line 1, column 4"),
+        (("run", TASKS[1], "--args", "[\n1 2]"), "--args: not JSON at line 2, column 3"),
+        (("run", TASKS[1], "--args", "{}"), "--args: an object, must be a list"),
+        (("run", TASKS[1], "--args", "[NaN]"), "NaN is not known to JSON"),
+        (("run", TASKS[1], "--args", "[1e999]"), "1e999 is too large a number"),
+        (("run", TASKS[1], "--args", "[" * 100_000), "--args: not JSON"),
+        (("run", TASKS[1], "--kwargs", "[1]"), "--kwargs: a list, must be an object"),
+        (("run", TASKS[1], "--kwargs", "null"), "--kwargs: null, must be an object"),
+        (
+            ("run", TASKS[1], "--queue", "fast"),
+            "no worker of the inventory consumes it, but bulk, mail, slow",
+        ),
+        (("run", TASKS[1], "--here", "--async"), "--here sends nothing"),
+        (("run", TASKS[1], "--timeout", "0"), "--timeout"),
+        (("monitor", "--duration", "0"), "--duration"),
+        (("monitor", "--duration", "-5"), "--duration"),
+        (
+            ("monitor", "--duration", "5", "--interval", "6"),
+            "--interval 6: is longer than --duration 5",
+        ),
+        (("monitor", "--interval", "0"), "--interval"),
+        (("monitor", "--duration", "nan"), "nan is not a number of seconds"),
+        (("result", ID, "--wait", "soon"), "--wait"),
+        (
+            ("monitor", "--workers", "mail,nobody"),
+            "--workers nobody: the inventory has no such worker, but mail, bulk",
+        ),
+        (("monitor", "--workers", ","), "--workers: names no worker"),
+        (
+            ("monitor", "--output-file", "/no/such/place/x.json"),
+            "can't be written to /no/such/place (No such file",
+        ),
+        (("monitor", "--output-file", "x" * 300), "can't be written"),
+        (("monitor", "--output-file", "/"), "is no file"),
+        (("monitor", "--output-file", "/dev/null"), "is no file, and would be replaced"),
+        (("result", "x"), "'x' is not the id of a task"),
+        (("revoke", ID, "a b c d e f g h"), "is not the id of a task"),
+        (("revoke",), "Missing argument"),
+        (("revoke", ID, "--signal", "TERM"), "--signal is for --terminate"),
+        (("revoke", ID, "--terminate", "--signal", "HURRY"), "--signal HURRY: is no signal"),
+        (("purge", "mail"), "nobody can be asked, since there is no terminal: say --yes"),
+        (("active", "-t", "99"), "-t"),
+    ],
+)
+def test_mistakes(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], words: str
+) -> None:
+    def asked(*_: object, **__: object) -> Any:
+        raise AssertionError("somebody was asked")
+
+    for name in ("question", "in_release"):
+        monkeypatch.setattr(ask, name, asked)
+    monkeypatch.setattr(stream.subprocess, "Popen", asked)
+    done = call(*argv)
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("tasks",),
+        ("run", "system_health_check"),
+        ("run", "system_health_check", "--here"),
+    ],
+)
+def test_root_alone(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = call(*argv)
+    assert done.exit_code == 3
+    assert done.stderr.endswith(f"sudo celery-fleet {' '.join(argv)}\n")
+
+
+def test_without_a_release(place: Path, call: Call) -> None:
+    for argv in (("tasks",), ("run", "x"), ("monitor",), ("result", ID)):
+        done = call(*argv)
+        assert (done.exit_code, "has no release on worker1" in done.stderr) == (3, True), argv
+
+
+def test_a_note_that_root_alone_may_read(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    application = host.application(released)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        with pytest.raises(CommandError, match="sudo celery-fleet"):
+            tasks.registered(application)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"tasks": 1}'])
+def test_a_note_that_is_broken(released: Path, call: Call, text: str) -> None:
+    (released / "opt/shop/current/release.json").write_text(text)
+    done = call("run", "x")
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+    assert "release.json can't be read" in done.stderr
+
+
+COMMANDS = (
+    ("monitor",),
+    ("result", ID),
+    ("revoke", ID),
+    ("purge", "mail", "--yes"),
+    ("stats",),
+)
+
+
+@pytest.mark.parametrize("argv", COMMANDS)
+def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]) -> None:
+    done = call(*argv)
+    assert done.exit_code == 3
+    assert "127.0.0.1:1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", COMMANDS)
+def test_a_broker_that_accepts_and_never_answers(
+    released: Path, call: Call, argv: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        path = released / "etc/shop/credentials/operator.json"
+        path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
+        began = time.monotonic()
+        done = call(*argv)
+    assert time.monotonic() - began < ask.BOUND
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+
+
+def test_a_bound_within_another_ends_with_the_shorter() -> None:
+    def nested() -> None:
+        with ask.bounded("inner", 5):
+            pass
+        # The outer one still counts.
+        time.sleep(5)
+
+    began = time.monotonic()
+    with (
+        pytest.raises(CommandError, match=r"^outer: no answer within 0.3 s$"),
+        ask.bounded("outer", 0.3),
+    ):
+        nested()
+    with (
+        pytest.raises(CommandError, match=r"^inner: no answer within 0.2 s$"),
+        ask.bounded("outer", 5),
+        ask.bounded("inner", 0.2),
+    ):
+        time.sleep(5)
+    assert time.monotonic() - began < 3
+
+
+def test_a_bound_begins_with_the_process(place: Path) -> None:
+    context = Context(host.application(place), False, time.monotonic() - 9.3)
+    began = time.monotonic()
+    with pytest.raises(CommandError, match=r"^x: no answer within 10 s$"), context.within("x"):
+        time.sleep(5)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("celery-fleet run sys", ["system_health_check"]),
+        ("celery-fleet run core.", TASKS[:2]),
+        ("celery-fleet purge m", ["mail"]),
+        ("celery-fleet monitor --workers mail,b", ["mail,bulk"]),
+        ("celery-fleet active -d bulk", ["bulk@worker1"]),
+        ("celery-fleet stop m", ["mail"]),
+    ],
+)
+def test_what_is_completed(released: Path, words: str, expected: list[str]) -> None:
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_CELERY_FLEET_COMPLETE": "bash_complete",
+    }
+    done = CliRunner().invoke(cli, [], prog_name="celery-fleet", env=environment)
+    assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
+
+
+# --- purge ---
+
+
+def test_purge_asks_and_tells_how_many(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def question(where: object, name: str, **request: Any) -> Any:
+        seen.append(name)
+        return {"mail": 3} if name == "lengths" else {"purged": 3}
+
+    monkeypatch.setattr(ask, "question", question)
+    monkeypatch.setattr(purge, "_terminal", lambda: True)
+    asked = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return len(asked) > 1
+
+    monkeypatch.setattr(purge.click, "confirm", confirm)
+    done = call("purge", "mail")
+    assert (done.exit_code, done.stderr) == (1, "celery-fleet: nothing is deleted\n")
+    assert seen == ["lengths"]
+    assert call("purge", "mail").stdout == "3 tasks deleted from mail.\n"
+    assert asked == ["Delete 3 tasks of the queue mail?"] * 2
+
+
+# --- monitor ---
+
+
+def line(elapsed: float, span: float = 5, **more: Any) -> dict[str, Any]:
+    return {
+        "at": 1_700_000_000 + elapsed,
+        "elapsed": elapsed,
+        "span": span,
+        "trouble": None,
+        "workers": {"mail@worker1": {"online": True, "source": "events"}},
+        "queues": {"mail": 2},
+        "counts": {"succeeded": 10, "failed": 1},
+        "mean": 0.5,
+        "failures": [{"task": "a", "id": "1", "worker": "mail@worker1", "error": "x", "at": 1}],
+        "last": False,
+        **more,
+    }
+
+
+class Lines:
+    """A stream of given lines; one that is an exception is raised."""
+
+    def __init__(self, *found: Any) -> None:
+        self.found = found
+        self.abandoned = False
+
+    def lines(self, *_: float) -> Any:
+        for one in self.found:
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+
+    def stop(self) -> Any:
+        yield line(12, 2)
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
+
+def watched(*found: Any) -> tuple[str | None, watching.Summary]:
+    summary = watching.Summary()
+    given: Any = Lines(*found)
+    return monitor.watch(given, summary, lambda _: None, 1, 1), summary
+
+
+def test_sums_and_means() -> None:
+    trouble, summary = watched(line(5), line(10, mean=2.0, counts={"succeeded": 5}, failures=[]))
+    assert trouble is None
+    assert summary.counts == {
+        "received": 0,
+        "started": 0,
+        "succeeded": 15,
+        "failed": 1,
+        "retried": 0,
+    }
+    assert summary.mean == 1.0
+    assert summary.samples[0].rates["succeeded"] == 2.0
+    assert summary.rates["succeeded"] == 1.5
+    assert len(summary.failures) == 1
+
+
+def test_trouble_at_the_start_ends_it() -> None:
+    trouble, summary = watched(line(0.1, trouble="x: refused"), line(5))
+    assert trouble == "the broker does not answer: x: refused"
+    assert len(summary.samples) == 1
+
+
+def test_trouble_that_passes_does_not() -> None:
+    trouble, summary = watched(line(0.1), line(5, trouble="x"), line(10))
+    assert (trouble, len(summary.samples)) == (None, 3)
+
+
+def test_trouble_that_lasts_does() -> None:
+    lines = [line(0.1), *(line(5.0 * number, trouble="x") for number in (1, 2, 3))]
+    trouble, summary = watched(*lines)
+    assert (trouble, len(summary.samples)) == ("the broker does not answer: x", 3)
+    assert watched(line(0.1), line(5, trouble="x"))[0] == "the broker does not answer: x"
+
+
+def test_silence_and_words_that_are_no_sample() -> None:
+    assert watched(line(1), CommandError("nothing was heard"))[0] == "nothing was heard"
+    for mistake in (CommandError("nothing was heard"), {"error": "no such settings"}):
+        with pytest.raises(CommandError, match=r"nothing was heard|no such settings"):
+            watched(mistake)
+    assert "nothing was heard" in str(watched()[0])
+
+
+def test_ctrl_c_brings_what_was_counted_last() -> None:
+    trouble, summary = watched(line(10), KeyboardInterrupt())
+    assert (trouble, summary.samples[-1].elapsed) == (None, 12)
+
+
+def test_what_a_person_sees() -> None:
+    _, summary = watched(
+        line(
+            5,
+            workers={
+                "a@h": {"online": False, "source": None},
+                "b@h": {"online": True, "source": "totals"},
+            },
+        )
+    )
+    console = monitor.output.console()
+    with console.capture() as captured:
+        console.print(monitor.picture(summary, 60))
+    shown = captured.get()
+    for text in (
+        "5 of 60 s",
+        "0.500 s now",
+        "1 of 2 online; no answer from a@h",
+        "counted by what they begin: b@h",
+    ):
+        assert text in shown
+    assert "failed: a 1 on mail@worker1: x" in shown
+    assert "Queues: mail 2" in shown
+
+
+def test_the_output_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("before")
+    made = watching.OutputFile(str(path))
+    made.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["out.json"]
+    assert path.read_text() == "before"
+    (tmp_path / "link").symlink_to("out.json")
+    made = watching.OutputFile(str(tmp_path / "link"))
+    made.write("after")
+    made.close()
+    assert path.read_text() == "after"
+    assert (tmp_path / "link").is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o666 & ~watching._umask()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_output_file_is_no_link_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel has it: root who writes into /tmp must not be led to a file of root's."""
+    everybodys = tmp_path / "tmp"
+    everybodys.mkdir()
+    everybodys.chmod(0o1777)
+    target = tmp_path / "passwd"
+    target.write_text("root")
+    (everybodys / "out.json").symlink_to(target)
+    own = os.lstat(everybodys).st_uid
+    watching.OutputFile(str(everybodys / "out.json")).close()
+    status = os.lstat
+
+    def theirs(path: Any) -> os.stat_result:
+        found = list(status(path))
+        found[4] = own + 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "lstat", theirs)
+    with pytest.raises(CommandError, match="a link that another user has put there") as refused:
+        watching.OutputFile(str(everybodys / "out.json"))
+    assert refused.value.exit_code == 2
+    assert target.read_text() == "root"
+    everybodys.chmod(0o755)
+    # Where nobody else may write, they may well have a link.
+    watching.OutputFile(str(everybodys / "out.json")).close()
+
+
+# --- what is run in the release's Python ---
+
+
+@pytest.mark.parametrize("propagates", [False, True])
+def test_a_task_that_fails_here_is_an_answer(propagates: bool) -> None:
+    """Whatever the application's own tests want of such tasks."""
+    app = Celery("shop", set_as_current=False)
+    app.conf.task_eager_propagates = propagates
+
+    @app.task(name="shop.fail", shared=False)
+    def fail() -> None:
+        raise ValueError("of its own")
+
+    done = calling.apply(app, {"task": "shop.fail"})
+
+    assert (done["state"], done["ok"]) == ("FAILURE", False)
+    assert done["error"] == "ValueError: of its own"
+    assert "raise ValueError" in done["traceback"]
+
+
+# --- what is counted in the release's Python ---
+
+
+def event(kind: str, identity: str = "1", node: str = "a@h", **more: Any) -> dict[str, Any]:
+    return {"type": f"task-{kind}", "uuid": identity, "hostname": node, **more}
+
+
+def test_events_are_counted() -> None:
+    tally = monitoring.Tally()
+    tally.event(event("received", name="shop.add"))
+    tally.event(event("started"))
+    tally.event(event("succeeded", runtime=0.5))
+    tally.event(event("succeeded", "2", runtime=1.5))
+    tally.event(event("received", "3", name="shop.fail"))
+    tally.event(event("failed", "3", exception="ValueError('x')", timestamp=7))
+    tally.event(event("failed", "4", exception="y"))
+    tally.event({"type": "worker-heartbeat", "hostname": "a@h"})
+    found = tally.take()
+    assert found["counts"] == {
+        "received": 2,
+        "started": 1,
+        "succeeded": 2,
+        "failed": 2,
+        "retried": 0,
+    }
+    assert found["mean"] == 1.0
+    assert [(one["task"], one["error"]) for one in found["failures"]] == [
+        ("shop.fail", "ValueError('x')"),
+        (None, "y"),
+    ]
+    assert tally.take()["counts"] == dict.fromkeys(monitoring.COUNTS, 0)
+
+
+def test_canaries_are_not_counted() -> None:
+    tally = monitoring.Tally()
+    tally.event(event("received", name="celery_fleet.canary"))
+    tally.event(event("succeeded", runtime=1))
+    assert tally.take()["counts"] == dict.fromkeys(monitoring.COUNTS, 0)
+    assert questions.total({"total": {"celery_fleet.canary": 7, "shop.add": 2}}) == 2
+
+
+def test_events_of_other_workers_are_not() -> None:
+    tally = monitoring.Tally(frozenset({"a@h"}))
+    tally.event(event("started", node="b@h"))
+    assert tally.take()["counts"]["started"] == 0
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "REMEMBERED", 10)
+    tally = monitoring.Tally()
+    for number in range(200):
+        tally.event(event("received", str(number), name="t"))
+        tally.event(event("failed", f"x{number}"))
+    assert len(tally._names) == 10
+    assert len(tally.take()["failures"]) == monitoring.FAILURES
+
+
+def test_totals_count_from_the_first_look_and_through_a_restart() -> None:
+    tally = monitoring.Tally()
+    for run, begun in ((1, 100), (1, 104), (2, 3), (2, 3)):
+        tally.totals("a@h", run, begun)
+    assert tally.take()["counts"]["started"] == 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must do one of"),
+        ('{"do": "list"}', "application  can't be loaded"),
+    ],
+)
+def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_fleet.calling"],
+        input=text,
+        env={"PYTHONPATH": str(host.SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ok"]) == (1, False)
+    assert words in answer["error"]
+    assert set(calling.DOINGS) == {"list", "send", "apply"}
+
+
+def test_monitoring_ends_when_it_is_told(place: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery_fleet.monitoring"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(host.SOURCE)},
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    request = {"settings": host.settings(), "duration": 600, "interval": 300}
+    process.stdin.write(json.dumps(request))
+    process.stdin.close()
+    with process.stdout as output:
+        assert "127.0.0.1:1" in json.loads(output.readline())["trouble"]
+        threading.Timer(0.1, process.terminate).start()
+        last = json.loads(output.readline())
+    assert (process.wait(10), last["last"]) == (0, True)

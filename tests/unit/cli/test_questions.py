@@ -1,0 +1,219 @@
+"""What the release's Python answers to the operator's command."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from celery_fleet import questions
+from celery_fleet.cli.commands.inspect import METHODS
+from tests.programs import required
+from tests.unit.cli import host
+
+
+class Inspect:
+    """Workers that answer from a table, in its order, as Celery's mailbox takes it."""
+
+    def __init__(self, replies: dict[str, dict[str, Any]], seen: list[dict[str, Any]]) -> None:
+        self._replies = replies
+        self._seen = seen
+        self.taken: list[str] = []
+
+    def __call__(self, **options: Any) -> Inspect:
+        self._seen.append(options)
+        return self
+
+    def __getattr__(self, method: str) -> Any:
+        options = self._seen[-1]
+
+        def asked(*_: str) -> dict[str, Any]:
+            nodes = options["destination"]
+            found = {
+                node: reply
+                for node, reply in self._replies[method].items()
+                if nodes is None or node in nodes
+            }
+            found = dict(list(found.items())[: options.get("limit")])
+            for node, reply in found.items():
+                self.taken.append(node)
+                if "callback" in options:
+                    options["callback"]({node: reply})
+            return found
+
+        return asked
+
+
+class App:
+    def __init__(self, **replies: dict[str, Any]) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.control = self
+        self.inspect = Inspect(replies, self.seen)
+
+
+def test_with_all_that_are_expected_the_wait_ends() -> None:
+    pong = {"ok": "pong"}
+    app = App(ping={"a@h": pong, "b@h": pong, "late@h": pong})
+    found = questions.inspect(app, {"method": "ping", "expected": ["a@h", "b@h"], "wait": 1})
+    assert found == {"a@h": pong, "b@h": pong}
+    assert app.inspect.taken == ["a@h", "b@h"]
+    found = questions.inspect(app, {"method": "ping", "nodes": ["b@h"], "expected": ["a@h", "b@h"]})
+    assert found == {"b@h": pong}
+    for asked in app.seen:
+        asked.pop("callback")
+    assert app.seen == [
+        {"destination": None, "timeout": 1.0},
+        {"destination": ["b@h"], "timeout": 2.0},
+    ]
+
+
+def test_the_answer_of_a_stand_in_does_not_end_the_wait() -> None:
+    app = App(ping={"a.next@h": 1, "b.next@h": 2, "a@h": 3, "b@h": 4})
+    found = questions.inspect(app, {"method": "ping", "expected": ["a@h", "b@h"]})
+    assert set(found) == {"a@h", "b@h", "a.next@h", "b.next@h"}
+    silent = questions.inspect(app, {"method": "ping", "expected": ["a@h", "gone@h"]})
+    assert "gone@h" not in silent
+
+
+def test_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "lengths", lambda app, queues: dict.fromkeys(queues, 7))
+    app = App(
+        stats={"a@h": {"pid": 5, "pool": {"max-concurrency": 4}, "uptime": 9}},
+        active={"a@h": [{"id": "1"}, {"id": "2"}]},
+        active_queues={"a@h": [{"name": "mail"}, {"name": "a@h.dq2"}]},
+    )
+    assert questions.workers(app, {"queues": ["mail"]}) == {
+        "workers": {
+            "a@h": {
+                "state": "consuming",
+                "queues": ["mail"],
+                "processes": 4,
+                "running": 2,
+                "pid": 5,
+                "uptime": 9,
+            }
+        },
+        "queues": {"mail": 7},
+    }
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "lengths", lambda app, queues: {})
+    assert questions.workers(App(stats={}), {}) == {"workers": {}, "queues": {}}
+
+
+def test_the_command_and_its_answers_know_the_same_questions() -> None:
+    assert METHODS == questions.METHODS
+
+
+def ask(request: object) -> tuple[dict[str, Any], float]:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_fleet.questions"],
+        input=request if isinstance(request, str) else json.dumps(request),
+        env={"PYTHONPATH": str(host.SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+    assert done.returncode == (0 if answer["ok"] else 1)
+    assert host.PASSWORD not in done.stdout + done.stderr
+    return answer, time.monotonic() - began
+
+
+def test_a_broker_that_is_down() -> None:
+    answer, _ = ask({"question": "workers", "settings": host.settings()})
+    assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:1: ")
+
+
+@pytest.mark.slow
+def test_a_broker_that_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = host.settings(port=server.getsockname()[1])
+        answer, seconds = ask({"question": "workers", "settings": settings, "timeout": 8})
+    assert not answer["ok"]
+    assert seconds < 10, "no answer within its bound"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fill(client: Any) -> None:
+    for _ in range(10_000):
+        try:
+            client.lpush("mail", "x" * 1000)
+        except redis.OutOfMemoryError:
+            return
+    raise AssertionError("it is not full")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[int]:
+    """The port of a Redis that has no memory left, with tasks in the queue mail."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    options = ("--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--maxmemory", "3mb")
+    users = tmp_path / "users.acl"
+    users.write_text(
+        f"user default on nopass ~* &* +@all\nuser operator on >{host.PASSWORD} ~* &* +@all\n"
+    )
+    server = subprocess.Popen(
+        [required("redis-server"), "--port", str(port), *options, "--aclfile", str(users)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        client = redis.Redis(port=port)
+        deadline = time.monotonic() + 10
+        while not listens(port):
+            assert time.monotonic() < deadline, "it did not come up"
+            time.sleep(0.05)
+        fill(client)
+        client.close()
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def test_a_broker_that_is_full_still_says_how_long_its_queues_are(full: int) -> None:
+    request = {"settings": host.settings(port=full), "queues": ["mail", "bulk"]}
+    answer, _ = ask({"question": "workers", **request})
+    assert answer["ok"], answer
+    found = answer["answer"]
+    assert (found["workers"], found["queues"]["bulk"]) == ({}, 0)
+    assert found["queues"]["mail"] > 100
+    assert found["full"].startswith(
+        "the broker is full, so nothing can be sent and no worker asked"
+    )
+    answer, _ = ask({"question": "inspect", "method": "ping", **request})
+    assert answer["error"].startswith("the broker is full")
+    answer, _ = ask({"question": "lengths", **request})
+    waiting = answer["answer"]["mail"]
+    answer, _ = ask({"question": "purge", "queue": "mail", **request})
+    assert answer["answer"] == {"purged": waiting}
+    answer, _ = ask({"question": "lengths", **request})
+    assert answer["answer"]["mail"] == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ("{", "the request is not JSON"),
+        ({"question": "frob"}, "must have a question"),
+        ({"question": "inspect", "settings": {"format": 9}}, "has format 9"),
+    ],
+)
+def test_mistakes(request_: object, words: str) -> None:
+    assert words in ask(request_)[0]["error"]

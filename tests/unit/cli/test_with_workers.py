@@ -1,0 +1,375 @@
+"""The operator's commands against real Redis servers with the roles' users, and a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from celery_fleet.cli import application, ask, units
+from celery_fleet.cli.main import cli
+from tests.fleet import NODE, PASSWORDS, QUEUES, Fleet, client, running, wait_for
+from tests.unit.cli import host
+
+pytestmark = pytest.mark.slow
+
+TASKS = [f"shop.{name}" for name in ("add", "fail", "lost", "silent", "slow")]
+
+Call = Callable[..., Result]
+
+# Stands in for systemd-run: the same environment, from files of the test.
+EXEC = """
+import json, os, sys
+words = sys.argv[sys.argv.index("--") + 1:]
+os.environ.update(json.load(open(sys.argv[1])))
+os.chdir(sys.argv[2])
+os.execv(sys.executable, [sys.executable, *words[1:]])
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with running(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
+
+
+@pytest.fixture
+def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host of that fleet."""
+    document = host.document(tmp_path, workers={NODE: ["mail"]}, queues=QUEUES)
+    directory = host.install(tmp_path)
+    (directory / "cli.json").write_text(json.dumps(document))
+    for component in ("operator", "producer"):
+        text = json.dumps(fleet.settings(component))
+        (directory / "credentials" / f"{component}.json").write_text(text)
+    release = host.release(tmp_path)
+    (release / "release.json").write_text(json.dumps({"directory": "source", "tasks": TASKS}))
+
+    def exec_command(where: object, component: str, *words: str) -> list[str]:
+        environment = fleet.environment(component)
+        path = tmp_path / "environment.json"
+        path.write_text(json.dumps(environment))
+        return [sys.executable, "-c", EXEC, str(path), str(fleet.directory), *words]
+
+    monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
+    monkeypatch.setattr(ask, "as_user", lambda name: {})
+    monkeypatch.setattr(ask, "exec_command", exec_command)
+    monkeypatch.setattr(units, "show", lambda names: [])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path
+
+
+@pytest.fixture
+def call(place: Path) -> Call:
+    def called(*argv: str) -> Result:
+        done = CliRunner().invoke(cli, argv, prog_name="celery-fleet")
+        unexpected = done.exception
+        assert unexpected is None or isinstance(unexpected, SystemExit), repr(unexpected)
+        assert not any(word in done.output for word in PASSWORDS.values())
+        return done
+
+    return called
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(fleet: Fleet) -> Iterator[None]:
+    yield
+    assert fleet.refused() == []
+
+
+def found(done: Result, code: int = 0) -> Any:
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def test_tasks_and_their_queues(call: Call) -> None:
+    rows = found(call("tasks", "--format", "json"))
+    assert [row["task"] for row in rows] == TASKS
+    assert rows[0] == {"task": "shop.add", "queue": "mail", "name": "add", "consumed": True}
+    assert (rows[2]["queue"], rows[2]["consumed"]) == ("nowhere", False)
+    assert "nowhere !" in call("tasks").stdout
+
+
+def test_a_task_is_run_and_its_result_printed(call: Call) -> None:
+    done = call("run", "add", "--args", "[2, 3]")
+    assert (done.exit_code, done.stdout) == (0, "5\n"), done.output
+    assert "shop.add is sent to mail as " in done.stderr
+    shown = found(call("run", "shop.add", "--kwargs", '{"a": "x", "b": "y"}', "--format", "json"))
+    assert (shown["state"], shown["result"], shown["queue"]) == ("SUCCESS", "xy", "mail")
+
+
+def test_a_task_that_fails(call: Call) -> None:
+    done = call("run", "fail", "--args", '["no stock"]')
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "Traceback (most recent call last)" in done.stderr  # the task's own, from the result
+    assert done.stderr.endswith("celery-fleet: FAILURE: ValueError: no stock\n")
+
+
+def test_a_task_is_sent_and_its_result_asked_for(call: Call) -> None:
+    done = call("run", "slow", "--args", "[0.5]", "--async")
+    assert done.exit_code == 0, done.output
+    shown = found(call("result", done.stdout.strip(), "--wait", "20", "--format", "json"))
+    assert (shown["state"], shown["ok"], shown["result"]) == ("SUCCESS", True, None)
+
+
+def test_a_task_that_nobody_takes(call: Call) -> None:
+    to_nobody = ("run", "add", "--args", "[1, 2]", "--queue", "bulk", "--anyway")
+    identity = call(*to_nobody, "--async").stdout.strip()
+    assert found(call("result", identity, "--format", "json"))["state"] == "PENDING"
+    assert call("result", identity, "--wait", "0.1").exit_code == 1
+    done = call(*to_nobody, "--timeout", "3")
+    assert done.exit_code == 1
+    assert (
+        "no result within 3 s (state PENDING); shop.add goes on: celery-fleet result" in done.stderr
+    )
+    assert found(call("purge", "bulk", "--yes", "--format", "json"))["purged"] == 2
+
+
+def test_a_task_without_a_result_is_not_waited_for(call: Call) -> None:
+    done = call("run", "silent")
+    assert done.exit_code == 0, done.output
+    assert "shop.silent leaves no result" in done.stderr
+
+
+def test_a_task_is_run_here(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        found(call("run", "add", "--args", "[2, 3]", "--here", "--format", "json"))["result"] == 5
+    )
+    done = call("run", "fail", "--args", '["no stock"]', "--here")
+    assert (done.exit_code, "FAILURE: ValueError: no stock" in done.stderr) == (1, True)
+    assert found(call("run", "silent", "--here", "--format", "json"))["ok"]
+    assert "said by the task" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (
+            ("run", "lost"),
+            "shop.lost goes to the queue nowhere, which no worker of the inventory consumes",
+        ),
+        (("run", "add", "--args", "[1]"), "shop.add does not take these arguments: "),
+        (("run", "add", "--here"), "shop.add does not take these arguments: "),
+        (("purge", "elsewhere", "--yes"), "queue elsewhere: the inventory has mail, bulk"),
+    ],
+)
+def test_what_is_found_to_be_a_mistake_on_the_way(
+    fleet: Fleet, call: Call, argv: tuple[str, ...], words: str
+) -> None:
+    done = call(*argv)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert words in done.stderr
+    # Redis refuses to tell of a queue that no inventory names.
+    fleet.refused()
+
+
+def test_purge_takes_all_priorities(fleet: Fleet, call: Call) -> None:
+    for _ in range(3):
+        fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=bulk", user="producer")
+    client(fleet.ports["broker"], "producer").lpush("bulk\x06\x166", "{}")
+    refused = call("purge", "bulk")
+    assert (refused.exit_code, "say --yes" in refused.stderr) == (2, True)
+    assert found(call("purge", "bulk", "--yes", "--format", "json"))["purged"] == 4
+    assert call("purge", "bulk", "--yes").stdout == "0 tasks deleted from bulk.\n"
+
+
+def test_revoke(fleet: Fleet, call: Call) -> None:
+    # Nobody has it before it is revoked.
+    words = ("call", "shop.add", "--args=[1, 1]", "--queue=bulk")
+    identity = fleet.celery(*words, user="producer").strip()
+    done = call("revoke", identity)
+    assert done.exit_code == 0, done.output
+    assert "flagged as revoked" in done.stdout
+    fleet.celery("control", "--timeout=0.5", "add_consumer", "bulk")
+    done = call("result", identity, "--wait", "10")
+    fleet.celery("control", "--timeout=0.5", "cancel_consumer", "bulk")
+    assert (done.exit_code, done.stdout.startswith("REVOKED")) == (1, True), done.output
+
+
+@pytest.mark.parametrize(
+    "method", ["active", "scheduled", "reserved", "registered", "stats", "conf"]
+)
+def test_short_forms(call: Call, method: str) -> None:
+    assert list(found(call(method, "--format", "json"))) == [NODE]
+    assert call(method, "-d", NODE).exit_code == 0
+
+
+def test_status_in_detail(call: Call) -> None:
+    call("run", "slow", "--args", "[12]", "--async")
+    wait_for(lambda: "shop.slow" in call("active").stdout)
+    done = call("status", "--detailed")
+    assert done.exit_code == 1, "bulk is consumed by nobody"
+    for text in ("Since the workers' start", "not sent", "shop.slow"):
+        assert text in done.stdout
+    worker = found(call("status", "--detailed", "--format", "json"), 1)["workers"][NODE]
+    assert worker["begun"] >= 1
+    assert worker["tasks"][0]["name"] == "shop.slow"
+
+
+def monitored(call: Call, fleet: Fleet, *argv: str) -> list[dict[str, Any]]:
+    """The lines of a monitor during which three tasks run and one fails, and nothing else does."""
+    # What a test before has left running would be counted here, too.
+    wait_for(lambda: found(call("active", "--format", "json")) == {NODE: []}, 30)
+
+    def work() -> None:
+        time.sleep(2.5)
+        for words in (
+            ("add", "[1, 2]"),
+            ("add", "[1, 2]"),
+            ("slow", "[0.5]"),
+            ("fail", '["no stock"]'),
+        ):
+            fleet.celery("call", f"shop.{words[0]}", f"--args={words[1]}", user="producer")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    done = call("--format", "json", "monitor", "--duration", "9", "--interval", "1.5", *argv)
+    thread.join()
+    assert done.exit_code == 0, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_monitor_by_totals_and_by_events(fleet: Fleet, call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "monitoring.json"
+    *samples, last = monitored(call, fleet, "--output-file", str(file))
+    summary = last["summary"]
+    assert 6 <= len(samples) <= 8
+    assert (summary["by_totals"], summary["online"]) == ([NODE], [NODE])
+    assert (summary["counts"]["started"], summary["counts"]["succeeded"]) == (4, 0)
+    assert summary["queues"] == {"mail": 0, "bulk": 0}
+    written = json.loads(file.read_text())
+    assert (written["summary"], len(written["samples"])) == (summary, len(samples))
+    assert [path.name for path in tmp_path.glob("*monitoring*")] == ["monitoring.json"]
+
+    fleet.celery("control", "--timeout=0.5", "enable_events")
+    *_, last = monitored(call, fleet, "--workers", NODE.partition("@")[0])
+    summary = last["summary"]
+    fleet.celery("control", "--timeout=0.5", "disable_events")
+    assert summary["by_totals"] == []
+    assert summary["counts"] == {
+        "received": 4,
+        "started": 4,
+        "succeeded": 3,
+        "failed": 1,
+        "retried": 0,
+    }
+    assert 0.1 < summary["mean_runtime"] < 0.5
+    (failure,) = summary["failures"]
+    assert (failure["task"], failure["worker"]) == ("shop.fail", NODE)
+    assert "no stock" in failure["error"]
+    assert fleet.listeners() == set(), "left on the broker"
+
+
+def test_monitor_for_people(call: Call) -> None:
+    done = call("monitor", "--duration", "2", "--interval", "1")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert "received 0.0/s" in lines[0]
+    assert "1/1 workers; mail 0, bulk 0" in lines[0]
+    assert "Workers: 1 of 1 online" in done.stdout
+
+
+def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call) -> None:
+    broker = fleet.processes["broker"]
+    timers = [
+        threading.Timer(2, broker.send_signal, (signal.SIGSTOP,)),
+        threading.Timer(7, broker.send_signal, (signal.SIGCONT,)),
+    ]
+    for timer in timers:
+        timer.start()
+    done = call("--format", "json", "monitor", "--duration", "14", "--interval", "1")
+    assert done.exit_code == 0, done.output
+    *samples, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any(sample["trouble"] for sample in samples)
+    assert last["summary"]["trouble"] is None
+
+
+def test_monitor_gives_a_hanging_broker_up(fleet: Fleet, call: Call) -> None:
+    broker = fleet.processes["broker"]
+    timer = threading.Timer(2, broker.send_signal, (signal.SIGSTOP,))
+    timer.start()
+    began = time.monotonic()
+    try:
+        done = call("monitor", "--duration", "60", "--interval", "1")
+    finally:
+        broker.send_signal(signal.SIGCONT)
+    assert done.exit_code == 3
+    assert time.monotonic() - began < 25
+    assert "the broker does not answer" in done.stderr
+    assert "Workers: 1 of 1 online" in done.stdout
+
+
+COMMANDS = (
+    ("run", "add", "--args", "[1, 2]"),
+    ("run", "add", "--args", "[1, 2]", "--async"),
+    ("monitor",),
+    ("active",),
+    ("purge", "mail", "--yes"),
+    ("revoke", "6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6"),
+)
+
+
+@pytest.mark.parametrize("argv", COMMANDS)
+def test_a_broker_that_hangs(fleet: Fleet, call: Call, argv: tuple[str, ...]) -> None:
+    broker = fleet.processes["broker"]
+    broker.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        done = call(*argv)
+    finally:
+        broker.send_signal(signal.SIGCONT)
+    assert done.exit_code == 3, done.output
+    assert time.monotonic() - began < 10
+    assert done.stderr.count("\n") == 1
+    assert "answer" in done.stderr or "Timeout" in done.stderr
+
+
+def test_a_result_store_that_hangs(fleet: Fleet, call: Call) -> None:
+    results = fleet.processes["results"]
+    results.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        done = call("result", "6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6")
+        sent = call("run", "add", "--args", "[1, 2]")
+    finally:
+        results.send_signal(signal.SIGCONT)
+    assert (done.exit_code, sent.exit_code) == (3, 3)
+    assert "the result store can't be asked" in done.stderr
+    assert "the result store can't be asked" in sent.stderr
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_a_monitor_with_its_sums(place: Path, fleet: Fleet, number: int) -> None:
+    before = fleet.listeners()
+    code = (
+        "import sys; from pathlib import Path; from celery_fleet.cli import application, ask, main\n"
+        f"application.CONFIGURATION = Path({str(place / 'etc')!r}); ask.as_user = lambda name: {{}}\n"
+        "main.run()"
+    )
+    # Whoever runs the tests in the background has SIGINT ignored, and Python leaves it so.
+    python = ["env", "--default-signal=INT", sys.executable]
+    process = subprocess.Popen(
+        [*python, "-c", code, "--format", "json", "monitor", "--interval", "1"],
+        env={"PYTHONPATH": str(host.SOURCE), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["trouble"] is None
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert "summary" in json.loads(out.splitlines()[-1])
+    assert fleet.listeners() <= before, "left on the broker"

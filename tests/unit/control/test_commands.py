@@ -1,0 +1,280 @@
+"""The commands of a release: which a host has to run, how one is carried out, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from fleet_control import commands
+from fleet_control.celery import environment_file, urls
+from fleet_control.commands import CommandError, carry_out, claim, due, failure, items, names, parse
+
+MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"], "timeout": 300}
+# As YAML reads `on: all`.
+STATIC = {"name": "static", "argv": ["python", "manage.py", "collectstatic"], True: "all"}
+DEMO = {"name": "demo", "argv": ["python", "manage.py", "loaddata"], "when": "once", "on": "one"}
+RAW: list[dict[Any, Any]] = [MIGRATE, STATIC, DEMO]
+HOSTS = ["worker1", "worker2", "control1"]
+
+
+def found(here: str, fleet: Any = None, own: Any = None, hosts: list[str] = HOSTS) -> list[str]:
+    return [command["name"] for command in due(RAW, fleet or {}, own or {}, here, hosts)]
+
+
+def test_what_the_inventory_leaves_out() -> None:
+    first, second, third = parse(RAW)
+    assert (first.when, first.on, first.timeout) == ("release", "one", 300.0)
+    assert (second.when, second.on, second.timeout) == ("release", "all", 600.0)
+    assert (third.when, third.on) == ("once", "one")
+
+
+def test_on_one_host_it_is_the_first_and_on_all_it_is_each() -> None:
+    assert found("worker1") == ["migrate", "static", "demo"]
+    assert found("worker2") == ["static"]
+    assert found("redis1") == []
+    # Under --limit the first of those.
+    assert found("worker2", hosts=["worker2"]) == ["migrate", "static", "demo"]
+    assert found("worker1", hosts=[]) == []
+
+
+DONE = {"state": "done", "host": "worker1"}
+
+
+def test_what_is_done_is_not_done_again() -> None:
+    fleet = {"release": {"migrate": DONE}, "once": {"demo": DONE}}
+    assert found("worker1", fleet) == ["static"]
+    assert found("worker1", fleet, {"release": {"static": DONE}}) == []
+    # Each has its mark where it belongs.
+    assert found("worker1", {"release": {"static": DONE, "demo": DONE}}) == [
+        "migrate",
+        "static",
+        "demo",
+    ]
+    assert found("worker1", {}, {"release": {"migrate": DONE}}) == ["migrate", "static", "demo"]
+
+
+def test_what_a_killed_run_began_is_taken_up_where_it_was() -> None:
+    fleet = {"release": {"migrate": {"state": "claimed", "host": "control1"}}}
+    assert found("control1", fleet) == ["migrate", "static"]
+    assert found("worker1", fleet) == ["static", "demo"]
+    # That host is not in this run: another one finds out.
+    assert found("worker1", fleet, hosts=["worker1", "worker2"])[0] == "migrate"
+
+
+def test_a_mark_that_cannot_be_read_is_looked_into() -> None:
+    assert "migrate" in found("worker1", {"release": {"migrate": {"state": "unreadable"}}})
+
+
+def test_all_hosts_have_the_same_list_in_the_inventorys_order() -> None:
+    hostvars: dict[str, Mapping[str, Any]] = {
+        host: {"__celery_release_own": {"marks": {"release": {"static": DONE}}}} for host in HOSTS
+    }
+    assert names(RAW, {}, hostvars, HOSTS) == ["migrate", "demo"]
+    hostvars["control1"] = {"__celery_release_own": {"skipped": True}}
+    assert names(RAW, {}, hostvars, HOSTS) == ["migrate", "static", "demo"]
+    assert names([], {}, hostvars, HOSTS) == []
+
+
+def test_the_plan_names_them() -> None:
+    assert items(due(RAW, {}, {}, "worker1", HOSTS), "shop") == [
+        {"subject": "shop", "text": "migrate (once per release)"},
+        {"subject": "shop", "text": "static (once per release)"},
+        {"subject": "shop", "text": "demo (once ever)"},
+    ]
+
+
+# -- the claim --------------------------------------------------------------------------------------------
+
+COMMAND = due(RAW, {}, {}, "worker1", HOSTS)[0]
+OURS = {"state": "ours", "claim": "one", "resumed": False}
+HELD = {
+    "state": "held",
+    "host": "worker2",
+    "owner": "her",
+    "age": 3.0,
+    "path": "/marks/migrate.json",
+}
+
+
+def claimed(*answers: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    course = iter(answers)
+    said: list[str] = []
+    answer = claim(lambda: next(course), COMMAND, "redis1", sleep=lambda _: None, say=said.append)
+    return answer, said
+
+
+def test_another_hosts_is_waited_for_to_its_end_or_till_it_is_ours() -> None:
+    assert claimed(OURS) == (OURS, [])
+    answer, said = claimed(HELD, HELD, {"state": "done"})
+    assert answer["state"] == "done"
+    assert said == ["migrate was begun on worker2 by her: waiting for its end"]
+    assert claimed(HELD, OURS)[0] == OURS
+
+
+def test_what_nobody_has_told_the_end_of_is_not_waited_for() -> None:
+    with pytest.raises(CommandError) as caught:
+        claimed(HELD | {"age": 300 + commands.SLACK + 1})
+    for words in (
+        "worker2 by her, 421 s ago",
+        "Run again with worker2",
+        "/marks/migrate.json on redis1",
+    ):
+        assert words in str(caught.value)
+
+
+def test_a_mark_that_is_none_is_not_overrun() -> None:
+    with pytest.raises(
+        CommandError, match=r"its mark on redis1, /m, can't be read \(half\). Find out"
+    ):
+        claimed({"state": "unreadable", "path": "/m", "error": "half"})
+
+
+# -- the run ----------------------------------------------------------------------------------------------
+
+REQUEST = {
+    "app": "shop",
+    "name": "migrate",
+    "release": "r1",
+    "claim": "one",
+    "argv": ["x"],
+    "timeout": 300,
+}
+ENDED = {"state": "ended", "status": 0, "seconds": 1.0, "log": "/log", "tail": ""}
+
+
+class Course:
+    """A host that answers one after the other, and a clock."""
+
+    def __init__(self, *answers: Mapping[str, Any] | str, seconds: float = 15.0) -> None:
+        self.answers: Iterator[Any] = iter(answers)
+        self.asked: list[str] = []
+        self.now = 0.0
+        self.seconds = seconds
+        self.said: list[str] = []
+
+    def ask(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        self.asked.append("again" if request.get("again") else request["do"])
+        self.now += self.seconds if request["do"] == "wait" else 0.0
+        answer = next(self.answers)
+        return {"state": answer} if isinstance(answer, str) else answer
+
+    def run(self, *, resumed: bool = False) -> Mapping[str, Any]:
+        return carry_out(
+            self.ask, REQUEST, resumed=resumed, clock=lambda: self.now, say=self.said.append
+        )
+
+
+def test_it_is_started_and_waited_for() -> None:
+    course = Course("running", "running", ENDED)
+    assert course.run() == ENDED
+    assert course.asked == ["start", "wait", "wait"]
+    assert course.said == []
+
+
+def test_what_an_earlier_run_left_going_is_waited_for() -> None:
+    course = Course("running", ENDED)
+    assert course.run(resumed=True) == ENDED
+    assert course.asked == ["start", "wait"]
+    assert course.said == ["migrate runs already, begun by an earlier run: waiting for its end"]
+
+
+def test_what_ended_while_nobody_looked() -> None:
+    assert Course(ENDED).run(resumed=True) == ENDED
+    # It failed, and nobody was told: this run is the next try.
+    course = Course(ENDED | {"status": 1}, "running", ENDED)
+    assert course.run(resumed=True) == ENDED
+    assert course.asked == ["start", "again", "wait"]
+
+
+def test_a_failure_of_this_run_is_its_end() -> None:
+    assert Course("running", ENDED | {"status": 1}).run()["status"] == 1
+    assert Course("running", ENDED | {"status": 1}).run(resumed=True)["status"] == 1
+
+
+def test_one_of_another_claim_is_waited_for_first() -> None:
+    course = Course("other", "other", "gone", "running", ENDED)
+    assert course.run() == ENDED
+    assert course.asked == ["start", "wait", "wait", "start", "wait"]
+
+
+def test_one_that_goes_without_a_word_is_tried_a_few_times() -> None:
+    assert Course("running", "gone", "running", ENDED).run() == ENDED
+    with pytest.raises(CommandError, match="ended 3 times without a word") as caught:
+        Course("running", "gone", "running", "gone", "running", "gone").run()
+    assert "journalctl -u 'shop-command.migrate*'" in str(caught.value)
+
+
+def test_one_that_can_neither_be_started_nor_ended() -> None:
+    with pytest.raises(
+        CommandError, match=r"can't be started \(systemd-run: no\). Mend that there"
+    ):
+        Course({"state": "refused", "error": "systemd-run: no"}).run()
+    with pytest.raises(CommandError, match="has not ended 420 s after its start"):
+        Course("running", *["running"] * 50).run()
+
+
+# -- what is told -----------------------------------------------------------------------------------------
+
+
+def told(status: int, tail: str = "") -> str:
+    ended = {"status": status, "seconds": 3.2, "log": "/var/log/x.log", "tail": tail}
+    return failure("worker1", COMMAND, "r1", ended)
+
+
+def test_a_failure_names_host_command_status_last_lines_and_what_to_do() -> None:
+    assert told(3, "line 1\nline 2").splitlines() == [
+        "worker1: migrate of release r1 ended with exit status 3, after 3.2 s.",
+        "Its last lines:",
+        "  line 1",
+        "  line 2",
+        "All it printed is on worker1, for root: /var/log/x.log",
+        "Nothing of the new release was started, and what ran before goes on.",
+        "Mend the cause and run the same playbook again: it goes on with migrate.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            124,
+            "took longer than its timeout of 300 s and was ended (celery_release_commands, timeout)",
+        ),
+        (125, "could not be started (exit status 125)"),
+        (126, "can't be run (exit status 126)"),
+        (127, "is a program that does not exist in the release nor on the host (exit status 127)"),
+    ],
+)
+def test_a_status_that_is_not_the_programs_own_is_told_in_words(status: int, words: str) -> None:
+    assert told(status).splitlines()[0].startswith(f"worker1: migrate of release r1 {words}")
+    assert "Its last lines" not in told(status)
+
+
+def test_no_secret_is_told() -> None:
+    text = "could not connect: postgresql://u:other@db/shop, password geheim, abc"
+    cleaned = commands.clean(text, ["geheim", "abc"])
+    assert cleaned == "could not connect: postgresql://***@db/shop, password ***, abc"
+
+
+def test_the_secrets_of_an_environment() -> None:
+    values = {"A": 'quo"ted $HOME `x` \\', "KEY": "BEGIN\nline of a key\nEND", "N": 5}
+    assert commands.secrets_of(environment_file(values)) == [
+        'quo"ted $HOME `x` \\',
+        "BEGIN\nline of a key\nEND",
+        "5",
+        "BEGIN",
+        "line of a key",
+        "END",
+    ]
+    assert commands.secrets_of("") == []
+
+
+def test_the_password_of_a_url_is_a_secret_by_itself() -> None:
+    parts = {"scheme": "postgresql", "host": "db", "user": "u", "password": "a:b/c d@e"}
+    text = environment_file({**urls({"DATABASE_URL": parts}), "PLAIN": "amqp://u:x@y@h/v?to=me@z"})
+    known = commands.secrets_of(text)
+    words = "authentication failed for u with a:b/c d@e, a%3Ab%2Fc%20d%40e"
+    assert commands.clean(words, known) == "authentication failed for u with ***, ***"
+    assert "x@y@h/v?to=me" in known
+    assert commands.clean("short is x", known) == "short is x"

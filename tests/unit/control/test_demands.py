@@ -1,0 +1,111 @@
+"""Which schedule the roles hold a release and a running beat against: a real ansible-playbook, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.contract.test_repository import ROOT
+
+# Each given by the group of beat, which workers are not in.
+BEATS: dict[str, Any] = {
+    "celery_beat_schedule": {"mine": {"task": "app.x", "interval": 5, "queue": "own"}},
+    "celery_beat_schedule_policy": "refuse",
+}
+TOLD = "{{ [DEMANDS.schedule, DEMANDS.policy, PROBED, REPORTED, POLICY, RESTARTED, QUEUES] | to_json }}"
+
+
+def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
+    """What each host takes for the schedule, in the places that read it."""
+    verify = yaml.safe_load((ROOT / "roles/verify/tasks/main.yml").read_text())
+    (probe,) = [task["fleet_probe"] for task in verify if "fleet_probe" in task]
+    refusal, table = [task["fleet_report"] for task in verify if "fleet_report" in task]
+    assert [refusal[key] == table[key] for key in ("schedule", "policy")] == [True, True]
+    restart = yaml.safe_load((ROOT / "roles/celery_restart/vars/main.yml").read_text())
+    roles = ("celery_app", "celery_release", "redis")
+    play = {
+        "hosts": "fleet",
+        "gather_facts": False,
+        "vars": {
+            "__celery_release_source": {"queues": [], "id": "r1"},
+            "DEMANDS": "{{ __celery_release_demands }}",
+            "PROBED": probe["schedule"],
+            "REPORTED": refusal["schedule"],
+            "POLICY": refusal["policy"],
+            "RESTARTED": restart["__celery_restart_turns"]["schedule"],
+            "QUEUES": "{{ __redis_queues }}",
+        },
+        "tasks": [
+            # For their variables alone.
+            *(
+                {
+                    "import_role": {"name": role, "rolespec_validate": False},
+                    "when": False,
+                }
+                for role in roles
+            ),
+            {"copy": {"dest": f"{directory}/{{{{ inventory_hostname }}}}", "content": TOLD}},
+        ],
+    }
+    hosts = {
+        "fleet": {
+            "hosts": {"worker1": {}, "control1": {}},
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_python_interpreter": sys.executable,
+                "celery_app_name": "shop",
+                "celery_app_module": "app",
+                "celery_app_source": {"path": "."},
+                "celery_worker_instances": {"all": {"queues": ["q"]}},
+            },
+            "children": {
+                "celery_workers": {"hosts": {"worker1": {}}},
+                "celery_beat": {"hosts": dict.fromkeys(beat), "vars": BEATS},
+            },
+        }
+    }
+    (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    (directory / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"--inventory={directory}/hosts.yml",
+            str(directory / "play.yml"),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: json.loads((directory / name).read_text()) for name in ("worker1", "control1")}
+
+
+@pytest.mark.slow
+def test_the_schedule_is_that_of_beats_host_on_all_hosts(tmp_path: Path) -> None:
+    mine = BEATS["celery_beat_schedule"]
+    wanted = [mine, "refuse", mine, mine, "refuse", mine]
+    for host, found in told(tmp_path, ["control1"]).items():
+        assert found[:-1] == wanted, host
+        assert found[-1] == ["own", "q"], host
+
+
+@pytest.mark.slow
+def test_without_a_beat_the_codes_schedule_is_nobodys(tmp_path: Path) -> None:
+    for found in told(tmp_path, []).values():
+        assert found[:2] == [{}, "replace"]

@@ -1,0 +1,364 @@
+"""The firewall's table: its text by nft's own word, and what it lets through by real packets."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import firewall, remote
+
+from tests.unit.control.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
+
+REDIS = [6379, 6380]
+WEB = 5000
+OTHER = 5432
+# As Debian has it.
+FLUSH = "flush ruleset\ntable inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter\n\t}\n}\n"
+
+
+def ruleset(**given: Any) -> str:
+    options: dict[str, Any] = {
+        "redis": REDIS,
+        "web": [],
+        "fleet": [*NEIGHBOUR],
+        "more": [],
+        **given,
+    }
+    return firewall.ruleset("flash-promos", **options)
+
+
+def state(**given: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "hostvars": {
+            "a": {},
+            "b": {"ansible_host": "192.0.2.2"},
+            "c": {"firewall_address": ["192.0.2.3", "2001:db8::3"]},
+        },
+        "hosts": ["a", "b", "c"],
+        "host": "a",
+        "enabled": True,
+        "redis": [6379, "6380"],
+        "web": "",
+        "clients": [],
+        "directory": "/etc/celery-fleet/shop",
+        "packages": [],
+        **given,
+    }
+    return firewall.state("shop", **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "port", "upstream"),
+    [
+        ("", True, 0, "/run/shop-web.sock"),
+        ("127.0.0.1:5000", True, 5000, "127.0.0.1:5000"),
+        ("127.0.0.7:5000", True, 5000, "127.0.0.7:5000"),
+        ("[::1]:5000", True, 5000, "[::1]:5000"),
+        ("0.0.0.0:5000", False, 5000, "127.0.0.1:5000"),
+        ("[::]:5000", False, 5000, "[::1]:5000"),
+        ("192.0.2.7:80", False, 80, "192.0.2.7:80"),
+        ("[2001:db8::7]:80", False, 80, "[2001:db8::7]:80"),
+    ],
+)
+def test_where_a_web_process_listens(text: str, local: bool, port: int, upstream: str) -> None:
+    assert firewall.is_local(text) is local
+    assert firewall.web_port(text) == port
+    assert firewall.upstream("shop", text) == upstream
+
+
+@pytest.mark.parametrize(
+    "text", ["5000", "localhost:5000", "::1:5000", "[127.0.0.1]:80", "0.0.0.0:0", "0.0.0.0:x"]
+)
+def test_what_is_no_address_with_a_port(text: str) -> None:
+    with pytest.raises(ValueError, match="ADDRESS:PORT"):
+        firewall.listens(text)
+
+
+def test_a_host_lets_the_others_in_by_what_the_inventory_says() -> None:
+    text = firewall.text_of(state(clients=["10.0.0.0/8"], web="0.0.0.0:5000"))
+    redis, web = text.split("chain redis")[1].split("chain web")
+    assert "ip saddr { 10.0.0.0/8, 192.0.2.2, 192.0.2.3 } return" in redis
+    assert "ip6 saddr { 2001:db8::3 } return" in redis
+    assert "ip saddr { 192.0.2.2, 192.0.2.3 } return" in web
+    assert "tcp dport { 6379, 6380 } jump redis" in text
+    assert "tcp dport { 5000 } jump web" in text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"enabled": False}, {"redis": []}, {"redis": [], "web": "127.0.0.1:5000"}],
+    ids=["off", "nothing", "loopback"],
+)
+def test_where_nothing_is_to_be_closed_all_of_it_goes(given: dict[str, Any]) -> None:
+    wanted, full = state(**given), state()
+    assert set(wanted) == {"owned"}
+    assert firewall.text_of(wanted) == ""
+    assert {item["dest"] for item in full["files"]} == set(wanted["owned"]["files"])
+    watch = "shop-firewall-watch.service"
+    assert {*(item["name"] for item in full["units"]), watch} == set(wanted["owned"]["units"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"web": [WEB]},
+        {"redis": [], "web": [WEB]},
+        {"fleet": []},
+        {
+            "fleet": ["192.0.2.1"],
+            "more": ["192.0.2.0/24", "192.0.2.0/25", "192.0.2.1", "fd00::/8", "fd00::1"],
+        },
+        {"redis": [6379, 6379]},
+    ],
+)
+def test_nft_takes_the_table(given: dict[str, Any]) -> None:
+    done = subprocess.run(
+        [*OWN, tool("nft"), "--check", "--file", "-"],
+        input=ruleset(**given),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nft_would_not_take_a_mistake() -> None:
+    text = ruleset().replace("counter drop", "counter perhaps")
+    done = subprocess.run(
+        [*OWN, tool("nft"), "--check", "--file", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "perhaps" in done.stderr
+    assert done.returncode != 0
+
+
+# --- real packets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lan() -> Iterator[Network]:
+    with network([*REDIS, WEB, OTHER]) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def emptied(request: pytest.FixtureRequest) -> None:
+    if "lan" in request.fixturenames:
+        made: Network = request.getfixturevalue("lan")
+        made.load("flush ruleset\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [0, 1], ids=["ipv4", "ipv6"])
+def test_the_fleet_gets_through_and_strangers_do_not(lan: Network, version: int) -> None:
+    neighbour, stranger = NEIGHBOUR[version], STRANGER[version]
+    assert all(lan.reaches(stranger, port) for port in (*REDIS, WEB, OTHER)), "without a table"
+    lan.load(ruleset(web=[WEB]))
+    assert all(lan.reaches(neighbour, port) for port in (*REDIS, WEB, OTHER))
+    assert not any(lan.reaches(stranger, port) for port in (*REDIS, WEB))
+    assert lan.reaches(stranger, OTHER), "a port that is none of ours"
+    # The host itself, by whatever name.
+    assert all(lan.reaches("", port, HOST[version]) for port in (*REDIS, WEB))
+    assert lan.reaches("", REDIS[0], ("127.0.0.1", "::1")[version])
+
+
+@pytest.mark.slow
+def test_further_clients_reach_redis_alone(lan: Network) -> None:
+    lan.load(ruleset(web=[WEB], more=["10.9.0.64/27"]))
+    assert lan.reaches(STRANGER[0], REDIS[0])
+    assert not lan.reaches(STRANGER[0], WEB)
+    assert not lan.reaches(STRANGER[1], REDIS[0])
+
+
+@pytest.mark.slow
+def test_rules_of_others_are_left_alone_and_cannot_undo_it(lan: Network) -> None:
+    theirs = (
+        "table inet filter {{\n\tchain input {{\n\t\ttype filter hook input priority {}; policy {};\n"
+        "\t\t{}\n\t}}\n}}\n"
+    )
+    for priority in ("filter - 100", "filter + 100"):
+        lan.load("flush ruleset\n" + theirs.format(priority, "accept", "tcp dport 6379 accept"))
+        lan.load(ruleset())
+        assert not lan.reaches(STRANGER[0], 6379)
+        assert lan.reaches(NEIGHBOUR[0], 6379)
+    # What they drop stays dropped.
+    lan.load("flush ruleset\n" + theirs.format("filter", "accept", f"tcp dport {OTHER} drop"))
+    before = lan.on(lan.host, tool("nft"), "list", "table", "inet", "filter").stdout
+    lan.load(ruleset())
+    lan.load(ruleset(fleet=[]))
+    assert lan.on(lan.host, tool("nft"), "list", "table", "inet", "filter").stdout == before
+    assert not lan.reaches(NEIGHBOUR[0], OTHER)
+    assert not lan.reaches(NEIGHBOUR[0], 6379), "the table was replaced, not added to"
+
+
+@pytest.mark.slow
+def test_two_applications_have_a_table_each(lan: Network) -> None:
+    lan.load(ruleset())
+    other = firewall.ruleset("shop", redis=[], web=[WEB], fleet=[STRANGER[0]], more=[])
+    lan.load(other)
+    assert lan.reaches(STRANGER[0], WEB)
+    assert not lan.reaches(NEIGHBOUR[0], WEB)
+    assert lan.reaches(NEIGHBOUR[0], REDIS[0])
+    assert not lan.reaches(STRANGER[0], REDIS[0])
+
+
+@pytest.mark.slow
+def test_who_is_let_in_no_longer_is_cut_off_at_once(lan: Network) -> None:
+    call = f"""
+import socket, sys
+with socket.create_connection(("{HOST[0]}", 6379), timeout=2, source_address=("{NEIGHBOUR[0]}", 0)) as one:
+    for _ in range(2):
+        one.sendall(b"x")
+        try:
+            print(one.recv(1).decode(), flush=True)
+        except TimeoutError:
+            print("cut off", flush=True)
+        sys.stdin.readline()
+"""
+    lan.load(ruleset())
+    enter = ["nsenter", f"--target={lan.others}", "--net"]
+    enter += ["--user", "--preserve-credentials"] if os.geteuid() != 0 else []
+    with subprocess.Popen(
+        [*enter, sys.executable, "-c", call],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as caller:
+        assert caller.stdout is not None
+        assert caller.stdin is not None
+        assert caller.stdout.readline() == "x\n"
+        lan.load(ruleset(fleet=[STRANGER[0]]))
+        caller.stdin.write("\n")
+        caller.stdin.flush()
+        assert caller.stdout.readline() == "cut off\n"
+        caller.stdin.write("\n")
+
+
+# --- the trial ---------------------------------------------------------------------------------------
+
+
+def ask(lan: Network, who: int, **asked: Any) -> dict[str, Any]:
+    path = str(asked.pop("path", os.environ["PATH"]))
+    done = lan.on(
+        who,
+        *(sys.executable, "-S", "-E", "-c", remote.script("firewall")),
+        text=json.dumps(asked),
+        PATH=f"{path}:{os.environ['PATH']}:/usr/sbin:/sbin",
+    )
+    return dict(
+        remote.answer({"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr})
+    )
+
+
+@pytest.mark.slow
+def test_who_connects_tells_an_answer_from_silence(lan: Network) -> None:
+    asked = {"do": "connect", "targets": [[HOST[0], 6379], [HOST[0], 6380]], "timeout": 1}
+    # Its first address is the neighbour's.
+    assert ask(lan, lan.others, **asked) == {"blocked": []}
+    closed = {**asked, "targets": [[HOST[0], 7000]]}
+    assert ask(lan, lan.others, **closed) == {"blocked": []}, (
+        "refused is through: nobody listens yet"
+    )
+    lan.load(ruleset(fleet=["192.0.2.1"]))
+    found = ask(lan, lan.others, **asked)["blocked"]
+    assert [(one["host"], one["port"], one["source"]) for one in found] == [
+        (HOST[0], 6379, NEIGHBOUR[0]),
+        (HOST[0], 6380, NEIGHBOUR[0]),
+    ]
+    assert f"no answer from {HOST[0]} within 1 s" in found[0]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", [False, True], ids=["none-before", "one-before"])
+def test_a_trial_is_armed_and_taken_back(lan: Network, tmp_path: Path, written: bool) -> None:
+    calls = tmp_path / "calls"
+    for name in ("systemd-run", "systemctl"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
+        program.chmod(0o755)
+    before = tmp_path / "firewall.nft"
+    if written:
+        before.write_text(ruleset())
+        lan.load(ruleset())
+    asked = {
+        "unit": "flash-promos-firewall-back",
+        "table": firewall.table("flash-promos"),
+        "file": str(before),
+        "text": ruleset(fleet=["192.0.2.1"]),
+        "seconds": 120,
+        "path": tmp_path / "bin",
+    }
+    assert ask(lan, lan.host, do="try", **asked) == {"error": ""}
+    # Before it is loaded, the way back stands.
+    said = calls.read_text()
+    assert "systemctl stop flash-promos-firewall-back.timer\n" in said
+    assert "--unit=flash-promos-firewall-back --on-active=120s" in said
+    assert not lan.reaches(NEIGHBOUR[0], 6379)
+    assert ask(lan, lan.host, do="back", **asked) == {"error": ""}
+    assert lan.reaches(NEIGHBOUR[0], 6379)
+    assert lan.reaches(STRANGER[0], 6379) is not written
+    wrong = {**asked, "text": "table inet x {"}
+    assert "syntax error" in ask(lan, lan.host, do="try", **wrong)["error"]
+    assert lan.reaches(STRANGER[0], 6379) is not written
+
+
+def test_the_refusal_names_host_source_and_remedy() -> None:
+    one = {"host": "redis1", "port": 6379, "source": "10.0.0.5", "error": "no answer within 5 s"}
+    two = {**one, "port": 6380}
+    text = firewall.refusal(
+        {"worker2": {"blocked": [one, two]}},
+        {"worker2": {"blocked": [two]}},
+        {"worker2": ["192.0.2.4"]},
+        ["redis1"],
+    )
+    first, second = [line for line in text.splitlines() if "worker2" in line]
+    assert "redis1:6379 (no answer within 5 s). It comes from 10.0.0.5" in first
+    assert "firewall_address of worker2 is 192.0.2.4" in first
+    assert "Nor does it without the table" not in first
+    assert "Nor does it without the table" in second
+    assert "redis1 has what was there before" in text
+    assert "firewall_redis_clients" in text
+
+
+@pytest.mark.slow
+def test_one_silent_address_of_several_is_told(lan: Network) -> None:
+    """A client would wait for it at each connection."""
+    source = remote.script("firewall").replace('if __name__ == "__main__":', "if False:")
+    script = f"""{source}
+socket.getaddrinfo = lambda *_, **__: [
+    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("{HOST[1]}", 6379, 0, 0)),
+    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("{HOST[0]}", 6379)),
+    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("198.51.100.1", 6379)),
+]
+print(json.dumps(blocked("redis1", 6379, 3.0)))
+"""
+
+    def answer() -> Any:
+        return json.loads(lan.on(lan.others, sys.executable, "-S", "-E", "-c", script).stdout)
+
+    # Where there is no way to one, nobody waits for it.
+    assert answer() is None
+    lan.load(ruleset(fleet=[NEIGHBOUR[0]]))
+    assert answer()["error"] == f"no answer from {HOST[1]} within 1 s"
+
+
+def test_a_name_that_nobody_knows_is_not_reached() -> None:
+    source = remote.script("firewall").replace('if __name__ == "__main__":', "if False:")
+    names: dict[str, Any] = {}
+    exec(compile(source, "firewall", "exec"), names)  # noqa: S102 - our own script
+    found = names["blocked"]("no-such-host.invalid", 6379, 1.0)
+    assert "can't be resolved" in found["error"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert names["blocked"]("127.0.0.1", server.getsockname()[1], 1.0) is None

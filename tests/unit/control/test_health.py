@@ -1,0 +1,116 @@
+"""What a host's check of its health is told by the control side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import health
+from fleet_preflight import health as preflight
+
+from celery_fleet import health_checks
+
+GROUPS = {
+    "fleet": ["redis1", "worker1", "worker2", "control1", "web1"],
+    "redis": ["redis1"],
+    "celery_workers": ["worker1", "worker2"],
+    "celery_beat": ["control1"],
+    "celery_producers": ["control1"],
+    "flower": ["web1"],
+}
+NODES = {
+    "mail@worker1": {"host": "worker1", "worker": "mail", "unit": "shop-worker@mail.service"},
+    "solo@worker2": {
+        "host": "worker2",
+        "worker": "solo",
+        "unit": "shop-worker@solo.service",
+        "pool": "solo",
+    },
+}
+
+
+def made(host: str, **more: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "host": host,
+        "user": "shop",
+        "directory": "/etc/celery-fleet/shop",
+        "root": "/opt/shop",
+        "state": "/var/lib/shop",
+        "ca": "/etc/celery-fleet/shop/pki/ca.crt",
+        "interval": 300,
+        "checks": list(health_checks.CHECKS),
+        "thresholds": {},
+        "on_change": [],
+        "groups": GROUPS,
+        "units": ["shop-worker@mail.service"],
+        "nodes": NODES,
+        "queues": ["mail"],
+        "broker": {"host": "redis1", "port": "6379"},
+        "results": {"host": "redis1", "port": 6380},
+        "beat_interval": 5,
+    }
+    return health.setup("shop", **{**given, **more})
+
+
+ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}
+
+
+@pytest.mark.parametrize(
+    ("host", "units", "more"),
+    [
+        ("redis1", ["redis@shop-broker.service"], {"units", "queues"}),
+        ("worker1", ["shop-worker@mail.service"], {"database", "workers", "clock"}),
+        (
+            "control1",
+            ["shop-beat.service", "shop-web.service"],
+            {"database", "workers", "clock", "units", "beat", "queues"},
+        ),
+        ("web1", ["shop-flower.service"], {"units"}),
+    ],
+)
+def test_a_host_checks_what_concerns_it(host: str, units: list[str], more: set[str]) -> None:
+    assert set(made(host, units=units)["checks"]) == ALWAYS | more
+
+
+def test_without_beat_a_host_of_workers_looks_at_the_fleet() -> None:
+    groups = {**GROUPS, "celery_beat": []}
+    fleet = {host for host in GROUPS["fleet"] if made(host, groups=groups)["fleet"]}
+    assert fleet == {"redis1", "worker1"}
+
+
+def test_what_is_not_wanted_is_not_checked() -> None:
+    assert made("worker1", checks=["disk", "beat"])["checks"] == ["disk"]
+
+
+def test_thresholds_of_the_inventory_lie_over_the_defaults_bound_by_bound() -> None:
+    given = {"queue_length": {"bad": 50}, "queues": {"mail": {"warning": None}}}
+    found = made("redis1", thresholds=given)["thresholds"]
+    assert found["queue_length"] == {"warning": 1000, "bad": 50}
+    assert found["queues"] == {"mail": {"warning": None}}
+    assert set(found) == {*health.THRESHOLDS, "queues"}
+    # The defaults stay what they were.
+    assert made("redis1")["thresholds"]["queue_length"] == {"warning": 1000, "bad": 10000}
+
+
+def test_all_sides_know_the_same_thresholds_and_checks() -> None:
+    low = health_checks.LOW
+    assert {
+        name: (name in low, bounds["warning"], bounds["bad"])
+        for name, bounds in health.THRESHOLDS.items()
+    } == dict(preflight.DEFAULTS)
+
+
+def test_the_host_reads_what_it_is_told(tmp_path: Path) -> None:
+
+    path = tmp_path / "health.json"
+    path.write_text(json.dumps(made("worker2", on_change=["/bin/tell", "a"])))
+    setup = health_checks.read(path)
+    assert (setup.app, setup.host, setup.on_change) == ("shop", "worker2", ("/bin/tell", "a"))
+    assert setup.workers["solo@worker2"].pool == "solo"
+    assert setup.workers["mail@worker1"].pool == "prefork"
+    assert setup.judge("disk_free_percent", 4) == "bad"
+    path.write_text(json.dumps({**made("worker2"), "format": 2}))
+    with pytest.raises(health_checks.CheckError, match="its format is 2, this runtime reads 1"):
+        health_checks.read(path)

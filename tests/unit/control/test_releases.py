@@ -1,0 +1,231 @@
+"""Whether a release suits an inventory, told from its note."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fleet_control.releases import names_expected, queue_of, refusals
+
+EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
+
+
+def entry(task: str = "app.x", **more: Any) -> dict[str, Any]:
+    """One of the code's, as `celery_fleet.described` writes it."""
+    base = {"args": [], "kwargs": {}, "options": {}, "queue": None, "goes_to": "celery"}
+    time = {} if {"crontab", "solar", "custom"} & more.keys() else {"interval": 30.0}
+    return {"task": task, **time, "fixed": False, **base, **more}
+
+
+def note(schedule: dict[str, Any] | None = None, **application: Any) -> str:
+    told = {"default_queue": "celery", "schedule": schedule or {}, **application}
+    return json.dumps({"tasks": ["app.x", "app.y"], "application": told})
+
+
+def refused(text: str, **demands: Any) -> list[str]:
+    return refusals("r1", text, {"queues": ["celery", "q"], **demands})
+
+
+def test_one_that_suits() -> None:
+    ours = {"mine": {"task": "app.y", "interval": 5}, "theirs": {"enabled": False}}
+    code = {"theirs": entry("app.gone"), "other": entry()}
+    assert refused(note(code), schedule=ours) == []
+    # One of before the notes told of the application.
+    assert refused('{"tasks": ["app.y"]}', schedule={"mine": ours["mine"]}) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "half", "[]", "{}", '{"tasks": 5}', '{"tasks": [], "application": 5}']
+)
+def test_a_note_that_is_none(text: str) -> None:
+    (words,) = refused(text)
+    assert words.startswith("release r1: its release.json can't be read. Remove")
+
+
+def test_tasks_of_the_inventory_that_the_release_lacks() -> None:
+    ours = {
+        "a": {"task": "app.none", "interval": 5},
+        "b": {"task": "no.one", "interval": 5, "enabled": False},
+    }
+    assert refused(note(), schedule=ours) == [
+        "celery_beat_schedule: release r1 has no task app.none. Correct the entry, or deploy code that has it."
+    ]
+
+
+def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
+    (words,) = refused(note({"e": entry("shop.x")}))
+    assert words == (
+        "beat_schedule of release r1, in its code: entry e sends shop.x, which the release does not register: did you "
+        "mean app.x? Mend it there, or switch it off by celery_beat_schedule: {e: {enabled: false}}."
+    )
+    (words,) = refused(note({"e": entry("shop.z")}))
+    assert "is its module in include or imports?" in words
+    # Celery's own.
+    assert refused(note({"e": entry("celery.backend_cleanup")})) == []
+
+
+def test_a_queue_that_nobody_consumes() -> None:
+    (words,) = refused(note({"e": entry(goes_to="r", queue="r", fixed=True)}))
+    assert words.startswith(
+        "beat_schedule of release r1, in its code: entry e sends app.x to the queue r, which no worker of the "
+        "inventory consumes (consumed are celery, q). Add it to a worker's queues, route the task elsewhere"
+    )
+    # What an exchange alone says is nobody's to tell.
+    assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
+
+
+ROUTES = {"app.*": {"queue": "q"}}
+
+
+@pytest.mark.parametrize(
+    ("code", "demands", "queue"),
+    [
+        (entry(goes_to="own", fixed=True), {"routes": ROUTES}, "own"),
+        (entry(goes_to="routed"), {}, "routed"),
+        # The inventory's routes stand in place of all of the application's.
+        (entry(goes_to="routed"), {"routes": ROUTES}, "q"),
+        (entry(goes_to="routed"), {"settings": {"task_routes": ROUTES}}, "q"),
+        # The mere name of a queue is a route as well.
+        (entry(goes_to="routed"), {"settings": {"task_routes": {"app.x": "q"}}}, "q"),
+        (entry(goes_to="routed"), {"settings": {"task_routes": {"app.*": "q"}}}, "q"),
+        (entry("other.x", goes_to="routed"), {"routes": ROUTES}, "celery"),
+        (entry("other.x"), {"routes": ROUTES, "settings": {"task_default_queue": "d"}}, "d"),
+        (entry(), {"settings": {"task_default_queue": "d"}}, "d"),
+        (entry(), {}, "celery"),
+    ],
+)
+def test_where_an_entry_of_the_code_goes(
+    code: dict[str, Any], demands: dict[str, Any], queue: str
+) -> None:
+    assert queue_of(code, {"default_queue": "celery"}, demands) == queue
+
+
+@pytest.mark.parametrize(
+    ("code", "pinned", "demands", "queue"),
+    [
+        # Set at the build, and now no longer: what the application's own say is not in the note.
+        (entry(goes_to="celery"), ["task_default_queue"], {}, None),
+        (entry(), ["task_default_queue"], {"routes": {"other.*": {"queue": "q"}}}, None),
+        (entry(goes_to="routed"), ["task_routes"], {}, None),
+        (entry(goes_to="routed"), ["task_default_queue"], {}, "routed"),
+        (entry(goes_to="own", fixed=True), ["task_routes", "task_default_queue"], {}, "own"),
+        (entry(), ["task_default_queue"], {"settings": {"task_default_queue": "d"}}, "d"),
+        (entry(), ["task_routes"], {"routes": ROUTES}, "q"),
+    ],
+)
+def test_a_setting_that_the_build_knew_and_the_inventory_no_longer_has(
+    code: dict[str, Any], pinned: list[str], demands: dict[str, Any], queue: str | None
+) -> None:
+    assert queue_of(code, {"default_queue": "celery", "pinned": pinned}, demands) == queue
+    text = note({"e": code}, pinned=pinned)
+    demands = {"queues": ["q", "d", "routed", "own"], **demands}
+    assert refusals("r1", text, demands) == []
+
+
+CRONTAB = {"task": "app.x", "crontab": {"minute": 0, "hour": "8-19"}}
+SAME_CRONTAB = entry(crontab={**EVERY, "minute": "0", "hour": "8-19"})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "differing"),
+    [
+        (CRONTAB, SAME_CRONTAB, ""),
+        ({**CRONTAB, "crontab": {"minute": 5, "hour": "8-19"}}, SAME_CRONTAB, "time"),
+        ({**CRONTAB, "task": "app.y"}, SAME_CRONTAB, "task"),
+        ({**CRONTAB, "queue": "q"}, SAME_CRONTAB, "queue"),
+        ({**CRONTAB, "queue": "q"}, {**SAME_CRONTAB, "queue": "q"}, ""),
+        ({**CRONTAB, "options": {"queue": "q"}}, {**SAME_CRONTAB, "queue": "q"}, ""),
+        ({**CRONTAB, "args": [1], "kwargs": {"a": 2}}, SAME_CRONTAB, "args and kwargs"),
+        ({**CRONTAB, "options": {"expires": 5}}, SAME_CRONTAB, "options"),
+        ({"task": "app.x", "interval": 30}, entry(), ""),
+        ({"task": "app.x", "interval": 30}, entry(relative=True), "time"),
+        (
+            {"task": "app.x", "solar": {"event": "sunset", "latitude": 1, "longitude": 2}},
+            entry(solar={"event": "sunset", "latitude": 1.0, "longitude": 2.0}),
+            "",
+        ),
+        ({"task": "app.x", "interval": 30}, entry(custom="app.Odd <odd>"), "time"),
+        ({"enabled": False}, entry(), ""),
+    ],
+)
+def test_one_name_with_two_contents(
+    ours: dict[str, Any], theirs: dict[str, Any], differing: str
+) -> None:
+    found = refused(note({"e": theirs}), schedule={"e": ours})
+    assert bool(found) == bool(differing)
+    if differing:
+        assert found[0].startswith(
+            f"celery_beat_schedule.e: the code of release r1 has an entry of this name with another {differing}. Remove"
+        )
+        assert "celery_beat_schedule_policy: replace" in found[0]
+    # Whoever says that the inventory's is the whole means it.
+    assert refused(note({"e": theirs}), schedule={"e": ours}, policy="replace") == []
+
+
+def test_a_schedule_that_is_left_to_the_code() -> None:
+    ours = {"mine": {"task": "app.y", "interval": 5}}
+    (words,) = refused(note({"e": entry()}), schedule=ours, policy="refuse")
+    assert words.startswith(
+        "celery_beat_schedule has entries (mine), while celery_beat_schedule_policy is refuse"
+    )
+    assert refused(note({"e": entry()}), policy="refuse") == []
+
+
+def test_a_replaced_schedule_need_not_be_served() -> None:
+    code = {"e": entry("shop.gone", goes_to="nobody", fixed=True)}
+    assert len(refused(note(code))) == 1
+    assert refused(note(code), policy="replace") == []
+
+
+@pytest.mark.parametrize(
+    ("application", "settings", "refusing"),
+    [
+        ({"task_always_eager": True}, {}, True),
+        ({"task_always_eager": True}, {"task_always_eager": False}, False),
+        ({"task_always_eager": False}, {"task_always_eager": True}, True),
+        ({}, {}, False),
+    ],
+)
+def test_an_eager_application(
+    application: dict[str, Any], settings: dict[str, Any], refusing: bool
+) -> None:
+    found = refused(note(**application), settings=settings)
+    assert [("task_always_eager is on" in words) for words in found] == [True] * refusing
+
+
+def test_what_beat_has_to_hold() -> None:
+    ours = {"a": {"task": "t"}, "off": {"enabled": False}}
+    assert names_expected(["b", "off"], ours, "add") == ({"a"}, {"b"})
+    assert names_expected(["b"], ours, "replace") == ({"a"}, set())
+    assert names_expected(["b", "off"], {}, "refuse") == (set(), {"b", "off"})
+
+
+CUSTOM = entry(custom="shop.Moon 'full'")
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "expected"),
+    [
+        ({}, {"no_database": "there is no Django"}, ["of release r1 there is no Django"]),
+        ({"e": CUSTOM}, {}, ["entry e has a time of a class of its own (shop.Moon 'full')"]),
+        ({"e": entry(relative=True)}, {}, ["entry e has a relative interval"]),
+        ({"e": entry(options={"compression": "gzip"})}, {}, ["entry e has an option compression"]),
+        ({"e": entry(options={"priority": 1, "expires": 9})}, {}, []),
+        # A note of before the database was asked for.
+        ({}, {}, []),
+        ({}, {"no_database": ""}, []),
+    ],
+)
+def test_what_can_not_be_in_a_database(
+    code: dict[str, Any], told: dict[str, Any], expected: list[str]
+) -> None:
+    found = refused(note(code, **told), scheduler="database")
+    assert len(found) == len(expected)
+    for words, part in zip(found, expected, strict=True):
+        assert part in words
+    assert refused(note(code, **told), scheduler="persistent") == []
+    off = {name: {"enabled": False} for name in code}
+    assert len(refused(note(code, **told), scheduler="database", schedule=off)) == (
+        1 if told.get("no_database") else 0
+    )

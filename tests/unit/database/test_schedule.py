@@ -1,0 +1,296 @@
+"""The schedule in a real database, by django_celery_beat itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import Any
+
+import pytest
+
+from .conftest import Project
+
+MARKS = (
+    "from django.db import connection; c = connection.cursor();"
+    " c.execute('select name, entry from celery_fleet_schedule where name <> %s', ['']);"
+    " print(sorted(c.fetchall()))"
+)
+
+
+def actions(answer: dict[str, Any]) -> dict[str, str]:
+    assert answer["ok"], answer["error"]
+    return {item["entry"]: item["action"] for item in answer["items"]}
+
+
+def test_looking_writes_nothing(project: Project) -> None:
+    before = (project.directory / "db.sqlite3").read_bytes()
+    assert set(actions(project.ask("plan"))) == {"in the code", "Sync All Suppliers", "nightly"}
+    assert actions(project.ask("sync", "--dry-run")) == actions(project.ask("plan"))
+    assert len(project.ask("list")["entries"]) == 3
+    assert (project.directory / "db.sqlite3").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_declared_entries_are_written_once(project: Project) -> None:
+    project.entries["quarter"] = {
+        "task": "shop.clean",
+        "interval": 900,
+        "options": {"priority": 3, "expires": 60},
+        "args": [1, "x"],
+    }
+    project.entries["off"] = {"task": "shop.clean", "interval": 0.5, "enabled": False}
+    project.entries["in the code"] = {"enabled": False}
+    names = {"Sync All Suppliers", "nightly", "quarter", "off"}
+    assert actions(project.ask("sync")) == dict.fromkeys(names, "add")
+    again = project.ask("sync")
+    assert (actions(again), again["notes"]) == ({}, [])
+    found = project.python(
+        "t = of('Sync All Suppliers'); print(t.interval.every, t.interval.period, t.kwargs, t.enabled)\n"
+        "t = of('nightly'); print(t.crontab, t.queue)\n"
+        "t = of('quarter'); print(t.interval, t.args, t.priority, t.expire_seconds)\n"
+        "t = of('off'); print(t.interval.every, t.interval.period, t.enabled)"
+    )
+    assert found.splitlines() == [
+        '1 hours {"key": "s3cr3t"} True',
+        "0 2 * * * (m/h/dM/MY/d) America/Guayaquil mail",
+        'every 15 minutes [1, "x"] 3 60',
+        "500000 microseconds False",
+    ]
+
+
+@pytest.mark.slow
+def test_rows_of_times_are_used_again_and_never_changed(project: Project) -> None:
+    project.python(
+        "IntervalSchedule.objects.create(every=1, period='hours');"
+        "IntervalSchedule.objects.create(every=1, period='hours');"
+        "PeriodicTask.objects.create(name='mine', task='x', interval=IntervalSchedule.objects.last())"
+    )
+    project.ask("sync")
+    project.entries["Sync All Suppliers"]["interval"] = 7200
+    assert actions(project.ask("sync")) == {"Sync All Suppliers": "change"}
+    assert project.python("print(list(IntervalSchedule.objects.values_list('every')))") == (
+        "[(1,), (1,), (2,)]"
+    )
+    assert project.table()["mine"] == "<freq: 1.00 hour>"
+
+
+@pytest.mark.slow
+def test_what_users_did_is_kept_or_reset(project: Project) -> None:
+    project.ask("sync")
+    project.python(
+        "t = of('nightly'); t.enabled = False; t.save()\n"
+        "t = of('Sync All Suppliers');"
+        "t.interval, _ = IntervalSchedule.objects.get_or_create(every=5, period='minutes'); t.save()\n"
+        "of('in the code').delete()\n"
+        "PeriodicTask.objects.create(name='mine', task='shop.sync', interval=t.interval)"
+    )
+    kept = project.ask("sync")
+    assert actions(kept) == {}
+    assert [text.split(" was ")[1].split(" by ")[0] for text in kept["notes"]] == [
+        "deleted",
+        "edited",
+        "disabled",
+    ]
+    states = {entry["name"]: entry["state"] for entry in project.ask("list")["entries"]}
+    assert states == {
+        "nightly": "disabled",
+        "Sync All Suppliers": "edited",
+        "in the code": "deleted",
+        "mine": "user's",
+    }
+    assert actions(project.ask("reset", "--name=nightly", "--dry-run")) == {"nightly": "change"}
+    assert actions(project.ask("reset", "--name", "nightly")) == {"nightly": "change"}
+    assert not project.ask("reset", "--name=mine")["ok"]
+    project.edited = "reset"
+    assert actions(project.ask("sync")) == {"in the code": "add", "Sync All Suppliers": "change"}
+    assert actions(project.ask("sync")) == {}
+    assert set(project.table()) == {"in the code", "nightly", "Sync All Suppliers", "mine"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("replace", {"Sync All Suppliers", "nightly"}), ("refuse", {"in the code"})],
+)
+def test_whose_entries_count_says_the_policy(
+    project: Project, policy: str, expected: set[str]
+) -> None:
+    project.policy = policy
+    if policy == "refuse":
+        project.entries = {}
+    assert set(actions(project.ask("plan"))) == expected
+
+
+@pytest.mark.slow
+def test_only_ours_goes_with_its_declaration(project: Project) -> None:
+    project.python(
+        "i = IntervalSchedule.objects.create(every=9, period='days');"
+        "PeriodicTask.objects.create(name='nightly', task='shop.sync', interval=i)"
+    )
+    first = project.ask("sync")
+    assert actions(first) == {"in the code": "add", "Sync All Suppliers": "add"}
+    assert "nightly is not written: a user's entry has this name" in first["notes"][0]
+    project.entries, project.policy = {}, "replace"
+    assert actions(project.ask("sync")) == {"in the code": "remove", "Sync All Suppliers": "remove"}
+    assert project.table() == {"nightly": "<freq: 9.00 days>"}
+    assert project.python(MARKS) == "[]"
+
+
+@pytest.mark.slow
+def test_a_change_is_told_to_a_running_beat_and_makes_nothing_due_at_once(project: Project) -> None:
+    project.ask("sync")
+    changed = "print(PeriodicTasks.last_change().isoformat())"
+    before = project.python(changed)
+    project.ask("sync")
+    assert project.python(changed) == before
+    project.python(
+        "from django.utils import timezone;"
+        "PeriodicTask.objects.update(last_run_at=timezone.now(), total_run_count=4)"
+    )
+    project.entries["nightly"]["crontab"] = {"minute": 30, "hour": 4}
+    project.entries["Sync All Suppliers"]["args"] = [1]
+    project.ask("sync")
+    assert project.python(changed) > before
+    # A new time has no last run; other changes leave it.
+    assert (
+        project.python(
+            "print([(t.last_run_at is None, t.total_run_count) for t in (of('nightly'), of('Sync All Suppliers'))])"
+        )
+        == "[(True, 4), (False, 4)]"
+    )
+
+
+@pytest.mark.slow
+def test_all_of_ours_are_switched_and_no_users(project: Project) -> None:
+    project.ask("sync")
+    project.python(
+        "PeriodicTask.objects.create(name='mine', task='x', interval=IntervalSchedule.objects.first())"
+    )
+    assert set(actions(project.ask("disable", "--dry-run"))) == {
+        "in the code",
+        "nightly",
+        "Sync All Suppliers",
+    }
+    assert len(actions(project.ask("disable"))) == 3
+    assert {name for name, time in project.table().items() if time.endswith(" off")} == {
+        "in the code",
+        "nightly",
+        "Sync All Suppliers",
+    }
+    # Kept as any other edit.
+    assert actions(project.ask("sync")) == {}
+    assert set(actions(project.ask("enable", "--name=nightly"))) == {"nightly"}
+    assert len(actions(project.ask("enable"))) == 2
+    assert actions(project.ask("sync")) == {}
+
+
+@pytest.mark.slow
+def test_two_at_once_write_once(project: Project) -> None:
+    answers: list[dict[str, Any]] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(project.ask("sync"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer["error"] for answer in answers] == [None] * 4
+    assert sum(len(answer["items"]) for answer in answers) == 3
+    assert len(project.table()) == 3
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"task": "shop.clean", "interval": 1e-9}, "can't hold an interval"),
+        ({"task": "shop.clean", "interval": 60, "options": {"compression": "gzip"}}, "compression"),
+        ({"task": "shop.clean", "interval": 60, "options": {"expires": 1.5}}, "whole number"),
+        (
+            {"task": "shop.clean", "interval": 60, "queue": "q" * 201},
+            "its queue has 201 characters",
+        ),
+    ],
+)
+def test_what_the_database_cannot_hold_is_refused(
+    project: Project, entry: dict[str, Any], words: str
+) -> None:
+    project.entries["odd one"] = entry
+    answer = project.ask("sync")
+    assert not answer["ok"]
+    assert "schedule entry odd one: " in answer["error"]
+    assert words in answer["error"]
+    assert project.table() == {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"APPS": "django.contrib.contenttypes"}, "django_celery_beat is not in INSTALLED_APPS"),
+        ({"DATABASE_URL": "sqlite:////nowhere/db"}, "unable to open database file"),
+        (
+            {"DATABASE_URL": "sqlite://:memory:"},
+            "no table django_celery_beat_periodictask: migrate it",
+        ),
+        ({"CELERY_APP": "nothing"}, "application nothing can't be loaded"),
+    ],
+)
+def test_who_can_not_be_asked_is_told(
+    project: Project, environment: dict[str, str], words: str
+) -> None:
+    project.environment.update(environment)
+    answer = project.ask("plan")
+    assert not answer["ok"]
+    assert words in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, ""),
+        ({"APPS": "django.contrib.contenttypes"}, "django_celery_beat is not in INSTALLED_APPS"),
+    ],
+)
+def test_the_check_of_a_release_tells_whether_it_can(
+    project: Project, environment: dict[str, str], words: str
+) -> None:
+    project.environment.update(environment)
+    done = project.start("-m", "celery_fleet.check", stdin=json.dumps({"app": "shop"}))
+    report = json.loads(done.stdout)
+    assert report["ok"], report["errors"]
+    assert report["application"]["no_database"].startswith(words)
+    assert bool(report["application"]["no_database"]) == bool(words)
+
+
+@pytest.mark.slow
+def test_due_times_are_those_of_the_schedules(project: Project) -> None:
+    project.ask("sync")
+    project.python(
+        "from datetime import datetime, timezone as z\n"
+        "c = CrontabSchedule.objects.create(minute=0, hour=12, timezone='Europe/Berlin')\n"
+        "PeriodicTask.objects.create(name='noon', task='shop.gone', crontab=c)\n"
+        "k = ClockedSchedule.objects.create(clocked_time=datetime(2099, 1, 2, 3, tzinfo=z.utc))\n"
+        "PeriodicTask.objects.create(name='once', task='shop.sync', clocked=k, one_off=True)\n"
+        "PeriodicTask.objects.create(name='off', task='shop.sync', crontab=c, enabled=False)\n"
+        "PeriodicTask.objects.create(name='later', task='shop.sync', crontab=c,"
+        " start_time=datetime(2098, 7, 1, tzinfo=z.utc))"
+    )
+    found = {entry["name"]: entry for entry in project.ask("list", "--count", "2")["entries"]}
+    utc = {name: [due["utc"] for due in entry["due"]] for name, entry in found.items()}
+    assert [moment[11:] for moment in utc["nightly"]] == ["07:00:00+00:00"] * 2
+    assert utc["noon"][0][11:] in ("11:00:00+00:00", "10:00:00+00:00")
+    assert utc["once"] == ["2099-01-02T03:00:00+00:00"]
+    assert utc["off"] == []
+    assert utc["later"][0] == "2098-07-01T10:00:00+00:00"
+    assert found["later"]["due"][0]["local"] == "2098-07-01T05:00:00-05:00"
+    assert found["noon"]["error"] == "the release has no task shop.gone"
+    assert found["Sync All Suppliers"]["error"] is None
+
+
+def test_the_settings_of_the_process_count_where_none_are_given(project: Project) -> None:
+    path = project.directory / "settings.json"
+    path.write_text(json.dumps(project.document))
+    environment = {"CELERY_FLEET_SETTINGS": str(path), "CELERY_FLEET_COMPONENT": "beat"}
+    done: subprocess.CompletedProcess[str] = project.start(
+        "-m", "celery_fleet.database_schedule", "plan", environment=environment
+    )
+    assert len(json.loads(done.stdout)["items"]) == 3, done.stderr

@@ -1,0 +1,52 @@
+"""The application's own tests, and that what is delivered with it is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.flash_promos.conftest import Run
+
+pytestmark = pytest.mark.slow
+
+
+def test_its_own_tests_pass(run: Run) -> None:
+    done = run("manage.py", "test", "--noinput")
+    assert done.returncode == 0, done.stderr
+    # Task bodies, repeated and in all orders; what needs row locks is for PostgreSQL.
+    counted = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
+    assert counted is not None
+    assert int(counted[1]) >= 30
+    assert re.search(r"^OK \(skipped=1\)$", done.stderr, re.MULTILINE), done.stderr
+
+
+def test_models_and_migrations_agree(run: Run) -> None:
+    done = run("manage.py", "makemigrations", "--check", "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No changes detected" in done.stdout
+
+
+def test_a_developer_needs_no_environment(run: Run) -> None:
+    done = run("manage.py", "check", "--fail-level", "WARNING")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_lock_has_is_what_was_asked_for(example: Path) -> None:
+    asked = re.findall(r"^([\w-]+)", (example / "requirements.in").read_text(), re.MULTILINE)
+    lock = (example / "requirements.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE))
+    assert set(asked) <= set(pins)
+    assert lock.count("--hash=sha256:") >= len(pins)
+    assert pins["django"].startswith("5.2.")
+    assert pins["celery"].startswith("5.7.")
+
+
+def test_the_demo_has_a_promotion_of_each_kind(example: Path) -> None:
+    rows = json.loads((example / "promotions/fixtures/demo.json").read_text())
+    ends = sorted(
+        row["fields"]["ends_at"] for row in rows if row["model"] == "promotions.promotion"
+    )
+    assert [end[:4] for end in ends] == ["2024", "2099", "2100"]

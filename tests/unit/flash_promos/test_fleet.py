@@ -1,0 +1,88 @@
+"""The application and its inventory fit together, and under the fleet's loader its own settings stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet_control.celery import process_settings, worker_command, worker_options
+
+ROOT = Path(__file__).resolve().parents[3]
+Read = Callable[..., dict[str, Any]]
+VARIABLES = ROOT / "inventories/flash_promos/group_vars/all"
+
+UNDER_THE_LOADER = """
+from marketplace import celery_app as app
+names = ("broker_url", "task_acks_late", "worker_prefetch_multiplier", "worker_max_tasks_per_child",
+         "worker_pool_restarts", "worker_log_format", "beat_schedule")
+found = {name: app.conf[name] for name in names}
+found["loader"] = type(app.loader).__name__
+"""
+
+
+@pytest.fixture(scope="module")
+def inventory() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for path in VARIABLES.glob("*.yml"):
+        content |= yaml.safe_load(path.read_text())
+    return content
+
+
+def test_the_inventory_says_nothing_twice(inventory: dict[str, Any]) -> None:
+    # The schedule, delivery and both log formats are the application's.
+    said = {name for name in inventory if "schedule" in name or "log" in name or "delivery" in name}
+    assert said == set()
+    assert not {"prefetch_multiplier", "max_tasks_per_child"} & set(
+        inventory["celery_worker_defaults"]
+    )
+
+
+@pytest.mark.parametrize("component", ["worker", "producer", "beat"])
+def test_the_applications_settings_survive_the_loader(
+    read: Read, tmp_path: Path, inventory: dict[str, Any], component: str
+) -> None:
+    settings = process_settings(
+        inventory["celery_app_name"],
+        component,
+        component,
+        "not-a-real-password",
+        {"host": "redis1", "port": 6383},
+        {"host": "redis1", "port": 6384},
+        "/ca.crt",
+    )
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(settings))
+    found = read(
+        UNDER_THE_LOADER,
+        CELERY_LOADER="celery_fleet.loader.FleetLoader",
+        CELERY_FLEET_COMPONENT=component,
+        CELERY_FLEET_SETTINGS=str(path),
+        PYTHONPATH=str(ROOT / "src"),
+    )
+    assert found["loader"] == "FleetLoader"
+    assert found["broker_url"].startswith(f"rediss://{component}:")
+    assert found["task_acks_late"] is True
+    assert found["worker_prefetch_multiplier"] == 1
+    assert found["worker_max_tasks_per_child"] == 1000
+    assert found["worker_pool_restarts"] is True
+    assert found["worker_log_format"] == "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+    assert {name: entry["schedule"] for name, entry in found["beat_schedule"].items()} == {
+        "check-flash-promos-every-minute": 60.0,
+        "cleanup-expired-promos-every-hour": 3600.0,
+        "process-notification-queue-every-30s": 30.0,
+    }
+
+
+def test_the_workers_command_line_leaves_them_alone_too(inventory: dict[str, Any]) -> None:
+    options = worker_options(
+        "default", inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
+    )
+    command = worker_command(inventory["celery_app_module"], "default@worker1", options)
+    assert "-A marketplace worker -n default@worker1 -Q celery " in command
+    assert "--prefetch-multiplier" not in command
+    assert "--max-tasks-per-child" not in command
+    assert "--loglevel=INFO" in command

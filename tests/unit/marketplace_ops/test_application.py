@@ -1,0 +1,57 @@
+"""The application's own tests, and that what is delivered with it is whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.marketplace_ops import documented
+from tests.unit.marketplace_ops.conftest import Run
+
+pytestmark = pytest.mark.slow
+
+
+def test_its_own_tests_pass(run: Run) -> None:
+    done = run("manage.py", "test", "--noinput")
+    assert done.returncode == 0, done.stderr
+    # Every task and its effect, repeated; a backup's way back is for PostgreSQL.
+    counted = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
+    assert counted is not None
+    assert int(counted[1]) >= 71
+    assert re.search(r"^OK \(skipped=3\)$", done.stderr, re.MULTILINE), done.stderr
+
+
+def test_models_and_migrations_agree(run: Run, tmp_path: Path, served: dict[str, str]) -> None:
+    # A file elsewhere: Django makes it in order to look, and beside the code it would be part of a release.
+    database = {**served, "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
+    done = run("manage.py", "makemigrations", "--check", "--dry-run", **database)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No changes detected" in done.stdout
+
+
+def test_a_developer_needs_no_environment(run: Run) -> None:
+    done = run("manage.py", "check", "--fail-level", "WARNING")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_every_task_and_entry(example: Path) -> None:
+    readme = (example / "README.md").read_text()
+    for task, queue in documented.TASKS.items():
+        module, _, name = task.rpartition(".")
+        assert f"**`{module}.…`**, queue `{queue}`" in readme
+        assert re.search(rf"^\| `{name}\(", readme, re.MULTILINE), name
+    for entry, (task, _) in documented.SCHEDULE.items():
+        assert f"| {entry} | `{task}` |" in readme
+
+
+def test_what_the_lock_has_is_what_was_asked_for(example: Path) -> None:
+    asked = re.findall(r"^([\w-]+)", (example / "requirements.in").read_text(), re.MULTILINE)
+    lock = (example / "requirements.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE))
+    assert "django-celery-beat" in asked
+    assert set(asked) <= set(pins)
+    assert lock.count("--hash=sha256:") >= len(pins)
+    assert pins["django"].startswith("5.2.")
+    assert pins["celery"].startswith("5.7.")

@@ -1,0 +1,220 @@
+"""The application and its inventory fit together, and say what the document says."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet_control.celery import process_settings, worker_command, worker_options
+
+from celery_fleet.schedule import parse_entries
+from tests.programs import required
+from tests.render.units import render
+from tests.unit.marketplace_ops import documented
+from tests.unit.marketplace_ops.conftest import Run
+
+ROOT = Path(__file__).resolve().parents[3]
+Read = Callable[..., dict[str, Any]]
+INVENTORY = ROOT / "inventories/marketplace_ops"
+
+UNDER_THE_LOADER = """
+from config import celery_app as app
+app.loader.import_default_modules()
+found = {"loader": type(app.loader).__name__, "broker": app.conf.broker_url}
+found["queues"] = {
+    name: app.amqp.router.route({}, name)["queue"].name
+    for name in app.tasks if not name.startswith("celery.")
+}
+found["limits"] = {
+    name: [task.soft_time_limit or app.conf.task_soft_time_limit, task.time_limit or app.conf.task_time_limit]
+    for name, task in app.tasks.items() if not name.startswith("celery.")
+}
+"""
+REMOVE = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from core.logs import remove_old
+directory, moment = sys.argv[1:]
+print(*remove_old(Path(directory), datetime.fromisoformat(moment))["removed"])
+"""
+
+
+@pytest.fixture(scope="module")
+def inventory() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for path in (INVENTORY / "group_vars/all").glob("*.yml"):
+        content |= yaml.safe_load(path.read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def hosts() -> dict[str, list[str]]:
+    """Host -> its workers."""
+    tree = yaml.safe_load((INVENTORY / "hosts.yml").read_text())
+    workers = tree["fleet"]["children"]["celery_workers"]["hosts"]
+    return {host: variables["celery_worker_enabled"] for host, variables in workers.items()}
+
+
+@pytest.fixture(scope="module")
+def worker(read: Read, inventory: dict[str, Any], tmp_path_factory: Any) -> dict[str, Any]:
+    """The application as a worker of the fleet has it."""
+    endpoint = {"host": "redis1", "port": inventory["celery_app_broker_port"]}
+    settings = process_settings(
+        inventory["celery_app_name"],
+        "worker",
+        "worker",
+        "not-a-real-password",
+        endpoint,
+        endpoint,
+        "/ca.crt",
+        routes=inventory["celery_app_task_routes"],
+    )
+    path = tmp_path_factory.mktemp("settings") / "settings.json"
+    path.write_text(json.dumps(settings))
+    return read(
+        UNDER_THE_LOADER,
+        CELERY_LOADER="celery_fleet.loader.FleetLoader",
+        CELERY_FLEET_COMPONENT="worker",
+        CELERY_FLEET_SETTINGS=str(path),
+        PYTHONPATH=str(ROOT / "src"),
+    )
+
+
+def test_each_task_goes_to_its_documented_queue(worker: dict[str, Any]) -> None:
+    """By Celery's own router, with the inventory's routes as the loader brings them."""
+    assert worker["loader"] == "FleetLoader"
+    assert worker["broker"].startswith("rediss://worker:")
+    assert worker["queues"] == documented.TASKS
+
+
+def test_the_schedule_is_the_documented_table(inventory: dict[str, Any]) -> None:
+    assert inventory["celery_beat_scheduler"] == "database"
+    assert inventory["celery_beat_schedule"] == {
+        name: {"task": task, **when} for name, (task, when) in documented.SCHEDULE.items()
+    }
+    assert len(documented.SCHEDULE) == 10
+    # The fleet takes it, and each entry's task has a queue.
+    entries = parse_entries(inventory["celery_beat_schedule"])
+    assert {entry.task for entry in entries.values()} <= set(documented.TASKS)
+    assert all(entry.enabled and entry.queue is None for entry in entries.values())
+
+
+def test_six_workers_of_one_queue_each_with_the_documented_concurrency(
+    inventory: dict[str, Any], hosts: dict[str, list[str]]
+) -> None:
+    instances, defaults = inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
+    for name, (concurrency, _) in documented.QUEUES.items():
+        options = worker_options(name, instances, defaults)
+        command = worker_command(inventory["celery_app_module"], f"{name}@worker1", options)
+        assert f"-A config worker -n {name}@worker1 -Q {name} " in command
+        assert f" --concurrency={concurrency} " in f"{command} "
+    assert set(instances) == set(documented.QUEUES)
+    # Each on one host.
+    assert sorted(name for names in hosts.values() for name in names) == sorted(instances)
+
+
+@pytest.mark.parametrize("name", documented.QUEUES)
+def test_each_worker_has_limits(inventory: dict[str, Any], name: str) -> None:
+    options = worker_options(
+        name, inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
+    )
+    assert {"memory_max", "cpu_quota", "tasks_max", "max_tasks_per_child"} <= set(options)
+
+
+def test_no_task_may_run_longer_than_its_worker_waits_for_it(
+    inventory: dict[str, Any], worker: dict[str, Any]
+) -> None:
+    """The worker's limit is that of its longest task: that is what a stop waits for."""
+    instances, defaults = inventory["celery_worker_instances"], inventory["celery_worker_defaults"]
+    for queue, (_, tasks) in documented.QUEUES.items():
+        options = worker_options(queue, instances, defaults)
+        longest = max(worker["limits"][task] for task in tasks)
+        assert longest == [options["soft_time_limit"], options["time_limit"]], queue
+
+
+def test_places_are_those_where_the_worker_may_write(
+    inventory: dict[str, Any], hosts: dict[str, list[str]]
+) -> None:
+    app, environment = inventory["celery_app_name"], inventory["celery_app_env"]
+    writable = inventory["celery_worker_instances"]["maintenance"]["read_write_paths"]
+    assert Path(environment["BACKUP_DIRECTORY"]).parent == Path(writable[0])
+    # It exists on every host of workers; a unit does not start where one of these does not.
+    assert writable == [f"/var/lib/{app}"]
+    # LogsDirectory= of every unit that logs to a file.
+    assert environment["LOG_DIRECTORY"] == f"/var/log/{app}"
+    assert inventory["celery_app_log_destination"] == "file"
+    assert "postgresql-client" in inventory["celery_runtime_packages"]
+
+
+def test_beat_may_reach_the_database_that_holds_its_schedule(inventory: dict[str, Any]) -> None:
+    assert "groups['celery_beat']" in inventory["postgresql_clients"]
+
+
+TURNS = 4
+
+
+@pytest.mark.parametrize(
+    ("style", "pause"),
+    [
+        ("", 0.0),
+        # A site's own default may be names by date; of one second it makes one name.
+        pytest.param("dateext\n    dateformat -%Y%m%d-%s", 1.1, marks=pytest.mark.slow),
+    ],
+    ids=["numbers", "dates"],
+)
+def test_the_cleanup_does_not_fight_the_rotation(
+    run: Run, tmp_path: Path, style: str, pause: float
+) -> None:
+    """Turn by turn with the fleet's own configuration: all that is compressed goes, and logrotate misses nothing."""
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o750)
+    configuration = render(
+        "logrotate.j2",
+        {
+            "__celery_app_log_directory": str(logs),
+            "__celery_app_log_rotate": {"when": "daily", "keep": 14},
+            "celery_app_name": "shop",
+            "celery_app_user": "shop",
+        },
+    )
+    user, group = getpass.getuser(), grp.getgrgid(os.getgid()).gr_name
+    configuration = configuration.replace("su shop shop", f"su {user} {group}")
+    path = tmp_path / "logrotate.conf"
+    path.write_text(configuration.replace("    compress\n", f"    compress\n    {style}\n", 1))
+    path.chmod(0o644)
+    log = logs / "celery_maintenance.log"
+    moment = 1_700_000_000.0
+    removed: list[str] = []
+    for turn in range(TURNS):
+        time.sleep(pause)
+        log.write_text(f"line {turn}\n")
+        # A day later each time.
+        os.utime(log, (moment + 86400 * turn,) * 2)
+        state = ["--state", str(tmp_path / "state")]
+        done = subprocess.run(
+            [required("logrotate"), "--force", *state, str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        # Each turn as if all but the newest day were old.
+        old = datetime.fromtimestamp(moment + 86400 * turn - 1, tz=UTC)
+        found = run("-c", REMOVE, str(logs), old.isoformat())
+        assert found.returncode == 0, found.stderr
+        removed += found.stdout.split()
+        left = sorted(path.name for path in logs.iterdir())
+        assert len(left) == 1, left
+        assert not left[0].endswith(".gz")
+    assert len(removed) == TURNS - 1

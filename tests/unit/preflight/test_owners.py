@@ -1,0 +1,202 @@
+"""What a host already gives to another application, or to a stranger, is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fleet_control.celery import slice_unit, surplus
+from fleet_control.claims import claims
+from fleet_preflight.hosts import check_facts
+from fleet_preflight.model import Problem, Severity
+from fleet_preflight.owners import BEHIND_NGINX, site, web_socket
+
+from tests.unit.preflight.test_hosts import GOOD
+
+EVERY = ["redis", "worker", "beat", "producer", "web", "web_site", "flower", "flower_site"]
+PORTS = {"broker": 6379, "results": 6380, "web": 443, "flower": 5555}
+OTHERS = {"broker": 6381, "results": 6382, "web": 8443, "flower": 5556}
+
+
+def claim(app: str, components: list[str] | None = None, **given: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "owner": app,
+        "user": app,
+        "proxy_group": f"{app}-proxy",
+        "directory": f"/etc/celery-fleet/{app}",
+        "root": f"/opt/{app}",
+        "state": f"/var/lib/{app}",
+        "ports": PORTS,
+        **given,
+    }
+    return claims(app, components=EVERY if components is None else components, **options)
+
+
+def found(wanted: dict[str, Any], *marks: dict[str, Any], **facts: Any) -> list[Problem]:
+    placed = [{"path": f"/etc/celery-fleet/{m.get('app')}/fleet.json", **m} for m in marks]
+    return check_facts({"a": {**GOOD, "claims": wanted, "marks": placed, **facts}}, {})
+
+
+def test_two_applications_that_share_nothing_pass() -> None:
+    shop = claim("shop")
+    assert found(shop) == []
+    assert found(shop, shop) == []
+    assert found(claim("flash", ports=OTHERS), shop) == []
+    assert found(claim("flash", ports=OTHERS), claim("flash-promos")) == []
+    # Each on the same port, but on a host where the other has not that part.
+    assert found(claim("flash", ["worker"]), claim("shop", ["redis"])) == []
+
+
+def test_the_application_of_another_inventory_is_not_taken_over() -> None:
+    (problem,) = found(claim("shop", owner="staging"), claim("shop", owner="production"))
+    assert problem.variable == "celery_app_name"
+    for text in ("/etc/celery-fleet/shop/fleet.json", "production", "staging"):
+        assert text in problem.message
+    assert "celery_app_owner to production" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("broker", "celery_app_broker_port"),
+        ("results", "celery_app_results_port"),
+        ("web", "celery_producer_web_port"),
+        ("flower", "flower_port"),
+    ],
+)
+def test_a_port_of_another_application_is_refused(name: str, variable: str) -> None:
+    (problem,) = found(claim("flash", ports={**OTHERS, name: 6379}), claim("shop"))
+    assert (problem.variable, problem.value, problem.hosts) == (variable, "6379", ("a",))
+    assert "application shop (owner shop)" in problem.message
+
+
+def test_a_user_of_another_application_is_refused() -> None:
+    (problem,) = found(claim("flash", ports=OTHERS, user="shop"), claim("shop"))
+    assert (problem.variable, problem.value) == ("celery_app_user", "shop")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        # Flower of the one has the user of the other.
+        ("shop", "shop-flower", "shop-flower"),
+        # A worker `web` of the one has the runtime directory of the other's web process.
+        ("shop", "shop-worker", "/run/shop-worker-"),
+        # In nginx's variables there is no dash.
+        ("flash-promos", "flash_promos", "flash_promos_web"),
+    ],
+)
+def test_names_that_meet_are_refused_both_ways(one: str, other: str, what: str) -> None:
+    for mine, theirs in ((one, other), (other, one)):
+        problems = found(claim(mine, ports=OTHERS), claim(theirs))
+        assert problems
+        assert {problem.variable for problem in problems} == {"celery_app_name"}
+        assert any(what in problem.message for problem in problems)
+
+
+def test_a_mark_that_can_not_be_read_is_named() -> None:
+    (problem,) = found(claim("shop"), {"path": "/etc/celery-fleet/x/fleet.json", "error": "broken"})
+    assert problem.variable == "host"
+    assert problem.value == "/etc/celery-fleet/x/fleet.json"
+
+
+def test_an_own_mark_that_can_not_be_read_is_no_dead_end() -> None:
+    broken = {"path": "/etc/celery-fleet/shop/fleet.json", "error": "broken"}
+    (problem,) = found(claim("shop"), broken)
+    assert problem.severity is Severity.WARNING
+    assert "written anew: broken" in problem.message
+    (problem,) = found(claim("shop"), {**broken, "path": "/etc/celery-fleet/shop2/fleet.json"})
+    assert problem.severity is Severity.ERROR
+
+
+def listener(command: str, unit: str) -> list[dict[str, str]]:
+    return [{"command": command, "unit": unit}]
+
+
+def test_a_port_on_which_a_stranger_listens_is_refused() -> None:
+    shop = claim("shop")
+    ours = {
+        "443": listener("nginx", "nginx.service"),
+        "6379": listener("redis-server", "redis@shop-broker.service"),
+        "5555": [],
+    }
+    assert found(shop, listeners=ours, files=[SITE]) == []
+    stranger = {**ours, "6379": listener("redis-server", "redis-server.service")}
+    (problem,) = found(shop, listeners=stranger, files=[SITE])
+    assert (problem.variable, problem.value) == ("celery_app_broker_port", "6379")
+    assert "redis-server (redis-server.service)" in problem.message
+    (problem,) = found(shop, listeners={"443": listener("apache2", "apache2.service")})
+    assert problem.variable == "celery_producer_web_port"
+
+
+SITE = "/etc/nginx/conf.d/shop-web.conf"
+
+
+def test_nginx_may_listen_there_for_somebody_else() -> None:
+    """It is one for the whole host, and goes on answering with the site that was there first."""
+    shop = claim("shop")
+    taken = {"443": listener("nginx", "nginx.service")}
+    (problem,) = found(shop, listeners=taken)
+    assert (problem.variable, problem.value) == ("celery_producer_web_port", "443")
+    assert "nginx (nginx.service)" in problem.message
+    # Flower's file says nothing of the web site's.
+    assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
+    assert {site("shop", kind) for kind in BEHIND_NGINX} <= set(
+        surplus("shop", [], "", "")["files"]
+    )
+    # Of a version before the marks, and what its mark names.
+    assert found(shop, listeners=taken, files=[SITE]) == []
+    assert found(shop, shop, listeners=taken) == []
+
+
+def test_ports_of_ours_may_change_places() -> None:
+    swapped = claim("shop", ports={**PORTS, "broker": 443, "web": 6379})
+    listeners = {
+        "443": listener("nginx", "nginx.service"),
+        "6379": listener("redis-server", "redis@shop-broker.service"),
+    }
+    assert found(swapped, claim("shop"), listeners=listeners) == []
+
+
+def test_a_mere_redis_host_has_no_users() -> None:
+    mark = claim("shop", ["redis"])
+    assert mark["users"] == []
+    assert mark["ports"] == {"broker": 6379, "results": 6380}
+    assert mark["paths"] == ["/etc/celery-fleet/shop"]
+
+
+def test_a_port_is_ours_where_we_listen() -> None:
+    within = [name for name in EVERY if name != "flower_site"] + ["flower_location"]
+    assert set(claim("shop", within)["ports"]) == {"broker", "results", "web"}
+
+
+def test_a_dash_does_not_nest_a_slice() -> None:
+    assert slice_unit("shop") == "shop.slice"
+    assert slice_unit("flash-promos") == r"flash\x2dpromos.slice"
+
+
+BACKEND = ["producer", "web", "web_site", "web_backend", "firewall"]
+
+
+def test_a_web_process_on_tcp_has_its_port() -> None:
+    mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
+    assert mine["ports"] == {"web": 443, "backend": 5000}
+    assert {"shop-firewall.service", "shop-firewall-watch.*"} <= set(mine["units"])
+    # With a Unix socket there is none.
+    assert "backend" not in claim("shop", EVERY, ports={**PORTS, "backend": 0})["ports"]
+    theirs = claim("other", BACKEND, ports={**OTHERS, "backend": 5000})
+    (one,) = [p for p in found(mine, theirs) if p.variable == "celery_producer_web_listen"]
+    assert "is already the port of backend of the application other" in one.message
+
+
+def test_who_listens_on_the_port_of_a_web_process() -> None:
+    mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
+    systemd = {"command": "systemd", "unit": "init.scope"}
+    process = {"command": "python", "unit": "shop-web.service"}
+    own = {"listeners": {"5000": [systemd, process]}, "files": [web_socket("shop")]}
+    assert found(mine, **own) == []
+    # systemd listens for others, too.
+    (one,) = found(mine, listeners={"5000": [systemd]})
+    assert (one.variable, one.value) == ("celery_producer_web_listen", "5000")
+    (one,) = found(mine, listeners={"5000": [{"command": "nc", "unit": "x.scope"}]})
+    assert "nc (x.scope)" in one.message

@@ -1,0 +1,104 @@
+"""The example application, always in a process of its own: Django and Celery are global state."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.django_example import found_by
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "examples" / "processing"
+VARIABLES = ROOT / "inventories/processing/group_vars/all"
+# What it needs where it is no developer's machine; nobody is connected.
+SERVED = {
+    "DJANGO_SETTINGS_MODULE": "config.settings.production",
+    "DJANGO_SECRET_KEY": "not-a-real-key" * 5,
+    "DJANGO_ALLOWED_HOSTS": "control1, 192.0.2.4",
+    "DATABASE_URL": "postgresql://me:p%40ss@db.example.com:5433/it?sslmode=require&channel_binding=require",
+    "REDIS_URL": "rediss://redis1:6387/0",
+    "STATIC_ROOT": "/var/lib/processing/static",
+    "VITE_APP_STATIC_ROOT": "/static/frontend",
+    "VITE_APP_API_ROOT": "/api/v1",
+}
+LOCAL = "config.settings.local"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def example() -> Path:
+    return EXAMPLE
+
+
+@pytest.fixture(scope="session")
+def served() -> dict[str, str]:
+    return dict(SERVED)
+
+
+@pytest.fixture(scope="session")
+def inventory() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for path in sorted(VARIABLES.glob("*.yml")):
+        content |= yaml.safe_load(path.read_text())
+    return content
+
+
+def _command(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
+    return {
+        "args": [sys.executable, "-W", "error", *arguments],
+        "cwd": EXAMPLE / "backend_django",
+        "env": {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        "stdin": subprocess.DEVNULL,
+        "text": True,
+    }
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Python where the document's commands are typed, with nothing but the environment given."""
+
+    def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            **_command(arguments, environment), capture_output=True, timeout=300, check=False
+        )
+
+    return python
+
+
+@pytest.fixture(scope="session")
+def start() -> Start:
+    """The same, without waiting for its end."""
+
+    def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            **_command(arguments, environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    return python
+
+
+@pytest.fixture(scope="session")
+def read(run: Run) -> Callable[..., dict[str, Any]]:
+    return found_by(run)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> dict[str, str]:
+    """A place of its own, with a database that knows locks of its own kind."""
+    return {
+        "DJANGO_SETTINGS_MODULE": LOCAL,
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+        "STATIC_ROOT": f"{tmp_path}/static",
+        "DJANGO_SUPERUSER_USERNAME": "admin",
+        "DJANGO_SUPERUSER_EMAIL": "admin@example.com",
+        "DJANGO_SUPERUSER_PASSWORD": "not a real one",
+    }

@@ -1,0 +1,257 @@
+"""Redis as the check of health sees it: a real server with TLS and the fleet's own access rules."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import celery, health
+
+from celery_fleet import health_checks, health_redis
+from celery_fleet.health_checks import Setup
+from celery_fleet.health_redis import Client, ProtocolError, RedisError, Server
+from celery_fleet.health_result import BAD, GOOD, WARNING
+from tests.programs import required
+from tests.unit.control.certificates import Authority
+
+PASSWORD = "s3cr3t/of:the@operator"
+QUEUES = ["mail", "bulk"]
+
+
+@dataclass
+class Running:
+    """A server that runs, and where its files are."""
+
+    port: int
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def server(self) -> Server:
+        ca = str(self.directory / "ca.crt")
+        return Server("127.0.0.1", self.port, ca, "operator", PASSWORD)
+
+    def admin(self, *words: str) -> Any:
+        ca = str(self.directory / "ca.crt")
+        with Client(Server("127.0.0.1", self.port, ca, "root", "root-password")) as client:
+            return client.ask(*words)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("redis")
+    authority = Authority("fleet")
+    certificate, key = authority.issue(["IP:127.0.0.1"])
+    for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
+        (directory / name).write_text(text)
+    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES)
+    (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    options = {
+        "port": "0",
+        "tls-port": str(port),
+        "bind": "127.0.0.1",
+        "tls-cert-file": str(directory / "host.crt"),
+        "tls-key-file": str(directory / "host.key"),
+        "tls-ca-cert-file": str(directory / "ca.crt"),
+        "tls-auth-clients": "no",
+        "save": "",
+        "dir": str(directory),
+        "aclfile": str(directory / "users.acl"),
+        "maxmemory": "100mb",
+        "maxmemory-policy": "noeviction",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = subprocess.Popen([required("redis-server"), *words], stdout=subprocess.DEVNULL)
+    try:
+        found = Running(port, directory, process)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                found.admin("PING")
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "it did not come up"
+                time.sleep(0.1)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_more: Any) -> Setup:
+    pins = celery.process_settings(
+        "shop",
+        "operator",
+        "operator",
+        PASSWORD,
+        {"host": "127.0.0.1", "port": running.port},
+        {"host": "127.0.0.1", "port": running.port},
+        str(running.directory / "ca.crt"),
+    )
+    pins["celery"].update(celery_more)
+    (tmp_path / "credentials").mkdir(exist_ok=True)
+    (tmp_path / "credentials/operator.json").write_text(json.dumps(pins))
+    return Setup(
+        app="shop",
+        host="worker1",
+        user="nobody",
+        interval=300,
+        checks=(),
+        thresholds=health.merged(thresholds),
+        directory=tmp_path,
+        root=tmp_path,
+        runtime=tmp_path,
+        queues=tuple(QUEUES),
+        servers={
+            kind: {"host": "127.0.0.1", "port": running.port} for kind in ("broker", "results")
+        },
+        ca=str(running.directory / "ca.crt"),
+    )
+
+
+def test_both_servers_answer(running: Running, tmp_path: Path) -> None:
+    found = health_checks.redis(setup(running, tmp_path))
+    assert found.state == GOOD, found
+    assert found.text.startswith("broker answers, ")
+    assert 0 < found.value["results"]["memory_percent"] < 50
+    assert PASSWORD not in str(found)
+
+
+def test_who_has_no_login_is_told_so_and_that_is_an_answer(
+    running: Running, tmp_path: Path
+) -> None:
+    one = setup(running, tmp_path)
+    (tmp_path / "credentials/operator.json").unlink()
+    found = health_checks.redis(one)
+    assert (found.state, found.text) == (GOOD, "broker answers, results answers")
+
+
+def test_memory_that_is_nearly_full_counts_where_nothing_is_evicted(
+    running: Running, tmp_path: Path
+) -> None:
+    bounds = {"redis_memory_percent": {"warning": 0, "bad": 0.1}}
+    found = health_checks.redis(setup(running, tmp_path, bounds))
+    assert found.state == BAD
+    assert "broker uses" in found.text
+    running.admin("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    try:
+        assert health_checks.redis(setup(running, tmp_path, bounds)).state == GOOD
+    finally:
+        running.admin("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+def test_another_authority_is_not_trusted(running: Running, tmp_path: Path) -> None:
+    other = tmp_path / "other.crt"
+    other.write_text(Authority("other").pem)
+    pins = {"broker_use_ssl": {"ssl_ca_certs": str(other)}}
+    found = health_checks.redis(setup(running, tmp_path, **pins))
+    assert found.state == BAD
+    assert "its certificate is not accepted: " in found.text
+
+
+def test_a_wrong_password(running: Running, tmp_path: Path) -> None:
+    url = f"rediss://operator:not-the-one@127.0.0.1:{running.port}/0"
+    found = health_checks.redis(setup(running, tmp_path, broker_url=url))
+    assert found.state == BAD
+    assert "WRONGPASS" in found.text
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away(running: Running, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"rediss://operator:x@127.0.0.1:{port}/0"
+    began = time.monotonic()
+    found = health_checks.redis(setup(running, tmp_path, broker_url=url))
+    assert time.monotonic() - began < health_checks.CHECKS["redis"][1]
+    assert (found.state, "Connection refused" in found.text) == (BAD, True)
+    # The other one is asked all the same.
+    assert "results" in found.value
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_given_up(running: Running, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rediss://operator:x@127.0.0.1:{silent.getsockname()[1]}/0"
+        began = time.monotonic()
+        found = health_checks.redis(setup(running, tmp_path, broker_url=url))
+        assert time.monotonic() - began < 8
+    assert (found.state, "no answer: the time ran out" in found.text) == (BAD, True), found
+
+
+def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) -> None:
+    running.admin("LPUSH", "mail", *"12345678")
+    # As kombu names the list of a lower priority.
+    running.admin("LPUSH", "mail\x06\x163", "x", "y")
+    bounds = {"queue_length": {"warning": 5, "bad": 100}}
+    try:
+        found = health_checks.queues(setup(running, tmp_path, bounds))
+        assert (found.state, found.text) == (WARNING, "10 tasks wait in mail")
+        assert found.value == {"mail": 10, "bulk": 0}
+        own = {**bounds, "queues": {"mail": {"bad": 10}}}
+        assert health_checks.queues(setup(running, tmp_path, own)).state == BAD
+        other = {**bounds, "queues": {"mail": {"warning": None, "bad": None}}}
+        found = health_checks.queues(setup(running, tmp_path, other))
+        assert (found.state, found.text) == (GOOD, "10 tasks wait in 2 queues")
+    finally:
+        running.admin("DEL", "mail", "mail\x06\x163")
+
+
+def test_the_clock(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert health_checks.clock(setup(running, tmp_path)).state == GOOD
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 10)
+    found = health_checks.clock(setup(running, tmp_path))
+    assert (found.state, "ahead of the broker's host" in found.text) == (WARNING, True)
+    monkeypatch.setattr(time, "time", lambda: now() - 100)
+    assert health_checks.clock(setup(running, tmp_path)).state == BAD
+
+
+def test_the_operator_may_ask_no_more_than_its_rights(running: Running) -> None:
+    with Client(running.server) as client:
+        assert client.ask("PING") == "PONG"
+        with pytest.raises(RedisError, match="NOPERM"):
+            client.ask("FLUSHALL")
+        # The connection goes on.
+        assert client.ask("LLEN", "mail") == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n", b"$x\r\n", b"+no end", b"$99999999\r\n", b""]
+)
+def test_what_is_no_redis(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        server = Server("127.0.0.1", listener.getsockname()[1])
+        with Client(server, 2) as client, pytest.raises((ProtocolError, ConnectionError)):
+            client.ask("PING")
+        thread.join()
+
+
+def test_a_url_is_read() -> None:
+    found = health_redis.server_of(
+        "rediss://operator:a%40b%2F@redis1:6390/0", {"ssl_ca_certs": "/ca.crt"}
+    )
+    assert found == Server("redis1", 6390, "/ca.crt", "operator", "a@b/")
+    assert health_redis.server_of("redis://redis1", None) == Server("redis1", 6379)
+    assert "a@b" not in repr(found)
+    with pytest.raises(ValueError, match="amqp is no address of Redis"):
+        health_redis.server_of("amqp://x", None)

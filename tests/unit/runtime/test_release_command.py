@@ -1,0 +1,161 @@
+"""Commands of a release on their host, by the real file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.command_host import Host
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.end()
+
+
+def test_a_command_runs_to_its_end(host: Host) -> None:
+    assert host.ask("start", *host.counting("echo said; echo wrong >&2"))["state"] == "running"
+    ended = host.ask("wait")
+    assert (ended["state"], ended["status"], ended["tail"]) == ("ended", 0, "said\nwrong")
+    assert ended["seconds"] < 30
+    log = Path(ended["log"])
+    assert log.parent == host.root / "var/log/celery-fleet/shop/commands"
+    assert log.name.endswith("-r1-migrate.log")
+    assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    given = json.loads(host.seen.read_text())
+    attempt = given.pop("--unit")
+    assert attempt.startswith("shop-command.migrate.")
+    assert attempt.endswith(".service")
+    assert given == {
+        "--app": "shop",
+        "--as": "producer",
+        "--release": "r1",
+        "--timeout": "30",
+        "--output": str(log),
+    }
+
+
+def test_a_long_timeout_is_handed_on_as_it_is(host: Host) -> None:
+    host.ask("start", "/bin/true", timeout=12345678)
+    host.ask("wait")
+    assert json.loads(host.seen.read_text())["--timeout"] == "12345678"
+
+
+def test_it_is_not_started_twice_for_one_claim(host: Host) -> None:
+    command = host.counting("sleep 2")
+    assert host.ask("start", *command)["state"] == "running"
+    # Another run, which the first one did not tell of its end.
+    assert host.ask("start", *command)["state"] == "running"
+    assert host.ask("wait", seconds=0)["state"] == "running"
+    assert host.ask("wait")["status"] == 0
+    assert host.ask("start", *command)["state"] == "ended"
+    assert host.begun == 1
+
+
+def test_a_failure_is_told_and_counts_for_nothing_where_it_is_tried_again(host: Host) -> None:
+    command = host.counting(f"[ -e {host.root}/mended ] || exit 3")
+    host.ask("start", *command)
+    assert host.ask("wait")["status"] == 3
+    (host.root / "mended").touch()
+    assert host.ask("start", *command)["status"] == 3
+    assert host.ask("start", *command, again=True)["state"] == "running"
+    assert host.ask("wait")["status"] == 0
+    assert host.begun == 2
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_an_end_of_the_command_line_of_before_is_none_of_the_corrected_one(
+    host: Host, status: int
+) -> None:
+    wrong, right = host.counting(f"exit {status}"), host.counting("echo right")
+    host.ask("start", *wrong)
+    assert host.ask("wait")["status"] == status
+    assert host.ask("start", *right)["state"] == "running"
+    ended = host.ask("wait")
+    assert (ended["status"], ended["tail"]) == (0, "right")
+    assert "argv" not in ended
+    # Nor the other way round.
+    assert host.ask("start", *wrong)["state"] == "running"
+    assert host.ask("wait")["status"] == status
+    assert host.begun == 3
+
+
+def test_one_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> None:
+    host.ask("start", *host.counting("sleep 2"))
+    assert host.ask("start", *host.counting("exit 4"))["state"] == "other"
+    assert host.ask("wait")["state"] == "gone"
+    assert host.ask("start", *host.counting("exit 4"))["state"] == "running"
+    assert host.ask("wait")["status"] == 4
+    assert host.begun == 2
+
+
+def test_another_claims_command_is_waited_for(host: Host) -> None:
+    host.ask("start", *host.counting("sleep 2"), claim="old", release="r0")
+    assert host.ask("start", *host.counting())["state"] == "other"
+    # Its end says nothing of ours.
+    assert host.ask("wait")["state"] == "gone"
+    assert host.ask("start", *host.counting())["state"] == "running"
+    assert host.ask("wait")["status"] == 0
+    assert host.begun == 2
+
+
+def test_one_that_is_killed_has_gone_without_a_word(host: Host) -> None:
+    host.ask("start", *host.counting("sleep 30"))
+    while not host.begun:
+        time.sleep(0.05)
+    for pid in host.pids():
+        os.killpg(pid, signal.SIGKILL)
+    assert host.ask("wait")["state"] == "gone"
+    assert host.ask("start", *host.counting())["state"] == "running"
+    assert host.ask("wait")["status"] == 0
+
+
+def test_one_that_takes_too_long_and_one_that_is_not_there(host: Host) -> None:
+    host.ask("start", "/bin/sleep", "30", timeout=0.5)
+    ended = host.ask("wait")
+    assert (ended["status"], ended["tail"]) == (124, "took more than 0.5 s")
+    host.ask("start", "/no/such", claim="two")
+    ended = host.ask("wait", claim="two")
+    assert (ended["status"], ended["tail"]) == (127, "no such command")
+
+
+def test_a_systemd_that_refuses_is_told(host: Host) -> None:
+    host.refuses(True)
+    answer = host.ask("start", *host.counting())
+    assert answer["state"] == "refused"
+    assert "Failed to start transient service unit" in answer["error"]
+
+
+def test_a_log_is_shown_by_its_end(host: Host) -> None:
+    host.ask("start", "/bin/sh", "-c", "seq 1 100000")
+    ended = host.ask("wait")
+    assert ended["tail"].splitlines()[-1] == "100000"
+    assert len(ended["tail"].splitlines()) == 20
+    assert Path(ended["log"]).stat().st_size > 500_000
+
+
+def test_old_logs_go(host: Host) -> None:
+    logs = host.root / "var/log/celery-fleet/shop/commands"
+    logs.mkdir(parents=True)
+    for number in range(60):
+        (logs / f"2020010{number:02}-r0-old.log").touch()
+    host.ask("start", "/bin/true")
+    newest = Path(host.ask("wait")["log"]).name
+    left = sorted(path.name for path in logs.iterdir())
+    assert len(left) == 50
+    assert left[-1] == newest
+
+
+def test_a_look_leaves_nothing(host: Host) -> None:
+    assert host.ask("wait")["state"] == "gone"
+    assert sorted(path.name for path in host.root.iterdir()) == ["bin", "runtime", "units"]
