@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.delivery import options as delivery_options
+from celery_fleet.delivery.options import Options
 from celery_fleet.errors import FleetError, one_line
 from celery_fleet.schedule import Entry, parse_entries
 
@@ -82,7 +84,8 @@ class FleetSettings:
     ``celery`` holds Celery's settings under their lowercase names, already in Python's types
     (``ssl_cert_reqs``, keepalive options), without ``beat_schedule``, which is ``schedule``;
     ``schedule_policy`` says what becomes of the application's own, ``scheduler`` where beat keeps
-    them all, ``schedule_edited`` what becomes of those that users edited there.
+    them all, ``schedule_edited`` what becomes of those that users edited there; ``delivery`` which parts
+    of the delivery are on.
     """
 
     component: str
@@ -93,6 +96,7 @@ class FleetSettings:
     schedule_policy: str = ADD
     scheduler: str = PERSISTENT
     schedule_edited: str = EDITED[0]
+    delivery: Options = field(default_factory=Options)
 
 
 def locate(environ: Mapping[str, str]) -> Path:
@@ -167,6 +171,11 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     edited = document.get("beat_schedule_edited", EDITED[0])
     if edited not in EDITED:
         errors.append(f"beat_schedule_edited is {edited!r}, not one of {', '.join(EDITED)}")
+    delivery = Options()
+    try:
+        delivery = delivery_options.parse(document.get("delivery"))
+    except FleetError as exc:
+        errors.append(str(exc))
     celery = document.get("celery")
     pins: dict[str, Any] = {}
     schedule: dict[str, Entry] | None = None
@@ -190,6 +199,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
         schedule_policy=str(policy),
         scheduler=str(scheduler),
         schedule_edited=str(edited),
+        delivery=delivery,
     )
 
 

@@ -1,0 +1,16 @@
+"""Names that we add to the broker and to messages; all others are kombu's. Standard library alone."""
+
+from __future__ import annotations
+
+#: Pattern of all our keys, for the ACL.
+PATTERN = "fleet:*"
+
+#: Hash of dead letters, id → JSON document, and sorted set of their ids by when they were last seen.
+DEAD_LETTERS = "fleet:dead-letters"
+DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
+
+#: Headers of a message: how often a worker did not know its task, and since when (Unix time) ...
+UNKNOWN = "x-fleet-unknown"
+UNKNOWN_SINCE = "x-fleet-unknown-since"
+#: ... and how many processes died while they ran it.
+DEATHS = "x-fleet-deaths"

@@ -1,0 +1,52 @@
+"""Who holds a message: the owner in a delivery's tag.
+
+A tag is the field of kombu's hash ``unacked`` and the member of its ``unacked_index``. Stock kombu takes
+a UUID that goes with the message for ever; ours is made for each delivery: ``<node>/<start>/<number>``,
+such as ``mail@worker1/9f86d081884c7d65/2a``. ``start`` is drawn at random by each process, since process
+numbers come again after a boot. Standard library alone: the hand-back runs without a release.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from dataclasses import dataclass, field
+
+_OWN = re.compile(r"(?P<node>.+)/(?P<start>[0-9a-f]{16})/(?P<number>[0-9a-f]+)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One start of one node: ``node`` is Celery's node name, ``start`` 16 hexadecimal digits."""
+
+    node: str
+    start: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def prefix(self) -> str:
+        """What all tags of this owner begin with, and no other's."""
+        return f"{self.node}/{self.start}/"
+
+    def holds(self, tag: str) -> bool:
+        """Whether a tag is this owner's."""
+        found = _OWN.match(tag)
+        return found is not None and (found["node"], found["start"]) == (self.node, self.start)
+
+
+def owner_of(tag: str) -> Owner | None:
+    """Who holds it; None where it is no tag of ours, so that of a stock worker."""
+    found = _OWN.match(tag)
+    return None if found is None else Owner(found["node"], found["start"])
+
+
+class Tags:
+    """Makes an owner's tags, each once; for one thread."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self._numbers = itertools.count(1)
+
+    def next(self) -> str:
+        """A tag that no delivery had before."""
+        return f"{self.owner.prefix}{next(self._numbers):x}"
