@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from celery_fleet.cli import application, ask, units
+from celery_fleet.cli.commands import monitor
 from celery_fleet.cli.main import cli
+from celery_fleet.cli.options import Context
+from celery_fleet.cli.watching import Summary
 from tests.fleet import NODE, PASSWORDS, QUEUES, Fleet, client, running, wait_for
 from tests.unit.cli import host
 
@@ -216,34 +219,75 @@ def test_status_in_detail(call: Call) -> None:
     assert worker["tasks"][0]["name"] == "shop.slow"
 
 
-def monitored(call: Call, fleet: Fleet, *argv: str) -> list[dict[str, Any]]:
+Watching = Callable[[Callable[[Summary], None]], None]
+
+
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
+    """Have a function called after each sample that a monitor shows.
+
+    Not at a time: how long it takes until the first one is there depends on the machine.
+    """
+
+    view = monitor.view
+
+    def called(react: Callable[[Summary], None]) -> None:
+        @contextmanager
+        def watched(context: Context, duration: float) -> Iterator[Callable[[Summary], None]]:
+            with view(context, duration) as show:
+
+                def shown(summary: Summary) -> None:
+                    show(summary)
+                    react(summary)
+
+                yield shown
+
+        monkeypatch.setattr(monitor, "view", watched)
+
+    return called
+
+
+WORK = """
+from shop import add, fail, slow
+add.delay(1, 2), add.delay(1, 2), slow.delay(0.5), fail.delay("no stock")
+"""
+
+
+@pytest.fixture
+def monitored(call: Call, fleet: Fleet, watching: Watching) -> Callable[..., list[dict[str, Any]]]:
     """The lines of a monitor during which three tasks run and one fails, and nothing else does."""
-    # What a test before has left running would be counted here, too.
-    wait_for(lambda: found(call("active", "--format", "json")) == {NODE: []}, 30)
 
-    def work() -> None:
-        time.sleep(2.5)
-        for words in (
-            ("add", "[1, 2]"),
-            ("add", "[1, 2]"),
-            ("slow", "[0.5]"),
-            ("fail", '["no stock"]'),
-        ):
-            fleet.celery("call", f"shop.{words[0]}", f"--args={words[1]}", user="producer")
+    def lines(*argv: str) -> list[dict[str, Any]]:
+        # What a test before has left running would be counted here, too.
+        wait_for(lambda: found(call("active", "--format", "json")) == {NODE: []}, 30)
+        sending: list[subprocess.Popen[bytes]] = []
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    done = call("--format", "json", "monitor", "--duration", "9", "--interval", "1.5", *argv)
-    thread.join()
-    assert done.exit_code == 0, done.output
-    return [json.loads(line) for line in done.stdout.splitlines()]
+        def react(summary: Summary) -> None:
+            if not sending:
+                sending.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", WORK],
+                        cwd=fleet.directory,
+                        env=fleet.environment("producer"),
+                    )
+                )
+
+        watching(react)
+        done = call("--format", "json", "monitor", "--duration", "12", "--interval", "1.5", *argv)
+        assert sending.pop().wait(10) == 0
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return lines
 
 
-def test_monitor_by_totals_and_by_events(fleet: Fleet, call: Call, tmp_path: Path) -> None:
+def test_monitor_by_totals_and_by_events(
+    fleet: Fleet, monitored: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
     file = tmp_path / "monitoring.json"
-    *samples, last = monitored(call, fleet, "--output-file", str(file))
+    *samples, last = monitored("--output-file", str(file))
     summary = last["summary"]
-    assert 6 <= len(samples) <= 8
+    assert 6 <= len(samples) <= 10
     assert (summary["by_totals"], summary["online"]) == ([NODE], [NODE])
     assert (summary["counts"]["started"], summary["counts"]["succeeded"]) == (4, 0)
     assert summary["queues"] == {"mail": 0, "bulk": 0}
@@ -252,7 +296,7 @@ def test_monitor_by_totals_and_by_events(fleet: Fleet, call: Call, tmp_path: Pat
     assert [path.name for path in tmp_path.glob("*monitoring*")] == ["monitoring.json"]
 
     fleet.celery("control", "--timeout=0.5", "enable_events")
-    *_, last = monitored(call, fleet, "--workers", NODE.partition("@")[0])
+    *_, last = monitored("--workers", NODE.partition("@")[0])
     summary = last["summary"]
     fleet.celery("control", "--timeout=0.5", "disable_events")
     assert summary["by_totals"] == []
@@ -279,32 +323,36 @@ def test_monitor_for_people(call: Call) -> None:
     assert "Workers: 1 of 1 online" in done.stdout
 
 
-def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call) -> None:
+def test_monitor_survives_a_broker_that_hangs(fleet: Fleet, call: Call, watching: Watching) -> None:
     broker = fleet.processes["broker"]
-    timers = [
-        threading.Timer(2, broker.send_signal, (signal.SIGSTOP,)),
-        threading.Timer(7, broker.send_signal, (signal.SIGCONT,)),
-    ]
-    for timer in timers:
-        timer.start()
-    done = call("--format", "json", "monitor", "--duration", "14", "--interval", "1")
+
+    def react(summary: Summary) -> None:
+        if len(summary.samples) == 1:
+            broker.send_signal(signal.SIGSTOP)
+        elif summary.trouble:
+            broker.send_signal(signal.SIGCONT)
+
+    watching(react)
+    try:
+        done = call("--format", "json", "monitor", "--duration", "14", "--interval", "1")
+    finally:
+        broker.send_signal(signal.SIGCONT)
     assert done.exit_code == 0, done.output
     *samples, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(sample["trouble"] for sample in samples)
     assert last["summary"]["trouble"] is None
 
 
-def test_monitor_gives_a_hanging_broker_up(fleet: Fleet, call: Call) -> None:
+def test_monitor_gives_a_hanging_broker_up(fleet: Fleet, call: Call, watching: Watching) -> None:
     broker = fleet.processes["broker"]
-    timer = threading.Timer(2, broker.send_signal, (signal.SIGSTOP,))
-    timer.start()
+    watching(lambda summary: broker.send_signal(signal.SIGSTOP))
     began = time.monotonic()
     try:
         done = call("monitor", "--duration", "60", "--interval", "1")
     finally:
         broker.send_signal(signal.SIGCONT)
     assert done.exit_code == 3
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 30
     assert "the broker does not answer" in done.stderr
     assert "Workers: 1 of 1 online" in done.stdout
 
