@@ -7,6 +7,7 @@ read was checked in the sources of celery 5.7.0 and kombu 5.7.0; each function n
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json
 
 from celery_fleet.loaded import CODE, INVENTORY, Loaded
+
+logger = logging.getLogger("celery_fleet")
 
 # --- settings (celery/app/utils.py, celery/utils/collections.py) ---
 
@@ -386,6 +389,47 @@ def told_to_stop() -> bool:
 def stop_worker() -> None:
     """Have the loop end by Celery's warm stop, with status 0."""
     worker_state.should_stop = 0
+
+
+def on_tasks(begun: Callable[[str], object], ended: Callable[[str], object]) -> Callable[[], None]:
+    """Call one with a delivery's tag once a pool runs its task, the other once it is acknowledged or rejected.
+
+    Tasks that are acknowledged before they run are passed over by the first one. What they raise is logged.
+    Returns what undoes it. All pools call Request.on_accepted in the worker's own process
+    (celery/worker/request.py); create_request_cls makes a subclass for each task.
+    """
+    names = ("on_accepted", "acknowledge", "reject")
+    before = {name: getattr(Request, name) for name in names}
+
+    def tell(called: Callable[[str], object], request: Any) -> None:
+        try:
+            called(request.message.delivery_tag)
+        except Exception:  # a note less must not end the worker
+            logger.exception("a task can't be noted for the hand-back")
+
+    def on_accepted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.task.acks_late:
+            tell(begun, self)
+        return before["on_accepted"](self, *args, **kwargs)
+
+    def acknowledge(self: Any) -> Any:
+        result = before["acknowledge"](self)
+        tell(ended, self)
+        return result
+
+    def reject(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = before["reject"](self, *args, **kwargs)
+        tell(ended, self)
+        return result
+
+    for name, function in zip(names, (on_accepted, acknowledge, reject), strict=True):
+        setattr(Request, name, function)
+
+    def undo() -> None:
+        for name, function in before.items():
+            setattr(Request, name, function)
+
+    return undo
 
 
 # --- beat (celery/beat.py) ---

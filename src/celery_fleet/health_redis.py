@@ -1,4 +1,4 @@
-"""As much of a Redis client as the check of health needs: over TLS, with the standard library alone.
+"""As much of a Redis client as the check of health and the hand-back need: TLS, with the standard library alone.
 
 A host of Redis has no release, and so no client of the application's; and what finds out whether Redis answers should
 not depend on what else might be broken.
@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 #: Seconds for connecting, for the TLS handshake, and for each command.
 TIMEOUT = 3.0
-
-#: Longer answers are none that a check asks for.
-_LONGEST = 1 << 20
 
 
 class RedisError(Exception):
@@ -31,7 +28,7 @@ class ProtocolError(RedisError):
 
 @dataclass(frozen=True)
 class Server:
-    """A Redis server and who asks it; without a user nobody logs in, and without a CA there is no TLS."""
+    """A Redis server and who asks it; with neither name nor password nobody logs in, without a CA there is no TLS."""
 
     host: str
     port: int
@@ -67,21 +64,31 @@ def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
 class Client:
     """One connection, closed at the end of its context."""
 
-    def __init__(self, server: Server, timeout: float = TIMEOUT) -> None:
-        """Connect and log in.
+    #: Longer answers are none that a check asks for.
+    longest: ClassVar[int] = 1 << 20
+    #: What becomes of bytes that are no UTF-8, as `bytes.decode` names it.
+    undecodable: ClassVar[str] = "replace"
+
+    def __init__(
+        self, server: Server, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect and log in; ``context`` is TLS other than that of the server's CA.
 
         Raises:
             OSError, RedisError: It does not answer, or lets nobody in.
         """
         raw = socket.create_connection((server.host, server.port), timeout)
         try:
-            if server.ca is not None:
+            if context is None and server.ca is not None:
                 context = ssl.create_default_context(cafile=server.ca)
+            if context is not None:
                 raw = context.wrap_socket(raw, server_hostname=server.host)
             self._socket = raw
             self._stream: BinaryIO = raw.makefile("rb")
             if server.user is not None:
                 self.ask("AUTH", server.user, server.password or "")
+            elif server.password is not None:
+                self.ask("AUTH", server.password)
         except BaseException:
             raw.close()
             raise
@@ -104,14 +111,35 @@ class Client:
         Raises:
             OSError, RedisError: There is none, or it is an error.
         """
-        encoded = [word.encode() for word in words]
-        parts = [b"*%d\r\n" % len(encoded)]
-        parts += [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
-        self._socket.sendall(b"".join(parts))
+        self._socket.sendall(self._packed(words))
         return self._answer()
 
+    def ask_all(self, commands: Iterable[Sequence[str]]) -> list[Any]:
+        """The answers to commands that are sent at once; a RedisError stands for itself.
+
+        Raises:
+            OSError: They are not all there.
+        """
+        packed = [self._packed(words) for words in commands]
+        self._socket.sendall(b"".join(packed))
+        answers: list[Any] = []
+        for _ in packed:
+            try:
+                answers.append(self._answer())
+            except ProtocolError:
+                raise
+            except RedisError as error:
+                answers.append(error)
+        return answers
+
+    def _packed(self, words: Sequence[str]) -> bytes:
+        encoded = [word.encode(errors=self.undecodable) for word in words]
+        parts = [b"*%d\r\n" % len(encoded)]
+        parts += [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
+        return b"".join(parts)
+
     def _answer(self) -> Any:
-        line = self._stream.readline(_LONGEST)
+        line = self._stream.readline(self.longest)
         if not line.endswith(b"\r\n"):
             if not line:
                 raise ConnectionError("the connection was closed")
@@ -129,13 +157,13 @@ class Client:
         if number < 0:
             return None
         if kind == b"*":
-            return [self._answer() for _ in range(min(number, _LONGEST))]
-        if number > _LONGEST:
+            return [self._answer() for _ in range(min(number, self.longest))]
+        if number > self.longest:
             raise ProtocolError(f"an answer of {number} bytes")
         content = self._stream.read(number + 2)
         if len(content) < number + 2:
             raise ConnectionError("the connection was closed")
-        return content[:-2].decode(errors="replace")
+        return content[:-2].decode(errors=self.undecodable)
 
 
 def information(text: str) -> dict[str, str]:

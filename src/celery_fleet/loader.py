@@ -27,7 +27,7 @@ from celery.loaders.app import AppLoader
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import canary, identity
-from celery_fleet.delivery import process, take
+from celery_fleet.delivery import notes, process, take
 from celery_fleet.errors import FleetError
 from celery_fleet.notify import Notifier
 from celery_fleet.pins import SCHEDULE, PinnedChanges, PinnedSchedule
@@ -123,23 +123,25 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
             identity.remember()
             canary.register(self.app)
-            _install_delivery()
+            _install_delivery(self.app)
             worker.install(self.app, NOTIFIER)
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )
 
 
-def _install_delivery() -> None:
+def _install_delivery(app: Any) -> None:
     """Have messages taken as the settings say; again is harmless. The settings then tell what can be had."""
     settings = current_settings()
     if COMPONENT != "worker":  # an application's own process may embed a worker
         return
-    use_settings(replace(settings, delivery=take.install(settings.delivery)))
+    delivery = take.install(settings.delivery)
+    use_settings(replace(settings, delivery=delivery))
     # Its sender is the node's name.
     signals.celeryd_init.connect(
         lambda sender, **_: process.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"
     )
+    notes.install(app, delivery, os.environ)
 
 
 def _refuse_service(app: str) -> NoReturn:
