@@ -344,13 +344,14 @@ _SCRIPTS = "+evalsha +script|load +script|exists"
 _BROKER_COMMANDS = {
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
-    "+punsubscribe",
+    "+punsubscribe +zcard",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
-    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info",
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
+    "+hget +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
@@ -386,6 +387,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
             "_kombu.binding_deadlines",
             *_lists("*.celery.pidbox"),
             "celeryev.*",
+            "fleet:*",
         ]
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
@@ -411,6 +413,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         *tasks,
         *direct,
         "unacked_mutex",
+        "fleet:*",
     ]
     return [*(f"~{key}" for key in keys), "%R~unacked_index"]
 
