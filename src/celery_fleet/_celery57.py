@@ -316,6 +316,10 @@ def take_out(consumer: Any) -> list[Any]:
         if not request.acknowledged and tag in taken and tag not in qos._dirty:
             messages[tag] = request.message
         request.acknowledged = True
+    # What a consumer of ours keeps though it can't be run here (delivery/parking.py).
+    for message in getattr(consumer, "take_held", list)():
+        if message.delivery_tag in taken:
+            messages[message.delivery_tag] = message
     for message in messages.values():
         disown(consumer, message)
     return sorted(messages.values(), key=lambda message: taken[message.delivery_tag])

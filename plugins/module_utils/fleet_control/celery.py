@@ -350,7 +350,8 @@ _BROKER_COMMANDS = {
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
-    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info",
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
+    "+hget +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
@@ -412,6 +413,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         *tasks,
         *direct,
         "unacked_mutex",
+        "fleet:*",
     ]
     return [*(f"~{key}" for key in keys), "%R~unacked_index"]
 
