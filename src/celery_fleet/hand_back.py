@@ -84,6 +84,8 @@ class Broker:
                 server_of(url, tls if isinstance(tls, Mapping) else None) for url in urls
             )
             databases = tuple(int(urlsplit(url).path.strip("/") or 0) for url in urls)
+            if not servers:
+                raise ValueError("no address")
         except OSError as error:
             raise FleetError(f"{path} can't be read ({error.strerror})") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -188,18 +190,18 @@ def hand_back(broker: Broker, directory: Path, seconds: float = BOUND) -> list[s
     try:
         with bounded(seconds):
             try:
-                # Kept until this process ends.
-                begun.nobody_holds(directory, wait=GONE)
+                lock = begun.nobody_holds(directory, wait=GONE)
             except TimeoutError:
                 outcome.trouble = f"a process of {estate.node} lives still: nothing is handed back"
             else:
-                work = Return(
-                    estate,
-                    begun.read_begun(directory) if to_blame else frozenset(),
-                    begun.read_pending(directory, estate.owner),
-                    outcome,
-                )
-                _carry_out(broker, work, outcome)
+                with os.fdopen(lock):
+                    work = Return(
+                        estate,
+                        begun.read_begun(directory) if to_blame else frozenset(),
+                        begun.read_pending(directory, estate.owner),
+                        outcome,
+                    )
+                    _carry_out(broker, work, outcome)
     except OutOfTimeError:
         why = outcome.trouble or "Redis is slow"
         outcome.trouble = f"it was not done within {seconds:.0f} s: {why}"
@@ -241,6 +243,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FleetError, OSError) as error:
         why = redact(one_line(error))
         said = [f"{_WARNING}nothing is handed back: {why}; what is left waits for its lease"]
+    except Exception as error:  # noqa: BLE001  # the unit must not fail for it, and a traceback may quote secrets
+        said = [
+            f"{_WARNING}nothing more is handed back: {type(error).__name__}: {redact(one_line(error))}"
+        ]
     for line in said:
         print(line, flush=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from celery_fleet import hand_back
 from tests import systemd
 from tests.render.fleet import Fleet, Host
 from tests.render.units import SERVICES, covered, parse, render, services, template_of, whole
@@ -515,6 +517,69 @@ def test_all_limits() -> None:
 def test_the_threads_pool_is_not_made_to_quit() -> None:
     assert drop_in()["ExecStop"][0].endswith(" --drain 5")
     assert drop_in(may_quit=False)["ExecStop"][0].endswith(" --drain 5 --no-quit")
+
+
+APP: dict[str, Any] = {
+    "celery_app_directory": "/etc/fleet/shop",
+    "celery_app_name": "shop",
+    "celery_app_user": "shop-user",
+}
+
+
+def with_hand_back(**given: Any) -> str:
+    return render("systemd/worker.conf.j2", {**WORKER, **APP, "hand_back": True, **given})
+
+
+def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
+    assert "ExecStopPost" not in drop_in()
+    assert "ExecStopPost" not in parse(with_hand_back(hand_back=False))["Service"]
+    (command,) = parse(with_hand_back())["Service"]["ExecStopPost"]
+    program, *words = command.split()
+    # Its end is not the unit's, and it runs as root without the sandbox.
+    assert program == "-+/usr/bin/python3"
+    assert words == [
+        *("-S", "-E", "/rt/celery_fleet/hand_back.py"),
+        *("--settings", "/etc/fleet/shop/credentials/worker.json"),
+        # By the instance's own name: a stand-in has a copy of the drop-in.
+        *("--directory", "%t/shop-worker-%i"),
+        *("--user", "shop-user"),
+    ]
+
+
+def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> None:
+    for host, unit in services(fleet, "worker@.service"):
+        given = {name: host.variables[name] for name in APP}
+        found = parse(whole(host, unit) + with_hand_back(**given))["Service"]
+        (command,) = found["ExecStopPost"]
+        options = dict(itertools.pairwise(command.split()))
+        instance = unit.partition("@")[2].removesuffix(".service")
+        assert (
+            options["--directory"].replace("%i", instance) == f"%t/{found['RuntimeDirectory'][0]}"
+        )
+        assert f"settings.json:{options['--settings']}" in found["LoadCredential"]
+        assert options["--settings"] in host.files
+        assert options["--user"] == found["User"][-1]
+        # Longer than the hand-back's own bound.
+        assert int(found["TimeoutStopSec"][-1].removesuffix("s")) >= hand_back.BOUND + 15
+        # Else it would go before its command is run, or stay and grow old.
+        assert "RuntimeDirectoryPreserve" not in found
+
+
+def test_a_unit_with_a_hand_back_is_one_for_systemd_and_shut_in(
+    local: Fleet, tmp_path: Path
+) -> None:
+    host, unit = services(local, "worker@.service")[0]
+    put(host, tmp_path)
+    given = {name: host.variables[name] for name in APP}
+    more = with_hand_back(**given).replace("+/usr/bin/python3 ", "+/bin/sh ")
+    (tmp_path / f"{unit}.d/20-more.conf").write_text(
+        more.replace("=/usr/bin/python3 ", "=/bin/sh ")
+    )
+    assert verify([str(tmp_path / unit)]) == ""
+    path = tmp_path / "whole.service"
+    path.write_text(whole(host, unit) + with_hand_back(**given))
+    done = systemd.analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(path))
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:

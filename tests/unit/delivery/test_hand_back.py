@@ -1,0 +1,627 @@
+"""What a dead process held goes back, in order and once, and its unit's command never fails."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pwd
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from fleet_control import celery as roles
+
+from celery_fleet import hand_back
+from celery_fleet.delivery import begun, dead_letters, keys, returning
+from celery_fleet.delivery.begun import Begun, Estate
+from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.scripts import TAKE
+from celery_fleet.delivery.tags import Owner, Tags
+from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
+from tests.programs import required
+
+PROGRAM = Path(hand_back.__file__)
+OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True, dead_letters=True)
+NODE = "mail[1]*@host"
+
+
+class Server:
+    """A Redis with the roles' users, which can be stopped and started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._directory = directory
+        (directory / "users.acl").write_text(roles.acl("broker", PASSWORDS, QUEUES))
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--dir", str(self._directory), "--aclfile", str(self._directory / "users.acl")),
+                *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(lambda: client(self.port, "worker").time())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("broker"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def broker(server: Server) -> Iterator[redis.Redis]:
+    """As the worker may ask it; what it refused fails the test."""
+    made = client(server.port, "worker")
+    made.delete("unacked", "unacked_index", *lists(), keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
+    admin = client(server.port, "admin")
+    admin.acl_log_reset()
+    yield made
+    assert admin.acl_log() == []
+
+
+def lists() -> list[str]:
+    return [f"{queue}{step}" for queue in QUEUES for step in ("", *("\x06\x16" + s for s in "369"))]
+
+
+def message(name: str, *, priority: int | None = None, **headers: Any) -> str:
+    return json.dumps(
+        {
+            "body": "W10=",
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"id": name, "task": "shop.add", **headers},
+            "properties": {
+                "correlation_id": name,
+                "delivery_info": {"exchange": "", "routing_key": "mail"},
+                "delivery_tag": str(uuid.uuid4()),
+                "priority": priority,
+                "body_encoding": "base64",
+            },
+        }
+    )
+
+
+class Dead:
+    """A process that has taken messages and is no more."""
+
+    def __init__(
+        self, directory: Path, server: Server, broker: redis.Redis, options: Options = OPTIONS
+    ) -> None:
+        self.directory = directory / "run"
+        self.directory.mkdir()
+        self.settings = directory / "worker.json"
+        self.write_settings(f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{server.port}/0")
+        self.owner = Owner(NODE)
+        self.tags = Tags(self.owner)
+        self.broker = broker
+        self.begun = Begun(self.owner, self.directory / begun.BEGUN)
+        self.estate = Estate.of(self.owner, {"visibility_timeout": 300}, options)
+        self.estate.write(self.directory)
+
+    def write_settings(self, url: Any, **more: Any) -> None:
+        self.settings.write_text(json.dumps({"celery": {"broker_url": url, **more}}))
+
+    def take(self, item: str, queue: str = "mail", key: str | None = None) -> str:
+        """Have it sent and taken; its tag."""
+        tag = self.tags.next()
+        self.broker.lpush(key or queue, item)
+        self.broker.script_load(TAKE.text)
+        names = ["unacked", "unacked_index", key or queue]
+        self.broker.evalsha(TAKE.sha, 3, *names, tag, "0", json.dumps(queue))
+        assert self.broker.hget("unacked", tag)
+        return tag
+
+    def hand_back(self, **more: float) -> str:
+        broker = hand_back.Broker.read(self.settings)
+        return "\n".join(hand_back.hand_back(broker, self.directory, **more))
+
+    def run(self, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        """As the unit does it."""
+        return subprocess.run(
+            [
+                *("/usr/bin/python3", "-S", "-E", str(PROGRAM), "--settings", str(self.settings)),
+                *("--directory", str(self.directory), "--user", user or getpass.getuser()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def queued(self, key: str = "mail") -> list[dict[str, Any]]:
+        """In the order in which they would be popped."""
+        return [json.loads(item) for item in reversed(self.broker_items(key))]
+
+    def broker_items(self, key: str) -> list[bytes]:
+        found: list[bytes] = client(self.port, "operator").lrange(key, 0, -1)
+        return found
+
+    @property
+    def port(self) -> int:
+        return int(self.broker.connection_pool.connection_kwargs["port"])
+
+    def names(self, key: str = "mail") -> list[str]:
+        return [item["headers"]["id"] for item in self.queued(key)]
+
+    def held(self) -> set[str]:
+        return {tag.decode() for tag in self.broker.zrange("unacked_index", 0, -1)}
+
+
+@pytest.fixture
+def dead(tmp_path: Path, server: Server, broker: redis.Redis) -> Iterator[Dead]:
+    made = Dead(tmp_path, server, broker)
+    yield made
+    made.begun.close()
+
+
+# --- what goes back -----------------------------------------------------------------------------------
+
+
+def test_a_drained_process_leaves_nothing_to_do(dead: Dead) -> None:
+    assert dead.hand_back() == "<7>nothing was left to hand back"
+
+
+def test_a_process_that_never_took_tasks_is_none_of_its_business(dead: Dead) -> None:
+    (dead.directory / begun.ESTATE).unlink()
+    dead.write_settings("redis://127.0.0.1:1/0")
+    assert dead.hand_back() == "<7>no process has taken tasks"
+
+
+def test_messages_go_back_to_the_head_in_the_order_of_their_takes(dead: Dead) -> None:
+    # More than fit into one chunk, and numbers whose texts sort otherwise than they do.
+    taken = [f"t{number}" for number in range(45)]
+    tags = [dead.take(message(name)) for name in taken]
+    dead.broker.lpush("mail", message("waiting"))
+    # A lease moves times, all to the same.
+    dead.broker.zadd("unacked_index", dict.fromkeys(tags, 1.0))
+    dead.begun.note(tags[0])
+
+    assert dead.hand_back() == "<6>handed back 45 tasks, 1 of them had begun"
+
+    assert dead.names() == [*taken, "waiting"]
+    assert dead.held() == set()
+    assert dead.broker.hget("unacked", tags[0]) is None
+
+
+def test_a_message_goes_back_as_kombu_would_put_it_back(dead: Dead) -> None:
+    sent = json.loads(message("one", priority=4, x="ü\u2028"))
+    dead.take(json.dumps(sent, ensure_ascii=False), key="mail\x06\x163")
+
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+
+    (found,) = dead.queued("mail\x06\x163")
+    assert found.pop("headers") == {**sent.pop("headers"), "redelivered": True}
+    information = found["properties"].pop("delivery_info")
+    assert information == {**sent["properties"].pop("delivery_info"), "redelivered": True}
+    assert found == sent
+
+
+@pytest.mark.parametrize(
+    ("priority", "key"),
+    [(None, ""), (0, ""), (2, ""), (3, "3"), (5, "3"), (6, "6"), (9, "9"), (40, "9"), (-1, "")],
+)
+def test_a_priority_leads_to_its_list(dead: Dead, priority: int | None, key: str) -> None:
+    dead.take(message("one", priority=priority), "bulk")
+    dead.hand_back()
+    assert dead.names(f"bulk\x06\x16{key}" if key else "bulk") == ["one"]
+
+
+def test_lists_of_other_steps_and_names(dead: Dead) -> None:
+    transport = {"priority_steps": [0, 6], "sep": "\x06\x16", "unacked_key": "unacked"}
+    Estate.of(dead.owner, transport, OPTIONS).write(dead.directory)
+    dead.take(message("one", priority=5))
+    dead.take(message("two", priority=7))
+    dead.hand_back()
+    assert (dead.names("mail"), dead.names("mail\x06\x166")) == (["one"], ["two"])
+
+
+def test_what_others_hold_stays(dead: Dead) -> None:
+    mine = dead.take(message("mine"))
+    others = []
+    for owner in (
+        Owner(NODE),  # the node's next start
+        Owner("mail1@host", dead.owner.start),  # whom a pattern that is not quoted would find
+        Owner(f"{NODE}x", dead.owner.start),
+    ):
+        dead.tags = Tags(owner)
+        others.append(dead.take(message("others")))
+    stock = str(uuid.uuid4())
+    dead.broker.zadd("unacked_index", {stock: 1.0})
+
+    dead.hand_back()
+
+    assert dead.held() == {*others, stock}
+    assert mine not in dead.held()
+    assert dead.names() == ["mine"]
+
+
+def test_a_message_that_another_has_put_back_meanwhile_is_not_doubled(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = dead.take(message("one"))
+    parse = returning.Held.parse
+
+    def late(*args: Any) -> Any:
+        dead.broker.hdel("unacked", tag)
+        return parse(*args)
+
+    monkeypatch.setattr(returning.Held, "parse", late)
+    assert dead.hand_back() == "<7>nothing was left to hand back"
+    assert dead.names() == []
+
+
+def test_what_arrives_late_is_found_by_another_look(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead.take(message("one"))
+    late: list[str] = []
+    move = returning.Return._move
+
+    def meanwhile(self: Any, *args: Any) -> None:
+        move(self, *args)
+        if not late:
+            late.append(dead.take(message("late"), "bulk"))
+
+    monkeypatch.setattr(returning.Return, "_move", meanwhile)
+    assert dead.hand_back() == "<6>handed back 2 tasks, none of them had begun"
+    assert (dead.names("mail"), dead.names("bulk")) == (["one"], ["late"])
+
+
+def test_the_tag_of_a_dead_process_goes_with_no_message(dead: Dead) -> None:
+    """A stock worker holds a message under the tag that it carries, and we would take it for the dead one's."""
+    item = json.loads(message("one"))
+    item["properties"]["delivery_tag"] = dead.tags.next()
+    dead.take(json.dumps(item))
+    dead.hand_back()
+    (found,) = dead.queued()
+    assert not dead.owner.holds(found["properties"]["delivery_tag"])
+
+
+def test_what_ended_is_acknowledged_and_not_run_again(dead: Dead) -> None:
+    tags = [dead.take(message(name)) for name in ("done", "doing", "cut")]
+    for tag in tags:
+        dead.begun.note(tag)
+    stranger = Tags(Owner(NODE)).next()
+    # The last line lost its end with the process: it is another tag now.
+    (dead.directory / begun.PENDING).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
+
+    assert dead.hand_back().splitlines() == [
+        "<6>handed back 2 tasks, 2 of them had begun",
+        "<6>acknowledged 1 task that had ended",
+    ]
+    assert dead.names() == ["doing", "cut"]
+    assert dead.held() == set()
+
+
+def test_what_can_not_be_read_stays_and_is_told(dead: Dead) -> None:
+    good = dead.take(message("good"))
+    bad = dead.tags.next()
+    for value in ("no json", '["text", "", "mail"]', f'[{message("x")}, "exchange", "mail"]'):
+        bad = dead.tags.next()
+        dead.broker.hset("unacked", bad, value)
+        dead.broker.zadd("unacked_index", {bad: 1.0})
+
+    first, second = dead.hand_back().splitlines()
+    assert first == "<6>handed back 1 task, none of them had begun"
+    assert second == (
+        "<4>3 messages could not be handed back (it is not as a worker of the fleet takes messages); what is left"
+        " waits until its lease runs out, after 300 s"
+    )
+    assert len(dead.held()) == 3
+    assert good not in dead.held()
+    for tag in dead.held():
+        dead.broker.hdel("unacked", tag)
+
+
+def test_a_place_without_a_message_goes(dead: Dead) -> None:
+    dead.broker.zadd("unacked_index", {dead.tags.next(): 1.0})
+    assert dead.hand_back() == "<7>nothing was left to hand back"
+    assert dead.held() == set()
+
+
+def test_a_message_of_many_megabytes(dead: Dead) -> None:
+    dead.take(message("big", padding="x" * (8 << 20)))
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+    assert dead.names() == ["big"]
+
+
+def test_redis_at_its_limit_of_memory_takes_them_back(dead: Dead, server: Server) -> None:
+    tags = [dead.take(message(name)) for name in ("one", "two", "three")]
+    (dead.directory / begun.PENDING).write_text(f"{tags[2]}\n")
+    admin = client(server.port, "admin")
+    admin.config_set("maxmemory", "1mb")
+    try:
+        assert dead.hand_back().splitlines() == [
+            "<6>handed back 2 tasks, none of them had begun",
+            "<6>acknowledged 1 task that had ended",
+        ]
+    finally:
+        admin.config_set("maxmemory", "0")
+    assert dead.names() == ["one", "two"]
+
+
+# --- poison -------------------------------------------------------------------------------------------
+
+
+def deaths(item: dict[str, Any]) -> object:
+    return item["headers"].get(keys.DEATHS)
+
+
+def test_only_what_had_begun_counts_a_death(dead: Dead) -> None:
+    dead.begun.note(dead.take(message("began", **{keys.DEATHS: 1})))
+    dead.take(message("waited"))
+    ended = dead.take(message("ended"))
+    dead.begun.note(ended)
+    dead.begun.forget(ended)
+
+    assert dead.hand_back() == "<6>handed back 3 tasks, 1 of them had begun"
+    assert [deaths(item) for item in dead.queued()] == [2, None, None]
+
+
+def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
+    dead: Dead, broker: redis.Redis
+) -> None:
+    item = message("poison", priority=6)
+    for number in (1, 2):
+        dead.begun.note(dead.take(item, key="mail\x06\x166"))
+        assert dead.hand_back() == "<6>handed back 1 task, 1 of them had begun"
+        item = broker.rpop("mail\x06\x166").decode()
+        assert deaths(json.loads(item)) == number
+    dead.begun.note(dead.take(item, key="mail\x06\x166"))
+
+    assert dead.hand_back() == (
+        "<4>1 task put to the dead letters, since 3 processes died while they ran:"
+        " celery-fleet dead-letters list --reason poison"
+    )
+    assert dead.names("mail\x06\x166") == []
+    assert dead.held() == set()
+    text = broker.hget(keys.DEAD_LETTERS, "poison")
+    letter = dead_letters.DeadLetter.parse(text)
+    assert (letter.id, letter.task, letter.queue, letter.reason, letter.node, letter.key) == (
+        *("poison", "shop.add", "mail", "poison", NODE),
+        "mail\x06\x166",
+    )
+    assert letter.detail == "3 processes died while they ran it"
+    assert json.loads(letter.message or "")["headers"]["id"] == "poison"
+
+
+def test_without_dead_letters_it_goes_back_for_ever(
+    tmp_path: Path, server: Server, broker: redis.Redis
+) -> None:
+    options = Options(take="atomic", hand_back=True)
+    dead = Dead(tmp_path, server, broker, options)
+    dead.begun.note(dead.take(message("poison", **{keys.DEATHS: 7})))
+    dead.hand_back()
+    assert [deaths(item) for item in dead.queued()] == [8]
+    dead.begun.close()
+
+
+def test_a_count_that_is_none_begins_anew(dead: Dead) -> None:
+    dead.begun.note(dead.take(message("one", **{keys.DEATHS: "many"})))
+    dead.hand_back()
+    assert [deaths(item) for item in dead.queued()] == [1]
+
+
+def test_who_was_told_to_stop_was_killed_for_its_drain(dead: Dead) -> None:
+    dead.begun.note(dead.take(message("long", **{keys.DEATHS: 2})))
+    (dead.directory / begun.STOPPING).touch()
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+    assert [deaths(item) for item in dead.queued()] == [2]
+
+
+# --- when it can't be done ----------------------------------------------------------------------------
+
+
+def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_back, "GONE", 0.1)
+    tag = dead.take(message("one"))
+    lock = begun.hold(dead.directory)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    # The main process is gone; its child is not.
+    os.close(lock)
+    try:
+        assert dead.hand_back() == (
+            f"<4>a process of {NODE} lives still: nothing is handed back; what is left waits until its lease"
+            " runs out, after 300 s"
+        )
+        assert dead.held() == {tag}
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+
+
+def test_the_last_process_may_take_a_moment_to_go(dead: Dead) -> None:
+    dead.take(message("one"))
+    lock = begun.hold(dead.directory)
+    gone = threading.Timer(0.2, os.close, [lock])
+    gone.start()
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+    gone.join()
+
+
+def test_a_program_that_a_task_runs_does_not_hold_the_lock(dead: Dead) -> None:
+    dead.take(message("one"))
+    lock = begun.hold(dead.directory)
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
+        os.close(lock)
+        assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+        program.kill()
+
+
+def test_while_redis_is_away_it_tries_until_its_time_is_over(dead: Dead) -> None:
+    dead.write_settings(f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{free_port()}/0")
+    began = time.monotonic()
+    said = dead.hand_back(seconds=0.7)
+    assert time.monotonic() - began < 10
+    assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
+    assert said.endswith("; what is left waits until its lease runs out, after 300 s")
+    assert PASSWORDS["worker"] not in said
+
+
+def test_a_redis_that_comes_back_in_time_gets_them(
+    tmp_path: Path, server: Server, broker: redis.Redis
+) -> None:
+    dead = Dead(tmp_path, server, broker)
+    dead.take(message("one"))
+    server.stop()
+    back = threading.Timer(0.5, server.start)
+    back.start()
+    assert dead.hand_back(seconds=60) == "<6>handed back 1 task, none of them had begun"
+    back.join()
+    assert dead.names() == ["one"]
+    dead.begun.close()
+
+
+def test_a_redis_that_hangs_does_not_hold_up_the_unit(
+    dead: Dead, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_back, "ANSWER", 0.2)
+    dead.take(message("one"))
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        said = dead.hand_back(seconds=1)
+        assert time.monotonic() - began < 10
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
+    # Of what it had asked in vain nothing was done by halves.
+    assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
+
+
+def test_whom_redis_does_not_let_in_does_not_try_again(dead: Dead) -> None:
+    dead.write_settings(f"redis://worker:wrong-password@127.0.0.1:{dead.port}/0")
+    began = time.monotonic()
+    said = dead.hand_back(seconds=60)
+    assert time.monotonic() - began < 30
+    assert said.startswith(f"<4>Redis at 127.0.0.1:{dead.port}: WRONGPASS")
+    assert "wrong-password" not in said
+    client(dead.port, "admin").acl_log_reset()
+
+
+def test_of_several_addresses_one_answers(dead: Dead) -> None:
+    dead.take(message("one"))
+    here = f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{dead.port}/0"
+    away = f"redis://worker:x@127.0.0.1:{free_port()}/0"
+    for url in ([away, here], f"{away};{here}"):
+        dead.write_settings(url)
+        assert "handed back 1 task" in dead.hand_back()
+        dead.broker.delete("mail")
+        dead.take(message("one"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"celery": {}}',
+        '{"celery": {"broker_url": null}}',
+        '{"celery": {"broker_url": []}}',
+        '{"celery": {"broker_url": "amqp://user:s3cr3t@host/"}}',
+        '{"celery": {"broker_url": "sentinel://:s3cr3t@host:26379"}}',
+        '{"celery": {"broker_url": "redis://user:s3cr3t@host:port/"}}',
+        '{"celery": {"broker_url": "redis://user:s3cr3t@host/name"}}',
+    ],
+)
+def test_settings_that_name_no_redis(dead: Dead, text: str) -> None:
+    dead.settings.write_text(text)
+    done = dead.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"<4>nothing is handed back: {dead.settings} names no Redis")
+    assert "s3cr3t" not in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": 2}',
+        '{"format": 1}',
+        '{"format": 1, "node": "n", "start": "s", "lease": 1, "steps": [0], "more": 1}',
+        '{"format": 1, "node": 1, "start": "s", "lease": 1, "steps": [0]}',
+        '{"format": 1, "node": "n", "start": "s", "lease": "1", "steps": [0]}',
+        '{"format": 1, "node": "n", "start": "s", "lease": 1, "steps": []}',
+        '{"format": 1, "node": "n", "start": "s", "lease": 1, "steps": ["0"]}',
+        '{"format": 1, "node": "n", "start": "s", "lease": 1, "steps": 5}',
+        "\udcff",
+    ],
+)
+def test_an_estate_that_is_none(dead: Dead, text: str) -> None:
+    tag = dead.take(message("one"))
+    path = dead.directory / begun.ESTATE
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    done = dead.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"<4>nothing is handed back: {path}")
+    assert dead.held() == {tag}
+
+
+def test_settings_that_are_not_there(dead: Dead) -> None:
+    dead.settings.unlink()
+    done = dead.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "can't be read (No such file or directory)" in done.stdout
+
+
+# --- as the unit runs it ------------------------------------------------------------------------------
+
+
+def test_it_runs_with_nothing_but_the_standard_library(dead: Dead) -> None:
+    """`-S` leaves out site-packages; and it is quick, since a restart waits for it."""
+    dead.begun.note(dead.take(message("one")))
+    done = dead.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "<6>handed back 1 task, 1 of them had begun\n"
+
+
+def test_root_becomes_the_user_before_it_speaks_to_redis(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = pwd.getpwnam("nobody")
+    done: list[object] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "initgroups", lambda *given: done.append(given))
+    monkeypatch.setattr(os, "setgid", lambda number: done.append(("group", number)))
+    monkeypatch.setattr(os, "setuid", lambda number: done.append(("user", number)))
+    monkeypatch.setattr(hand_back, "hand_back", lambda *_: done.append("work") or [])
+    argv = ["--settings", str(dead.settings), "--directory", str(dead.directory)]
+
+    assert hand_back.main([*argv, "--user", "nobody"]) == 0
+    # The groups first: who has given up the user can't change them any more.
+    assert done == [
+        ("nobody", nobody.pw_gid),
+        ("group", nobody.pw_gid),
+        ("user", nobody.pw_uid),
+        "work",
+    ]
+    done.clear()
+    assert hand_back.main([*argv, "--user", "no-such-user"]) == 0
+    assert done == []
