@@ -118,13 +118,13 @@ class Fleet:
             "CELERY_APP": "shop",
         }
 
-    def start(self, *argv: str, user: str = "worker") -> subprocess.Popen[bytes]:
+    def start(self, *argv: str, user: str = "worker", **environ: str) -> subprocess.Popen[bytes]:
         """A program of Celery's; what a worker says is in the file worker.log."""
         with (self.directory / f"{user}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", *argv],
                 cwd=self.directory,
-                env=self.environment(user),
+                env={**self.environment(user), **environ},
                 stdout=log,
                 stderr=log,
             )

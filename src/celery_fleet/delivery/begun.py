@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.tags import Owner
+from celery_fleet.delivery.tags import Owner, owner_of
 from celery_fleet.errors import FleetError
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def read_begun(directory: Path) -> frozenset[int]:
 
 
 def read_pending(directory: Path, owner: Owner) -> list[str]:
-    """Tags of the owner's tasks that have ended without an acknowledgement.
+    """Tags of the node's tasks that have ended without an acknowledgement, those of earlier starts, too.
 
     The last line may have been cut short by the end of the process, and then be another tag.
     """
@@ -212,7 +212,11 @@ def read_pending(directory: Path, owner: Owner) -> list[str]:
     except FileNotFoundError:
         return []
     whole = content.decode(errors="replace").split("\n")[:-1]
-    return [tag for tag in dict.fromkeys(whole) if owner.holds(tag)]
+    return [
+        tag
+        for tag in dict.fromkeys(whole)
+        if (found := owner_of(tag)) is not None and found.node == owner.node
+    ]
 
 
 def directory_of(environ: Mapping[str, str]) -> Path | None:

@@ -1,0 +1,318 @@
+"""Real workers that are killed, and the program of their unit after them."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet import hand_back
+from celery_fleet.delivery import begun, dead_letters, keys
+from celery_fleet.delivery.begun import Estate
+from tests.fleet import Fleet, client, running, wait_for
+
+PROGRAM = Path(hand_back.__file__)
+QUEUE = "bulk"
+
+LEDGER = """
+import os, time
+from pathlib import Path
+from celery import Celery
+
+app = Celery("shop")
+
+def write(text):
+    # One write, so that lines of several processes don't mix.
+    file = os.open("ledger.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, f"{text}\\n".encode())
+    os.close(file)
+
+@app.task(name="note")
+def note(number, seconds):
+    write(f"begin {number}")
+    time.sleep(seconds)
+    write(f"end {number}")
+
+@app.task(name="hold")
+def hold(name):
+    write(f"begin {name}")
+    while not Path("release").exists():
+        time.sleep(0.02)
+    write(f"end {name}")
+
+@app.task(name="early", acks_late=False)
+def early(name):
+    hold(name)
+
+@app.task(name="poison")
+def poison():
+    os.kill(os.getpid(), 9)
+"""
+
+DELIVERY: dict[str, Any] = {
+    "profile": "at_least_once",
+    "take": "atomic",
+    "hand_back": True,
+    "dead_letters": True,
+    # What stands at the head of its queue may run at each of the kills below.
+    "deaths": 100,
+}
+SETTINGS: dict[str, Any] = {
+    "task_acks_late": True,
+    "worker_prefetch_multiplier": 4,
+    "task_ignore_result": True,
+}
+
+
+class Workers:
+    """Workers of the ledger's application, one after another, as a unit would start them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.runs = Path(tempfile.mkdtemp(dir=fleet.directory))
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.broker = client(fleet.ports["broker"], "worker")
+
+    def clear(self) -> None:
+        for name in ("ledger.txt", "release"):
+            (self.fleet.directory / name).unlink(missing_ok=True)
+        self.broker.delete(QUEUE, "unacked", "unacked_index")
+
+    def start(self, *options: str, there: bool = True) -> tuple[subprocess.Popen[bytes], Path]:
+        """A worker and its runtime directory, which is empty before."""
+        directory = self.runs / str(len(self.started))
+        if there:
+            directory.mkdir()
+        argv = ("-A", "ledger", "worker", "-n", "bulk@test", "-Q", QUEUE, "-l", "WARNING")
+        worker = self.fleet.start(
+            "celery", *argv, "--without-mingle", *options, RUNTIME_DIRECTORY=str(directory)
+        )
+        self.started.append(worker)
+        return worker, directory
+
+    def hand_back(self, directory: Path) -> str:
+        """What the unit's ExecStopPost says."""
+        done = subprocess.run(
+            [
+                *("/usr/bin/python3", "-S", "-E", str(PROGRAM), "--user", "root"),
+                *("--settings", str(self.fleet.directory / "worker.json")),
+                *("--directory", str(directory)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def send(self, task: str, *args: Any) -> None:
+        self.fleet.app().send_task(task, args, queue=QUEUE, ignore_result=True)
+
+    def ledger(self, what: str) -> list[str]:
+        path = self.fleet.directory / "ledger.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.partition(" ")[2] for line in lines if line.startswith(f"{what} ")]
+
+    def queued(self) -> int:
+        return int(self.broker.llen(QUEUE))
+
+    def held(self) -> list[str]:
+        """By workers of the ledger."""
+        tags = [tag.decode() for tag in self.broker.zrange("unacked_index", 0, -1)]
+        return [tag for tag in tags if tag.startswith("bulk@test/")]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Its own worker stands by and serves another queue."""
+    directory = tmp_path_factory.mktemp("fleet")
+    (directory / "ledger.py").write_text(LEDGER)
+    with running(directory, delivery=dict(DELIVERY), celery=SETTINGS) as made:
+        yield made
+
+
+@pytest.fixture
+def bulk(fleet: Fleet) -> Iterator[Workers]:
+    made = Workers(fleet)
+    try:
+        yield made
+    finally:
+        for worker in made.started:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait(30)
+        made.clear()
+    assert fleet.refused() == []
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> None:
+    chance = random.Random(20)  # noqa: S311  # no secret
+    sent = 0
+    seconds: list[float] = []
+    handed = 0
+    for _ in range(6):
+        before = len(bulk.ledger("begin"))
+        worker, directory = bulk.start("-P", "prefork", "-c", "2")
+        for _ in range(40):
+            bulk.send("note", sent, chance.choice((0.0, 0.01, 0.05, 0.2)))
+            sent += 1
+        wait_for(lambda before=before: len(bulk.ledger("begin")) > before, 60)
+        time.sleep(chance.uniform(0, 1))
+        killed = time.monotonic()
+        worker.kill()
+        worker.wait(30)
+        said = bulk.hand_back(directory)
+        seconds.append(time.monotonic() - killed)
+        assert bulk.held() == [], said
+        # None of the worker's is anywhere else: what has not ended is in the queue.
+        missing = {str(n) for n in range(sent)} - set(bulk.ledger("end"))
+        assert bulk.queued() >= len(missing)
+        handed += "handed back" in said
+    print("from kill to back in the queue:", sorted(round(one, 3) for one in seconds))
+    assert handed
+    assert max(seconds) < 20
+
+    worker, directory = bulk.start("-P", "prefork", "-c", "4")
+    wait_for(lambda: not bulk.queued() and not bulk.held(), 120)
+    worker.terminate()
+    worker.wait(60)
+
+    ends = Counter(bulk.ledger("end"))
+    assert set(ends) == {str(number) for number in range(sent)}
+    # Ended, and died with its process before the acknowledgement: at most the two that ran at each kill.
+    assert sum(ends.values()) - len(ends) <= 2 * 6
+    assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_what_has_begun_is_noted_and_forgotten_by_each_pool(bulk: Workers, pool: str) -> None:
+    worker, directory = bulk.start("-P", pool, "-c", "2")
+    bulk.send("note", "first", 0)
+    wait_for(lambda: "first" in bulk.ledger("end"), 60)
+    bulk.send("hold", "second")
+    wait_for(lambda: "second" in bulk.ledger("begin"), 60)
+    estate = Estate.read(directory)
+    assert estate is not None
+    assert (estate.node, estate.lease, estate.deaths) == ("bulk@test", 3600, 100)
+    (tag,) = wait_for_one(bulk)
+    assert estate.owner.holds(tag)
+    # The first one's acknowledgement freed its slot.
+    wait_for(lambda: begun.read_begun(directory) == {int(tag.rpartition("/")[2], 16)})
+    assert (directory / begun.BEGUN).stat().st_size == begun.SLOT
+
+    worker.kill()
+    worker.wait(30)
+    assert bulk.hand_back(directory) == "<6>handed back 1 task, 1 of them had begun\n"
+
+    (bulk.fleet.directory / "release").touch()
+    worker, directory = bulk.start("-P", pool, "-c", "2")
+    wait_for(lambda: bulk.ledger("end") == ["first", "second"], 60)
+    wait_for(lambda: not bulk.held())
+    wait_for(lambda: begun.read_begun(directory) == frozenset())
+    worker.terminate()
+    worker.wait(60)
+    assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
+
+
+def wait_for_one(bulk: Workers) -> list[str]:
+    wait_for(lambda: len(bulk.held()) == 1, 30)
+    return bulk.held()
+
+
+@pytest.mark.slow
+def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) -> None:
+    worker, directory = bulk.start("-P", "threads", "-c", "2")
+    bulk.send("early", "one")
+    wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
+    wait_for(lambda: not bulk.held())
+    assert begun.read_begun(directory) == frozenset()
+    worker.kill()
+    worker.wait(30)
+    assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
+
+
+@pytest.mark.slow
+def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) -> None:
+    worker, directory = bulk.start("-P", "prefork", "-c", "1")
+    bulk.send("hold", "one")
+    wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
+    with pytest.raises(TimeoutError):
+        begun.nobody_holds(directory, wait=0)
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+    assert children
+    lock = str(directory / begun.LOCK)
+    for child in children:
+        files = [os.readlink(one) for one in Path(f"/proc/{child}/fd").iterdir()]
+        assert lock in files
+    (bulk.fleet.directory / "release").touch()
+    assert "lives still" in bulk.hand_back(directory)
+    assert len(bulk.held()) <= 1
+
+    worker.kill()
+    worker.wait(30)
+    # It waits for the child, which the kernel ends with its parent.
+    assert "lives still" not in bulk.hand_back(directory)
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
+    bulk: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk.fleet, "delivery", {**DELIVERY, "deaths": 2})
+    bulk.send("poison")
+    bulk.send("note", "after", 0)
+    said = []
+    for _ in range(2):
+        worker, directory = bulk.start("-P", "threads", "-c", "1")
+        assert worker.wait(60) == -9
+        said.append(bulk.hand_back(directory))
+    assert "1 of them had begun" in said[0]
+    assert "1 task put to the dead letters, since 2 processes died while they ran" in said[1]
+    (text,) = bulk.broker.execute_command("ZRANGE", keys.DEAD_LETTERS_INDEX, 0, -1)
+    letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, text.decode()))
+    assert (letter.task, letter.queue, letter.reason) == ("poison", QUEUE, "poison")
+
+    bulk.start("-P", "threads", "-c", "1")
+    wait_for(lambda: bulk.ledger("end") == ["after"], 60)
+
+
+@pytest.mark.slow
+def test_a_directory_that_can_not_be_written_to_costs_the_hand_back_and_no_task(
+    bulk: Workers,
+) -> None:
+    worker, _ = bulk.start("-P", "threads", "-c", "1", there=False)
+    bulk.send("note", "one", 0)
+    wait_for(lambda: bulk.ledger("end") == ["one"], 60)
+    assert "no hand-back: " in bulk.fleet.log()
+    worker.terminate()
+    worker.wait(60)
+
+
+@pytest.mark.slow
+def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None:
+    """Both run on one host, in two runtime directories; here under one node's name, which is the worse case."""
+    first, own = bulk.start("-P", "threads", "-c", "1")
+    bulk.send("hold", "first")
+    wait_for(lambda: bulk.ledger("begin") == ["first"], 60)
+    _, other = bulk.start("-P", "threads", "-c", "1")
+    first.kill()
+    first.wait(30)
+    assert "handed back 1 task, 1 of them had begun" in bulk.hand_back(own)
+    # The other lives, and takes it.
+    wait_for(lambda: bulk.ledger("begin") == ["first", "first"], 60)
+    assert "lives still" in bulk.hand_back(other)
+    (tag,) = wait_for_one(bulk)
+    estate = Estate.read(other)
+    assert estate is not None
+    assert estate.owner.holds(tag)
