@@ -19,6 +19,7 @@ import json
 import os
 import pwd
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,9 @@ GONE = 1.0
 
 #: What a Redis says that will soon say something else.
 _SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
+
+#: What will be the same at the next attempt: a certificate that is not the CA's, a file that is not there.
+_FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
 
 # Where the journal's levels are read from, at the beginning of a line (sd-daemon(3)).
 _WARNING, _INFO, _DEBUG = "<4>", "<6>", "<7>"
@@ -218,7 +222,9 @@ def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
                 work.attempt(client)
         except (OSError, RedisError) as error:
             outcome.trouble = f"Redis at {address}: {one_line(error)}"
-            if isinstance(error, RedisError) and not str(error).startswith(_SOON):
+            if isinstance(error, _FOR_GOOD) or (
+                isinstance(error, RedisError) and not str(error).startswith(_SOON)
+            ):
                 return
         else:
             outcome.trouble = ""

@@ -27,6 +27,7 @@ from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import required
+from tests.unit.control.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
 OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True, dead_letters=True)
@@ -34,11 +35,16 @@ NODE = "mail[1]*@host"
 
 
 class Server:
-    """A Redis with the roles' users, which can be stopped and started."""
+    """A Redis with the roles' users, with and without TLS, which can be stopped and started."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self._directory = directory
+        authority = Authority("fleet")
+        certificate, key = authority.issue(["IP:127.0.0.1"])
+        self.ca = directory / "ca.crt"
+        for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
+            (directory / name).write_text(text)
         (directory / "users.acl").write_text(roles.acl("broker", PASSWORDS, QUEUES))
         self.process: subprocess.Popen[bytes]
 
@@ -47,6 +53,10 @@ class Server:
             [
                 *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self._directory), "--aclfile", str(self._directory / "users.acl")),
+                *("--tls-port", str(self.tls_port), "--tls-auth-clients", "no"),
+                *("--tls-cert-file", str(self._directory / "host.crt")),
+                *("--tls-key-file", str(self._directory / "host.key")),
+                *("--tls-ca-cert-file", str(self.ca)),
                 *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             ],
             stdout=subprocess.DEVNULL,
@@ -532,6 +542,32 @@ def test_of_several_addresses_one_answers(dead: Dead) -> None:
         assert "handed back 1 task" in dead.hand_back()
         dead.broker.delete("mail")
         dead.take(message("one"))
+
+
+def secured(dead: Dead, server: Server, **options: Any) -> str:
+    """What is said over TLS with these options laid over the roles' own."""
+    url = f"rediss://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
+    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
+    dead.write_settings(url, broker_use_ssl={**tls, **options})
+    began = time.monotonic()
+    said = dead.hand_back(seconds=60)
+    assert time.monotonic() - began < 30
+    return said
+
+
+def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Path) -> None:
+    other = tmp_path / "other.crt"
+    other.write_text(Authority("other").pem)
+    tag = dead.take(message("one"))
+    assert "certificate verify failed" in secured(dead, server, ssl_ca_certs=str(other))
+    assert "No such file" in secured(dead, server, ssl_ca_certs=str(tmp_path / "none.crt"))
+    assert dead.held() == {tag}
+    assert secured(dead, server) == "<6>handed back 1 task, none of them had begun"
+    dead.broker.delete("mail")
+
+    dead.take(message("two"))
+    said = secured(dead, server, ssl_cert_reqs="none", ssl_ca_certs=str(other))
+    assert said == "<6>handed back 1 task, none of them had begun"
 
 
 @pytest.mark.parametrize(
