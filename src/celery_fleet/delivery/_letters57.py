@@ -184,6 +184,12 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
     request.send_event("task-failed", exception=repr(exc), traceback=None)
 
 
+def consumer_class(app: Any) -> type[Any]:
+    """The class of consumers that an app's worker has (Consumer component of celery/worker/components.py)."""
+    found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]
+    return found
+
+
 # --- the consumer's answers (celery/worker/consumer/consumer.py) ---
 
 

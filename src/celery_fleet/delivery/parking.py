@@ -30,8 +30,9 @@ from celery_fleet.delivery.dead_letters import (
     UNKNOWN,
     described,
 )
+from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.parked import Aside, tell
+from celery_fleet.delivery.parked import Aside, park_raw, tell
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -54,6 +55,14 @@ class Held:
     entry: Any = None
 
 
+def install(app: Any, options: Options) -> None:
+    """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints."""
+    base = adapter.consumer_class(app)
+    if issubclass(base, Parking):
+        return
+    app.conf.worker_consumer = type("ParkingConsumer", (Parking, base), {"delivery": options})
+
+
 class Parking:
     """Mixin before Celery's Consumer; ``delivery`` is to be set by whoever makes the class."""
 
@@ -72,6 +81,8 @@ class Parking:
         self._aside = Aside()
         self._offset: float | None = None
         super().__init__(*args, **kwargs)
+        if self.delivery.dead_letters:
+            HOOKS.park_raw = park_raw(self.delivery, self.hostname)
 
     # --- what Celery calls ---
 

@@ -29,9 +29,6 @@ PATIENCE = 90.0
 SHOP = """
 import os, signal, time
 from celery import Celery, signals
-from celery.worker.consumer import Consumer as Stock
-from celery_fleet.delivery.parking import Parking
-from celery_fleet.loader import current_settings
 
 app = Celery("shop")
 
@@ -86,11 +83,6 @@ def rejected(message, **_):
 @signals.task_failure.connect
 def failed(task_id, exception, **_):
     say("signal-failure", task_id, type(exception).__name__)
-
-class Consumer(Parking, Stock):
-    @property
-    def delivery(self):
-        return current_settings().delivery
 """
 
 
@@ -141,7 +133,6 @@ class Crew:
             conf.pop(name)
         for name in ("broker_url", "result_backend"):
             conf[name] = conf[name].replace("rediss://", "redis://")
-        conf["worker_consumer"] = "shop:Consumer"
         options = {"profile": "at_least_once", "dead_letters": True, **delivery}
         document["delivery"] = options
         return document
