@@ -41,15 +41,15 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     choice = _choice(request.get("choose") or {})
     do = request.get("do")
+    if do not in ("list", "replay", "drop"):
+        raise FleetError(f"{do} is nothing to do with dead letters: use list, replay or drop")
     with app.connection_for_write() as connection:
         box = _box(connection)
         if do == "list":
             payload = bool(request.get("payload"))
             return {"letters": [shown(one, payload) for one in box.choose(choice, payload)]}
-        if do in ("replay", "drop"):
-            end = began + float(request.get("timeout") or 8.0) - MARGIN
-            return _change(box, str(do), choice.ids, end)
-    raise FleetError(f"{do} is nothing to do with dead letters: use list, replay or drop")
+        end = began + float(request.get("timeout") or 8.0) - MARGIN
+        return _change(box, do, choice.ids, end)
 
 
 def _box(connection: Any) -> Box:

@@ -111,8 +111,11 @@ def message(
 class Crew:
     """The fleet of a test."""
 
-    def __init__(self, directory: Path, ports: Mapping[str, int], stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, ports: Mapping[str, int], stack: ExitStack, take: str
+    ) -> None:
         self.directory = directory
+        self.take = take
         self.ports = ports
         self._stack = stack
         self.ledger = directory / "ledger"
@@ -133,7 +136,12 @@ class Crew:
             conf.pop(name)
         for name in ("broker_url", "result_backend"):
             conf[name] = conf[name].replace("rediss://", "redis://")
-        options = {"profile": "at_least_once", "dead_letters": True, **delivery}
+        options = {
+            "profile": "at_least_once",
+            "take": self.take,
+            "dead_letters": True,
+            **delivery,
+        }
         document["delivery"] = options
         return document
 
@@ -223,7 +231,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def crew(directory: Path) -> Iterator[Crew]:
+def crew(directory: Path, take: str = "atomic") -> Iterator[Crew]:
     """A broker and a result store with the roles' users; workers are started by the test."""
     with ExitStack() as stack:
         ports = {}
@@ -232,7 +240,7 @@ def crew(directory: Path) -> Iterator[Crew]:
             own.mkdir()
             users = celery.acl(kind, PASSWORDS, QUEUES)
             ports[kind] = stack.enter_context(redis_server(own, users=users))
-        made = Crew(directory, ports, stack)
+        made = Crew(directory, ports, stack, take)
         yield made
 
 

@@ -23,9 +23,12 @@ from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
 slow = pytest.mark.slow
 
 
+both = pytest.mark.parametrize("fleet", ["atomic", "stock"], indirect=True)
+
+
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Crew]:
-    with crew(tmp_path) as made:
+def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Crew]:
+    with crew(tmp_path, getattr(request, "param", "atomic")) as made:
         yield made
         assert made.refused() == []
 
@@ -35,6 +38,7 @@ def header(raw: dict[str, Any], name: str) -> Any:
 
 
 @slow
+@both
 def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> None:
     fleet.worker("old", unknown_delay=0.5, unknown_for=3600.0)
     fleet.send(*(message(f"new-{n}", "shop.fresh", [[], {}, {}]) for n in range(10)))
@@ -51,6 +55,7 @@ def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> 
 
 
 @slow
+@both
 def test_what_nobody_knows_is_parked_in_the_end(fleet: Crew) -> None:
     fleet.worker("a", unknown_delay=0.4, unknown_for=1.5)
     began = time.time()
@@ -102,6 +107,7 @@ BAD = {
 
 
 @slow
+@both
 def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
     worker = fleet.worker("a")
     for raw, _ in BAD.values():
@@ -125,6 +131,7 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
 
 
 @slow
+@both
 @pytest.mark.parametrize("task", ["deadly", "deadly_early", "deadly_rejected"])
 def test_what_kills_its_process_again_and_again_is_parked(fleet: Crew, task: str) -> None:
     worker = fleet.worker("a", deaths=3)
@@ -189,6 +196,7 @@ def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
 
 
 @slow
+@both
 def test_a_drain_gives_back_what_it_holds(fleet: Crew) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(message("busy", "shop.slow", [[2], {}, {}]))
@@ -207,6 +215,7 @@ def test_a_drain_gives_back_what_it_holds(fleet: Crew) -> None:
 
 
 @slow
+@both
 def test_a_lost_connection_gives_back_what_it_held(fleet: Crew) -> None:
     fleet.worker("a", unknown_delay=2.0, unknown_for=600.0)
     fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(5)))
@@ -234,6 +243,48 @@ def test_what_redis_does_not_take_is_tried_again(fleet: Crew) -> None:
     assert set(fleet.letters(1)) == {"bad"}
     assert fleet.unacked() == 0
     assert worker.poll() is None
+
+
+RAW = {
+    b"rubbish": "undecodable",
+    b"\xff\xfe\x00": "undecodable",
+    b"[1, 2, 3]": "malformed",
+    b"null": "malformed",
+    b'{"a": 1}': "malformed",
+    json.dumps({**message("x"), "headers": [1]}).encode(): "malformed",
+    json.dumps({**message("y"), "body": "%%%"}).encode(): "malformed",
+    b"[" * 100_000: "undecodable",
+}
+
+
+@slow
+def test_what_is_no_message_at_all(fleet: Crew) -> None:
+    worker = fleet.worker("a")
+    fleet.send(*RAW, message("good"))
+    fleet.heard("add", "good")
+    letters = fleet.letters(len(RAW), payload=True)
+    found = {
+        (one.message or "").encode(errors="surrogateescape"): one.reason for one in letters.values()
+    }
+    assert found == RAW
+    assert {one.queue for one in letters.values()} == {"mail"}
+    assert {"x", "y"} < set(letters)
+    assert is_empty(fleet.look, "unacked", "unacked_index", "mail", keys.UNREADABLE)
+    assert worker.poll() is None
+    # Sent again they are what they were.
+    assert set(fleet.box.replay(list(letters.values()))) == {1}
+    fleet.letters(len(RAW))
+
+
+@slow
+def test_a_worker_that_dies_loses_none_that_it_held(fleet: Crew) -> None:
+    worker = fleet.worker("a", unknown_delay=3000.0)
+    fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
+    wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
+    worker.kill()
+    worker.wait()
+    kept = [json.loads(one)[0]["headers"]["id"] for one in fleet.look.hvals("unacked")]
+    assert sorted(kept) == [f"n-{n}" for n in range(5)]
 
 
 @slow
