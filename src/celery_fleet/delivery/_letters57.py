@@ -105,6 +105,8 @@ def longest_hold(message: Any) -> float:
 
     A stock take's tag is the message's for ever, so that who is late could not tell another's delivery from its own.
     """
+    if getattr(message, "list_key", None):
+        return float("inf")
     return float(message.channel.visibility_timeout) / 2
 
 

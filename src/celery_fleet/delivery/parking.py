@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from celery import signals
+
 from celery_fleet.delivery import _letters57 as adapter
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.dead_letters import (
@@ -38,6 +40,9 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 #: Seconds until what Redis did not take is tried again.
 RETRY = 5.0
+
+#: Seconds that a worker which ends gives results and signals of what was parked.
+FLUSH = 5.0
 
 #: Messages held beyond the prefetch at once. With more, the worker takes no further ones until some have gone
 #: back: a queue full of unknown tasks must not end up in its memory.
@@ -83,6 +88,11 @@ class Parking:
         super().__init__(*args, **kwargs)
         if self.delivery.dead_letters:
             HOOKS.park_raw = park_raw(self.delivery, self.hostname)
+            signals.worker_shutdown.connect(
+                lambda **_: self._aside.flush(FLUSH),
+                weak=False,
+                dispatch_uid="celery_fleet.dead_letters",
+            )
 
     # --- what Celery calls ---
 
@@ -122,6 +132,7 @@ class Parking:
 
         def on_task_received(message: Any) -> Any:
             try:
+                self._known(message)
                 why = self._misshapen(message)
                 if why is None:
                     return handle(message)
@@ -320,6 +331,13 @@ class Parking:
         except Exception:  # noqa: BLE001  # the strategy decodes it as well, and its errors are told apart
             return None
         return misshapen(payload)
+
+    def _known(self, message: Any) -> None:
+        """Forget that a task was unknown once it is not: its retries would carry that with them."""
+        headers = message.headers
+        if keys.UNKNOWN in headers and headers.get("task") in self.strategies:
+            for name in (keys.UNKNOWN, keys.UNKNOWN_SINCE):
+                headers.pop(name, None)
 
     def _guarded(self, message: Any, action: Callable[[], object]) -> None:
         try:

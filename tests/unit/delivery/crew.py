@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from celery import Celery
 from fleet_control import celery
 
 from celery_fleet.delivery.dead_letters import DeadLetter
@@ -30,6 +31,9 @@ SHOP = """
 import os, signal, time
 from celery import Celery, signals
 
+from celery_fleet.delivery import parking
+
+parking.MOST_HELD = int(os.environ.get("MOST_HELD", parking.MOST_HELD))
 app = Celery("shop")
 
 def say(*words):
@@ -40,6 +44,15 @@ def say(*words):
 def add(self, a, b):
     say("add", self.request.id)
     return a + b
+
+@app.task(bind=True, time_limit=1)
+def endless(self):
+    say("begun", self.request.id)
+    time.sleep(3600)
+
+@app.task(bind=True)
+def headers(self):
+    say("headers", self.request.id, sorted(self.request.headers or ()))
 
 @app.task(bind=True)
 def slow(self, seconds):
@@ -184,6 +197,13 @@ class Crew:
         self._stack.callback(end, found)
         wait_for(lambda: f"{name}@test ready." in self.log(name), PATIENCE)
         return found
+
+    def control(self, method: str, *argv: Any, **options: Any) -> None:
+        """Tell all workers something, as the operator."""
+        url = f"redis://operator:{PASSWORDS['operator']}@127.0.0.1:{self.ports['broker']}/0"
+        app = Celery("shop", broker=url, set_as_current=False)
+        with app.connection_for_write() as connection:
+            getattr(app.control, method)(*argv, connection=connection, **options)
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()

@@ -165,6 +165,47 @@ def test_retries_end_where_the_task_says_so(fleet: Crew) -> None:
 
 
 @slow
+def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
+    fleet.worker("a", deaths=1)
+    fleet.send(message("endless", "shop.endless", [[], {}, {}]))
+    fleet.heard("signal-failure", "endless TimeLimitExceeded")
+    fleet.send(message("revoked", "shop.slow", [[3600], {}, {}]))
+    fleet.heard("begun", "revoked")
+    fleet.control("revoke", "revoked", terminate=True, signal="SIGKILL")
+    assert fleet.result("revoked")["status"] == "REVOKED"
+    fleet.send(message("good"))
+    fleet.heard("add", "good")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.box.count() == 0
+
+
+@slow
+def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: Crew) -> None:
+    fleet.worker("a", unknown_delay=0.5, environment={"MOST_HELD": "10"})
+    fleet.send(*(message(f"n-{n}", "shop.none") for n in range(60)), message("known"))
+    most = 0
+
+    def through() -> bool:
+        nonlocal most
+        most = max(most, fleet.unacked())
+        return fleet.said("add") == ["known"]
+
+    wait_for(through, PATIENCE)
+    # Ten beyond the prefetch, and that of two processes.
+    assert 10 <= most <= 12
+    with fleet.look.pipeline() as pipe:
+        assert sum(pipe.llen("mail").hlen("unacked").execute()) >= 60
+
+
+@slow
+def test_once_known_that_it_was_unknown_is_forgotten(fleet: Crew) -> None:
+    fleet.worker("a")
+    noted = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 5.0, "mine": 1}
+    fleet.send(message("once", "shop.headers", [[], {}, {}], **noted))
+    fleet.heard("headers", "once ['mine']")
+
+
+@slow
 def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
     number = 30
     fleet.worker("old", unknown_delay=0.1, unknown_for=0.1)
