@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet import health_database, health_redis, health_units
+from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
 from celery_fleet.health_redis import Client, RedisError, Server
 from celery_fleet.health_result import BAD, GOOD, WARNING, Finding, worst
 from celery_fleet.redact import secrets_in
@@ -545,6 +546,24 @@ def queues(setup: Setup) -> Finding:
     return combined(parts, f"{total} tasks wait in {len(lengths)} queues", lengths)
 
 
+def dead_letters(setup: Setup) -> Finding:
+    """How many messages could not be run and wait for somebody's decision."""
+    if setup.operator is None:
+        raise CheckError("this host has no credentials of the operator; run site.yml")
+    options = setup.operator["celery"].get("broker_transport_options") or {}
+    key = f"{options.get('global_keyprefix') or ''}{DEAD_LETTERS_INDEX}"
+
+    def ask() -> int:
+        with Client(server(setup, "broker")) as client:
+            return int(client.ask("ZCARD", key))
+
+    number: int = trying(ask)
+    text = f"{number} dead letter{'' if number == 1 else 's'}"
+    if number:
+        text += ": celery-fleet dead-letters list"
+    return Finding(setup.judge("dead_letters", number), text, {"number": number})
+
+
 def _bounds(given: object) -> Mapping[str, float | None]:
     return given if isinstance(given, Mapping) else {}
 
@@ -735,6 +754,7 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
     "workers": (workers, 48.0),
     "beat": (beat, 10.0),
     "queues": (queues, 15.0),
+    "dead_letters": (dead_letters, 15.0),
     "certificates": (certificates, 5.0),
     "logs": (logs, 20.0),
     "clock": (clock, 10.0),

@@ -6,6 +6,7 @@
     {"question": "lengths", "queues": ["discounts"], …}
     {"question": "purge", "queue": "discounts", …}
     {"question": "revoke", "ids": ["6f1e…"], "terminate": false, "signal": "SIGTERM", "expected": […], …}
+    {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
     {"question": "result", "id": "6f1e…", "wait": 0, …}
 
 prints ``{"ok": true, "answer": …}``, or ``{"ok": false, "error": "one line"}`` where nobody could be asked. Never takes
@@ -99,7 +100,26 @@ def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("detailed"):
         for node, one in found.items():
             one.update(_details(stats[node], active.get(node)))
-    return {"workers": found, "queues": lengths(app, request.get("queues") or ())}
+    queues = lengths(app, request.get("queues") or ())
+    return {"workers": found, "queues": queues, **_letters(app, request)}
+
+
+def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
+    if not request.get("dead_letters"):
+        return {}
+    from celery_fleet.delivery import letter_answers
+
+    try:
+        return {"dead_letters": letter_answers.count(app)}
+    except Exception:  # noqa: BLE001  # rights of before, or no Redis: the workers are told of all the same
+        return {"dead_letters": None}
+
+
+def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What could not be run, and what became of it."""
+    from celery_fleet.delivery import letter_answers
+
+    return letter_answers.answer(app, request)
 
 
 def _worker(node: str, stats: Mapping[str, Any], active: Any, consumed: Any) -> dict[str, Any]:
@@ -225,6 +245,7 @@ def lengths(app: Any, queues: Any) -> dict[str, int]:
 
 
 QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "dead_letters": dead_letters,
     "inspect": inspect,
     "lengths": waiting,
     "purge": purge,
@@ -234,7 +255,7 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 }
 
 #: Those that a broker answers which is full, since they send nothing.
-_OF_QUEUES = ("lengths", "purge")
+_OF_QUEUES = ("lengths", "purge", "dead_letters")
 
 
 def answer(raw: object) -> dict[str, Any]:
@@ -249,7 +270,12 @@ def answer(raw: object) -> dict[str, Any]:
         trouble, full = _trouble(app, question)
         if full and question == "workers":
             queues = lengths(app, raw.get("queues") or ())
-            found = {"workers": {}, "queues": queues, "full": redact(trouble, secrets)}
+            found = {
+                "workers": {},
+                "queues": queues,
+                "full": redact(trouble, secrets),
+                **_letters(app, raw),
+            }
             return {"ok": True, "answer": found}
         if full and question not in _OF_QUEUES:
             return _error(redact(f"{trouble}; `celery-fleet status` shows the queues", secrets))

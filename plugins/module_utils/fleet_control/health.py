@@ -27,6 +27,8 @@ THRESHOLDS: dict[str, dict[str, float | None]] = {
     # Beyond celery_beat_max_loop_interval.
     "beat_tick_seconds": {"warning": 30, "bad": 120},
     "queue_length": {"warning": 1000, "bad": 10000},
+    # Somebody has to decide about each; nothing else stands still for it.
+    "dead_letters": {"warning": 1, "bad": None},
     # A run of site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
     "certificate_days": {"warning": 21, "bad": 7},
     "logs_mb": {"warning": 2000, "bad": 10000},
@@ -107,6 +109,7 @@ def setup(
         "workers": release and (here or fleet),
         "beat": "celery_beat" in member,
         "queues": fleet,
+        "dead_letters": fleet,
         # The broker's host is the one that others are compared with.
         "clock": release and host not in groups.get("redis", ())[:1],
     }

@@ -31,6 +31,7 @@ DEFAULTS: Final[Mapping[str, tuple[bool, float | None, float | None]]] = {
     "starting_seconds": (False, 0, 180),
     "beat_tick_seconds": (False, 30, 120),
     "queue_length": (False, 1000, 10000),
+    "dead_letters": (False, 1, None),
     "certificate_days": (True, 21, 7),
     "logs_mb": (False, 2000, 10000),
     "clock_offset_seconds": (False, 2, 30),

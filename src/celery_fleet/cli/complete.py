@@ -23,6 +23,18 @@ def task(context: click.Context, parameter: click.Parameter, typed: str) -> list
     return _beginning(typed, [*tasks.short_names(names).values(), *names])
 
 
+def registered(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Tasks of the release by their whole names."""
+    del parameter
+    application = known(context)
+    if application is None:
+        return []
+    try:
+        return _beginning(typed, tasks.registered(application))
+    except click.ClickException:
+        return []
+
+
 def queue(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Queues of the inventory."""
     del parameter

@@ -10,6 +10,7 @@ import click
 from celery_fleet import __version__
 from celery_fleet.cli.commands import (
     completion,
+    dead_letters,
     exec_,
     health,
     inspect,
@@ -77,6 +78,7 @@ for found in (
     inspect.inspect,
     *inspect.SHORT,
     purge.purge,
+    dead_letters.dead_letters,
     *services.VERBS,
     exec_.exec_,
     schedule.schedule,

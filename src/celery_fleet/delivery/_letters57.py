@@ -105,6 +105,8 @@ def longest_hold(message: Any) -> float:
 
     A stock take's tag is the message's for ever, so that who is late could not tell another's delivery from its own.
     """
+    if getattr(message, "list_key", None):
+        return float("inf")
     return float(message.channel.visibility_timeout) / 2
 
 
@@ -182,6 +184,12 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
     finally:
         task.request_stack.pop()
     request.send_event("task-failed", exception=repr(exc), traceback=None)
+
+
+def consumer_class(app: Any) -> type[Any]:
+    """The class of consumers that an app's worker has (Consumer component of celery/worker/components.py)."""
+    found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]
+    return found
 
 
 # --- the consumer's answers (celery/worker/consumer/consumer.py) ---

@@ -32,6 +32,16 @@ class Aside:
             self._thread.start()
         self._todo.put(action)
 
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is done that is to be done by now, but no longer than that; whether it is."""
+        if self._thread is None:
+            return True
+        done = threading.Event()
+        self._todo.put(done.set)
+        if not done.wait(seconds):
+            logger.warning("results of dead letters could not be stored within %.0f s", seconds)
+        return done.is_set()
+
     def _run(self) -> None:
         while True:
             action = self._todo.get()

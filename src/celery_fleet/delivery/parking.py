@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from celery import signals
+
 from celery_fleet.delivery import _letters57 as adapter
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.dead_letters import (
@@ -30,13 +32,17 @@ from celery_fleet.delivery.dead_letters import (
     UNKNOWN,
     described,
 )
+from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.parked import Aside, tell
+from celery_fleet.delivery.parked import Aside, park_raw, tell
 
 logger = logging.getLogger("celery_fleet.delivery")
 
 #: Seconds until what Redis did not take is tried again.
 RETRY = 5.0
+
+#: Seconds that a worker which ends gives results and signals of what was parked.
+FLUSH = 5.0
 
 #: Messages held beyond the prefetch at once. With more, the worker takes no further ones until some have gone
 #: back: a queue full of unknown tasks must not end up in its memory.
@@ -52,6 +58,14 @@ class Held:
     #: Whether the prefetch was raised for it.
     raised: bool
     entry: Any = None
+
+
+def install(app: Any, options: Options) -> None:
+    """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints."""
+    base = adapter.consumer_class(app)
+    if issubclass(base, Parking):
+        return
+    app.conf.worker_consumer = type("ParkingConsumer", (Parking, base), {"delivery": options})
 
 
 class Parking:
@@ -72,6 +86,13 @@ class Parking:
         self._aside = Aside()
         self._offset: float | None = None
         super().__init__(*args, **kwargs)
+        if self.delivery.dead_letters:
+            HOOKS.park_raw = park_raw(self.delivery, self.hostname)
+            signals.worker_shutdown.connect(
+                lambda **_: self._aside.flush(FLUSH),
+                weak=False,
+                dispatch_uid="celery_fleet.dead_letters",
+            )
 
     # --- what Celery calls ---
 
@@ -111,6 +132,7 @@ class Parking:
 
         def on_task_received(message: Any) -> Any:
             try:
+                self._known(message)
                 why = self._misshapen(message)
                 if why is None:
                     return handle(message)
@@ -309,6 +331,13 @@ class Parking:
         except Exception:  # noqa: BLE001  # the strategy decodes it as well, and its errors are told apart
             return None
         return misshapen(payload)
+
+    def _known(self, message: Any) -> None:
+        """Forget that a task was unknown once it is not: its retries would carry that with them."""
+        headers = message.headers
+        if keys.UNKNOWN in headers and headers.get("task") in self.strategies:
+            for name in (keys.UNKNOWN, keys.UNKNOWN_SINCE):
+                headers.pop(name, None)
 
     def _guarded(self, message: Any, action: Callable[[], object]) -> None:
         try:

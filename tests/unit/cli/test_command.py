@@ -100,8 +100,10 @@ def test_status_where_all_is_well(place: Path, call: Call, monkeypatch: pytest.M
             "question": "workers",
             "expected": ["mail@worker1", "bulk@worker1"],
             "queues": ["bulk", "mail", "slow"],
+            "dead_letters": True,
         }
     ]
+    assert "Dead letters" not in done.stdout
     found = json.loads(call("status", "--format", "json").stdout)
     assert (found["ok"], found["problems"], found["due"]) == (True, [], entry)
     assert found["queues"]["mail"] == {"waiting": 3, "consumers": 1}
@@ -109,6 +111,23 @@ def test_status_where_all_is_well(place: Path, call: Call, monkeypatch: pytest.M
         "shop-worker@mail.service",
         "shop-worker@bulk.service",
     ]
+
+
+@pytest.mark.parametrize(("number", "shown"), [(3, True), (0, False), (None, False)])
+def test_status_counts_dead_letters(
+    place: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int | None,
+    shown: bool,
+) -> None:
+    answers(monkeypatch, {**WELL, "dead_letters": number})
+    done = call("status")
+    # They stay until somebody has looked at them; nothing stands still for that.
+    assert done.exit_code == 0
+    words = "Dead letters: 3, which could not be run: celery-fleet dead-letters list"
+    assert (words in done.stdout) == shown
+    assert json.loads(call("status", "--format", "json").stdout)["dead_letters"] == number
 
 
 def test_status_names_what_is_wrong(

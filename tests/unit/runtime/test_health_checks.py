@@ -665,7 +665,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     assert "s3cr3t-word" not in text
     found = json.loads(text)["checks"]
     assert set(found) == set(health_checks.CHECKS)
-    for name in ("redis", "queues", "clock", "units", "beat"):
+    for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
         assert found[name]["state"] == BAD, name
     # Without a driver no more can be told of it.
     assert found["database"]["text"].endswith(

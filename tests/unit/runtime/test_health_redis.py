@@ -207,6 +207,25 @@ def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) 
         running.admin("DEL", "mail", "mail\x06\x163")
 
 
+def test_dead_letters_are_counted(running: Running, tmp_path: Path) -> None:
+    def look(thresholds: Any = None, **more: Any) -> Any:
+        return health_checks.dead_letters(setup(running, tmp_path, thresholds, **more))
+
+    found = look()
+    assert (found.state, found.text, found.value) == (GOOD, "0 dead letters", {"number": 0})
+    running.admin("ZADD", "fleet:dead-letters:index", "1", "a", "2", "b")
+    try:
+        found = look()
+        assert (found.state, found.value) == (WARNING, {"number": 2})
+        assert found.text == "2 dead letters: celery-fleet dead-letters list"
+        assert look({"dead_letters": {"bad": 2}}).state == BAD
+        assert look({"dead_letters": {"warning": None}}).state == GOOD
+        options = {"broker_transport_options": {"global_keyprefix": "fleet:"}}
+        assert look(None, **options).value == {"number": 0}
+    finally:
+        running.admin("DEL", "fleet:dead-letters:index")
+
+
 def test_the_clock(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert health_checks.clock(setup(running, tmp_path)).state == GOOD
     now = time.time

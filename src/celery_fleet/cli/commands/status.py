@@ -29,6 +29,7 @@ class Found:
     Attributes:
         unknown: Why workers and queues could not be asked; nothing where they were.
         note: Why they were not asked, where that is in order.
+        dead_letters: How many there are, nothing where that is not known.
     """
 
     units: list[units.Unit]
@@ -38,6 +39,7 @@ class Found:
     problems: list[str] = field(default_factory=list)
     unknown: str | None = None
     note: str | None = None
+    dead_letters: int | None = None
 
     @property
     def status(self) -> int:
@@ -58,6 +60,7 @@ class Found:
             "units": [unit.as_dict() for unit in self.units],
             "workers": self.workers,
             "queues": self.queues,
+            "dead_letters": self.dead_letters,
             "due": self.due,
         }
 
@@ -92,6 +95,7 @@ def look(context: Context, detailed: bool = False) -> Found:
                 "workers",
                 expected=list(application.workers),
                 queues=list(application.queues),
+                dead_letters=True,
                 **({"detailed": True} if detailed else {}),
             )
     except CommandError as error:
@@ -103,6 +107,7 @@ def look(context: Context, detailed: bool = False) -> Found:
 
 def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> None:
     """Compare what answered with the inventory."""
+    found.dead_letters = answer.get("dead_letters")
     if answer.get("full"):
         found.problems.append(answer["full"])
         found.queues = {
@@ -232,6 +237,10 @@ def show(found: Found, application: Application) -> None:
                 for queue, one in found.queues.items()
             ],
             right=("waiting", "consumers"),
+        )
+    if found.dead_letters:
+        click.echo(
+            f"Dead letters: {found.dead_letters}, which could not be run: celery-fleet dead-letters list\n"
         )
     if found.due:
         click.echo(f"Next due: {found.due['name']} at {found.due['due']}\n")

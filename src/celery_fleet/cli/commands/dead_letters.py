@@ -1,0 +1,308 @@
+"""``celery-fleet dead-letters``: messages that could not be run, and what shall become of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from celery_fleet.cli import ask, complete, output
+from celery_fleet.cli.errors import BAD, USAGE, CommandError
+from celery_fleet.cli.options import (
+    Context,
+    Given,
+    app_option,
+    command,
+    format_option,
+    with_examples,
+)
+from celery_fleet.delivery.dead_letters import REASONS
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])\Z")
+
+
+class Age(click.ParamType[float]):
+    """A time as in ``90s``, ``15m``, ``2h``, ``7d``, ``1w``; in seconds."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse what is none."""
+        if isinstance(value, float):
+            return value
+        found = _AGE.match(str(value))
+        if found is None:
+            self.fail(f"{value} is no age: write it as in 90s, 15m, 2h, 7d or 1w.", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which ones are meant."""
+    options = (
+        click.option("--queue", shell_complete=complete.queue, help="Of this queue."),
+        click.option(
+            "--task",
+            shell_complete=complete.registered,
+            help="Of this task, or of those that a pattern as 'shop.*' fits.",
+        ),
+        click.option("--reason", type=click.Choice(REASONS), help="For this reason."),
+        click.option(
+            "--older-than", "older", type=Age(), metavar="AGE", help="Last seen longer ago: 2h, 7d."
+        ),
+        click.option("--newer-than", "newer", type=Age(), metavar="AGE", help="Last seen since."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+payload_option = click.option(
+    "--payload", is_flag=True, help="Also what the messages say: arguments, headers, body."
+)
+yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
+
+
+@click.group(
+    name="dead-letters",
+    help=with_examples(
+        "Messages that could not be run, and were kept with the reason instead of being dropped.\n\n"
+        "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid: it is no"
+        " message of a task that Celery can read. poison: one process after another died of it.",
+        (
+            "sudo celery-fleet dead-letters list",
+            "sudo celery-fleet dead-letters list --reason unknown --newer-than 1d",
+            "sudo celery-fleet dead-letters show 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6 --payload",
+            "sudo celery-fleet dead-letters replay --task 'shop.*'",
+            "sudo celery-fleet dead-letters drop --older-than 30d --yes",
+        ),
+    ),
+)
+@format_option
+@app_option
+@click.pass_context
+def dead_letters(current: click.Context, app: str | None, format_: str | None) -> None:
+    """Go on to a subcommand, for which the options before its name hold."""
+    before = current.find_object(Given) or Given()
+    current.obj = Given(app or before.app, format_ or before.format, before.began)
+
+
+def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[str, Any]]:
+    """Those that are meant, from the one that was last seen longest ago."""
+    answer = ask.question(
+        context.application, "dead_letters", do="list", choose=choice, payload=payload
+    )
+    return list(answer["letters"])
+
+
+def letters(number: int) -> str:
+    """``1 dead letter``, ``3 dead letters``."""
+    return f"{number} dead letter{'' if number == 1 else 's'}"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _printable(value: object) -> str:
+    """Text of whoever sent the message, on somebody's terminal."""
+    return "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value)
+    )
+
+
+def show_table(found: Iterable[Mapping[str, Any]]) -> None:
+    """Print some, one a line."""
+    now = datetime.now(UTC)
+    rows = [
+        (
+            _printable(one["id"]),
+            "-" if one["task"] is None else _printable(one["task"]),
+            _printable(one["queue"]),
+            one["reason"],
+            one["count"],
+            output.ago(_moment(one["last_seen"]), now),
+            _printable(one["node"]),
+        )
+        for one in found
+    ]
+    if not rows:
+        click.echo("No dead letters.")
+        return
+    output.table(
+        letters(len(rows)).capitalize(),
+        ("id", "task", "queue", "reason", "times", "last seen", "node"),
+        rows,
+        right=("times",),
+    )
+
+
+def show_letter(one: Mapping[str, Any]) -> None:
+    """Print one with all that is known of it."""
+    click.echo(f"{_printable(one['id'])}")
+    lines = {
+        "task": one["task"] or "-",
+        "queue": one["queue"],
+        "reason": f"{one['reason']}: {one['detail']}",
+        "node": one["node"],
+        "first seen": f"{_moment(one['first_seen']):%Y-%m-%d %H:%M:%S} UTC",
+        "last seen": f"{_moment(one['last_seen']):%Y-%m-%d %H:%M:%S} UTC",
+        "times": one["count"],
+        "bytes": one["size"],
+        **one.get("payload", {}),
+    }
+    for name, value in lines.items():
+        click.echo(f"  {name + ':':12} {_printable(value)}")
+
+
+@command(
+    name="list",
+    bound=True,
+    examples=(
+        "sudo celery-fleet dead-letters list",
+        "sudo celery-fleet dead-letters list --queue mail --older-than 2h",
+        "sudo celery-fleet --format json dead-letters list | jq -r '.[].task' | sort | uniq -c",
+    ),
+)
+@ids_argument
+@choosing
+@payload_option
+def list_(context: Context, ids: Sequence[str], payload: bool, **choice: Any) -> None:
+    """The dead letters, from the one that was last seen longest ago; all, or those that fit every option.
+
+    What their messages say is not shown, unless --payload asks for it.
+    """
+    found = chosen(context, payload, ids=ids, **choice)
+    if context.json:
+        output.as_json(found)
+    elif payload and found:
+        for one in found:
+            show_letter(one)
+    else:
+        show_table(found)
+
+
+@command(
+    bound=True,
+    examples=(
+        "sudo celery-fleet dead-letters show 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+        "sudo celery-fleet dead-letters show 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6 --payload",
+    ),
+)
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@payload_option
+def show(context: Context, ids: Sequence[str], payload: bool) -> None:
+    """All that is known of some dead letters; what their messages say with --payload alone.
+
+    Status 1: there is no dead letter with such an id.
+    """
+    found = chosen(context, payload, ids=ids)
+    if context.json:
+        output.as_json(found)
+    else:
+        for one in found:
+            show_letter(one)
+    missing = [one for one in dict.fromkeys(ids) if one not in {known["id"] for known in found}]
+    if missing:
+        raise CommandError(
+            f"no dead letter has the id {', '.join(map(_printable, missing))}; see"
+            " celery-fleet dead-letters list",
+            BAD,
+        )
+
+
+def change(
+    context: Context, do: str, done: str, ids: Sequence[str], yes: bool, choice: Mapping[str, Any]
+) -> None:
+    """Say how many are meant, ask, and do it with these alone.
+
+    Raises:
+        CommandError: Nobody agreed, or not all of it could be done.
+    """
+    if not yes and not _terminal():
+        raise CommandError("nobody can be asked, since there is no terminal: say --yes", USAGE)
+    with context.within(f"dead-letters {do}"):
+        found = chosen(context, ids=ids, **choice)
+        if yes or not found:
+            _tell(context, done, _changed(context, do, found))
+            return
+    # However long the answer takes.
+    if not click.confirm(f"{do.capitalize()} {letters(len(found))}?", err=True):
+        raise CommandError(f"nothing is {done}", BAD)
+    with ask.bounded(f"dead-letters {do}"):
+        answer = _changed(context, do, found)
+    _tell(context, done, answer)
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _changed(context: Context, do: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if not found:
+        return {"done": 0, "gone": 0, "left": 0, "refused": 0, "reasons": []}
+    choose = {"ids": [one["id"] for one in found]}
+    answer: Mapping[str, Any] = ask.question(
+        context.application, "dead_letters", do=do, choose=choose
+    )
+    return answer
+
+
+def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
+    if context.json:
+        output.as_json(answer)
+    else:
+        gone = f"; {answer['gone']} were somebody else's by then" if answer["gone"] else ""
+        click.echo(f"{letters(answer['done'])} {done}{gone}.")
+    if answer["refused"]:
+        raise CommandError(
+            f"{letters(answer['refused'])} not {done}: Redis refuses it ({'; '.join(answer['reasons'])})",
+            BAD,
+        )
+    if answer["left"]:
+        raise CommandError(
+            f"the time ran out with {letters(answer['left'])} left: say the same again", BAD
+        )
+
+
+@command(
+    examples=(
+        "sudo celery-fleet dead-letters replay 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+        "sudo celery-fleet dead-letters replay --reason unknown --queue mail",
+        "sudo celery-fleet dead-letters replay --task 'shop.*' --yes",
+    ),
+)
+@ids_argument
+@choosing
+@yes_option
+def replay(context: Context, ids: Sequence[str], yes: bool, **choice: Any) -> None:
+    """Send dead letters to the queues they came from again, behind all that waits there; without options all of them.
+
+    Each is sent once, whoever else does the same at the same time. It asks first.
+    """
+    change(context, "replay", "replayed", ids, yes, choice)
+
+
+@command(
+    examples=(
+        "sudo celery-fleet dead-letters drop 6f1e0c5a-1b2c-4d3e-8f90-a1b2c3d4e5f6",
+        "sudo celery-fleet dead-letters drop --reason undecodable --older-than 7d --yes",
+    ),
+)
+@ids_argument
+@choosing
+@yes_option
+def drop(context: Context, ids: Sequence[str], yes: bool, **choice: Any) -> None:
+    """Delete dead letters for good; without options all of them. It asks first."""
+    change(context, "drop", "dropped", ids, yes, choice)
+
+
+for one in (list_, show, replay, drop):
+    dead_letters.add_command(one)

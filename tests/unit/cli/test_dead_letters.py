@@ -1,0 +1,356 @@
+"""``celery-fleet dead-letters``: what is shown, asked and refused, and against a real Redis what is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+from fleet_control import celery
+
+from celery_fleet.cli import ask
+from celery_fleet.cli.commands import dead_letters as command
+from celery_fleet.cli.main import cli
+from celery_fleet.delivery import keys, letter_answers
+from celery_fleet.delivery.dead_letters import park, park_call
+from tests.fleet import PASSWORDS, client
+from tests.unit.cli import host
+from tests.unit.cli.conftest import Call
+from tests.unit.delivery.crew import message
+from tests.unit.delivery.servers import looker, redis_server
+
+LETTER = {
+    "id": "6f1e",
+    "task": "shop.add",
+    "queue": "mail",
+    "key": "mail",
+    "reason": "unknown",
+    "detail": "nobody knows it",
+    "node": "a@worker1",
+    "first_seen": 1_700_000_000.0,
+    "last_seen": time.time() - 3700,
+    "count": 2,
+    "size": 512,
+}
+DONE = {"done": 1, "gone": 0, "left": 0, "refused": 0, "reasons": []}
+
+
+class Answers:
+    """Stands where the release's Python is asked."""
+
+    def __init__(self, *letters: dict[str, Any], **changed: Any) -> None:
+        self.letters = letters
+        self.changed = {**DONE, **changed}
+        self.seen: list[dict[str, Any]] = []
+
+    def __call__(self, where: object, name: str, **request: Any) -> Any:
+        assert name == "dead_letters"
+        self.seen.append(request)
+        return {"letters": list(self.letters)} if request["do"] == "list" else self.changed
+
+
+@pytest.fixture
+def released(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    host.release(place)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return place
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> Answers:
+    monkeypatch.setattr(ask, "question", answers)
+    return answers
+
+
+def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = {**LETTER, "id": "no-id-1", "task": None, "reason": "undecodable"}
+    answers = answering(monkeypatch, Answers(LETTER, bare))
+    done = call(
+        *("dead-letters", "list", "--queue", "mail", "--task", "shop.*", "--reason", "unknown"),
+        *("--older-than", "2h", "--newer-than", "7d", "x", "y"),
+    )
+    assert done.exit_code == 0
+    assert "2 dead letters" in done.stdout
+    assert "6f1e" in done.stdout
+    assert "1 h 1 min" in done.stdout
+    assert "nobody knows it" not in done.stdout
+    assert answers.seen == [
+        {
+            "do": "list",
+            "payload": False,
+            "choose": {
+                "queue": "mail",
+                "task": "shop.*",
+                "reason": "unknown",
+                "older": 7200.0,
+                "newer": 604800.0,
+                "ids": ("x", "y"),
+            },
+        }
+    ]
+    assert json.loads(call("--format", "json", "dead-letters", "list").stdout) == [LETTER, bare]
+    assert json.loads(call("dead-letters", "list", "--format", "json").stdout) == [LETTER, bare]
+    assert json.loads(call("dead-letters", "--format", "json", "list").stdout) == [LETTER, bare]
+
+
+def test_nothing_there(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = answering(monkeypatch, Answers())
+    monkeypatch.setattr(command, "_terminal", lambda: True)
+    done = call("dead-letters", "list")
+    assert (done.exit_code, done.stdout) == (0, "No dead letters.\n")
+    for verb, word in (("replay", "replayed"), ("drop", "dropped")):
+        done = call("dead-letters", verb)
+        assert (done.exit_code, done.stdout) == (0, f"0 dead letters {word}.\n")
+    assert {one["do"] for one in answers.seen} == {"list"}
+    done = call("dead-letters", "drop", "--format", "json")
+    assert json.loads(done.stdout) == {**DONE, "done": 0}
+
+
+def test_one_is_shown(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, Answers(LETTER))
+    done = call("dead-letters", "show", "6f1e")
+    assert done.exit_code == 0
+    assert "unknown: nobody knows it" in done.stdout
+    assert "2023-11-14 22:13:20 UTC" in done.stdout
+    done = call("dead-letters", "show", "6f1e", "7", "7", "8\x1b[2J")
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "no dead letter has the id 7, 8\N{REPLACEMENT CHARACTER}[2J; see" in done.stderr
+
+
+def test_the_payload_does_nothing_to_a_terminal(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter = {**LETTER, "task": "\x1b]0;x\x07", "payload": {"args": ["\x1b[2J"], "kwargs": {}}}
+    answers = answering(monkeypatch, Answers(letter))
+    for argv in (("list",), ("list", "--payload"), ("show", "6f1e", "--payload")):
+        done = call("dead-letters", *argv)
+        assert done.exit_code == 0
+        assert "\x1b" not in done.output
+    assert [one["payload"] for one in answers.seen] == [False, True, True]
+
+
+def test_it_asks_and_tells_how_many(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = answering(monkeypatch, Answers(LETTER, {**LETTER, "id": "7"}, done=1, gone=1))
+    monkeypatch.setattr(command, "_terminal", lambda: True)
+    asked: list[str] = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return len(asked) % 2 == 0
+
+    monkeypatch.setattr(command.click, "confirm", confirm)
+    for verb, word in (("replay", "replayed"), ("drop", "dropped")):
+        done = call("dead-letters", verb)
+        assert (done.exit_code, done.stderr) == (1, f"celery-fleet: nothing is {word}\n")
+        done = call("dead-letters", verb)
+        assert done.stdout == f"1 dead letter {word}; 1 were somebody else's by then.\n"
+    assert asked == ["Replay 2 dead letters?"] * 2 + ["Drop 2 dead letters?"] * 2
+    # With those that were counted, whatever comes meanwhile.
+    assert answers.seen[2] == {"do": "replay", "choose": {"ids": ["6f1e", "7"]}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"refused": 2, "reasons": ["NOPERM"]},
+            "2 dead letters not replayed: Redis refuses it (NOPERM)",
+        ),
+        ({"left": 7}, "the time ran out with 7 dead letters left"),
+    ],
+)
+def test_what_could_not_be_done(
+    released: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    words: str,
+) -> None:
+    answering(monkeypatch, Answers(LETTER, **changed))
+    done = call("dead-letters", "replay", "--yes")
+    assert (done.exit_code, done.stdout) == (1, "1 dead letter replayed.\n")
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("replay",), "nobody can be asked, since there is no terminal: say --yes"),
+        (("drop", "x"), "nobody can be asked, since there is no terminal: say --yes"),
+        (("list", "--older-than", "soon"), "soon is no age: write it as in 90s"),
+        (("list", "--older-than", "-1h"), "-1h is no age"),
+        (("list", "--reason", "bad luck"), "'bad luck' is not one of"),
+        (("show",), "Missing argument"),
+    ],
+)
+def test_mistakes(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], words: str
+) -> None:
+    answers = answering(monkeypatch, Answers(LETTER))
+    done = call("dead-letters", *argv)
+    assert (done.exit_code, done.stdout, answers.seen) == (2, "", []), done.output
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("celery-fleet dead-letters l", ["list"]),
+        ("celery-fleet dead-letters list --queue m", ["mail"]),
+        ("celery-fleet dead-letters list --reason u", ["unknown", "undecodable"]),
+        ("celery-fleet dead-letters drop --task shop.a", ["shop.add"]),
+    ],
+)
+def test_what_is_completed(released: Path, words: str, expected: list[str]) -> None:
+    path = released / "opt/shop/current/release.json"
+    path.write_text(json.dumps({"directory": "source", "tasks": ["shop.add", "shop.mul"]}))
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "_CELERY_FLEET_COMPLETE": "bash_complete",
+    }
+    done = CliRunner().invoke(cli, [], prog_name="celery-fleet", env=environment)
+    assert [line.partition(",")[2] for line in done.output.splitlines()] == expected
+
+
+# --- against a real Redis ---
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    users = celery.acl("broker", PASSWORDS, ["mail", "bulk", "slow"])
+    with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
+        yield found
+
+
+@pytest.fixture
+def broker(released: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
+    """The host's broker, which is empty; nothing of what the operator does was refused."""
+    settings = host.settings(port=port)
+    url = f"redis://operator:{PASSWORDS['operator']}@127.0.0.1:{port}/0"
+    settings["celery"].update(broker_url=url, result_backend=url)
+    path = released / "etc/shop/credentials/operator.json"
+    path.write_text(json.dumps(settings))
+    look = looker(port)
+    look.flushall()
+    client(port, "admin").acl_log_reset()
+    yield look
+    assert client(port, "admin").acl_log() == []
+
+
+def parked(broker: redis.Redis, number: int, **options: Any) -> None:
+    for n in range(number):
+        raw = message(f"id-{n}", "shop.add", [["very private"], {"n": n}, {}])
+        about = {"key": "mail", "reason": "invalid", "detail": "d", "node": "w@h", **options}
+        park(broker, *park_call(json.dumps(raw), keep=100_000, **about))
+
+
+def rows(done: Result) -> Any:
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_list_show_replay_drop(broker: redis.Redis, call: Call) -> None:
+    parked(broker, 4)
+    done = call("--format", "json", "dead-letters", "list")
+    found = rows(done)
+    assert [one["id"] for one in found] == ["id-0", "id-1", "id-2", "id-3"]
+    assert "private" not in done.output + call("dead-letters", "list").output
+    shown = rows(call("--format", "json", "dead-letters", "show", "id-2", "--payload"))
+    payload = shown[0]["payload"]
+    assert (payload["args"], payload["kwargs"]) == (["very private"], {"n": 2})
+    assert "very private" in call("dead-letters", "show", "id-2", "--payload").stdout
+    assert "very private" not in call("dead-letters", "show", "id-2").output
+
+    done = call("dead-letters", "replay", "id-1", "id-2", "--yes")
+    assert done.stdout == "2 dead letters replayed.\n"
+    sent = [json.loads(one)["headers"]["id"] for one in broker.lrange("mail", 0, -1)]
+    assert sorted(sent) == ["id-1", "id-2"]
+    done = call("dead-letters", "drop", "--reason", "invalid", "--newer-than", "1h", "--yes")
+    assert done.stdout == "2 dead letters dropped.\n"
+    assert broker.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX) == 0
+    assert call("dead-letters", "replay", "--yes").stdout == "0 dead letters replayed.\n"
+
+
+def test_a_queue_that_is_gone(broker: redis.Redis, port: int, call: Call) -> None:
+    parked(broker, 1, key="gone")
+    done = call("dead-letters", "replay", "--yes")
+    assert (done.exit_code, done.stdout) == (1, "0 dead letters replayed.\n")
+    assert "1 dead letter not replayed: Redis refuses it" in done.stderr
+    assert broker.hlen(keys.DEAD_LETTERS) == 1
+    client(port, "admin").acl_log_reset()
+
+
+@pytest.mark.slow
+def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
+    parked(broker, 10_000)
+    began = time.monotonic()
+    assert len(rows(call("--format", "json", "dead-letters", "list"))) == 10_000
+    assert time.monotonic() - began < ask.BOUND
+    while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
+        assert "say the same again" in done.stderr, done.output
+    assert done.exit_code == 0
+    assert broker.llen("mail") == 10_000
+    assert broker.exists(keys.DEAD_LETTERS) == 0
+
+
+@pytest.mark.parametrize("argv", [("list",), ("show", "x"), ("drop", "--yes"), ("replay", "--yes")])
+def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]) -> None:
+    done = call("dead-letters", *argv)
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+    assert "127.0.0.1:1" in done.stderr
+
+
+def test_a_broker_that_is_full(broker: redis.Redis, call: Call) -> None:
+    parked(broker, 2)
+    broker.config_set("maxmemory", "1mb")
+    try:
+        assert len(rows(call("--format", "json", "dead-letters", "list"))) == 2
+        done = call("dead-letters", "replay", "--yes")
+        assert (done.exit_code, "2 dead letters not replayed" in done.stderr) == (1, True)
+        assert call("dead-letters", "drop", "--yes").stdout == "2 dead letters dropped.\n"
+    finally:
+        broker.config_set("maxmemory", "0")
+
+
+def test_another_broker() -> None:
+    from celery import Celery
+
+    made = Celery("shop", broker="memory://", set_as_current=False)
+    with pytest.raises(letter_answers.FleetError, match="in Redis alone"):
+        letter_answers.answer(made, {"do": "list"})
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("rubbish", {"item": "rubbish"}),
+        ("\udcff", {"item": "\\udcff"}),
+        ('{"body": "x", "headers": null}', {"headers": None, "body": "x"}),
+        (
+            '{"body": "eyJ0YXNrIjogIm8iLCAiYXJncyI6IFsxXX0=", "properties": {"body_encoding": "base64"}}',
+            {"headers": None, "args": [1], "kwargs": None},
+        ),
+        (
+            '{"body": "/w==", "properties": {"body_encoding": "base64"}}',
+            {"headers": None, "body": "/w=="},
+        ),
+    ],
+)
+def test_what_a_message_says(item: str, expected: dict[str, Any]) -> None:
+    assert letter_answers.contents(item) == expected
+
+
+def test_who_asks_something_else() -> None:
+    from celery import Celery
+
+    made = Celery("shop", broker="redis://127.0.0.1:1", set_as_current=False)
+    with pytest.raises(letter_answers.FleetError, match="nothing to do with dead letters"):
+        letter_answers.answer(made, {"do": "burn"})

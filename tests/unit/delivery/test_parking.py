@@ -1,0 +1,371 @@
+"""Workers that drop nothing: real ones, on a real Redis."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.letter_box import Box, Choice
+from celery_fleet.delivery.parking import misshapen
+from tests.fleet import client, wait_for
+from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
+
+slow = pytest.mark.slow
+
+
+both = pytest.mark.parametrize("fleet", ["atomic", "stock"], indirect=True)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Crew]:
+    with crew(tmp_path, getattr(request, "param", "atomic")) as made:
+        yield made
+        assert made.refused() == []
+
+
+def header(raw: dict[str, Any], name: str) -> Any:
+    return raw["headers"].get(name)
+
+
+@slow
+@both
+def test_a_task_of_the_next_release_runs_once_where_it_is_known(fleet: Crew) -> None:
+    fleet.worker("old", unknown_delay=0.5, unknown_for=3600.0)
+    fleet.send(*(message(f"new-{n}", "shop.fresh", [[], {}, {}]) for n in range(10)))
+    fleet.send(message("known"))
+    # More unknown ones than it prefetches, and the known one still gets through.
+    fleet.heard("add", "known")
+    wait_for(lambda: fleet.log("old").count("is not known to this worker") >= 20, PATIENCE)
+    fleet.worker("new", environment={"NEW_RELEASE": "1"})
+    fleet.heard("fresh", *(f"new-{n} new@test" for n in range(10)))
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert len(fleet.said("fresh")) == 10
+    assert fleet.box.count() == 0
+    assert fleet.said("signal-unknown") == []
+
+
+@slow
+@both
+def test_what_nobody_knows_is_parked_in_the_end(fleet: Crew) -> None:
+    fleet.worker("a", unknown_delay=0.4, unknown_for=1.5)
+    began = time.time()
+    fleet.send(message("lost", "shop.none"), message("known"))
+    fleet.heard("signal-unknown", "lost shop.none")
+    [letter] = fleet.letters(1, payload=True).values()
+    assert (letter.id, letter.task, letter.reason) == ("lost", "shop.none", "unknown")
+    assert (letter.queue, letter.node, letter.count) == ("mail", "a@test", 1)
+    assert letter.last_seen - letter.first_seen >= 1.5
+    assert abs(letter.first_seen - began) < PATIENCE
+    raw = json.loads(letter.message or "")
+    assert header(raw, keys.UNKNOWN) >= 3
+    assert fleet.said("signal-unknown") == ["lost shop.none"]
+    assert fleet.result("lost")["status"] == "FAILURE"
+    assert fleet.result("lost")["result"]["exc_type"] == "NotRegistered"
+    fleet.heard("add", "known")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert "secret" not in fleet.log("a")
+
+
+BAD = {
+    "json": (message("json", body=b"{not json"), "undecodable"),
+    "bytes": (message("bytes", body=b"\xff\xfe"), "undecodable"),
+    "zipped": (message("zipped", body=b"no zip", compression="application/x-gzip"), "undecodable"),
+    "pickle": (
+        {
+            **message("pickle", body=pickle.dumps([[1, 2], {}, {}])),
+            "content-type": "application/x-python-serialize",
+            "content-encoding": "binary",
+        },
+        "invalid",
+    ),
+    "eta": (message("eta", eta="the day after"), "invalid"),
+    "list": (message("list", body=[1, 2, 3]), "malformed"),
+    "short": (message("short", body=[[1]]), "malformed"),
+    "number": (message("number", body=7), "malformed"),
+    "text": (message("text", body="abc"), "malformed"),
+    "args": (message("args", body=["ab", {}, {}]), "malformed"),
+    "kwargs": (message("kwargs", body=[[], [], {}]), "malformed"),
+    "options": (message("options", body=[[], {}, 5]), "malformed"),
+    "unhashable": (message("unhashable", task=["x"]), "malformed"),  # type: ignore[arg-type]
+    "no-headers": ({**message("no-headers"), "headers": {}}, "malformed"),
+    "null": ({**message("null"), "headers": None}, "malformed"),
+    "no-id": (
+        {**message("no-id"), "headers": {"task": "shop.add", "lang": "py"}},
+        "malformed",
+    ),
+}
+
+
+@slow
+@both
+def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
+    worker = fleet.worker("a")
+    for raw, _ in BAD.values():
+        fleet.send(raw)
+    fleet.send(message("good"))
+    fleet.heard("add", "good")
+    letters = fleet.letters(len(BAD), payload=True)
+    assert {name: letters[name].reason for name in BAD} == {
+        name: reason for name, (_, reason) in BAD.items()
+    }
+    for name, (raw, _) in BAD.items():
+        assert json.loads(letters[name].message or "") == raw, "it was kept as it came"
+    assert fleet.said("add") == ["good"]
+    assert worker.poll() is None
+    assert is_empty(fleet.look, "unacked", "unacked_index", "mail")
+    # What is sent again comes again, and is counted from the first on.
+    [one] = fleet.box.choose(Choice(ids=("json",)), payload=True)
+    fleet.send(json.dumps(BAD["json"][0]).encode())
+    wait_for(lambda: fleet.box.read(["json"])[0].count == 2, PATIENCE)
+    assert fleet.box.read(["json"])[0].first_seen == one.first_seen
+
+
+@slow
+@both
+@pytest.mark.parametrize("task", ["deadly", "deadly_early", "deadly_rejected"])
+def test_what_kills_its_process_again_and_again_is_parked(fleet: Crew, task: str) -> None:
+    worker = fleet.worker("a", deaths=3)
+    fleet.send(message("poison", f"shop.{task}", [[], {}, {}]))
+    fleet.send(*(message(f"good-{n}") for n in range(20)))
+    [letter] = fleet.letters(1, payload=True).values()
+    fleet.heard("add", *(f"good-{n}" for n in range(20)))
+    assert (letter.id, letter.reason, letter.task) == ("poison", "poison", f"shop.{task}")
+    assert header(json.loads(letter.message or ""), keys.DEATHS) == 3
+    fleet.heard("signal-failure", "poison WorkerLostError")
+    result = fleet.result("poison")
+    wait_for(lambda: fleet.result("poison")["status"] == "FAILURE", PATIENCE)
+    assert result["task_id"] == "poison"
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.said(task) == ["poison"] * 3
+    assert worker.poll() is None
+    # Somebody has mended it: it may die as often as before.
+    assert fleet.box.replay(fleet.box.choose(Choice(), payload=True)) == [1]
+    wait_for(lambda: fleet.said(task) == ["poison"] * 6, PATIENCE)
+    assert fleet.letters(1)["poison"].reason == "poison"
+
+
+@slow
+def test_retries_end_where_the_task_says_so(fleet: Crew) -> None:
+    fleet.worker("a", deaths=5)
+    fleet.send(message("twice", "shop.deadly_once", [[], {}, {}]))
+    fleet.heard("signal-failure", "twice WorkerLostError")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.said("deadly_once") == ["twice"] * 2
+    assert fleet.box.count() == 0
+
+
+@slow
+def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
+    fleet.worker("a", deaths=1)
+    fleet.send(message("endless", "shop.endless", [[], {}, {}]))
+    fleet.heard("signal-failure", "endless TimeLimitExceeded")
+    fleet.send(message("revoked", "shop.slow", [[3600], {}, {}]))
+    fleet.heard("begun", "revoked")
+    fleet.control("revoke", "revoked", terminate=True, signal="SIGKILL")
+    assert fleet.result("revoked")["status"] == "REVOKED"
+    fleet.send(message("good"))
+    fleet.heard("add", "good")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.box.count() == 0
+
+
+@slow
+def test_a_queue_full_of_unknown_tasks_does_not_end_up_in_memory(fleet: Crew) -> None:
+    fleet.worker("a", unknown_delay=0.5, environment={"MOST_HELD": "10"})
+    fleet.send(*(message(f"n-{n}", "shop.none") for n in range(60)), message("known"))
+    most = 0
+
+    def through() -> bool:
+        nonlocal most
+        most = max(most, fleet.unacked())
+        return fleet.said("add") == ["known"]
+
+    wait_for(through, PATIENCE)
+    # Ten beyond the prefetch, and that of two processes.
+    assert 10 <= most <= 12
+    with fleet.look.pipeline() as pipe:
+        assert sum(pipe.llen("mail").hlen("unacked").execute()) >= 60
+
+
+@slow
+def test_once_known_that_it_was_unknown_is_forgotten(fleet: Crew) -> None:
+    fleet.worker("a")
+    noted = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 5.0, "mine": 1}
+    fleet.send(message("once", "shop.headers", [[], {}, {}], **noted))
+    fleet.heard("headers", "once ['mine']")
+
+
+@slow
+def test_two_operators_replay_and_it_runs_once(fleet: Crew) -> None:
+    number = 30
+    fleet.worker("old", unknown_delay=0.1, unknown_for=0.1)
+    fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(number)))
+    letters = list(fleet.letters(number, payload=True).values())
+    fleet.worker("new", environment={"NEW_RELEASE": "1"}, queues=["bulk"])
+    answers: list[list[Any]] = []
+
+    def operator() -> None:
+        own = Box(client(fleet.ports["broker"], "operator"))
+        answers.append([own.replay([letter])[0] for letter in letters])
+
+    fleet.worker("third", environment={"NEW_RELEASE": "1"})
+    threads = [threading.Thread(target=operator) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [sum(pair) for pair in zip(*answers, strict=True)] == [1] * number
+    # The old worker may park some of them again at once, since its patience is short.
+    wait_for(
+        lambda: (
+            fleet.box.count() + len(set(fleet.said("fresh"))) == number
+            and is_empty(fleet.look, "mail", "unacked")
+        ),
+        PATIENCE,
+    )
+    assert len(fleet.said("fresh")) == len(set(fleet.said("fresh")))
+
+
+@slow
+@both
+def test_a_drain_gives_back_what_it_holds(fleet: Crew) -> None:
+    worker = fleet.worker("a", unknown_delay=3000.0)
+    fleet.send(message("busy", "shop.slow", [[2], {}, {}]))
+    fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
+    fleet.heard("begun", "busy")
+    wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
+    assert fleet.unacked() == 6
+    worker.send_signal(signal.SIGTERM)
+    wait_for(lambda: fleet.look.llen("mail") == 5, PATIENCE)
+    assert fleet.said("slow") == [], "they went back at once"
+    assert worker.wait(PATIENCE) == 0
+    assert fleet.said("slow") == ["busy"]
+    ids = [json.loads(one)["headers"]["id"] for one in fleet.look.lrange("mail", 0, -1)]
+    assert sorted(ids) == [f"n-{n}" for n in range(5)]
+    assert is_empty(fleet.look, "unacked", "unacked_index")
+
+
+@slow
+@both
+def test_a_lost_connection_gives_back_what_it_held(fleet: Crew) -> None:
+    fleet.worker("a", unknown_delay=2.0, unknown_for=600.0)
+    fleet.send(*(message(f"n-{n}", "shop.fresh", [[], {}, {}]) for n in range(5)))
+    wait_for(lambda: fleet.log("a").count("is not known to this worker") >= 5, PATIENCE)
+    for _ in range(3):
+        before = fleet.log("a").count("Connected to")
+        fleet.look.client_kill_filter(skipme=True, _type="normal")
+        wait_for(lambda before=before: fleet.log("a").count("Connected to") > before, PATIENCE)
+    fleet.worker("new", environment={"NEW_RELEASE": "1"})
+    fleet.heard("fresh", *(f"n-{n} new@test" for n in range(5)))
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert len(fleet.said("fresh")) == 5
+
+
+@slow
+def test_what_redis_does_not_take_is_tried_again(fleet: Crew) -> None:
+    worker = fleet.worker("a")
+    # Something of another type stands in the way.
+    fleet.look.set(keys.DEAD_LETTERS, "x")
+    fleet.send(message("bad", body=[1, 2, 3]), message("good"))
+    fleet.heard("add", "good")
+    wait_for(lambda: "can't be parked now" in fleet.log("a"), PATIENCE)
+    assert fleet.unacked() == 1
+    fleet.look.delete(keys.DEAD_LETTERS)
+    assert set(fleet.letters(1)) == {"bad"}
+    assert fleet.unacked() == 0
+    assert worker.poll() is None
+
+
+RAW = {
+    b"rubbish": "undecodable",
+    b"\xff\xfe\x00": "undecodable",
+    b"[1, 2, 3]": "malformed",
+    b"null": "malformed",
+    b'{"a": 1}': "malformed",
+    json.dumps({**message("x"), "headers": [1]}).encode(): "malformed",
+    json.dumps({**message("y"), "body": "%%%"}).encode(): "malformed",
+    b"[" * 100_000: "undecodable",
+}
+
+
+@slow
+def test_what_is_no_message_at_all(fleet: Crew) -> None:
+    worker = fleet.worker("a")
+    fleet.send(*RAW, message("good"))
+    fleet.heard("add", "good")
+    letters = fleet.letters(len(RAW), payload=True)
+    found = {
+        (one.message or "").encode(errors="surrogateescape"): one.reason for one in letters.values()
+    }
+    assert found == RAW
+    assert {one.queue for one in letters.values()} == {"mail"}
+    assert {"x", "y"} < set(letters)
+    assert is_empty(fleet.look, "unacked", "unacked_index", "mail", keys.UNREADABLE)
+    assert worker.poll() is None
+    # Sent again they are what they were.
+    assert set(fleet.box.replay(list(letters.values()))) == {1}
+    fleet.letters(len(RAW))
+
+
+@slow
+def test_a_worker_that_dies_loses_none_that_it_held(fleet: Crew) -> None:
+    worker = fleet.worker("a", unknown_delay=3000.0)
+    fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
+    wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
+    worker.kill()
+    worker.wait()
+    kept = [json.loads(one)[0]["headers"]["id"] for one in fleet.look.hvals("unacked")]
+    assert sorted(kept) == [f"n-{n}" for n in range(5)]
+
+
+@slow
+def test_without_it_all_is_stock(fleet: Crew) -> None:
+    fleet.worker("a", dead_letters=False)
+    fleet.send(message("lost", "shop.none"), message("bad", body=b"{"), message("good"))
+    fleet.heard("add", "good")
+    fleet.heard("signal-unknown", "lost shop.none")
+    assert "discarded" in fleet.log("a")
+    assert fleet.box.count() == 0
+
+
+@slow
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_other_pools(fleet: Crew, pool: str) -> None:
+    fleet.worker("a", "-P", pool, "-c", "2", unknown_delay=0.2, unknown_for=0.5)
+    fleet.send(message("lost", "shop.none"), message("bad", body=[1, 2, 3]), message("good"))
+    fleet.heard("add", "good")
+    assert {one.reason for one in fleet.letters(2).values()} == {"unknown", "malformed"}
+    fleet.heard("signal-unknown", "lost shop.none")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [[], {}, {}],
+        ((), {}, None),
+        {"args": [], "task": "shop.add"},
+        [[1], {"a": 1}, {"chord": None}],
+    ],
+)
+def test_bodies_that_call_a_task(payload: Any) -> None:
+    assert misshapen(payload) is None
+
+
+def test_the_harness_sends_what_celery_sends() -> None:
+    from celery import Celery
+
+    made = Celery("shop", broker="memory://", set_as_current=False).amqp.as_task_v2(
+        "7", "shop.add", (1, 2), {}
+    )
+    assert list(json.loads(base64.b64decode(message("7")["body"]))[:2]) == [[1, 2], {}]
+    assert set(message("7")["headers"]) <= set(made.headers)
