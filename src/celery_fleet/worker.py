@@ -10,6 +10,8 @@ from celery import bootsteps, signals
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import broker, drain
+from celery_fleet.delivery import keeper
+from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
@@ -94,10 +96,11 @@ def own_queues(view: adapter.WorkerView, node: str) -> adapter.WorkerView:
     return replace(view, queues=shown or view.queues)
 
 
-def install(app: Any, notifier: Notifier) -> None:
+def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> None:
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
     gate = drain.install(app)
+    verdict = keeper.install(app, delivery or Options())
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""
@@ -114,7 +117,7 @@ def install(app: Any, notifier: Notifier) -> None:
                 view = own_queues(adapter.view_worker(worker), worker.hostname)
                 return judge(view, pulse.ready, pulse.age, gate.standing)
 
-            watch = Watch(notifier, look, question)
+            watch = Watch(notifier, look, question, verdict=verdict)
             # Not this step's stop(): the pool is waited for after it, and a drain goes on there.
             signals.worker_shutdown.connect(
                 lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"
