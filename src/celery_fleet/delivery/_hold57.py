@@ -26,9 +26,6 @@ from celery_fleet.delivery.sweep import Broker
 #: Attempts to read a collection that its own thread changes meanwhile.
 _ATTEMPTS = 20
 
-#: How the connection is called in CLIENT LIST.
-_CLIENT_NAME = "celery_fleet_lease"
-
 
 def channel_of(worker: Any) -> Any:
     """The channel that the worker consumes from; None while it has none, or one that is not Redis'."""
@@ -92,7 +89,6 @@ def client_of(channel: Any, timeout: float) -> redis.Redis:
         socket_connect_timeout=timeout,
         health_check_interval=0,  # the rounds are its check
         retry=Retry(NoBackoff(), 0),
-        client_name=_CLIENT_NAME,
     )
     params.pop("retry_on_timeout", None)
     client: redis.Redis
