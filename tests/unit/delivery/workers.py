@@ -92,7 +92,8 @@ class Workers:
         self._fleet = Fleet(directory, {"broker": store.port, "results": store.port})
         (directory / "shop.py").write_text(SHOP)
         self.app = Celery("shop", set_as_current=False)
-        self.app.conf.update(self._fleet.settings("producer")["celery"], task_ignore_result=True)
+        self.app.conf.update(self._fleet.settings("producer")["celery"])
+        self.app.conf.update(task_ignore_result=True, result_backend="disabled://")
 
     def start(
         self,
