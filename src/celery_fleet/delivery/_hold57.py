@@ -8,6 +8,7 @@ Checked in the sources of celery 5.7.0 and kombu 5.7.0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -17,10 +18,9 @@ from kombu.transport import redis as stock
 from kombu.utils.url import _parse_url
 from redis import sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
-from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.run import run
 from celery_fleet.delivery.sweep import Broker
 
 #: Attempts to read a collection that its own thread changes meanwhile.
@@ -45,19 +45,20 @@ def held(channel: Any) -> set[str]:
 
 
 def running() -> set[str]:
-    """Tags of the tasks that run, whichever connection they came by, and that were not acknowledged."""
-    requests = _copied(lambda: set(worker_state.active_requests))
+    """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
+    requests = _copied(
+        lambda: set(worker_state.active_requests) | set(worker_state.reserved_requests)
+    )
     tags = {request.message.delivery_tag for request in requests if not request.acknowledged}
     return {tag for tag in tags if isinstance(tag, str)}
 
 
 def awaited(channel: Any) -> set[str]:
     """The tag of a take whose answer is due, or was read and is not filed yet."""
-    taken = getattr(channel, "_taken", None)
-    tags = {getattr(taken, "tag", None)}
-    if getattr(channel, "_in_poll", None):
-        tags.add(getattr(channel, "_tag", None))
-    return {tag for tag in tags if tag}
+    line = getattr(channel, "_line", None)  # kombu's own channel has none
+    asked = None if getattr(line, "due", None) is None else getattr(line, "_asked", None)
+    taken = getattr(channel.connection, "taken", None)
+    return {found.tag for found in (asked, taken) if found is not None}
 
 
 def _copied(copy: Callable[[], set[Any]]) -> set[Any]:
@@ -129,13 +130,6 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
     """What a sweep has to know of a channel's broker, asked through a client of its own."""
     prefix = channel.global_keyprefix
 
-    def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        try:
-            return client.evalsha(script.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            client.script_load(script.text)
-            return client.evalsha(script.sha, len(keys), *keys, *args)
-
     def table(exchange: str) -> list[tuple[str, ...]]:
         members: Any = client.smembers(prefix + channel.keyprefix_queue % exchange)
         return [tuple(member.decode().split(channel.sep)) for member in members]
@@ -157,7 +151,7 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
         ]
 
     return Broker(
-        run=run,
+        run=partial(run, client),
         index=prefix + channel.unacked_index_key,
         unacked=prefix + channel.unacked_key,
         lists=lists,
