@@ -31,9 +31,7 @@ logger = logging.getLogger("celery_fleet.delivery.keeper")
 EVERY = 5.0
 JITTER = 0.2
 
-#: Seconds between two rounds that also look for what nobody here knows, ...
-OWN_EVERY = 30.0
-#: ... and for how long after a new connection each round does.
+#: Seconds after a new connection in which what the old one has left behind is looked for.
 SUSPICIOUS = 60.0
 
 #: Longest and shortest time in seconds for connecting, and for each answer.
@@ -123,7 +121,6 @@ class Keeper:
         self._every = every
         self._clock = clock
         self._sweep_at = clock()
-        self._own_at = clock()
         self._suspicious_until = float("-inf")
         self._times = 0
         self._trouble: str | None = None
@@ -154,10 +151,7 @@ class Keeper:
         if self._times != self._reach.times:
             self._times = self._reach.times
             self._suspicious_until = now + SUSPICIOUS
-        own = now < self._suspicious_until or now >= self._own_at
-        if own:
-            self._own_at = now + OWN_EVERY
-        if self.sweep.round(broker, own):
+        if self.sweep.round(broker, now < self._suspicious_until):
             self._sweep_at = now
 
     def _found(self, trouble: str | None) -> None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from celery_fleet.delivery.lease import Run
+from celery_fleet.delivery.lease import ROUNDS, Run
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, number_of, owner_of
 
@@ -41,8 +41,11 @@ BATCH_BYTES = 2_000_000
 #: Answers worked off in one round; the rest waits for the next, so that a renewal is not kept waiting.
 BATCHES = 20
 
-#: Places that one call looks at, where it has to tell ours from stock workers'.
+#: Places that one call looks at, where it has to tell whose they are: some 3 ms of Redis' time.
 LOOKS = 10_000
+
+#: The same where none of them has been renewed lately, so that few are ours; they are looked at in each round.
+ROUTINE_LOOKS = 1000
 
 #: Seconds for which a take's answer may be under way, before an unknown message of ours counts as forgotten.
 UNKNOWN_AGE = 10.0
@@ -52,7 +55,7 @@ MEND_COUNT = 200
 
 #: What has expired, newest first, so that messages of several rounds get back in order; and what is ours.
 #: KEYS: unacked_index, unacked. ARGV: seconds of the lease, seconds of stock workers, messages, bytes, places to
-#: look at, own prefix or "", seconds of own messages.
+#: look at, own prefix, seconds of own messages, places to look at for those, the newest first.
 #: Returns {sizes of unacked and of unacked_index, expired as tag, score, message ..., own as tag, score ...}.
 LOOK = Script("""
 local index, unacked = KEYS[1], KEYS[2]
@@ -86,14 +89,12 @@ end
 if stock < lease then gather(lease, '(' .. string.format('%.6f', stock), false) end
 gather(math.min(stock, lease), '-inf', true)
 local own = {}
-if ARGV[6] ~= '' then
-  local places = redis.call('ZRANGEBYSCORE', index, '-inf', string.format('%.6f', now - ARGV[7]), 'WITHSCORES')
-  local length = #ARGV[6]
-  for i = 1, #places, 2 do
-    if string.sub(places[i], 1, length) == ARGV[6] then
-      own[#own + 1] = places[i]
-      own[#own + 1] = places[i + 1]
-    end
+local length = #ARGV[6]
+local old = string.format('%.6f', now - ARGV[7])
+for _, tag in ipairs(redis.call('ZRANGE', index, old, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[8])) do
+  if string.sub(tag, 1, length) == ARGV[6] then
+    own[#own + 1] = tag
+    own[#own + 1] = redis.call('ZSCORE', index, tag)
   end
 end
 return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own}
@@ -217,7 +218,6 @@ class Sweep:
         known: Callable[[], Iterable[str]],
         seconds: float,
         stock_seconds: float,
-        own_age: float = UNKNOWN_AGE,
     ) -> None:
         #: Messages put back since the process began.
         self.swept = 0
@@ -225,18 +225,18 @@ class Sweep:
         self._known = known
         self._seconds = seconds
         self._stock_seconds = max(seconds, stock_seconds)
-        self._own_age = own_age
         self._unknown: dict[str, bytes] = {}
         self._uneven = False
         self._kept: set[str] = set()
 
-    def round(self, broker: Broker, own: bool = False) -> bool:
+    def round(self, broker: Broker, suspicious: bool = False) -> bool:
         """Put back what has expired; True where there was more than one round does.
 
         Args:
             broker: the Redis that this process takes from.
-            own: also look for what stands under this process's name and nobody knows; it counts as
-                forgotten when two such looks have found it.
+            suspicious: a connection was lost lately, so something may stand under this process's name that
+                nobody here knows. What is renewed is looked at as well then; otherwise such a message shows when
+                its place was not renewed with the others.
 
         Raises:
             redis.exceptions.RedisError, OSError: where Redis did not do it, or not all of it.
@@ -245,23 +245,25 @@ class Sweep:
         batches = 0
         while more and batches < BATCHES:
             batches += 1
-            with_own = own and batches == 1
-            counts, expired, owned = self._look(broker, with_own)
+            counts, expired, owned = self._look(broker, suspicious)
             known = set(self._known())
-            if with_own:
-                self._put_back_unknown(broker, owned, known)
             if batches == 1:
+                self._put_back_unknown(broker, owned, known)
                 self._mend_if_uneven(broker, *counts)
             wanted = [place for place in expired if place.tag not in known]
             more = bool(self._put_back(broker, wanted, "no lease covers them any more"))
         return more
 
-    def _look(self, broker: Broker, own: bool) -> tuple[tuple[int, int], list[Place], list[Place]]:
+    def _look(
+        self, broker: Broker, suspicious: bool
+    ) -> tuple[tuple[int, int], list[Place], list[Place]]:
         unacked, index, expired, owned = broker.ask(
             LOOK,
             [
                 *(self._seconds, self._stock_seconds, BATCH, BATCH_BYTES, LOOKS),
-                *(self._owner.prefix if own else "", self._own_age),
+                self._owner.prefix,
+                UNKNOWN_AGE + (0 if suspicious else self._seconds / ROUNDS),
+                LOOKS if suspicious else ROUTINE_LOOKS,
             ],
         )
         return (

@@ -90,18 +90,18 @@ def test_without_a_connection_of_the_worker_the_lease_goes_on(case: Case) -> Non
     assert case.count(sweep.LOOK) == 0
 
 
-def test_it_looks_for_forgotten_messages_after_each_connection_and_now_and_then(case: Case) -> None:
-    def own_looks(seconds: float) -> float:
+def test_it_is_suspicious_for_a_while_after_each_connection(case: Case) -> None:
+    def ages(seconds: float) -> set[float]:
         case.calls.clear()
         case.pass_time(seconds)
-        looks = [args for _, script, args in case.calls if script is sweep.LOOK]
-        return sum(args[5] == OWN.prefix for args in looks) / len(looks)
+        return {args[6] for _, script, args in case.calls if script is sweep.LOOK}
 
-    assert own_looks(keeper.SUSPICIOUS - 1) == 1
+    assert ages(keeper.SUSPICIOUS - 1) == {sweep.UNKNOWN_AGE}
     case.pass_time(10)
-    assert own_looks(600) < 0.3
+    assert ages(600) == {sweep.UNKNOWN_AGE + 100}
     case.times = 2
-    assert own_looks(keeper.SUSPICIOUS - 10) > 0.8
+    case.pass_time(10)
+    assert ages(keeper.SUSPICIOUS - 20) == {sweep.UNKNOWN_AGE}
 
 
 def test_after_an_error_it_tries_soon_and_tells_it_once(

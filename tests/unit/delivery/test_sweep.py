@@ -125,8 +125,8 @@ def test_what_runs_here_stays_though_its_lease_is_over(
     store.hold(tag, LEASE + 500)
     known.add(tag)
 
-    assert not sweep.round(store.broker(), own=True)
-    assert not sweep.round(store.broker(), own=True)
+    assert not sweep.round(store.broker(), suspicious=True)
+    assert not sweep.round(store.broker(), suspicious=True)
     assert store.names() == []
     assert store.held() == {tag}
 
@@ -202,13 +202,23 @@ def test_a_forgotten_message_of_our_own_goes_back_once_two_looks_found_it(
         store.hold(tag, age)
     known.add(ours)
 
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     assert store.names() == []
-    sweep.round(store.broker())  # not asked for
-    assert store.names() == []
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     assert store.names() == [forgotten]
     assert store.held() == {fresh, ours, another}
+
+
+def test_without_suspicion_it_is_what_was_not_renewed_with_the_rest(
+    store: Store, sweep: Sweep
+) -> None:
+    forgotten, fresh = tags_of(OWN, 2)
+    store.hold(forgotten, LEASE / 3 + 20)
+    store.hold(fresh, 20)
+    for _ in range(2):
+        sweep.round(store.broker())
+    assert store.names() == [forgotten]
+    assert store.held() == {fresh}
 
 
 def test_an_answer_that_was_read_between_two_looks_is_not_forgotten(
@@ -216,11 +226,11 @@ def test_an_answer_that_was_read_between_two_looks_is_not_forgotten(
 ) -> None:
     (tag,) = tags_of(OWN, 1)
     store.hold(tag, 20)
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     known.add(tag)
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     known.clear()
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     assert store.names() == []
 
 
@@ -229,7 +239,7 @@ def test_a_place_without_a_message_is_removed(store: Store, sweep: Sweep) -> Non
     store.redis.zadd(INDEX, {gone: store.now - LEASE - 1, own: store.now - 20})
 
     for _ in range(2):
-        sweep.round(store.broker(), own=True)
+        sweep.round(store.broker(), suspicious=True)
     assert store.held() == set()
     assert store.names() == []
 
@@ -305,7 +315,7 @@ def test_a_redis_at_its_memory_limit_gets_them_back(store: Store, sweep: Sweep) 
 
 def test_nothing_to_do_is_one_command(store: Store, sweep: Sweep) -> None:
     store.hold(tags_of(GONE, 1)[0], 10)
-    sweep.round(store.broker(), own=True)
+    sweep.round(store.broker(), suspicious=True)
     assert store.calls == [module.LOOK]
 
 
