@@ -89,6 +89,7 @@ class Watch:
         ask: who does not answer and why (``broker redis1:6379: …``), None where all do; bounded
             in time.
         leave: ends the process, whatever its other threads hang in.
+        verdict: told whether the process is of use, whenever that changes after it was ready.
     """
 
     def __init__(
@@ -98,12 +99,15 @@ class Watch:
         ask: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
         leave: Callable[[int], object] = os._exit,
+        verdict: Callable[[bool], object] = lambda _: None,
     ) -> None:
         self._notifier = notifier
         self._look = look
         self._ask = ask
         self._clock = clock
         self._leave = leave
+        self._verdict = verdict
+        self._given_up = False
         self._ready = False
         self._stopping = False
         self._bad = 0
@@ -132,10 +136,13 @@ class Watch:
         else:
             self._working(look)
             healthy = True
-        if healthy or not self._ready:
+        good = healthy or not self._ready
+        if good:
             self._feed()
-            return True
-        return False
+        if good is self._given_up:
+            self._given_up = not good
+            self._verdict(good)
+        return good
 
     def _safe_look(self) -> Look:
         try:

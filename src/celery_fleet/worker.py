@@ -10,6 +10,7 @@ from celery import bootsteps, signals
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import broker, drain
+from celery_fleet.delivery import keeper
 from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
@@ -103,6 +104,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
         from celery_fleet.delivery import parking  # of Celery 5.7 alone
 
         parking.install(app, delivery)
+    verdict = keeper.install(app, delivery or Options())
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""
@@ -119,7 +121,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
                 view = own_queues(adapter.view_worker(worker), worker.hostname)
                 return judge(view, pulse.ready, pulse.age, gate.standing)
 
-            watch = Watch(notifier, look, question)
+            watch = Watch(notifier, look, question, verdict=verdict)
             # Not this step's stop(): the pool is waited for after it, and a drain goes on there.
             signals.worker_shutdown.connect(
                 lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"

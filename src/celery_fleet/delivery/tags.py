@@ -40,6 +40,12 @@ def owner_of(tag: str) -> Owner | None:
     return None if found is None else Owner(found["node"], found["start"])
 
 
+def number_of(tag: str) -> int:
+    """Which of its owner's deliveries it is, in the order of taking; -1 where it is no tag of ours."""
+    found = _OWN.match(tag)
+    return -1 if found is None else int(found["number"], 16)
+
+
 class Tags:
     """Makes an owner's tags, each once; for one thread."""
 

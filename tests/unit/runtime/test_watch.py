@@ -177,6 +177,27 @@ def test_a_working_process_is_fed_every_few_seconds(ready: Case) -> None:
     assert ready.longest_hunger() <= 5.0
 
 
+def test_the_verdict_is_told_when_it_changes(ready: Case) -> None:
+    told: list[bool] = []
+    ready.watch._verdict = told.append
+    ready.steps(5)
+    assert told == []
+    ready.look = STUCK
+    ready.steps(20)
+    assert told == [False]
+    ready.look = WORKING
+    ready.steps(5)
+    assert told == [False, True]
+
+
+def test_no_verdict_is_told_of_a_start(case: Case) -> None:
+    told: list[bool] = []
+    case.watch._verdict = told.append
+    case.look = STUCK
+    case.steps(20)
+    assert told == []
+
+
 def test_a_stuck_process_starves_at_once_while_the_broker_answers(ready: Case) -> None:
     ready.steps(10)
     ready.look = STUCK
