@@ -124,7 +124,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             identity.remember()
             canary.register(self.app)
             _install_delivery()
-            worker.install(self.app, NOTIFIER)
+            worker.install(self.app, NOTIFIER, current_settings().delivery)
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )

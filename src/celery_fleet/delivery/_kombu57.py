@@ -130,7 +130,11 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
             super().reject(delivery_tag, requeue=requeue)
             return
         if requeue:
-            self._put_back([delivery_tag])
+            try:
+                self._put_back([delivery_tag])
+            except Exception as exc:
+                if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
+                    raise
         else:
             self._finish(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
@@ -138,8 +142,8 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
     def _finish(self, tag: str) -> None:
         try:
             ours = self.channel.run(ACK, [self.unacked_key, self.unacked_index_key], [tag])
-        except (*self.channel.connection_errors, AttributeError) as exc:
-            # AttributeError: kombu's channel without a connection.
+        except Exception as exc:
+            # A lost connection, kombu's channel without one (AttributeError), or a Redis that refuses it.
             if HOOKS.ack_failed is None or not HOOKS.ack_failed(tag, exc):
                 raise
             return
@@ -294,6 +298,24 @@ class _Atomic:
         channel: Any = self
         names = [channel.unacked_key, channel.unacked_index_key, key]
         return bool(self.run(RESTORE, names, [tag, payload]))
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        made: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        return made if HOOKS.parameters is None else HOOKS.parameters(made)
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether the reply that the loop waits for has not come for so long; a push is none."""
+        channel: Any = self
+        connection = channel._in_poll
+        if not connection or channel._brpop_sent_at is None or connection._sock is None:
+            return False
+        limit = seconds
+        if self._due in (Due.STOCK, Due.RING):  # Redis waits by itself
+            limit += channel.brpop_timeout or 0
+        if monotonic() - channel._brpop_sent_at <= limit:
+            return False
+        # Kept unread without credit, it is no fault of the broker's.
+        return not stock._socket_readable(connection._sock)
 
     # --- asking ---
 
@@ -539,6 +561,13 @@ class SentinelChannel(_Atomic, stock.SentinelChannel):  # type: ignore[misc]  # 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # see stock
     """kombu's poller, which knows an armed channel."""
+
+    def on_poll_start(self) -> None:
+        """Before each wait."""
+        if HOOKS.tick is not None:
+            for channel in tuple(self._channels):
+                HOOKS.tick(channel)
+        super().on_poll_start()
 
     def on_readable(self, fileno: int) -> Any:
         """A socket has something to read."""
