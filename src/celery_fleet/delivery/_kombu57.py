@@ -33,6 +33,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from celery_fleet import errors
 from celery_fleet.delivery import keys, process
+from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, RESTORE, TAKE, Script
 from celery_fleet.errors import FleetError, one_line
@@ -239,6 +240,8 @@ class _Atomic:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unconfirmed: set[str] = set()
         super().__init__(*args, **kwargs)
+        # For what kombu does from time to time; its retrying goes by the transport's errors.
+        self.connection_errors = (*self.connection_errors, BrokerAwayError)
         self._require_version()
 
     def _require_version(self) -> None:

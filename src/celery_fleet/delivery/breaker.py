@@ -43,6 +43,11 @@ LONGEST_PAUSE = 5.0
 SETTLED = 10.0
 
 
+def text_of(why: object) -> str:
+    """An exception or a text in one line, without secrets."""
+    return redact(one_line(why) or type(why).__name__)
+
+
 class BrokerAwayError(Exception):
     """The broker does not answer, so it was not asked.
 
@@ -79,6 +84,7 @@ class Breaker:
         self._since = 0.0
         self._closed_at = float("-inf")
         self._in_a_row = 0
+        self._told = False
         self._ended = threading.Event()
 
     # --- whose ---
@@ -124,12 +130,8 @@ class Breaker:
         self._since = self._clock()
         self._open = True
         self.trips += 1
-        text = redact(one_line(why) or type(why).__name__)
-        logger.warning(
-            "the broker does not answer (%s): running tasks and their time limits go on, and nothing is"
-            " sent to it until it answers",
-            text,
-        )
+        self._told = False
+        logger.info("the broker is asked by itself: %s", text_of(why))
         wait = min(self._pause * 2 ** (self._in_a_row - 1), self._longest) if self._in_a_row else 0
         threading.Thread(
             target=self._ask, args=(wait,), name="celery_fleet.breaker", daemon=True
@@ -145,10 +147,17 @@ class Breaker:
             try:
                 self._probe()
             except Exception as exc:  # noqa: BLE001  # whatever it is, it is no answer
-                logger.debug("the broker does not answer yet: %s", redact(one_line(exc)))
                 wait = self._pause
+                if not self._told:
+                    self._told = True
+                    logger.warning(
+                        "the broker does not answer (%s): running tasks and their time limits go on, and"
+                        " nothing is sent to it until it answers",
+                        text_of(exc),
+                    )
                 continue
-            logger.warning("the broker answers again after %.1f s", self.seconds)
+            if self._told:
+                logger.warning("the broker answers again after %.1f s", self.seconds)
             self._closed_at = self._clock()
             self._open = False
             for told in self.on_closed:
