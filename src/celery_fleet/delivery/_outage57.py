@@ -61,7 +61,8 @@ def adopt(channel: Any, message: Any) -> None:
 
 def in_flight(channel: Any) -> str | None:
     """The tag of the take whose answer is still to come; None without one."""
-    return channel._tag if getattr(channel, "_in_poll", None) else None
+    tag: str | None = getattr(channel, "awaited", None)
+    return tag
 
 
 def list_of(channel: Any, raw: dict[str, Any], queue: str) -> str:

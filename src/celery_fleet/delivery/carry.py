@@ -21,6 +21,7 @@ from kombu.utils import json
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet.delivery import _outage57 as internals
+from celery_fleet.delivery.messages import redelivered
 from celery_fleet.delivery.pending import Pending
 from celery_fleet.delivery.scripts import ACK, Script
 from celery_fleet.delivery.tags import Owner
@@ -187,15 +188,9 @@ class Carry:
         try:
             raw, _, queue = json.loads(entry.decode())  # type: ignore[no-untyped-call]  # typed in part only
             key = internals.list_of(channel, raw, queue)
-            marked = _redelivered(raw)
+            marked = redelivered(raw)
         except Exception as exc:  # noqa: BLE001  # gone meanwhile, or no message: the sweep deals with it
             logger.debug("message %s is left to the sweep: %s", tag, redact(one_line(exc)))
             return False
         payload = json.dumps(marked)  # type: ignore[no-untyped-call]  # typed in part only
         return bool(channel.restore(tag, key, payload))
-
-
-def _redelivered(raw: dict[str, Any]) -> dict[str, Any]:
-    from celery_fleet.delivery._kombu57 import redelivered  # of this kombu alone
-
-    return redelivered(raw)
