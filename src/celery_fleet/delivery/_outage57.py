@@ -13,6 +13,7 @@ from types import GeneratorType
 from typing import Any, TypeVar
 
 from celery import bootsteps
+from celery.concurrency import prefork
 from celery.worker import loops
 from celery.worker import state as worker_state
 
@@ -49,6 +50,11 @@ def held(channel: Any) -> set[str]:
     if qos is None:
         return set()
     return set(snapshot(qos._delivered)) - set(snapshot(qos._dirty))
+
+
+def acknowledge_now(hub: Any) -> None:
+    """Run the acknowledgements that wait for the loop's next turn (celery/concurrency/prefork.py)."""
+    prefork._run_ready_callbacks(hub)
 
 
 def adopt(channel: Any, message: Any) -> None:
