@@ -178,3 +178,14 @@ def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
     Its ``_publish`` is where all of them end (celery/events/dispatcher.py).
     """
     dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))
+
+
+# --- the result store (celery/app/base.py) ---
+
+
+def each_backend(app: Any, prepare: Callable[[Any], Any]) -> None:
+    """Have ``prepare`` called with every result backend that the app makes or has made, one for each thread."""
+    make = app._get_backend
+    app._get_backend = lambda: prepare(make())
+    if app._backend is not None:
+        prepare(app._backend)
