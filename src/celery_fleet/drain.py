@@ -168,6 +168,11 @@ class Gate:
         self._called = True
 
     @property
+    def is_ending(self) -> bool:
+        """Whether a drain was asked for, be it that it could not begin yet."""
+        return self._called or self._mode is Mode.DRAINING
+
+    @property
     def can_drain(self) -> bool:
         """Whether there is a connection whose worker can be drained."""
         return self._consumer is not None and adapter.why_not_drained(self._consumer) is None

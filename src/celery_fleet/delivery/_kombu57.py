@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from queue import Empty
+from time import monotonic
 from typing import Any
 
 import kombu.transport
@@ -21,8 +22,9 @@ import kombu.utils.json
 from celery_fleet import errors
 from celery_fleet.delivery import keys, process
 from celery_fleet.delivery._kombu57_held import Message, QoS, Taken
+from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.delivery.hooks import HOOKS
-from celery_fleet.delivery.line import NET, Found, Line, Question, require_redis, tell_once
+from celery_fleet.delivery.line import NET, Due, Found, Line, Question, require_redis, tell_once
 from celery_fleet.delivery.run import run
 from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, RESTORE, Script
 from celery_fleet.errors import FleetError, one_line
@@ -47,6 +49,7 @@ class _Atomic:
     # kombu's, for the type checker
     client: Any
     connection: Any
+    connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._line = Line()
@@ -54,6 +57,8 @@ class _Atomic:
         #: A BRPOP of kombu's own is under way.
         self._popping = False
         super().__init__(*args, **kwargs)
+        # For what kombu does from time to time; its retrying goes by the transport's errors.
+        self.connection_errors = (*self.connection_errors, BrokerAwayError)
         self._require_version()
 
     def _require_version(self) -> None:
@@ -92,6 +97,23 @@ class _Atomic:
         return isinstance(exc, channel.connection_errors) or (
             isinstance(exc, AttributeError) and self.connection is None
         )
+
+    @property
+    def awaited(self) -> str | None:
+        """The tag of a take whose answer is still to come."""
+        return self._line.awaited
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether an answer that the loop waits for has not come for so long; a push is none."""
+        channel: Any = self
+        conn = channel._in_poll
+        if not conn or conn._sock is None or channel._brpop_sent_at is None:
+            return False
+        waits = self._popping or self._line.due is Due.RING  # there Redis itself waits
+        if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
+            return False
+        # There, but left unread without credit, it is no fault of the broker's.
+        return not stock._socket_readable(conn._sock)
 
     # --- which way ---
 
@@ -255,6 +277,10 @@ class _Atomic:
 
     # --- the connection ---
 
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        made: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        return made if HOOKS.parameters is None else HOOKS.parameters(made)
+
     def _on_connection_disconnect(self, connection: Any) -> None:
         if getattr(self.__dict__.get("client"), "connection", None) is connection:
             self._line.lost()
@@ -279,6 +305,13 @@ class SentinelChannel(_Atomic, stock.SentinelChannel):  # type: ignore[misc]  # 
 
 class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # see stock
     """kombu's poller, which knows that pushes come unasked."""
+
+    def on_poll_start(self) -> None:
+        """Before each wait."""
+        if HOOKS.tick is not None:
+            for channel in tuple(self._channels):
+                HOOKS.tick(channel)
+        super().on_poll_start()
 
     def on_readable(self, fileno: int) -> Any:
         """A socket has something to read."""

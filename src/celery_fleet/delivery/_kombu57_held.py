@@ -77,7 +77,11 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
             super().reject(delivery_tag, requeue=requeue)
             return
         if requeue:
-            self._put_back(delivery_tag)
+            try:
+                self._put_back(delivery_tag)
+            except Exception as exc:
+                if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
+                    raise
         else:
             self._finish(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
@@ -86,7 +90,8 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         try:
             ours = self.channel.run(ACK, [self.unacked_key, self.unacked_index_key], [tag])
         except Exception as exc:
-            if not self.channel.is_lost(exc) or not _is_sent_later(tag, exc):
+            # Whatever it is: the task has ended, and Celery counts it as acknowledged from now on.
+            if not _is_sent_later(tag, exc):
                 raise
             return
         if not ours:

@@ -25,6 +25,13 @@ class Hooks:
     #: ``(channel, tag, key, item, reason, detail)``: keep an item (bytes) of the list ``key`` that can't be
     #: read; it stands under ``tag`` in unacked. None: to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
     park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
+    #: ``(tag, error)``: a message could not be put back on request of its task; True where that is done later.
+    #: None: the error is raised.
+    requeue_failed: Callable[[str, Exception], bool] | None = None
+    #: ``(parameters)`` of a pool of connections; what they shall be. None: as they are.
+    parameters: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    #: ``(channel)``, before each wait of the event loop; raises where the connection is to be given up.
+    tick: Callable[[Any], object] | None = None
 
 
 HOOKS = Hooks()

@@ -140,6 +140,12 @@ class Line:
         now = monotonic()
         return now < self._hold_until or (self.armed and now - self.asked_at < NET)
 
+    @property
+    def awaited(self) -> str | None:
+        """The tag of a take whose answer is still to come."""
+        takes = self.due in (Due.TAKE, Due.RING)
+        return self._asked.tag if takes and self._asked is not None else None
+
     def ask(self, conn: Any, question: Question) -> None:
         """Send a take, or cast the net if it is armed."""
         if self.armed:
