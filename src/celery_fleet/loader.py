@@ -14,7 +14,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from celery_fleet import errors, versions
+from celery_fleet import errors, patching, versions
+
+patching.finish()
 
 try:
     versions.require()
