@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json
 
-from celery_fleet._pools57 import Door, door_of, kind_of
+from celery_fleet._pools57 import GREENLETS, Door, door_of, kind_of
 from celery_fleet.loaded import CODE, INVENTORY, Loaded
 
 # --- settings (celery/app/utils.py, celery/utils/collections.py) ---
@@ -211,7 +211,7 @@ def sends_task_events(consumer: Any) -> bool:
 
 def why_not_paused(consumer: Any) -> str | None:
     """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
-    if consumer.hub is None and not consumer.pool.is_green:
+    if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
         return "its pool has no event loop"
     channel = getattr(consumer.task_consumer, "channel", None)
     if not isinstance(channel, Channel):
@@ -229,7 +229,7 @@ def why_not_drained(consumer: Any) -> str | None:
     if os.environ.get("REMAP_SIGTERM"):
         return "REMAP_SIGTERM gives SIGTERM another meaning"
     if kind_of(consumer.pool) is None:
-        return "its pool is not prefork, threads, solo, gevent or eventlet"
+        return "its pool is not prefork, threads, solo or gevent"
     return why_not_paused(consumer)
 
 

@@ -19,7 +19,7 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.eventio import READ
 
-_PREFORK, _THREADS, _SOLO, _GREEN = "prefork", "threads", "solo", "green"
+_PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
@@ -31,7 +31,8 @@ def kind_of(pool: Any) -> str | None:
         return _THREADS
     if "solo" in modules:
         return _SOLO
-    return _GREEN if modules & {"gevent", "eventlet"} else None
+    # Not eventlet, which its own authors advise against: it hands back and stops as Celery has it.
+    return GREENLETS if "gevent" in modules else None
 
 
 class Door:
@@ -143,14 +144,14 @@ class _Waiter:
         self.request = request
         self.granted = False
         self.taken = False
-        self.told = threading.Event()  # a greenlet's, once the pool's library has patched it
+        self.told = threading.Event()  # gives way to other greenlets, being patched
 
 
 class _Green(Door):
-    """celery/concurrency/{gevent,eventlet}.py: whoever has a task waits for a slot, the consumer too.
+    """celery/concurrency/gevent.py: whoever has a task waits for a slot, the consumer too.
 
-    They wait here instead of inside the library's pool, where nobody could call them back. No slot is
-    free while somebody waits, so the pool's own queue stays empty.
+    They wait here instead of inside gevent's pool, where nobody could call them back. No slot is free
+    while somebody waits, so that pool's own queue stays empty.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -162,9 +163,7 @@ class _Green(Door):
         pool.flush = self.drop
 
     def _free(self) -> int:
-        group = self.pool._pool
-        free = group.free_count() if hasattr(group, "free_count") else group.free()
-        return int(free) - self._granted
+        return int(self.pool._pool.free_count()) - self._granted
 
     def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
         request = _request_of(accept_callback)
@@ -226,7 +225,7 @@ def door_of(pool: Any, semaphore: Any = None) -> Door:
             door = _Threads(pool)
         elif kind == _SOLO:
             door = _Solo(pool)
-        elif kind == _GREEN:
+        elif kind == GREENLETS:
             door = _Green(pool)
         else:
             door = Door(pool, semaphore)

@@ -6,13 +6,13 @@ in order, for other workers to take. What runs goes on, and so does the event lo
 remote control, results and acknowledgements. Celery's own stop keeps such messages to itself until its
 last task has ended.
 
-SIGTERM and remote control's ``shutdown`` drain a worker on Redis, whatever its pool; a second SIGTERM is
-Celery's warm stop, SIGQUIT its cold one. Other brokers, and workers with a ``no_ack`` queue, keep
-Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work for the same workers.
+SIGTERM and remote control's ``shutdown`` drain a worker of prefork, threads, solo or gevent on Redis; a
+second SIGTERM is Celery's warm stop, SIGQUIT its cold one. Other pools and brokers, and workers with a
+``no_ack`` queue, keep Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work for the same.
 
 All happens on the loop's thread, and the signal's handler does no more than wake it and shut the pool's
 door. A solo pool's task keeps the loop from hearing: it hands back when that has ended, before another
-one begins. With gevent and eventlet there is no loop but greenlets: whatever asks Redis gives way there.
+one begins. With gevent there is no loop but greenlets: whatever asks Redis gives way there.
 
 Where the broker is away and the loop lives on, a worker drains all the same: it ends when its tasks have.
 """
@@ -25,6 +25,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import partial
@@ -434,10 +435,10 @@ class Bell:
             adapter.door(consumer).on_freed = partial(consumer.hub.call_soon, self._gate.heard)
         celerys = signal.getsignal(signal.SIGTERM)
         # An embedded worker has no handler, and no thread but the main one can set it.
-        on_main = threading.current_thread() is threading.main_thread()
-        if not self._installed and callable(celerys) and on_main:
-            self._installed = True
-            signal.signal(signal.SIGTERM, partial(self._ring, writer, celerys))
+        if not self._installed and callable(celerys):
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, partial(self._ring, writer, celerys))
+                self._installed = True
 
     def _ring(
         self, writer: int, celerys: Callable[[int, Any], object], signum: int, frame: Any

@@ -21,7 +21,7 @@ from fleet_control import celery
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
 from tests.programs import required
 
-POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+POOLS = ("prefork", "threads", "solo", "gevent")
 SLOTS = 2
 WITNESS = "pw-of-witness"
 PRIORITIES = (0, 3, 6, 9)
