@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from fleet_control import celery
+from celery import Celery
+from fleet_control import celery as roles
 
 from tests.programs import required
 
@@ -64,8 +65,17 @@ def client(port: int, user: str) -> redis.Redis:
 class Fleet:
     """A broker, a result store and a worker."""
 
-    def __init__(self, directory: Path, ports: dict[str, int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        ports: dict[str, int],
+        delivery: dict[str, Any] | None = None,
+        conf: dict[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
+        #: Of a worker's settings: its `delivery`, and what is laid over its `celery`.
+        self.delivery = delivery
+        self.conf = conf or {}
         self.ports = ports
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
@@ -73,7 +83,7 @@ class Fleet:
     def settings(self, user: str) -> dict[str, Any]:
         """A component's settings as the roles write them, without TLS."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
-        document = celery.process_settings(
+        document = roles.process_settings(
             "shop",
             user,
             user,
@@ -88,6 +98,11 @@ class Fleet:
             conf.pop(name)
         for name in ("broker_url", "result_backend"):
             conf[name] = conf[name].replace("rediss://", "redis://")
+        if user == "worker":
+            if self.delivery is not None:
+                document["delivery"] = self.delivery
+            for name, value in self.conf.items():
+                conf[name] = {**conf.get(name, {}), **value} if isinstance(value, dict) else value
         return document
 
     def environment(self, user: str) -> dict[str, str]:
@@ -104,13 +119,25 @@ class Fleet:
         }
 
     def start(self, *argv: str, user: str = "worker") -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", *argv],
-            cwd=self.directory,
-            env=self.environment(user),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        """A program of Celery's; what a worker says is in the file worker.log."""
+        with (self.directory / f"{user}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *argv],
+                cwd=self.directory,
+                env=self.environment(user),
+                stdout=log,
+                stderr=log,
+            )
+
+    def log(self, user: str = "worker") -> str:
+        """What its programs have said so far."""
+        return (self.directory / f"{user}.log").read_text()
+
+    def app(self) -> Any:
+        """A Celery app in this process that sends as the producer may."""
+        made = Celery("shop", set_as_current=False)
+        made.conf.update(self.settings("producer")["celery"])
+        return made
 
     def celery(self, *argv: str, user: str = "operator") -> str:
         """Celery's own command line as a user; what it prints."""
@@ -142,15 +169,23 @@ class Fleet:
 
 
 @contextmanager
-def running(directory: Path, *more: str) -> Iterator[Fleet]:
-    """A fleet in a directory, its worker with further options."""
+def running(
+    directory: Path,
+    *more: str,
+    delivery: dict[str, Any] | None = None,
+    celery: dict[str, Any] | None = None,
+) -> Iterator[Fleet]:
+    """A fleet in a directory, its worker with further options.
+
+    ``delivery`` is that of the worker's settings; ``celery`` is laid over its Celery settings.
+    """
     ports = {kind: free_port() for kind in ("broker", "results")}
-    made = Fleet(directory, ports)
+    made = Fleet(directory, ports, delivery, celery)
     with ExitStack() as stack:
         for kind, port in ports.items():
             own = directory / kind
             own.mkdir()
-            (own / "users.acl").write_text(celery.acl(kind, PASSWORDS, QUEUES))
+            (own / "users.acl").write_text(roles.acl(kind, PASSWORDS, QUEUES))
             server = subprocess.Popen(
                 [
                     *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),

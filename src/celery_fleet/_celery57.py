@@ -370,16 +370,19 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
             raw = message._raw
             for parent, name in ((raw, "headers"), (raw["properties"], "delivery_info")):
                 parent[name] = {**(parent.get(name) or {}), "redelivered": True}
-            key = channel._q_for_pri(
+            # The atomic take knows the list, and has a tag for each delivery, so no doubt whose it is.
+            known = getattr(message, "list_key", None)
+            key = known or channel._q_for_pri(
                 _queue_of_message(channel, message),
                 channel._get_message_priority(raw, reverse=False),
             )
+            first = "" if tried is None or known else repr(tried)
             payload = kombu_json.dumps(raw)  # type: ignore[no-untyped-call]  # typed in part only
             # kombu prefixes the first key of a script alone.
             prefix = channel.global_keyprefix
             script(
                 keys=[channel.unacked_index_key, prefix + channel.unacked_key, prefix + key],
-                args=[message.delivery_tag, payload, "" if tried is None else repr(tried)],
+                args=[message.delivery_tag, payload, first],
                 client=pipe,
             )
         return list(reversed(pipe.execute(raise_on_error=False)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from celery_fleet import errors, patching, versions
@@ -28,6 +29,7 @@ from celery.loaders.app import AppLoader
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import canary, identity
+from celery_fleet.delivery import process, take
 from celery_fleet.errors import FleetError
 from celery_fleet.notify import Notifier
 from celery_fleet.pins import SCHEDULE, PinnedChanges, PinnedSchedule
@@ -123,10 +125,23 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
             identity.remember()
             canary.register(self.app)
-            worker.install(self.app, NOTIFIER)
+            _install_delivery()
+            worker.install(self.app, NOTIFIER, current_settings().delivery)
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )
+
+
+def _install_delivery() -> None:
+    """Have messages taken as the settings say; again is harmless. The settings then tell what can be had."""
+    settings = current_settings()
+    if COMPONENT != "worker":  # an application's own process may embed a worker
+        return
+    use_settings(replace(settings, delivery=take.install(settings.delivery)))
+    # Its sender is the node's name.
+    signals.celeryd_init.connect(
+        lambda sender, **_: process.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"
+    )
 
 
 def _refuse_service(app: str) -> NoReturn:
@@ -190,6 +205,11 @@ def log_precedence(app: Any) -> None:
     changes = adapter.changes_of(app.conf)
     if isinstance(changes, PinnedChanges):
         _log(changes)
+    if COMPONENT == "worker":
+        visibility = (app.conf.broker_transport_options or {}).get("visibility_timeout", 3600)
+        delivery = take.describe(current_settings().delivery, visibility)
+        if delivery is not None:
+            logger.info("%s", delivery)
 
 
 def _log(changes: PinnedChanges) -> None:

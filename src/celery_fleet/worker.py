@@ -10,6 +10,7 @@ from celery import bootsteps, signals
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import broker, drain
+from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
@@ -94,10 +95,14 @@ def own_queues(view: adapter.WorkerView, node: str) -> adapter.WorkerView:
     return replace(view, queues=shown or view.queues)
 
 
-def install(app: Any, notifier: Notifier) -> None:
+def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> None:
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
     gate = drain.install(app)
+    if delivery is not None and (delivery.carry or delivery.outage):
+        from celery_fleet.delivery import steady  # of kombu 5.7 alone
+
+        steady.install(app, delivery, lambda: gate.standing.mode is Mode.DRAINING)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""

@@ -344,7 +344,7 @@ _SCRIPTS = "+evalsha +script|load +script|exists"
 _BROKER_COMMANDS = {
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
-    "+punsubscribe",
+    "+punsubscribe +client|tracking +blmove +rpop +ltrim",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
@@ -386,6 +386,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
             "_kombu.binding_deadlines",
             *_lists("*.celery.pidbox"),
             "celeryev.*",
+            "fleet:*",
         ]
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):

@@ -14,3 +14,7 @@ UNKNOWN = "x-fleet-unknown"
 UNKNOWN_SINCE = "x-fleet-unknown-since"
 #: ... and how many processes died while they ran it.
 DEATHS = "x-fleet-deaths"
+
+#: List of what could not be read, where there are no dead letters; the newest first.
+UNREADABLE = "fleet:unreadable"
+UNREADABLE_KEPT = 1000

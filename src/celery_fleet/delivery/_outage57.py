@@ -1,0 +1,174 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""What carry and the care of outages read of Celery 5.7 and kombu 5.7, beside :mod:`celery_fleet._celery57`.
+
+Checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from types import GeneratorType
+from typing import Any, TypeVar
+
+from celery import bootsteps
+from celery.worker import loops
+from celery.worker import state as worker_state
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+T = TypeVar("T")
+
+
+def snapshot(items: Collection[T]) -> list[T]:
+    """The items of a set that another thread may change meanwhile."""
+    while True:
+        try:
+            return list(items)
+        except RuntimeError:  # it changed while it was read
+            continue
+
+
+# --- what runs, and what is held (celery/worker/state.py, kombu/transport/virtual/base.py) ---
+
+
+def running() -> list[Any]:
+    """Requests that a pool has and that are not acknowledged; for any thread."""
+    requests = {
+        id(request): request
+        for some in (worker_state.active_requests, worker_state.reserved_requests)
+        for request in snapshot(some)
+    }
+    return [request for request in requests.values() if not request.acknowledged]
+
+
+def held(channel: Any) -> set[str]:
+    """Tags of the messages that a channel has delivered and nobody has acknowledged; for any thread."""
+    qos = getattr(channel, "_qos", None)
+    if qos is None:
+        return set()
+    return set(snapshot(qos._delivered)) - set(snapshot(qos._dirty))
+
+
+def adopt(channel: Any, message: Any) -> None:
+    """Have a message that came by an earlier connection be acknowledged on this one."""
+    message.channel = channel
+    qos = channel.qos
+    qos._dirty.discard(message.delivery_tag)
+    qos._delivered[message.delivery_tag] = message
+
+
+def in_flight(channel: Any) -> str | None:
+    """The tag of the take whose answer is still to come; None without one."""
+    tag: str | None = getattr(channel, "awaited", None)
+    return tag
+
+
+def list_of(channel: Any, raw: dict[str, Any], queue: str) -> str:
+    """The list of a queue that a message belongs to, by its priority (kombu/transport/redis.py)."""
+    return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
+
+
+# --- the connection that is lost ---
+
+
+def forget_farewells(consumer: Any) -> None:
+    """Keep Celery from taking leave on a connection that is gone.
+
+    ConsumerStep (gossip) cancels its consumers through ``c.connection``, which is None by then; the
+    AttributeError leaves its channel half closed, and the worker ends of it at its next stop
+    (celery/bootsteps.py).
+    """
+    for step in consumer.steps:
+        if isinstance(step, bootsteps.ConsumerStep):
+            step.consumers = None
+
+
+def abandon(connection: Any) -> None:
+    """Close a kombu connection without asking its broker anything, whatever is under way on it.
+
+    Channel.close would read the answer that is due, delete the queues of remote control, and
+    unsubscribe (kombu/transport/redis.py).
+    """
+    if connection is None:
+        return
+    established = getattr(connection, "_connection", None)
+    for channel in list(getattr(established, "channels", None) or ()):
+        try:
+            channel._in_poll = False
+            channel.auto_delete_queues.clear()
+            channel._disconnect_pools()
+            channel.close()
+        except Exception as exc:  # noqa: BLE001  # it is gone all the same
+            logger.debug("a lost channel could not be closed: %r", exc)
+            channel.closed = True
+    try:
+        connection.close()
+    except Exception as exc:  # noqa: BLE001
+        logger.debug("a lost connection could not be closed: %r", exc)
+
+
+# --- the loop (celery/worker/loops.py, kombu/asynchronous/hub.py, celery/concurrency/asynpool.py) ---
+
+
+@contextmanager
+def pool_alone(consumer: Any) -> Iterator[Callable[[], object]]:
+    """Have the hub serve the pool, without a broker; gives one turn of the loop to call.
+
+    A stop of the worker leaves the hub as it is: the pool's results come by it until the end.
+    """
+    hub = consumer.hub
+    before = loops._timer_entries(hub.timer)
+    hub.reset()
+    consumer.controller.register_with_event_loop(hub)
+    resume_writes(consumer)
+    # At least two turns a second, and more where there is something to do.
+    hub.call_repeatedly(0.5, lambda: None)
+    ours = loops._timer_entries(hub.timer) - before
+    hub.propagate_errors = ()
+    loop = hub.create_loop()
+
+    def turn() -> None:
+        nonlocal loop
+        try:
+            next(loop)
+        except StopIteration:
+            loop = hub.create_loop()
+        except consumer.connection_errors as exc:
+            logger.debug("in the loop without a broker: %r", exc)
+            loop = hub.create_loop()
+
+    try:
+        yield turn
+    except SystemExit:  # Celery's WorkerShutdown and WorkerTerminate
+        raise
+    except BaseException:
+        loops._cancel_timer_entries(hub.timer, ours)
+        raise
+    else:
+        hub.reset()
+        loops._cancel_timer_entries(hub.timer, ours)
+
+
+def resume_writes(consumer: Any) -> None:
+    """Go on with jobs that were being written to a child when the hub was reset.
+
+    Celery's own way (``AsynPool.flush``) writes them out and forgets that they run.
+    """
+    pool = getattr(consumer.pool, "_pool", None)
+    writers: Iterable[Any] = getattr(pool, "_active_writers", ())
+    for job in list(getattr(pool, "_cache", {}).values()):
+        made = getattr(job, "_writer", None)
+        writer = made() if made is not None else None
+        process = getattr(job, "_write_to", None)
+        if isinstance(writer, GeneratorType) and writer in writers and process is not None:
+            consumer.hub.add_writer(process.inqW_fd, writer)
+
+
+def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
+    """Have the events of a dispatcher go to ``put`` as (event, routing key).
+
+    Its ``_publish`` is where all of them end (celery/events/dispatcher.py).
+    """
+    dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))

@@ -1,0 +1,185 @@
+"""Celery's consumer, with the parts of the delivery that need one.
+
+It is made of whatever ``worker_consumer`` an application has, and of mixins, the first of which is asked first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state as worker_state
+from kombu.exceptions import OperationalError
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet.delivery import _outage57 as internals
+from celery_fleet.delivery.breaker import BrokerAwayError
+from celery_fleet.errors import one_line
+from celery_fleet.redact import redact
+
+if TYPE_CHECKING:
+    from celery_fleet.delivery.steady import Steady
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Seconds between two looks at the breaker where there is no event loop to keep alive.
+WITHOUT_LOOP = 0.1
+
+#: Seconds between two lines that say that the broker is still away.
+TELL_EVERY = 60.0
+
+
+def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -> type[Any]:
+    """A class of consumers: ``base``, with each of the mixins before it."""
+    return type("FleetConsumer", (*mixins, base), attributes)
+
+
+class SteadyConsumer:
+    """A mixin for a consumer that lives through a lost connection and a broker that hangs."""
+
+    #: The process's parts; set by whoever makes the class.
+    fleet: Steady
+
+    # Celery's, for the type checker
+    app: Any
+    hub: Any
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+
+    #: Tick functions that the transport of this connection has put into the hub, which never takes them out.
+    _ticks: frozenset[Any] = frozenset()
+    #: Whether nothing is left to do for Celery's cleaning up after a lost connection.
+    _clean = False
+    _event_dispatcher: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.fleet.breaker.adopt()
+        super().__init__(*args, **kwargs)
+        self.connection_errors = (*self.connection_errors, BrokerAwayError)
+        if self.hub is not None:
+            # From the probe's thread: else the loop would learn of it half a second later.
+            self.fleet.breaker.on_closed.append(lambda: self.hub.call_soon(lambda: None))
+
+    def start(self) -> None:
+        """Consume until the worker stops, by one connection after another."""
+        self.fleet.breaker.adopt()  # whoever starts is who runs
+        self.fleet.begin(self)
+        super().start()  # type: ignore[misc]
+
+    @property
+    def event_dispatcher(self) -> Any:
+        """Celery's dispatcher of events."""
+        return self._event_dispatcher
+
+    @event_dispatcher.setter
+    def event_dispatcher(self, dispatcher: Any) -> None:
+        """A connection has a new one, which has sent nothing yet."""
+        self._event_dispatcher = dispatcher
+        if dispatcher is not None:
+            self.fleet.divert_events(dispatcher)
+
+    # --- a lost connection ---
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost, or could not be made use of."""
+        self.fleet.breaker.trip(exc)
+        internals.forget_farewells(self)
+        if self.hub is not None:
+            self.hub.on_tick.difference_update(self._ticks)
+        carry = self.fleet.carry
+        if carry is None:
+            super().on_connection_error_after_connected(exc)  # type: ignore[misc]
+            return
+        logger.warning("consumer: connection to broker lost (%s)", redact(one_line(exc)))
+        self._clean = carry.lost(self)
+        connection, self.connection = self.connection, None
+        internals.abandon(connection)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """There was no connection to lose."""
+        self.fleet.breaker.trip(exc)
+        self._clean = self.fleet.carry is not None
+        super().on_connection_error_before_connected(exc)  # type: ignore[misc]
+
+    def on_close(self) -> None:
+        """Celery's cleaning up, which would forget what runs."""
+        clean, self._clean = self._clean, False
+        if not clean:
+            super().on_close()  # type: ignore[misc]
+
+    # --- the next one ---
+
+    def connect(self) -> Any:
+        """Connect, as soon as the broker answers."""
+        before = frozenset(self.hub.on_tick) if self.hub is not None else frozenset()
+        made = super().connect()  # type: ignore[misc]
+        if self.hub is not None:
+            self._ticks = frozenset(self.hub.on_tick) - before
+        return made
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect a kombu connection; the hub lives on meanwhile.
+
+        Raises:
+            BrokerAwayError: where the consumer has a connection and a second one can't be had: all begins anew.
+        """
+        if not self.fleet.guards:
+            return super().ensure_connected(conn)  # type: ignore[misc]
+        if self.connection:
+            return self._connected(conn)
+        while True:
+            self.wait_for_broker()
+            try:
+                made = self._connected(conn)
+            except (*self.connection_errors, *conn.channel_errors, OperationalError) as exc:
+                logger.error(
+                    "consumer: cannot connect to %s: %s", conn.as_uri(), redact(one_line(exc))
+                )
+                self.fleet.breaker.trip(exc)
+            else:
+                self.first_connection_attempt = False
+                self.broker_connection_retry_attempt = 0
+                return made
+
+    def _connected(self, conn: Any) -> Any:
+        url = self.fleet.answering
+        if url is not None and url in (conn.alt or ()):
+            conn.switch(url)
+        # Not connect(): it sleeps and tries again by itself.
+        return conn.ensure_connection(max_retries=0)
+
+    def wait_for_broker(self) -> None:
+        """Keep the pool, time limits and signals going until the broker answers.
+
+        Raises:
+            SystemExit: Celery's, where the worker is told to stop.
+        """
+        breaker = self.fleet.breaker
+        if not breaker.open:
+            return
+        if self.hub is None:
+            while self.fleet.breaker.open:
+                self._may_go_on()
+                time.sleep(WITHOUT_LOOP)
+            return
+        tell_at = TELL_EVERY
+        with internals.pool_alone(self) as turn:
+            while breaker.open:
+                self._may_go_on()
+                turn()
+                self.fleet.turned()
+                if breaker.seconds >= tell_at:
+                    tell_at += TELL_EVERY
+                    logger.warning("still no answer of the broker after %.0f s", breaker.seconds)
+
+    def _may_go_on(self) -> None:
+        if self.fleet.draining() and not internals.running():
+            adapter.stop_worker()
+        worker_state.maybe_shutdown()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Celery's hook just before the loop begins."""
+        super().register_with_event_loop(hub)  # type: ignore[misc]
+        internals.resume_writes(self)

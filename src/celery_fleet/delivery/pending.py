@@ -1,0 +1,104 @@
+"""Acknowledgements that could not be sent, until they can. Standard library alone.
+
+A task that ended while the broker was away is done: if its message were put back it would run again. So
+the tag is kept, in memory and in a file of the runtime directory, one a line, oldest first; the next
+connection sends it, or the hand-back of a process that died, or the next start of the same node. Tags
+carry their owner's start, so those of an earlier one are told apart and touch nobody else's delivery.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from celery_fleet.delivery.tags import owner_of
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: The file's name in the runtime directory.
+NAME = "pending"
+
+
+class Pending:
+    """The tags, in the order in which they came; for any thread.
+
+    Args:
+        path: the file; None keeps them in memory alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._tags: dict[str, None] = dict.fromkeys(_read(path)) if path else {}
+        self._failed = False
+        if self._tags:
+            self._write("".join(f"{tag}\n" for tag in self._tags), anew=True)
+
+    def __contains__(self, tag: str) -> bool:
+        return tag in self._tags
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def tags(self) -> list[str]:
+        """All of them, oldest first."""
+        with self._lock:
+            return list(self._tags)
+
+    def add(self, tag: str) -> None:
+        """Keep one; again is harmless."""
+        with self._lock:
+            if tag not in self._tags:
+                self._tags[tag] = None
+                self._write(f"{tag}\n", anew=False)
+
+    def sent(self, tags: Iterable[str]) -> None:
+        """Forget those that the broker has taken."""
+        with self._lock:
+            before = len(self._tags)
+            for tag in tags:
+                self._tags.pop(tag, None)
+            if len(self._tags) != before:
+                self._write("".join(f"{tag}\n" for tag in self._tags), anew=True)
+
+    def _write(self, text: str, *, anew: bool) -> None:
+        if self.path is None:
+            return
+        try:
+            if anew:
+                fresh = self.path.with_suffix(".new")
+                fresh.write_text(text, encoding="utf-8")
+                fresh.replace(self.path)
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(text)
+            self._failed = False
+        except OSError as exc:
+            if not self._failed:
+                self._failed = True
+                logger.error(
+                    "%s can't be written (%s): if this process dies before the broker is back, %d tasks"
+                    " that have ended run again",
+                    self.path,
+                    exc.strerror or exc,
+                    len(self._tags),
+                )
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        logger.error(
+            "%s can't be read (%s): tasks whose acknowledgements stand in it may run again",
+            path,
+            exc.strerror or exc,
+        )
+        return []
+    # The last line may have been cut short by the end of the process, and then be another tag.
+    whole = content.decode(errors="replace").split("\n")[:-1]
+    return [tag for tag in whole if owner_of(tag) is not None]

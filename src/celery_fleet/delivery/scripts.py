@@ -1,0 +1,82 @@
+"""The scripts by which messages move, in kombu's own formats. Standard library alone: the hand-back uses them.
+
+``unacked`` is a hash, tag → ``[message, exchange, routing key]``; ``unacked_index`` a sorted set of the same
+tags by when they were taken (Unix time). A list's head, from which consumers pop, is its right end.
+
+Each script is one step for everybody else: all of it happens, or nothing. None of them is refused by a
+Redis at its memory limit: their first command frees memory, and once a script has written, Redis lets it
+go on. None may stand in MULTI, whose queueing such a Redis refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script and the name under which Redis keeps it (EVALSHA)."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+#: Takes the first message of the lists, in their order, and notes it as taken by Redis' own clock: that of
+#: a host may be wrong. The exchange is noted as "" and the routing key as the queue, so that whoever puts it
+#: back puts it where it came from. If the note fails, the message goes back at once.
+#: KEYS: unacked, unacked_index, lists: all queues with the first priority, all with the second …
+#: ARGV: tag; "1" to have the lists watched by client tracking where all are empty; queues as JSON strings.
+#: Returns the number of the list, from 0, and the message; nil where there is none.
+TAKE = Script("""
+local queues = #ARGV - 2
+for i = 3, #KEYS do
+  local item = redis.call('RPOP', KEYS[i])
+  if item then
+    local now = redis.call('TIME')
+    local queue = ARGV[3 + (i - 3) % queues]
+    local done = redis.pcall('HSET', KEYS[1], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
+    if type(done) ~= 'table' or not done.err then
+      done = redis.pcall('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
+      if type(done) == 'table' and done.err then redis.call('HDEL', KEYS[1], ARGV[1]) end
+    end
+    if type(done) == 'table' and done.err then
+      redis.call('RPUSH', KEYS[i], item)
+      return done
+    end
+    return {i - 3, item}
+  end
+end
+if ARGV[2] == '1' then redis.call('EXISTS', unpack(KEYS, 3)) end
+return false
+""")
+
+#: Forgets a message for good. KEYS: unacked, unacked_index. ARGV: tag.
+#: Returns 1; 0 where it was no longer held under this tag.
+ACK = Script("""
+redis.call('ZREM', KEYS[2], ARGV[1])
+return redis.call('HDEL', KEYS[1], ARGV[1])
+""")
+
+#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message.
+#: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
+RESTORE = Script("""
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('RPUSH', KEYS[3], ARGV[2])
+return 1
+""")
+
+#: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
+#: Returns 1; 0 where it was no longer held under this tag.
+PUT_ASIDE = Script("""
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('LPUSH', KEYS[3], ARGV[2])
+redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
+return 1
+""")

@@ -1,0 +1,339 @@
+"""A worker whose Redis can be stopped, killed, and reached through a slow proxy; a ledger outside the broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from tests.fleet import free_port
+from tests.programs import required
+
+ROOT = Path(__file__).resolve().parents[1]
+NODE = "w@test"
+QUEUE = "mail"
+
+#: Everything waits for what happens; this is only for what never does.
+PATIENCE = 90.0
+
+SHOP = """
+import os, time
+from celery import Celery, signals
+from kombu.asynchronous.hub import Hub
+
+app = Celery("shop")
+BEGAN = time.monotonic()
+
+
+def write(name, text):
+    with open(os.path.join(os.environ["LEDGER"], name), "a") as file:
+        file.write(text + "\\n")
+
+
+@app.task(bind=True)
+def work(self, number, seconds=0):
+    write("ledger", f"start {number}")
+    time.sleep(seconds)
+    write("ledger", f"end {number}")
+
+
+@app.task(bind=True, acks_late=False)
+def early(self, number, seconds=0):
+    write("ledger", f"start {number}")
+    time.sleep(seconds)
+    write("ledger", f"end {number}")
+
+
+@app.task(time_limit=3)
+def limited(number):
+    write("ledger", f"start {number}")
+    time.sleep(600)
+    write("ledger", f"end {number}")
+
+
+turn = Hub.fire_timers
+last = [None]
+
+
+def timed(self, *args, **kwargs):
+    now = time.monotonic()
+    if last[0] is not None and now - last[0] > 1.2:
+        write("gaps", f"{now - last[0]:.2f}")
+    last[0] = now
+    return turn(self, *args, **kwargs)
+
+
+Hub.fire_timers = timed
+
+
+@signals.task_failure.connect
+def failed(task_id=None, exception=None, args=None, **_):
+    write("ledger", f"failed {args[0] if args else '?'} {type(exception).__name__}")
+"""
+
+#: All of this part; the rest as it stands in the settings.
+DELIVERY = {"profile": "at_least_once", "take": "atomic", "carry": True, "outage": True}
+
+
+def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found = look()
+            if found:
+                return found
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.05)
+
+
+class Server:
+    """A Redis that keeps what it confirmed."""
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        directory.mkdir()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--dir", str(self.directory), "--save", ""),
+                *("--appendonly", "yes", "--appendfsync", "always"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(lambda: self.client.ping(), "Redis")
+
+    @property
+    def client(self) -> redis.Redis:
+        made: redis.Redis = redis.Redis(port=self.port)
+        return made
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait()
+
+
+class Proxy:
+    """Between worker and Redis: passes on, later if told so, or not at all."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.delay = 0.0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self._sockets += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                time.sleep(self.delay)
+                sink.sendall(data)
+        except OSError:
+            pass
+        for one in (source, sink):
+            one.close()
+
+    def close(self) -> None:
+        self._server.close()
+        for one in self._sockets:
+            one.close()
+
+
+class Worker:
+    """A worker of the fleet, its broker and its ledger."""
+
+    def __init__(
+        self,
+        directory: Path,
+        server: Server,
+        *more: str,
+        port: int | None = None,
+        delivery: dict[str, Any] | None = None,
+        conf: dict[str, Any] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.server = server
+        self.options = more
+        self.port = port or server.port
+        self.delivery = DELIVERY if delivery is None else delivery
+        self.conf = conf or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        (directory / "run").mkdir()
+        (directory / "shop.py").write_text(SHOP)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "broker_url": f"redis://127.0.0.1:{self.port}/0",
+            "broker_transport_options": {
+                "socket_timeout": 10,
+                "socket_connect_timeout": 3,
+                "health_check_interval": 5,
+                "visibility_timeout": 3600,
+            },
+            "result_backend": "disabled://",
+            "task_acks_late": True,
+            "worker_prefetch_multiplier": 4,
+            "task_default_queue": QUEUE,
+            **self.conf,
+        }
+
+    def start(self) -> None:
+        settings = self.directory / "worker.json"
+        settings.write_text(
+            json.dumps(
+                {
+                    "format": 1,
+                    "component": "worker",
+                    "app": "shop",
+                    "celery": self.settings,
+                    "delivery": self.delivery,
+                }
+            )
+        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "src"),
+            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+            "CELERY_FLEET_COMPONENT": "worker",
+            "CELERY_FLEET_SETTINGS": str(settings),
+            "RUNTIME_DIRECTORY": str(self.directory / "run"),
+            "LEDGER": str(self.directory),
+        }
+        options = ("-n", NODE, "-Q", QUEUE, "-l", "INFO", *self.options)
+        with (self.directory / "worker.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "shop", "worker", *options],
+                cwd=self.directory,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                # An orphaned process group with a stopped member would be woken by SIGHUP.
+                start_new_session=True,
+            )
+
+    def ready(self) -> None:
+        wait_for(lambda: f"{NODE} ready" in self.log, "ready")
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                raise
+
+    def exit(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Send a signal; exit status and the seconds it took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE), time.monotonic() - began
+
+    # --- what it did ---
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "worker.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def ledger(self) -> list[str]:
+        path = self.directory / "ledger"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def times(self, what: str) -> Counter[int]:
+        """How often each task did it."""
+        return Counter(int(line.split()[1]) for line in self.ledger if line.split()[0] == what)
+
+    @property
+    def gap(self) -> float:
+        """The longest time between two turns of the loop; 1.2 s where none was longer."""
+        path = self.directory / "gaps"
+        return max([1.2, *map(float, path.read_text().split())]) if path.exists() else 1.2
+
+    @property
+    def unacked(self) -> int:
+        return int(self.server.client.hlen("unacked"))
+
+    # --- what it is to do ---
+
+    def app(self) -> Any:
+        made = Celery("shop", set_as_current=False)
+        made.conf.update(self.settings, broker_url=f"redis://127.0.0.1:{self.server.port}/0")
+        return made
+
+    def send(self, count: int, seconds: float, *, first: int = 0, task: str = "work") -> list[int]:
+        """Send tasks; their numbers."""
+        numbers = list(range(first, first + count))
+        with self.app() as app:
+            for number in numbers:
+                app.send_task(f"shop.{task}", (number, seconds) if task != "limited" else (number,))
+        return numbers
+
+    def done(self, numbers: list[int], what: str = "end") -> None:
+        wait_for(lambda: set(numbers) <= set(self.times(what)), f"{what} of {numbers}")
+
+
+@contextmanager
+def working(directory: Path, *more: str, **options: Any) -> Iterator[Worker]:
+    """A ready worker at a Redis of its own."""
+    with ExitStack() as stack:
+        server = Server(directory / "redis")
+        stack.callback(server.end)
+        if options.pop("proxied", False):
+            proxy = Proxy(server.port)
+            stack.callback(proxy.close)
+            options["port"] = proxy.port
+        else:
+            proxy = None
+        worker = Worker(directory, server, *more, **options)
+        worker.proxy = proxy  # type: ignore[attr-defined]
+        stack.callback(worker.stop)
+        worker.start()
+        worker.ready()
+        yield worker
