@@ -140,6 +140,7 @@ class Shop:
                     **self.fleet.environment("worker"),
                     **environ,
                     "STATE_DIRECTORY": str(state),
+                    "RUNTIME_DIRECTORY": str(state),
                     "PYTHONUNBUFFERED": "1",
                 },
                 stdout=out,
@@ -186,6 +187,9 @@ class Shop:
         }
 
 
+#: The atomic take and what keeps a worker going while its broker does not.
+ATOMIC = {"profile": "at_least_once", "take": "atomic", "carry": True, "outage": True}
+
 NOTHING: dict[str, list[str]] = {"lost": [], "doubled": [], "cut off": []}
 
 
@@ -196,10 +200,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def shop(directory: Path) -> Iterator[Shop]:
-    """Two servers with the roles' users, and no worker yet."""
+def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Shop]:
+    """Two servers with the roles' users, and no worker yet; `delivery` is that of the workers' settings."""
     ports = {kind: free_port() for kind in ("broker", "results")}
-    fleet = Fleet(directory, ports)
+    fleet = Fleet(directory, ports, delivery)
     with ExitStack() as stack:
         for kind, port in ports.items():
             own = directory / kind
