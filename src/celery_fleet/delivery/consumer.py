@@ -109,6 +109,13 @@ class SteadyConsumer:
         if not clean:
             super().on_close()  # type: ignore[misc]
 
+    def shutdown(self) -> None:
+        """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
+        try:
+            super().shutdown()  # type: ignore[misc]
+        except self.connection_errors as exc:
+            logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
+
     # --- the next one ---
 
     def connect(self) -> Any:
@@ -175,8 +182,7 @@ class SteadyConsumer:
                     logger.warning("still no answer of the broker after %.0f s", breaker.seconds)
 
     def _may_go_on(self) -> None:
-        if self.fleet.draining() and not internals.running():
-            adapter.stop_worker()
+        # A drain looks for its own end, and has the worker stop (celery_fleet.drain).
         worker_state.maybe_shutdown()
 
     def register_with_event_loop(self, hub: Any) -> None:
