@@ -273,7 +273,11 @@ def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[
     # Of greenlets' timers it is the greenlet of the first call alone, which the later ones are not
     # (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
     entry = getattr(scheduled, "entry", scheduled)
-    return lambda: entry.cancel()  # type: ignore[no-any-return]
+
+    def end() -> None:
+        entry.cancel()
+
+    return end
 
 
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:

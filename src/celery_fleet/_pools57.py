@@ -67,8 +67,8 @@ class Door:
         if semaphore is not None:  # those that wait for a slot of the pool
             requests += [request for _, args, _ in semaphore._waiting for request in args]
             semaphore._waiting.clear()
-        buffer = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", None)
-        for job in list(buffer or ()):
+        buffer: Any = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", ())
+        for job in list(buffer):
             request = _request_of(job._accept_callback)
             # Once its first byte is written, a child will run it.
             if job._accepted or job._write_to or request is None:

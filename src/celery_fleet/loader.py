@@ -17,9 +17,8 @@ from typing import Any, NoReturn
 
 from celery_fleet import errors, patching, versions
 
-patching.finish()
-
 try:
+    patching.finish()  # before anything of kombu and redis-py
     versions.require()
 except errors.FleetError as _unsupported:
     errors.refuse(_unsupported, os.environ)

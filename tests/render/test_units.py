@@ -486,8 +486,8 @@ WORKER: dict[str, Any] = {"celery_app_runtime": "/rt", "drain": 5.0, "may_quit":
 
 
 def drop_in(**options: Any) -> dict[str, list[str]]:
-    may_quit = options.pop("may_quit", True)
-    given = {**WORKER, "worker": options, "may_quit": may_quit}
+    switches = {name: options.pop(name) for name in ("may_quit", "hand_back") if name in options}
+    given = {**WORKER, "worker": options, **switches}
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
 
@@ -515,6 +515,11 @@ def test_all_limits() -> None:
 def test_the_threads_pool_is_not_made_to_quit() -> None:
     assert drop_in()["ExecStop"][0].endswith(" --drain 5")
     assert drop_in(may_quit=False)["ExecStop"][0].endswith(" --drain 5 --no-quit")
+
+
+def test_a_unit_that_hands_back_makes_no_pool_quit() -> None:
+    assert drop_in(hand_back=True)["ExecStop"][0].endswith(" --drain 5 --no-quit")
+    assert drop_in(hand_back=False)["ExecStop"][0].endswith(" --drain 5")
 
 
 def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:

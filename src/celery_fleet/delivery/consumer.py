@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 
-from celery_fleet import _celery57 as adapter
 from celery_fleet.delivery import _outage57 as internals
 from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.errors import one_line

@@ -117,7 +117,9 @@ class Steady:
             return
         # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so that no stop could end.
         self.events = offloop.events_lane(self._publish)
-        if consumer.hub is not None and not solo:  # there the main thread runs the tasks, and stores their results as they end
+        if (
+            consumer.hub is not None and not solo
+        ):  # there the main thread runs the tasks, and stores their results as they end
             self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
             self._divert(self._app.backend)
 

@@ -127,11 +127,12 @@ class Shop:
         self._app.conf.update(broker_url=address, task_default_queue="mail")
         stack.callback(self._app.close)
 
-    def worker(self, pool: str, *more: str, name: str = "w", **environ: str) -> Worker:
-        """Start one and wait until it consumes."""
-        log, state = self.fleet.directory / f"{name}.log", self.fleet.directory / f"{name}.state"
-        state.mkdir()
-        options = ("-n", f"{name}@test", "-Q", "mail", "-P", pool, "-c", str(SLOTS), *more)
+    def worker(self, pool: str, again: bool = False, **environ: str) -> Worker:
+        """Start one and wait until it consumes; ``again`` has it be the same unit's next start."""
+        log = self.fleet.directory / ("again.log" if again else "first.log")
+        state = self.fleet.directory / "state"
+        state.mkdir(exist_ok=again)
+        options = ("-n", "w@test", "-Q", "mail", "-P", pool, "-c", str(SLOTS))
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*(sys.executable, "-m", "celery", "-A", "shop", "worker"), *options, "-l", "INFO"],
