@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from celery import beat, bootsteps
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
 from celery.worker import state as worker_state
-from celery.worker.request import Request
 from kombu.connection import Connection
 from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json
 
+from celery_fleet._pools57 import GREENLETS, Door, door_of, kind_of
 from celery_fleet.loaded import CODE, INVENTORY, Loaded
 
 logger = logging.getLogger("celery_fleet")
@@ -213,7 +214,7 @@ def sends_task_events(consumer: Any) -> bool:
 
 def why_not_paused(consumer: Any) -> str | None:
     """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
-    if consumer.hub is None:
+    if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
         return "its pool has no event loop"
     channel = getattr(consumer.task_consumer, "channel", None)
     if not isinstance(channel, Channel):
@@ -230,9 +231,56 @@ def why_not_drained(consumer: Any) -> str | None:
     """Why such a worker stops as Celery has it; None where it hands back and drains."""
     if os.environ.get("REMAP_SIGTERM"):
         return "REMAP_SIGTERM gives SIGTERM another meaning"
-    if not hasattr(getattr(consumer.pool, "_pool", None), "outbound_buffer"):
-        return "its pool is not prefork"
+    if kind_of(consumer.pool) is None:
+        return "its pool is not prefork, threads, solo or gevent"
     return why_not_paused(consumer)
+
+
+def door(consumer: Any) -> Door:
+    """What stands before the pool of such a worker."""
+    return door_of(consumer.pool, getattr(consumer.controller, "semaphore", None))
+
+
+def shut(pool: Any) -> None:
+    """Let nothing begin from now on, as far as the pool can be held; safe in a signal's handler."""
+    door_of(pool).shut()
+
+
+def drop_waiting(pool: Any) -> None:
+    """Forget what the pool has not begun: it belongs to a connection that is lost."""
+    door_of(pool).drop()
+
+
+def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) -> None:
+    """Call ``heard`` with ``fd`` whenever that can be read, on the loop or in a greenlet.
+
+    A loop forgets it with the connection; ``known`` says that it was asked for before.
+    """
+    if consumer.hub is not None:
+        consumer.hub.add_reader(fd, heard, fd)
+        return
+    if known:
+        return
+
+    def wait() -> None:
+        while True:
+            select.select([fd], [], [])  # gives way to other greenlets, being patched
+            heard(fd)
+
+    consumer.pool.spawn_n(wait)
+
+
+def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+    """Call it every so many seconds; returns what ends that."""
+    scheduled = timer.call_repeatedly(seconds, call)
+    # Of greenlets' timers it is the greenlet of the first call alone, which the later ones are not
+    # (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
+    entry = getattr(scheduled, "entry", scheduled)
+
+    def end() -> None:
+        entry.cancel()
+
+    return end
 
 
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:
@@ -277,24 +325,9 @@ def take_out(consumer: Any) -> list[Any]:
     """Take all tasks that have not begun out of Celery's hands; their messages, oldest first.
 
     From then on nobody but the caller has them: Celery neither runs nor restores them. Only for the
-    loop's own thread, so none of them can begin meanwhile.
+    loop's own thread, or a greenlet: nothing here gives way to another one.
     """
-    pool: Any = getattr(consumer.pool, "_pool", None)
-    semaphore = getattr(consumer.controller, "semaphore", None)
-    requests: list[Any] = []
-    if semaphore is not None:  # those that wait for a slot of the pool
-        requests += [request for _, args, _ in semaphore._waiting for request in args]
-        semaphore._waiting.clear()
-    for job in list(getattr(pool, "outbound_buffer", ())):
-        request = getattr(job._accept_callback, "__self__", None)
-        # Once its first byte is written, a child will run it.
-        if job._accepted or job._write_to or not isinstance(request, Request):
-            continue
-        pool.outbound_buffer.remove(job)
-        job.discard()
-        if semaphore is not None:
-            semaphore.release()
-        requests.append(request)
+    requests = door(consumer).take()
     limited: set[Any] = set()
     for bucket in filter(None, consumer.task_buckets.values()):
         limited.update(request for request, _ in bucket.contents)
@@ -374,10 +407,15 @@ def _queue_of_message(channel: Any, message: Any) -> str:
     return str(next((queue for queue in found if queue in channel.active_queues), found[0]))
 
 
+def at_work(pool: Any) -> int:
+    """Tasks that the pool has, so that they run or begin to."""
+    jobs = getattr(getattr(pool, "_pool", None), "_cache", ())
+    return max(len(jobs), len(worker_state.reserved_requests))
+
+
 def load(consumer: Any) -> Load:
     """What the worker still has to do; with another transport than Redis only what runs."""
-    jobs = getattr(getattr(consumer.pool, "_pool", None), "_cache", ())
-    running = max(len(jobs), len(worker_state.reserved_requests))
+    running = at_work(consumer.pool)
     channel = getattr(consumer.task_consumer, "channel", None)
     if not isinstance(channel, Channel):
         return Load(running, 0, polling=False)

@@ -6,11 +6,15 @@ in order, for other workers to take. What runs goes on, and so does the event lo
 remote control, results and acknowledgements. Celery's own stop keeps such messages to itself until its
 last task has ended.
 
-SIGTERM and remote control's ``shutdown`` drain a prefork worker on Redis; a second SIGTERM is Celery's
-warm stop, SIGQUIT its cold one. Other pools and brokers, and workers with a ``no_ack`` queue, keep
-Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work where there is an event loop.
+SIGTERM and remote control's ``shutdown`` drain a worker of prefork, threads, solo or gevent on Redis; a
+second SIGTERM is Celery's warm stop, SIGQUIT its cold one. Other pools and brokers, and workers with a
+``no_ack`` queue, keep Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work for the same.
 
-All happens on the loop's thread; the signal's handler does no more than wake it.
+All happens on the loop's thread, and the signal's handler does no more than wake it and shut the pool's
+door. A solo pool's task keeps the loop from hearing: it hands back when that has ended, before another
+one begins. With gevent there is no loop but greenlets: whatever asks Redis gives way there.
+
+Where the broker is away and the loop lives on, a worker drains all the same: it ends when its tasks have.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import partial
@@ -31,6 +36,7 @@ from celery.exceptions import WorkerShutdown
 from celery.worker.control import Panel
 
 from celery_fleet import _celery57 as adapter
+from celery_fleet._pools57 import Nudge
 from celery_fleet.errors import one_line
 from celery_fleet.record import Progress, Record
 from celery_fleet.redact import redact
@@ -43,10 +49,16 @@ TICK = 0.05
 #: Seconds between two attempts to hand back what the broker did not take.
 RETRY = 1.0
 
-#: Seconds that a draining worker looks for its lost broker, or tries to hand back once nothing runs any
-#: more. Then it stops as Celery does, which needs neither: else a drain could not end before the broker
-#: is back, or never where it refuses a message for good.
+#: Seconds that a draining worker looks for its lost broker while its loop stands still over that, or tries
+#: to hand back once nothing runs any more. Then it stops as Celery does, which needs neither: else a drain
+#: could not end before the broker is back, or never where it refuses a message for good.
 WITHOUT_BROKER = 30.0
+
+#: Seconds that a draining worker whose tasks have ended waits for a lost broker to take messages back.
+PATIENCE = 3.0
+
+#: Seconds without a tick after which a loop without a broker counts as standing still.
+STILL = 1.0
 
 #: Longest pause in seconds that one command can ask for.
 LONGEST_PAUSE = 3600.0
@@ -92,12 +104,23 @@ class Gate:
         self._mode = Mode.CONSUMING
         self._consumer: Any = None
         self._reopen: Callable[[], None] | None = None
-        self._timer: Any = None
+        self._pool: Any = None
+        self._timer: Any = None  # Celery's, which outlives a connection
+        self._nudge: Nudge | None = None
+        self._stop_ticking: Callable[[], None] | None = None
         #: Messages that are nobody's but ours, oldest first; the time of a first vain attempt.
         self._held: list[tuple[Any, float | None]] = []
+        #: Those of them that are on their way back: in a pool of greenlets others run meanwhile.
+        self._under_way = 0
         self._retry_at = float("-inf")
         self._handed_back = 0
         self._called = False
+        #: Has heard what was called for while there was no loop to hear it.
+        self.heard: Callable[[], object] | None = None
+        #: Since when there is no broker, and when the loop last ticked without one.
+        self._away_since: float | None = None
+        self._alone_at = float("-inf")
+        self._drains = False
         self._began = 0.0
         self._busy_at = 0.0
         self._until = 0.0
@@ -116,7 +139,7 @@ class Gate:
             running=self._load.running,
             unacked=self._load.unacked,
             handed_back=self._handed_back,
-            held=len(self._held),
+            held=len(self._held) + self._under_way,
             polling=self._load.polling,
         )
 
@@ -127,7 +150,14 @@ class Gate:
         if self._without_broker is not None:
             self._without_broker.cancel()
             self._without_broker = None
-        self._consumer = consumer
+        self._tick_no_more()
+        self._away_since = None
+        self._consumer, self._pool = consumer, consumer.pool
+        self._drains = adapter.why_not_drained(consumer) is None
+        adapter.door(consumer)
+        if consumer.hub is None and self._drains:
+            self._nudge = self._nudge or Nudge()
+            self._nudge.connect(consumer)
         if self._mode is Mode.PAUSED and self._clock() >= self._until:
             self._ended("while it had no broker")
         if self._mode is not Mode.CONSUMING or self._held:
@@ -137,28 +167,50 @@ class Gate:
         """The connection is lost, or the worker ends."""
         consumer, self._consumer = self._consumer, None
         self._reopen = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._tick_no_more()
         if adapter.told_to_stop():
             self._retry_at = float("-inf")
             self._guarded(lambda: self._hand_back(consumer))
             self._tell_of_the_rest()
-        elif (self._mode is Mode.DRAINING or self._called) and self._without_broker is None:
-            # Each vain attempt to connect ends here as well.
-            self._without_broker = threading.Timer(WITHOUT_BROKER, self._give_up)
-            self._without_broker.daemon = True
-            self._without_broker.start()
+            return
+        # Each vain attempt to connect ends here as well.
+        if self._away_since is None:
+            self._away_since = self._clock()
+        if consumer is not None:
+            self._timer = consumer.timer
+        if self._drains:
+            self._stop_ticking = adapter.repeat(self._timer, TICK, self._tick_alone)
+        if (self._mode is Mode.DRAINING or self._called) and self._without_broker is None:
+            self._await_broker()
+
+    def _await_broker(self) -> None:
+        self._without_broker = threading.Timer(WITHOUT_BROKER, self._broker_stayed_away)
+        self._without_broker.daemon = True
+        self._without_broker.start()
+
+    def _broker_stayed_away(self) -> None:
+        if self._lives_alone:
+            self._await_broker()
+        else:
+            self._give_up()
 
     def _give_up(self) -> None:
         self._tell_of_the_rest()
+        self._stop_worker()
+
+    def _stop_worker(self) -> None:
         adapter.stop_worker()
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        if self._nudge is not None:
+            self._nudge()
 
     def _tell_of_the_rest(self) -> None:
         if self._held:
             logger.error(
-                "%d tasks could not be handed back (%s): they stay in unacked and come again after the"
-                " visibility timeout",
+                "%d tasks could not be handed back (%s): they stay in unacked and come again by the unit's"
+                " hand-back or after the visibility timeout",
                 len(self._held),
                 self._trouble,
             )
@@ -166,6 +218,8 @@ class Gate:
     def called(self) -> None:
         """A drain is about to be asked for; safe in a signal's handler."""
         self._called = True
+        if self._pool is not None:
+            adapter.shut(self._pool)
 
     @property
     def is_ending(self) -> bool:
@@ -174,8 +228,14 @@ class Gate:
 
     @property
     def can_drain(self) -> bool:
-        """Whether there is a connection whose worker can be drained."""
-        return self._consumer is not None and adapter.why_not_drained(self._consumer) is None
+        """Whether there is a connection whose worker can be drained, or a loop that goes on without one."""
+        if self._consumer is None:
+            return self._drains and self._lives_alone
+        return adapter.why_not_drained(self._consumer) is None
+
+    @property
+    def _lives_alone(self) -> bool:
+        return self._away_since is not None and self._clock() - self._alone_at < STILL
 
     # --- what is asked for ---
 
@@ -225,6 +285,7 @@ class Gate:
         if self._reopen is not None:
             self._reopen()
             self._reopen = None
+            self._wake_loop()
         logger.info("the pause has ended %s", why)
 
     # --- on the loop ---
@@ -241,17 +302,27 @@ class Gate:
     def _shut(self) -> None:
         if not self._guarded(lambda: self._take_back(self._consumer)):
             # What is out of Celery's hands and not in ours is put back when the channel closes.
-            adapter.stop_worker()
+            self._stop_worker()
+        self._wake_loop()
 
     def _take_back(self, consumer: Any) -> None:
-        if self._timer is None:
-            self._timer = consumer.timer.call_repeatedly(TICK, self._tick)
+        if consumer is None:  # kombu has put back what had not begun, or leaves it in unacked
+            adapter.drop_waiting(self._pool)
+            self._look_alone()
+            return
+        if self._stop_ticking is None:
+            self._stop_ticking = adapter.repeat(consumer.timer, TICK, self._tick)
         if self._mode is not Mode.CONSUMING:
             if self._reopen is None:
                 self._reopen = adapter.stop_taking(consumer, self._arrived)
             self._held += [(message, None) for message in adapter.take_out(consumer)]
         self._hand_back(consumer)
         self._write_down()
+
+    def _tick_no_more(self) -> None:
+        if self._stop_ticking is not None:
+            self._stop_ticking()
+            self._stop_ticking = None
 
     def _arrived(self, message: Any) -> None:
         """A message that had been asked for before."""
@@ -260,22 +331,29 @@ class Gate:
         self._guarded(lambda: self._hand_back(self._consumer))
 
     def _hand_back(self, consumer: Any) -> None:
-        if not self._held or consumer is None or self._clock() < self._retry_at:
+        if self._under_way or not self._held or consumer is None:
+            return
+        if self._clock() < self._retry_at:
             return
         now, began = time.time(), self._clock()
+        held, self._held = self._held, []
+        self._under_way = len(held)
         try:
-            answers = adapter.give_back(consumer, self._held)
+            answers = adapter.give_back(consumer, held)
         except Exception as exc:  # noqa: BLE001  # whatever it is, the messages must not be forgotten
-            answers = [exc] * len(self._held)
+            answers = [exc] * len(held)
+        except BaseException:  # a greenlet that is killed, a worker that is told to leave
+            self._held, self._under_way = held + self._held, 0
+            raise
         kept: list[tuple[Any, float | None]] = []
         trouble = None
-        for (message, tried), answer in zip(self._held, answers, strict=True):
+        for (message, tried), answer in zip(held, answers, strict=True):
             if isinstance(answer, Exception):
                 trouble = redact(one_line(answer) or type(answer).__name__)
                 kept.append((message, now if tried is None else tried))
             else:
                 self._handed_back += answer
-        self._held = kept
+        self._held, self._under_way = kept + self._held, 0
         # A broker that hangs blocks the loop for its timeout: let it live in between.
         pause = max(RETRY, 2 * (self._clock() - began))
         self._retry_at = self._clock() + pause if kept else float("-inf")
@@ -294,20 +372,45 @@ class Gate:
         self._write_down()
         if self._mode is Mode.PAUSED and self._clock() >= self._until:
             self._ended("by itself")
-        if self._mode is Mode.CONSUMING and not self._held:
-            self._timer.cancel()
-            self._timer = None
+        if self._mode is Mode.CONSUMING and not self._held and not self._under_way:
+            self._tick_no_more()
         elif self._mode is Mode.DRAINING and self._is_over():
             logger.info("drain: ended after %.1f s", self._clock() - self._began)
-            adapter.stop_worker()
+            self._stop_worker()
+
+    def _tick_alone(self) -> None:
+        if self._consumer is None and not adapter.told_to_stop():
+            self._guarded(self._next_alone)
+
+    def _next_alone(self) -> None:
+        self._alone_at = self._clock()
+        self._look_alone()
+        if self._called and self._mode is not Mode.DRAINING and self.heard is not None:
+            self.heard()
+        if self._mode is Mode.DRAINING and self._is_over():
+            logger.info("drain: ended after %.1f s without a broker", self._clock() - self._began)
+            self._give_up()
+
+    def _look_alone(self) -> None:
+        """What runs, and no more than that: the rest can't be known without a connection."""
+        self._load = adapter.Load(adapter.at_work(self._pool), 0, polling=False)
+        if self._load.busy:
+            self._busy_at = self._clock()
+        self._note()
 
     def _is_over(self) -> bool:
-        if self._load.busy:
+        if self._load.busy or self._under_way:
             return False
+        if self._away_since is not None:
+            since = max(self._busy_at, self._away_since)
+            return not self._held or self._clock() - since >= PATIENCE
         return not self._held or self._clock() - self._busy_at >= WITHOUT_BROKER
 
     def _write_down(self) -> None:
         self.look()
+        self._note()
+
+    def _note(self) -> None:
         if self._mode is Mode.DRAINING:
             progress = Progress(self._handed_back, self._load.running, ended=self._is_over())
             self._record.write(progress, self._clock() - self._began)
@@ -321,7 +424,7 @@ class Bell:
         self._pid = os.getpid()
         self._rung = False
         self._hostname: str | None = None
-        self._installed = False
+        self._installed = self._listens = False
         self._pipe: tuple[int, int] | None = None
 
     def connect(self, consumer: Any) -> None:
@@ -330,13 +433,17 @@ class Bell:
         if self._pipe is None:
             self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         reader, writer = self._pipe
-        consumer.hub.add_reader(reader, self._heard, reader)
+        adapter.listen(consumer, reader, self._heard, known=self._listens)
+        self._listens = True
+        self._gate.heard = partial(self._heard, reader)
+        if consumer.hub is not None:
+            adapter.door(consumer).on_freed = partial(consumer.hub.call_soon, self._gate.heard)
         celerys = signal.getsignal(signal.SIGTERM)
         # An embedded worker has no handler, and no thread but the main one can set it.
-        on_main = threading.current_thread() is threading.main_thread()
-        if not self._installed and callable(celerys) and on_main:
-            self._installed = True
-            signal.signal(signal.SIGTERM, partial(self._ring, writer, celerys))
+        if not self._installed and callable(celerys):
+            with suppress(ValueError):
+                signal.signal(signal.SIGTERM, partial(self._ring, writer, celerys))
+                self._installed = True
 
     def _ring(
         self, writer: int, celerys: Callable[[int, Any], object], signum: int, frame: Any

@@ -15,9 +15,10 @@ import sys
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery_fleet import errors, versions
+from celery_fleet import errors, patching, versions
 
 try:
+    patching.finish()  # before anything of kombu and redis-py
     versions.require()
 except errors.FleetError as _unsupported:
     errors.refuse(_unsupported, os.environ)

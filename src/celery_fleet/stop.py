@@ -3,7 +3,8 @@
 Run as a file with `python3 -S -E`: standard library alone, nothing of this package. SIGTERM makes Celery stop
 taking tasks and wait for those that run, without bound. When the drain is over, SIGQUIT makes it hand back what
 it has not acknowledged. With the threads pool SIGQUIT would hand back tasks that
-run to their end all the same, and so run twice: `--no-quit` only waits.
+run to their end all the same, and so run twice; with gevent it hands back nothing; and it is of no use where the
+unit itself hands back what a dead process held. There `--no-quit` has it wait and no more.
 """
 
 from __future__ import annotations

@@ -488,8 +488,8 @@ WORKER: dict[str, Any] = {"celery_app_runtime": "/rt", "drain": 5.0, "may_quit":
 
 
 def drop_in(**options: Any) -> dict[str, list[str]]:
-    may_quit = options.pop("may_quit", True)
-    given = {**WORKER, "worker": options, "may_quit": may_quit}
+    switches = {name: options.pop(name) for name in ("may_quit", "hand_back") if name in options}
+    given = {**WORKER, "worker": options, **switches}
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
 
@@ -580,6 +580,12 @@ def test_a_unit_with_a_hand_back_is_one_for_systemd_and_shut_in(
     path.write_text(whole(host, unit) + with_hand_back(**given))
     done = systemd.analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(path))
     assert done.returncode == 0, done.stdout
+
+
+def test_a_unit_that_hands_back_makes_no_pool_quit() -> None:
+    stop = parse(with_hand_back())["Service"]["ExecStop"][0]
+    assert stop.endswith(" --drain 5 --no-quit")
+    assert drop_in(hand_back=False)["ExecStop"][0].endswith(" --drain 5")
 
 
 def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:

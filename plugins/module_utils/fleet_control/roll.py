@@ -29,6 +29,9 @@ Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
 Kind = Literal["start", "restart", "remove"]
 
+#: Pools whose stopping worker hands back at once what it has not begun; the preflight has them, too.
+OVERLAPPING = ("prefork", "threads", "gevent")
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # What follows a worker's name in that of the instance which stands in for it; no worker's name can hold a dot.
@@ -87,11 +90,12 @@ class Worker:
     def can_overlap(self) -> bool:
         """Whether a second instance may stand in for it.
 
-        With one process a user may rely on tasks that never run side by side, so there it has to be asked for. Other
-        pools than prefork can't hand back what they have not begun, nor be told apart by the process that answers.
+        With one process a user may rely on tasks that never run side by side, so there it has to be asked for; with
+        threads and gevent, too, where it has been tried less.
         """
-        wanted = self.processes > 1 if self.overlap is None else self.overlap
-        return wanted and self.pool == "prefork"
+        if self.overlap is None:
+            return self.processes > 1 and self.pool == "prefork"
+        return self.overlap and self.pool in OVERLAPPING
 
 
 @dataclass(frozen=True)
@@ -428,8 +432,10 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
 
 
 def _because(worker: Worker) -> str:
-    if worker.pool != "prefork":
+    if worker.pool not in OVERLAPPING:
         return f" (its pool {worker.pool} can't be overlapped)"
     if worker.overlap is False:
         return " (overlap: false)"
+    if worker.pool != "prefork":
+        return f" (its pool is {worker.pool}: set overlap: true)"
     return " (one process: set overlap: true if two of its tasks may run side by side)"

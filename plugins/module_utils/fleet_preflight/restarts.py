@@ -23,6 +23,9 @@ _RANGES: Final[Mapping[str, tuple[float, float | None, str]]] = {
     "celery_restart_batch": (1, None, "write 1 or more; 1 restarts one worker after the other"),
 }
 
+# Pools whose stopping worker hands back at once what it has not begun (fleet_control.roll).
+_OVERLAPPING: Final = ("prefork", "threads", "gevent")
+
 # What the promise rests on, with the values that keep it.
 _AT_LEAST_ONCE: Final[Mapping[str, object]] = {"task_acks_late": True}
 _AT_MOST_ONCE: Final[Mapping[str, object]] = {
@@ -64,15 +67,15 @@ def names(value: object) -> list[str]:
 
 
 def check_overlap(model: Model) -> Iterator[Problem]:
-    """A second instance is for prefork alone."""
+    """A second instance is for pools that hand back what they have not begun, and hear of it at any time."""
     for name, options, hosts in each_worker(model):
         pool = options.get("pool") or "prefork"
-        if options.get("overlap") is True and pool != "prefork":
+        if options.get("overlap") is True and pool not in _OVERLAPPING:
             path = ("celery_worker_instances", name, "overlap")
             yield Problem(
                 dotted(path),
-                f"is true with the pool {pool}: a stopping worker hands back what it has not begun only with prefork, "
-                "so a second instance would hold tasks that the first still has",
+                f"is true with the pool {pool}: a stopping worker hands back at once what it has not begun only with "
+                f"{', '.join(_OVERLAPPING)}, so a second instance would wait for tasks that the first still has",
                 "remove it, or use prefork",
                 value="true",
                 hosts=hosts,

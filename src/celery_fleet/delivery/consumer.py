@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state as worker_state
 from kombu.exceptions import OperationalError
 
-from celery_fleet import _celery57 as adapter
 from celery_fleet.delivery import _outage57 as internals
 from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.errors import one_line
@@ -109,6 +108,13 @@ class SteadyConsumer:
         if not clean:
             super().on_close()  # type: ignore[misc]
 
+    def shutdown(self) -> None:
+        """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
+        try:
+            super().shutdown()  # type: ignore[misc]
+        except self.connection_errors as exc:
+            logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
+
     # --- the next one ---
 
     def connect(self) -> Any:
@@ -175,8 +181,7 @@ class SteadyConsumer:
                     logger.warning("still no answer of the broker after %.0f s", breaker.seconds)
 
     def _may_go_on(self) -> None:
-        if self.fleet.draining() and not internals.running():
-            adapter.stop_worker()
+        # A drain looks for its own end, and has the worker stop (celery_fleet.drain).
         worker_state.maybe_shutdown()
 
     def register_with_event_loop(self, hub: Any) -> None:

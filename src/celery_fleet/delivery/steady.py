@@ -118,10 +118,13 @@ class Steady:
     def begin(self, consumer: Any) -> None:
         """The consumer starts, in the thread that will run."""
         solo = getattr(consumer.pool, "__module__", "") == "celery.concurrency.solo"
-        if not self.guards or consumer.hub is None:
+        if not self.guards:
             return
+        # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so that no stop could end.
         self.events = offloop.events_lane(self._publish)
-        if not solo:  # there the main thread runs the tasks, and stores their results as they end
+        if (
+            consumer.hub is not None and not solo
+        ):  # there the main thread runs the tasks, and stores their results as they end
             self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
             self._divert(self._app.backend)
 

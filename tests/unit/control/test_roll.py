@@ -102,7 +102,8 @@ def test_the_pilot_is_the_one_that_would_be_missed_the_least() -> None:
         ({"processes": 1, "overlap": True}, True),
         ({"processes": 2, "overlap": False}, False),
         ({"processes": 2, "pool": "threads"}, False),
-        ({"processes": 2, "pool": "gevent", "overlap": True}, False),
+        ({"processes": 2, "pool": "gevent", "overlap": True}, True),
+        ({"processes": 2, "pool": "solo", "overlap": True}, False),
     ],
 )
 def test_the_only_worker_of_a_queue(attributes: dict[str, Any], overlapped: bool) -> None:
@@ -241,7 +242,7 @@ def test_what_a_person_is_told() -> None:
             "nobody consumes queue one while one@h1 restarts (one process: set overlap: true if two of its tasks may "
             "run side by side)"
         ),
-        "nobody consumes queue io while io@h2 restarts (its pool threads can't be overlapped)",
+        "nobody consumes queue io while io@h2 restarts (its pool is threads: set overlap: true)",
     ]
 
 

@@ -155,7 +155,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_restart_only", {"a": 1}, "celery_restart_only", "a mapping where a list", "- item"),
     ("celery_restart_all", "maybe", "celery_restart_all", "where a boolean", "true or false"),
     (f"{D}/overlap", "yes", f"{W}.discounts.overlap", "where a boolean", "true or false"),
-    (D, {"overlap": True, "pool": "threads"}, f"{W}.discounts.overlap", "pool threads", "prefork"),
+    (D, {"overlap": True, "pool": "solo"}, f"{W}.discounts.overlap", "pool solo", "prefork"),
     ("celery_app_delivery", "exactly_once", "celery_app_delivery", "none of the", "at_least_once"),
     # release commands
     (R, {"migrate": []}, R, "a mapping where a list", "- item"),

@@ -1,0 +1,237 @@
+"""Real workers of every pool on a real Redis, and a ledger of what their tasks did that is none of the broker's."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+from fleet_control import celery
+
+from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
+from tests.programs import required
+
+POOLS = ("prefork", "threads", "solo", "gevent")
+SLOTS = 2
+WITNESS = "pw-of-witness"
+PRIORITIES = (0, 3, 6, 9)
+
+SHOP = """
+import os
+import time
+from celery import Celery
+app = Celery("shop")
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=os.environ.get("SHOP_LATE") == "yes",
+    worker_prefetch_multiplier=int(os.environ.get("SHOP_MULTIPLIER") or 4),
+)
+
+def note(word, task):
+    line = f"{word} {task.request.id} {task.request.hostname}\\n"
+    with open("ledger", "a") as ledger:
+        ledger.write(line)
+
+@app.task(bind=True)
+def work(self, seconds):
+    note("begin", self)
+    time.sleep(seconds)
+    note("end", self)
+
+@app.task(bind=True, rate_limit="1/s")
+def limited(self, seconds):
+    note("begin", self)
+    time.sleep(seconds)
+    note("end", self)
+"""
+
+
+class Ledger:
+    """Which tasks began and ended, by their ids."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.touch()
+
+    def _of(self, word: str) -> Counter[str]:
+        lines = (line.split() for line in self.path.read_text().splitlines())
+        return Counter(line[1] for line in lines if line[0] == word)
+
+    @property
+    def begun(self) -> Counter[str]:
+        return self._of("begin")
+
+    @property
+    def ended(self) -> Counter[str]:
+        return self._of("end")
+
+
+class Worker:
+    """One worker's process, with its log and its record."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, state: Path) -> None:
+        self.process = process
+        self._log = log
+        self._state = state
+        self.told_at = 0.0
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def terminate(self) -> None:
+        self.told_at = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = 90) -> int:
+        """Its status once it has gone."""
+        return self.process.wait(seconds)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        path = self._state / "drain.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    @property
+    def handed_back_within(self) -> float:
+        """Milliseconds that the drain's beginning took, as it says itself."""
+        found = re.search(r"drain: \d+ tasks running, \d+ handed back within ([\d.]+) ms", self.log)
+        assert found is not None, self.log
+        return float(found[1])
+
+
+class Shop:
+    """The servers, an application in a directory, and whoever sends its tasks."""
+
+    def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
+        self.fleet = fleet
+        #: Sees everything, as none of the roles' users does.
+        self.witness: redis.Redis = redis.Redis(
+            port=fleet.ports["broker"], username="witness", password=WITNESS
+        )
+        self.ledger = Ledger(fleet.directory / "ledger")
+        self._stack = stack
+        (fleet.directory / "shop.py").write_text(SHOP)
+        self._app = Celery("sender", set_as_current=False)
+        address = f"redis://producer:{PASSWORDS['producer']}@127.0.0.1:{fleet.ports['broker']}/0"
+        self._app.conf.update(broker_url=address, task_default_queue="mail")
+        stack.callback(self._app.close)
+
+    def worker(self, pool: str, again: bool = False, **environ: str) -> Worker:
+        """Start one and wait until it consumes; ``again`` has it be the same unit's next start."""
+        log = self.fleet.directory / ("again.log" if again else "first.log")
+        state = self.fleet.directory / "state"
+        state.mkdir(exist_ok=again)
+        options = ("-n", "w@test", "-Q", "mail", "-P", pool, "-c", str(SLOTS))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*(sys.executable, "-m", "celery", "-A", "shop", "worker"), *options, "-l", "INFO"],
+                cwd=self.fleet.directory,
+                env={
+                    **self.fleet.environment("worker"),
+                    **environ,
+                    "STATE_DIRECTORY": str(state),
+                    "RUNTIME_DIRECTORY": str(state),
+                    "PYTHONUNBUFFERED": "1",
+                },
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self._stack.callback(_end, process)
+        started = Worker(process, log, state)
+        wait_for(lambda: " ready." in started.log or process.poll() is not None, 60)
+        assert process.poll() is None, started.log
+        return started
+
+    def send(self, task: str = "work", seconds: float = 0.0, **options: Any) -> str:
+        return str(self._app.send_task(f"shop.{task}", (seconds,), **options).id)
+
+    def load(self, seconds: float = 0.5, number: int = 24, eta: float = 3.0) -> list[str]:
+        """Plain tasks of every priority, some for later and some limited."""
+        ids = []
+        for count in range(number):
+            options: dict[str, Any] = {"priority": PRIORITIES[count % len(PRIORITIES)]}
+            if count % 6 == 2:
+                options["countdown"] = eta
+            ids.append(self.send("limited" if count % 6 == 4 else "work", seconds, **options))
+        return ids
+
+    def queued(self) -> Counter[str]:
+        """Ids of the messages in the queue's lists."""
+        keys = ["mail", *(f"mail\x06\x16{step}" for step in PRIORITIES[1:])]
+        items = [item for key in keys for item in self.witness.lrange(key, 0, -1)]
+        return Counter(json.loads(item)["headers"]["id"] for item in items)
+
+    def unacked(self) -> set[str]:
+        """Ids of the messages that some worker holds."""
+        items = self.witness.hvals("unacked")
+        return {json.loads(item)[0]["headers"]["id"] for item in items}
+
+    def account(self, sent: list[str]) -> dict[str, list[str]]:
+        """What of it is lost, or was run or queued more than once."""
+        ended, queued = self.ledger.ended, self.queued()
+        whole = ended + queued
+        return {
+            "lost": [id_ for id_ in sent if not whole[id_]],
+            "doubled": [id_ for id_ in sent if whole[id_] > 1 or self.ledger.begun[id_] > 1],
+            "cut off": [id_ for id_ in self.ledger.begun if not ended[id_]],
+        }
+
+
+#: The atomic take and what keeps a worker going while its broker does not.
+ATOMIC = {"profile": "at_least_once", "take": "atomic", "carry": True, "outage": True}
+
+NOTHING: dict[str, list[str]] = {"lost": [], "doubled": [], "cut off": []}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait(10)
+
+
+@contextmanager
+def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Shop]:
+    """Two servers with the roles' users, and no worker yet; `delivery` is that of the workers' settings."""
+    ports = {kind: free_port() for kind in ("broker", "results")}
+    fleet = Fleet(directory, ports, delivery)
+    with ExitStack() as stack:
+        for kind, port in ports.items():
+            own = directory / kind
+            own.mkdir()
+            users = celery.acl(kind, PASSWORDS, QUEUES)
+            (own / "users.acl").write_text(f"{users}\nuser witness on >{WITNESS} ~* &* +@all\n")
+            server = subprocess.Popen(
+                [
+                    *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
+                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), "--save", ""),
+                    *("--appendonly", "yes", "--appendfsync", "always"),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+            fleet.processes[kind] = server
+            stack.callback(_end, server)
+            # One that a test has stopped would not hear of its end.
+            stack.callback(server.send_signal, signal.SIGCONT)
+        for port in ports.values():
+            wait_for(lambda port=port: client(port, "operator").ping())
+        yield Shop(fleet, stack)
+
+
+def until(look: Callable[[], Any], seconds: float = 60) -> float:
+    """Wait closely for it; how many seconds that took."""
+    began = time.monotonic()
+    while not look():
+        assert time.monotonic() - began < seconds, "it did not happen"
+        time.sleep(0.002)
+    return time.monotonic() - began

@@ -1,0 +1,177 @@
+"""A drain of a real worker of each pool, under a small load of every kind of task."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.unit.delivery.pools import ATOMIC, NOTHING, POOLS, SLOTS, Shop, Worker, shop, until
+
+pytestmark = pytest.mark.slow
+
+#: With the transport as kombu has it and early acknowledgement, and with the atomic take and a late one.
+WAYS: list[tuple[dict[str, Any] | None, str]] = [(None, "no"), (ATOMIC, "yes")]
+#: Those whose loop goes on while a task runs.
+FREE = [pool for pool in POOLS if pool != "solo"]
+
+
+@contextmanager
+def control(made: Shop) -> Iterator[Any]:
+    """Remote control as the operator."""
+    app = Celery("operator", set_as_current=False)
+    app.conf.update(made.fleet.settings("operator")["celery"])
+    yield app.control
+    app.close()
+
+
+def ask(made: Shop, command: str, **arguments: Any) -> dict[str, Any]:
+    with control(made) as operator:
+        (answer,) = operator.broadcast(
+            command, arguments=arguments, reply=True, timeout=20, limit=1
+        )
+    return dict(answer["w@test"])
+
+
+def busy(made: Shop, pool: str) -> bool:
+    return len(made.ledger.begun) - len(made.ledger.ended) == (1 if pool == "solo" else SLOTS)
+
+
+@pytest.mark.parametrize(("delivery", "late"), WAYS, ids=["stock", "atomic"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_has_not_begun_goes_back_and_what_runs_ends(
+    tmp_path: Path, pool: str, delivery: dict[str, Any] | None, late: str
+) -> None:
+    with shop(tmp_path, delivery) as made:
+        worker = made.worker(pool, SHOP_LATE=late)
+        sent = made.load(1.0)
+        until(lambda: busy(made, pool) and len(made.unacked()) > SLOTS - (pool == "solo"))
+
+        worker.terminate()
+        until(lambda: worker.record)
+        running = made.ledger.begun.keys() - made.ledger.ended.keys()
+        # What kombu's last question brings comes within a second and goes straight back.
+        until(lambda: made.unacked() <= running)
+        assert worker.record["handed_back"] > 0
+
+        assert worker.wait() == 0, worker.log
+        assert made.account(sent) == NOTHING, worker.log
+        assert made.unacked() == set()
+        assert worker.record["ended"]
+        assert "Traceback" not in worker.log, worker.log
+        assert made.fleet.refused() == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_idle_worker_waits_for_nothing(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool)
+        made.send()
+        until(lambda: made.ledger.ended)
+        time.sleep(0.2)  # armed: nothing is asked any more
+        worker.terminate()
+        assert worker.wait() == 0, worker.log
+        # kombu's own question would have been under way for up to a second.
+        assert worker.record["seconds"] < 0.6
+        sent = [made.send() for _ in range(3)]
+        assert made.queued().keys() == set(sent)
+
+
+@pytest.mark.parametrize("pool", FREE)
+def test_a_draining_worker_answers_and_takes_nothing(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool, SHOP_LATE="yes")
+        first = [made.send(seconds=6.0) for _ in range(SLOTS)]
+        until(lambda: busy(made, pool))
+        worker.terminate()
+        until(lambda: worker.record)
+        later = [made.send() for _ in range(4)]
+
+        assert ask(made, "ping") == {"ok": "pong"}
+        assert made.queued().keys() == set(later)
+
+        assert worker.wait() == 0, worker.log
+        assert made.account(first + later) == NOTHING
+        assert made.ledger.ended.keys() == set(first)
+
+
+@pytest.mark.parametrize("pool", FREE)
+def test_a_pause_hands_back_and_a_resume_takes_again(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        made.worker(pool, SHOP_LATE="yes")
+        sent = [made.send(seconds=3.0) for _ in range(SLOTS)]
+        until(lambda: busy(made, pool))
+        sent += [made.send(), made.send(countdown=60), made.send("limited"), made.send("limited")]
+        until(lambda: len(made.unacked()) == len(sent))
+
+        standing = ask(made, "fleet_pause", seconds=300)
+        assert (standing["state"], standing["handed_back"]) == ("paused", len(sent) - SLOTS)
+        until(lambda: len(made.ledger.ended) == SLOTS)
+        until(lambda: made.unacked() == set())
+        assert made.queued().keys() == set(sent) - made.ledger.begun.keys()
+
+        assert ask(made, "fleet_resume")["state"] == "consuming"
+        until(lambda: len(made.ledger.ended) == len(sent) - 1)  # all but the one for later
+        assert made.account(sent)["doubled"] == []
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_a_lost_connection_has_nothing_run_twice(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool, SHOP_LATE="yes")
+        sent = [made.send(seconds=1.0) for _ in range(12)]
+        until(lambda: busy(made, pool) and len(made.unacked()) > SLOTS)
+        for kind in ("normal", "pubsub"):
+            made.witness.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        until(lambda: len(made.ledger.ended) == len(sent))
+        until(lambda: made.unacked() == set())
+        assert made.account(sent) == NOTHING, worker.log
+
+
+def drained_without(made: Shop, worker: Worker, first: bool, seconds: float) -> None:
+    """Have the worker drain while its broker hangs, from before or after the signal."""
+    broker = made.fleet.processes["broker"]
+    if first:
+        broker.send_signal(signal.SIGSTOP)
+        # From when it knows; a signal before that is the other case.
+        until(lambda: "the connection is lost" in worker.log or made.ledger.begun)
+        worker.terminate()
+    else:
+        worker.terminate()
+        until(lambda: worker.record)
+        broker.send_signal(signal.SIGSTOP)
+    assert worker.wait(seconds + 90) == 0, worker.log
+    broker.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["hangs before", "hangs after"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_drain_ends_without_a_broker(tmp_path: Path, pool: str, first: bool) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool, SHOP_LATE="yes")
+        sent = [made.send(seconds=8.0) for _ in range(SLOTS)]
+        until(lambda: busy(made, pool))
+        drained_without(made, worker, first, 8.0 * SLOTS)
+        begun = made.ledger.begun
+        assert begun == made.ledger.ended
+        assert worker.record["running"] == 0
+
+        # The next start acknowledges what has run, and takes what has not.
+        again = made.worker(pool, again=True, SHOP_LATE="yes")
+        until(lambda: len(made.ledger.ended) == len(sent))
+        until(lambda: made.unacked() == set())
+        assert made.account(sent) == NOTHING, worker.log + again.log
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_idle_worker_ends_without_a_broker(tmp_path: Path, pool: str) -> None:
+    with shop(tmp_path, ATOMIC) as made:
+        worker = made.worker(pool)
+        drained_without(made, worker, first=True, seconds=0)
+        assert worker.record["ended"]
