@@ -45,6 +45,9 @@ class Options:
     deaths: int = 3
     #: Dead letters that are kept; the oldest go first.
     keep: int = 10_000
+    #: Seconds after which what a stock worker holds is put back: it renews nothing, so that the lease does not
+    #: say how long one may have it. Beside such workers while a fleet is changed over, or for good.
+    stock_timeout: float = 3600.0
 
     @property
     def atomic(self) -> bool:
