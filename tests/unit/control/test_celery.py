@@ -124,6 +124,14 @@ def test_a_promise_on_delivery_is_its_settings() -> None:
     assert not any(name.startswith("task_acks_on") for name in late)
 
 
+def test_which_parts_are_on_is_for_workers_alone() -> None:
+    parts = {"profile": "at_least_once", "take": "atomic"}
+    assert whole("worker", parts=parts)["delivery"] == parts
+    assert "delivery" not in whole("worker", parts={})
+    for component in ("beat", "producer", "flower", "operator"):
+        assert "delivery" not in whole(component, parts=parts)
+
+
 def test_the_inventory_s_word_wins_over_a_promise() -> None:
     given = {"worker_prefetch_multiplier": 4}
     assert settings(delivery="at_least_once", settings=given)["worker_prefetch_multiplier"] == 4
@@ -749,7 +757,51 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
 def test_settings_and_promise_count_where_a_worker_says_nothing(
     options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
 ) -> None:
-    assert celery.visibility_timeout({"a": options}, None, settings, delivery) == seconds
+    stock = {"take": "stock"}
+    assert celery.visibility_timeout({"a": options}, None, settings, delivery, stock) == seconds
+
+
+LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
+
+
+@pytest.mark.parametrize(
+    ("instances", "delivery", "knobs", "seconds"),
+    [
+        ({"a": LONG, "b": None}, "at_least_once", {}, 300),
+        ({"a": LONG}, "at_least_once", {"lease": True}, 300),
+        ({"a": LONG}, "at_least_once", {"lease": False}, 7200),
+        ({"a": LONG}, "inherit", {"take": "atomic"}, 300),
+        ({"a": LONG | {"delivery": "at_least_once"}}, "inherit", {}, 300),
+        # One that renews nothing is bounded by what it can hold; those that renew are not.
+        ({"a": LONG, "b": {"take": "stock"}}, "at_least_once", {}, 3600),
+        ({"a": LONG | {"take": "stock"}, "b": {}}, "at_least_once", {}, 7200),
+        ({"a": {"time_limit": 3600, "delivery": "inherit"}, "b": {}}, "at_least_once", {}, 5 * 3600),
+        # Where nothing is known of workers, nothing is promised.
+        ({}, "at_least_once", {}, 3600),
+    ],
+)  # fmt: skip
+def test_a_lease_is_short_and_holds_for_all_or_none(
+    instances: dict[str, Any], delivery: str, knobs: dict[str, Any], seconds: int
+) -> None:
+    assert celery.visibility_timeout(instances, None, None, delivery, knobs) == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "seconds"),
+    [
+        ({}, 300, 3600),
+        # As before the promise, when Celery's own four were ahead.
+        ({"time_limit": 1800}, 300, 5 * 1800),
+        (LONG, 300, 7200),
+        (LONG, 86400, 86400),
+        ({}, "7200", 7200),
+    ],
+)
+def test_what_a_worker_without_a_lease_holds_is_left_to_it_longer(
+    options: dict[str, Any], given: Any, seconds: int
+) -> None:
+    options = options | {"delivery": "at_least_once"}
+    assert celery.stock_timeout({"a": options}, None, None, given) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------
