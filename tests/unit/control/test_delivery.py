@@ -17,10 +17,17 @@ from fleet_control import celery, delivery
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import PROFILES, Options, parse
 from celery_fleet.settings import FleetSettings, read
-from tests.systemd import environment
+from tests import systemd
 
 ALL = ("lease", "hand_back", "carry", "outage")
 KNOBS = {"unknown_delay": 5, "unknown_for": 600, "poison_deaths": 2, "dead_letters_keep": 50}
+
+
+def environment(directory: Path, content: str) -> dict[str, str]:
+    """What a process has of an environment file."""
+    path = directory / "worker.env"
+    path.write_text(content)
+    return dict(word.split("=", 1) for word in systemd.environment(path))
 
 
 def on(found: dict[str, Any]) -> list[str]:
@@ -91,10 +98,10 @@ def effective(
     )
     path.write_text(json.dumps(document))
     own = delivery.variable(delivery.override(promise, knobs, options, settings))
-    return read(path, "worker", environment(celery.environment_file(own)))
+    return read(path, "worker", environment(tmp_path, celery.environment_file(own)))
 
 
-@pytest.mark.parametrize(("app", "own"), product(PROFILES, PROFILES))
+@pytest.mark.parametrize(("app", "own"), list(product(PROFILES, PROFILES)))
 @pytest.mark.parametrize("take", ["auto", "atomic", "stock"])
 def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
     tmp_path: Path, app: str, own: str, take: str
@@ -143,10 +150,13 @@ def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
     return {item["dest"]: item for item in made["files"]}
 
 
-def test_a_worker_that_differs_is_told_so_in_its_environment() -> None:
+def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> None:
     workers = {"a": {}, "b": {"take": "stock"}, "c": {"delivery": "at_most_once"}}
     files = state(workers, delivery="at_least_once", knobs=KNOBS, settings={})
-    own = {name: environment(files[f"/etc/shop/worker-{name}.env"]["content"]) for name in workers}
+    own = {
+        name: environment(tmp_path, files[f"/etc/shop/worker-{name}.env"]["content"])
+        for name in workers
+    }
     assert overrides.VARIABLE not in own["a"]
     told = json.loads(own["b"][overrides.VARIABLE])
     assert told == {"delivery": {"take": "stock", **dict.fromkeys(ALL, False)}}

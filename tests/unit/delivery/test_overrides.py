@@ -98,6 +98,6 @@ def test_a_process_reads_its_own_environment(path: Path, monkeypatch: pytest.Mon
 def test_the_sum_of_both_is_checked(path: Path) -> None:
     with pytest.raises(FleetError, match=r"delivery\.lease needs delivery\.take: atomic"):
         read(path, "worker", environ(delivery={"take": "stock"}))
+    path.write_text(json.dumps({**FILE, "delivery": []}))
     with pytest.raises(FleetError, match="delivery must be a mapping"):
-        path.write_text(json.dumps({**FILE, "delivery": []}))
         read(path, "worker", environ(celery={}))
