@@ -67,6 +67,8 @@ class Fleet:
     def __init__(self, directory: Path, ports: dict[str, int]) -> None:
         self.directory = directory
         self.ports = ports
+        #: Seconds, of whatever starts from now on.
+        self.visibility_timeout = 3600.0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
 
@@ -81,6 +83,7 @@ class Fleet:
             address["broker"],
             address["results"],
             "/no/ca",
+            self.visibility_timeout,
             routes={"shop.*": {"queue": "mail"}},
         )
         conf: dict[str, Any] = document["celery"]

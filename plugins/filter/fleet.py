@@ -134,7 +134,7 @@ class FilterModule:
             "fleet_redis_state": _plain(celery.redis_state),
             "fleet_surplus": _plain(celery.surplus),
             "fleet_visibility_timeout": _plain(celery.visibility_timeout),
-            "fleet_stock_timeout": _plain(celery.stock_timeout),
+            "fleet_stock_visibility": _plain(celery.stock_visibility),
             "fleet_delivery": _plain(delivery.document),
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
             "fleet_scheduled": _plain(celery.scheduled),

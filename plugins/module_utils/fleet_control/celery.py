@@ -183,6 +183,13 @@ _MERGED = (
 )
 
 
+# They listen to replies and events, and kombu has every consumer put back tasks whose time is up; they may not write to
+# queues, so that whatever they were doing would end with an error of Redis. Seconds: a hundred years, so
+# that whatever has a time is younger.
+_NO_WORKERS = ("flower", "operator")
+_NEVER = 3_153_600_000
+
+
 def process_settings(
     app: str,
     component: str,
@@ -211,7 +218,7 @@ def process_settings(
         broker: Host and port of the broker.
         results: Host and port of the result store.
         ca: Path, on the host, of the certificate that signs the servers'.
-        visibility_timeout: Seconds; the same for every consumer of an application, since the shortest wins.
+        visibility_timeout: Seconds; the same for every worker of an application, since the shortest wins.
         settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
         routes: task_routes.
         schedule: beat's entries, for beat alone.
@@ -320,6 +327,9 @@ def process_settings(
         ours = pins.get(name)
         merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
         pins[name] = {**ours, **value} if merge and ours else value
+    options = pins["broker_transport_options"]
+    if component in _NO_WORKERS and isinstance(options, Mapping):
+        pins["broker_transport_options"] = {**options, "visibility_timeout": _NEVER}
     document: dict[str, Any] = {"format": 1, "app": app, "component": component, "celery": pins}
     if component == "beat":
         document["beat_schedule_policy"] = policy
@@ -336,7 +346,7 @@ _BROKER_COMMANDS = {
     # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands.
     # HELLO, by which it asks for RESP3, is anybody's.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
-    "+client|tracking +blmove +rpop +hexists +hmget +hlen +ltrim +eval "
+    "+client|tracking +blmove +rpop +hexists +hmget +hlen +hscan +ltrim +zcard +zscan +eval "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     "+punsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
@@ -346,7 +356,7 @@ _BROKER_COMMANDS = {
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
     "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
     # Of dead letters.
-    "+eval +hget +hmget +hlen +hdel",
+    "+eval +hget +hmget +hlen +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
@@ -1097,7 +1107,7 @@ def visibility_timeout(
     )
 
 
-def stock_timeout(
+def stock_visibility(
     instances: Mapping[str, Mapping[str, Any] | None],
     defaults: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,

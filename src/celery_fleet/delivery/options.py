@@ -29,6 +29,9 @@ class Options:
     take: str = STOCK
     #: Renew what is held, and put back what nobody renews.
     lease: bool = False
+    #: Seconds after which a message of a worker that takes as stock kombu does counts as abandoned, since it
+    #: renews nothing: not less than such workers' own visibility timeout.
+    stock_visibility: float = 3600.0
     #: Hand back what a dead process held.
     hand_back: bool = False
     #: Tasks go on through a lost connection and are acknowledged on the next one.
@@ -45,9 +48,6 @@ class Options:
     deaths: int = 3
     #: Dead letters that are kept; the oldest go first.
     keep: int = 10_000
-    #: Seconds after which what a stock worker holds is put back: it renews nothing, so that the lease does not
-    #: say how long one may have it. Beside such workers while a fleet is changed over, or for good.
-    stock_timeout: float = 3600.0
 
     @property
     def atomic(self) -> bool:

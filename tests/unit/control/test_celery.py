@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -66,10 +67,19 @@ def test_a_password_of_any_letters_survives_the_url() -> None:
     assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
 
 
-def test_every_consumer_has_the_same_visibility_timeout() -> None:
-    for component in ("worker", "flower", "operator"):
+def test_tasks_are_given_away_by_workers_alone() -> None:
+    own = {"broker_transport_options": {"visibility_timeout": 60}}
+    for component in ("worker", "beat", "producer"):
         pins = settings(component, visibility_timeout=9000)
         assert pins["broker_transport_options"]["visibility_timeout"] == 9000
+        pins = settings(component, visibility_timeout=9000, settings=own)
+        assert pins["broker_transport_options"]["visibility_timeout"] == 60
+    for component in ("flower", "operator"):
+        for more in ({}, own):
+            options = settings(component, settings=more)["broker_transport_options"]
+            # Longer ago than any clock begins.
+            assert options["visibility_timeout"] > time.time()
+            assert options["socket_keepalive"] is True
 
 
 def test_direct_queues_are_for_those_that_use_them() -> None:
@@ -801,7 +811,7 @@ def test_what_a_worker_without_a_lease_holds_is_left_to_it_longer(
     options: dict[str, Any], given: Any, seconds: int
 ) -> None:
     options = options | {"delivery": "at_least_once"}
-    assert celery.stock_timeout({"a": options}, None, None, given) == seconds
+    assert celery.stock_visibility({"a": options}, None, None, given) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------

@@ -276,6 +276,9 @@ DELIVERY = (
     "RPOP mail",
     "BLMOVE mail mail RIGHT RIGHT 0.01",
     "LTRIM mail 0 1",
+    "HSCAN unacked 0",
+    "ZCARD fleet:y",
+    "ZSCAN unacked_index 0",
     "CLIENT TRACKING off",
 )
 ADDED = [
