@@ -346,7 +346,7 @@ _BROKER_COMMANDS = {
     # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands.
     # HELLO, by which it asks for RESP3, is anybody's.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
-    "+client|tracking +blmove +rpop +hexists +hmget +hlen +hscan +ltrim +zcard +zscan +eval "
+    "+client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     "+punsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
@@ -356,7 +356,7 @@ _BROKER_COMMANDS = {
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
     "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
     # Of dead letters.
-    "+eval +hget +hmget +hlen +hdel +zcard",
+    "+hget +hlen +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
