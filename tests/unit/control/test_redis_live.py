@@ -269,7 +269,8 @@ def test_who_is_connected_keeps_its_key_until_the_end(fresh: Server, old: Connec
 
 # What the parts of the delivery send that Celery does not; HELLO is anybody's.
 DELIVERY = (
-    "EVAL \"return redis.call('hset', KEYS[1], 'a', 'b')\" 1 fleet:x",
+    "EVALSHA {sha} 1 fleet:x",
+    "HGET fleet:x a",
     "HEXISTS unacked a",
     "HLEN fleet:x",
     "RPOP mail",
@@ -298,9 +299,10 @@ def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
     before, after = (new, bare) if back else (bare, new)
     fresh.finish(worker=before)
     running = Connection(fresh, "worker", "w1")
+    sha = running.ask("SCRIPT LOAD \"return redis.call('hlen', KEYS[1])\"")
 
     def refused() -> list[str]:
-        answers = {command: str(running.ask(command)) for command in DELIVERY}
+        answers = {command: str(running.ask(command.format(sha=sha))) for command in DELIVERY}
         return [command for command, answer in answers.items() if answer.startswith("-NOPERM")]
 
     assert refused() == ([] if back else list(DELIVERY))
