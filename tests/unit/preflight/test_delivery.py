@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from fleet_control import delivery as control
 from fleet_preflight import delivery
-from fleet_preflight.model import Problem, Severity, each_worker
+from fleet_preflight.model import Problem, Severity
 
 from tests.unit.preflight.inventory import changed, model, problems, valid
 from tests.unit.preflight.test_check import only, text_of
@@ -321,20 +322,23 @@ def test_preflight_and_the_roles_mean_the_same(variables: Variables) -> None:
     """Preflight knows nothing of the roles' filters: what a worker has is worked out in two places."""
     promises = ("inherit", "at_least_once", "at_most_once")
     takes = ("auto", "atomic", "stock")
-    for app, take, lease, pool in product(promises, takes, (True, False), ("prefork", "gevent")):
-        variables[W] = {
-            f"{own or 'none'}-{its or 'none'}": {"pool": pool}
-            | ({"delivery": own} if own else {})
-            | ({"take": its} if its else {})
-            for own, its in product((None, *promises), (None, *takes))
-        }
-        given = {**variables, APP: app, TAKE: take, "celery_worker_lease": lease}
-        made = model(given)
-        for name, options, hosts in each_worker(made):
+    workers = [
+        {"pool": pool} | ({"delivery": own} if own else {}) | ({"take": its} if its else {})
+        for own, its, pool in product((None, *promises), (None, *takes), ("prefork", "gevent"))
+    ]
+    host = "worker1"
+    made = model(variables)
+    for app, take, lease in product(promises, takes, (True, False)):
+        # Rendering is the same for all.
+        values = {**made.hosts[host], APP: app, TAKE: take, "celery_worker_lease": lease}
+        one = replace(made, hosts={host: values})
+        for options in workers:
             ours = control.parts(app, {"take": take, "lease": lease}, options)
-            host = hosts[0]
-            assert delivery.promise_of(made, host, options) == ours["profile"], name
-            assert delivery.is_atomic(made, host, options) == (ours["take"] == "atomic"), name
+            assert delivery.promise_of(one, host, options) == ours["profile"], options
+            assert delivery.is_atomic(one, host, options) == (ours["take"] == "atomic"), options
             for part in (*control.ATOMIC_PARTS, "dead_letters"):
                 variable = f"celery_worker_{part}"
-                assert delivery.has_part(made, host, options, variable) == ours[part], (name, part)
+                assert delivery.has_part(one, host, options, variable) == ours[part], (
+                    part,
+                    options,
+                )
