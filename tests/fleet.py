@@ -77,6 +77,8 @@ class Fleet:
         self.delivery = delivery
         self.conf = conf or {}
         self.ports = ports
+        #: Seconds, of whatever starts from now on.
+        self.visibility_timeout = 3600.0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
 
@@ -91,6 +93,7 @@ class Fleet:
             address["broker"],
             address["results"],
             "/no/ca",
+            self.visibility_timeout,
             routes={"shop.*": {"queue": "mail"}},
         )
         conf: dict[str, Any] = document["celery"]

@@ -8,6 +8,7 @@ an error that names the file and the remedy, never a guess.
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.delivery import options as delivery_options
+from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import Options
 from celery_fleet.errors import FleetError, one_line
 from celery_fleet.schedule import Entry, parse_entries
@@ -115,8 +117,13 @@ def locate(environ: Mapping[str, str]) -> Path:
     )
 
 
-def read(path: Path, component: str | None = None) -> FleetSettings:
+def read(
+    path: Path, component: str | None = None, environ: Mapping[str, str] | None = None
+) -> FleetSettings:
     """Read and check a settings file for a component (any, if None).
+
+    A worker's environment (this process's, if None) may lay its own delivery over the file: one file
+    serves all workers of a host.
 
     Raises:
         FleetError: naming the file, the mistake and the remedy.
@@ -137,6 +144,8 @@ def read(path: Path, component: str | None = None) -> FleetSettings:
             f"{path}: is not JSON (line {exc.lineno}, {exc.msg}); run site.yml again to write it"
             " anew"
         ) from exc
+    if isinstance(document, Mapping):
+        document = overrides.applied(document, os.environ if environ is None else environ)
     return parse(document, str(path), component)
 
 

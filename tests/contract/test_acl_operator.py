@@ -31,6 +31,22 @@ def nothing_refused(fleet: Fleet) -> Iterator[None]:
     assert fleet.refused() == []
 
 
+def test_a_task_whose_time_is_up_is_no_business_of_a_question(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kombu has whoever consumes put it back, replies to a question included, and the operator may not."""
+    monkeypatch.setattr(fleet, "visibility_timeout", 60)
+    worker = client(fleet.ports["broker"], "worker")
+    message = {"body": "", "headers": {}, "properties": {"delivery_info": {}, "delivery_tag": "t"}}
+    worker.hset("unacked", "t", json.dumps([message, "", "bulk"]))
+    # The worker is of before, and has an hour.
+    worker.zadd("unacked_index", {"t": time.time() - 600})
+    assert NODE in fleet.celery("inspect", "ping")
+    assert worker.hexists("unacked", "t")
+    worker.zrem("unacked_index", "t")
+    worker.hdel("unacked", "t")
+
+
 @pytest.mark.parametrize(
     "question",
     ["active", "scheduled", "registered", "conf"],

@@ -66,8 +66,11 @@ ODD: dict[str, Any] = {
         "cpu_quota": "150%",
         "tasks_max": "64",
     },
+    "celery_app_delivery": "at_least_once",
+    "celery_worker_hand_back": False,
+    "celery_worker_poison_deaths": 5,
     "celery_worker_instances": {
-        "discounts": {"concurrency": 1},
+        "discounts": {"concurrency": 1, "take": "stock"},
         "maintenance": {"concurrency": 1},
         "analytics": {"concurrency": 1, "memory_max": "768M"},
     },

@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from celery_fleet.delivery.options import Options
 from celery_fleet.settings import FleetSettings, read
+from tests import systemd
+from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host
 
 COMPONENTS = {
@@ -100,10 +103,69 @@ def test_all_have_the_inventorys_routes(fleet: Fleet) -> None:
 def test_the_time_until_a_task_is_given_to_another_is_one_number(fleet: Fleet) -> None:
     found = {
         json.loads(text)["celery"]["broker_transport_options"]["visibility_timeout"]
-        for component in COMPONENTS
+        for component in ("worker", "beat", "producer")
         for _, text in written(fleet, component)
     }
     assert len(found) == 1
+    # Who runs no tasks gives none away.
+    for component in ("flower", "operator"):
+        for _, text in written(fleet, component):
+            options = json.loads(text)["celery"]["broker_transport_options"]
+            assert options["visibility_timeout"] > 100 * max(found)
+
+
+def delivered(fleet: Fleet, path: Path) -> dict[str, FleetSettings]:
+    """What each worker of a fleet reads: its host's file with what its own environment lays over it."""
+    found = {}
+    for host, text in written(fleet, "worker"):
+        app = host.variables["celery_app_name"]
+        for unit in host.units:
+            if not unit.startswith(f"{app}-worker@"):
+                continue
+            name = unit.removeprefix(f"{app}-worker@").removesuffix(".service")
+            (path / "settings.json").write_text(text)
+            (path / "env").write_text(host.text(f"/etc/celery-fleet/{app}/worker-{name}.env"))
+            environ = dict(word.split("=", 1) for word in systemd.environment(path / "env"))
+            found[f"{name}@{host.name}"] = read(path / "settings.json", "worker", environ)
+    return found
+
+
+def test_the_demo_shows_all_of_the_delivery(local: Fleet, tmp_path: Path) -> None:
+    found = delivered(local, tmp_path)
+    assert len({node.partition("@")[2] for node in found}) > 1
+    for settings in found.values():
+        assert settings.delivery == Options(
+            profile="at_least_once",
+            take="atomic",
+            **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
+            stock_visibility=4 * 1800 + 1800,
+        )
+        assert settings.celery["task_acks_late"] is True
+        assert settings.celery["broker_transport_options"]["visibility_timeout"] == 300
+
+
+def test_a_worker_may_differ_from_the_others_of_its_host(odd: Fleet, tmp_path: Path) -> None:
+    found = delivered(odd, tmp_path)
+    parts = {name.partition("@")[0]: settings.delivery for name, settings in found.items()}
+    assert set(parts) == {"discounts", "maintenance", "analytics"}
+    assert parts["maintenance"] == parts["analytics"]
+    assert (parts["analytics"].take, parts["analytics"].lease) == ("atomic", True)
+    assert (parts["discounts"].take, parts["discounts"].lease) == ("stock", False)
+    assert {(one.hand_back, one.dead_letters, one.deaths) for one in parts.values()} == {
+        (False, True, 5)
+    }
+    # It renews nothing, so the timeout of all outlasts what it may hold.
+    for settings in found.values():
+        assert settings.celery["broker_transport_options"]["visibility_timeout"] == 3600
+
+
+def test_where_nothing_is_promised_nothing_is_said(pytestconfig: pytest.Config) -> None:
+    production: Fleet = pytestconfig.stash[RENDERS]["production"].result()
+    for host, text in written(production, "worker"):
+        assert "delivery" not in json.loads(text)
+        for path in host.files:
+            if path.endswith(".env") and "/worker-" in path:
+                assert "CELERY_FLEET_DELIVERY" not in host.text(path)
 
 
 def test_whoever_runs_or_sends_tasks_has_the_applications_environment(fleet: Fleet) -> None:

@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from .delivery import LEASE, SETTINGS, override, promise_of, variable
+from .delivery import parts as delivery_parts
+
 DEFAULT_QUEUE = "celery"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -60,7 +63,9 @@ UNIT_OPTIONS = (
     "read_write_paths",
     "overlap",
 )
-WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS)
+# ... and that say how its tasks are delivered.
+DELIVERY_OPTIONS = ("delivery", "take")
+WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS, *DELIVERY_OPTIONS)
 
 
 def worker_queues(name: str, options: Mapping[str, Any] | None) -> list[str]:
@@ -178,22 +183,11 @@ _MERGED = (
 )
 
 
-# What each promise on delivery means in Celery's settings. A task that killed its process is retried as one that failed
-# is, so that it ends where its retries do: put back into its queue (`reject`), it would kill one process after another.
-_DELIVERY: dict[str, dict[str, Any]] = {
-    "inherit": {},
-    "at_least_once": {
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": False,
-        "task_retry_on_worker_lost": True,
-        "worker_prefetch_multiplier": 1,
-    },
-    "at_most_once": {
-        "task_acks_late": False,
-        "task_reject_on_worker_lost": False,
-        "task_retry_on_worker_lost": False,
-    },
-}
+# They listen to replies and events, and kombu has every consumer put back tasks whose time is up; they may not write to
+# queues, so that whatever they were doing would end with an error of Redis. Seconds: a hundred years, so
+# that whatever has a time is younger.
+_NO_WORKERS = ("flower", "operator")
+_NEVER = 3_153_600_000
 
 
 def process_settings(
@@ -212,6 +206,7 @@ def process_settings(
     policy: str = "add",
     scheduler: str = "persistent",
     edited: str = "keep",
+    parts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What one component of the application is told by the fleet: the content of its `settings.json`.
 
@@ -223,7 +218,7 @@ def process_settings(
         broker: Host and port of the broker.
         results: Host and port of the result store.
         ca: Path, on the host, of the certificate that signs the servers'.
-        visibility_timeout: Seconds; the same for every consumer of an application, since the shortest wins.
+        visibility_timeout: Seconds; the same for every worker of an application, since the shortest wins.
         settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
         routes: task_routes.
         schedule: beat's entries, for beat alone.
@@ -231,6 +226,7 @@ def process_settings(
         policy: celery_beat_schedule_policy, for beat alone.
         scheduler: celery_beat_scheduler, for beat alone.
         edited: celery_beat_schedule_edited, for beat alone.
+        parts: Which parts of the delivery are on (`delivery.document`), for workers alone.
     """
     # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
     transport: dict[str, Any] = {
@@ -269,7 +265,7 @@ def process_settings(
         # For a developer's machine: here tasks would run within whoever sends them.
         "task_always_eager": False,
         "worker_direct": component in ("worker", "operator"),
-        **_DELIVERY[delivery],
+        **SETTINGS[delivery],
     }
     if component == "producer":
         # A visitor waits, and gunicorn ends a process that is silent for 30 s: a restart of Redis is bridged, and then
@@ -331,27 +327,36 @@ def process_settings(
         ours = pins.get(name)
         merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
         pins[name] = {**ours, **value} if merge and ours else value
+    options = pins["broker_transport_options"]
+    if component in _NO_WORKERS and isinstance(options, Mapping):
+        pins["broker_transport_options"] = {**options, "visibility_timeout": _NEVER}
     document: dict[str, Any] = {"format": 1, "app": app, "component": component, "celery": pins}
     if component == "beat":
         document["beat_schedule_policy"] = policy
         if scheduler != "persistent":
             document.update(beat_scheduler=scheduler, beat_schedule_edited=edited)
+    if component == "worker" and parts:
+        document["delivery"] = dict(parts)
     return document
 
 
 # What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"
 _BROKER_COMMANDS = {
+    # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands.
+    # HELLO, by which it asks for RESP3, is anybody's.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
+    "+client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
-    "+punsubscribe +client|tracking +blmove +rpop +ltrim +zscan +zcard +hexists +hlen +hscan",
+    "+punsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
     "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
-    "+hget +hdel +zcard",
+    # Of dead letters.
+    "+hget +hlen +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
@@ -363,6 +368,8 @@ _RESULTS_COMMANDS = {
 # The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
 # descriptions where it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
+# Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
+_FLEET_KEYS = "fleet:*"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 
@@ -387,7 +394,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
             "_kombu.binding_deadlines",
             *_lists("*.celery.pidbox"),
             "celeryev.*",
-            "fleet:*",
+            _FLEET_KEYS,
         ]
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
@@ -413,7 +420,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         *tasks,
         *direct,
         "unacked_mutex",
-        "fleet:*",
+        _FLEET_KEYS,
     ]
     return [*(f"~{key}" for key in keys), "%R~unacked_index"]
 
@@ -603,6 +610,9 @@ def worker_state(
     runtime: str,
     timeout: float,
     logs: str = "",
+    delivery: str = "inherit",
+    knobs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that the workers of one host need there, in the form that `settle` takes.
 
@@ -619,6 +629,9 @@ def worker_state(
         runtime: Directory of the fleet's runtime.
         timeout: Seconds until a worker has to consume.
         logs: Directory of its log file; without one it logs to the journal.
+        delivery: celery_app_delivery.
+        knobs: How tasks are delivered; see `delivery`.
+        settings: celery_app_settings.
     """
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
@@ -635,6 +648,7 @@ def worker_state(
         command = worker_command(module, node, options, log)
         variables = process_environment("worker", runtime, command, options.get("environment"), app)
         variables["CELERY_FLEET_NODE"] = node
+        variables |= variable(override(delivery, knobs, options, settings))
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(
@@ -646,6 +660,7 @@ def worker_state(
                     "drain": drain_timeout(options),
                     # Threads would run to their end what they hand back, and greenlets hand back nothing.
                     "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
+                    "hand_back": delivery_parts(delivery, knobs, options)["hand_back"],
                 },
             }
         )
@@ -1068,31 +1083,66 @@ def visibility_timeout(
     defaults: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     delivery: str = "inherit",
+    knobs: Mapping[str, Any] | None = None,
 ) -> int:
     """Seconds after which an unacknowledged task is given to another worker, such that none still has it.
 
-    A worker takes `prefetch_multiplier` tasks ahead for each process, so the last of them may wait that many
-    time limits, and then its drain. At least Celery's own default of an hour.
+    Where all workers renew what they hold, it is their lease. Else those that don't renew count: such a worker takes
+    `prefetch_multiplier` tasks ahead for each process, so the last of them may wait that many time limits, and then
+    its drain. At least Celery's own default of an hour then.
 
     Args:
         instances: celery_worker_instances.
         defaults: celery_worker_defaults.
         settings: celery_app_settings, which bound what a worker's own options leave open.
         delivery: celery_app_delivery.
+        knobs: How tasks are delivered; see `delivery`.
     """
-    own = settings or {}
-    # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
-    promised = _DELIVERY.get(delivery, {}).get("worker_prefetch_multiplier", 4)
+    workers = [worker_options(name, instances, defaults) for name in instances]
+    without = [one for one in workers if not delivery_parts(delivery, knobs, one)["lease"]]
+    if workers and not without:
+        return LEASE
+    return _longest_hold(
+        (options, promise_of(options, delivery), settings or {}) for options in without
+    )
+
+
+def stock_visibility(
+    instances: Mapping[str, Mapping[str, Any] | None],
+    defaults: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    given: float = 0,
+) -> int:
+    """Seconds after which a worker with a lease may take what one without has, which renews nothing.
+
+    Longer than any of these workers could hold a task on the stock take, whatever was promised: while a fleet goes
+    from one promise to another, workers of both kinds run, and the lease would be much too short for the one.
+
+    Args:
+        instances: celery_worker_instances.
+        defaults: celery_worker_defaults.
+        settings: celery_app_settings.
+        given: celery_app_visibility_timeout, than which it is never less.
+    """
+    workers = (worker_options(name, instances, defaults) for name in instances)
+    longest = _longest_hold((options, "inherit", settings or {}) for options in workers)
+    return max(longest, math.ceil(float(given)))
+
+
+def _longest_hold(workers: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]]) -> int:
+    """Seconds, at least an hour; of each worker its options, its promise and the application's settings."""
     longest = 3600.0
-    for name in instances:
-        options = worker_options(name, instances, defaults)
+    for options, promise, settings in workers:
         limit = options.get("time_limit")
         if limit is None:
-            limit = own.get("task_time_limit")
-        if limit is not None:
-            ahead = options.get("prefetch_multiplier")
-            if ahead is None:
-                ahead = own.get("worker_prefetch_multiplier")
-            held = float(ahead or promised) * float(limit) + drain_timeout(options)
-            longest = max(longest, held)
+            limit = settings.get("task_time_limit")
+        if limit is None:
+            continue
+        ahead = options.get("prefetch_multiplier")
+        if ahead is None:
+            ahead = settings.get("worker_prefetch_multiplier")
+        # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
+        promised = SETTINGS[promise].get("worker_prefetch_multiplier", 4)
+        held = float(ahead or promised) * float(limit) + drain_timeout(options)
+        longest = max(longest, held)
     return math.ceil(longest)

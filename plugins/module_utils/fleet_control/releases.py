@@ -18,6 +18,10 @@ NOTE = "release.json"
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 
+# The minor version of Celery and kombu for which there is an atomic take, and the first redis-py with RESP3.
+_ATOMIC = "5.7"
+_RESP3 = 5
+
 _CRONTAB = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 
 
@@ -41,7 +45,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         note: Text of its note.
         demands: Of the inventory: `schedule` (celery_beat_schedule), `policy` (celery_beat_schedule_policy), `routes`
             (celery_app_task_routes), `settings` (celery_app_settings), `queues` (all that workers consume), `scheduler`
-            (celery_beat_scheduler).
+            (celery_beat_scheduler), `atomic` (whether any worker takes atomically).
     """
     try:
         whole = json.loads(note)
@@ -56,6 +60,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     policy = str(demands.get("policy") or ADD)
     found = _lacking(identity, tasks, inventory, demands)
     found += _eager(identity, told, demands)
+    found += _foreign(identity, _versions(whole), demands)
     if policy == REFUSE and inventory:
         found.append(
             f"celery_beat_schedule has entries ({', '.join(sorted(inventory))}), while celery_beat_schedule_policy "
@@ -68,6 +73,44 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     for name, entry in in_effect(code, inventory, policy).items():
         found += _unserved(identity, name, entry, tasks, told, demands)
     return found
+
+
+def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
+    """What of a release costs the inventory something without being wrong; the arguments are those of `refusals`."""
+    try:
+        found = _versions(json.loads(note))
+    except (ValueError, AttributeError):
+        return []
+    redis = found.get("redis") or ""
+    major = redis.partition(".")[0]
+    if not demands.get("atomic") or not major.isdigit() or int(major) >= _RESP3:
+        return []
+    return [
+        (
+            f"release {identity}: redis-py {redis} does not speak RESP3, by which idle workers hear of new tasks. They "
+            f"look for them instead, which costs Redis some commands a second and tasks some milliseconds. Require "
+            f"redis>={_RESP3}."
+        )
+    ]
+
+
+def _versions(whole: Mapping[str, Any]) -> dict[str, str]:
+    """Versions that a note names; of one that was written before it named any, none."""
+    return {name: str(text) for name, text in (whole.get("versions") or {}).items() if text}
+
+
+def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
+    """A Celery or kombu whose private attributes the atomic take does not know."""
+    if not demands.get("atomic"):
+        return []
+    return [
+        (
+            f"release {identity} has {name} {versions[name]}, and the atomic take knows {_ATOMIC} alone. Require "
+            f"{name}=={_ATOMIC}.*, or set celery_worker_take: stock."
+        )
+        for name in ("celery", "kombu")
+        if name in versions and not f"{versions[name]}.".startswith(f"{_ATOMIC}.")
+    ]
 
 
 def in_effect(

@@ -147,6 +147,9 @@ class Settler:
             words = releases.refusals(name, note.decode(errors="replace"), release.demands or {})
             if words:
                 raise SettleError("\n".join([*words, "Nothing was changed."]))
+            self.report.warnings += releases.remarks(
+                name, note.decode(errors="replace"), release.demands or {}
+            )
 
     def _overlay(self) -> Overlay:
         overlay = Overlay()

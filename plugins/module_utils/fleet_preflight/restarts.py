@@ -1,4 +1,4 @@
-"""Restarts: how careful they are, whom they concern, and what is promised to tasks meanwhile."""
+"""Restarts: how careful they are, and whom they concern."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Final
 from .model import (
     Model,
     Problem,
-    Severity,
-    as_mapping,
     as_number,
     as_strings,
     dotted,
@@ -25,15 +23,6 @@ _RANGES: Final[Mapping[str, tuple[float, float | None, str]]] = {
 
 # Pools whose stopping worker hands back at once what it has not begun (fleet_control.roll).
 _OVERLAPPING: Final = ("prefork", "threads", "gevent")
-
-# What the promise rests on, with the values that keep it.
-_AT_LEAST_ONCE: Final[Mapping[str, object]] = {"task_acks_late": True}
-_AT_MOST_ONCE: Final[Mapping[str, object]] = {
-    "task_acks_late": False,
-    "task_reject_on_worker_lost": False,
-    "task_retry_on_worker_lost": False,
-}
-
 
 def check_restarts(model: Model) -> Iterator[Problem]:
     """Numbers in their range, and names of workers that are there."""
@@ -80,38 +69,3 @@ def check_overlap(model: Model) -> Iterator[Problem]:
                 value="true",
                 hosts=hosts,
             )
-
-
-def check_delivery(model: Model) -> Iterator[Problem]:
-    """A promise on delivery, and what the inventory says against it."""
-    for value, hosts in model.distinct("celery_app_delivery"):
-        wanted = {"at_least_once": _AT_LEAST_ONCE, "at_most_once": _AT_MOST_ONCE}.get(str(value))
-        if wanted is None:
-            continue
-        for settings, there in model.distinct("celery_app_settings", hosts):
-            for name, kept in wanted.items():
-                given = as_mapping(settings).get(name, kept)
-                if isinstance(given, bool) and given is not kept:
-                    yield Problem(
-                        dotted(("celery_app_settings", name)),
-                        f"is {str(given).lower()} against celery_app_delivery ({value}), and wins",
-                        "remove it, or write celery_app_delivery: inherit and all of Celery's settings yourself",
-                        value=str(given).lower(),
-                        hosts=there,
-                        severity=Severity.WARNING,
-                    )
-        if value != "at_least_once":
-            continue
-        for name, options, workers in each_worker(model):
-            ahead = as_number(options.get("prefetch_multiplier"))
-            if ahead is not None and ahead != 1:
-                path = ("celery_worker_instances", name, "prefetch_multiplier")
-                yield Problem(
-                    dotted(path),
-                    "wins over the one of celery_app_delivery: at_least_once. Tasks that wait in a worker count "
-                    "against celery_app_visibility_timeout, and run a second time after it",
-                    "remove it to have 1",
-                    value=model.show(path, options["prefetch_multiplier"]),
-                    hosts=workers,
-                    severity=Severity.WARNING,
-                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -66,10 +67,19 @@ def test_a_password_of_any_letters_survives_the_url() -> None:
     assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
 
 
-def test_every_consumer_has_the_same_visibility_timeout() -> None:
-    for component in ("worker", "flower", "operator"):
+def test_tasks_are_given_away_by_workers_alone() -> None:
+    own = {"broker_transport_options": {"visibility_timeout": 60}}
+    for component in ("worker", "beat", "producer"):
         pins = settings(component, visibility_timeout=9000)
         assert pins["broker_transport_options"]["visibility_timeout"] == 9000
+        pins = settings(component, visibility_timeout=9000, settings=own)
+        assert pins["broker_transport_options"]["visibility_timeout"] == 60
+    for component in ("flower", "operator"):
+        for more in ({}, own):
+            options = settings(component, settings=more)["broker_transport_options"]
+            # Longer ago than any clock begins.
+            assert options["visibility_timeout"] > time.time()
+            assert options["socket_keepalive"] is True
 
 
 def test_direct_queues_are_for_those_that_use_them() -> None:
@@ -122,6 +132,14 @@ def test_a_promise_on_delivery_is_its_settings() -> None:
     assert "worker_prefetch_multiplier" not in early
     # What decides about a failed or a timed-out task is the application's.
     assert not any(name.startswith("task_acks_on") for name in late)
+
+
+def test_which_parts_are_on_is_for_workers_alone() -> None:
+    parts = {"profile": "at_least_once", "take": "atomic"}
+    assert whole("worker", parts=parts)["delivery"] == parts
+    assert "delivery" not in whole("worker", parts={})
+    for component in ("beat", "producer", "flower", "operator"):
+        assert "delivery" not in whole(component, parts=parts)
 
 
 def test_the_inventory_s_word_wins_over_a_promise() -> None:
@@ -748,7 +766,51 @@ def test_no_task_is_given_away_while_a_worker_still_has_it(
 def test_settings_and_promise_count_where_a_worker_says_nothing(
     options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
 ) -> None:
-    assert celery.visibility_timeout({"a": options}, None, settings, delivery) == seconds
+    stock = {"take": "stock"}
+    assert celery.visibility_timeout({"a": options}, None, settings, delivery, stock) == seconds
+
+
+LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
+
+
+@pytest.mark.parametrize(
+    ("instances", "delivery", "knobs", "seconds"),
+    [
+        ({"a": LONG, "b": None}, "at_least_once", {}, 300),
+        ({"a": LONG}, "at_least_once", {"lease": True}, 300),
+        ({"a": LONG}, "at_least_once", {"lease": False}, 7200),
+        ({"a": LONG}, "inherit", {"take": "atomic"}, 300),
+        ({"a": LONG | {"delivery": "at_least_once"}}, "inherit", {}, 300),
+        # One that renews nothing is bounded by what it can hold; those that renew are not.
+        ({"a": LONG, "b": {"take": "stock"}}, "at_least_once", {}, 3600),
+        ({"a": LONG | {"take": "stock"}, "b": {}}, "at_least_once", {}, 7200),
+        ({"a": {"time_limit": 3600, "delivery": "inherit"}, "b": {}}, "at_least_once", {}, 5 * 3600),
+        # Where nothing is known of workers, nothing is promised.
+        ({}, "at_least_once", {}, 3600),
+    ],
+)  # fmt: skip
+def test_a_lease_is_short_and_holds_for_all_or_none(
+    instances: dict[str, Any], delivery: str, knobs: dict[str, Any], seconds: int
+) -> None:
+    assert celery.visibility_timeout(instances, None, None, delivery, knobs) == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "seconds"),
+    [
+        ({}, 300, 3600),
+        # As before the promise, when Celery's own four were ahead.
+        ({"time_limit": 1800}, 300, 5 * 1800),
+        (LONG, 300, 7200),
+        (LONG, 86400, 86400),
+        ({}, "7200", 7200),
+    ],
+)
+def test_what_a_worker_without_a_lease_holds_is_left_to_it_longer(
+    options: dict[str, Any], given: Any, seconds: int
+) -> None:
+    options = options | {"delivery": "at_least_once"}
+    assert celery.stock_visibility({"a": options}, None, None, given) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from fleet_control import redis_live
+from fleet_control import celery, redis_live
 from fleet_control.fingerprint import Disk
 from fleet_control.redis_live import (
     LIVE,
@@ -265,6 +265,56 @@ def test_who_is_connected_keeps_its_key_until_the_end(fresh: Server, old: Connec
     assert str(old.ask("GET a")).startswith("-NOPERM")
     assert old.ask("GET b") is None
     assert old.ask("PING") == "+PONG"
+
+
+# What the parts of the delivery send that Celery does not; HELLO is anybody's.
+DELIVERY = (
+    "EVALSHA {sha} 1 fleet:x",
+    "HGET fleet:x a",
+    "HEXISTS unacked a",
+    "HLEN fleet:x",
+    "RPOP mail",
+    "BLMOVE mail mail RIGHT RIGHT 0.01",
+    "LTRIM mail 0 1",
+    "HSCAN unacked 0",
+    "ZCARD fleet:y",
+    "ZSCAN unacked_index 0",
+    "CLIENT TRACKING off",
+)
+ADDED = {
+    *("+client|tracking", "+blmove", "+rpop", "+hexists", "+hlen", "+hscan", "+ltrim"),
+    *("+zcard", "+zscan", "~fleet:*"),
+}
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
+    fresh: Server, back: bool
+) -> None:
+    """And keeps them, on the way back, until the last worker that needs them is gone."""
+    acl = celery.acl("broker", {"worker": "w1"}, ["mail"]).splitlines()[1]
+    new = acl.removeprefix("user worker ")
+    assert set(new.split()) >= ADDED
+    bare = " ".join(word for word in new.split() if word not in ADDED)
+    before, after = (new, bare) if back else (bare, new)
+    fresh.finish(worker=before)
+    running = Connection(fresh, "worker", "w1")
+    sha = running.ask("SCRIPT LOAD \"return redis.call('hlen', KEYS[1])\"")
+
+    def refused() -> list[str]:
+        answers = {command: str(running.ask(command.format(sha=sha))) for command in DELIVERY}
+        return [command for command, answer in answers.items() if answer.startswith("-NOPERM")]
+
+    assert refused() == ([] if back else list(DELIVERY))
+    fresh.ask("ACL", "LOG", "RESET")
+    fresh.apply(worker=after)
+    assert refused() == []
+    log = fresh.ask("ACL", "LOG")
+    assert isinstance(log, list)
+    assert [entry for entry in log if entry["username"] == "worker"] == []
+    fresh.finish(worker=after)
+    assert refused() == (list(DELIVERY) if back else [])
+    running.close()
 
 
 def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:

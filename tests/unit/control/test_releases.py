@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from fleet_control.releases import names_expected, queue_of, refusals
+from fleet_control.releases import names_expected, queue_of, refusals, remarks
 
 EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
 
@@ -41,6 +41,50 @@ def test_one_that_suits() -> None:
 def test_a_note_that_is_none(text: str) -> None:
     (words,) = refused(text)
     assert words.startswith("release r1: its release.json can't be read. Remove")
+
+
+def versions(**found: str | None) -> str:
+    return json.dumps({"tasks": [], "versions": {"celery": "5.7.0", "kombu": "5.7.1", **found}})
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        ({"celery": "5.6.2"}, "celery 5.6.2"),
+        ({"kombu": "5.70.0"}, "kombu 5.70.0"),
+        ({"celery": "6.0"}, "celery 6.0"),
+    ],
+)
+def test_the_atomic_take_knows_one_minor_version(found: dict[str, str], name: str) -> None:
+    (words,) = refused(versions(**found), atomic=True)
+    assert words.startswith(f"release r1 has {name}, and the atomic take knows 5.7 alone.")
+    assert "celery_worker_take: stock" in words
+    # Without it, and for a release whose note is older than this.
+    assert refused(versions(**found), atomic=False) == []
+    assert refused(versions(celery=None, kombu=None), atomic=True) == []
+    assert refused(note(), atomic=True) == []
+
+
+def test_versions_that_the_atomic_take_knows() -> None:
+    for celery in ("5.7.0", "5.7", "5.7.12"):
+        assert refused(versions(celery=celery), atomic=True) == []
+
+
+def test_a_redis_py_without_resp3_is_remarked() -> None:
+    (words,) = remarks("r1", versions(redis="4.6.0"), {"atomic": True})
+    assert "redis-py 4.6.0" in words
+    assert "redis>=5" in words
+    assert refused(versions(redis="4.6.0"), atomic=True) == []
+    assert remarks("r1", versions(redis="4.6.0"), {}) == []
+    for text in (
+        versions(redis="5.0.0"),
+        versions(redis="8.1.0"),
+        versions(),
+        note(),
+        "half",
+        "[]",
+    ):
+        assert remarks("r1", text, {"atomic": True}) == []
 
 
 def test_tasks_of_the_inventory_that_the_release_lacks() -> None:

@@ -494,42 +494,6 @@ def test_warnings(
         assert message in one.message
 
 
-@pytest.mark.parametrize(
-    ("promise", "path", "value", "variable", "message"),
-    [
-        ("at_least_once", S, None, None, ""),
-        ("at_least_once", f"{D}/prefetch_multiplier", 1, None, ""),
-        (
-            *("at_least_once", f"{D}/prefetch_multiplier", 4),
-            *(f"{W}.discounts.prefetch_multiplier", "wins over the one of celery_app_delivery"),
-        ),
-        # One task ahead is one less that waits for its time limit.
-        ("at_least_once", "celery_app_visibility_timeout", 3600, None, ""),
-        ("at_most_once", f"{D}/prefetch_multiplier", 4, None, ""),
-        (
-            *("at_least_once", "celery_app_settings", {"task_acks_late": False}),
-            *("celery_app_settings.task_acks_late", "against celery_app_delivery (at_least_once)"),
-        ),
-        (
-            *("at_most_once", "celery_app_settings", {"task_acks_late": True}),
-            *("celery_app_settings.task_acks_late", "against celery_app_delivery (at_most_once)"),
-        ),
-        ("at_least_once", "celery_app_settings", {"task_acks_late": True}, None, ""),
-    ],
-)
-def test_a_promise_and_what_speaks_against_it(
-    variables: Variables, promise: str, path: str, value: Any, variable: str | None, message: str
-) -> None:
-    given = changed(variables, "celery_app_delivery", promise)
-    found = problems(given if value is None else changed(given, path, value))
-    if variable is None:
-        assert found == []
-    else:
-        one = only(found)
-        assert (one.variable, one.severity) == (variable, Severity.WARNING)
-        assert message in one.message
-
-
 # What the inventory gives beside 3600 s, and the least that does; None where 3600 do.
 HOUR = "celery_app_visibility_timeout"
 OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
@@ -542,6 +506,8 @@ OVER = "celery_app_settings.broker_transport_options.visibility_timeout"
         ({"a": {"time_limit": 1801, "prefetch_multiplier": 1}}, {}, {}, "inherit", 3602),
         # The document's hour, from each of the three places.
         ({"a": {"time_limit": 3600}}, {}, {}, "at_least_once", 7200),
+        # What another worker has as a promise of its own.
+        ({"a": {"time_limit": 3600, "delivery": "at_least_once"}}, {}, {}, "inherit", 7200),
         ({"a": {}}, {"time_limit": 3600, "prefetch_multiplier": 1}, {}, "inherit", 7200),
         ({"a": {}}, {}, {"task_time_limit": 3600}, "inherit", 4 * 3600 + 600),
         ({"a": {}}, {}, {"task_time_limit": 3600, "worker_prefetch_multiplier": 1}, "inherit", 4200),
@@ -570,6 +536,7 @@ def test_every_worker_is_held_against_the_visibility_timeout(
     for name in ("celery_beat_schedule", "celery_app_task_routes"):
         variables.pop(name)
     variables |= {W: instances, "celery_worker_defaults": defaults, "celery_app_delivery": delivery}
+    variables["celery_worker_take"] = "stock"
     variables["celery_app_settings"] = dict(settings)
     if where == HOUR:
         variables[HOUR] = 3600

@@ -27,12 +27,13 @@ found["loader"] = type(app.loader).__name__
 """
 
 
-def visibility(inventory: dict[str, Any]) -> int:
+def visibility(inventory: dict[str, Any], knobs: dict[str, Any] | None = None) -> int:
     return visibility_timeout(
         inventory["celery_worker_instances"],
         inventory["celery_worker_defaults"],
         inventory.get("celery_app_settings"),
         inventory["celery_app_delivery"],
+        knobs,
     )
 
 
@@ -68,7 +69,7 @@ def test_the_fleets_broker_wins_and_the_documents_settings_stay(
     assert found["task_time_limit"] == 3600
     assert found["task_acks_late"] is True
     assert found["worker_prefetch_multiplier"] == 1
-    assert found["broker_transport_options"]["visibility_timeout"] == 7200
+    assert found["broker_transport_options"]["visibility_timeout"] == 300
 
 
 def test_the_hour_is_that_of_the_code(
@@ -81,8 +82,9 @@ def test_the_hour_is_that_of_the_code(
         )
         assert options["time_limit"] == found["task_time_limit"] == 3600
         assert options["soft_time_limit"] < options["time_limit"]
-    # One ahead, an hour each, and an hour's drain.
-    assert visibility(inventory) == 7200
+    # Its workers renew what they hold. Without that: one ahead, an hour each, and an hour's drain.
+    assert visibility(inventory) == 300
+    assert visibility(inventory, {"lease": False}) == 7200
 
 
 def test_no_password_of_redis_is_in_the_environment(inventory: dict[str, Any]) -> None:

@@ -1,0 +1,151 @@
+"""Delivery: what a promise means in Celery's settings and in the parts of the runtime, worker by worker.
+
+Plain functions over plain data. `knobs` are the variables `celery_worker_<name>` of a host without their prefix; what
+is left out has its role's default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What each promise means in Celery's settings. A task that killed its process is retried as one that failed is, so that
+# it ends where its retries do: put back into its queue (`reject`), it would kill one process after another.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "inherit": {},
+    "at_least_once": {
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+    },
+    "at_most_once": {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+    },
+}
+# What a worker reads beside its settings file, where it differs from the application.
+VARIABLE = "CELERY_FLEET_DELIVERY"
+# Seconds of a lease, and so the visibility timeout of an application all of whose workers renew what they hold.
+LEASE = 300
+# Parts that stand on the atomic take.
+ATOMIC_PARTS = ("lease", "hand_back", "carry", "outage")
+# Pools whose worker has no event loop that a broker could block: greenlets wait for it, each alone.
+WITHOUT_LOOP = ("gevent", "eventlet")
+
+_KNOBS: dict[str, Any] = {
+    "take": "auto",
+    **dict.fromkeys((*ATOMIC_PARTS, "dead_letters"), True),
+    "unknown_delay": 60,
+    "unknown_for": 3600,
+    "poison_deaths": 3,
+    "dead_letters_keep": 10_000,
+    "stock_visibility": 3600,
+}
+# Options of the runtime that are numbers: theirs -> ours, and their type.
+_NUMBERS: dict[str, tuple[str, type[int | float]]] = {
+    "unknown_delay": ("unknown_delay", float),
+    "unknown_for": ("unknown_for", float),
+    "deaths": ("poison_deaths", int),
+    "keep": ("dead_letters_keep", int),
+    "stock_visibility": ("stock_visibility", float),
+}
+
+
+def promise_of(options: Mapping[str, Any], delivery: str) -> str:
+    """The promise of a worker with these options: its own, else the application's."""
+    return str(options.get("delivery") or delivery)
+
+
+def parts(
+    delivery: str,
+    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Which parts of the delivery are on, in the runtime's words (`celery_fleet.delivery.options`).
+
+    Args:
+        delivery: celery_app_delivery.
+        knobs: See above.
+        options: A worker's own, over the defaults of all; without any it is what the application's settings say.
+    """
+    known, own = {**_KNOBS, **(knobs or {})}, options or {}
+    promise = promise_of(own, delivery)
+    take = str(own.get("take") or known["take"])
+    if take == "auto":
+        take = "atomic" if promise == "at_least_once" else "stock"
+    atomic = take == "atomic"
+    on = {name: atomic and bool(known[name]) for name in ATOMIC_PARTS}
+    on["outage"] = on["outage"] and own.get("pool") not in WITHOUT_LOOP
+    return {
+        "profile": promise,
+        "take": take,
+        **on,
+        "dead_letters": promise == "at_least_once" and bool(known["dead_letters"]),
+        **{name: kind(known[ours]) for name, (ours, kind) in _NUMBERS.items()},
+    }
+
+
+def document(delivery: str, knobs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`delivery` of the workers' settings file; nothing where all of it is Celery's own."""
+    found = parts(delivery, knobs)
+    return {} if _is_stock(found) else found
+
+
+def override(
+    delivery: str,
+    knobs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a worker has other than its settings file, nothing where it is the same.
+
+    `celery` are settings laid over those of the file, `unset` names of the file's that are left to the application,
+    `delivery` options laid over the file's.
+
+    Args:
+        delivery: celery_app_delivery.
+        knobs: See above.
+        options: The worker's, over the defaults of all.
+        settings: celery_app_settings, which win over any promise.
+    """
+    written, wanted = document(delivery, knobs), parts(delivery, knobs, options)
+    differing = {
+        name: value
+        for name, value in wanted.items()
+        if name not in written or written[name] != value
+    }
+    if not written and _is_stock(wanted):
+        differing = {}
+    before, after = SETTINGS[delivery], SETTINGS[str(wanted["profile"])]
+    free = [name for name in {**before, **after} if name not in (settings or {})]
+    found = {
+        "celery": {n: after[n] for n in free if n in after and after[n] != before.get(n)},
+        "unset": [n for n in free if n not in after],
+        "delivery": differing,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def variable(override: Mapping[str, Any]) -> dict[str, str]:
+    """The environment that tells a worker what it has other than its settings file."""
+    return {VARIABLE: json.dumps(override, sort_keys=True)} if override else {}
+
+
+def takes_atomically(
+    instances: Mapping[str, Mapping[str, Any] | None],
+    defaults: Mapping[str, Any] | None,
+    delivery: str,
+    knobs: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether any worker of the application does."""
+    return any(
+        parts(delivery, knobs, {**(defaults or {}), **(options or {})})["take"] == "atomic"
+        for options in instances.values()
+    )
+
+
+def _is_stock(found: Mapping[str, Any]) -> bool:
+    return (found["profile"], found["take"]) == ("inherit", "stock")

@@ -1,0 +1,287 @@
+"""Delivery: what is promised to tasks, worker by worker, and what the inventory says against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from .model import (
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+    as_number,
+    as_text,
+    dotted,
+    each_worker,
+    number_text,
+)
+
+# What a promise rests on, with the values that keep it.
+_PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
+    "at_least_once": {"task_acks_late": True},
+    "at_most_once": {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+    },
+}
+_SETTINGS: Final = "celery_app_settings"
+_TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
+_STOCK: Final = "write celery_worker_take: stock"
+_SCHEMES: Final = ("redis", "rediss", "sentinel")
+# Pools whose worker has no event loop that could be kept going.
+_WITHOUT_LOOP: Final = ("gevent", "eventlet")
+_ATOMIC_PARTS: Final = tuple(
+    f"celery_worker_{name}" for name in ("lease", "hand_back", "carry", "outage")
+)
+_DEAD_LETTERS: Final = "celery_worker_dead_letters"
+# Workers that restart at a time where the inventory says nothing.
+_BATCH: Final = 4.0
+_LOWEST: Final = (
+    "celery_worker_unknown_delay",
+    "celery_worker_unknown_for",
+    "celery_worker_poison_deaths",
+    "celery_worker_dead_letters_keep",
+)
+
+
+def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
+    """What is promised to the tasks of a worker on a host: its own word, else the application's."""
+    return str(options.get("delivery") or model.value(host, "celery_app_delivery"))
+
+
+def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    """Whether a worker takes tasks in one step there."""
+    take = options.get("take") or model.value(host, "celery_worker_take")
+    if take in ("atomic", "stock"):
+        return take == "atomic"
+    return promise_of(model, host, options) == "at_least_once"
+
+
+def has_part(model: Model, host: str, options: Mapping[str, object], variable: str) -> bool:
+    """Whether a part of the delivery, named by its variable, is on in a worker there."""
+    if model.value(host, variable) is False:
+        return False
+    if variable == _DEAD_LETTERS:
+        return promise_of(model, host, options) == "at_least_once"
+    if variable == "celery_worker_outage" and options.get("pool") in _WITHOUT_LOOP:
+        return False
+    return is_atomic(model, host, options)
+
+
+def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    """Whether a worker renews what it holds, so that the visibility timeout may be shorter than its tasks."""
+    return has_part(model, host, options, "celery_worker_lease")
+
+
+def check_promise(model: Model) -> Iterator[Problem]:
+    """A promise, and settings that break it: they would win."""
+    for value, hosts in model.distinct("celery_app_delivery"):
+        yield from _against(model, str(value), f"celery_app_delivery ({value})", hosts)
+    for name, options, hosts in each_worker(model):
+        own = options.get("delivery")
+        if own:
+            path = dotted(("celery_worker_instances", name, "delivery"))
+            there = tuple(h for h in hosts if model.value(h, "celery_app_delivery") != own)
+            yield from _against(model, str(own), f"{path} ({own})", there)
+        ahead = as_number(options.get("prefetch_multiplier"))
+        wide = tuple(
+            host
+            for host in hosts
+            if promise_of(model, host, options) == "at_least_once"
+            and not renews(model, host, options)
+        )
+        if wide and ahead is not None and ahead != 1:
+            of = ("celery_worker_instances", name, "prefetch_multiplier")
+            yield Problem(
+                dotted(of),
+                "wins over the one of at_least_once. Tasks that wait in a worker without the lease count "
+                "against celery_app_visibility_timeout, and run a second time after it",
+                "remove it to have 1",
+                value=model.show(of, options["prefetch_multiplier"]),
+                hosts=wide,
+                severity=Severity.WARNING,
+            )
+
+
+def _against(model: Model, promise: str, what: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    for settings, there in model.distinct(_SETTINGS, hosts):
+        for name, kept in _PROMISES.get(promise, {}).items():
+            given = as_mapping(settings).get(name, kept)
+            if isinstance(given, bool) and given is not kept:
+                yield Problem(
+                    dotted((_SETTINGS, name)),
+                    f"is {str(given).lower()} against {what}, and would win",
+                    "remove it, or write inherit in place of the promise and all of Celery's settings yourself",
+                    value=str(given).lower(),
+                    hosts=there,
+                )
+
+
+def check_take(model: Model) -> Iterator[Problem]:
+    """What the atomic take can't do: such a worker would take as Celery does, with a timeout meant for a lease."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            if not is_atomic(model, host, options):
+                continue
+            settings = as_mapping(model.value(host, _SETTINGS))
+            for path, value, message, remedy in _unfit(settings, name, options):
+                key = (dotted(path), model.show(path, value), message, remedy)
+                found.setdefault(key, []).append(host)
+    for (variable, shown, message, remedy), there in found.items():
+        yield Problem(variable, message, remedy, value=shown, hosts=tuple(dict.fromkeys(there)))
+
+
+def _unfit(
+    settings: Mapping[str, object], name: str, options: Mapping[str, object]
+) -> Iterator[tuple[tuple[object, ...], object, str, str]]:
+    """Settings under which a worker can't take atomically: path, value, message and remedy of each."""
+    transport = as_mapping(settings.get(_TRANSPORT[1]))
+    prefix = transport.get("global_keyprefix")
+    if prefix:
+        yield (
+            (*_TRANSPORT, "global_keyprefix"),
+            prefix,
+            "puts a word before the keys of Redis, which the atomic take and the users' rights there do not know",
+            "remove it: an application of the fleet has a Redis of its own",
+        )
+    if transport.get("ack_emulation") is False:
+        yield (
+            (*_TRANSPORT, "ack_emulation"),
+            False,
+            "has tasks forgotten when they are taken, against the atomic take, which notes them",
+            f"remove it, or {_STOCK}",
+        )
+    url = as_text(settings.get("broker_url"))
+    if url is not None and url.partition(":")[0].partition("+")[0] not in _SCHEMES:
+        yield (
+            (_SETTINGS, "broker_url"),
+            url,
+            "is no address of a Redis, for which alone the atomic take is",
+            f"remove it to have the fleet's, or {_STOCK}",
+        )
+    for queue, declared in as_mapping(settings.get("task_queues")).items():
+        # Without any it consumes the one of its own name.
+        consumed = options.get("queues") or [name]
+        if as_mapping(declared).get("no_ack") is True and (
+            isinstance(consumed, list) and queue in consumed
+        ):
+            yield (
+                (_SETTINGS, "task_queues", queue, "no_ack"),
+                True,
+                f"has tasks forgotten when they are taken, and the worker {name} takes them atomically",
+                f"remove it, or write take: stock for {name}",
+            )
+
+
+def check_parts(model: Model) -> Iterator[Problem]:
+    """Parts that are asked for by name, and that no worker has."""
+    for variable in (*_ATOMIC_PARTS, _DEAD_LETTERS):
+        for value, hosts in model.distinct_given(variable):
+            mine = [
+                (host, options)
+                for _, options, there in each_worker(model)
+                for host in there
+                if host in hosts
+            ]
+            if value is not True or not mine:
+                continue
+            if any(has_part(model, host, options, variable) for host, options in mine):
+                continue
+            if variable == _DEAD_LETTERS:
+                why, what = "no worker promises at_least_once", "celery_app_delivery: at_least_once"
+            elif any(is_atomic(model, host, options) for host, options in mine):
+                why, what = "gevent and eventlet have no loop for it", "another pool"
+            else:
+                why, what = "no worker takes atomically", "celery_app_delivery: at_least_once"
+                if any(_stock_is_asked(model, host, options) for host, options in mine):
+                    what = "celery_worker_take: auto, with celery_app_delivery: at_least_once"
+            yield Problem(
+                variable,
+                f"is true without effect: {why}",
+                f"remove it, or write {what}",
+                value="true",
+                hosts=tuple(dict.fromkeys(host for host, _ in mine)),
+            )
+
+
+def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    return (options.get("take") or model.value(host, "celery_worker_take")) == "stock"
+
+
+def check_numbers(model: Model) -> Iterator[Problem]:
+    """Delays and counts of what can't be run."""
+    workers = model.members("celery_workers")
+    for name in _LOWEST:
+        for value, hosts in model.distinct(name, workers):
+            number = as_number(value)
+            if number is not None and number < 1:
+                yield Problem(
+                    name,
+                    "is below 1",
+                    "write 1 or more",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )
+    delay, total = "celery_worker_unknown_delay", "celery_worker_unknown_for"
+    for value, hosts in model.distinct(delay, workers):
+        for longest, there in model.distinct(total, hosts):
+            each, whole = as_number(value), as_number(longest)
+            if each is not None and whole is not None and each > whole:
+                yield Problem(
+                    delay,
+                    f"is above {total} ({number_text(whole)} s), so a task that is not known would be offered once",
+                    f"write {number_text(whole)} or less",
+                    value=model.show((delay,), value),
+                    hosts=there,
+                )
+
+
+def check_rollout(model: Model) -> Iterator[Problem]:
+    """A task of the new release, taken by workers of the old one, has to outlive the rollout."""
+    turns: list[float] = []
+    asked: dict[str, None] = {}
+    for options, host in _enabled(model):
+        start = as_number(model.value(host, "celery_worker_start_timeout")) or 0.0
+        turns.append(drain_of(options) + start)
+        if has_part(model, host, options, _DEAD_LETTERS):
+            asked[host] = None
+    if not asked:
+        return
+    batches = model.distinct("celery_restart_batch", tuple(asked))
+    batch = min((as_number(value) or 1.0 for value, _ in batches), default=_BATCH)
+    takes = math.ceil(max(max(turns), sum(turns) / max(batch, 1.0)))
+    name = "celery_worker_unknown_for"
+    for value, hosts in model.distinct(name, tuple(asked)):
+        number = as_number(value)
+        if number is not None and 1 <= number < takes:
+            yield Problem(
+                name,
+                f"is shorter than a rollout can take ({takes} s: drain_timeout and "
+                "celery_worker_start_timeout of the workers, celery_restart_batch at a time). A task that only the "
+                "new release knows could be a dead letter before it",
+                f"write {takes} or more",
+                value=model.show((name,), value),
+                hosts=hosts,
+                severity=Severity.WARNING,
+            )
+
+
+def drain_of(options: Mapping[str, object]) -> float:
+    """Seconds that a stopping worker waits for its running tasks; ten minutes where its options bound nothing."""
+    drain = as_number(options.get("drain_timeout"))
+    if drain is None:
+        drain = as_number(options.get("time_limit"))
+    return 600.0 if drain is None else drain
+
+
+def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
+    """The options of every worker that runs, with its host."""
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            wanted = model.value(host, "celery_worker_enabled")
+            if not isinstance(wanted, list) or name in wanted:
+                yield options, host

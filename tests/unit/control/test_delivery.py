@@ -1,0 +1,186 @@
+"""What a promise on delivery means in settings and parts, for an application and for a worker that differs.
+
+What the control side writes is read by the runtime: both are held against each other here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import celery, delivery
+
+from celery_fleet.delivery import overrides
+from celery_fleet.delivery.options import PROFILES, Options, parse
+from celery_fleet.settings import FleetSettings, read
+from tests import systemd
+
+ALL = ("lease", "hand_back", "carry", "outage")
+KNOBS = {"unknown_delay": 5, "unknown_for": 600, "poison_deaths": 2, "dead_letters_keep": 50}
+
+
+def environment(directory: Path, content: str) -> dict[str, str]:
+    """What a process has of an environment file."""
+    path = directory / "worker.env"
+    path.write_text(content)
+    return dict(word.split("=", 1) for word in systemd.environment(path))
+
+
+def on(found: dict[str, Any]) -> list[str]:
+    return [name for name in (*ALL, "dead_letters") if found[name]]
+
+
+@pytest.mark.parametrize(
+    ("promise", "knobs", "options", "take", "parts"),
+    [
+        ("inherit", {}, {}, "stock", []),
+        ("at_least_once", {}, {}, "atomic", [*ALL, "dead_letters"]),
+        ("at_most_once", {}, {}, "stock", []),
+        ("at_least_once", {"take": "stock"}, {}, "stock", ["dead_letters"]),
+        ("at_most_once", {"take": "atomic"}, {}, "atomic", [*ALL]),
+        ("inherit", {"take": "atomic"}, {}, "atomic", [*ALL]),
+        ("at_least_once", {"lease": False, "dead_letters": False}, {}, "atomic", [*ALL[1:]]),
+        # A worker's own word.
+        ("inherit", {}, {"delivery": "at_least_once"}, "atomic", [*ALL, "dead_letters"]),
+        ("at_least_once", {}, {"delivery": "inherit"}, "stock", []),
+        ("at_least_once", {"take": "stock"}, {"take": "auto"}, "atomic", [*ALL, "dead_letters"]),
+        ("at_least_once", {}, {"take": "stock"}, "stock", ["dead_letters"]),
+        ("at_least_once", {}, {"pool": "gevent"}, "atomic", [*ALL[:3], "dead_letters"]),
+        ("at_least_once", {}, {"pool": "threads"}, "atomic", [*ALL, "dead_letters"]),
+    ],
+)
+def test_which_parts_are_on(
+    promise: str, knobs: dict[str, Any], options: dict[str, Any], take: str, parts: list[str]
+) -> None:
+    found = delivery.parts(promise, knobs, options)
+    assert (found["take"], on(found)) == (take, parts)
+    # The runtime knows all of it, and nothing else.
+    assert asdict(parse(found)) == found
+
+
+def test_a_number_that_is_not_given_is_the_runtimes() -> None:
+    stock = asdict(Options())
+    found = delivery.parts("inherit")
+    assert {name: found[name] for name in stock} == stock
+
+
+def test_where_all_is_celery_s_own_nothing_is_written() -> None:
+    assert delivery.document("inherit") == {}
+    assert delivery.document("inherit", KNOBS) == {}
+    assert delivery.document("at_most_once")["profile"] == "at_most_once"
+    written = delivery.document("at_least_once", KNOBS)
+    assert (written["unknown_delay"], written["deaths"], written["keep"]) == (5.0, 2, 50)
+
+
+def test_a_worker_that_does_not_differ_has_nothing_of_its_own() -> None:
+    for promise in PROFILES:
+        assert delivery.override(promise, KNOBS, {"concurrency": 4}) == {}
+        assert delivery.override(promise, KNOBS, {"delivery": promise, "take": "auto"}) == {}
+    assert delivery.variable({}) == {}
+
+
+def effective(
+    tmp_path: Path, promise: str, knobs: dict[str, Any], options: dict[str, Any], **settings: Any
+) -> FleetSettings:
+    """What the worker's process reads: the file of its host, and its own environment as systemd has it."""
+    path = tmp_path / "settings.json"
+    address = {"host": "h", "port": 1}
+    parts = delivery.document(promise, knobs)
+    document = celery.process_settings(
+        *("shop", "worker", "worker", "p", address, address, "/ca"),
+        settings=settings,
+        delivery=promise,
+        parts=parts,
+    )
+    path.write_text(json.dumps(document))
+    own = delivery.variable(delivery.override(promise, knobs, options, settings))
+    return read(path, "worker", environment(tmp_path, celery.environment_file(own)))
+
+
+@pytest.mark.parametrize(("app", "own"), list(product(PROFILES, PROFILES)))
+@pytest.mark.parametrize("take", ["auto", "atomic", "stock"])
+def test_a_worker_has_what_it_would_have_in_an_application_of_its_own(
+    tmp_path: Path, app: str, own: str, take: str
+) -> None:
+    """Settings and parts, whatever the others of its host have."""
+    knobs = {**KNOBS, "take": "atomic", "carry": False}
+    options = {"delivery": own, "take": take}
+    found = effective(tmp_path, app, knobs, options)
+    alone = effective(tmp_path, own, {**knobs, "take": take}, {})
+    assert found.celery == alone.celery
+    if found.delivery.profile == "inherit" and not found.delivery.atomic:
+        # Numbers of parts that are off.
+        assert (found.delivery.take, on(asdict(found.delivery))) == ("stock", [])
+    else:
+        assert found.delivery == alone.delivery
+
+
+def test_settings_of_the_inventory_win_over_a_worker_s_promise_too(tmp_path: Path) -> None:
+    given = {"worker_prefetch_multiplier": 4}
+    found = effective(tmp_path, "inherit", {}, {"delivery": "at_least_once"}, **given)
+    assert (found.celery["task_acks_late"], found.celery["worker_prefetch_multiplier"]) == (True, 4)
+    found = effective(tmp_path, "at_least_once", {}, {"delivery": "inherit"}, **given)
+    assert found.celery["worker_prefetch_multiplier"] == 4
+    assert "task_acks_late" not in found.celery
+
+
+# --- units -------------------------------------------------------------------------------------------
+
+
+def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
+    """The files of a host's workers by their path."""
+    made = celery.worker_state(
+        instances,
+        enabled=list(instances),
+        defaults=None,
+        app="shop",
+        module="m",
+        host="w1",
+        directory="/etc/shop",
+        root="/opt/shop",
+        release="1",
+        runtime="/rt",
+        timeout=9,
+        **more,
+    )
+    return {item["dest"]: item for item in made["files"]}
+
+
+def test_a_worker_that_differs_is_told_so_in_its_environment(tmp_path: Path) -> None:
+    workers = {"a": {}, "b": {"take": "stock"}, "c": {"delivery": "at_most_once"}}
+    files = state(workers, delivery="at_least_once", knobs=KNOBS, settings={})
+    own = {
+        name: environment(tmp_path, files[f"/etc/shop/worker-{name}.env"]["content"])
+        for name in workers
+    }
+    assert overrides.VARIABLE not in own["a"]
+    told = json.loads(own["b"][overrides.VARIABLE])
+    assert told == {"delivery": {"take": "stock", **dict.fromkeys(ALL, False)}}
+    told = json.loads(own["c"][overrides.VARIABLE])
+    assert told["celery"] == {"task_acks_late": False, "task_retry_on_worker_lost": False}
+    assert told["unset"] == ["worker_prefetch_multiplier"]
+
+
+def test_a_unit_knows_whether_it_hands_back() -> None:
+    def hands_back(**more: Any) -> dict[str, bool]:
+        files = state({"a": {}, "b": {"take": "stock"}}, **more)
+        path = "/etc/systemd/system/shop-worker@{}.service.d/10-fleet.conf"
+        return {name: files[path.format(name)]["vars"]["hand_back"] for name in "ab"}
+
+    assert hands_back() == {"a": False, "b": False}
+    assert hands_back(delivery="at_least_once") == {"a": True, "b": False}
+    assert hands_back(delivery="at_least_once", knobs={"hand_back": False}) == dict.fromkeys(
+        "ab", False
+    )
+
+
+def test_whether_any_worker_takes_atomically() -> None:
+    workers = {"a": {"take": "stock"}, "b": None}
+    assert delivery.takes_atomically(workers, None, "at_least_once")
+    assert not delivery.takes_atomically(workers, None, "inherit")
+    assert delivery.takes_atomically(workers, {"delivery": "at_least_once"}, "inherit")
+    assert not delivery.takes_atomically({"a": {"take": "stock"}}, None, "at_least_once")

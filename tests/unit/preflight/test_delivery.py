@@ -1,0 +1,344 @@
+"""What an inventory says against the promise on delivery that it makes, or against a part of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import delivery as control
+from fleet_preflight import delivery
+from fleet_preflight.model import Problem, Severity
+
+from tests.unit.preflight.inventory import changed, model, problems, valid
+from tests.unit.preflight.test_check import only, text_of
+
+Variables = dict[str, Any]
+W = "celery_worker_instances"
+D = f"{W}/discounts"
+APP = "celery_app_delivery"
+TAKE = "celery_worker_take"
+HOUR = "celery_app_visibility_timeout"
+FOR = "celery_worker_unknown_for"
+TRANSPORT = "broker_transport_options"
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> Variables:
+    """A valid inventory that promises to run each task at least once."""
+    return {**valid(tmp_path / "source"), APP: "at_least_once"}
+
+
+def with_settings(variables: Variables, **settings: Any) -> Variables:
+    return {**variables, "celery_app_settings": settings}
+
+
+# --- accepted ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("promise", ["inherit", "at_least_once", "at_most_once"])
+@pytest.mark.parametrize("take", ["auto", "atomic", "stock"])
+def test_every_promise_can_be_had_with_every_take(
+    variables: Variables, promise: str, take: str
+) -> None:
+    assert problems({**variables, APP: promise, TAKE: take}) == []
+
+
+@pytest.mark.parametrize(
+    "part", ["lease", "hand_back", "carry", "outage", "dead_letters", "nothing"]
+)
+def test_each_part_can_be_switched_off(variables: Variables, part: str) -> None:
+    if part != "nothing":
+        variables[f"celery_worker_{part}"] = False
+    assert problems(variables) == []
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"delivery": "inherit"},
+        {"delivery": "at_most_once", "take": "atomic"},
+        {"take": "stock"},
+        {"take": "auto"},
+        {"pool": "gevent"},
+    ],
+)
+def test_a_worker_may_differ(variables: Variables, own: dict[str, Any]) -> None:
+    variables[W]["discounts"] |= own
+    assert problems(variables) == []
+
+
+def test_a_lease_has_no_bound_but_its_own(variables: Variables) -> None:
+    assert problems({**variables, HOUR: 15}) == []
+    # Prefetched tasks are renewed, too.
+    assert problems(changed({**variables, HOUR: 300}, f"{D}/prefetch_multiplier", 4)) == []
+
+
+# --- refused -----------------------------------------------------------------------------------------
+
+BREAKING = [
+    ("at_least_once", {"task_acks_late": False}),
+    ("at_most_once", {"task_acks_late": True}),
+    ("at_most_once", {"task_reject_on_worker_lost": True}),
+    ("at_most_once", {"task_retry_on_worker_lost": True}),
+]
+
+
+@pytest.mark.parametrize(("promise", "settings"), BREAKING)
+def test_a_setting_that_breaks_the_promise_is_refused(
+    variables: Variables, promise: str, settings: dict[str, bool]
+) -> None:
+    given = with_settings({**variables, APP: promise}, **settings)
+    one = only(problems(given))
+    assert (one.variable, one.severity) == (
+        f"celery_app_settings.{next(iter(settings))}",
+        Severity.ERROR,
+    )
+    assert f"against celery_app_delivery ({promise})" in one.message
+    assert "inherit" in one.remedy
+    assert problems({**given, APP: "inherit"}) == []
+
+
+@pytest.mark.parametrize(("promise", "settings"), BREAKING)
+def test_the_promise_of_one_worker_is_held_against_them_too(
+    variables: Variables, promise: str, settings: dict[str, bool]
+) -> None:
+    given = changed({**variables, APP: "inherit"}, f"{D}/delivery", promise)
+    assert problems(given) == []
+    one = only(problems(with_settings(given, **settings)))
+    assert f"against {W}.discounts.delivery ({promise})" in one.message
+    assert one.hosts == ("worker1", "worker2")
+
+
+def test_settings_that_agree_are_no_matter(variables: Variables) -> None:
+    assert problems(with_settings(variables, task_acks_late=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "variable", "remedy"),
+    [
+        (APP, "exactly_once", APP, "at_least_once"),
+        (TAKE, "atmic", TAKE, "atomic?"),
+        (f"{D}/take", "stok", f"{W}.discounts.take", "stock?"),
+        (f"{D}/delivery", "at_last_once", f"{W}.discounts.delivery", "at_least_once?"),
+        ("celery_worker_lease", "yes", "celery_worker_lease", "true or false"),
+        ("celery_worker_unknown_delay", 0, "celery_worker_unknown_delay", "1 or more"),
+        ("celery_worker_unknown_delay", 3601, "celery_worker_unknown_delay", "3600 or less"),
+        (FOR, -1, FOR, "1 or more"),
+        (FOR, "1h", FOR, "without a unit"),
+        ("celery_worker_poison_deaths", 0, "celery_worker_poison_deaths", "1 or more"),
+        ("celery_worker_poison_deaths", 1.5, "celery_worker_poison_deaths", "whole number"),
+        ("celery_worker_dead_letters_keep", 0, "celery_worker_dead_letters_keep", "1 or more"),
+        (HOUR, 14, HOUR, "15 or more"),
+    ],
+)
+def test_values_out_of_range_are_refused(
+    variables: Variables, path: str, value: Any, variable: str, remedy: str
+) -> None:
+    found = [p for p in problems(changed(variables, path, value)) if p.variable == variable]
+    assert any(remedy in p.remedy and p.severity is Severity.ERROR for p in found), text_of(found)
+
+
+TRANSPORT_PATH = f"celery_app_settings.{TRANSPORT}"
+UNFIT: list[tuple[dict[str, Any], str, str]] = [
+    ({TRANSPORT: {"global_keyprefix": "shop:"}}, f"{TRANSPORT_PATH}.global_keyprefix", "remove it"),
+    ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT_PATH}.ack_emulation", "take: stock"),
+    ({"broker_url": "amqp://h"}, "celery_app_settings.broker_url", "take: stock"),
+    (
+        {"task_queues": {"discounts": {"no_ack": True}}},
+        "celery_app_settings.task_queues.discounts.no_ack",
+        "take: stock for discounts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "variable", "remedy"), UNFIT)
+def test_what_the_atomic_take_can_not_do_is_refused(
+    variables: Variables, settings: dict[str, Any], variable: str, remedy: str
+) -> None:
+    given = with_settings(variables, **settings)
+    one = only(problems(given))
+    assert (one.variable, one.severity) == (variable, Severity.ERROR)
+    assert remedy in one.remedy
+    assert one.hosts == ("worker1", "worker2")
+    # The same where it is asked for by name, and nothing where it is not there.
+    assert [p.variable for p in problems({**given, APP: "inherit", TAKE: "atomic"})] == [variable]
+    assert problems({**given, TAKE: "stock"}) == []
+    assert problems({**given, APP: "inherit"}) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {TRANSPORT: {"global_keyprefix": "", "ack_emulation": True}},
+        {"broker_url": "sentinel://h:26379"},
+        # Nobody consumes it.
+        {"task_queues": {"other": {"no_ack": True}}},
+        {"task_queues": {"discounts": {"no_ack": False}}},
+    ],
+)
+def test_settings_that_the_atomic_take_bears(
+    variables: Variables, settings: dict[str, Any]
+) -> None:
+    assert problems(with_settings(variables, **settings)) == []
+
+
+@pytest.mark.parametrize("part", ["lease", "hand_back", "carry", "outage"])
+def test_a_part_that_no_worker_has_is_refused(variables: Variables, part: str) -> None:
+    name = f"celery_worker_{part}"
+    given = {**variables, name: True}
+    assert problems(given) == []
+    one = only(problems({**given, TAKE: "stock"}))
+    assert (one.variable, one.severity) == (name, Severity.ERROR)
+    assert "no worker takes atomically" in one.message
+    assert "celery_worker_take: auto" in one.remedy
+    assert only(problems({**given, APP: "inherit"})).variable == name
+    # One that has it is enough.
+    given = {**given, TAKE: "stock"}
+    given[W]["analytics"] |= {"take": "atomic"}
+    assert problems(given) == []
+
+
+def test_dead_letters_are_at_least_once_s(variables: Variables) -> None:
+    given = {**variables, "celery_worker_dead_letters": True, TAKE: "stock"}
+    assert problems(given) == []
+    one = only(problems({**given, APP: "at_most_once"}))
+    assert "no worker promises at_least_once" in one.message
+
+
+def test_a_pool_without_a_loop_has_none_that_goes_on(variables: Variables) -> None:
+    variables |= {"celery_worker_outage": True, "celery_worker_defaults": {"pool": "gevent"}}
+    one = only(problems(variables))
+    assert one.variable == "celery_worker_outage"
+    assert "another pool" in one.remedy
+
+
+# --- the visibility timeout --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "own", "default"),
+    [
+        ({}, {}, 300),
+        ({TAKE: "stock"}, {}, 3600),
+        ({"celery_worker_lease": False}, {}, 3600),
+        ({}, {"take": "stock"}, 3600),
+        ({}, {"delivery": "inherit"}, 9000),
+        ({APP: "inherit"}, {}, 9000),
+        ({APP: "inherit", TAKE: "atomic"}, {}, 300),
+        ({APP: "inherit"}, {"delivery": "at_least_once"}, 3600),
+    ],
+)
+def test_the_default_is_a_lease_s_only_where_all_have_one(
+    variables: Variables, more: dict[str, Any], own: dict[str, Any], default: int
+) -> None:
+    variables[W]["discounts"] |= own
+    given = {**variables, **more}
+    made = model(given)
+    assert {made.value(host, HOUR) for host in made.hosts} == {default}
+    assert problems(given) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "own"),
+    [({TAKE: "stock"}, {}), ({"celery_worker_lease": False}, {}), ({}, {"take": "stock"})],
+)
+def test_a_worker_without_the_lease_wants_the_long_one(
+    variables: Variables, more: dict[str, Any], own: dict[str, Any]
+) -> None:
+    variables[W]["discounts"] |= own
+    one = only(problems({**variables, **more, HOUR: 300}))
+    assert one.variable == HOUR
+    assert "3600 or more" in one.remedy
+    assert "celery_worker_lease" in one.remedy
+
+
+def test_hosts_that_take_differently_want_one_number(variables: Variables) -> None:
+    variables[W]["discounts"]["time_limit"] = 3600
+    hosts = {"worker1": {TAKE: "stock"}}
+    found = problems(variables, hosts=hosts)
+    one = only([p for p in found if p.severity is Severity.ERROR])
+    assert one.variable == HOUR
+    assert "300: worker2; 7200: worker1" in one.message
+    assert f"{HOUR}: 7200" in one.remedy
+    found = problems({**variables, HOUR: 7200}, hosts=hosts)
+    assert [p for p in found if p.severity is Severity.ERROR] == []
+
+
+def test_an_unknown_task_waits_less_than_the_timeout(variables: Variables) -> None:
+    for options in variables[W].values():
+        options |= {"time_limit": 20, "soft_time_limit": 10}
+    given = {**variables, TAKE: "stock", HOUR: 60}
+    one = only(problems(given))
+    assert one.variable == "celery_worker_unknown_delay"
+    assert "write less than 60" in one.remedy
+    assert problems({**given, "celery_worker_unknown_delay": 59}) == []
+    assert problems({**given, "celery_worker_dead_letters": False}) == []
+    # Who renews it may hold it.
+    assert problems({**variables, HOUR: 60}) == []
+
+
+# --- warnings ----------------------------------------------------------------------------------------
+
+
+def test_many_tasks_ahead_without_the_lease_are_told_of(variables: Variables) -> None:
+    given = changed({**variables, TAKE: "stock", HOUR: 9000}, f"{D}/prefetch_multiplier", 4)
+    one = only(problems(given))
+    assert (one.variable, one.severity) == (f"{W}.discounts.prefetch_multiplier", Severity.WARNING)
+    assert problems(changed(given, f"{D}/prefetch_multiplier", 1)) == []
+    assert problems({**given, APP: "at_most_once"}) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "takes"),
+    [
+        # The longest of all, two hosts of three workers each, four at a time.
+        ({}, 1890),
+        ({"celery_restart_batch": 1}, 2 * (1890 + 690 + 690)),
+        ({"celery_worker_start_timeout": 300}, 2100),
+        ({"celery_worker_enabled": ["maintenance", "analytics"]}, 690),
+    ],
+)
+def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
+    variables: Variables, more: dict[str, Any], takes: int
+) -> None:
+    def found(given: Variables) -> list[Problem]:
+        return [p for p in problems(given) if p.variable == FOR]
+
+    given = {**variables, **more, "celery_worker_unknown_delay": 1}
+    one = only(found({**given, FOR: takes - 1}))
+    assert (one.severity, one.hosts) == (Severity.WARNING, ("worker1", "worker2"))
+    assert f"write {takes} or more" in one.remedy
+    assert found({**given, FOR: takes}) == []
+    assert found({**given, FOR: takes - 1, "celery_worker_dead_letters": False}) == []
+
+
+# --- both sides --------------------------------------------------------------------------------------
+
+
+def test_preflight_and_the_roles_mean_the_same(variables: Variables) -> None:
+    """Preflight knows nothing of the roles' filters: what a worker has is worked out in two places."""
+    promises = ("inherit", "at_least_once", "at_most_once")
+    takes = ("auto", "atomic", "stock")
+    workers = [
+        {"pool": pool} | ({"delivery": own} if own else {}) | ({"take": its} if its else {})
+        for own, its, pool in product((None, *promises), (None, *takes), ("prefork", "gevent"))
+    ]
+    host = "worker1"
+    made = model(variables)
+    for app, take, lease in product(promises, takes, (True, False)):
+        # Rendering is the same for all.
+        values = {**made.hosts[host], APP: app, TAKE: take, "celery_worker_lease": lease}
+        one = replace(made, hosts={host: values})
+        for options in workers:
+            ours = control.parts(app, {"take": take, "lease": lease}, options)
+            assert delivery.promise_of(one, host, options) == ours["profile"], options
+            assert delivery.is_atomic(one, host, options) == (ours["take"] == "atomic"), options
+            for part in (*control.ATOMIC_PARTS, "dead_letters"):
+                variable = f"celery_worker_{part}"
+                assert delivery.has_part(one, host, options, variable) == ours[part], (
+                    part,
+                    options,
+                )
