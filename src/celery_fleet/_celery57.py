@@ -21,6 +21,7 @@ from celery import beat, bootsteps
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 from kombu.connection import Connection
 from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json

@@ -24,6 +24,7 @@ _RANGES: Final[Mapping[str, tuple[float, float | None, str]]] = {
 # Pools whose stopping worker hands back at once what it has not begun (fleet_control.roll).
 _OVERLAPPING: Final = ("prefork", "threads", "gevent")
 
+
 def check_restarts(model: Model) -> Iterator[Problem]:
     """Numbers in their range, and names of workers that are there."""
     for name, (lowest, highest, remedy) in _RANGES.items():
