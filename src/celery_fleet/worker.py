@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -104,11 +105,14 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
         from celery_fleet.delivery import parking  # of Celery 5.7 alone
 
         parking.install(app, delivery)
-    verdict = keeper.install(app, delivery or Options())
+    ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery import steady  # of kombu 5.7 alone
 
-        steady.install(app, delivery, lambda: gate.is_ending)
+        steadying = steady.install(app, delivery, lambda: gate.is_ending)
+        if steadying is not None and steadying.carry is not None:
+            ended = steadying.carry.pending.tags
+    verdict = keeper.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""

@@ -549,7 +549,9 @@ def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
 def test_the_hand_back_reads_what_the_unit_gives_its_process(fleet: Fleet) -> None:
     for host, unit in services(fleet, "worker@.service"):
         given = {name: host.variables[name] for name in APP}
-        found = parse(whole(host, unit) + with_hand_back(**given))["Service"]
+        text = whole(host, unit)
+        # One whose inventory has it off gets it here.
+        found = parse(text if "ExecStopPost" in text else text + with_hand_back(**given))["Service"]
         (command,) = found["ExecStopPost"]
         options = dict(itertools.pairwise(command.split()))
         instance = unit.partition("@")[2].removesuffix(".service")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 0
     assert "2 dead letters" in done.stdout
     assert "6f1e" in done.stdout
-    assert "1 h 1 min" in done.stdout
+    assert re.search(r"1 h [12] min", done.stdout)  # the minute may have changed since
     assert "nobody knows it" not in done.stdout
     assert answers.seen == [
         {

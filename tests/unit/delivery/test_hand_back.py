@@ -357,7 +357,7 @@ def test_redis_at_its_limit_of_memory_takes_them_back(dead: Dead, server: Server
     tags = [dead.take(message(name)) for name in ("one", "two", "three")]
     (dead.directory / begun.PENDING).write_text(f"{tags[2]}\n")
     admin = client(server.port, "admin")
-    admin.config_set("maxmemory", "1mb")
+    admin.config_set("maxmemory", 1)
     try:
         assert dead.hand_back().splitlines() == [
             "<6>handed back 2 tasks, none of them had begun",
