@@ -176,7 +176,7 @@ def test_stopped_application_is_purged_and_the_others_lose_nothing(
     try:
         # Beat first, so that it sends nothing that nobody takes.
         for name in flash.hosts("celery_beat") + flash.hosts("celery_workers"):
-            flash.must(name, ["systemctl", "stop", f"{app}.target", f"{app}-*"])
+            flash.must(name, ["systemctl", "stop", f"{app}.target", f"{app}-*.service"])
         assert {unit.partition("@")[0] for _, unit in fleets.pids(flash)} == {"redis"}
         others.unchanged()
         assert (units.down(flexi), units.down(shop)) == ([], [])

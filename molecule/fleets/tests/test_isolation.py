@@ -168,7 +168,7 @@ def test_one_target_stops_one_application(fleet: Fleet, others: tuple[Fleet, ...
     """On one host, whose other applications do not notice. (All hosts of one: test_commands.py.)"""
     app, host = fleets.app_of(fleet), fleet.one("celery_workers")
     look = fleets.Look.at(*others)
-    with fleets.stopped(fleet, host, f"{app}.target", f"{app}-*"):
+    with fleets.stopped(fleet, host, f"{app}.target", f"{app}-*.service"):
         assert [unit for name, unit in fleets.pids(fleet) if name == host] == []
         look.unchanged()
         for other in others:
