@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import redis as stock
 from kombu.transport import resolve_transport
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery import _kombu57, keys, line, process
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.tags import owner_of
+from tests.fleet import free_port
+from tests.programs import required
 from tests.unit.delivery.servers import (
     Consuming,
     Server,
@@ -614,3 +619,35 @@ def test_the_owner_is_one_for_the_process(monkeypatch: pytest.MonkeyPatch) -> No
     tags = {process.tags().next() for _ in range(3)}
     assert len(tags) == 3
     assert all(first.holds(tag) for tag in tags)
+
+
+def test_through_a_sentinel(server: Server, tmp_path: Path) -> None:
+    port = free_port()
+    path = tmp_path / "sentinel.conf"
+    path.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor shop 127.0.0.1 {server.port} 1\n"
+    )
+    with subprocess.Popen(
+        [required("redis-server"), str(path), "--sentinel"], stdout=subprocess.DEVNULL
+    ) as sentinel:
+        try:
+            with closing(Redis(port=port)) as client:
+                until(lambda: answers(client))
+            url = f"sentinel://127.0.0.1:{port}"
+            with consuming(url, "mail", "bulk", master_name="shop") as consumer:
+                assert isinstance(consumer.channel, _kombu57.SentinelChannel)
+                consumer.idle()
+                send(server.url, "bulk", 1, priority=6)
+                (message,) = consumer.drain()
+                assert held(server) == [message.delivery_tag]
+                message.ack()
+                assert held(server) == []
+        finally:
+            sentinel.terminate()
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False

@@ -109,11 +109,12 @@ def test_an_idle_worker_is_cheap_and_starts_at_once(tmp_path: Path) -> None:
         redis = admin(made)
         redis.config_resetstat()
         begin = time.monotonic()
-        time.sleep(6)
+        time.sleep(10)
         passed = time.monotonic() - begin
         calls = {k: v["calls"] for k, v in redis.info("commandstats").items()}
         calls = {k: v for k, v in calls.items() if "config" not in k and "info" not in k}
-        assert sum(calls.values()) / passed <= 2, calls
+        # Where the window begins and ends, each of its three timers may have one call more.
+        assert sum(calls.values()) <= 2 * passed + 3, calls
         assert made.refused() == []
         assert "delivery at_least_once: atomic take with doorbell" in made.log()
         assert "stock" not in made.log()
