@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
             there |= {number_of(message) for message, *_ in taken.values()}
             assert there | set(made.ledger()) == set(range(number))
             assert len({tag.rsplit("/", 1)[0] for tag in taken}) >= 1
-            worker = made.start(*made.processes["worker"].args[2:])  # type: ignore[index]
+            worker = made.start(*made.processes["worker"].args[2:])  # type: ignore[index]  # a list, as Fleet.start has it
             made.processes["worker"] = worker
         try:
             # The visibility timeout is for another test; what was held is enough to know.
