@@ -49,6 +49,16 @@ def silent():
 @app.task(queue="nowhere")
 def lost():
     pass
+
+@app.task
+def when():
+    return time.time()
+
+@app.task(ignore_result=True)
+def note(number, seconds=0):
+    with open("ledger", "a") as ledger:
+        ledger.write(f"{number}\\n")
+    time.sleep(seconds)
 """
 
 
@@ -132,6 +142,11 @@ class Fleet:
     def log(self, user: str = "worker") -> str:
         """What its programs have said so far."""
         return (self.directory / f"{user}.log").read_text()
+
+    def ledger(self) -> list[int]:
+        """The numbers that the task ``note`` was run with, as it began."""
+        path = self.directory / "ledger"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def app(self) -> Any:
         """A Celery app in this process that sends as the producer may."""

@@ -120,10 +120,10 @@ class _Atomic:
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
         """Begin to consume a queue."""
         (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]  # of kombu
 
     def _update_queue_cycle(self) -> None:
-        super()._update_queue_cycle()  # type: ignore[misc]
+        super()._update_queue_cycle()  # type: ignore[misc]  # of kombu
         channel: Any = self
         self._line.armed = False  # it was for the queues of before
         why_not = None
@@ -162,7 +162,7 @@ class _Atomic:
             if self._line.bell:  # pushes would come among kombu's replies
                 conn.disconnect()
                 return
-            super()._brpop_start(timeout)  # type: ignore[misc]
+            super()._brpop_start(timeout)  # type: ignore[misc]  # of kombu
             self._popping = bool(channel._in_poll)
             return
         # Without a socket redis-py would open one that the loop does not know.
@@ -190,7 +190,7 @@ class _Atomic:
         popping, self._popping = self._popping, False
         try:
             if popping:
-                return super()._brpop_read(**options)  # type: ignore[misc]
+                return super()._brpop_read(**options)  # type: ignore[misc]  # of kombu
             return self._take(self.client.connection)
         except Empty:
             raise
@@ -285,14 +285,14 @@ class _Atomic:
         if getattr(self.__dict__.get("client"), "connection", None) is connection:
             self._line.lost()
             self._popping = False
-        super()._on_connection_disconnect(connection)  # type: ignore[misc]
+        super()._on_connection_disconnect(connection)  # type: ignore[misc]  # of kombu
 
     def _flush_brpop_reauth(self) -> None:
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
             self._line.armed = False  # the reply's reader passes over a push
-        super()._flush_brpop_reauth()  # type: ignore[misc]
+        super()._flush_brpop_reauth()  # type: ignore[misc]  # of kombu
 
 
 class Channel(_Atomic, stock.Channel):  # type: ignore[misc]  # see stock

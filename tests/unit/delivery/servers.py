@@ -1,0 +1,149 @@
+"""A real Redis server of a test's own, and kombu's connections to it by the atomic take."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kombu.transport
+import redis
+from kombu import Connection, Consumer, Exchange, Queue
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from celery_fleet.delivery import _kombu57
+from tests.fleet import free_port
+from tests.programs import required
+
+
+class Server:
+    """One server, without any data on disk unless told so."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.port = free_port()
+        self._argv = [
+            *(required("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--dir", str(directory), "--save", "", *options),
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client: redis.Redis = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def calls(self) -> dict[str, int]:
+        """How often each command was called since the statistics were reset."""
+        found = self.client.info("commandstats")
+        return {name.removeprefix("cmdstat_"): value["calls"] for name, value in found.items()}
+
+
+@contextmanager
+def serving(directory: Path, *options: str) -> Iterator[Server]:
+    server = Server(directory, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        server.client.close()
+
+
+def until(look: Callable[[], Any], seconds: float = 20) -> Any:
+    """Wait for what it returns to be true."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
+    return found
+
+
+class Consuming:
+    """A consumer without an event loop, which keeps what it gets and acknowledges nothing."""
+
+    def __init__(
+        self, url: str, *queues: str, no_ack: tuple[str, ...] = (), **options: Any
+    ) -> None:
+        self.connection: Any = Connection(url, transport_options=options)
+        self.channel: Any = self.connection.channel()
+        self.got: list[Any] = []
+        self.queues = [
+            Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=name in no_ack)
+            for name in queues
+        ]
+        self.consumer: Any = Consumer(
+            self.channel, self.queues, on_message=self.got.append, auto_declare=True
+        )
+        self.consumer.consume()
+
+    def drain(self, number: int = 1, seconds: float = 20) -> list[Any]:
+        """The next messages, as many as are wanted."""
+        until(lambda: self.turn(0.05) or len(self.got) >= number, seconds)
+        found, self.got[:] = self.got[:number], self.got[number:]
+        return found
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """One round of the loop, in which something may come."""
+        try:
+            self.connection.drain_events(timeout=seconds)
+        except TimeoutError:
+            return
+
+    def idle(self) -> None:
+        """Turn until nothing is left to be asked."""
+        until(lambda: self.turn() or self.channel.armed)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@contextmanager
+def consuming(url: str, *queues: str, **options: Any) -> Iterator[Consuming]:
+    consumer = Consuming(url, *queues, **options)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def send(url: str, queue: str, *bodies: Any, **options: Any) -> None:
+    """Send messages as any producer does."""
+    with Connection(url) as connection:
+        producer = connection.Producer()
+        exchange = Exchange(queue, type="direct")
+        declare = [Queue(queue, exchange, routing_key=queue)]
+        for body in bodies:
+            producer.publish(body, exchange=exchange, routing_key=queue, declare=declare, **options)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """The atomic take behind redis:// for a while."""
+    aliases, cache = kombu.transport.TRANSPORT_ALIASES, kombu.transport._transport_cache
+    before = dict(aliases)
+    _kombu57.install()
+    try:
+        yield
+    finally:
+        aliases.update(before)
+        cache.clear()
