@@ -71,7 +71,7 @@ last = [None]
 def timed(self, *args, **kwargs):
     now = time.monotonic()
     if last[0] is not None and now - last[0] > 1.2:
-        write("gaps", f"{now - last[0]:.2f}")
+        write("gaps", f"{now - last[0]:.2f} {time.strftime(chr(37) + chr(84))}")
     last[0] = now
     return turn(self, *args, **kwargs)
 
@@ -296,7 +296,11 @@ class Worker:
     def gap(self) -> float:
         """The longest time between two turns of the loop; 1.2 s where none was longer."""
         path = self.directory / "gaps"
-        return max([1.2, *map(float, path.read_text().split())]) if path.exists() else 1.2
+        return (
+            max([1.2, *(float(line.split()[0]) for line in path.read_text().splitlines())])
+            if path.exists()
+            else 1.2
+        )
 
     @property
     def unacked(self) -> int:
@@ -306,7 +310,9 @@ class Worker:
 
     def app(self) -> Any:
         made = Celery("shop", set_as_current=False)
-        made.conf.update(self.settings, broker_url=f"redis://127.0.0.1:{self.server.port}/0")
+        # Without results: sending asks their store, which may hang.
+        url = f"redis://127.0.0.1:{self.server.port}/0"
+        made.conf.update(self.settings, broker_url=url, result_backend="disabled://")
         return made
 
     def send(self, count: int, seconds: float, *, first: int = 0, task: str = "work") -> list[int]:

@@ -27,8 +27,9 @@ from celery_fleet.redact import redact
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Longest time in seconds that the main thread waits for a connection or a reply.
-LIMIT = 3.0
+#: Longest time in seconds that the main thread waits for a connection or a reply. While a connection is set up,
+#: the second in which Celery listens for its neighbours (mingle) may come on top.
+LIMIT = 2.5
 
 #: Seconds after which a reply that the event loop awaits is overdue.
 OVERDUE = 2.5

@@ -49,6 +49,7 @@ class SteadyConsumer:
 
     #: Tick functions that the transport of this connection has put into the hub, which never takes them out.
     _ticks: frozenset[Any] = frozenset()
+    _other_ticks: frozenset[Any] = frozenset()
     #: Whether nothing is left to do for Celery's cleaning up after a lost connection.
     _clean = False
     _event_dispatcher: Any = None
@@ -56,7 +57,8 @@ class SteadyConsumer:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fleet.breaker.adopt()
         super().__init__(*args, **kwargs)
-        self.connection_errors = (*self.connection_errors, BrokerAwayError)
+        # kombu's own error, which its pools raise, ends a stock worker.
+        self.connection_errors = (*self.connection_errors, BrokerAwayError, OperationalError)
         if self.hub is not None:
             # From the probe's thread: else the loop would learn of it half a second later.
             self.fleet.breaker.on_closed.append(lambda: self.hub.call_soon(lambda: None))
@@ -83,17 +85,21 @@ class SteadyConsumer:
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is lost, or could not be made use of."""
-        self.fleet.breaker.trip(exc)
         internals.forget_farewells(self)
         if self.hub is not None:
             self.hub.on_tick.difference_update(self._ticks)
-        carry = self.fleet.carry
+        carry, connection = self.fleet.carry, self.connection
         if carry is None:
-            super().on_connection_error_after_connected(exc)  # type: ignore[misc]
+            try:  # to put back what it held, as long as the broker answers
+                super().on_connection_error_after_connected(exc)  # type: ignore[misc]
+            except BrokerAwayError:
+                internals.abandon(connection)
+            self.fleet.breaker.trip(exc)
             return
+        self.fleet.breaker.trip(exc)
         logger.warning("consumer: connection to broker lost (%s)", redact(one_line(exc)))
         self._clean = carry.lost(self)
-        connection, self.connection = self.connection, None
+        self.connection = None
         internals.abandon(connection)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -119,10 +125,9 @@ class SteadyConsumer:
 
     def connect(self) -> Any:
         """Connect, as soon as the broker answers."""
-        before = frozenset(self.hub.on_tick) if self.hub is not None else frozenset()
         made = super().connect()  # type: ignore[misc]
         if self.hub is not None:
-            self._ticks = frozenset(self.hub.on_tick) - before
+            self._ticks = frozenset(self.hub.on_tick) - self._other_ticks
         return made
 
     def ensure_connected(self, conn: Any) -> Any:
@@ -131,6 +136,12 @@ class SteadyConsumer:
         Raises:
             BrokerAwayError: where the consumer has a connection and a second one can't be had: all begins anew.
         """
+        made = self._ensured(conn)
+        if self.hub is not None:
+            self._other_ticks = frozenset(self.hub.on_tick)
+        return made
+
+    def _ensured(self, conn: Any) -> Any:
         if not self.fleet.guards:
             return super().ensure_connected(conn)  # type: ignore[misc]
         if self.connection:
@@ -139,7 +150,7 @@ class SteadyConsumer:
             self.wait_for_broker()
             try:
                 made = self._connected(conn)
-            except (*self.connection_errors, *conn.channel_errors, OperationalError) as exc:
+            except (*self.connection_errors, *conn.channel_errors) as exc:
                 logger.error(
                     "consumer: cannot connect to %s: %s", conn.as_uri(), redact(one_line(exc))
                 )
@@ -154,7 +165,7 @@ class SteadyConsumer:
         if url is not None and url in (conn.alt or ()):
             conn.switch(url)
         # Not connect(): it sleeps and tries again by itself.
-        return conn.ensure_connection(max_retries=0)
+        return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
     def wait_for_broker(self) -> None:
         """Keep the pool, time limits and signals going until the broker answers.
