@@ -34,7 +34,7 @@ LETTER = {
     "detail": "nobody knows it",
     "node": "a@worker1",
     "first_seen": 1_700_000_000.0,
-    "last_seen": time.time() - 3700,
+    "last_seen": time.time() - 3.5 * 86400,
     "count": 2,
     "size": 512,
 }
@@ -77,7 +77,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 0
     assert "2 dead letters" in done.stdout
     assert "6f1e" in done.stdout
-    assert "1 h 1 min" in done.stdout
+    assert "3 d 12 h" in done.stdout
     assert "nobody knows it" not in done.stdout
     assert answers.seen == [
         {
