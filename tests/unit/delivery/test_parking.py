@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import misshapen
 from celery_fleet.delivery.letter_box import Box, Choice
-from celery_fleet.delivery.parking import misshapen
 from tests.fleet import client, wait_for
 from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
 
@@ -122,7 +122,7 @@ def test_what_can_never_be_run_is_parked_at_once(fleet: Crew) -> None:
         assert json.loads(letters[name].message or "") == raw, "it was kept as it came"
     assert fleet.said("add") == ["good"]
     assert worker.poll() is None
-    assert is_empty(fleet.look, "unacked", "unacked_index", "mail")
+    wait_for(lambda: is_empty(fleet.look, "unacked", "unacked_index", "mail"), PATIENCE)
     # What is sent again comes again, and is counted from the first on.
     [one] = fleet.box.choose(Choice(ids=("json",)), payload=True)
     fleet.send(json.dumps(BAD["json"][0]).encode())
@@ -314,7 +314,8 @@ def test_what_is_no_message_at_all(fleet: Crew) -> None:
     assert found == RAW
     assert {one.queue for one in letters.values()} == {"mail"}
     assert {"x", "y"} < set(letters)
-    assert is_empty(fleet.look, "unacked", "unacked_index", "mail", keys.UNREADABLE)
+    wait_for(lambda: is_empty(fleet.look, "unacked", "unacked_index", "mail"), PATIENCE)
+    assert is_empty(fleet.look, keys.UNREADABLE)
     assert worker.poll() is None
     # Sent again they are what they were.
     assert set(fleet.box.replay(list(letters.values()))) == {1}
