@@ -310,7 +310,7 @@ def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]
 
 def test_a_broker_that_is_full(broker: redis.Redis, call: Call) -> None:
     parked(broker, 2)
-    broker.config_set("maxmemory", "1mb")
+    broker.config_set("maxmemory", "1")
     try:
         assert len(rows(call("--format", "json", "dead-letters", "list"))) == 2
         done = call("dead-letters", "replay", "--yes")
