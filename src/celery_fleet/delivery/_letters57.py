@@ -61,7 +61,7 @@ def set_header(message: Any, name: str, value: float) -> None:
 
 def item_of(message: Any) -> str:
     """What goes into a list again."""
-    return str(kombu_json.dumps(neutral(raw(message))))  # type: ignore[no-untyped-call]
+    return str(kombu_json.dumps(neutral(raw(message))))  # type: ignore[no-untyped-call]  # typed in part only
 
 
 def list_of(message: Any) -> str:
@@ -95,9 +95,9 @@ def noted(channel: Any, tag: str, name: str, value: int) -> str | None:
         found = redis.hget(channel.unacked_key, tag)
     if not found:
         return None
-    message, *rest = kombu_json.loads(found)  # type: ignore[no-untyped-call]
+    message, *rest = kombu_json.loads(found)  # type: ignore[no-untyped-call]  # typed in part only
     message["headers"] = {**(message.get("headers") or {}), name: value}
-    return str(kombu_json.dumps([message, *rest]))  # type: ignore[no-untyped-call]
+    return str(kombu_json.dumps([message, *rest]))  # type: ignore[no-untyped-call]  # typed in part only
 
 
 def longest_hold(message: Any) -> float:
@@ -118,7 +118,7 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
 
     It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
     """
-    base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]
+    base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
         return
 
@@ -188,7 +188,7 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
 
 def consumer_class(app: Any) -> type[Any]:
     """The class of consumers that an app's worker has (Consumer component of celery/worker/components.py)."""
-    found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]
+    found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
     return found
 
 

@@ -253,6 +253,22 @@ def described(error: BaseException | str) -> str:
     return shown if len(shown) <= LONGEST_DETAIL else f"{shown[: LONGEST_DETAIL - 1]}…"
 
 
+def misshapen(payload: Any) -> str | None:
+    """Why a decoded body of protocol 2 calls no task; None where it may, or is of protocol 1."""
+    if isinstance(payload, Mapping) and "args" in payload:
+        return None
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        return "its body is not [args, kwargs, options]"
+    args, kwargs, embed = payload
+    if not isinstance(args, list | tuple):
+        return f"its args are of type {type(args).__name__}, not a list"
+    if not isinstance(kwargs, Mapping):
+        return f"its kwargs are of type {type(kwargs).__name__}, not a mapping"
+    if embed is not None and not isinstance(embed, Mapping):
+        return f"its options are of type {type(embed).__name__}, not a mapping"
+    return None
+
+
 @dataclass(frozen=True)
 class Places:
     """The keys of one broker; ``prefix`` is kombu's ``global_keyprefix``."""

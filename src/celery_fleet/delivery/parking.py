@@ -14,6 +14,7 @@ the rest where the connection is lost. Where messages are in no ``unacked`` (ano
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from celery_fleet.delivery.dead_letters import (
     UNDECODABLE,
     UNKNOWN,
     described,
+    misshapen,
 )
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
@@ -40,6 +42,9 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 #: Seconds until what Redis did not take is tried again.
 RETRY = 5.0
+
+#: What a message's time in a worker's hands lies between, as parts of ``unknown_delay``.
+AROUND = (0.75, 1.25)
 
 #: Seconds that a worker which ends gives results and signals of what was parked.
 FLUSH = 5.0
@@ -99,36 +104,36 @@ class Parking:
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task whose name is not known here."""
         if not self._ours(message):
-            super().on_unknown_task(body, message, exc)  # type: ignore[misc]
+            super().on_unknown_task(body, message, exc)  # type: ignore[misc]  # of a mixin
             return
         self._guarded(message, lambda: self._unknown(message, exc))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message that is no task."""
         if not self._ours(message):
-            super().on_unknown_message(body, message)  # type: ignore[misc]
+            super().on_unknown_message(body, message)  # type: ignore[misc]  # of a mixin
             return
         self.park(message, MALFORMED, "this is no message of a task: its headers name none")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task whose message is not as it has to be."""
         if not self._ours(message):
-            super().on_invalid_task(body, message, exc)  # type: ignore[misc]
+            super().on_invalid_task(body, message, exc)  # type: ignore[misc]  # of a mixin
             return
         self.park(message, INVALID, described(exc), exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A message whose body can't be decoded."""
         if not self._ours(message):
-            super().on_decode_error(message, exc)  # type: ignore[misc]
+            super().on_decode_error(message, exc)  # type: ignore[misc]  # of a mixin
             return
         self.park(message, UNDECODABLE, described(exc), exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """What takes each message; stock Celery's lets some of them end the worker."""
-        handle = super().create_task_handler(*args, **kwargs)  # type: ignore[misc]
+        handle = super().create_task_handler(*args, **kwargs)  # type: ignore[misc]  # of a mixin
         if not self.delivery.dead_letters:
-            return handle  # type: ignore[no-any-return]
+            return handle  # type: ignore[no-any-return]  # Celery ships no types
 
         def on_task_received(message: Any) -> Any:
             try:
@@ -152,13 +157,13 @@ class Parking:
         if self.delivery.dead_letters:
             for task in self.app.tasks.values():
                 adapter.use_request(task, self._died)
-        super().update_strategies()  # type: ignore[misc]
+        super().update_strategies()  # type: ignore[misc]  # of a mixin
 
     def on_close(self) -> None:
         """The connection goes: what it held is put back by kombu, with all the rest."""
         for held in list(self._letters.values()):
             self._let_go(held, decrement=False)
-        super().on_close()  # type: ignore[misc]
+        super().on_close()  # type: ignore[misc]  # of a mixin
 
     # --- for a drain ---
 
@@ -227,7 +232,10 @@ class Parking:
         adapter.set_header(message, keys.UNKNOWN, count)
         adapter.set_header(message, keys.UNKNOWN_SINCE, round(since, 3))
         left = max(0.0, since + self.delivery.unknown_for - self._now(message))
-        seconds = min(self.delivery.unknown_delay, adapter.longest_hold(message))
+        # Each time another while: whoever asks in a fixed rhythm would take it back over and over, before those who
+        # know it (seen with BRPOP, which serves who has waited longest).
+        around = self.delivery.unknown_delay * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
+        seconds = min(around, adapter.longest_hold(message))
         logger.log(
             logging.WARNING if count == 1 else logging.INFO,
             "task %s[%s] is not known to this worker: it goes back to the end of %s in %.0f s, for others or"
@@ -383,19 +391,3 @@ class Parking:
         if held.raised:
             self.qos.decrement_eventually()
         self._attempt(held.message, held.action)
-
-
-def misshapen(payload: Any) -> str | None:
-    """Why a decoded body of protocol 2 calls no task; None where it may, or is of protocol 1."""
-    if isinstance(payload, Mapping) and "args" in payload:
-        return None
-    if not isinstance(payload, list | tuple) or len(payload) != 3:
-        return "its body is not [args, kwargs, options]"
-    args, kwargs, embed = payload
-    if not isinstance(args, list | tuple):
-        return f"its args are of type {type(args).__name__}, not a list"
-    if not isinstance(kwargs, Mapping):
-        return f"its kwargs are of type {type(kwargs).__name__}, not a mapping"
-    if embed is not None and not isinstance(embed, Mapping):
-        return f"its options are of type {type(embed).__name__}, not a mapping"
-    return None

@@ -35,7 +35,7 @@ LETTER = {
     "detail": "nobody knows it",
     "node": "a@worker1",
     "first_seen": 1_700_000_000.0,
-    "last_seen": time.time() - 3700,
+    "last_seen": time.time() - 3.5 * 86400,
     "count": 2,
     "size": 512,
 }
@@ -78,7 +78,7 @@ def test_the_list(released: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 0
     assert "2 dead letters" in done.stdout
     assert "6f1e" in done.stdout
-    assert re.search(r"1 h [12] min", done.stdout)  # the minute may have changed since
+    assert "3 d 12 h" in done.stdout
     assert "nobody knows it" not in done.stdout
     assert answers.seen == [
         {
@@ -311,7 +311,7 @@ def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]
 
 def test_a_broker_that_is_full(broker: redis.Redis, call: Call) -> None:
     parked(broker, 2)
-    broker.config_set("maxmemory", "1mb")
+    broker.config_set("maxmemory", "1")
     try:
         assert len(rows(call("--format", "json", "dead-letters", "list"))) == 2
         done = call("dead-letters", "replay", "--yes")

@@ -279,7 +279,7 @@ def test_a_full_redis_parks_what_is_in_unacked(tmp_path: Path) -> None:
     with redis_server(tmp_path) as port:
         worker = redis.Redis(port=port)
         item = take(worker, json.dumps(message()), "t1")
-        worker.config_set("maxmemory", 1)
+        worker.config_set("maxmemory", "1")
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             worker.lpush("mail", "x")
         assert park(worker, item, "t1").done
