@@ -200,6 +200,8 @@ class Worker:
         self.delivery = DELIVERY if delivery is None else delivery
         self.conf = conf or {}
         self.process: subprocess.Popen[bytes] | None = None
+        #: Between it and its Redis, where there is one.
+        self.proxy: Proxy | None = None
         (directory / "run").mkdir()
         (directory / "shop.py").write_text(SHOP)
 
@@ -325,14 +327,13 @@ def working(directory: Path, *more: str, **options: Any) -> Iterator[Worker]:
     with ExitStack() as stack:
         server = Server(directory / "redis")
         stack.callback(server.end)
+        proxy = None
         if options.pop("proxied", False):
             proxy = Proxy(server.port)
             stack.callback(proxy.close)
             options["port"] = proxy.port
-        else:
-            proxy = None
         worker = Worker(directory, server, *more, **options)
-        worker.proxy = proxy  # type: ignore[attr-defined]
+        worker.proxy = proxy
         stack.callback(worker.stop)
         worker.start()
         worker.ready()

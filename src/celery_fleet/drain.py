@@ -222,6 +222,11 @@ class Gate:
             adapter.shut(self._pool)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether a drain was asked for, be it that it could not begin yet."""
+        return self._called or self._mode is Mode.DRAINING
+
+    @property
     def can_drain(self) -> bool:
         """Whether there is a connection whose worker can be drained, or a loop that goes on without one."""
         if self._consumer is None:

@@ -102,7 +102,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery import steady  # of kombu 5.7 alone
 
-        steady.install(app, delivery, lambda: gate.standing.mode is Mode.DRAINING)
+        steady.install(app, delivery, lambda: gate.is_ending)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""

@@ -49,6 +49,7 @@ class _Atomic:
     # kombu's, for the type checker
     client: Any
     connection: Any
+    connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._line = Line()

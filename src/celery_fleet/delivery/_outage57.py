@@ -13,6 +13,7 @@ from types import GeneratorType
 from typing import Any, TypeVar
 
 from celery import bootsteps
+from celery.concurrency import prefork
 from celery.worker import loops
 from celery.worker import state as worker_state
 
@@ -49,6 +50,11 @@ def held(channel: Any) -> set[str]:
     if qos is None:
         return set()
     return set(snapshot(qos._delivered)) - set(snapshot(qos._dirty))
+
+
+def acknowledge_now(hub: Any) -> None:
+    """Run the acknowledgements that wait for the loop's next turn (celery/concurrency/prefork.py)."""
+    prefork._run_ready_callbacks(hub)
 
 
 def adopt(channel: Any, message: Any) -> None:
@@ -172,3 +178,14 @@ def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
     Its ``_publish`` is where all of them end (celery/events/dispatcher.py).
     """
     dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))
+
+
+# --- the result store (celery/app/base.py) ---
+
+
+def each_backend(app: Any, prepare: Callable[[Any], Any]) -> None:
+    """Have ``prepare`` called with every result backend that the app makes or has made, one for each thread."""
+    make = app._get_backend
+    app._get_backend = lambda: prepare(make())
+    if app._backend is not None:
+        prepare(app._backend)

@@ -63,12 +63,17 @@ class Carry:
         self.pending = pending
         self._owner = owner
         self._channel: Any = None
+        #: Messages of tasks that ran when the connection was lost, by their tags; with a new connection they are
+        #: its own, and stand here until the next loss. One may have ended since, and its acknowledgement wait in
+        #: the event loop: its request counts as acknowledged from then on.
+        self._carried: dict[str, Any] = {}
 
     # --- for any thread ---
 
     def held(self) -> set[str]:
         """Tags that this process answers for: delivered, running, or done and not acknowledged yet."""
-        tags = internals.held(self._channel)
+        channel = self._channel
+        tags = set(self._carried) if channel is None else internals.held(channel)
         tags.update(request.message.delivery_tag for request in internals.running())
         tags.update(self.pending.tags())
         return tags
@@ -94,7 +99,7 @@ class Carry:
             logger.warning(
                 "message %s can't be acknowledged now (%s): it is kept and acknowledged as soon as the broker takes it",
                 tag,
-                redact(one_line(error)) or type(error).__name__,
+                _text_of(error),
             )
         self.pending.add(tag)
         return True
@@ -104,8 +109,9 @@ class Carry:
         logger.warning(
             "message %s can't be put back now (%s): that is done later",
             tag,
-            redact(one_line(error)) or type(error).__name__,
+            _text_of(error),
         )
+        self._carried.pop(tag, None)
         return True
 
     # --- the consumer's moments ---
@@ -113,7 +119,6 @@ class Carry:
     def lost(self, consumer: Any) -> bool:
         """The connection is lost: take what has not begun out of Celery's hands; whether that was done."""
         channel = getattr(consumer.task_consumer, "channel", None)
-        self._channel = None
         if channel is None:  # it never consumed
             return True
         try:
@@ -121,9 +126,18 @@ class Carry:
         except Exception:
             logger.exception("what has not begun can't be told from what runs: Celery drops it")
             return False
+        if self._channel is not None:
+            held = internals.held(self._channel)
+            self._carried = {tag: one for tag, one in self._carried.items() if tag in held}
+        # In this order: what ends before is acknowledged below, what ends after is among these.
+        for request in internals.running():
+            self._carried[request.message.delivery_tag] = request.message
+        self._channel = None
+        if consumer.hub is not None:
+            internals.acknowledge_now(consumer.hub)
         logger.info(
             "the connection is lost: %d tasks go on, %d that had not begun go back to their queues",
-            len(internals.running()),
+            len([tag for tag in self._carried if tag not in self.pending]),
             len(waiting),
         )
         return True
@@ -133,15 +147,15 @@ class Carry:
         channel = consumer.task_consumer.channel
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
-        carried = 0
-        for request in internals.running():
-            if request.message.channel is not channel:
-                internals.adopt(channel, request.message)
-                carried += 1
+        for tag in self.pending.tags():
+            self._carried.pop(tag, None)
+        for message in self._carried.values():
+            internals.adopt(channel, message)
         self._channel = channel
-        if carried:
+        if self._carried:
             logger.info(
-                "%d tasks that began on an earlier connection are acknowledged here", carried
+                "%d tasks that began on an earlier connection are acknowledged on this one",
+                len(self._carried),
             )
         self.flush()
         self._put_back(channel)
@@ -194,3 +208,9 @@ class Carry:
             return False
         payload = json.dumps(marked)  # type: ignore[no-untyped-call]  # typed in part only
         return bool(channel.restore(tag, key, payload))
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, AttributeError):  # kombu's channel without a connection
+        return "the connection is lost"
+    return redact(one_line(error)) or type(error).__name__

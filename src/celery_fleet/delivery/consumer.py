@@ -175,7 +175,7 @@ class SteadyConsumer:
             while breaker.open:
                 self._may_go_on()
                 turn()
-                self.fleet.turned()
+                self.fleet.look()
                 if breaker.seconds >= tell_at:
                     tell_at += TELL_EVERY
                     logger.warning("still no answer of the broker after %.0f s", breaker.seconds)

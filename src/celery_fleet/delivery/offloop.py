@@ -68,12 +68,12 @@ class Lane(Generic[Item]):
         self._newest = newest
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
-        self._busy = False
+        self._current: list[Item] = []
         self._ending = False
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
-        return len(self._items) + self._busy
+        return len(self._items) + len(self._current)
 
     def put(self, item: Item) -> None:
         """Have it sent soon; never waits. What comes after :meth:`close` is dropped."""
@@ -104,12 +104,11 @@ class Lane(Generic[Item]):
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            rest = list(self._items)
+            rest = [*self._current, *self._items]
             self._items.clear()
-            number = len(rest) + self._busy
         if rest:
             self._dropped(rest, "the process ends")
-        return number
+        return len(rest)
 
     def _run(self) -> None:
         while True:
@@ -119,13 +118,13 @@ class Lane(Generic[Item]):
                         return
                     self._changed.wait()
                 item = self._items.popleft()
-                self._busy = True
+                self._current = [item]
             lost = self._deliver(item)
             with self._changed:
                 if lost and self._clear:
                     lost[0].extend(self._items)
                     self._items.clear()
-                self._busy = False
+                self._current = []
                 self._changed.notify_all()
             if lost:
                 self._dropped(*lost)

@@ -19,7 +19,7 @@ from celery_fleet import _celery57 as adapter
 from celery_fleet import broker
 from celery_fleet.delivery import _outage57 as internals
 from celery_fleet.delivery import consumer as consumers
-from celery_fleet.delivery import offloop, pending, process
+from celery_fleet.delivery import offloop, pending, process, storing
 from celery_fleet.delivery.breaker import LIMIT, OVERDUE, Breaker, guard
 from celery_fleet.delivery.carry import RETRY, Carry
 from celery_fleet.delivery.hooks import HOOKS, Hooks
@@ -27,6 +27,9 @@ from celery_fleet.delivery.offloop import Lane
 from celery_fleet.delivery.options import Options
 
 logger = logging.getLogger("celery_fleet.delivery")
+
+#: Seconds between two looks whether the worker is to end.
+LOOK = 1.0
 
 #: What of the result store the main process itself calls.
 RESULTS = ("mark_as_failure", "mark_as_revoked", "mark_as_retry")
@@ -57,6 +60,8 @@ class Steady:
         self.answering: str | None = None
         self.events: Lane[Any] | None = None
         self.results: Lane[Any] | None = None
+        #: That the worker is to end, for the pool's children as well.
+        self.order = storing.Order()
         self._app = app
         self._dispatcher: Any = None
         self._publishing: Any = None
@@ -123,8 +128,10 @@ class Steady:
             self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
             self._divert(self._app.backend)
 
-    def turned(self) -> None:
-        """One turn of the loop without a broker; for whoever wants to know that it lives."""
+    def look(self) -> None:
+        """Once a second, and each turn of the loop without a broker."""
+        if self.draining() or adapter.told_to_stop():
+            self.order.give()
 
     def _divert(self, backend: Any) -> None:
         lane = self.results
@@ -139,6 +146,10 @@ class Steady:
 
         for name in RESULTS:
             setattr(backend, name, partial(later, name, getattr(backend, name)))
+
+    def concerned(self) -> bool:
+        """Whether the caller is the thread of the event loop."""
+        return self.breaker.concerned and self.results is not None
 
     # --- the lanes' threads ---
 
@@ -225,7 +236,13 @@ def install(
         steady = Steady(app, options, Path(given) if given else None, draining)
         steady.hooks(HOOKS)
         mixins.append(consumers.SteadyConsumer)
+        if options.outage:
+            prepare = partial(storing.bound, order=steady.order, concerned=steady.concerned)
+            internals.each_backend(app, prepare)
         _add_steps(app, steady)
+        signals.worker_shutting_down.connect(
+            lambda **_: steady.order.give(), weak=False, dispatch_uid="celery_fleet.order"
+        )
         signals.worker_shutdown.connect(
             lambda **_: steady.end(), weak=False, dispatch_uid="celery_fleet.steady"
         )
@@ -236,18 +253,16 @@ def install(
 
 
 def _add_steps(app: Any, steady: Steady) -> None:
-    class CarryStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    class Step(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Gives each connection what runs, before anything is consumed."""
 
-        name = "celery_fleet.Carry"
+        name = "celery_fleet.Steady"
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
-        def include_if(self, consumer: Any) -> bool:
-            return steady.carry is not None
-
         def start(self, consumer: Any) -> None:
+            consumer.timer.call_repeatedly(LOOK, steady.look)
             if steady.carry is not None:
                 steady.carry.connected(consumer)
                 consumer.timer.call_repeatedly(RETRY, steady.carry.retry)
 
-    app.steps["consumer"].add(CarryStep)
+    app.steps["consumer"].add(Step)

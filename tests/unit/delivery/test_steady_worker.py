@@ -1,0 +1,287 @@
+"""Real workers whose real Redis is stopped, killed, restarted, or reached through a slow proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.outage import DELIVERY, Server, Worker, wait_for, working
+
+pytestmark = pytest.mark.slow
+
+#: What the loop may stand still, in seconds: one reply that does not come (3), gossip's second, and a slow machine.
+#: A single attempt to reach a Redis that hangs lasts as long as the hang with stock.
+LONGEST = 8.0
+
+
+def settled(worker: Worker, numbers: list[int]) -> None:
+    """All was done once, nothing is held."""
+    worker.done(numbers)
+    wait_for(lambda: worker.unacked == 0, "nothing unacked")
+    assert dict.fromkeys(numbers, 1) == worker.times("start")
+    assert dict.fromkeys(numbers, 1) == worker.times("end")
+    assert worker.server.client.llen("mail") == 0
+    assert "Traceback" not in worker.log
+
+
+def cut(worker: Worker) -> None:
+    """End all connections, and wait until the worker has noticed and come back."""
+    before = worker.log.count("mingle: all alone")
+    for kind in ("normal", "pubsub"):
+        worker.server.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    wait_for(lambda: worker.log.count("mingle: all alone") > before, "connected again")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_running_tasks_go_on_through_lost_connections(tmp_path: Path, pool: str) -> None:
+    with working(tmp_path, "-P", pool, "-c", "2", conf={"worker_prefetch_multiplier": 8}) as worker:
+        numbers = worker.send(10, 1.0)
+        worker.done([0], "start")
+        for _ in range(3):
+            cut(worker)
+        settled(worker, numbers)
+        assert worker.exit()[0] == 0
+        assert worker.gap < LONGEST
+
+
+def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2", conf={"worker_prefetch_multiplier": 8}) as w:
+        numbers = w.send(10, 1.0, task="early")
+        w.done([0], "start")
+        for _ in range(2):
+            cut(w)
+        settled(w, numbers)
+
+
+def test_what_had_not_begun_comes_back_in_order(tmp_path: Path) -> None:
+    with working(
+        tmp_path, "-P", "prefork", "-c", "1", conf={"worker_prefetch_multiplier": 16}
+    ) as w:
+        numbers = w.send(8, 0.5)
+        w.done([0], "start")
+        cut(w)
+        settled(w, numbers)
+        started = [int(line.split()[1]) for line in w.ledger if line.startswith("start")]
+        assert started == numbers
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_redis_killed_and_back(tmp_path: Path, pool: str) -> None:
+    with working(tmp_path, "-P", pool, "-c", "2") as worker:
+        numbers = worker.send(5, 3.0)
+        worker.done([0, 1], "start")
+        worker.server.kill()
+        # They end while there is no broker, so that their acknowledgements have to wait.
+        worker.done([0, 1])
+        pending = worker.directory / "run/pending"
+        wait_for(lambda: pending.exists() and len(pending.read_text().split()) == 2, "two kept")
+        worker.server.start()
+        settled(worker, numbers)
+        assert pending.read_text() == ""
+        assert worker.process is not None
+        assert worker.process.poll() is None
+        assert worker.gap < LONGEST
+
+
+def test_a_redis_that_hangs_holds_neither_time_limits_nor_results(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = Server(tmp_path / "redis")
+        stack.callback(server.end)
+        worker = Worker(
+            tmp_path,
+            server,
+            *("-P", "prefork", "-c", "3", "-E"),
+            conf={
+                "result_backend": f"redis://127.0.0.1:{server.port}/1",
+                "redis_socket_timeout": 10,
+                "redis_socket_connect_timeout": 3,
+                "result_backend_always_retry": True,
+            },
+        )
+        stack.callback(worker.stop)
+        worker.start()
+        worker.ready()
+        limited = worker.send(1, 0, first=100, task="limited")
+        numbers = worker.send(6, 2.0)
+        worker.done([*limited, 0, 1], "start")
+        began = time.monotonic()
+        server.signal(signal.SIGSTOP)
+        worker.done(limited, "failed")
+        assert time.monotonic() - began < 30  # its limit is 3 s; it would sleep for 600
+        wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        server.signal(signal.SIGCONT)
+        worker.done(numbers)
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")
+        assert worker.times("start") == dict.fromkeys([*limited, *numbers], 1)
+        results = redis.Redis(port=server.port, db=1)
+
+        def states() -> list[str]:
+            found = results.keys("celery-task-meta-*")
+            return sorted(json.loads(results.get(key) or "{}")["status"] for key in found)
+
+        wait_for(lambda: states() == ["FAILURE", *["SUCCESS"] * 6], "all results")
+        assert worker.gap < LONGEST
+
+
+def test_sigterm_while_redis_hangs_ends_an_idle_worker_at_once(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
+        worker.server.signal(signal.SIGSTOP)
+        wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        status, seconds = worker.exit()
+        assert status == 0
+        assert seconds < 30  # 2 s here; stock waits for the broker
+
+
+def test_sigterm_before_the_hang_is_noticed(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
+        worker.server.signal(signal.SIGSTOP)
+        status, seconds = worker.exit()
+        assert status == 0
+        assert seconds < 45
+
+
+def test_what_ended_without_a_broker_is_acknowledged_by_the_next_start(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2") as worker:
+        numbers = worker.send(2, 4.0)
+        worker.done(numbers, "start")
+        worker.server.signal(signal.SIGSTOP)
+        wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        status, _ = worker.exit()
+        assert status == 0
+        worker.done(numbers)
+        assert len((tmp_path / "run/pending").read_text().split()) == 2
+        assert "are sent by the next start" in worker.log
+        worker.server.signal(signal.SIGCONT)
+        worker.start()
+        settled(worker, numbers)
+
+
+def test_a_first_connection_that_is_refused_is_waited_for(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = Server(tmp_path / "redis")
+        stack.callback(server.end)
+        worker = Worker(tmp_path, server, "-P", "prefork", "-c", "2")
+        stack.callback(worker.stop)
+        server.kill()
+        worker.start()
+        wait_for(lambda: "the broker does not answer" in worker.log, "told")
+        server.start()
+        worker.ready()
+        settled(worker, worker.send(3, 0))
+        server.kill()
+        status, seconds = worker.exit()
+        assert status == 0
+        assert seconds < 30
+
+
+def test_answers_that_come_late_lose_and_double_nothing(tmp_path: Path) -> None:
+    with working(tmp_path, "-P", "prefork", "-c", "2", proxied=True) as worker:
+        first = worker.send(4, 0.1)
+        worker.done(first)
+        assert worker.proxy is not None
+        worker.proxy.delay = 6.0
+        late = worker.send(6, 0.1, first=10)
+        wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        worker.proxy.delay = 0.0
+        settled(worker, [*first, *late])
+
+
+def test_the_next_broker_of_the_list_is_used(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        first = Server(tmp_path / "first")
+        stack.callback(first.end)
+        server = Server(tmp_path / "second")
+        stack.callback(server.end)
+        urls = ";".join(f"redis://127.0.0.1:{one.port}/0" for one in (first, server))
+        worker = Worker(tmp_path, server, "-P", "prefork", "-c", "2", conf={"broker_url": urls})
+        stack.callback(worker.stop)
+        first.signal(signal.SIGSTOP)
+        worker.start()
+        worker.ready()
+        settled(worker, worker.send(3, 0))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_result_store_that_hangs_does_not_keep_a_worker_from_ending(
+    tmp_path: Path, pool: str
+) -> None:
+    with ExitStack() as stack:
+        server, store = Server(tmp_path / "redis"), Server(tmp_path / "results")
+        stack.callback(server.end)
+        stack.callback(store.end)
+        conf: dict[str, Any] = {
+            "result_backend": f"redis://127.0.0.1:{store.port}/0",
+            "redis_socket_timeout": 2,
+            "result_backend_always_retry": True,
+            "result_backend_max_retries": 100,
+        }
+        worker = Worker(tmp_path, server, "-P", pool, "-c", "2", conf=conf)
+        stack.callback(worker.stop)
+        worker.start()
+        worker.ready()
+        numbers = worker.send(2, 1.0)
+        worker.done(numbers, "start")
+        store.signal(signal.SIGSTOP)
+        worker.done(numbers)
+        status, _ = worker.exit()  # 26 s here; stock never
+        assert status == 0
+        assert worker.log.count("is not stored, since the worker ends") == 2
+        assert worker.unacked == 0
+
+
+def test_a_lost_child_is_noticed_while_the_result_store_hangs(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server, store = Server(tmp_path / "redis"), Server(tmp_path / "results")
+        stack.callback(server.end)
+        stack.callback(store.end)
+        conf = {"result_backend": f"redis://127.0.0.1:{store.port}/0", "redis_socket_timeout": 10}
+        worker = Worker(tmp_path, server, "-P", "prefork", "-c", "1", conf=conf)
+        stack.callback(worker.stop)
+        worker.start()
+        worker.ready()
+        worker.done(worker.send(1, 600.0), "start")
+        store.signal(signal.SIGSTOP)
+        assert worker.process is not None
+        found = subprocess.run(
+            ["pgrep", "-P", str(worker.process.pid)], capture_output=True, text=True, check=True
+        )
+        for child in found.stdout.split():
+            os.kill(int(child), signal.SIGKILL)
+        wait_for(lambda: "exited prematurely" in worker.log, "the loss")
+        worker.done(worker.send(1, 0, first=5), "start")
+        store.signal(signal.SIGCONT)
+        results = redis.Redis(port=store.port)
+
+        def stored() -> set[str]:
+            keys = results.keys("celery-task-meta-*")
+            return {json.loads(results.get(key) or "{}")["status"] for key in keys}
+
+        wait_for(lambda: stored() == {"FAILURE", "SUCCESS"}, "both results")
+        assert worker.gap < LONGEST
+
+
+def test_without_them_nothing_of_it_is_there(tmp_path: Path) -> None:
+    stock = {**DELIVERY, "carry": False, "outage": False}
+    with working(tmp_path, "-P", "prefork", "-c", "1", delivery=stock) as worker:
+        settled(worker, worker.send(2, 0))
+        assert not (tmp_path / "run/pending").exists()
+
+
+@pytest.mark.parametrize("alone", ["carry", "outage"])
+def test_each_works_without_the_other(tmp_path: Path, alone: str) -> None:
+    options = {**DELIVERY, "carry": False, "outage": False, alone: True}
+    with working(tmp_path, "-P", "prefork", "-c", "2", delivery=options) as worker:
+        numbers = worker.send(4, 0.5)
+        worker.done(numbers)
+        cut(worker)
+        numbers += worker.send(4, 0, first=10)
+        settled(worker, numbers)
