@@ -8,7 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.unit.delivery.model.design import OURS, STOCK
 from tests.unit.delivery.model.machine import Machine, machine
-from tests.unit.delivery.model.world import Broken
+from tests.unit.delivery.model.world import BrokenError
 
 #: The same runs each time, and nothing kept of them.
 BASE = settings(
@@ -24,7 +24,7 @@ BASE = settings(
 SHORT = settings(BASE, max_examples=60)
 DEEP = settings(BASE, max_examples=600, stateful_step_count=80)
 #: That it is found is enough, so nothing is made shorter; it takes some tens to some hundreds of runs.
-SEARCH = settings(BASE, max_examples=10_000, phases=[Phase.generate])
+SEARCH = settings(BASE, max_examples=10_000, stateful_step_count=30, phases=[Phase.generate])
 
 
 def explore(made: type[Machine], how: settings) -> None:
@@ -33,7 +33,7 @@ def explore(made: type[Machine], how: settings) -> None:
 
 def assert_breaks(kind: str, *left_out: str, faults: tuple[str, ...]) -> None:
     """Without some parts something breaks in this way, where nothing worse befalls than these faults ..."""
-    with pytest.raises(Broken) as found:
+    with pytest.raises(BrokenError) as found:
         explore(machine(OURS.without(*left_out), watched={kind}, faults=faults), SEARCH)
     assert found.value.kind == kind
 
@@ -82,7 +82,7 @@ def test_faults_of_stock_are_found(kind: str, left_out: str, fault: str) -> None
 
 def test_stock_loses_and_doubles_by_itself() -> None:
     for kind in ("lost", "doubled"):
-        with pytest.raises(Broken, match=kind):
+        with pytest.raises(BrokenError, match=kind):
             explore(machine(STOCK, watched={kind}), SEARCH)
 
 

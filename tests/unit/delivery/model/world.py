@@ -2,8 +2,8 @@
 
 It is there to try orders of events that no test on real servers meets often enough. Nothing of it runs Celery: it
 says, in some hundred lines, how a message is taken, run, acknowledged, put back, handed back, renewed and swept, and
-hypothesis (`test_model.py`) draws which of these steps comes next. What is one script or one command for Redis is one step
-here; what is two round trips is two, and anything may come between them.
+hypothesis (`test_model.py`) draws which of these steps comes next. What is one script or one command for Redis is one
+step here; what is two round trips is two, and anything may come between them.
 
 **What is modelled.** A command lies on its connection until the server serves it (`serve`), its reply until the
 client reads it (`read`). A connection that breaks (`lose`) loses both, but what was sent may still be served:
@@ -11,7 +11,7 @@ later, or never (`late`). A main process may be killed while its pool's children
 be frozen, drain, quit; a child may die with its body; a host may be cut off, die with all that it ran, and boot
 without what its runtime directory held; Redis may be away for longer than the lease. Each host has a clock of its own.
 
-**What must hold** after each step, as `Broken` with its kind where it does not:
+**What must hold** after each step, as `BrokenError` with its kind where it does not:
 
 * `lost`: what was sent is in a list, in `unacked`, a dead letter, or its body has ended. What a living worker has
   popped and not written yet counts as held, so that only its death is a loss.
@@ -22,8 +22,8 @@ without what its runtime directory held; Redis may be away for longer than the l
   run again on purpose: `again`. Nor is anything handed back whose end its process had written down.
 * `disagree`: `unacked` and `unacked_index` name the same tags.
 * `uncovered`: what a living worker holds stands in `unacked`, unless it was cut off beyond its lease.
-* `stolen`: nor does another worker acknowledge or put back what it holds. That is what kombu's tags allow, which go with
-  the message: an owner of before can touch the delivery of today.
+* `stolen`: nor does another worker acknowledge or put back what it holds. Kombu's tags allow that, as they go with the
+  message: an owner of before can touch the delivery of today.
 * `stuck`: at the end faults cease, late commands are served, and one worker that lives gets everything done.
 
 **How far to trust it.** `design.py` has a switch for each thing that keeps a message; `test_model.py` shows that the
@@ -47,7 +47,7 @@ KINDS = frozenset({"lost", "doubled", "disagree", "uncovered", "stolen", "stuck"
 ROUNDS = 60
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """An invariant does not hold: ``kind`` is one of `KINDS`."""
 
     def __init__(self, kind: str, what: str) -> None:
@@ -309,7 +309,7 @@ class World:
     def _break(self, kind: str, what: str) -> None:
         self.seen[kind] += 1
         if kind in self.watched:
-            raise Broken(kind, what)
+            raise BrokenError(kind, what)
 
     # --- the end -----------------------------------------------------------------------------------
 
