@@ -26,7 +26,7 @@ from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.line import NET, Due, Found, Line, Question, require_redis, tell_once
 from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, RESTORE, Script
+from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, Script
 from celery_fleet.errors import FleetError, one_line
 from celery_fleet.redact import redact
 
@@ -152,6 +152,12 @@ class _Atomic:
         channel: Any = self
         names = [channel.unacked_key, channel.unacked_index_key, key]
         return bool(self.run(RESTORE, names, [tag, payload]))
+
+    def requeue(self, tag: str, key: str, payload: str | bytes) -> bool:
+        """The same to the far end: a task that rejects itself again and again must not keep others waiting."""
+        channel: Any = self
+        names = [channel.unacked_key, channel.unacked_index_key, key]
+        return bool(self.run(REQUEUE, names, [tag, payload]))
 
     # --- taking ---
 

@@ -72,13 +72,13 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Forget a message, or put it back to the head of the list that it came from."""
+        """Forget a message, or put it back to the far end of the list that it came from, as stock kombu does."""
         if not self.channel.atomic:
             super().reject(delivery_tag, requeue=requeue)
             return
         if requeue:
             try:
-                self._put_back(delivery_tag)
+                self._put_back(delivery_tag, far=True)
             except Exception as exc:
                 if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
                     raise
@@ -101,14 +101,15 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
                 tag,
             )
 
-    def _put_back(self, tag: str) -> None:
-        """To the head of the list that it came from."""
+    def _put_back(self, tag: str, *, far: bool = False) -> None:
+        """To the head of the list that it came from, or to its far end."""
         message = self._delivered.get(tag)
         key = getattr(message, "list_key", None)
         if key is None:
-            self.restore_by_tag(tag)
-        else:
-            self.channel.restore(tag, key, json.dumps(redelivered(message._raw)))
+            self.restore_by_tag(tag, leftmost=far)
+            return
+        put = self.channel.requeue if far else self.channel.restore
+        put(tag, key, json.dumps(redelivered(message._raw)))
 
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what is held, the newest first, so that the oldest comes next; never raises."""

@@ -71,6 +71,15 @@ redis.call('RPUSH', KEYS[3], ARGV[2])
 return 1
 """)
 
+#: Puts a message back to the far end of a list, behind all that waits. KEYS: unacked, unacked_index, list.
+#: ARGV: tag, message. Returns 1; 0 where it was no longer held under this tag.
+REQUEUE = Script("""
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('LPUSH', KEYS[3], ARGV[2])
+return 1
+""")
+
 #: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
 #: Returns 1; 0 where it was no longer held under this tag.
 PUT_ASIDE = Script("""
