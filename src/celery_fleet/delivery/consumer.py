@@ -111,7 +111,7 @@ class SteadyConsumer:
     def shutdown(self) -> None:
         """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
         try:
-            super().shutdown()  # type: ignore[misc]
+            super().shutdown()  # type: ignore[misc]  # Celery's Consumer comes after the mixin
         except self.connection_errors as exc:
             logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
 
