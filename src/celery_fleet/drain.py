@@ -411,7 +411,8 @@ class Gate:
         self._note()
 
     def _note(self) -> None:
-        if self._mode is Mode.DRAINING:
+        # What is on its way back is neither: greenlets come here meanwhile.
+        if self._mode is Mode.DRAINING and not self._under_way:
             progress = Progress(self._handed_back, self._load.running, ended=self._is_over())
             self._record.write(progress, self._clock() - self._began)
 

@@ -25,6 +25,7 @@ from celery_fleet.delivery._kombu57_held import Message, QoS, Taken
 from celery_fleet.delivery.breaker import BrokerAwayError
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.line import NET, Due, Found, Line, Question, require_redis, tell_once
+from celery_fleet.delivery.mixin import Mixin
 from celery_fleet.delivery.run import run
 from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, Script
 from celery_fleet.errors import FleetError, one_line
@@ -37,7 +38,7 @@ json: Any = kombu.utils.json
 logger = logging.getLogger("celery_fleet.delivery")
 
 
-class _Atomic:
+class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     """Takes by script; mixed in before one of kombu's channels."""
 
     QoS = QoS
@@ -284,7 +285,7 @@ class _Atomic:
     # --- the connection ---
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        made: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        made: dict[str, Any] = super()._connparams(asynchronous)
         return made if HOOKS.parameters is None else HOOKS.parameters(made)
 
     def _on_connection_disconnect(self, connection: Any) -> None:

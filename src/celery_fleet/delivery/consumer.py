@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from celery_fleet.delivery import _outage57 as internals
 from celery_fleet.delivery.breaker import BrokerAwayError
+from celery_fleet.delivery.mixin import Mixin
 from celery_fleet.errors import one_line
 from celery_fleet.redact import redact
 
@@ -35,7 +36,7 @@ def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -
     return type("FleetConsumer", (*mixins, base), attributes)
 
 
-class SteadyConsumer:
+class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
     """A mixin for a consumer that lives through a lost connection and a broker that hangs."""
 
     #: The process's parts; set by whoever makes the class.
@@ -67,7 +68,7 @@ class SteadyConsumer:
         """Consume until the worker stops, by one connection after another."""
         self.fleet.breaker.adopt()  # whoever starts is who runs
         self.fleet.begin(self)
-        super().start()  # type: ignore[misc]
+        super().start()
 
     @property
     def event_dispatcher(self) -> Any:
@@ -91,7 +92,7 @@ class SteadyConsumer:
         carry, connection = self.fleet.carry, self.connection
         if carry is None:
             try:  # to put back what it held, as long as the broker answers
-                super().on_connection_error_after_connected(exc)  # type: ignore[misc]
+                super().on_connection_error_after_connected(exc)
             except BrokerAwayError:
                 internals.abandon(connection)
             self.fleet.breaker.trip(exc)
@@ -106,18 +107,18 @@ class SteadyConsumer:
         """There was no connection to lose."""
         self.fleet.breaker.trip(exc)
         self._clean = self.fleet.carry is not None
-        super().on_connection_error_before_connected(exc)  # type: ignore[misc]
+        super().on_connection_error_before_connected(exc)
 
     def on_close(self) -> None:
         """Celery's cleaning up, which would forget what runs."""
         clean, self._clean = self._clean, False
         if not clean:
-            super().on_close()  # type: ignore[misc]
+            super().on_close()
 
     def shutdown(self) -> None:
         """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
         try:
-            super().shutdown()  # type: ignore[misc]
+            super().shutdown()  # type: ignore[misc]  # Celery's Consumer comes after the mixin
         except self.connection_errors as exc:
             logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
 
@@ -125,7 +126,7 @@ class SteadyConsumer:
 
     def connect(self) -> Any:
         """Connect, as soon as the broker answers."""
-        made = super().connect()  # type: ignore[misc]
+        made = super().connect()
         if self.hub is not None:
             self._ticks = frozenset(self.hub.on_tick) - self._other_ticks
         return made
@@ -143,7 +144,7 @@ class SteadyConsumer:
 
     def _ensured(self, conn: Any) -> Any:
         if not self.fleet.guards:
-            return super().ensure_connected(conn)  # type: ignore[misc]
+            return super().ensure_connected(conn)
         if self.connection:
             return self._connected(conn)
         while True:
@@ -197,5 +198,5 @@ class SteadyConsumer:
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Celery's hook just before the loop begins."""
-        super().register_with_event_loop(hub)  # type: ignore[misc]
+        super().register_with_event_loop(hub)
         internals.resume_writes(self)

@@ -35,6 +35,7 @@ from celery_fleet.delivery.dead_letters import (
     misshapen,
 )
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.mixin import Mixin
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.parked import Aside, park_raw, tell
 
@@ -73,7 +74,7 @@ def install(app: Any, options: Options) -> None:
     app.conf.worker_consumer = type("ParkingConsumer", (Parking, base), {"delivery": options})
 
 
-class Parking:
+class Parking(Mixin):  # type: ignore[misc]  # see mixin
     """Mixin before Celery's Consumer; ``delivery`` is to be set by whoever makes the class."""
 
     delivery: Options = Options()
