@@ -1,0 +1,8 @@
+"""`make bench-delivery`: what the delivery costs beside stock Celery; `delivery/bench.py` tells how it is measured."""
+
+import sys
+
+from delivery.bench import run
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,341 @@
+"""Measure what the delivery costs beside stock Celery: `make bench-delivery`, or one part of it.
+
+    throughput   no-op tasks and tasks of 1 kB, on 1, 8 and 24 queues, a worker with a pool of two
+    workers      the same on one queue, with 1 to 32 workers of one process each
+    latency      from sending to the start of the body, with idle workers, for any queue and priority
+    redis        processor time of Redis for a task that comes alone, with 1 to 8 idle workers
+    idle         commands a second of a worker that has nothing to do
+
+Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of
+some seconds, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
+median of the rounds' ratios; their spread stands beside it. Both sides have the same runtime and the same settings
+(`at_least_once`: late acknowledgement), and TLS, the roles' users and four priorities; they differ in the take and
+what stands on it. `--quick` shows that it runs; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from . import load
+from .figures import Goal, Row, median, percentile, ratios, table
+from .ground import GroundError, Side, ground
+
+KILOBYTE = "x" * 1024
+PREFORK = ("-P", "prefork", "-c", "2")
+#: One process, so that many of them find room.
+SOLO = ("-P", "solo")
+
+FASTER = Goal(1.2, at_least=True)
+SOONER = Goal(1.0)
+SOON = Goal(10.0)
+CHEAP = Goal(1.1)
+QUIET = Goal(2.0)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: ``rounds`` of full load, ``single`` tasks one by one, ``idle`` seconds of silence."""
+
+    rounds: int
+    queues: Sequence[int]
+    workers: Sequence[int]
+    beside: Sequence[int]
+    single: int
+    idle: float
+    #: Messages of a slice; as many as take some seconds, if None.
+    messages: int | None = None
+
+
+FULL = Extent(7, (1, 8, 24), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 300, 30)
+QUICK = Extent(1, (2,), (1,), (1,), 5, 2, messages=20)
+
+
+def names(number: int) -> list[str]:
+    """So many queues."""
+    return [f"queue{one}" for one in range(number)]
+
+
+def say(text: str) -> None:
+    """To who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def workers(
+    sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]
+) -> Iterator[None]:
+    """So many workers on each side, one side's started before the other's; gone at the end."""
+    add(sides, queues, number, pool)
+    try:
+        yield
+    finally:
+        for side in sides:
+            side.stop()
+
+
+def add(sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]) -> None:
+    """As many more workers as are missing."""
+    for side in sides:
+        while len(side.workers) < number:
+            side.start(queues, pool)
+        side.wait()
+
+
+# --- full load -------------------------------------------------------------------------------------
+
+
+def in_turn(
+    sides: Sequence[Side], queues: Sequence[str], templates: load.Templates, extent: Extent
+) -> dict[str, list[load.Slice]]:
+    """Slices of full load, round by round; who begins changes from round to round."""
+    number = extent.messages or load.calibrated(sides, queues, templates)
+    found: dict[str, list[load.Slice]] = {side.take: [] for side in sides}
+    order = list(sides)
+    for _ in range(extent.rounds):
+        for side in order:
+            found[side.take].append(load.full_load(side, queues, templates, number))
+        order.reverse()
+    return found
+
+
+def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> Row:
+    """Throughput of both sides."""
+    rates = {take: [one.rate for one in slices] for take, slices in found.items()}
+    return Row(
+        what,
+        median(rates["stock"]),
+        median(rates["atomic"]),
+        ratios(rates["atomic"], rates["stock"]),
+        FASTER,
+    )
+
+
+def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
+    """Processor time of a task, in microseconds: less of a matter of what else the machine does."""
+    rows = []
+    for name, goal in (("redis", CHEAP), ("workers", None)):
+        spent = {
+            take: [getattr(one, name) / one.tasks * 1e6 for one in slices]
+            for take, slices in found.items()
+        }
+        rows.append(
+            Row(
+                f"{what}: processor time of {name.capitalize()} for a task",
+                median(spent["stock"], " µs"),
+                median(spent["atomic"], " µs"),
+                # A worker's is counted in ticks of 10 ms: a short slice may have none.
+                ratios([*spent["atomic"]], [max(one, 1.0) for one in spent["stock"]]),
+                goal,
+            )
+        )
+    return rows
+
+
+def throughput(sides: Sequence[Side], extent: Extent) -> str:
+    """One worker with a pool of two."""
+    rows = []
+    for number in extent.queues:
+        queues = names(number)
+        # Made while nobody takes them.
+        kinds = {
+            size: load.Templates(sides[0], queues, text)
+            for size, text in (("no-op", ""), ("1 kB", KILOBYTE))
+        }
+        with workers(sides, queues, 1, PREFORK):
+            for size, templates in kinds.items():
+                what = f"{size}, {number} queues"
+                say(what)
+                found = in_turn(sides, queues, templates, extent)
+                rows += [row_of(f"{what}: tasks a second", found), *costs_of(what, found)]
+    return table(rows, "ratio")
+
+
+def many_workers(sides: Sequence[Side], extent: Extent) -> str:
+    """More and more workers on one queue."""
+    rows = []
+    queues = names(1)
+    templates = load.Templates(sides[0], queues, "")
+    with workers(sides, queues, 1, SOLO):
+        for number in extent.workers:
+            what = f"{number} workers"
+            say(what)
+            add(sides, queues, number, SOLO)
+            found = in_turn(sides, queues, templates, extent)
+            rows += [row_of(f"{what}: tasks a second", found), *costs_of(what, found)]
+    return table(rows, "ratio")
+
+
+# --- one by one ------------------------------------------------------------------------------------
+
+
+def latency(sides: Sequence[Side], extent: Extent) -> str:
+    """Workers that wait."""
+    rows = []
+    for number in extent.queues:
+        for count in sorted({extent.beside[0], min(4, extent.beside[-1])}):
+            queues = names(number)
+            what = f"{number} queues, {count} idle workers"
+            say(what)
+            with workers(sides, queues, count, PREFORK):
+                load.latencies(sides, queues, 3)  # the pool is awake, the connections stand
+                found = load.latencies(sides, queues, extent.single)
+            rows += latency_rows(what, found)
+    return table(rows, "judged")
+
+
+def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
+    """The median against stock's, the 99th percentile against milliseconds."""
+    middle = {take: percentile(values, 50) * 1000 for take, values in found.items()}
+    late = {take: percentile(values, 99) * 1000 for take, values in found.items()}
+    return [
+        Row(
+            f"{what}: p50",
+            f"{middle['stock']:.1f} ms",
+            f"{middle['atomic']:.1f} ms",
+            [middle["atomic"] / middle["stock"]],
+            SOONER,
+        ),
+        Row(
+            f"{what}: p99",
+            f"{late['stock']:.1f} ms",
+            f"{late['atomic']:.1f} ms",
+            [late["atomic"]],
+            SOON,
+        ),
+    ]
+
+
+def redis(sides: Sequence[Side], extent: Extent) -> str:
+    """What a push costs Redis that wakes every idle worker; their waiting meanwhile is part of it."""
+    rows = []
+    queues = names(1)
+    templates = load.Templates(sides[0], queues, "")
+    for number in extent.beside:
+        say(f"{number} idle workers")
+        with workers(sides, queues, number, SOLO):
+            clients = {side.take: side.client() for side in sides}
+
+            def send(side: Side, _: int, queue: str, priority: int) -> None:
+                name = load.lists([queue])[load.PRIORITIES.index(priority)]
+                clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - called within this turn alone
+
+            spent: dict[str, list[float]] = {side.take: [] for side in sides}
+            for _ in range(max(1, extent.rounds // 2)):
+                before = {side.take: side.processor_seconds() for side in sides}
+                load.one_by_one(sides, queues, extent.single // 2, send)
+                for side in sides:
+                    used = side.processor_seconds() - before[side.take]
+                    spent[side.take].append(used / (extent.single // 2) * 1e6)
+        rows.append(
+            Row(
+                f"{number} idle workers: processor time of Redis for a task",
+                median(spent["stock"], " µs"),
+                median(spent["atomic"], " µs"),
+                ratios(spent["atomic"], spent["stock"]),
+                CHEAP,
+            )
+        )
+    return table(rows, "ratio")
+
+
+def idle(sides: Sequence[Side], extent: Extent) -> str:
+    """Silence."""
+    rows = []
+    for number in extent.queues:
+        queues = names(number)
+        count = min(4, extent.beside[-1])
+        say(f"{number} queues, {count} workers, idle")
+        with workers(sides, queues, count, PREFORK):
+            time.sleep(min(5, extent.idle))  # what is done once after a start is done
+            spent = {side.take: silence(side, extent.idle) / count for side in sides}
+        rows.append(
+            Row(
+                f"{number} queues: commands a second and worker",
+                f"{spent['stock']:.2f}",
+                f"{spent['atomic']:.2f}",
+                [spent["atomic"]],
+                QUIET,
+            )
+        )
+    return table(rows, "judged")
+
+
+def silence(side: Side, seconds: float) -> float:
+    """Commands a second of all its workers."""
+    client = side.client()
+    client.ping()  # what comes with a connection has come
+    before = client.info("stats")["total_commands_processed"]
+    time.sleep(seconds)
+    # Its own question is the one that came between.
+    return float(client.info("stats")["total_commands_processed"] - before - 1) / seconds
+
+
+PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {
+    "throughput": throughput,
+    "workers": many_workers,
+    "latency": latency,
+    "redis": redis,
+    "idle": idle,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description="Measure what the delivery costs beside stock.")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all"
+    )
+    parser.add_argument("--rounds", type=int, help=f"of full load; default: {FULL.rounds}")
+    parser.add_argument("--queues", help="default: 1,8,24")
+    parser.add_argument("--workers", help="default: 1,2,4,8,16,32")
+    parser.add_argument("--quick", action="store_true", help="little of all; figures mean nothing")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    extent = extent_of(options)
+    refused: list[str] = []
+    for name in options.parts or PARTS:
+        queues = max(extent.queues)
+        with ground(names(queues)) as sides:
+            text = PARTS[name](sides, extent)
+            refused += [one for side in sides for one in side.refused()]
+        load_average = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        print(
+            f"### {name}\n\n{text}\n\nLoad of the machine at the end: {load_average}\n", flush=True
+        )
+    if refused:
+        raise GroundError(f"Redis refused commands: {', '.join(sorted(set(refused)))}")
+    return 0
+
+
+def extent_of(options: argparse.Namespace) -> Extent:
+    """What the command line asks for."""
+    base = QUICK if options.quick else FULL
+
+    def numbers(text: str | None, default: Sequence[int]) -> Sequence[int]:
+        return tuple(sorted(map(int, text.split(",")))) if text else default
+
+    return Extent(
+        options.rounds or base.rounds,
+        numbers(options.queues, base.queues),
+        numbers(options.workers, base.workers),
+        base.beside,
+        base.single,
+        base.idle,
+        base.messages,
+    )
+
+
+def run(arguments: Sequence[str]) -> int | str:
+    """What a program ends with: 0, or what went wrong."""
+    try:
+        return main(arguments)
+    except GroundError as error:
+        return f"error: {error}"
