@@ -1,0 +1,90 @@
+"""What stands before a pool, without a worker: what has not begun comes back, what has begins no second time."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from celery import Celery
+from celery.concurrency.solo import TaskPool as Solo
+from celery.concurrency.thread import TaskPool as Threads
+from celery.worker.request import Request
+
+from celery_fleet import _pools57
+
+
+def request(app: Celery, number: int) -> Any:
+    made = Request.__new__(Request)
+    made.id = f"t{number}"
+    return made
+
+
+def begin(pool: Any, target: Any, about: Any) -> None:
+    # As Request.execute_using_pool does; what a request does on being accepted is not of interest.
+    about.on_accepted = lambda *_: None
+    accepted = type("Accepted", (), {"__self__": about, "__call__": lambda *_: None})()
+    pool.apply_async(target, callback=lambda _: None, accept_callback=accepted)
+
+
+def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
+    app = Celery("shop", set_as_current=False)
+    pool = Threads(limit=1, app=app)
+    door = _pools57.door_of(pool)
+    assert _pools57.door_of(pool) is door
+    began, go = threading.Event(), threading.Event()
+    ran: list[int] = []
+
+    def first() -> None:
+        began.set()
+        go.wait(30)
+        ran.append(0)
+
+    requests = [request(app, number) for number in range(3)]
+    begin(pool, first, requests[0])
+    assert began.wait(30)
+    begin(pool, lambda: ran.append(1), requests[1])
+    begin(pool, lambda: ran.append(2), requests[2])
+
+    assert door.take() == requests[1:]
+    assert door.take() == []
+    go.set()
+    pool.on_stop()
+    assert ran == [0]
+
+
+def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
+    app = Celery("shop", set_as_current=False)
+    pool = Threads(limit=1, app=app)
+    _pools57.door_of(pool)
+    began, go = threading.Event(), threading.Event()
+    waiting = request(app, 1)
+    begin(pool, lambda: (began.set(), go.wait(30)), request(app, 0))
+    assert began.wait(30)
+    begin(pool, lambda: None, waiting)
+
+    pool.flush()  # Celery's, from Consumer.on_close
+
+    assert waiting.acknowledged
+    go.set()
+    pool.on_stop()
+
+
+def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_ended() -> None:
+    app = Celery("shop", set_as_current=False)
+    pool = Solo(limit=1, app=app)
+    door = _pools57.door_of(pool)
+    heard: list[str] = []
+    door.on_freed = lambda: heard.append("freed")
+    ran: list[int] = []
+
+    def first() -> None:
+        door.shut()  # a signal, in its midst
+        ran.append(0)
+
+    later = request(app, 1)
+    begin(pool, first, request(app, 0))
+    assert heard == ["freed"]
+    begin(pool, lambda: ran.append(1), later)
+
+    assert ran == [0]
+    assert door.take() == [later]
