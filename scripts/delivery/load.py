@@ -152,7 +152,7 @@ def latencies(sides: Sequence[Side], queues: Sequence[str], number: int) -> dict
     one_by_one(sides, queues, number, send)
     found = {}
     for side in sides:
-        until(lambda side=side: len(_marks(side)) >= number, "tasks have not begun", 120)  # type: ignore[misc]
+        until(lambda side=side: len(_marks(side)) >= number, "tasks have not begun", 120)  # type: ignore[misc]  # called at once
         marks = _marks(side)
         found[side.take] = [marks[count] - when for count, when in sent[side.take].items()]
     return found

@@ -121,10 +121,10 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
         """Begin to consume a queue."""
         (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]  # of kombu
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _update_queue_cycle(self) -> None:
-        super()._update_queue_cycle()  # type: ignore[misc]  # of kombu
+        super()._update_queue_cycle()
         channel: Any = self
         self._line.armed = False  # it was for the queues of before
         why_not = None
@@ -169,7 +169,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             if self._line.bell:  # pushes would come among kombu's replies
                 conn.disconnect()
                 return
-            super()._brpop_start(timeout)  # type: ignore[misc]  # of kombu
+            super()._brpop_start(timeout)
             self._popping = bool(channel._in_poll)
             return
         # Without a socket redis-py would open one that the loop does not know.
@@ -197,7 +197,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         popping, self._popping = self._popping, False
         try:
             if popping:
-                return super()._brpop_read(**options)  # type: ignore[misc]  # of kombu
+                return super()._brpop_read(**options)
             return self._take(self.client.connection)
         except Empty:
             raise
@@ -292,14 +292,14 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         if getattr(self.__dict__.get("client"), "connection", None) is connection:
             self._line.lost()
             self._popping = False
-        super()._on_connection_disconnect(connection)  # type: ignore[misc]  # of kombu
+        super()._on_connection_disconnect(connection)
 
     def _flush_brpop_reauth(self) -> None:
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
             self._line.armed = False  # the reply's reader passes over a push
-        super()._flush_brpop_reauth()  # type: ignore[misc]  # of kombu
+        super()._flush_brpop_reauth()
 
 
 class Channel(_Atomic, stock.Channel):  # type: ignore[misc]  # see stock

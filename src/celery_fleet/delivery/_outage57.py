@@ -111,7 +111,7 @@ def abandon(connection: Any) -> None:
             channel.closed = True
     try:
         connection.close()
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001  # whatever it is, the worker goes on
         logger.debug("a lost connection could not be closed: %r", exc)
 
 

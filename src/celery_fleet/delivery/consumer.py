@@ -118,7 +118,7 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
     def shutdown(self) -> None:
         """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
         try:
-            super().shutdown()  # type: ignore[misc]  # Celery's Consumer comes after the mixin
+            super().shutdown()
         except self.connection_errors as exc:
             logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
 

@@ -105,34 +105,34 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task whose name is not known here."""
         if not self._ours(message):
-            super().on_unknown_task(body, message, exc)  # type: ignore[misc]  # of a mixin
+            super().on_unknown_task(body, message, exc)
             return
         self._guarded(message, lambda: self._unknown(message, exc))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """A message that is no task."""
         if not self._ours(message):
-            super().on_unknown_message(body, message)  # type: ignore[misc]  # of a mixin
+            super().on_unknown_message(body, message)
             return
         self.park(message, MALFORMED, "this is no message of a task: its headers name none")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task whose message is not as it has to be."""
         if not self._ours(message):
-            super().on_invalid_task(body, message, exc)  # type: ignore[misc]  # of a mixin
+            super().on_invalid_task(body, message, exc)
             return
         self.park(message, INVALID, described(exc), exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A message whose body can't be decoded."""
         if not self._ours(message):
-            super().on_decode_error(message, exc)  # type: ignore[misc]  # of a mixin
+            super().on_decode_error(message, exc)
             return
         self.park(message, UNDECODABLE, described(exc), exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """What takes each message; stock Celery's lets some of them end the worker."""
-        handle = super().create_task_handler(*args, **kwargs)  # type: ignore[misc]  # of a mixin
+        handle = super().create_task_handler(*args, **kwargs)
         if not self.delivery.dead_letters:
             return handle  # type: ignore[no-any-return]  # Celery ships no types
 
@@ -158,13 +158,13 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         if self.delivery.dead_letters:
             for task in self.app.tasks.values():
                 adapter.use_request(task, self._died)
-        super().update_strategies()  # type: ignore[misc]  # of a mixin
+        super().update_strategies()
 
     def on_close(self) -> None:
         """The connection goes: what it held is put back by kombu, with all the rest."""
         for held in list(self._letters.values()):
             self._let_go(held, decrement=False)
-        super().on_close()  # type: ignore[misc]  # of a mixin
+        super().on_close()
 
     # --- for a drain ---
 

@@ -45,7 +45,7 @@ def step(
             run(self, found[which % len(found)], *args, **kwargs)
 
         # Hypothesis asks for the parameters of what it calls.
-        del drawn.__wrapped__  # type: ignore[attr-defined]
+        del drawn.__wrapped__  # type: ignore[attr-defined]  # hypothesis puts it there
         more = {"keep": st.booleans()} if run.__name__ == "reconnect" else {}
         return precondition(is_possible)(rule(which=st.integers(0, 11), **more)(drawn))
 

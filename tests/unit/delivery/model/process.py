@@ -248,8 +248,8 @@ class Process:
             else:
                 self.rest.commands.append(
                     Command(
-                        lambda tag=tag: self.broker.ack(tag, self),  # type: ignore[misc]
-                        lambda _, tag=tag: self.written.discard(tag),  # type: ignore[misc]
+                        lambda tag=tag: self.broker.ack(tag, self),  # type: ignore[misc]  # mypy takes no default of a lambda
+                        lambda _, tag=tag: self.written.discard(tag),  # type: ignore[misc]  # mypy takes no default of a lambda
                     )
                 )
         for delivery in list(self.held):
@@ -298,7 +298,7 @@ class Process:
         """The sweep of own tags."""
         for tag in self.unknown():
             self.rest.commands.append(
-                Command(lambda tag=tag: self.broker.restore(tag, self), lambda _: None)  # type: ignore[misc]
+                Command(lambda tag=tag: self.broker.restore(tag, self), lambda _: None)  # type: ignore[misc]  # mypy takes no default of a lambda
             )
 
     # --- ends --------------------------------------------------------------------------------------
