@@ -62,11 +62,13 @@ class Way:
         name: In results and in the table.
         units: Host's units that are all of its workers.
         late: Whether late acknowledgement is asked of a stock unit; the fleet's own is the inventory's.
+        visibility_timeout: Seconds, of a stock unit; None is the application's.
     """
 
     name: str
     units: tuple[str, ...]
     late: bool = False
+    visibility_timeout: int | None = None
 
 
 FLEET = Way("fleet", ("load-worker@fast", "load-worker@medium", "load-worker@slow"))
@@ -206,6 +208,8 @@ class Ground:
             return
         others = {unit for other in WAYS for unit in other.units} - set(way.units)
         environment = 'LOAD_ACKNOWLEDGE="late"\n' if way.late else ""
+        if way.visibility_timeout is not None:
+            environment += f'LOAD_VISIBILITY_TIMEOUT="{way.visibility_timeout}"\n'
         since = time.time()
         for name in self.workers:
             self.fleet.must(name, ["systemctl", "stop", *sorted(others)])

@@ -10,7 +10,8 @@ from kombu import Exchange, Queue
 from load import events
 
 QUEUES = ("fast", "medium", "slow")
-VISIBILITY_TIMEOUT = 120  # seconds; every ETA and every task is well below it
+# Seconds; every ETA and every task is well below it. The fleet has its own from the inventory.
+VISIBILITY_TIMEOUT = int(os.environ.get("LOAD_VISIBILITY_TIMEOUT", "120"))
 
 app = Celery(
     "load",

@@ -1,0 +1,172 @@
+"""What is killed, cut off or frozen under load, and how long its messages stay away."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from faults import docker
+from ground import FLEET, Case, Ground, Way
+from support import resp, units
+from support.waiting import wait_for
+
+from scripts.restarts.summary import Summary
+
+LEASE = 15.0  # seconds, as the inventory has it
+#: Seconds after which all that a fault has left must have run: the lease, a sweep, and the longest task.
+REST = LEASE + 75.0
+
+#: What late acknowledgement can't prevent, and what is no fault of it: counted, and never more than this.
+CUT_OFF = "run again after it was cut off"
+UNACKNOWLEDGED = "run again though it had ended, as"
+
+
+@dataclass
+class Recoveries:
+    """Seconds from each death until nothing of what the dead held was away any more."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def p50(self) -> float:
+        """The median."""
+        found = sorted(self.seconds)
+        return found[len(found) // 2] if found else math.nan
+
+    @property
+    def longest(self) -> float:
+        """The maximum."""
+        return max(self.seconds, default=math.nan)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For the report."""
+        return {"count": len(self.seconds), "p50": self.p50, "max": self.longest}
+
+
+def held(ground: Ground, node: str) -> set[str]:
+    """Tags of the deliveries that a node's processes hold, by its name in them."""
+    with resp.session(ground.fleet, "broker", "worker") as broker:
+        tags = broker.send("ZRANGE", "unacked_index", 0, -1)
+    return {tag for tag in tags if tag.startswith(f"{node}/")}
+
+
+def unit_of(way: Way, worker: str) -> str:
+    """The unit of a worker of three in one of the two ways that are measured."""
+    return f"load-worker@{worker}.service" if way is FLEET else f"plain-{worker}.service"
+
+
+def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60) -> None:
+    """Wait until it runs; for one of the fleet's that is when it consumes."""
+    wait_for(
+        f"{unit} on {host} is active",
+        seconds,
+        lambda: units.state(ground.fleet, host, unit).get("ActiveState") == "active",
+        pause=0.2,
+    )
+
+
+def kill_worker(ground: Ground, case: Case, way: Way, host: str, worker: str, whom: str) -> None:
+    """SIGKILL to its main process (`main`), or to all (`all`)."""
+    node = f"{worker}@{host}"
+    case.mark("its worker was killed", host=host, node=node, fatal=True)
+    unit = unit_of(way, worker)
+    ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", f"--kill-whom={whom}", unit])
+
+
+def kill_workers(
+    ground: Ground, case: Case, way: Way, number: int, numbers: random.Random
+) -> Recoveries:
+    """So many, one after the other, each when it consumes again; a while lies between two."""
+    found = Recoveries()
+    workers = [(host, worker) for host in ground.workers for worker in ground.instances]
+    for count in range(number):
+        host, worker = workers[count % len(workers)]
+        wait_until_active(ground, host, unit_of(way, worker))
+        time.sleep(numbers.uniform(0, 0.4))
+        before = held(ground, f"{worker}@{host}")
+        kill_worker(ground, case, way, host, worker, numbers.choice(["main", "main", "all"]))
+        began = time.monotonic()
+        if before and way is FLEET:
+            wait_for(
+                f"what {worker}@{host} held is back",
+                LEASE + 10,
+                lambda: not before & held(ground, f"{worker}@{host}"),  # noqa: B023  # called at once
+                pause=0.02,
+            )
+            found.seconds.append(time.monotonic() - began)
+    return found
+
+
+def kill_child(ground: Ground, case: Case, host: str, worker: str, numbers: random.Random) -> None:
+    """SIGKILL to one process of a pool."""
+    case.mark("its process was killed", host=host, node=f"{worker}@{host}", fatal=True)
+    unit = unit_of(FLEET, worker)
+    main = units.state(ground.fleet, host, unit)["MainPID"]
+    children = ground.fleet.must(host, ["pgrep", "--parent", main]).split()
+    ground.fleet.must(host, ["kill", "-KILL", numbers.choice(children)])
+
+
+def kill_clients(ground: Ground, case: Case) -> None:
+    """All connections to the broker but our own."""
+    case.mark("all connections were cut")
+    with resp.session(ground.fleet, "broker", "admin") as admin:
+        admin.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@contextmanager
+def frozen_redis(ground: Ground, case: Case) -> Iterator[None]:
+    """The broker's process is stopped, as a host that swaps would have it; its connections stay open."""
+    case.mark("Redis was frozen")
+    host, unit = ground.fleet.one("redis"), "redis@load-broker.service"
+    kill = ["systemctl", "kill", "--kill-whom=main", unit]
+    ground.fleet.must(host, [*kill, "--signal=STOP"])
+    try:
+        yield
+    finally:
+        ground.fleet.must(host, [*kill, "--signal=CONT"])
+        case.mark("Redis was frozen")
+
+
+@contextmanager
+def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
+    """Nothing reaches a host and nothing leaves it, and its workers go on."""
+    case.mark("its host was cut off", host=host)
+    ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
+    try:
+        yield
+    finally:
+        docker("restart", "--time=0", ground.fleet.containers[host])
+
+
+def counted(
+    ground: Ground,
+    name: str,
+    way: Way,
+    act: Callable[[Case], Recoveries | None],
+    rest: float = REST,
+) -> tuple[Summary, Recoveries]:
+    """One run of the load with a fault in it, and how long what was held stayed away."""
+    recoveries = Recoveries()
+
+    def acting(case: Case) -> None:
+        found = act(case)
+        if found is not None:
+            recoveries.seconds.extend(found.seconds)
+
+    summary = ground.measure(name, way, acting, rest=rest)
+    return summary, recoveries
+
+
+def assert_delivered(summary: Summary, *allowed: str) -> None:
+    """Nothing is lost, and nothing ran again but for the reasons that are allowed."""
+    assert (summary.lost, summary.lost_causes) == (0, {})
+    unexpected = {
+        cause: number
+        for cause, number in summary.doubled_causes.items()
+        if not cause.startswith(allowed)
+    }
+    assert not unexpected, summary.doubled_causes

@@ -1,0 +1,165 @@
+"""A broker that restarts, hangs or is full, hosts that are cut off or have a wrong clock, drains that are killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from deaths import (
+    CUT_OFF,
+    LEASE,
+    REST,
+    UNACKNOWLEDGED,
+    Recoveries,
+    assert_delivered,
+    counted,
+    cut_off,
+    frozen_redis,
+    held,
+    kill_worker,
+    unit_of,
+    wait_until_active,
+)
+from faults import bring_back, docker
+from ground import FLEET, SEED, Case, Ground
+from support import resp, units
+from support.waiting import wait_for
+
+BROKER = "redis@load-broker.service"
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(ground: Ground) -> Iterator[None]:
+    """The roles' users may do all that a fault makes of them."""
+    yield
+    assert resp.acl_log(ground.fleet, "broker") == []
+
+
+@pytest.fixture
+def numbers() -> random.Random:
+    """The same for each test, whatever ran before it."""
+    return random.Random(SEED)  # noqa: S311  # a load, no secret
+
+
+def pids(ground: Ground) -> dict[tuple[str, str], str]:
+    """The main processes of all workers."""
+    return {
+        (host, worker): units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
+        for host in ground.workers
+        for worker in ground.instances
+    }
+
+
+def test_redis_restarted(ground: Ground) -> None:
+    """In order: it writes down all it has, and nothing that it confirmed is lost. The workers stay."""
+    before = pids(ground)
+
+    def act(case: Case) -> None:
+        for _ in range(20):
+            case.mark("Redis was restarted")
+            ground.fleet.must(ground.fleet.one("redis"), ["systemctl", "restart", BROKER])
+            ground.sleep(6)
+
+    summary, _ = counted(ground, "Redis restarted", FLEET, act)
+    assert_delivered(summary)
+    assert pids(ground) == before
+
+
+def test_redis_frozen(ground: Ground, numbers: random.Random) -> None:
+    before = pids(ground)
+
+    def act(case: Case) -> None:
+        lengths = [60.0, *(round(numbers.uniform(0.5, 12), 1) for _ in range(29))]
+        for length in lengths:
+            with frozen_redis(ground, case):
+                ground.sleep(length)
+            ground.sleep(4)
+
+    summary, _ = counted(ground, "Redis frozen", FLEET, act)
+    assert_delivered(summary)
+    assert pids(ground) == before
+
+
+def test_redis_full(ground: Ground) -> None:
+    """It refuses what is sent, and what was sent before is worked off: taken, acknowledged, nothing of it lost."""
+
+    def limit(value: str) -> None:
+        with resp.session(ground.fleet, "broker", "admin") as admin:
+            admin.send("CONFIG", "SET", "maxmemory", value)
+
+    with resp.session(ground.fleet, "broker", "admin") as admin:
+        _, configured = admin.send("CONFIG", "GET", "maxmemory")
+
+    def act(case: Case) -> None:
+        case.mark("Redis was full")
+        limit("1mb")
+        try:
+            ground.sleep(30)
+        finally:
+            limit(configured)
+            case.mark("Redis was full")
+
+    summary, _ = counted(ground, "Redis full", FLEET, act)
+    assert_delivered(summary)
+    assert summary.refused > 0, "it was never full"
+
+
+def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
+    """No power, and nobody there to hand anything back: the others take it when the lease has run out."""
+    found = Recoveries()
+
+    def act(case: Case) -> Recoveries:
+        for _ in range(10):
+            host = numbers.choice(ground.workers)
+            nodes = [f"{worker}@{host}" for worker in ground.instances]
+            before = {tag for node in nodes for tag in held(ground, node)}
+            case.mark("its host was lost", host=host, fatal=True)
+            ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
+            docker("kill", ground.fleet.containers[host])
+            began = time.monotonic()
+            wait_for(
+                f"what {host} held is back",
+                LEASE + 20,
+                lambda: not before & {tag for node in nodes for tag in held(ground, node)},  # noqa: B023
+                pause=0.2,
+            )
+            found.seconds.append(time.monotonic() - began)
+            bring_back(ground, host)
+        return found
+
+    summary, _ = counted(ground, "hosts lost", FLEET, act)
+    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
+    assert found.longest <= LEASE + 10, found.as_dict()
+
+
+def test_host_cut_off_beyond_its_lease(ground: Ground) -> None:
+    """Its workers go on and can tell nobody: what they ended meanwhile runs again elsewhere, and nothing is lost."""
+    host = ground.workers[0]
+
+    def act(case: Case) -> None:
+        with cut_off(ground, case, host):
+            ground.sleep(2 * LEASE)
+        bring_back(ground, host)
+
+    summary, _ = counted(ground, "a host cut off beyond its lease", FLEET, act)
+    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED, "run twice at once, as its host was cut off")
+
+
+def test_drains_killed(ground: Ground, numbers: random.Random) -> None:
+    """Told to stop, and killed at some moment of the drain."""
+    workers = [(host, worker) for host in ground.workers for worker in ground.instances]
+
+    def act(case: Case) -> None:
+        for count in range(100):
+            host, worker = workers[count % len(workers)]
+            unit = unit_of(FLEET, worker)
+            wait_until_active(ground, host, unit)
+            ground.fleet.must(host, ["systemctl", "stop", "--no-block", unit])
+            ground.sleep(numbers.uniform(0, 1.5))
+            kill_worker(ground, case, FLEET, host, worker, "all")
+            ground.fleet.must(host, ["systemctl", "start", unit])
+
+    summary, _ = counted(ground, "drains killed", FLEET, act, rest=REST)
+    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
