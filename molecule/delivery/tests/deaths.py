@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from faults import docker
 from ground import FLEET, Case, Ground, Way
-from support import resp, units
+from support import units
+from support.deliveries import cut_connections, held
 from support.waiting import wait_for
 
 from scripts.restarts.summary import Summary
@@ -47,13 +48,6 @@ class Recoveries:
         return {"count": len(self.seconds), "p50": self.p50, "max": self.longest}
 
 
-def held(ground: Ground, node: str) -> set[str]:
-    """Tags of the deliveries that a node's processes hold, by its name in them."""
-    with resp.session(ground.fleet, "broker", "worker") as broker:
-        tags = broker.send("ZRANGE", "unacked_index", 0, -1)
-    return {tag for tag in tags if tag.startswith(f"{node}/")}
-
-
 def unit_of(way: Way, worker: str) -> str:
     """The unit of a worker of three in one of the two ways that are measured."""
     return f"load-worker@{worker}.service" if way is FLEET else f"plain-{worker}.service"
@@ -87,14 +81,14 @@ def kill_workers(
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))
         time.sleep(numbers.uniform(0, 0.4))
-        before = held(ground, f"{worker}@{host}")
+        before = held(ground.fleet, f"{worker}@{host}")
         kill_worker(ground, case, way, host, worker, numbers.choice(["main", "main", "all"]))
         began = time.monotonic()
         if before and way is FLEET:
             wait_for(
                 f"what {worker}@{host} held is back",
                 LEASE + 10,
-                lambda: not before & held(ground, f"{worker}@{host}"),  # noqa: B023  # called at once
+                lambda: not before & held(ground.fleet, f"{worker}@{host}"),  # noqa: B023  # called at once
                 pause=0.02,
             )
             found.seconds.append(time.monotonic() - began)
@@ -113,8 +107,7 @@ def kill_child(ground: Ground, case: Case, host: str, worker: str, numbers: rand
 def kill_clients(ground: Ground, case: Case) -> None:
     """All connections to the broker but our own."""
     case.mark("all connections were cut")
-    with resp.session(ground.fleet, "broker", "admin") as admin:
-        admin.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    cut_connections(ground.fleet)
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from deaths import (
     counted,
     cut_off,
     frozen_redis,
-    held,
     kill_worker,
     unit_of,
     wait_until_active,
@@ -25,6 +24,7 @@ from deaths import (
 from faults import bring_back, docker
 from ground import FLEET, SEED, Case, Ground
 from support import resp, units
+from support.deliveries import held
 from support.waiting import wait_for
 
 BROKER = "redis@load-broker.service"
@@ -114,7 +114,7 @@ def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
         for _ in range(10):
             host = numbers.choice(ground.workers)
             nodes = [f"{worker}@{host}" for worker in ground.instances]
-            before = {tag for node in nodes for tag in held(ground, node)}
+            before = {tag for node in nodes for tag in held(ground.fleet, node)}
             case.mark("its host was lost", host=host, fatal=True)
             ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
             docker("kill", ground.fleet.containers[host])
@@ -122,7 +122,7 @@ def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
             wait_for(
                 f"what {host} held is back",
                 LEASE + 20,
-                lambda: not before & {tag for node in nodes for tag in held(ground, node)},  # noqa: B023
+                lambda: not before & {tag for node in nodes for tag in held(ground.fleet, node)},  # noqa: B023
                 pause=0.2,
             )
             found.seconds.append(time.monotonic() - began)

@@ -1,0 +1,110 @@
+"""A task that was sent is run, whatever dies: workers that are killed, connections that are cut, a Redis that restarts.
+
+The short form; the scenario `delivery` has hundreds of each, under load.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from support import database, tasks, units
+from support.deliveries import cut_connections, held
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.inventory import Fleet
+
+QUEUE = "discounts"
+NUMBER = 10  # of each fault
+EACH = 24  # tasks that are sent before each
+HANDED_BACK = 2.0  # seconds from a death until nothing of what the dead held is away
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_refused"),
+    pytest.mark.stage(2),
+    pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers"),
+]
+
+
+def send(fleet: Fleet, prefix: str, number: int) -> None:
+    """Tracers that take a moment, so that there is always something to lose."""
+    tasks.send(fleet, [tasks.tracer(f"{prefix}-{n:02d}", QUEUE, 0.3) for n in range(number)])
+
+
+def ended(fleet: Fleet, prefix: str, number: int) -> Counter[str]:
+    """How often each run came to its end, once all have done so at least once."""
+
+    def found() -> Counter[str]:
+        rows = database.runs(fleet, prefix)
+        return Counter(row["run_id"] for row in rows if row["finished_at"] is not None)
+
+    wait_for(f"{number} runs of {prefix} end", 60, lambda: len(found()) >= number, pause=1)
+    return found()
+
+
+def consumers(fleet: Fleet) -> list[str]:
+    """The hosts of the queue's workers."""
+    return [
+        name
+        for name in fleet.hosts("celery_workers")
+        if QUEUE in fleet.expected[name]["celery_worker_enabled"]
+    ]
+
+
+def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[str], None]) -> None:
+    """What they held is back in its queue within two seconds, by their own units."""
+    app = fleet.of("fleet")["celery_app_name"]
+    unit = f"{app}-worker@{QUEUE}.service"
+    hosts = consumers(fleet)
+    recoveries = []
+    for count in range(NUMBER):
+        send(fleet, f"{label}-{count}", EACH)
+        name = hosts[count % len(hosts)]
+        node = f"{QUEUE}@{name}"
+        wait_for(
+            f"{node} is up",
+            30,
+            lambda name=name: units.state(fleet, name, unit)["ActiveState"] == "active",
+        )
+        before = held(fleet, node)
+        began = time.monotonic()
+        fleet.must(name, ["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])
+        wait_for(
+            f"what {node} held is back",
+            20,
+            lambda node=node, before=before: not before & held(fleet, node),
+            pause=0.05,
+        )
+        if before:
+            recoveries.append(time.monotonic() - began)
+    assert recoveries, "none of them held anything"
+    found = ended(fleet, label, NUMBER * EACH)
+    # What had ended and died with its process before its acknowledgement was sent: at most what ran.
+    again = sum(found.values()) - len(found)
+    assert again <= 4 * NUMBER
+    note(
+        f"{NUMBER} kills: {len(found)} tasks, none lost, {again} ended twice; back in the queue after"
+        f" {sorted(recoveries)[len(recoveries) // 2]:.1f} s, {max(recoveries):.1f} s at most"
+    )
+    assert max(recoveries) <= HANDED_BACK, recoveries
+
+
+def test_cut_connections_double_nothing(fleet: Fleet, label: str) -> None:
+    for count in range(NUMBER):
+        send(fleet, f"{label}-{count}", EACH)
+        assert cut_connections(fleet) > 0
+    assert set(ended(fleet, label, NUMBER * EACH).values()) == {1}
+    assert len(database.runs(fleet, label)) == NUMBER * EACH
+
+
+def test_restarted_redis_loses_and_doubles_nothing(fleet: Fleet, label: str) -> None:
+    app = fleet.of("redis")["celery_app_name"]
+    send(fleet, label, 3 * EACH)
+    fleet.must(fleet.one("redis"), ["systemctl", "restart", f"redis@{app}-broker.service"])
+    assert set(ended(fleet, label, 3 * EACH).values()) == {1}
+    assert len(database.runs(fleet, label)) == 3 * EACH
