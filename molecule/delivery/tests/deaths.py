@@ -18,8 +18,11 @@ from support.waiting import wait_for
 from scripts.restarts.summary import Summary
 
 LEASE = 15.0  # seconds, as the inventory has it
-#: Seconds after which all that a fault has left must have run: the lease, a sweep, and the longest task.
-REST = LEASE + 75.0
+#: Seconds after which all that a fault has left must have run: the lease, a sweep, the longest task, and what has
+#: gathered in the queues while fewer consumed them.
+REST = LEASE + 225.0
+#: Seconds between two deaths. More of them and the longest tasks, which begin anew each time, would fill all processes.
+PAUSE = 3.0
 
 #: What late acknowledgement can't prevent, and what is no fault of it: counted, and never more than this.
 CUT_OFF = "run again after it was cut off"
@@ -76,11 +79,12 @@ def kill_workers(
 ) -> Recoveries:
     """So many, one after the other, each when it consumes again; a while lies between two."""
     found = Recoveries()
+    began = time.monotonic()
     workers = [(host, worker) for host in ground.workers for worker in ground.instances]
     for count in range(number):
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))
-        time.sleep(numbers.uniform(0, 0.4))
+        time.sleep(max(0.0, began + PAUSE - time.monotonic()) + numbers.uniform(0, 0.4))
         before = held(ground.fleet, f"{worker}@{host}")
         kill_worker(ground, case, way, host, worker, numbers.choice(["main", "main", "all"]))
         began = time.monotonic()
