@@ -109,7 +109,7 @@ def kill_child(ground: Ground, case: Case, host: str, worker: str, numbers: rand
 
 
 def kill_clients(ground: Ground, case: Case) -> None:
-    """All connections to the broker but our own."""
+    """All connections of workers to the broker."""
     case.mark("all connections were cut")
     cut_connections(ground.fleet)
 

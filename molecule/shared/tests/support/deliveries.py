@@ -14,6 +14,10 @@ def held(fleet: Fleet, node: str) -> set[str]:
 
 
 def cut_connections(fleet: Fleet) -> int:
-    """End all connections to the broker but our own; how many there were."""
+    """End all connections of workers to the broker; how many there were.
+
+    Not those of senders: one that does not hear whether its message has arrived sends it again, so that there are
+    two of it, whoever takes them.
+    """
     with resp.session(fleet, "broker", "admin") as admin:
-        return int(admin.send("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+        return int(admin.send("CLIENT", "KILL", "USER", "worker"))
