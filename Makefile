@@ -31,7 +31,7 @@ test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet o
 	@scripts/check.sh fast slow molecule:default
 
 test-all: setup ## all tests without hosts, then every Molecule scenario, each of at most 40 minutes
-	@scripts/check.sh fast slow $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
+	@scripts/check.sh fast slow long $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-database_fleets …
 	@scripts/check.sh molecule:$*

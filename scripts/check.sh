@@ -5,6 +5,7 @@
 #   lint            every static check
 #   fast            lint, and the tests that need no host, side by side; but for the slow ones of these
 #   slow            these
+#   long            what is left out there: real workers of every pool, killed, frozen and cut off, minutes of it
 #   molecule:NAME   one Molecule scenario
 # Called by the Makefile, which puts .venv/bin on PATH.
 set -euo pipefail
@@ -53,18 +54,19 @@ fast() {
   mkdir -p "$STATE_DIR"
   "${BASH_SOURCE[0]}" lint >"$log" 2>&1 &
   lint_pid=$!
-  timed 'tests without hosts' pytest "${PARALLEL[@]}" -m 'not slow' || failed=1
+  timed 'tests without hosts' pytest "${PARALLEL[@]}" -m 'not slow and not long' || failed=1
   wait "$lint_pid" || failed=1
   cat "$log"
   return "$failed"
 }
 
-(($#)) || die "usage: check.sh lint | fast | slow | molecule:NAME ..."
+(($#)) || die "usage: check.sh lint | fast | slow | long | molecule:NAME ..."
 for part in "$@"; do
   case $part in
     lint) lint ;;
     fast) timed 'fast, altogether' fast ;;
-    slow) timed 'slow tests without hosts' pytest "${PARALLEL[@]}" -m slow ;;
+    slow) timed 'slow tests without hosts' pytest "${PARALLEL[@]}" -m 'slow and not long' ;;
+    long) timed 'long tests without hosts' pytest "${PARALLEL[@]}" -m long ;;
     molecule:*) timed "$part" molecule test --scenario-name "${part#molecule:}" ;;
     *) die "unknown part '$part'" ;;
   esac

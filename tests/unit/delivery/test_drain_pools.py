@@ -14,7 +14,7 @@ from celery import Celery
 
 from tests.unit.delivery.pools import ATOMIC, NOTHING, POOLS, SLOTS, Shop, Worker, shop, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 #: With the transport as kombu has it and early acknowledgement, and with the atomic take and a late one.
 WAYS: list[tuple[dict[str, Any] | None, str]] = [(None, "no"), (ATOMIC, "yes")]

@@ -194,7 +194,7 @@ def test_killed_at_random_moments_under_load_nothing_is_lost(bulk: Workers) -> N
     assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_what_has_begun_is_noted_and_forgotten_by_each_pool(bulk: Workers, pool: str) -> None:
     worker, directory = bulk.start("-P", pool, "-c", "2")
@@ -230,7 +230,7 @@ def wait_for_one(bulk: Workers) -> list[str]:
     return bulk.held()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) -> None:
     worker, directory = bulk.start("-P", "threads", "-c", "2")
     bulk.send("early", "one")
@@ -242,7 +242,7 @@ def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) 
     assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) -> None:
     worker, directory = bulk.start("-P", "prefork", "-c", "1")
     bulk.send("hold", "one")
@@ -265,7 +265,7 @@ def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) ->
     assert "lives still" not in bulk.hand_back(directory)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
     bulk: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +287,7 @@ def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
     wait_for(lambda: bulk.ledger("end") == ["after"], 60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_directory_that_can_not_be_written_to_costs_the_hand_back_and_no_task(
     bulk: Workers,
 ) -> None:
@@ -299,7 +299,7 @@ def test_a_directory_that_can_not_be_written_to_costs_the_hand_back_and_no_task(
     worker.wait(60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None:
     """Both run on one host, in two runtime directories; here under one node's name, which is the worse case."""
     first, own = bulk.start("-P", "threads", "-c", "1")

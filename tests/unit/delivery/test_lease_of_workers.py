@@ -14,7 +14,7 @@ from celery_fleet.delivery.tags import owner_of
 
 from .workers import ATOMIC, STOCK, Workers, working
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LEASE = 5.0
 

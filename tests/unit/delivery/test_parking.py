@@ -20,7 +20,7 @@ from celery_fleet.delivery.letter_box import Box, Choice
 from tests.fleet import client, wait_for
 from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
 
-slow = pytest.mark.slow
+slow = pytest.mark.long
 
 
 both = pytest.mark.parametrize("fleet", ["atomic", "stock"], indirect=True)

@@ -47,7 +47,7 @@ def test_nothing_is_lost_or_doubled_beside_a_stock_worker() -> None:
     explore(machine(stock=STOCK), SHORT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_lost_or_doubled_in_many_runs() -> None:
     made = machine()
     explore(made, DEEP)
@@ -59,7 +59,7 @@ def test_nothing_is_lost_or_doubled_in_many_runs() -> None:
     assert not missing
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_lost_or_doubled_beside_a_stock_worker_in_many_runs() -> None:
     made = machine(stock=STOCK)
     explore(made, settings(DEEP, max_examples=250))
@@ -86,7 +86,7 @@ def test_stock_loses_and_doubles_by_itself() -> None:
             explore(machine(STOCK, watched={kind}), SEARCH)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "left_out", "faults"),
     [
@@ -109,7 +109,7 @@ def test_each_part_of_ours_is_needed(kind: str, left_out: list[str], faults: lis
     assert_breaks(kind, *left_out, faults=tuple(faults))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_spares_its_own_needs_patience_for_outages_alone() -> None:
     made = machine(OURS.without("patient"), faults=("cut", "freeze"))
     explore(made, settings(BASE, max_examples=150))
