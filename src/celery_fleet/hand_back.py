@@ -96,7 +96,8 @@ class Broker:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        over_tls = any(urlsplit(url).scheme == "rediss" for url in urls)
+        # As kombu has it: options for TLS are TLS, whatever the scheme.
+        over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         return cls(servers, databases, secured if over_tls else None)
 
     @contextmanager
@@ -179,20 +180,23 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
 
-def hand_back(broker: Broker, directory: Path, seconds: float = BOUND) -> list[str]:
-    """Hand back what the directory's process held; the lines for the journal.
+def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> list[str]:
+    """Hand back what the directory's process held, within :data:`BOUND`; the lines for the journal.
 
     Raises:
         FleetError, OSError: What the process has left can't be read.
     """
-    estate = Estate.read(directory)
-    if estate is None:
-        return [f"{_DEBUG}no process has taken tasks"]
-    # Who was told to stop was killed for what ran too long, and not by what ran.
-    to_blame = not (directory / begun.STOPPING).exists()
+    seconds = BOUND if seconds is None else seconds
+    estate = None
     outcome = Outcome()
     try:
+        # All of it: the files are the process's own, and one may be a pipe to which nobody writes.
         with bounded(seconds):
+            estate = Estate.read(directory)
+            if estate is None:
+                return [f"{_DEBUG}no process has taken tasks"]
+            # Who was told to stop was killed for what ran too long, and not by what ran.
+            to_blame = not (directory / begun.STOPPING).exists()
             try:
                 lock = begun.nobody_holds(directory, wait=GONE)
             except TimeoutError:
@@ -207,7 +211,11 @@ def hand_back(broker: Broker, directory: Path, seconds: float = BOUND) -> list[s
                     )
                     _carry_out(broker, work, outcome)
     except OutOfTimeError:
-        why = outcome.trouble or "Redis is slow"
+        if estate is None:
+            raise FleetError(
+                f"{directory / begun.ESTATE} can't be read: not done within {seconds:.0f} s"
+            ) from None
+        why = outcome.trouble or "Redis or its files are slow"
         outcome.trouble = f"it was not done within {seconds:.0f} s: {why}"
     return lines(outcome, estate)
 

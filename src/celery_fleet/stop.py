@@ -3,8 +3,10 @@
 Run as a file with `python3 -S -E`: standard library alone, nothing of this package. SIGTERM makes Celery stop
 taking tasks and wait for those that run, without bound. When the drain is over, SIGQUIT makes it hand back what
 it has not acknowledged. With the threads pool SIGQUIT would hand back tasks that
-run to their end all the same, and so run twice; with gevent it hands back nothing; and it is of no use where the
-unit itself hands back what a dead process held. There `--no-quit` has it wait and no more.
+run to their end all the same, and so run twice; with gevent it hands back nothing: there `--no-quit` has it wait and no
+more. It is of no use either where the unit itself hands back what a dead process held (`--hand-back`). But a process
+that began before its unit did so, or that could not prepare for it, has left nothing by which that could be told, and
+is asked as ever.
 """
 
 from __future__ import annotations
@@ -41,9 +43,20 @@ def host_shuts_down() -> bool:
     return done.stdout.strip() == "stopping"
 
 
+def runtime_directory() -> str:
+    """The unit's own; empty without one."""
+    return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+
+
+def is_handed_back() -> bool:
+    """Whether the process has said what hand_back.py needs to know; the name as in delivery/begun.py."""
+    directory = runtime_directory()
+    return bool(directory) and os.path.exists(os.path.join(directory, "owner.json"))
+
+
 def note_stopping() -> None:
     """Leave word for hand_back.py that whatever ends the process now, no task is to blame for it."""
-    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    directory = runtime_directory()
     if directory:
         # The name as in delivery/begun.py; without it a task that is killed for its drain counts as one that kills.
         with contextlib.suppress(OSError):
@@ -83,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         "--shutdown-drain", type=float, default=60.0, help="the same while the host goes down"
     )
     parser.add_argument("--no-quit", action="store_true")
+    parser.add_argument("--hand-back", action="store_true", help="the unit does it at its end")
     options = parser.parse_args(argv)
     if options.pid is None:
         return 0
@@ -98,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         if wait_for_drain(process, options.drain, options.shutdown_drain):
             return 0
         print(f"tasks still run after {time.monotonic() - start:.0f} s of drain", flush=True)
-        if not options.no_quit:
+        if not (options.no_quit or (options.hand_back and is_handed_back())):
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):
                 return 0

@@ -586,7 +586,9 @@ def test_a_unit_with_a_hand_back_is_one_for_systemd_and_shut_in(
 
 def test_a_unit_that_hands_back_makes_no_pool_quit() -> None:
     stop = parse(with_hand_back())["Service"]["ExecStop"][0]
-    assert stop.endswith(" --drain 5 --no-quit")
+    assert stop.endswith(" --drain 5 --hand-back")
+    threads = parse(with_hand_back(may_quit=False))["Service"]["ExecStop"][0]
+    assert threads.endswith(" --drain 5 --no-quit")
     assert drop_in(hand_back=False)["ExecStop"][0].endswith(" --drain 5")
 
 

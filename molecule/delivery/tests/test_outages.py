@@ -122,7 +122,7 @@ def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
             wait_for(
                 f"what {host} held is back",
                 LEASE + 20,
-                lambda: not before & {tag for node in nodes for tag in held(ground.fleet, node)},  # noqa: B023
+                lambda: not before & {tag for node in nodes for tag in held(ground.fleet, node)},  # noqa: B023 - called before the next turn
                 pause=0.2,
             )
             found.seconds.append(time.monotonic() - began)

@@ -307,7 +307,12 @@ def park_call(
     text = text_of(item)
     message = parsed(text)
     identifier, task = identity(message)
-    name = identifier or f"no-id-{secrets.token_hex(8)}"
+    # Half a surrogate pair, as JSON can spell it, is no text that an operator could hand over again.
+    name = (
+        (identifier or f"no-id-{secrets.token_hex(8)}")
+        .encode(errors="surrogatepass")
+        .decode(errors="replace")
+    )
     rest = {
         "task": task,
         "queue": queue_of(key),
@@ -322,7 +327,7 @@ def park_call(
     names = (keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index)
     return [where.prefix + one for one in names], [
         tag,
-        name.encode(errors="surrogatepass").decode(errors="replace"),
+        name,
         json.dumps(name)[1:-1],
         digest_of(text, message),
         "" if since is None else f"{since:.6f}",

@@ -63,21 +63,26 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 
 #: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message.
+#: First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
 #: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
 RESTORE = Script("""
+redis.call('ZREM', KEYS[2], '')
+local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
+if held == 1 then redis.call('RPUSH', KEYS[3], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('RPUSH', KEYS[3], ARGV[2])
-return 1
+redis.call('HDEL', KEYS[1], ARGV[1])
+return held
 """)
 
 #: Puts a message back to the far end of a list, behind all that waits. KEYS: unacked, unacked_index, list.
 #: ARGV: tag, message. Returns 1; 0 where it was no longer held under this tag.
 REQUEUE = Script("""
+redis.call('ZREM', KEYS[2], '')
+local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
+if held == 1 then redis.call('LPUSH', KEYS[3], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('LPUSH', KEYS[3], ARGV[2])
-return 1
+redis.call('HDEL', KEYS[1], ARGV[1])
+return held
 """)
 
 #: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.

@@ -104,6 +104,20 @@ def test_the_parks_need_no_release() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
+    worker: redis.Redis, look: redis.Redis, box: Box
+) -> None:
+    for number in range(2):
+        park(worker, json.dumps(message(f"\ud800{number}")))
+        park(worker, json.dumps(message(f"id-{number}")))
+    ids = [letter.id for letter in box.choose(Choice())]
+    found = box.read(ids, payload=True)
+    assert len(found) == 4
+    assert box.replay(found[:2]) == box.drop(found[2:]) == [1, 1]
+    assert look.llen("mail") == 2
+    assert not look.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
+
+
 def test_one_is_parked(worker: redis.Redis, look: redis.Redis, box: Box) -> None:
     item = take(worker, json.dumps(message()), "t1")
     assert park(worker, item, "t1", key="mail\x06\x163") == Parked(done=True, gone=0, id="id-1")

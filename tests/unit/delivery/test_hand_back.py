@@ -544,9 +544,30 @@ def test_of_several_addresses_one_answers(dead: Dead) -> None:
         dead.take(message("one"))
 
 
-def secured(dead: Dead, server: Server, **options: Any) -> str:
+def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hand_back, "BOUND", 0.5)
+    for name in (begun.ESTATE, begun.BEGUN, begun.PENDING):
+        path = dead.directory / name
+        content = path.read_bytes() if path.exists() else b""
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        arguments = ["--settings", str(dead.settings), "--directory", str(dead.directory)]
+        writer = threading.Timer(20, lambda there=path: os.close(os.open(there, os.O_RDWR)))
+        writer.start()
+        began = time.monotonic()
+        assert hand_back.main([*arguments, "--user", getpass.getuser()]) == 0
+        assert time.monotonic() - began < 15
+        writer.cancel()
+        assert " not done within 0 s" in capsys.readouterr().out
+        path.unlink()
+        path.write_bytes(content)
+
+
+def secured(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) -> str:
     """What is said over TLS with these options laid over the roles' own."""
-    url = f"rediss://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
+    url = f"{scheme}://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
     tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
     dead.write_settings(url, broker_use_ssl={**tls, **options})
     began = time.monotonic()
@@ -563,6 +584,11 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
     assert "No such file" in secured(dead, server, ssl_ca_certs=str(tmp_path / "none.crt"))
     assert dead.held() == {tag}
     assert secured(dead, server) == "<6>handed back 1 task, none of them had begun"
+    dead.broker.delete("mail")
+
+    # kombu speaks TLS wherever it has options for it, whatever the scheme.
+    dead.take(message("one"))
+    assert secured(dead, server, scheme="redis") == "<6>handed back 1 task, none of them had begun"
     dead.broker.delete("mail")
 
     dead.take(message("two"))

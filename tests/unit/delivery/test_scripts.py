@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, RESTORE, TAKE, Script
+from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, TAKE, Script
 from tests.unit.delivery.servers import Server, serving
 
 NAMES = ["unacked", "unacked_index"]
@@ -80,6 +80,22 @@ def test_a_list_of_another_type_takes_nothing(broker: redis.Redis) -> None:
     with pytest.raises(redis.ResponseError, match=r"WRONGTYPE|wrong kind"):
         take(broker, "mail")
     assert broker.exists(*NAMES) == 0
+
+
+@pytest.mark.parametrize("script", [RESTORE, REQUEUE])
+def test_what_its_list_does_not_take_stays_held(broker: redis.Redis, script: Script) -> None:
+    broker.lpush("mail", "{}")
+    take(broker, "mail")
+    broker.set("mail", "no list")
+    with pytest.raises(redis.ResponseError, match=r"WRONGTYPE|wrong kind"):
+        run(broker, script, [*NAMES, "mail"], [TAG, "{}"])
+    assert broker.hkeys("unacked") == broker.zrange("unacked_index", 0, -1) == [TAG.encode()]
+
+    broker.delete("mail")
+    assert run(broker, script, [*NAMES, "mail"], [TAG, "{}"]) == 1
+    assert run(broker, script, [*NAMES, "mail"], [TAG, "{}"]) == 0
+    assert broker.lrange("mail", 0, -1) == [b"{}"]
+    assert not broker.exists(*NAMES)
 
 
 def test_an_acknowledgement_counts_once(broker: redis.Redis) -> None:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from celery_fleet import stop
+from celery_fleet.delivery import begun
 
 # SIGQUIT is deaf by itself where a shell has put the tests into the background.
 DEAF = """
@@ -54,6 +56,25 @@ def test_after_the_drain_it_is_asked_to_quit(
 def test_without_quit_it_is_killed(deaf: subprocess.Popen[bytes]) -> None:
     assert stop.main([str(deaf.pid), "--drain", "0.1", "--no-quit"]) == 1
     assert deaf.wait() == -9
+
+
+def test_what_its_unit_hands_back_needs_no_quit(
+    deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/other")
+    (tmp_path / begun.ESTATE).touch()
+    assert stop.main([str(deaf.pid), "--drain", "0.1", "--hand-back"]) == 1
+    assert deaf.wait() == -9
+
+
+@pytest.mark.parametrize("directory", ["", "{}"])
+def test_a_process_that_has_left_nothing_for_the_hand_back_is_asked_to_quit(
+    deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    """One that began before its unit handed back, or that takes as stock Celery does it after all."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", directory.format(tmp_path))
+    assert stop.main([str(deaf.pid), "--drain", "0.1", "--hand-back"]) == 0
+    assert deaf.wait() == -3
 
 
 def test_a_drain_under_way_is_cut_short_when_the_host_goes_down(
