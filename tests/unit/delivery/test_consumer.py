@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import kombu.asynchronous
+import pytest
+from celery import Celery, signals
 from celery.worker import loops
 from celery.worker.consumer import Consumer
 
+from celery_fleet.delivery import steady
 from celery_fleet.delivery.consumer import SteadyConsumer
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.options import ATOMIC, Options
 
 kombu_hub: Any = kombu.asynchronous  # typed in part only
 
@@ -58,3 +64,38 @@ def test_time_limits_that_began_without_a_broker_outlive_the_next_connection() -
     assert not set_[0].cancelled
     assert of_the_connection.cancelled
     hub.close()
+
+
+class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub
+    """Returns something else than the entry, as gevent's; nothing clears it when a connection is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: set[Any] = set()
+
+    def _enter(self, eta: float, priority: int, entry: Any, **_: Any) -> Any:
+        self.entries.add(entry)
+        return SimpleNamespace(entry=entry, cancel=lambda: None)
+
+
+def test_each_connection_s_timers_take_the_place_of_the_last_one_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for field in fields(HOOKS):
+        monkeypatch.setattr(HOOKS, field.name, None)
+    app = Celery("shop", set_as_current=False)
+    steady.install(app, Options("at_least_once", ATOMIC, carry=True))
+    for signal, uid in (
+        (signals.worker_shutting_down, "celery_fleet.order"),
+        (signals.worker_shutdown, "celery_fleet.steady"),
+    ):
+        signal.disconnect(dispatch_uid=uid)
+    (made,) = (step for step in app.steps["consumer"] if step.name == "celery_fleet.Steady")
+    timer = GreenTimer()
+    consumer = SimpleNamespace(
+        timer=timer, task_consumer=SimpleNamespace(channel=SimpleNamespace())
+    )
+    step = made(consumer)
+    for _ in range(3):
+        step.start(consumer)
+        assert len([entry for entry in timer.entries if not entry.canceled]) == 2
