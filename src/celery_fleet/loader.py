@@ -59,6 +59,8 @@ BORROWED = frozenset({"producer", "operator"})
 # app makes the loader, so what it starts there does. The unit's NotifyAccess=main refuses those.
 NOTIFIER = Notifier.take(os.environ) if COMPONENT in NOTIFYING else Notifier(None)
 
+TRANSPORT_OPTIONS = "broker_transport_options"
+
 _settings: FleetSettings | None = None
 
 
@@ -125,7 +127,9 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             identity.remember()
             canary.register(self.app)
             _install_delivery(self.app)
-            worker.install(self.app, NOTIFIER, current_settings().delivery)
+            # An application's own process that embeds a worker takes as stock Celery does, so nothing goes with it.
+            delivery = current_settings().delivery if COMPONENT == "worker" else None
+            worker.install(self.app, NOTIFIER, delivery)
             signals.celeryd_after_setup.connect(
                 lambda **_: log_precedence(self.app), weak=False, dispatch_uid="celery_fleet.log"
             )
@@ -137,7 +141,16 @@ def _install_delivery(app: Any) -> None:
     if COMPONENT != "worker":  # an application's own process may embed a worker
         return
     delivery = take.install(settings.delivery)
-    use_settings(replace(settings, delivery=delivery))
+    pins = dict(settings.celery)
+    if settings.delivery.lease and not delivery.lease:
+        # Nothing renews what this worker holds: the lease would be much too short for its tasks.
+        given = dict(pins.get(TRANSPORT_OPTIONS) or {})
+        wanted = max(given.get("visibility_timeout", 0), delivery.stock_visibility)
+        pins[TRANSPORT_OPTIONS] = {**given, "visibility_timeout": wanted}
+    use_settings(replace(settings, delivery=delivery, celery=pins))
+    changes = adapter.changes_of(app.conf)
+    if isinstance(changes, PinnedChanges) and pins != settings.celery:
+        changes.repin(TRANSPORT_OPTIONS, pins[TRANSPORT_OPTIONS])
     # Its sender is the node's name.
     signals.celeryd_init.connect(
         lambda sender, **_: process.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"

@@ -162,6 +162,11 @@ class PinnedChanges(_Guarded):
             self.note(name, value)
         return True
 
+    def repin(self, name: str, value: Any) -> None:
+        """Give a pinned setting another value of the fleet's."""
+        for key in [key for key in self if self._canonical.get(key) == name]:
+            self._put(key, freeze(value, name))
+
     def note(self, name: str, wanted: Any) -> None:
         """Keep what the application wanted of a pinned setting, for the log."""
         if freeze(wanted) == self[name] or self.overruled.get(name) == wanted:

@@ -144,16 +144,16 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
 
         name = "celery_fleet.Ticker"
         requires = ("celery.worker.consumer.tasks:Tasks",)
-        timer = None
+        end: Callable[[], None] | None = None
 
         def start(self, consumer: Any) -> None:
             pulse.beat()
-            self.timer = consumer.timer.call_repeatedly(1.0, pulse.beat)
+            self.end = adapter.repeat(consumer.timer, 1.0, pulse.beat)
 
         def stop(self, consumer: Any) -> None:
-            timer, self.timer = self.timer, None
-            if timer is not None:
-                timer.cancel()
+            end, self.end = self.end, None
+            if end is not None:
+                end()
 
     app.steps["worker"].add(Watchdog)
     app.steps["consumer"].add(Ticker)

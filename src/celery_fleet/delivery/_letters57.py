@@ -130,7 +130,21 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
             return None
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
-    task.Request = type("Request", (base,), {"celery_fleet": True, "on_failure": on_failure})
+    def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
+        """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
+        if base._retry_worker_lost(self, exc, exc_info):
+            return True
+        if not self.task.acks_late or self.acknowledged:
+            return False  # there is no message any more
+        self.reject(requeue=True)
+        return True
+
+    added = {
+        "celery_fleet": True,
+        "on_failure": on_failure,
+        "_retry_worker_lost": retry_worker_lost,
+    }
+    task.Request = type("Request", (base,), added)
 
 
 def _lost(request: Any, exc_info: Any) -> BaseException | None:

@@ -155,6 +155,17 @@ def pool_alone(consumer: Any) -> Iterator[Callable[[], object]]:
     else:
         hub.reset()
         loops._cancel_timer_entries(hub.timer, ours)
+        _connects_from_now(consumer)
+
+
+def _connects_from_now(consumer: Any) -> None:
+    """Have timers that were set until now outlive the connection that is to come.
+
+    Celery takes all since its blueprint started for that connection's, and cancels them with it: time limits
+    of tasks that a child accepted meanwhile as well (celery/worker/consumer/consumer.py).
+    """
+    if consumer.timer_entries_registered is None:
+        consumer.timer_entries_before_start = loops._timer_entries(consumer.hub.timer)
 
 
 def resume_writes(consumer: Any) -> None:

@@ -14,6 +14,7 @@ they run twice; their acknowledgements then fail. Here
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -67,6 +68,9 @@ class Carry:
         #: its own, and stand here until the next loss. One may have ended since, and its acknowledgement wait in
         #: the event loop: its request counts as acknowledged from then on.
         self._carried: dict[str, Any] = {}
+        #: Messages that kombu's own way took and that have not begun, oldest first, and when their connection was
+        #: lost: their tags are not ours, so they can't be found by them, and may be another's meanwhile.
+        self._stock: list[tuple[Any, float | None]] = []
 
     # --- for any thread ---
 
@@ -133,6 +137,8 @@ class Carry:
         for request in internals.running():
             self._carried[request.message.delivery_tag] = request.message
         self._channel = None
+        now = time.time()
+        self._stock += [(one, now) for one in waiting if not getattr(one, "list_key", None)]
         if consumer.hub is not None:
             internals.acknowledge_now(consumer.hub)
         logger.info(
@@ -159,6 +165,7 @@ class Carry:
             )
         self.flush()
         self._put_back(channel)
+        self._put_back_stock(consumer)
 
     def flush(self) -> None:
         """Send acknowledgements that are still to be sent, if there is a connection."""
@@ -195,6 +202,18 @@ class Carry:
             done += self._restore(channel, tag)
         if done:
             logger.info("%d messages that had not begun were put back", done)
+
+    def _put_back_stock(self, consumer: Any) -> None:
+        if not self._stock:
+            return
+        answers = adapter.give_back(consumer, self._stock)
+        tried = list(zip(self._stock, answers, strict=True))
+        self._stock = [one for one, answer in tried if isinstance(answer, Exception)]
+        logger.info(
+            "%d messages that had not begun were put back, %d wait for the next connection",
+            sum(answer for _, answer in tried if not isinstance(answer, Exception)),
+            len(self._stock),
+        )
 
     def _restore(self, channel: Any, tag: str) -> bool:
         with channel.conn_or_acquire() as client:

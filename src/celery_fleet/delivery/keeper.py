@@ -250,7 +250,7 @@ def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
 
     owner = process.owner()
     return Keeper(
-        Lease(held, seconds, done),
+        Lease(held, seconds, done, awaited=reach.awaited),
         Sweep(owner, known, seconds, options.stock_visibility),
         reach,
         every=min(EVERY, seconds / 5),

@@ -72,6 +72,8 @@ class Lease:
         held: tags of the messages that this process answers for; called in the renewing thread.
         done: those among them whose task has ended and whose acknowledgement is on its way.
         seconds: the application's visibility timeout.
+        awaited: tags of takes whose answers were not read yet: without credit, or while a solo pool runs a task,
+            one may wait for hours with a message in it. They may have brought nothing.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class Lease:
         done: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
+        awaited: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.seconds = seconds
         #: Messages that were put back for others while their task was here.
         self.lost = 0
         self._held = held
         self._done = done
+        self._awaited = awaited
         self._clock = clock
         self._sleep = sleep
         self._ended = threading.Event()
@@ -154,7 +158,9 @@ class Lease:
         third = self.seconds / ROUNDS
         self._next = began + min(RETRY, third)
         # By their numbers, so that scores keep the order in which messages were taken.
-        tags = sorted(self._held(), key=number_of)
+        # What is awaited comes first: filed meanwhile, it is in both; the other way round in neither.
+        awaited = set(self._awaited())
+        tags = sorted(awaited.union(self._held()), key=number_of)
         if tags and self.lapsed and not self._lapse_told:
             self._lapse_told = True
             logger.warning(
@@ -175,7 +181,7 @@ class Lease:
         self._next = began + third
         self._told.intersection_update(tags)
         if missing:
-            self._look_for_lost(missing)
+            self._look_for_lost(set(missing) - awaited)
         return len(tags)
 
     def _look_for_lost(self, missing: Iterable[str]) -> None:

@@ -258,11 +258,15 @@ def _add_steps(app: Any, steady: Steady) -> None:
 
         name = "celery_fleet.Steady"
         requires = ("celery.worker.consumer.tasks:Tasks",)
+        ends: tuple[Callable[[], None], ...] = ()
 
         def start(self, consumer: Any) -> None:
-            consumer.timer.call_repeatedly(LOOK, steady.look)
+            # Not in a stop(): tasks may go on after it. A hub forgets those of a lost connection, greenlets don't.
+            for end in self.ends:
+                end()
+            self.ends = (adapter.repeat(consumer.timer, LOOK, steady.look),)
             if steady.carry is not None:
                 steady.carry.connected(consumer)
-                consumer.timer.call_repeatedly(RETRY, steady.carry.retry)
+                self.ends += (adapter.repeat(consumer.timer, RETRY, steady.carry.retry),)
 
     app.steps["consumer"].add(Step)

@@ -36,6 +36,7 @@ class Case:
     def __init__(self, seconds: float = 300) -> None:
         self.held: list[str] = []
         self.done: list[str] = []
+        self.awaited: list[str] = []
         self.now = 1000.0
         self.asked: list[list[str]] = []
         self.missing: set[str] = set()
@@ -43,7 +44,12 @@ class Case:
         self.slept = 0.0
         self.acked_meanwhile: set[str] = set()
         self.lease = Lease(
-            lambda: self.held, seconds, lambda: self.done, lambda: self.now, self._sleep
+            lambda: self.held,
+            seconds,
+            lambda: self.done,
+            lambda: self.now,
+            self._sleep,
+            lambda: self.awaited,
         )
 
     def _sleep(self, seconds: float) -> None:
@@ -193,6 +199,17 @@ def test_what_was_acknowledged_meanwhile_is_not_lost(
     case.renew()
     assert case.lease.lost == 0
     assert caplog.records == []
+
+
+def test_a_take_whose_answer_is_not_read_is_renewed_and_never_lost(case: Case) -> None:
+    case.held = ["a"]
+    case.awaited = ["b"]
+    assert case.renew() == 2
+    assert sorted(case.asked[0]) == ["a", "b"]
+    case.missing = {"b"}  # it has brought nothing, or not yet
+    case.renew()
+    case.held, case.awaited = ["a", "b"], []  # it has come while Redis was asked
+    assert case.lease.lost == 0
 
 
 def test_the_end_is_for_good_until_the_process_is_of_use_again(

@@ -269,6 +269,43 @@ def test_a_lost_child_is_noticed_while_the_result_store_hangs(tmp_path: Path) ->
         assert worker.gap < LONGEST
 
 
+def test_a_task_whose_child_dies_without_a_broker_runs_again(tmp_path: Path) -> None:
+    """Its retry can't be sent: Celery would acknowledge the message and call the task failed."""
+    options = {**DELIVERY, "dead_letters": True}
+    conf = {"task_retry_on_worker_lost": True}
+    with working(tmp_path, "-P", "prefork", "-c", "1", delivery=options, conf=conf) as worker:
+        numbers = worker.send(1, 600.0)
+        worker.done(numbers, "start")
+        worker.server.signal(signal.SIGSTOP)
+        wait_for(lambda: "connection to broker lost" in worker.log, "given up")
+        assert worker.process is not None
+        found = subprocess.run(
+            ["pgrep", "-P", str(worker.process.pid)], capture_output=True, text=True, check=True
+        )
+        for child in found.stdout.split():
+            os.kill(int(child), signal.SIGKILL)
+        wait_for(lambda: "exited prematurely" in worker.log, "the loss")
+        worker.server.signal(signal.SIGCONT)
+        wait_for(lambda: worker.times("start")[0] == 2, "it runs again")
+        assert worker.times("failed") == {}
+        os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+
+
+def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: Path) -> None:
+    options = {"global_keyprefix": "shop:", "visibility_timeout": 3600}
+    conf = {"worker_prefetch_multiplier": 16, "broker_transport_options": options}
+    with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf) as worker:
+        numbers = worker.send(8, 0.5)
+        worker.done([0], "start")
+        cut(worker)
+        worker.done(numbers)
+        wait_for(lambda: not worker.server.client.hlen("shop:unacked"), "nothing unacked")
+        assert worker.times("start") == dict.fromkeys(numbers, 1)
+        started = [int(line.split()[1]) for line in worker.ledger if line.startswith("start")]
+        assert started == numbers
+
+
 def test_without_them_nothing_of_it_is_there(tmp_path: Path) -> None:
     stock = {**DELIVERY, "carry": False, "outage": False}
     with working(tmp_path, "-P", "prefork", "-c", "1", delivery=stock) as worker:

@@ -127,3 +127,57 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
     assert (node == "mail@here") == (component == "worker")
     assert kept == wanted
     assert logging.getLogger("celery_fleet.delivery")
+
+
+UNKNOWN = """
+import json
+from celery import Celery
+from celery_fleet.delivery import take
+take.KOMBU = ("4.6",)
+app = Celery("shop")
+app.conf.broker_url
+app.loader.on_worker_init()
+from celery_fleet.loader import current_settings
+print(json.dumps([
+    dict(app.conf.broker_transport_options), current_settings().delivery.take, app.conf.worker_consumer,
+]))
+"""
+
+
+def test_with_an_unknown_kombu_the_visibility_timeout_is_that_of_a_worker_without_a_lease(
+    tmp_path: Path,
+) -> None:
+    document: dict[str, Any] = {
+        "format": 1,
+        "component": "worker",
+        "app": "shop",
+        "celery": {
+            "broker_url": "redis://127.0.0.1:1/0",
+            "broker_transport_options": {"visibility_timeout": 300, "socket_timeout": 7},
+        },
+        "delivery": {
+            **dict.fromkeys(("lease", "hand_back", "carry", "outage"), True),
+            "take": ATOMIC,
+            "stock_visibility": 4500.0,
+        },
+    }
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(document))
+    done = subprocess.run(
+        [sys.executable, "-c", UNKNOWN],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": str(Path(take.__file__).parents[2]),
+            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+            "CELERY_FLEET_COMPONENT": "worker",
+            "CELERY_FLEET_SETTINGS": str(path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    transport, kept, consumer = json.loads(done.stdout.splitlines()[-1])
+    assert transport == {"visibility_timeout": 4500.0, "socket_timeout": 7}
+    assert kept == STOCK
+    assert consumer == "celery.worker.consumer:Consumer"

@@ -1,0 +1,101 @@
+"""What a consumer does while it has no broker."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import kombu.asynchronous
+import pytest
+from celery import Celery, signals
+from celery.worker import loops
+from celery.worker.consumer import Consumer
+
+from celery_fleet.delivery import steady
+from celery_fleet.delivery.consumer import SteadyConsumer
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.options import ATOMIC, Options
+
+kombu_hub: Any = kombu.asynchronous  # typed in part only
+
+
+class Away:
+    """A breaker that is open for some looks."""
+
+    seconds = 0.0
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    @property
+    def open(self) -> bool:
+        self._looks -= 1
+        return self._looks >= 0
+
+
+class Waiting(SteadyConsumer):
+    """As far as waiting needs one."""
+
+    def __init__(self, hub: Any, breaker: Away, look: Any) -> None:
+        self.hub = hub
+        self.fleet: Any = SimpleNamespace(breaker=breaker, look=look)
+        self.pool = SimpleNamespace()
+        self.controller = SimpleNamespace(register_with_event_loop=lambda hub: None)
+        self.connection_errors = ()
+        # As Consumer.start has it before each connection.
+        self.timer_entries_before_start = loops._timer_entries(hub.timer)
+        self.timer_entries_registered = None
+
+
+def test_time_limits_that_began_without_a_broker_outlive_the_next_connection() -> None:
+    """Celery cancels with a connection all timers since it began to connect."""
+    hub: Any = kombu_hub.Hub()
+    set_: list[Any] = []
+
+    def look() -> None:
+        if not set_:
+            set_.append(hub.call_later(100, print))
+
+    consumer = Waiting(hub, Away(3), look)
+    consumer.wait_for_broker()
+    of_the_connection = hub.call_later(100, print)
+    Consumer._cancel_connection_timer_entries(consumer)
+    assert not set_[0].cancelled
+    assert of_the_connection.cancelled
+    hub.close()
+
+
+class GreenTimer(kombu_hub.timer.Timer):  # type: ignore[misc]  # see kombu_hub
+    """Returns something else than the entry, as gevent's; nothing clears it when a connection is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: set[Any] = set()
+
+    def _enter(self, eta: float, priority: int, entry: Any, **_: Any) -> Any:
+        self.entries.add(entry)
+        return SimpleNamespace(entry=entry, cancel=lambda: None)
+
+
+def test_each_connection_s_timers_take_the_place_of_the_last_one_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for field in fields(HOOKS):
+        monkeypatch.setattr(HOOKS, field.name, None)
+    app = Celery("shop", set_as_current=False)
+    steady.install(app, Options("at_least_once", ATOMIC, carry=True))
+    for signal, uid in (
+        (signals.worker_shutting_down, "celery_fleet.order"),
+        (signals.worker_shutdown, "celery_fleet.steady"),
+    ):
+        signal.disconnect(dispatch_uid=uid)
+    (made,) = (step for step in app.steps["consumer"] if step.name == "celery_fleet.Steady")
+    timer = GreenTimer()
+    consumer = SimpleNamespace(
+        timer=timer, task_consumer=SimpleNamespace(channel=SimpleNamespace())
+    )
+    step = made(consumer)
+    for _ in range(3):
+        step.start(consumer)
+        assert len([entry for entry in timer.entries if not entry.canceled]) == 2
