@@ -6,8 +6,8 @@
     redis        processor time of Redis for a task that comes alone, with 1 to 8 idle workers
     idle         commands a second of a worker that has nothing to do
 
-Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of
-some seconds, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
+Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of a
+second, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
 median of the rounds' ratios; their spread stands beside it. Both sides have the same runtime and the same settings
 (`at_least_once`: late acknowledgement), and TLS, the roles' users and four priorities; they differ in the take and
 what stands on it. `--quick` shows that it runs; its figures mean nothing.
@@ -53,7 +53,7 @@ class Extent:
     messages: int | None = None
 
 
-FULL = Extent(7, (1, 8, 24), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 300, 30)
+FULL = Extent(15, (1, 8, 24), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 300, 30)
 QUICK = Extent(1, (2,), (1,), (1,), 5, 2, messages=20)
 
 
@@ -227,7 +227,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
                 clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - called within this turn alone
 
             spent: dict[str, list[float]] = {side.take: [] for side in sides}
-            for _ in range(max(1, extent.rounds // 2)):
+            for _ in range(max(1, extent.rounds // 5)):
                 before = {side.take: side.processor_seconds() for side in sides}
                 load.one_by_one(sides, queues, extent.single // 2, send)
                 for side in sides:
