@@ -56,9 +56,15 @@ def test_full_load_is_told_by_rate_and_by_processor_time() -> None:
 def test_latency_is_judged_by_its_median_and_its_99th_percentile() -> None:
     found = {"stock": [0.004] * 100, "atomic": [0.002] * 98 + [0.020] * 2}
     middle, late = bench.latency_rows("idle", found)
-    assert middle.value == pytest.approx(0.5)
+    assert middle.judged == pytest.approx([0.5] * 10)
     assert late.value == pytest.approx(20.0)
     assert "missed" in str(late)
+
+
+def test_latency_of_stretches_tells_a_busy_moment_from_a_slow_side() -> None:
+    busy = {"stock": [0.004] * 50 + [0.040] * 50, "atomic": [0.002] * 50 + [0.020] * 50}
+    assert bench.latency_rows("idle", busy)[0].judged == pytest.approx([0.5] * 10)
+    assert bench.stretches([1.0, 2.0]) == [1.0, 2.0]
 
 
 def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
