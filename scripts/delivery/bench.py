@@ -254,7 +254,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def idle(sides: Sequence[Side], extent: Extent) -> str:
-    """Silence."""
+    """Silence: what is sent, and beside it what the scripts among it do within Redis."""
     rows = []
     for number in extent.queues:
         queues = names(number)
@@ -262,27 +262,39 @@ def idle(sides: Sequence[Side], extent: Extent) -> str:
         say(f"{number} queues, {count} workers, idle")
         with workers(sides, queues, count, PREFORK):
             time.sleep(min(5, extent.idle))  # what is done once after a start is done
-            spent = {side.take: silence(side, extent.idle) / count for side in sides}
-        rows.append(
+            spent = {side.take: silence(side, extent.idle) for side in sides}
+        sent = {take: found[0] / count for take, found in spent.items()}
+        within = {take: found[1] / count for take, found in spent.items()}
+        rows += [
             Row(
                 f"{number} queues: commands a second and worker",
-                f"{spent['stock']:.2f}",
-                f"{spent['atomic']:.2f}",
-                [spent["atomic"]],
+                f"{sent['stock']:.2f}",
+                f"{sent['atomic']:.2f}",
+                [sent["atomic"]],
                 QUIET,
-            )
-        )
+            ),
+            Row(
+                f"{number} queues: calls within scripts, a second and worker",
+                f"{within['stock']:.2f}",
+                f"{within['atomic']:.2f}",
+                [within["atomic"]],
+            ),
+        ]
     return table(rows, "judged")
 
 
-def silence(side: Side, seconds: float) -> float:
-    """Commands a second of all its workers."""
-    client = side.client()
-    client.ping()  # what comes with a connection has come
-    before = client.info("stats")["total_commands_processed"]
-    time.sleep(seconds)
-    # Its own question is the one that came between.
-    return float(client.info("stats")["total_commands_processed"] - before - 1) / seconds
+def silence(side: Side, seconds: float) -> tuple[float, float]:
+    """Commands a second of all its workers, and what scripts call."""
+    sent = within = 0
+    with side.client().monitor() as monitor:
+        end = time.monotonic() + seconds
+        # Workers that are idle still say something each second, so it ends soon after its time.
+        while time.monotonic() < end:
+            if monitor.next_command()["client_type"] == "lua":
+                within += 1
+            else:
+                sent += 1
+    return sent / seconds, within / seconds
 
 
 PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {
