@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-restarts docs clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-delivery bench-restarts docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py
+
+bench-delivery: setup ## what taking messages costs beside stock Celery, on Redis servers of its own
+	@python scripts/bench_delivery.py
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report

@@ -6,8 +6,8 @@
     redis        processor time of Redis for a task that comes alone, with 1 to 8 idle workers
     idle         commands a second of a worker that has nothing to do
 
-Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of
-some seconds, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
+Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of a
+second, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
 median of the rounds' ratios; their spread stands beside it. Both sides have the same runtime and the same settings
 (`at_least_once`: late acknowledgement), and TLS, the roles' users and four priorities; they differ in the take and
 what stands on it. `--quick` shows that it runs; its figures mean nothing.
@@ -53,7 +53,7 @@ class Extent:
     messages: int | None = None
 
 
-FULL = Extent(7, (1, 8, 24), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 300, 30)
+FULL = Extent(15, (1, 8, 24), (1, 2, 4, 8, 16, 32), (1, 2, 4, 8), 300, 30)
 QUICK = Extent(1, (2,), (1,), (1,), 5, 2, messages=20)
 
 
@@ -191,15 +191,16 @@ def latency(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
-    """The median against stock's, the 99th percentile against milliseconds."""
+    """The median against stock's, stretch by stretch, and the 99th percentile of all against milliseconds."""
     middle = {take: percentile(values, 50) * 1000 for take, values in found.items()}
+    medians = {take: stretches(values) for take, values in found.items()}
     late = {take: percentile(values, 99) * 1000 for take, values in found.items()}
     return [
         Row(
             f"{what}: p50",
             f"{middle['stock']:.1f} ms",
             f"{middle['atomic']:.1f} ms",
-            [middle["atomic"] / middle["stock"]],
+            ratios(medians["atomic"], medians["stock"]),
             SOONER,
         ),
         Row(
@@ -210,6 +211,13 @@ def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
             SOON,
         ),
     ]
+
+
+def stretches(values: Sequence[float]) -> list[float]:
+    """The medians of ten stretches, which both sides lived through together."""
+    length = max(1, len(values) // 10)
+    whole = len(values) // length * length
+    return [percentile(values[at : at + length], 50) for at in range(0, whole, length)]
 
 
 def redis(sides: Sequence[Side], extent: Extent) -> str:
@@ -227,7 +235,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
                 clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - called within this turn alone
 
             spent: dict[str, list[float]] = {side.take: [] for side in sides}
-            for _ in range(max(1, extent.rounds // 2)):
+            for _ in range(max(1, extent.rounds // 5)):
                 before = {side.take: side.processor_seconds() for side in sides}
                 load.one_by_one(sides, queues, extent.single // 2, send)
                 for side in sides:
@@ -246,7 +254,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def idle(sides: Sequence[Side], extent: Extent) -> str:
-    """Silence."""
+    """Silence: what is sent, and beside it what the scripts among it do within Redis."""
     rows = []
     for number in extent.queues:
         queues = names(number)
@@ -254,27 +262,39 @@ def idle(sides: Sequence[Side], extent: Extent) -> str:
         say(f"{number} queues, {count} workers, idle")
         with workers(sides, queues, count, PREFORK):
             time.sleep(min(5, extent.idle))  # what is done once after a start is done
-            spent = {side.take: silence(side, extent.idle) / count for side in sides}
-        rows.append(
+            spent = {side.take: silence(side, extent.idle) for side in sides}
+        sent = {take: found[0] / count for take, found in spent.items()}
+        within = {take: found[1] / count for take, found in spent.items()}
+        rows += [
             Row(
                 f"{number} queues: commands a second and worker",
-                f"{spent['stock']:.2f}",
-                f"{spent['atomic']:.2f}",
-                [spent["atomic"]],
+                f"{sent['stock']:.2f}",
+                f"{sent['atomic']:.2f}",
+                [sent["atomic"]],
                 QUIET,
-            )
-        )
+            ),
+            Row(
+                f"{number} queues: calls within scripts, a second and worker",
+                f"{within['stock']:.2f}",
+                f"{within['atomic']:.2f}",
+                [within["atomic"]],
+            ),
+        ]
     return table(rows, "judged")
 
 
-def silence(side: Side, seconds: float) -> float:
-    """Commands a second of all its workers."""
-    client = side.client()
-    client.ping()  # what comes with a connection has come
-    before = client.info("stats")["total_commands_processed"]
-    time.sleep(seconds)
-    # Its own question is the one that came between.
-    return float(client.info("stats")["total_commands_processed"] - before - 1) / seconds
+def silence(side: Side, seconds: float) -> tuple[float, float]:
+    """Commands a second of all its workers, and what scripts call."""
+    sent = within = 0
+    with side.client().monitor() as monitor:
+        end = time.monotonic() + seconds
+        # Workers that are idle still say something each second, so it ends soon after its time.
+        while time.monotonic() < end:
+            if monitor.next_command()["client_type"] == "lua":
+                within += 1
+            else:
+                sent += 1
+    return sent / seconds, within / seconds
 
 
 PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {

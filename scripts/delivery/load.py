@@ -14,11 +14,12 @@ from .ground import Side, until
 
 PRIORITIES = (0, 3, 6, 9)
 #: Seconds between two looks at whether all is done: Redis answers these too, so they are few.
-LOOK = 0.05
+LOOK = 0.02
 #: Seconds between two messages that come one by one.
 BETWEEN = (0.02, 0.06)
-#: Seconds that a slice of full load is to take, and its bounds in messages.
-SLICE, LEAST, MOST = 2.5, 100, 8000
+#: Seconds that a slice of full load is to take, and its bounds in messages. Short slices, many of them: what else the
+#: machine does lasts longer, and so befalls both sides of a round.
+SLICE, LEAST, MOST = 1.0, 100, 4000
 
 
 def lists(queues: Sequence[str]) -> list[str]:

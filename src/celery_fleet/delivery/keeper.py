@@ -41,6 +41,10 @@ SHORTEST_TIMEOUT = 1.0
 #: Seconds until the next attempt after an error of our own.
 RETRY = 2.0
 
+#: Seconds without sweeping after the broker was away: it was so for the others as well, and what they hold looks
+#: abandoned until they have renewed it, which they try every two seconds, for twice the timeout at most.
+PATIENCE = 2 * TIMEOUT + RETRY
+
 #: kombu's visibility timeout, where the application sets none.
 VISIBILITY = 3600.0
 
@@ -135,12 +139,18 @@ class Keeper:
                 self._renew_and_sweep(broker)
                 self._found(None)
         except (redis.RedisError, OSError) as exc:
-            self._sweep_at = max(self._sweep_at, self._clock() + RETRY)
+            self._be_patient()
             self._found(reason(exc))
         return max(0.0, min(self.lease.due_in, self._sweep_at - self._clock(), self._every))
 
+    def _be_patient(self) -> None:
+        self._sweep_at = max(self._sweep_at, self._clock() + PATIENCE)
+
     def _renew_and_sweep(self, broker: Broker) -> None:
         if self.lease.due_in <= 0:
+            if self.lease.lapsed:
+                # What kept this process from it (a host that stood still) may have kept others.
+                self._be_patient()
             self.lease.renew(broker.run, broker.index)
         now = self._clock()
         if now < self._sweep_at:

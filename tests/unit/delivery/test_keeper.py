@@ -121,6 +121,33 @@ def test_after_an_error_it_tries_soon_and_tells_it_once(
     assert "s3cr3t" not in caplog.text
 
 
+def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> None:
+    case.pass_time(100)
+    case.trouble = RedisTimeoutError()
+    case.pass_time(600)
+    case.trouble = None
+    case.calls.clear()
+    back = case.now
+    case.pass_time(60)
+    looks = [when for when, script, _ in case.calls if script is sweep.LOOK]
+    renewals = [when for when, script, _ in case.calls if script is RENEW]
+    # The last attempt that failed was up to two seconds ago.
+    assert renewals[0] - back <= keeper.RETRY
+    assert looks[0] - back >= keeper.PATIENCE - keeper.RETRY
+
+
+def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Case) -> None:
+    case.pass_time(100)
+    case.now += 400
+    case.calls.clear()
+    back = case.now
+    case.pass_time(60)
+    assert case.calls[0][:2] == (back, RENEW)
+    assert min(when for when, script, _ in case.calls if script is sweep.LOOK) >= (
+        back + keeper.PATIENCE
+    )
+
+
 def test_what_remains_is_swept_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = iter([True, True, False])
     monkeypatch.setattr(case.keeper.sweep, "round", lambda *_: next(rounds))
