@@ -57,6 +57,15 @@ def early(self, number, seconds=0):
     write("ledger", f"end {number}")
 
 
+@app.task
+def consumes(number, seconds=0):
+    with app.connection_for_read() as connection, connection.SimpleQueue("aside") as queue:
+        queue.get(timeout=30)
+        write("ledger", f"start {number}")
+        time.sleep(seconds)
+    write("ledger", f"end {number}")
+
+
 @app.task(time_limit=3)
 def limited(number):
     write("ledger", f"start {number}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from celery import bootsteps, signals
 from celery_fleet import _celery57 as adapter
 from celery_fleet import broker, drain
 from celery_fleet.delivery import keeper
+from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
@@ -155,6 +157,8 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
             if end is not None:
                 end()
 
+    if delivery is not None and delivery.atomic:
+        _take_for_the_worker_alone(app)
     app.steps["worker"].add(Watchdog)
     app.steps["consumer"].add(Ticker)
 
@@ -162,3 +166,23 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
         pulse.ready = True
 
     signals.worker_ready.connect(ready, weak=False, dispatch_uid="celery_fleet.ready")
+
+
+def _take_for_the_worker_alone(app: Any) -> None:
+    """Have only the worker's own connection take by script, not what its application consumes besides."""
+
+    class Ours(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Tells the transport which connection is the worker's, before anything is consumed on it."""
+
+        name = "celery_fleet.Ours"
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            ours, pid = consumer.connection, os.getpid()
+            HOOKS.ours = lambda connection: connection is ours and os.getpid() == pid
+
+        def stop(self, consumer: Any) -> None:
+            """Nothing: the next connection takes the place of this one."""
+
+    HOOKS.ours = lambda _: False
+    app.steps["consumer"].add(Ours)

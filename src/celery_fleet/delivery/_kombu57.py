@@ -54,13 +54,14 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._line = Line()
+        #: Whether it is the worker's that consumes; for good, since what it took is acknowledged after its connection.
+        self.ours = False
         self._unconfirmed: set[str] = set()
         #: A BRPOP of kombu's own is under way.
         self._popping = False
         super().__init__(*args, **kwargs)
         # For what kombu does from time to time; its retrying goes by the transport's errors.
         self.connection_errors = (*self.connection_errors, BrokerAwayError)
-        self._require_version()
 
     def _require_version(self) -> None:
         channel: Any = self
@@ -70,12 +71,8 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
                 require_redis(getattr(pooled, "handshake_metadata", None))
             finally:
                 channel.async_pool.release(pooled)
-        except BaseException as exc:
-            self.connection.cycle.discard(self)
-            channel._disconnect_pools()
-            if isinstance(exc, FleetError):
-                errors.refuse(exc, os.environ)
-            raise
+        except FleetError as exc:
+            errors.refuse(exc, os.environ)
 
     @property
     def armed(self) -> bool:
@@ -119,7 +116,14 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     # --- which way ---
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """Begin to consume a queue."""
+        """Begin to consume a queue.
+
+        Raises:
+            SystemExit, celery.exceptions.ImproperlyConfigured: where Redis is too old for it, see `errors.refuse`.
+        """
+        if not self.ours and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
+            self._require_version()
+            self.ours = True
         (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
@@ -135,9 +139,13 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             why_not = "global_keyprefix is set (broker_transport_options)"
         elif unconfirmed:
             why_not = f"{', '.join(sorted(unconfirmed))} has no_ack"
-        self.atomic = why_not is None
+        self.atomic = self.ours and why_not is None
         # Those that go with the process are Celery's own: replies, and what gossip hears.
-        if why_not is not None and not (unconfirmed and unconfirmed <= channel.auto_delete_queues):
+        if (
+            self.ours
+            and why_not is not None
+            and not (unconfirmed and unconfirmed <= channel.auto_delete_queues)
+        ):
             tell_once(f"messages are taken as stock Celery does it: {why_not}")
 
     # --- scripts ---

@@ -134,8 +134,8 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         self._delivered.clear()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """When the channel closes: put back what does not run."""
-        if HOOKS.keep is not None:
+        """When the channel closes: put back what does not run; what a task consumed itself as kombu does."""
+        if HOOKS.keep is not None and self.channel.ours:
             try:
                 for tag in HOOKS.keep(self.channel):
                     self._delivered.pop(tag, None)

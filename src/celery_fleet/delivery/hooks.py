@@ -15,6 +15,10 @@ from typing import Any
 class Hooks:
     """One function per moment; None does as it is said. ``channel`` is the transport's channel."""
 
+    #: ``(connection)`` of kombu's, when a queue is consumed: whether it is the worker's. What the application's
+    #: own code consumes, be it in a child of the pool, is renewed by nobody: it is taken as stock kombu does.
+    #: None: it is.
+    ours: Callable[[Any], bool] | None = None
     #: ``(channel)``, every 10 s: put back what nobody holds any more. None: as stock kombu, by age.
     sweep: Callable[[Any], object] | None = None
     #: ``(channel)``, when a channel closes: the tags that must not be put back, since they run. None: none.

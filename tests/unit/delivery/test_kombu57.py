@@ -46,7 +46,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(line, "_told", set())
     monkeypatch.setattr(process, "_tags", None)
-    for hook in ("sweep", "keep", "ack_failed", "park_raw"):
+    for hook in ("ours", "sweep", "keep", "ack_failed", "park_raw"):
         monkeypatch.setattr(HOOKS, hook, None)
     process.begin("w@test")
     with installed():
@@ -554,10 +554,27 @@ def test_a_redis_that_is_too_old_is_refused(
 ) -> None:
     monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
     monkeypatch.setenv("CELERY_FLEET_COMPONENT", "worker")
-    with Connection(server.url) as connection, pytest.raises(SystemExit) as ended:
-        connection.connect()
+    send(server.url, "mail", 1)  # a task may send to whatever there is
+    with pytest.raises(SystemExit) as ended, consuming(server.url, "mail"):
+        pass
     assert ended.value.code == 78
     assert not server.client.exists("unacked")
+
+
+def test_what_is_not_the_worker_s_is_taken_as_kombu_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody renews it; and a child of the pool would make the same tags as its parent."""
+    monkeypatch.setattr(HOOKS, "ours", lambda connection: False)
+    monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as consumer:
+        (message,) = consumer.drain()
+        assert not consumer.channel.atomic
+        assert [owner_of(tag) for tag in held(server)] == [None]
+        message.ack()
+        assert held(server) == []
+    assert caplog.text == ""
 
 
 def test_a_new_token_of_redis_does_not_swallow_a_push(server: Server, mail: Consuming) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from celery_fleet.delivery.tags import owner_of
 from tests.outage import DELIVERY, Server, Worker, wait_for, working
 
 pytestmark = pytest.mark.slow
@@ -304,6 +305,23 @@ def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: 
         assert worker.times("start") == dict.fromkeys(numbers, 1)
         started = [int(line.split()[1]) for line in worker.ledger if line.startswith("start")]
         assert started == numbers
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_a_task_consumes_itself_is_not_the_worker_s(tmp_path: Path, pool: str) -> None:
+    with working(tmp_path, "-P", pool, "-c", "2") as worker:
+        with worker.app() as app, app.connection_for_write() as connection:
+            for _ in range(2):
+                connection.SimpleQueue("aside").put("it")
+        numbers = worker.send(2, 2.0, task="consumes")
+        worker.done(numbers, "start")
+        owners = [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")]
+        assert owners.count(None) == 2
+        assert len(owners) == 4
+        worker.done(numbers)
+        # It has not acknowledged what it took.
+        wait_for(lambda: worker.server.client.llen("aside") == 2, "it is back")
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")
 
 
 def test_without_them_nothing_of_it_is_there(tmp_path: Path) -> None:
