@@ -124,8 +124,8 @@ class Proxy:
             with self._changed:
                 pair.fault = self._fault
                 self._pairs.add(pair)
-            self._spawn(lambda pair=pair: self._pass_on(pair, True))  # type: ignore[misc]
-            self._spawn(lambda pair=pair: self._pass_on(pair, False))  # type: ignore[misc]
+            self._spawn(lambda pair=pair: self._pass_on(pair, True))  # type: ignore[misc]  # mypy takes no default of a lambda
+            self._spawn(lambda pair=pair: self._pass_on(pair, False))  # type: ignore[misc]  # mypy takes no default of a lambda
 
     def _pass_on(self, pair: _Pair, replies: bool) -> None:
         source, sink = (pair.server, pair.client) if replies else (pair.client, pair.server)

@@ -85,7 +85,7 @@ def client(proxy: Proxy) -> Iterator[Client]:
 
 def until(look: object) -> None:
     end = time.monotonic() + 20
-    while not look():  # type: ignore[operator]
+    while not look():  # type: ignore[operator]  # it is given by whoever calls
         assert time.monotonic() < end
         time.sleep(0.01)
 
