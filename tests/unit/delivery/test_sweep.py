@@ -268,7 +268,7 @@ def test_a_message_without_a_place_gets_one(
 
 def test_an_item_that_is_no_json_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
     (tag,) = tags_of(GONE, 1)
-    item = b'gar"bage\xff, "", "mail'
+    item = b'gar"rubbish\xff, "", "mail'
     store.hold_entry(tag, b"[" + item + b', "", "mail"]', LEASE + 1)
 
     sweep.round(store.broker())
