@@ -73,15 +73,18 @@ def doubled(record: Record) -> list[Fate]:
             starts = runs if asked else [before[-1], *runs]
             if len(starts) > 1:
                 first, second = starts[:2]
-                cause = _doubled(record, first, second, send.seconds)
+                cause = _doubled(record, send, first, second)
                 found.append(Fate(send.task, second.started, cause))
             before = runs
     return found
 
 
-def _doubled(record: Record, first: Run, second: Run, seconds: float) -> str:
+def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
     if first.ended is None:
-        return f"run again after it was cut off: {_cut(record, first, seconds)[1]}"
+        return f"run again after it was cut off: {_cut(record, first, send.seconds)[1]}"
+    if first.attempt == second.attempt and not first.redelivered and not second.redelivered:
+        # What is put back is marked: these were two messages, of a sender that was not told of the first.
+        return "sent twice" + _around(record, send.sent, None)
     if first.ended <= second.started:
         return "run again though it had ended" + _around(record, first.ended, first.host)
     return "run twice at once" + _around(record, second.started, first.host)

@@ -27,6 +27,8 @@ PAUSE = 3.0
 #: What late acknowledgement can't prevent, and what is no fault of it: counted, and never more than this.
 CUT_OFF = "run again after it was cut off"
 UNACKNOWLEDGED = "run again though it had ended, as"
+#: Celery's senders try again where they are not told that the broker has a message.
+SENT_TWICE = "sent twice, as"
 
 
 @dataclass

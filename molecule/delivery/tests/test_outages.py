@@ -11,6 +11,7 @@ from deaths import (
     CUT_OFF,
     LEASE,
     REST,
+    SENT_TWICE,
     UNACKNOWLEDGED,
     Recoveries,
     assert_delivered,
@@ -63,7 +64,7 @@ def test_redis_restarted(ground: Ground) -> None:
             ground.sleep(6)
 
     summary, _ = counted(ground, "Redis restarted", FLEET, act)
-    assert_delivered(summary)
+    assert_delivered(summary, SENT_TWICE)
     assert pids(ground) == before
 
 
@@ -78,7 +79,7 @@ def test_redis_frozen(ground: Ground, numbers: random.Random) -> None:
             ground.sleep(4)
 
     summary, _ = counted(ground, "Redis frozen", FLEET, act)
-    assert_delivered(summary)
+    assert_delivered(summary, SENT_TWICE)
     assert pids(ground) == before
 
 

@@ -119,15 +119,26 @@ def test_what_was_sent_as_a_host_went_is_lost_by_it() -> None:
 def test_doubled_by_cause(ended: float | None, second: float, cause: str) -> None:
     found = record(
         sends=[send("a")],
-        runs=[run("a", second, second + 1), run("a", 100.0, ended)],
+        runs=[run("a", second, second + 1, redelivered=True), run("a", 100.0, ended)],
         workers=[worker("fast@w1", "leaving", 100.5)],
     )
     assert judge.doubled(found) == [judge.Fate("a", second, cause)]
     assert judge.lost(found) == []
 
 
+def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
+    """Neither was put back by anybody, so neither is marked as redelivered."""
+    found = record(
+        sends=[send("a")],
+        runs=[run("a", 100.0, 101.0), run("a", 100.5, 101.5)],
+        marks=[mark(99.5, "Redis was restarted")],
+    )
+    assert fates(judge.doubled(found)) == {"a": "sent twice, as Redis was restarted"}
+
+
 def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
-    rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), run("a", 130.0, 131.0)]}
+    again = run("a", 130.0, 131.0, redelivered=True)
+    rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), again]}
     for host, words in (("w1", ", as its host was lost"), ("w2", "")):
         gone = mark(101.2, "its host was lost", host=host, fatal=True)
         found = record(**rows, marks=[gone])
