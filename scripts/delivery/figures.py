@@ -38,8 +38,8 @@ class Row:
 
     @property
     def value(self) -> float:
-        """What is compared with the goal."""
-        return statistics.median(self.judged)
+        """What is compared with the goal: the median, as exact as it is shown."""
+        return round(statistics.median(self.judged), 2)
 
     def __str__(self) -> str:
         spread = (
