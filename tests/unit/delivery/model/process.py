@@ -67,6 +67,8 @@ class Process:
     #: For how long it could reach the broker, and for how long not, in seconds of a broker that is up.
     in_touch: int = 0
     cut_off: int = 0
+    #: It has not reached the broker since an outage.
+    missing: bool = False
     renewed: int = 0
     #: What it knows of, oldest first; ``doomed`` goes back as soon as there is a connection; ``adrift`` has
     #: gone back and runs on.

@@ -182,7 +182,12 @@ class World:
         self.dead.append(process)
 
     def start(self, index: int) -> None:
-        """The next start of a worker; systemd waits for the children of the last one."""
+        """The next start of a worker; systemd waits for the children of the last one, and for its hand-back."""
+        former = self.workers[index]
+        if (
+            former.design.lock
+        ):  # it has the lock from now on, so a hand-back that was not done by now never is
+            former.host = Host()
         self.workers[index] = self._process(index)
 
     def to_hand_back(self) -> list[Process]:
@@ -245,9 +250,11 @@ class World:
                 if not up or not process.reaches:
                     process.in_touch = 0
                     process.cut_off += up and process.alive
+                    process.missing |= not up
                 else:
                     process.in_touch += 1
                     process.cut_off = 0
+                    process.missing = False
                     process.renew()
 
     def outage(self, seconds: int) -> None:
@@ -274,7 +281,10 @@ class World:
             if delivery is not None:
                 self.seen["swept"] += 1
                 # Judged by what happened, not by the score: that is the worker's own claim.
-                away = delivery.owner.cut_off >= LEASE - EVERY and delivery.owner is not process
+                owner = delivery.owner
+                # An outage counts for the lease; those who come back from it get the time of a renewal.
+                enough = EVERY if owner.missing else LEASE - EVERY
+                away = owner.cut_off >= enough and owner is not process
                 delivery.expired = delivery.owner.alive and (away or self.is_spared(delivery.owner))
             self.broker.restore(tag, process, "swept")
 
