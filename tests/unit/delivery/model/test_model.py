@@ -10,7 +10,7 @@ from tests.unit.delivery.model.design import OURS, STOCK
 from tests.unit.delivery.model.machine import Machine, machine
 from tests.unit.delivery.model.world import BrokenError
 
-#: The same runs each time, and nothing kept of them.
+#: The same runs each time, as far as hypothesis lets them be: it also draws constants of the modules that are loaded.
 BASE = settings(
     derandomize=True,
     database=None,

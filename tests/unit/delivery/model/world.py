@@ -299,7 +299,9 @@ class World:
             if not process.alive or self.is_spared(process):
                 continue
             for one in process.held:
-                if one.gone and not one.expired and one.gone_by is not process:
+                # What has ended may be acknowledged by whoever finds it written down.
+                is_over = one.gone == "acknowledged" and one.state is State.ENDED
+                if one.gone and not (one.expired or is_over) and one.gone_by is not process:
                     kind = "uncovered" if one.gone == "swept" else "stolen"
                     self._break(kind, f"{one.tag} of {process.node} was {one.gone} by another")
         for number in {one.number for one in self.sent} - self.ended - self._kept():
