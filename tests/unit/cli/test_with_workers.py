@@ -26,7 +26,7 @@ from tests.unit.cli import host
 
 pytestmark = pytest.mark.slow
 
-TASKS = [f"shop.{name}" for name in ("add", "fail", "lost", "silent", "slow")]
+TASKS = [f"shop.{name}" for name in ("add", "fail", "lost", "note", "silent", "slow", "when")]
 
 Call = Callable[..., Result]
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from celery_fleet.delivery.tags import owner_of
-from tests.outage import DELIVERY, Server, Worker, wait_for, working
+from tests.outage import DELIVERY, QUEUE, Server, Worker, wait_for, working
 
 pytestmark = pytest.mark.slow
 
@@ -299,6 +299,8 @@ def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: 
     with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf) as worker:
         numbers = worker.send(8, 0.5)
         worker.done([0], "start")
+        # What stock kombu is just popping when its connection is cut is lost.
+        wait_for(lambda: not worker.server.client.llen(f"shop:{QUEUE}"), "all are taken")
         cut(worker)
         worker.done(numbers)
         wait_for(lambda: not worker.server.client.hlen("shop:unacked"), "nothing unacked")
