@@ -108,7 +108,8 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
 def test_cut_connections_double_nothing(fleet: Fleet, label: str) -> None:
     for count in range(NUMBER):
         send(fleet, f"{label}-{count}", EACH)
-        assert cut_connections(fleet) > 0
+        # They may not have come back yet from the last time.
+        wait_for("connections of workers are cut", 30, lambda: cut_connections(fleet) > 0)
     assert set(ended(fleet, label, NUMBER * EACH).values()) == {1}
     assert len(database.runs(fleet, label)) == NUMBER * EACH
 
