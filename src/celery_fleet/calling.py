@@ -23,6 +23,7 @@ from typing import Any
 
 from celery_fleet import check, described, due
 from celery_fleet.errors import one_line
+from celery_fleet.own_output import own_output
 from celery_fleet.redact import redact
 
 #: Seconds until broker and result store count as not answering.
@@ -167,19 +168,14 @@ def main() -> int:
     """Read the request, print the answer; see the module's text."""
     # Ctrl-C is for whoever waits for this; here it would be a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # What the application and its tasks print must not get into the answer.
-    own_output = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        request = json.loads(sys.stdin.read())
-    except json.JSONDecodeError as exc:
-        result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
-    else:
-        result = answer(request)
-    with os.fdopen(own_output, "w", encoding="utf-8") as output:
+    with own_output() as output:
+        try:
+            request = json.loads(sys.stdin.read())
+        except json.JSONDecodeError as exc:
+            result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
+        else:
+            result = answer(request)
         print(json.dumps(result, default=repr), file=output)
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 0 if result["ok"] else 1
 
 

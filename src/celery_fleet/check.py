@@ -26,6 +26,7 @@ from typing import Any
 
 from celery_fleet import versions
 from celery_fleet.errors import COMPONENT_VARIABLE, FleetError, one_line
+from celery_fleet.own_output import own_output
 from celery_fleet.redact import redact, secrets_in
 from celery_fleet.settings import URL_VARIABLES
 
@@ -329,29 +330,24 @@ def _missing(name: str, app: str, registered: list[str]) -> str:
 
 def main() -> int:
     """Read the request, print the report; see the module's text."""
-    # What the application prints when it is imported must not get into the report.
-    own_output = os.dup(1)
-    os.dup2(2, 1)
-    secrets: set[str] = set()
-    try:
-        request = parse_request(sys.stdin.read())
-        secrets = secrets_in(request.settings)
-        report = check(request)
-    except FleetError as exc:
-        report = Report([str(exc)], versions=versions.installed())
-    except Exception as exc:  # noqa: BLE001  # the caller reads a report in any case
-        report = Report(
-            [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
-            versions=versions.installed(),
-            details=traceback.format_exc(),
-        )
-    report.errors = [redact(one_line(error), secrets) for error in report.errors]
-    if report.details is not None:
-        report.details = redact(report.details, secrets)
-    with os.fdopen(own_output, "w", encoding="utf-8") as output:
+    with own_output() as output:
+        secrets: set[str] = set()
+        try:
+            request = parse_request(sys.stdin.read())
+            secrets = secrets_in(request.settings)
+            report = check(request)
+        except FleetError as exc:
+            report = Report([str(exc)], versions=versions.installed())
+        except Exception as exc:  # noqa: BLE001  # the caller reads a report in any case
+            report = Report(
+                [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
+                versions=versions.installed(),
+                details=traceback.format_exc(),
+            )
+        report.errors = [redact(one_line(error), secrets) for error in report.errors]
+        if report.details is not None:
+            report.details = redact(report.details, secrets)
         print(json.dumps(report.as_dict()), file=output)
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 1 if report.errors else 0
 
 

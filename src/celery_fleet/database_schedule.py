@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from celery_fleet import database_schedule_plan as planning
 from celery_fleet.database_schedule_plan import Row, Step
 from celery_fleet.errors import FleetError, one_line
+from celery_fleet.own_output import own_output
 from celery_fleet.redact import redact
 
 if TYPE_CHECKING:
@@ -318,14 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1)
     given = parser.parse_args(argv)
     text = sys.stdin.read() if given.settings else ""
-    # What the application prints when it is imported must not get into the answer.
-    own_output = os.dup(1)
-    os.dup2(2, 1)
-    result = answer(given, text)
-    with os.fdopen(own_output, "w", encoding="utf-8") as output:
+    with own_output() as output:
+        result = answer(given, text)
         print(json.dumps(result), file=output)
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 0 if result["ok"] else 1
 
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from celery_fleet.errors import one_line
+from celery_fleet.own_output import own_output
 from celery_fleet.redact import redact
 
 
@@ -136,14 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--loaded")
     given = parser.parse_args(argv)
-    # What the application prints when it is imported must not get into the answer.
-    own_output = os.dup(1)
-    os.dup2(2, 1)
-    result = answer(given.count, given.loaded)
-    with os.fdopen(own_output, "w", encoding="utf-8") as output:
+    with own_output() as output:
+        result = answer(given.count, given.loaded)
         print(json.dumps(result), file=output)
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 0 if result["ok"] else 1
 
 

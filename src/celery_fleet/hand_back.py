@@ -40,6 +40,7 @@ from celery_fleet.delivery.returning import Client, Outcome, Return, context_of
 from celery_fleet.errors import FleetError, one_line
 from celery_fleet.health_redis import RedisError, Server, server_of
 from celery_fleet.redact import redact
+from celery_fleet.words import count
 
 #: Seconds for all of it; the unit's TimeoutStopSec= is longer.
 BOUND = 10.0
@@ -146,11 +147,6 @@ def bounded(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def count(number: int, noun: str) -> str:
-    """``1 task``, ``3 tasks``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def lines(outcome: Outcome, estate: Estate) -> list[str]:

@@ -29,6 +29,7 @@ from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
 from celery_fleet.health_redis import Client, RedisError, Server
 from celery_fleet.health_result import BAD, GOOD, WARNING, Finding, worst
 from celery_fleet.redact import secrets_in
+from celery_fleet.words import count
 
 FORMAT = 1
 #: Files of the application's environment, below its directory: a part for everybody and one for root alone.
@@ -558,7 +559,7 @@ def dead_letters(setup: Setup) -> Finding:
             return int(client.ask("ZCARD", key))
 
     number: int = trying(ask)
-    text = f"{number} dead letter{'' if number == 1 else 's'}"
+    text = count(number, "dead letter")
     if number:
         text += ": celery-fleet dead-letters list"
     return Finding(setup.judge("dead_letters", number), text, {"number": number})

@@ -18,6 +18,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
+from celery_fleet.words import count
 
 #: Seconds without a tick of the event loop after which it counts as blocked.
 TICK_LIMIT = 5.0
@@ -40,11 +41,6 @@ class Pulse:
         return time.monotonic() - self.last
 
 
-def tasks(number: int) -> str:
-    """``1 task``, ``3 tasks``."""
-    return f"{number} task{'' if number == 1 else 's'}"
-
-
 def judge(
     view: adapter.WorkerView, ready: bool, tick_age: float, standing: Standing | None = None
 ) -> Look:
@@ -62,7 +58,7 @@ def judge(
     if not ready:
         return Look(State.STARTING, "preparing to consume", view.restarts)
     if view.solo and view.running:
-        return Look(State.WORKING, f"running {tasks(view.running)}")
+        return Look(State.WORKING, f"running {count(view.running, 'task')}")
     if tick_age > TICK_LIMIT:
         return Look(State.STUCK, "stuck: the event loop stands still")
     if standing.mode is Mode.PAUSED:
@@ -71,7 +67,9 @@ def judge(
         return Look(State.WORKING, "consuming from no queue: all were cancelled")
     queues = ", ".join(view.queues)
     if view.full:
-        return Look(State.WORKING, f"consuming {queues}; full, {tasks(view.running)} running")
+        return Look(
+            State.WORKING, f"consuming {queues}; full, {count(view.running, 'task')} running"
+        )
     if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
         return Look(State.STUCK, "stuck: the worker does not ask its queues for messages")
     return Look(State.WORKING, f"consuming {queues}")
@@ -83,7 +81,7 @@ def _drain_text(view: adapter.WorkerView, standing: Standing) -> str:
     ours = standing.mode is Mode.DRAINING
     running = standing.running if ours and view.connected else view.running
     if running or (ours and not view.draining):
-        parts.append(f"draining: {tasks(running)} running")
+        parts.append(f"draining: {count(running, 'task')} running")
     else:
         parts.append("stopping")
     if ours:

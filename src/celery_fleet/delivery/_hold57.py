@@ -7,24 +7,22 @@ Checked in the sources of celery 5.7.0 and kombu 5.7.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import redis
 from billiard.util import register_after_fork
-from celery.worker import state as worker_state
 from kombu.transport import redis as stock
 from kombu.utils.url import _parse_url
 from redis import sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_fleet.delivery import _outage57
+from celery_fleet.delivery._outage57 import held as held
 from celery_fleet.delivery.run import run
 from celery_fleet.delivery.sweep import Broker
-
-#: Attempts to read a collection that its own thread changes meanwhile.
-_ATTEMPTS = 20
 
 
 def channel_of(worker: Any) -> Any:
@@ -36,20 +34,9 @@ def channel_of(worker: Any) -> Any:
     return channel
 
 
-def held(channel: Any) -> set[str]:
-    """Tags of the messages that a channel has delivered and that were not acknowledged."""
-    qos = channel._qos  # not the property, which makes a missing one
-    if qos is None:
-        return set()
-    return _copied(lambda: set(qos._delivered) - set(qos._dirty))
-
-
 def running() -> set[str]:
     """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
-    requests = _copied(
-        lambda: set(worker_state.active_requests) | set(worker_state.reserved_requests)
-    )
-    tags = {request.message.delivery_tag for request in requests if not request.acknowledged}
+    tags = {request.message.delivery_tag for request in _outage57.running()}
     return {tag for tag in tags if isinstance(tag, str)}
 
 
@@ -59,15 +46,6 @@ def awaited(channel: Any) -> set[str]:
     asked = None if getattr(line, "due", None) is None else getattr(line, "_asked", None)
     taken = getattr(channel.connection, "taken", None)
     return {found.tag for found in (asked, taken) if found is not None}
-
-
-def _copied(copy: Callable[[], set[Any]]) -> set[Any]:
-    for _ in range(_ATTEMPTS):
-        try:
-            return copy()
-        except RuntimeError:  # it changed size during iteration
-            continue
-    return copy()
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:

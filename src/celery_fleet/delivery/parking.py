@@ -23,6 +23,7 @@ from typing import Any
 
 from celery import signals
 
+from celery_fleet import words
 from celery_fleet.delivery import _letters57 as adapter
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.dead_letters import (
@@ -255,10 +256,10 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         if self._now(message) - since >= self.delivery.unknown_for:
             identifier, task = dead_letters.identity(raw)
             about = {"id": identifier, "task": task}
-            count = int(dead_letters.header(raw, keys.UNKNOWN))
+            times = words.count(int(dead_letters.header(raw, keys.UNKNOWN)), "time")
             detail = (
-                f"no worker that took it knows this task: it was taken {count}"
-                f" time{'' if count == 1 else 's'} within {self._now(message) - since:.0f} s"
+                f"no worker that took it knows this task: it was taken {times} within"
+                f" {self._now(message) - since:.0f} s"
             )
             after = partial(adapter.fail_unknown, self, message, exc, about)
             self._park(message, UNKNOWN, detail, after, since=since)

@@ -62,28 +62,25 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 
-#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message.
-#: First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
-#: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
-RESTORE = Script("""
+
+def _put_back(push: str) -> Script:
+    # First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
+    return Script(f"""
 redis.call('ZREM', KEYS[2], '')
 local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
-if held == 1 then redis.call('RPUSH', KEYS[3], ARGV[2]) end
+if held == 1 then redis.call('{push}', KEYS[3], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
 return held
 """)
 
-#: Puts a message back to the far end of a list, behind all that waits. KEYS: unacked, unacked_index, list.
-#: ARGV: tag, message. Returns 1; 0 where it was no longer held under this tag.
-REQUEUE = Script("""
-redis.call('ZREM', KEYS[2], '')
-local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
-if held == 1 then redis.call('LPUSH', KEYS[3], ARGV[2]) end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HDEL', KEYS[1], ARGV[1])
-return held
-""")
+
+#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message.
+#: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
+RESTORE = _put_back("RPUSH")
+
+#: The same to the far end, behind all that waits.
+REQUEUE = _put_back("LPUSH")
 
 #: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
 #: Returns 1; 0 where it was no longer held under this tag.

@@ -21,20 +21,7 @@ from celery_fleet.delivery.lease import RENEW
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
 
-from .holding import INDEX, SEP, Store, clear, serving
-
-
-@pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with serving(tmp_path_factory.mktemp("broker")) as store:
-        yield store
-
-
-@pytest.fixture
-def store(store_of_module: Store) -> Iterator[Store]:
-    clear(store_of_module)
-    yield store_of_module
-    assert store_of_module.refused() == []
+from .holding import INDEX, SEP, Store
 
 
 @pytest.fixture

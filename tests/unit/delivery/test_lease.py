@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,22 +12,9 @@ from celery_fleet.delivery.lease import Lease
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, Tags
 
-from .holding import INDEX, Store, clear, serving
+from .holding import INDEX, Store
 
 TAGS = Tags(Owner("w@test"))
-
-
-@pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with serving(tmp_path_factory.mktemp("broker")) as store:
-        yield store
-
-
-@pytest.fixture
-def store(store_of_module: Store) -> Iterator[Store]:
-    clear(store_of_module)
-    yield store_of_module
-    assert store_of_module.refused() == []
 
 
 class Case:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,24 +9,11 @@ from celery_fleet.delivery.sweep import Place, Sweep, holders, in_order
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import client
 
-from .holding import INDEX, SEP, UNACKED, Store, clear, message, serving
+from .holding import INDEX, SEP, UNACKED, Store, message
 
 LEASE, STOCK = 300.0, 3600.0
 OWN = Owner("here@test")
 GONE = Owner("gone@test")
-
-
-@pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with serving(tmp_path_factory.mktemp("broker")) as store:
-        yield store
-
-
-@pytest.fixture
-def store(store_of_module: Store) -> Iterator[Store]:
-    clear(store_of_module)
-    yield store_of_module
-    assert store_of_module.refused() == []
 
 
 @pytest.fixture

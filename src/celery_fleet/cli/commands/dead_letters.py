@@ -21,6 +21,7 @@ from celery_fleet.cli.options import (
     with_examples,
 )
 from celery_fleet.delivery.dead_letters import REASONS
+from celery_fleet.words import count
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])\Z")
@@ -102,11 +103,6 @@ def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[
     return list(answer["letters"])
 
 
-def letters(number: int) -> str:
-    """``1 dead letter``, ``3 dead letters``."""
-    return f"{number} dead letter{'' if number == 1 else 's'}"
-
-
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -137,7 +133,7 @@ def show_table(found: Iterable[Mapping[str, Any]]) -> None:
         click.echo("No dead letters.")
         return
     output.table(
-        letters(len(rows)).capitalize(),
+        count(len(rows), "dead letter").capitalize(),
         ("id", "task", "queue", "reason", "times", "last seen", "node"),
         rows,
         right=("times",),
@@ -234,7 +230,7 @@ def change(
             _tell(context, done, _changed(context, do, found))
             return
     # However long the answer takes.
-    if not click.confirm(f"{do.capitalize()} {letters(len(found))}?", err=True):
+    if not click.confirm(f"{do.capitalize()} {count(len(found), 'dead letter')}?", err=True):
         raise CommandError(f"nothing is {done}", BAD)
     with ask.bounded(f"dead-letters {do}"):
         answer = _changed(context, do, found)
@@ -260,15 +256,16 @@ def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
         output.as_json(answer)
     else:
         gone = f"; {answer['gone']} were somebody else's by then" if answer["gone"] else ""
-        click.echo(f"{letters(answer['done'])} {done}{gone}.")
+        click.echo(f"{count(answer['done'], 'dead letter')} {done}{gone}.")
     if answer["refused"]:
         raise CommandError(
-            f"{letters(answer['refused'])} not {done}: Redis refuses it ({'; '.join(answer['reasons'])})",
+            f"{count(answer['refused'], 'dead letter')} not {done}: Redis refuses it ({'; '.join(answer['reasons'])})",
             BAD,
         )
     if answer["left"]:
         raise CommandError(
-            f"the time ran out with {letters(answer['left'])} left: say the same again", BAD
+            f"the time ran out with {count(answer['left'], 'dead letter')} left: say the same again",
+            BAD,
         )
 
 

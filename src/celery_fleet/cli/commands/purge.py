@@ -10,6 +10,7 @@ from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, command
+from celery_fleet.words import count
 
 #: What Redis says where a user has no right to a key.
 _REFUSED = "no permissions"
@@ -59,7 +60,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:
             _tell(context, queue, purged)
             return
     # However long the answer takes.
-    if not click.confirm(f"Delete {_tasks(waiting)} of the queue {queue}?", err=True):
+    if not click.confirm(f"Delete {count(waiting, 'task')} of the queue {queue}?", err=True):
         raise CommandError("nothing is deleted", BAD)
     with ask.bounded("purge"):
         purged = _purge(application, queue)
@@ -78,8 +79,4 @@ def _tell(context: Context, queue: str, purged: int) -> None:
     if context.json:
         output.as_json({"queue": queue, "purged": purged})
     else:
-        click.echo(f"{_tasks(purged)} deleted from {queue}.")
-
-
-def _tasks(number: int) -> str:
-    return f"{number} task{'' if number == 1 else 's'}"
+        click.echo(f"{count(purged, 'task')} deleted from {queue}.")
