@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -23,6 +24,9 @@ LEASE = 15.0  # seconds, as the inventory has it
 REST = LEASE + 225.0
 #: Seconds between two deaths. More of them and the longest tasks, which begin anew each time, would fill all processes.
 PAUSE = 3.0
+
+#: Seconds of load at the most: 200 deaths take some eleven minutes.
+LONGEST = 1800.0
 
 #: What late acknowledgement can't prevent, and what is no fault of it: counted, and never more than this.
 CUT_OFF = "run again after it was cut off"
@@ -156,7 +160,11 @@ def counted(
         if found is not None:
             recoveries.seconds.extend(found.seconds)
 
-    summary = ground.measure(name, way, acting, rest=rest)
+    summary = ground.measure(name, way, acting, rest=rest, longest=LONGEST)
+    if recoveries.seconds:
+        stem = f"{way.name}-{name}".replace(" ", "-")
+        path = ground.results / f"{stem}.recovery.json"
+        path.write_text(json.dumps(recoveries.as_dict()) + "\n")
     return summary, recoveries
 
 

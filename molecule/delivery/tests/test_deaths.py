@@ -72,7 +72,7 @@ def test_children_killed(ground: Ground) -> None:
             ground.sleep(1)
 
     summary, _ = counted(ground, "processes of pools killed", FLEET, act)
-    assert_delivered(summary, CUT_OFF)
+    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
 
 
 @pytest.mark.parametrize("way", [FLEET, STOCK], ids=lambda way: way.name)

@@ -276,6 +276,7 @@ class Ground:
         *,
         long: Sequence[float] = (),
         rest: float = REST,
+        longest: float = LONGEST,
     ) -> Summary:
         """Run the load, do something to the fleet meanwhile, and judge what became of the tasks.
 
@@ -285,6 +286,7 @@ class Ground:
             act: What is done, after `LEAD` seconds; it returns when it is over.
             long: Naps of so many seconds, sent first.
             rest: Seconds in which, after the load, what waits has to have run.
+            longest: Seconds after which the load ends, whatever `act` does.
         """
         self.switch(way)
         stem = f"{way.name}-{name}".replace(" ", "-")
@@ -293,7 +295,7 @@ class Ground:
         case = Case(run, self.results / stem)
         for kind in ("log", "report.json"):
             case.path(kind).unlink(missing_ok=True)
-        self.start_load(run, LONGEST, long)
+        self.start_load(run, longest, long)
         try:
             self.sleep(LEAD)
             self.must_be_sending(run)

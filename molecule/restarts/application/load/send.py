@@ -44,8 +44,9 @@ def dispatch(run: str, send: Send) -> list[Row]:
 
     try:
         call()
-    except OperationalError as error:
-        # Whether the broker has stored it is unknown: a refused task may run, and none is missed.
+    except (OperationalError, AttributeError) as error:
+        # Whether the broker has stored it is unknown: a refused task may run, and none is missed. An AttributeError is
+        # kombu's: trying again after a refusal, it may meet a channel that it has closed itself.
         print(f"{own}: {error}", file=sys.stderr, flush=True)
         return [(*row[:-1], True) for row in rows]
     return rows
