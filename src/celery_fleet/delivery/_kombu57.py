@@ -56,6 +56,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         self._line = Line()
         #: Whether it is the worker's that consumes; for good, since what it took is acknowledged after its connection.
         self.ours = False
+        self._checked = False
         self._unconfirmed: set[str] = set()
         #: A BRPOP of kombu's own is under way.
         self._popping = False
@@ -121,11 +122,16 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         Raises:
             SystemExit, celery.exceptions.ImproperlyConfigured: where Redis is too old for it, see `errors.refuse`.
         """
-        if not self.ours and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
+        if not self._checked and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
             self._require_version()
-            self.ours = True
+            self.ours = self._checked = True
         (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)
         return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def become_ours(self) -> None:
+        """It is the worker's, which has yet to consume: what runs is acknowledged here, and it may be lost before."""
+        self.ours = True
+        self._update_queue_cycle()
 
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()

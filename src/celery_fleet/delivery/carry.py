@@ -153,6 +153,7 @@ class Carry:
         channel = consumer.task_consumer.channel
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
+        channel.become_ours()
         for tag in self.pending.tags():
             self._carried.pop(tag, None)
         for message in self._carried.values():

@@ -20,7 +20,7 @@ from kombu.transport import resolve_transport
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celery_fleet.delivery import _kombu57, keys, line, process
+from celery_fleet.delivery import _kombu57, _outage57, keys, line, process
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.tags import owner_of
 from tests.fleet import free_port
@@ -363,6 +363,26 @@ def test_what_runs_is_not_put_back(server: Server) -> None:
         HOOKS.keep = lambda channel: [one.delivery_tag]
     assert held(server) == [one.delivery_tag]
     assert server.client.llen("mail") == 1
+
+
+def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(server: Server) -> None:
+    """The second of two losses in a row: what runs was given to a channel that never came to consume."""
+    send(server.url, "mail", 1, 2)
+    with consuming(server.url, "mail") as first:
+        one, two = first.drain(2)
+        HOOKS.keep = lambda channel: [one.delivery_tag, two.delivery_tag]
+    with Connection(server.url) as connection:
+        channel = connection.default_channel
+        channel.become_ours()
+        for message in (one, two):
+            _outage57.adopt(channel, message)
+        one.ack()
+        assert held(server) == [two.delivery_tag]
+    assert held(server) == [two.delivery_tag]
+    noted: list[str] = []
+    HOOKS.ack_failed = lambda tag, exc: bool(noted.append(tag) or True)
+    two.ack()
+    assert noted == [two.delivery_tag]
 
 
 def test_a_keeper_that_fails_keeps_nothing(
