@@ -87,6 +87,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "celery_producer_web_protected_paths": [],
             "firewall_enabled": False,
             "celery_health_enabled": False,
+            "fleet_needrestart": False,
             "celery_beat_scheduler": "database",
             "celery_beat_schedule_edited": "reset",
         },
