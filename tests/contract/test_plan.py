@@ -73,7 +73,10 @@ def test_a_run_that_takes_no_lease_writes_nothing() -> None:
     (lease,) = plays["Keep other runs out"]["tasks"]
     marks = plays["Mark what is this application's, and install packages"]["tasks"]
     (mark,) = [task for task in marks if task["name"] == "Mark the host"]
-    assert lease["when"] == ["__celery_app_looked_before", '(ansible_run_tags | list) != ["verify"]']
+    assert lease["when"] == [
+        "__celery_app_looked_before",
+        '(ansible_run_tags | list) != ["verify"]',
+    ]
     assert mark["when"] == ["__celery_app_begun", lease["when"][1]]
 
 

@@ -119,7 +119,5 @@ def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
 @pytest.mark.parametrize(
     "options", [("site.yml",), ("site.yml", "--check"), ("restart_workers.yml", "--limit=worker1")]
 )
-def test_one_without_what_always_runs_is_refused(
-    directory: Path, options: tuple[str, ...]
-) -> None:
+def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple[str, ...]) -> None:
     is_refused(run(directory, options[0], "--skip-tags=always", *options[1:]))
