@@ -131,7 +131,9 @@ def test_hosts_are_reached_by_ssh_and_by_a_bastion_where_its_line_is_taken(
 ) -> None:
     inventory = copy_inventory(name, tmp_path)
     path = inventory / "group_vars/all/fleet.yml"
-    asked, bastion = re.subn(r"^# (ansible_ssh_common_args: )", r"\1", path.read_text(), flags=re.MULTILINE)
+    asked, bastion = re.subn(
+        r"^# (ansible_ssh_common_args: )", r"\1", path.read_text(), flags=re.MULTILINE
+    )
     assert bastion == 1
     path.write_text(asked)
     # Nobody is there, and nobody is asked for a name.

@@ -1,7 +1,7 @@
 """What becomes of a run that leaves out how every run begins: `--start-at-task` and `--skip-tags` in real runs.
 
-Of the delivered playbooks over the demo's inventory, whose hosts answer nobody: whoever asked them would fail in another
-way than by the refusal that is looked for.
+Of the delivered playbooks over the demo's inventory, whose hosts answer nobody: whoever asked them would fail in
+another way than by the refusal that is looked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.contract.test_repository import load
 from tests.render.fleet import ROOT, ansible, copy_inventory
 
-# What preflight itself does, which may be begun anywhere: it changes nothing, and the lease is not taken without all of it.
+# Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
 PREFLIGHT = 2
 REFUSED = "this run has left out how every run begins"
 PLAYS = [
