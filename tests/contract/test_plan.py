@@ -108,7 +108,7 @@ def test_playbooks_with_preflight_are_found() -> None:
 
 @pytest.mark.parametrize("name", with_preflight())
 def test_nothing_goes_on_where_the_beginning_was_left_out(name: str) -> None:
-    """By `--start-at-task` or `--skip-tags always`. A condition of a role or of an import holds for each of its tasks."""
+    """By `--start-at-task` or `--skip-tags always`. A condition of a role or an import holds for each of its tasks."""
     leased = False
     for play in load(ROOT / "playbooks" / name):
         items = [*play.get("roles", []), *play.get("tasks", [])]

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from fleet_control.plan import PARTS, Item, Plan, items_of, parts_of, redis_notes, with_forced
+from fleet_control.plan import (
+    PARTS,
+    ApprovedError,
+    Item,
+    Plan,
+    beyond,
+    items_of,
+    parts_of,
+    redis_notes,
+    tag_notes,
+    with_forced,
+)
 from fleet_control.roll import Need, Worker
 
 
@@ -129,3 +142,48 @@ def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
     notes = redis_notes([item], 1800)
     assert len(notes) == noted
     assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)
+
+
+def test_a_tag_that_no_play_has_is_named() -> None:
+    assert tag_notes(["all"], []) == []
+    assert tag_notes(["celery_worker", "verify"], ["firewall"]) == []
+    assert tag_notes(["celery_workers", "redis"], []) == [
+        "--tags celery_workers: no play of site.yml has this tag; did you mean celery_worker?"
+    ]
+    (note,) = tag_notes(["all"], ["xyz"])
+    assert note.startswith("--skip-tags xyz: no play of site.yml has this tag; there are all, ")
+    assert " celery_worker, " in note
+
+
+RESTART = Item("worker1", "celery_worker", "shop-worker@a.service", "restart", ("setting x",))
+WRITE = Item("worker2", "fleet", "", "write", ("/etc/x",))
+
+
+def as_json(*items: Item, **missing: str) -> dict[str, Any]:
+    return Plan(list(items), ["worker1", "worker2"], missing, ["a note"]).as_dict()
+
+
+def test_what_was_approved_may_be_done_and_nothing_else() -> None:
+    approved = as_json(RESTART, WRITE)
+    assert beyond(approved, as_json(WRITE, RESTART)) == []
+    # Done meanwhile, by whomever.
+    assert beyond(approved, as_json()) == []
+    assert beyond(approved, as_json(RESTART)) == [
+        "approved, and not to be done any more: worker2  fleet  write  /etc/x"
+    ]
+    other = Item(RESTART.host, RESTART.part, RESTART.subject, RESTART.action, ("setting y",))
+    assert beyond(as_json(RESTART), as_json(other)) == [
+        "not approved: worker1  shop-worker@a  restart  setting y",
+        "approved, and not to be done any more: worker1  shop-worker@a  restart  setting x",
+    ]
+    assert beyond(as_json(RESTART), as_json(RESTART, worker2="is down")) == [
+        "not approved: worker2 is left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "approved", [None, [], {}, {"format": 2}, {"format": 1}, {"format": 1, "items": [1]}]
+)
+def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
+    with pytest.raises(ApprovedError, match="no plan of format 1"):
+        beyond(approved, as_json(RESTART))

@@ -1,4 +1,4 @@
-"""What stands before the delivered action plugins that call a host: each says what it was asked, and that it was done."""
+"""What stands before the action plugins that call a host: each notes what it was asked, and says that it is done."""
 
 from __future__ import annotations
 
