@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
         """The plan as data, and whether there is anything to do.
 
         Raises:
-            AnsibleActionFail: The JSON can't be written.
+            AnsibleActionFail: The JSON can't be written, or the plan must not be followed.
         """
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
@@ -69,6 +69,16 @@ class ActionModule(ActionBase):
                     f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
                 ) from None
         Display().display("\n" + whole.text() + "\n")
+        left_out = [
+            str(host)
+            for host in variables["groups"].get("fleet", ())
+            if str(host) not in hosts and str(host) not in missing
+        ]
+        words = plan.second_beat(
+            items, left_out, variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        )
+        if words:
+            raise AnsibleActionFail(words)
         self._hold_against(str(args.get("approved") or ""), whole.as_dict())
         result.update(changed=False, changes=bool(whole.items), plan=whole.as_dict())
         return result

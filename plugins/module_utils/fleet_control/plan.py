@@ -268,6 +268,37 @@ class Plan:
         return f"Plan: {count(changed, 'host')} to change{rest}."
 
 
+def second_beat(
+    items: Iterable[Item], left_out: Sequence[str], run: Iterable[str], skip: Iterable[str]
+) -> str:
+    """Why beat must not come to a new host in this run: it may be left running on another one. Empty where it may.
+
+    Args:
+        items: Of the plan.
+        left_out: Hosts of the fleet that the run does not look at, by `--limit`.
+        run: Tags of the run.
+        skip: Tags that it leaves out.
+    """
+    new = [
+        item.host
+        for item in items
+        if item.part == "celery_beat" and item.action == "start" and item.why == ("new",)
+    ]
+    ends = any(part.name == "celery_runtime_surplus" for part in parts_in(run, skip))
+    if not new or (ends and not left_out):
+        return ""
+    where = f"{', '.join(new)} would get its beat"
+    if not ends:
+        return (
+            f"{where}, and --skip-tags leaves out what ends it where it was before: with two of them each entry of the "
+            "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
+        )
+    return (
+        f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "
+        "schedule is sent twice. Nothing was changed. Run the same command without --limit, or with these hosts in it."
+    )
+
+
 class ApprovedError(ValueError):
     """What was given as an approved plan is none; the message says why."""
 

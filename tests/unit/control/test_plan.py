@@ -14,6 +14,7 @@ from fleet_control.plan import (
     items_of,
     parts_of,
     redis_notes,
+    second_beat,
     tag_notes,
     with_forced,
 )
@@ -187,3 +188,23 @@ def test_what_was_approved_may_be_done_and_nothing_else() -> None:
 def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
     with pytest.raises(ApprovedError, match="no plan of format 1"):
         beyond(approved, as_json(RESTART))
+
+
+BEAT = Item("control1", "celery_beat", "shop-beat.service", "start", ("new",))
+
+
+def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
+    assert second_beat([RESTART, BEAT], [], ["all"], []) == ""
+    assert second_beat([RESTART, BEAT], [], ["celery_beat"], []) == ""
+    words = second_beat([BEAT], ["worker1", "worker2"], ["all"], [])
+    assert "control1 would get its beat" in words
+    assert "--limit leaves out worker1, worker2" in words
+    assert "without --limit" in words
+    # By the tag of another role, whose end is in the same play.
+    assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
+
+
+def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
+    stopped = Item(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
+    again = Item(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
+    assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""
