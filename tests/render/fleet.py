@@ -157,7 +157,7 @@ def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=120,
         check=False,
     )
 
