@@ -33,11 +33,12 @@ class ActionModule(ActionBase):
         """The plan as data, and whether there is anything to do.
 
         Raises:
-            AnsibleActionFail: The JSON can't be written.
+            AnsibleActionFail: The JSON can't be written, or the plan must not be followed.
         """
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
-        hostvars = (task_vars or {})["hostvars"]
+        variables = task_vars or {}
+        hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         items = [
             plan.Item(**{**item, "why": tuple(item["why"])})
@@ -51,6 +52,7 @@ class ActionModule(ActionBase):
         whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
+        whole.notes += plan.tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         try:
             policy = roll.Policy(int(args["min_capacity"]), int(args["batch"]))
@@ -67,8 +69,35 @@ class ActionModule(ActionBase):
                     f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
                 ) from None
         Display().display("\n" + whole.text() + "\n")
+        left_out = [
+            str(host)
+            for host in variables["groups"].get("fleet", ())
+            if str(host) not in hosts and str(host) not in missing
+        ]
+        words = plan.second_beat(
+            items, left_out, variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        )
+        if words:
+            raise AnsibleActionFail(words)
+        self._hold_against(str(args.get("approved") or ""), whole.as_dict())
         result.update(changed=False, changes=bool(whole.items), plan=whole.as_dict())
         return result
+
+    def _hold_against(self, path: str, fresh: Mapping[str, Any]) -> None:
+        """Refuse a plan that is not the one that was approved."""
+        if not path:
+            return
+        try:
+            words = plan.beyond(json.loads(Path(path).read_text()), fresh)
+        except OSError as error:
+            words, why = [], f"{path} can't be read: {error.strerror}"
+        except ValueError as error:
+            words, why = [], f"{path}: {error}"
+        else:
+            why = "this is not the plan that was approved" if words else ""
+        if why:
+            remedy = "Nothing was changed. Have the plan above approved (fleet_plan_json writes it), and run again."
+            raise AnsibleActionFail("\n".join([f"fleet_plan_approved: {why}", *words, remedy]))
 
     def _workers(
         self,

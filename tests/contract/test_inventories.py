@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.render.fleet import (
     FILLED_IN,
-    PRODUCTION,
     ROOT,
     ansible,
     copy_inventory,
@@ -24,13 +26,20 @@ INVENTORIES = sorted(path.name for path in (ROOT / "inventories").iterdir() if p
 NOT_RENDERED = [name for name in INVENTORIES if name not in FILLED_IN]
 
 
-def preflight(name: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def preflight(
+    name: str, directory: Path, *, fill_in: bool = False
+) -> subprocess.CompletedProcess[str]:
     play = directory / "play.yml"
     play.write_text(PLAY)
     inventory = copy_inventory(name, directory)
     if name not in TO_FILL_IN:
         give_addresses(inventory)
-    return ansible("ansible-playbook", f"--inventory={inventory}", *options, str(play))
+    elif fill_in:
+        for path in inventory.rglob("*.yml"):
+            path.write_text(
+                re.sub(r"\bCHANGE_ME\b", lambda _: secrets.token_hex(24), path.read_text())
+            )
+    return ansible("ansible-playbook", f"--inventory={inventory}", str(play))
 
 
 def placeholders(name: str) -> list[str]:
@@ -65,12 +74,77 @@ def test_one_with_placeholders_is_refused_for_these_alone(name: str, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOT_RENDERED)
+@pytest.mark.parametrize("name", sorted({*NOT_RENDERED, *TO_FILL_IN}))
 def test_one_that_is_filled_in_is_taken(name: str, tmp_path: Path) -> None:
-    secrets = {}
-    if name in TO_FILL_IN:
-        secrets = {**PRODUCTION}
-        for unwanted in ("celery_app_source", "celery_app_env", "celery_app_secret_env"):
-            secrets.pop(unwanted)
-    done = preflight(name, tmp_path, f"--extra-vars={json.dumps(secrets)}")
+    """With a secret of its own at each place that asks for one, as a user puts it there."""
+    done = preflight(name, tmp_path, fill_in=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@cache
+def members(name: str) -> dict[str, list[str]]:
+    """Hosts by group."""
+    done = ansible("ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--list")
+    listed = json.loads(done.stdout)
+    return {group: found.get("hosts", []) for group, found in listed.items() if group != "_meta"}
+
+
+@cache
+def variables(name: str, host: str) -> dict[str, Any]:
+    done = ansible(
+        "ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--host", host
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_staging_is_one_host_and_production_has_one_for_each_purpose() -> None:
+    assert len({host for hosts in members("staging").values() for host in hosts}) == 1
+    production = members("production")
+    groups = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
+    hosts = [host for group in groups for host in production[group]]
+    assert len(hosts) == len(set(hosts)), "two purposes share a host"
+    assert len(production["celery_workers"]) >= 3
+    assert len(production["celery_producers"]) >= 2
+    # Also in what they run.
+    enabled = {
+        tuple(variables("production", host)["celery_worker_enabled"])
+        for host in production["celery_workers"]
+    }
+    assert len(enabled) > 1
+
+
+def test_in_production_a_queue_outlives_a_host() -> None:
+    where: dict[str, list[str]] = {}
+    for host in members("production")["celery_workers"]:
+        for worker in variables("production", host)["celery_worker_enabled"]:
+            where.setdefault(worker, []).append(host)
+    (host, *_) = where["discounts"]
+    assert set(where) == set(variables("production", host)["celery_worker_instances"])
+    assert all(len(hosts) >= 2 for hosts in where.values()), where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TO_FILL_IN)
+def test_hosts_are_reached_by_ssh_and_by_a_bastion_where_its_line_is_taken(
+    name: str, tmp_path: Path
+) -> None:
+    inventory = copy_inventory(name, tmp_path)
+    path = inventory / "group_vars/all/fleet.yml"
+    asked, bastion = re.subn(
+        r"^# (ansible_ssh_common_args: )", r"\1", path.read_text(), flags=re.MULTILINE
+    )
+    assert bastion == 1
+    path.write_text(asked)
+    # Nobody is there, and nobody is asked for a name.
+    program = tmp_path / "ssh"
+    program.write_text("#!/bin/sh\nexit 255\n")
+    program.chmod(0o755)
+    options = ("-e", f"ansible_ssh_executable={program}", "-e", "ansible_ssh_retries=0")
+    wanted = ("fleet", "--limit=fleet[0]", "--module-name=ansible.builtin.ping", "-vvv")
+    done = ansible("ansible", f"--inventory={inventory}", *options, *wanted)
+    called = [line for line in done.stdout.splitlines() if "SSH: EXEC" in line]
+    assert called, done.stdout + done.stderr
+    for line in called:
+        assert "-o ProxyJump=deploy@bastion.example.com" in line
+        assert 'User="deploy"' in line

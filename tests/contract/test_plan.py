@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import yaml
 from fleet_control.plan import PARTS
 
-from tests.contract.test_repository import ROOT
+from tests.contract.test_repository import ROOT, load
 
 
 def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
@@ -70,7 +73,11 @@ def test_a_run_that_takes_no_lease_writes_nothing() -> None:
     (lease,) = plays["Keep other runs out"]["tasks"]
     marks = plays["Mark what is this application's, and install packages"]["tasks"]
     (mark,) = [task for task in marks if task["name"] == "Mark the host"]
-    assert mark["when"] == lease["when"] == '(ansible_run_tags | list) != ["verify"]'
+    assert lease["when"] == [
+        "__celery_app_looked_before",
+        '(ansible_run_tags | list) != ["verify"]',
+    ]
+    assert mark["when"] == ["__celery_app_begun", lease["when"][1]]
 
 
 def test_whatever_the_tags_a_run_is_alone_planned_and_confirmed() -> None:
@@ -79,3 +86,39 @@ def test_whatever_the_tags_a_run_is_alone_planned_and_confirmed() -> None:
     }
     for name in ("Keep other runs out", "Plan", "Ask whoever runs this", "Let other runs in"):
         assert plays[name]["tags"] == ["always"], name
+
+
+def with_preflight() -> list[str]:
+    found = []
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        imported = {play.get("ansible.builtin.import_playbook") for play in load(path)}
+        if "preflight.yml" in imported:
+            found.append(path.name)
+    return found
+
+
+def conditions(item: dict[str, Any]) -> list[str]:
+    found = item.get("when", [])
+    return [found] if isinstance(found, str) else list(found)
+
+
+def test_playbooks_with_preflight_are_found() -> None:
+    assert {"plan.yml", "restart_workers.yml", "site.yml"} <= set(with_preflight())
+
+
+@pytest.mark.parametrize("name", with_preflight())
+def test_nothing_goes_on_where_the_beginning_was_left_out(name: str) -> None:
+    """By `--start-at-task` or `--skip-tags always`. A condition of a role or an import holds for each of its tasks."""
+    leased = False
+    for play in load(ROOT / "playbooks" / name):
+        items = [*play.get("roles", []), *play.get("tasks", [])]
+        for item in items:
+            imported = item.get("ansible.builtin.import_role", {})
+            takes = imported.get("tasks_from") == "lease"
+            first = conditions(item)[0] if conditions(item) else ""
+            wanted = "__celery_app_begun" if leased else "__celery_app_looked_before"
+            assert first == wanted, f"{name}: {play['name']}"
+            assert imported or "role" in item, "a condition of a role's is not known here"
+            leased = leased or takes
+        for task in play.get("pre_tasks", []):
+            assert "ansible.builtin.meta" in task, "it is run whatever the beginning was"

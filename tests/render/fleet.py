@@ -87,6 +87,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "celery_producer_web_protected_paths": [],
             "firewall_enabled": False,
             "celery_health_enabled": False,
+            "fleet_needrestart": False,
             "celery_beat_scheduler": "database",
             "celery_beat_schedule_edited": "reset",
         },
@@ -174,20 +175,25 @@ def give_addresses(inventory: Path) -> list[str]:
     return names
 
 
-def render(
-    name: str, parent: Path, given: dict[str, Any], systemd: int = 252, title: str = ""
-) -> Fleet:
-    """Render an inventory below `inventories/`.
+@dataclass(frozen=True)
+class Prepared:
+    """A copy of an inventory whose hosts nobody calls.
 
-    Args:
-        name: Of the inventory.
-        parent: Where a directory with its copy, its certificates and its secrets goes.
-        given: Variables for all hosts that win over the inventory's.
-        systemd: Version on the hosts.
-        title: Of the directory, where the inventory is rendered more than once.
+    Attributes:
+        directory: Of all that belongs to it.
+        inventory: The copy, with certificates beside it.
+        names: Of its hosts.
+        options: For ansible-playbook.
     """
-    directory = parent / f"rendered-{title or name}"
-    directory.mkdir()
+
+    directory: Path
+    inventory: Path
+    names: list[str]
+    options: tuple[str, ...]
+
+
+def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
+    """Copy an inventory below `inventories/` into a directory, with what a run needs on the control side."""
     inventory = copy_inventory(name, directory)
     connection = directory / "connection.json"
     # Nobody is called; but what is done on the control side is, like everything else, done by a connection.
@@ -211,11 +217,29 @@ def render(
         certificate, key = authority.issue([f"DNS:{host}", f"IP:192.0.2.{number}"], days=300)
         (inventory / f"pki/hosts/{host}.crt").write_text(certificate)
         (inventory / f"pki/hosts/{host}.key").write_text(key)
+    return Prepared(directory, inventory, names, options)
+
+
+def render(
+    name: str, parent: Path, given: dict[str, Any], systemd: int = 252, title: str = ""
+) -> Fleet:
+    """Render an inventory below `inventories/`.
+
+    Args:
+        name: Of the inventory.
+        parent: Where a directory with its copy, its certificates and its secrets goes.
+        given: Variables for all hosts that win over the inventory's.
+        systemd: Version on the hosts.
+        title: Of the directory, where the inventory is rendered more than once.
+    """
+    directory = parent / f"rendered-{title or name}"
+    directory.mkdir()
+    made = prepare(name, directory, given)
     rendered = directory / "rendered"
     rendered.mkdir()
     done = ansible(
         "ansible-playbook",
-        *options,
+        *made.options,
         "--check",
         "--diff",
         # Nothing that more words could add may hold a secret either.
@@ -227,11 +251,11 @@ def render(
         XDG_CACHE_HOME=str(directory / "cache"),
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    hosts = {host: Host(host) for host in names}
+    hosts = {host: Host(host) for host in made.names}
     for path in rendered.iterdir():
         call = json.loads(path.read_text())
         hosts[call["host"]] = Host(call["host"], call["variables"], call["parts"])
-    return Fleet(hosts, _secrets(inventory, given), done.stdout + done.stderr)
+    return Fleet(hosts, _secrets(made.inventory, given), done.stdout + done.stderr)
 
 
 def _hosts(group: dict[str, Any]) -> list[str]:

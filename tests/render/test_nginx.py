@@ -74,12 +74,16 @@ def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
 
 @pytest.fixture
 def host(fleet: Fleet, site: str) -> Host:
-    (found,) = [
+    """One that has the site: where there are several all have the same, each by its own names."""
+    found = [
         h
         for h in fleet.hosts.values()
         if f"{h.variables['celery_app_name']}-{site}.service" in h.units
     ]
-    return found
+    names = {f"/etc/nginx/conf.d/{h.variables['celery_app_name']}-{site}.conf" for h in found}
+    texts = {re.sub(r"server_name .*;", "", h.text(name)) for h in found for name in names}
+    assert len(texts) == 1
+    return found[0]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ OTHER_PASSWORD = (
 # All that a deploy writes and a process reads; not what the processes themselves write.
 PLACES = (
     *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/tmpfiles.d"),
-    *("/etc/sysusers.d", "/usr/lib/celery-fleet"),
+    *("/etc/sysusers.d", "/etc/needrestart/conf.d", "/usr/lib/celery-fleet"),
 )
 
 

@@ -5,6 +5,7 @@ Plain functions over what the hosts have answered; `fleet_plan` asks them, `flee
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,6 +125,22 @@ def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> 
     """Those of a host in these groups."""
     member = set(groups)
     return [part for part in parts_in(run, skip) if member.intersection(part.groups)]
+
+
+# What Ansible itself gives a meaning, and the tag of the last play, which is no part where it stands alone.
+_OTHER_TAGS = ("all", "always", "never", "tagged", "untagged", "verify")
+
+
+def tag_notes(run: Iterable[str], skip: Iterable[str]) -> list[str]:
+    """What a person should know of tags that no play has: with one that is misspelt a run would seem to be done."""
+    known = sorted({*_OTHER_TAGS, *(tag for part in PARTS for tag in part.tags)})
+    found = []
+    for option, given in (("--tags", run), ("--skip-tags", skip)):
+        for tag in sorted({str(tag) for tag in given} - set(known)):
+            near = difflib.get_close_matches(tag, known, 1)
+            guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            found.append(f"{option} {tag}: no play of site.yml has this tag; {guess}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -249,6 +266,76 @@ class Plan:
         same = len(self.hosts) - changed
         rest = f", {same} as the inventory says" if same else ""
         return f"Plan: {count(changed, 'host')} to change{rest}."
+
+
+def second_beat(
+    items: Iterable[Item], left_out: Sequence[str], run: Iterable[str], skip: Iterable[str]
+) -> str:
+    """Why beat must not come to a new host in this run: it may be left running on another one. Empty where it may.
+
+    Args:
+        items: Of the plan.
+        left_out: Hosts of the fleet that the run does not look at, by `--limit`.
+        run: Tags of the run.
+        skip: Tags that it leaves out.
+    """
+    new = [
+        item.host
+        for item in items
+        if item.part == "celery_beat" and item.action == "start" and item.why == ("new",)
+    ]
+    ends = any(part.name == "celery_runtime_surplus" for part in parts_in(run, skip))
+    if not new or (ends and not left_out):
+        return ""
+    where = f"{', '.join(new)} would get its beat"
+    if not ends:
+        return (
+            f"{where}, and --skip-tags leaves out what ends it where it was before: with two of them each entry of the "
+            "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
+        )
+    return (
+        f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "
+        "schedule is sent twice. Nothing was changed. Run the same command without --limit, or with these hosts in it."
+    )
+
+
+class ApprovedError(ValueError):
+    """What was given as an approved plan is none; the message says why."""
+
+
+def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
+    """What differs between the plan that somebody has approved and the one of now, a line each.
+
+    A plan without changes differs from none: nothing would be done that nobody has approved.
+
+    Args:
+        approved: The JSON of a plan.
+        fresh: Of now, as `Plan.as_dict` has it.
+
+    Raises:
+        ApprovedError: It is no plan of this format.
+    """
+    if not isinstance(approved, dict) or approved.get("format") != fresh["format"]:
+        raise ApprovedError(f"it is no plan of format {fresh['format']}")
+    if not fresh["items"]:
+        return []
+    try:
+        before, now = _lines(approved), _lines(fresh)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ApprovedError(f"it is no plan of format {fresh['format']}") from error
+    return [
+        *(f"not approved: {line}" for line in now if line not in before),
+        *(f"approved, and not to be done any more: {line}" for line in before if line not in now),
+    ]
+
+
+def _lines(whole: Mapping[str, Any]) -> list[str]:
+    items = [
+        f"{item['host']}  {item['subject'].removesuffix('.service') or item['part']}  {item['action']}  "
+        f"{'; '.join(item['why'])}".rstrip()
+        for item in whole["items"]
+    ]
+    return [*items, *(f"{host} is left out" for host in whole["missing"])]
 
 
 def _subject(item: Item) -> str:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from fleet_control.plan import PARTS, Item, Plan, items_of, parts_of, redis_notes, with_forced
+from fleet_control.plan import (
+    PARTS,
+    ApprovedError,
+    Item,
+    Plan,
+    beyond,
+    items_of,
+    parts_of,
+    redis_notes,
+    second_beat,
+    tag_notes,
+    with_forced,
+)
 from fleet_control.roll import Need, Worker
 
 
@@ -129,3 +143,68 @@ def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
     notes = redis_notes([item], 1800)
     assert len(notes) == noted
     assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)
+
+
+def test_a_tag_that_no_play_has_is_named() -> None:
+    assert tag_notes(["all"], []) == []
+    assert tag_notes(["celery_worker", "verify"], ["firewall"]) == []
+    assert tag_notes(["celery_workers", "redis"], []) == [
+        "--tags celery_workers: no play of site.yml has this tag; did you mean celery_worker?"
+    ]
+    (note,) = tag_notes(["all"], ["xyz"])
+    assert note.startswith("--skip-tags xyz: no play of site.yml has this tag; there are all, ")
+    assert " celery_worker, " in note
+
+
+RESTART = Item("worker1", "celery_worker", "shop-worker@a.service", "restart", ("setting x",))
+WRITE = Item("worker2", "fleet", "", "write", ("/etc/x",))
+
+
+def as_json(*items: Item, **missing: str) -> dict[str, Any]:
+    return Plan(list(items), ["worker1", "worker2"], missing, ["a note"]).as_dict()
+
+
+def test_what_was_approved_may_be_done_and_nothing_else() -> None:
+    approved = as_json(RESTART, WRITE)
+    assert beyond(approved, as_json(WRITE, RESTART)) == []
+    # Done meanwhile, by whomever.
+    assert beyond(approved, as_json()) == []
+    assert beyond(approved, as_json(RESTART)) == [
+        "approved, and not to be done any more: worker2  fleet  write  /etc/x"
+    ]
+    other = Item(RESTART.host, RESTART.part, RESTART.subject, RESTART.action, ("setting y",))
+    assert beyond(as_json(RESTART), as_json(other)) == [
+        "not approved: worker1  shop-worker@a  restart  setting y",
+        "approved, and not to be done any more: worker1  shop-worker@a  restart  setting x",
+    ]
+    assert beyond(as_json(RESTART), as_json(RESTART, worker2="is down")) == [
+        "not approved: worker2 is left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "approved", [None, [], {}, {"format": 2}, {"format": 1}, {"format": 1, "items": [1]}]
+)
+def test_what_is_no_plan_approves_of_nothing(approved: Any) -> None:
+    with pytest.raises(ApprovedError, match="no plan of format 1"):
+        beyond(approved, as_json(RESTART))
+
+
+BEAT = Item("control1", "celery_beat", "shop-beat.service", "start", ("new",))
+
+
+def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
+    assert second_beat([RESTART, BEAT], [], ["all"], []) == ""
+    assert second_beat([RESTART, BEAT], [], ["celery_beat"], []) == ""
+    words = second_beat([BEAT], ["worker1", "worker2"], ["all"], [])
+    assert "control1 would get its beat" in words
+    assert "--limit leaves out worker1, worker2" in words
+    assert "without --limit" in words
+    # By the tag of another role, whose end is in the same play.
+    assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
+
+
+def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
+    stopped = Item(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
+    again = Item(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))
+    assert second_beat([stopped, again, RESTART], ["worker1"], ["all"], ["flower"]) == ""

@@ -1,0 +1,101 @@
+"""What needrestart is told, as its own language reads it."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.render.fleet import Fleet, Host
+
+# As needrestart.conf takes a file of conf.d: evaluated, with %nrconf as it is. Then one line for each unit that is
+# overridden, by the first expression that matches.
+PROGRAM = r"""
+use strict;
+use warnings FATAL => 'all';
+my %nrconf = (override_rc => {});
+my $text = do { local $/ = \(shift @ARGV); <STDIN> };
+eval $text;
+die $@ if $@;
+foreach my $unit (@ARGV) {
+    foreach my $re (keys %{$nrconf{override_rc}}) {
+        print "$unit $nrconf{override_rc}{$re}\n" if $unit =~ /$re/;
+    }
+}
+"""
+
+
+def path(host: Host) -> str:
+    return f"/etc/needrestart/conf.d/celery-fleet-{host.variables['celery_app_name']}.conf"
+
+
+def overridden(text: str, units: list[str]) -> list[str]:
+    """The units that needrestart does not restart by itself."""
+    done = subprocess.run(
+        ["perl", "-e", PROGRAM, str(len(text.encode())), *units],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert {value for _, value in found} <= {"0"}
+    return [unit for unit, _ in found]
+
+
+def test_upgrades_restart_no_service_of_a_host(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        app = host.variables["celery_app_name"]
+        ours = sorted(
+            {
+                unit
+                for unit in (*host.units, *host.unit_files())
+                if unit.endswith(".service") and "@." not in unit and "/" not in unit
+            }
+            # Debian's own: in nginx there may be others' sites, and the other never runs.
+            - {"nginx.service", "redis-server.service"}
+        )
+        assert any(unit.startswith(f"redis@{app}-") for unit in ours) == ("redis" in host.parts)
+        ours += [
+            f"{app}-worker@discounts.next.service",
+            f"{app}-exec-1f2e3d4c.service",
+            f"{app}-command.migrate.service",
+            f"{app}-command.migrate.1f2e3d.service",
+        ]
+        assert overridden(host.text(path(host)), ours) == ours
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "nginx.service",
+        "redis-server.service",
+        "ssh.service",
+        "{app}.service",
+        "{app}-admin.service",
+        "my-{app}-beat.service",
+        "{app}-other-beat.service",
+        "redis@{app}2-broker.service",
+        "redis@my-{app}-broker.service",
+    ],
+)
+def test_what_is_somebody_elses_is_left_to_them(local: Fleet, unit: str) -> None:
+    host = next(iter(local.hosts.values()))
+    name = unit.format(app=host.variables["celery_app_name"])
+    assert overridden(host.text(path(host)), [name]) == []
+
+
+def test_anybody_may_read_it_and_it_comes_before_what_it_is_about(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        assert next(iter(host.parts)) == "fleet"
+        file = host.parts["fleet"]["files"][-1]
+        assert (file["dest"], file.get("mode", "0644")) == (path(host), "0644")
+
+
+def test_without_it_what_lies_there_goes(flower_alone: Fleet) -> None:
+    """Of what was there before, the file alone: others have theirs beside it."""
+    for host in flower_alone.hosts.values():
+        assert path(host) not in host.files
+        assert path(host) in host.parts["fleet"]["owned"]["files"]
+        assert not [d for d in host.parts["fleet"]["directories"] if "needrestart" in d["path"]]

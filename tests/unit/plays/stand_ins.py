@@ -1,0 +1,84 @@
+"""What stands before the action plugins that call a host: each notes what it was asked, and says that it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from fleet_control import plan
+
+from tests.render.action.fleet_facts import FACTS
+
+Variables = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """The value without Ansible's lazy containers, so that everything in it was rendered."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def facts(args: Variables, variables: Variables) -> Variables:
+    return {"changed": False, "ansible_facts": {"fleet": {**FACTS, "systemd_version": 252}}}
+
+
+def planned(args: Variables, variables: Variables) -> Variables:
+    """All is due."""
+    parts = plan.parts_of(
+        variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
+    )
+    due = [part.name for part in parts]
+    host = str(variables["inventory_hostname"])
+    items = [plan.Item(host, name, "", "write", ("something",)).as_dict() for name in due]
+    return {"changed": False, "items": items, "due": due, "states": {}}
+
+
+def rolled(args: Variables, variables: Variables) -> Variables:
+    if args["phase"] != "open":
+        return {"changed": args["phase"] != "report"}
+    hosts = dict.fromkeys(("start", "restart", "finish"), args["hosts"])
+    return {"changed": False, "turns": True, "deferred": [], "hosts": hosts, "whole": True}
+
+
+ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
+    "fleet_facts": facts,
+    "fleet_plan": planned,
+    "fleet_roll": rolled,
+    "fleet_lease": lambda args, variables: {"changed": False, "directory": "/nowhere"},
+    "fleet_firewall": lambda args, variables: {"changed": True, "tried": True, "blocked": []},
+    "fleet_probe": lambda args, variables: {"changed": False, "bad": []},
+    "fleet_serving": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
+    "fleet_command": lambda args, variables: {"changed": False, "marks": {}},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
+    """Writes down which task was run where, with which arguments."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> Variables:
+        variables = task_vars or {}
+        action = str(self._task.action)
+        args = plain(dict(self._task.args))
+        part = variables.get("systemd_unit_part") if action == "settle" else None
+        call = {
+            "action": action,
+            "task": self._task.get_name(),
+            "host": str(self._task.delegate_to or variables["inventory_hostname"]),
+            "part": part and str(self._templar.template(part)),
+            "args": args,
+        }
+        # A file for each call, in their order: they are made in processes of their own.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=os.environ["CALLS"], suffix=".json", delete=False
+        ) as stream:
+            json.dump(call, stream, default=str)
+        answer = ANSWERS.get(action, lambda args, variables: {"changed": True})
+        return answer(args, variables)

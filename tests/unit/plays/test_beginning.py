@@ -1,0 +1,123 @@
+"""What becomes of a run that leaves out how every run begins: `--start-at-task` and `--skip-tags` in real runs.
+
+Of the delivered playbooks over the demo's inventory, whose hosts answer nobody: whoever asked them would fail in
+another way than by the refusal that is looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_repository import load
+from tests.render.fleet import ROOT, ansible, copy_inventory
+
+# Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
+PREFLIGHT = 2
+REFUSED = "this run has left out how every run begins"
+PLAYS = [
+    (name, number)
+    for name, plays in (
+        ("site.yml", load(ROOT / "playbooks/site.yml")),
+        ("restart_workers.yml", load(ROOT / "playbooks/restart_workers.yml")),
+        ("plan.yml", load(ROOT / "playbooks/plan.yml")),
+    )
+    # The first one imports preflight's plays.
+    for number in range(PREFLIGHT, PREFLIGHT + len(plays) - 1)
+]
+NOBODY = {
+    "ansible_host": "127.0.0.1",
+    "ansible_port": 1,
+    "ansible_ssh_retries": 0,
+    # Where the first task of a play is named Ansible gathers facts, whatever the play says.
+    "ansible_facts_modules": [],
+}
+
+
+def run(directory: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    inventory = directory / "local"
+    if not inventory.exists():
+        copy_inventory("local", directory)
+        (inventory / "nobody.yml").write_text(json.dumps({"all": {"vars": NOBODY}}))
+    playbook = f"playbooks/{name}"
+    return ansible("ansible-playbook", f"--inventory={inventory}", *options, playbook)
+
+
+@cache
+def tasks(directory: Path, name: str) -> list[list[str]]:
+    """Of each play, the tasks that a run can be started at: of several with one name Ansible takes the first."""
+    listed = run(directory, name, "--list-tasks").stdout
+    seen: set[str] = set()
+    found = []
+    for text in re.split(r"^  play #\d+ ", listed, flags=re.MULTILINE)[1:]:
+        names = [line.partition("\t")[0].strip() for line in text.splitlines()[2:]]
+        fresh = [task for task in dict.fromkeys(names) if task and task not in seen]
+        seen.update(fresh)
+        found.append(fresh)
+    return found
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("beginning")
+
+
+def is_refused(done: subprocess.CompletedProcess[str]) -> None:
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output
+    # Ansible breaks its lines anywhere.
+    assert REFUSED in " ".join(output.split()), output
+    assert "Traceback" not in output
+    assert set(re.findall(r"changed=(\d+) +unreachable=(\d+)", output)) == {("0", "0")}, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task",
+    [
+        "fleet : lease | Take the lease of the fleet",
+        "fleet : Compare the host with the inventory",
+        "celery_release : Build and check the release",
+        "celery_restart : Restart what differs",
+        "verify : Wait for every service",
+    ],
+)
+def test_a_run_that_is_started_later_is_refused(directory: Path, task: str) -> None:
+    is_refused(run(directory, "site.yml", f"--start-at-task={task}"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "number"), PLAYS)
+def test_a_run_that_is_started_anywhere_in_a_play_is_refused(
+    directory: Path, name: str, number: int
+) -> None:
+    plays = tasks(directory, name)
+    assert len(plays) == len([one for one, _ in PLAYS if one == name]) + PREFLIGHT
+    for task in plays[number]:
+        is_refused(run(directory, name, f"--start-at-task={task}"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(PREFLIGHT))
+def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
+    directory: Path, number: int
+) -> None:
+    for task in tasks(directory, "site.yml")[number]:
+        done = run(directory, "site.yml", f"--start-at-task={task}")
+        output = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode != 0
+        assert "These hosts are refused" in output or REFUSED in output
+        assert "TASK [fleet : lease" not in output or REFUSED in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [("site.yml",), ("site.yml", "--check"), ("restart_workers.yml", "--limit=worker1")]
+)
+def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple[str, ...]) -> None:
+    is_refused(run(directory, options[0], "--skip-tags=always", *options[1:]))

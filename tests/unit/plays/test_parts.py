@@ -1,0 +1,167 @@
+"""Which play acts where under `--limit` and `--tags`, in real runs of the delivered site.yml.
+
+Action plugins that would call a host have stand-ins (`action/`): each writes down its call, with all of its arguments
+rendered. Everything is due, so no play ends because there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet_control.plan import PARTS, parts_in
+
+from tests.render.fleet import ROOT, ansible, prepare
+
+HERE = Path(__file__).parent
+# Parts that a task of their own brings, and is no call of `settle`.
+BY_OTHERS = {"celery_release", "celery_release_commands", "celery_worker"}
+LOOKING = {"fleet_facts", "fleet_plan", "fleet_probe", "fleet_serving", "fleet_report"}
+
+
+@dataclass
+class Walk:
+    """A run: what Ansible said, and the calls in their order."""
+
+    done: subprocess.CompletedProcess[str]
+    calls: list[dict[str, Any]]
+    groups: dict[str, list[str]]
+
+    @property
+    def settled(self) -> dict[str, set[str]]:
+        """Part -> its hosts."""
+        found: dict[str, set[str]] = {}
+        for call in self.calls:
+            if call["action"] == "settle":
+                found.setdefault(call["part"], set()).add(call["host"])
+        return found
+
+    def hosts(self, action: str, **args: Any) -> set[str]:
+        """Where a plugin was called with these arguments."""
+        return {
+            call["host"]
+            for call in self.calls
+            if call["action"] == action and args.items() <= call["args"].items()
+        }
+
+    def expected(self, tags: set[str], hosts: set[str]) -> dict[str, set[str]]:
+        """Part -> hosts of its groups, of those that the run is limited to."""
+        found = {}
+        for part in parts_in(tags, ()):
+            members = {host for group in part.groups for host in self.groups[group]} & hosts
+            # The link moves on hosts with a release; a part without hosts is a play that Ansible skips.
+            if members and part.name not in BY_OTHERS:
+                found[part.name] = members
+        return found
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Any:
+    def run(*options: str) -> Walk:
+        made = prepare("local", tmp_path, {"firewall_enabled": True})
+        calls = tmp_path / "calls"
+        calls.mkdir()
+        done = ansible(
+            "ansible-playbook",
+            *made.options,
+            *options,
+            "site.yml",
+            ANSIBLE_ACTION_PLUGINS=f"{HERE / 'action'}:{ROOT / 'plugins/action'}",
+            PYTHONPATH=f"{ROOT}:{ROOT / 'plugins/module_utils'}",
+            CALLS=str(calls),
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )
+        ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        groups = yaml.safe_load((made.inventory / "hosts.yml").read_text())["fleet"]["children"]
+        members = {group: list(found["hosts"]) for group, found in groups.items()}
+        members["fleet"] = made.names
+        return Walk(done, [json.loads(path.read_text()) for path in ordered], members)
+
+    return run
+
+
+def ended_well(found: Walk) -> None:
+    output = found.done.stdout + found.done.stderr
+    assert found.done.returncode == 0, output[-6000:]
+    assert "[WARNING]" not in output, output[-6000:]
+
+
+@pytest.mark.slow
+def test_a_whole_run_does_every_part_on_its_hosts_in_their_order(walk: Any) -> None:
+    found: Walk = walk()
+    ended_well(found)
+    everywhere = set(found.groups["fleet"])
+    assert found.settled == found.expected({"all"}, everywhere)
+    order = [call["part"] for call in found.calls if call["action"] == "settle"]
+    names = [part.name for part in PARTS if part.name in order]
+    assert list(dict.fromkeys(order)) == names
+    # Once more at the end: what Redis allowed processes of before ends then.
+    finish = [call["args"].get("finish") for call in found.calls if call["part"] == "redis"]
+    assert finish == [False, True]
+    assert order[-len(found.settled["verify"]) - 1] == "redis"
+    assert found.hosts("fleet_roll", phase="restart") == set(found.groups["celery_workers"])
+    lease = [call["args"]["state"] for call in found.calls if call["action"] == "fleet_lease"]
+    assert lease == ["present", "absent"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("worker1", marks=pytest.mark.slow),
+        pytest.param("redis1", marks=pytest.mark.long),
+        pytest.param("control1", marks=pytest.mark.long),
+    ],
+)
+def test_a_limited_run_does_all_of_its_hosts_and_nothing_elsewhere(walk: Any, host: str) -> None:
+    found: Walk = walk(f"--limit={host}")
+    ended_well(found)
+    assert found.settled == found.expected({"all"}, {host})
+    here = {host} & set(found.groups["celery_workers"])
+    assert found.hosts("fleet_roll", phase="restart") == here
+    # The lease, and what was done once in the fleet, are where they always are.
+    assert found.hosts("fleet_lease") == {"redis1"}
+    others = {call["host"] for call in found.calls} - {host}
+    assert {call["action"] for call in found.calls if call["host"] in others} <= {
+        "fleet_lease",
+        "fleet_command",
+    }
+    # Processes of before may run on the hosts that are left out.
+    assert [call["args"] for call in found.calls if call["args"].get("finish")] == []
+
+
+TAGS = sorted({tag for part in PARTS for tag in part.tags} - {"always"})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_does_its_parts_and_no_other(walk: Any, tag: str) -> None:
+    found: Walk = walk(f"--tags={tag}")
+    ended_well(found)
+    assert found.settled == found.expected({tag}, set(found.groups["fleet"]))
+    names = {part.name for part in parts_in({tag}, ())}
+    assert bool(found.hosts("fleet_roll", phase="restart")) == ("celery_worker" in names)
+    # Flower and the operator's command have releases of their own.
+    releases = {str(call["args"]["root"]) for call in found.calls if call["action"] == "release"}
+    assert ("/opt/flexiprice" in releases) == ("celery_release" in names)
+    assert ("/opt/flexiprice/flower" in releases) == ("flower" in names)
+    assert bool(found.hosts("fleet_probe")) == (tag in ("deploy", "configure"))
+
+
+@pytest.mark.slow
+def test_verify_alone_takes_no_lease_and_changes_nothing(walk: Any) -> None:
+    found: Walk = walk("--tags=verify")
+    ended_well(found)
+    assert {call["action"] for call in found.calls} == LOOKING - {"fleet_plan"}
+    assert found.hosts("fleet_serving") == set(found.groups["fleet"])
+
+
+@pytest.mark.long
+def test_a_limit_and_a_tag_meet(walk: Any) -> None:
+    found: Walk = walk("--limit=worker2,control1", "--tags=celery_beat,flower")
+    ended_well(found)
+    assert found.settled == found.expected({"celery_beat", "flower"}, {"worker2", "control1"})
