@@ -60,6 +60,15 @@ class WorkerEvent:
 
 
 @dataclass(frozen=True)
+class Revoked:
+    """A worker had a task that was revoked, and left it."""
+
+    task: str
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
 class Mark:
     """What the test did to the fleet, for the causes.
 
@@ -85,6 +94,7 @@ class Record:
     runs: Sequence[Run]
     workers: Sequence[WorkerEvent]
     marks: Sequence[Mark] = field(default=())
+    revoked: Sequence[Revoked] = field(default=())
 
     @classmethod
     def of(cls, rows: Mapping[str, Any]) -> Record:
@@ -97,7 +107,13 @@ class Record:
                 for row in sorted(rows["workers"], key=lambda row: row["at"])
             ],
             [Mark(**row) for row in rows.get("marks", ())],
+            [Revoked(**row) for row in rows.get("revoked", ())],
         )
+
+    @cached_property
+    def left(self) -> frozenset[str]:
+        """Tasks that some worker left, since they were revoked."""
+        return frozenset(found.task for found in self.revoked)
 
     @cached_property
     def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:

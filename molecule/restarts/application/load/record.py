@@ -28,6 +28,7 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 _WORKER = (
     "INSERT INTO workers (node, pid, event, queues, processes, at) VALUES (%s, %s, %s, %s, %s, %s)"
 )
+_REVOKED = "INSERT INTO revoked (task, node, at) VALUES (%s, %s, %s)"
 
 
 def connect() -> psycopg.Connection[Any]:
@@ -76,3 +77,9 @@ def note_worker(node: str, event: str, queues: Sequence[str], processes: int) ->
     with connect() as connection:
         values = (node, os.getpid(), event, list(queues), processes, time.time())
         connection.execute(_WORKER, values)
+
+
+def note_revoked(task: str, node: str) -> None:
+    """Record that a worker's main process left a task, since it was revoked; by a connection of its own as well."""
+    with connect() as connection:
+        connection.execute(_REVOKED, (task, node, time.time()))
