@@ -300,7 +300,7 @@ class Ground:
         # Begins the ids of tasks: of letters, digits and `-`, and never used before.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
-        for kind in ("log", "report.json"):
+        for kind in ("log", "report.json", "recovery.json"):
             case.path(kind).unlink(missing_ok=True)
         self.start_load(run, longest, long)
         try:
