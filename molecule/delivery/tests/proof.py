@@ -6,22 +6,12 @@ import json
 
 from ground import Ground
 from support import resp
-from support.inventory import Fleet, load_fleet
-
-
-def broker_version(fleet: Fleet) -> str:
-    """The broker's name and version, as `Redis 7.0.15`."""
-    with resp.session(fleet, "broker", "admin") as admin:
-        lines = str(admin.send("INFO", "server")).splitlines()
-    found = dict(line.partition(":")[::2] for line in lines)
-    if "valkey_version" in found:
-        return f"Valkey {found['valkey_version']}"
-    return f"Redis {found['redis_version']}"
+from support.inventory import load_fleet
 
 
 def make_ground() -> Ground:
-    """The hosts; which broker they were is kept beside the results, for the report."""
+    """The hosts; which broker they have is kept beside the results, for the report."""
     ground = Ground(load_fleet(), "delivery")
-    about = {"broker": broker_version(ground.fleet)}
+    about = {"broker": resp.version(ground.fleet, "broker")}
     (ground.results / "about.json").write_text(json.dumps(about) + "\n")
     return ground
