@@ -121,9 +121,12 @@ def _starting(record: Record, node: str, at: float) -> str:
 def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
     if first.ended is None:
         return f"run again after it was cut off: {_cut(record, first, send.seconds)[1]}"
-    if first.attempt == second.attempt and not first.redelivered and not second.redelivered:
-        # What is put back is marked: these were two messages, of a sender that was not told of the first.
-        return "sent twice" + _around(record, send.sent, None)
+    if first.attempt == second.attempt:
+        # What is put back is marked: two that are not were two messages, of a sender that was not told of the first.
+        # One of these may have been put back meanwhile; that the sender tried again shows in when it sent the next.
+        again = first.redelivered + second.redelivered
+        if again == 0 or (again == 1 and send.task in record.waited_for):
+            return "sent twice" + _around(record, send.sent, None)
     if first.ended <= second.started:
         return "run again though it had ended" + _around(record, first.ended, first.host)
     return "run twice at once" + _around(record, second.started, first.host)

@@ -6,7 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
+
+#: Seconds between two sends that are no more the rate of the load: Celery waits at least one before it tries again.
+HELD_UP = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,13 @@ class Record:
     def left(self) -> frozenset[str]:
         """Tasks that some worker left, since they were revoked."""
         return frozenset(found.task for found in self.revoked)
+
+    @cached_property
+    def waited_for(self) -> frozenset[str]:
+        """Tasks by which their sender, which sends one after the other, was held up: not told, it tried again."""
+        moments = sorted({send.sent for send in self.sends})
+        held_up = {at for at, then in pairwise(moments) if then - at > HELD_UP}
+        return frozenset(send.task for send in self.sends if send.sent in held_up)
 
     @cached_property
     def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:

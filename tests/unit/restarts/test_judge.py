@@ -136,6 +136,26 @@ def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
     assert fates(judge.doubled(found)) == {"a": "sent twice, as Redis was restarted"}
 
 
+@pytest.mark.parametrize(
+    ("next_sent", "cause"),
+    [
+        (103.2, "sent twice, as Redis was killed"),
+        (100.02, "run twice at once, as Redis was killed"),
+    ],
+)
+def test_two_messages_of_which_one_was_put_back(next_sent: float, cause: str) -> None:
+    """Told from one message that ran twice by the sender, which sends nothing else while it tries again."""
+    found = record(
+        sends=[send("a"), send("b", sent=next_sent)],
+        runs=[
+            *(run("a", 105.00, 105.10, redelivered=True), run("a", 105.02, 105.12)),
+            run("b", 105.0, 106.0),
+        ],
+        marks=[mark(99.5, "Redis was killed")],
+    )
+    assert fates(judge.doubled(found)) == {"a": cause}
+
+
 def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
     again = run("a", 130.0, 131.0, redelivered=True)
     rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), again]}
