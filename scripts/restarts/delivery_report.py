@@ -28,7 +28,7 @@ FAULTS = {
     "all connections cut": "`CLIENT KILL` of all workers' connections",
     "drains killed": "`SIGTERM`, and `SIGKILL` at some moment of the drain",
     "workers killed under every kind of message": (
-        "`kill -9` of workers; bodies of 1 kB and 1 MB, priorities, rate limits, revokes, events"
+        "`kill -9` of workers, with bodies of 1 kB and 1 MB, priorities, rate limits, revokes, events"
     ),
     "clocks 60 s off": "one host's clock 60 s ahead, one's 60 s behind, and `kill -9` of workers",
     "Redis restarted": "Redis is restarted",
