@@ -156,11 +156,7 @@ def test_wrong_clocks(ground: Ground, numbers: random.Random) -> None:
         assert clock_of(ground, ahead) > 30
         assert clock_of(ground, behind) < -30
         summary, _ = counted(ground, "clocks 60 s off", FLEET, act)
-    # Their record has their clocks, so what a kill has ended is not always known for it.
     assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
-    assert summary.doubled <= 12 * max(
-        options["concurrency"] for options in ground.instances.values()
-    )
 
 
 def test_every_kind_of_message(ground: Ground, numbers: random.Random) -> None:

@@ -56,7 +56,7 @@ def stumble(self: Task[Any, Any], seconds: float) -> None:
     if self.request.retries:
         record.end(row)
         return
-    record.end(row, retry_at=time.time() + RETRY_AFTER)
+    record.end(row, retry_at=record.now() + RETRY_AFTER)
     raise self.retry(countdown=RETRY_AFTER)
 
 
