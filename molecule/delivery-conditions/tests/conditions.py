@@ -8,7 +8,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -50,6 +50,14 @@ def drop_in(ground: Ground, host: str, unit: str, text: str) -> Iterator[None]:
         ground.fleet.must(host, f"rm -f {path} && systemctl daemon-reload")
 
 
+def start_of(ground: Ground, host: str, unit: str) -> str:
+    """The command line with which a unit starts its process."""
+    shown = ground.fleet.must(host, ["systemctl", "show", "--property=ExecStart", unit])
+    command = re.search(r"argv\[\]=(.*?) ;", shown)
+    assert command is not None, shown
+    return command[1]
+
+
 def restart_workers(ground: Ground, host: str) -> None:
     """All of a host, in order and at once."""
     ground.fleet.must(host, ["systemctl", "restart", *FLEET.units])
@@ -84,10 +92,7 @@ def kill_broker(ground: Ground, case: Case, number: int) -> None:
 def synced_always(ground: Ground) -> Iterator[None]:
     """The broker writes to its disk before it confirms: `appendfsync always`, which the roles have no variable for."""
     host, unit = broker(ground)
-    shown = ground.fleet.must(host, ["systemctl", "show", "--property=ExecStart", unit])
-    command = re.search(r"argv\[\]=(.*?) ;", shown)
-    assert command is not None, shown
-    text = f"ExecStart=\nExecStart={command[1]} --appendfsync always\n"
+    text = f"ExecStart=\nExecStart={start_of(ground, host, unit)} --appendfsync always\n"
     with drop_in(ground, host, unit, text):
         ground.fleet.must(host, ["systemctl", "restart", unit])
         assert setting(ground, "appendfsync") == "always"
@@ -215,9 +220,20 @@ def said(ground: Ground, host: str, text: str, since: float) -> bool:
 # --- clocks ----------------------------------------------------------------------------------------
 
 
+#: libfaketime takes the deadline of a sleep, which Python counts by the monotonic clock, for a time of day. So
+#: Python's processes that have it sleep in another way.
+SLEEP = (
+    'import os, select, time; "FAKETIME" in os.environ and '
+    'setattr(time, "sleep", lambda seconds: (select.select([], [], [], seconds), None)[1])\n'
+)
+
+
 @contextmanager
 def wrong_clock(ground: Ground, host: str, seconds: int) -> Iterator[None]:
-    """The workers of a host live so many seconds ahead, or behind; only the time of day, as a wrong clock has it."""
+    """The workers of a host live so many seconds ahead, or behind; only the time of day, as a wrong clock has it.
+
+    That is their own processes: what their units run to stop them and to hand back has the host's clock.
+    """
     installed = ground.fleet.execute(
         host, "apt-get -qq update && apt-get -qq install --yes libfaketime", timeout=300
     )
@@ -233,11 +249,20 @@ def wrong_clock(ground: Ground, host: str, seconds: int) -> Iterator[None]:
         # For the record, which is to have the right time: all containers share this machine's monotonic clock.
         "LOAD_MONOTONIC_OFFSET": str(time.time() - time.monotonic()),
     }
-    text = "".join(f'Environment="{key}={value}"\n' for key, value in values.items())
-    with drop_in(ground, host, "load-worker@.service", text):
+    words = " ".join(f"{key}={value}" for key, value in values.items())
+    root = ground.fleet.expected[host]["celery_app_root"]
+    packages = ground.fleet.must(host, f"ls -d {root}/current/venv/lib/python3*/site-packages")
+    hook = f"{packages.strip()}/wrong_clock.pth"
+    ground.fleet.must(host, f"cat > {hook} && chmod 0644 {hook}", SLEEP)
+    with ExitStack() as stack:
+        stack.callback(restart_workers, ground, host)
+        stack.callback(ground.fleet.must, host, ["rm", hook])
+        for unit in FLEET.units:
+            command = start_of(ground, host, unit)
+            text = f"ExecStart=\nExecStart=/usr/bin/env {words} {command}\n"
+            stack.enter_context(drop_in(ground, host, f"{unit}.service", text))
         restart_workers(ground, host)
         yield
-    restart_workers(ground, host)
 
 
 def clock_of(ground: Ground, host: str) -> float:
