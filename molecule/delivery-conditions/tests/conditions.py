@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from deaths import LEASE, PAUSE, Recoveries, kill_worker, unit_of, wait_until_active
+from deaths import LEASE, PAUSE, Recoveries, kill_clients, kill_worker, unit_of, wait_until_active
 from faults import bring_back, docker
 from ground import FLEET, Case, Ground, end_of, playbook
 from support import resp
-from support.deliveries import cut_connections, held
+from support.deliveries import held
 from support.inventory import ROOT
 from support.waiting import wait_for
 
@@ -170,7 +170,7 @@ def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
             )
             # In place: Docker has mounted the file.
             ground.fleet.must(host, f"echo '127.0.0.1 {name}' >> /etc/hosts")
-        leave_connections(ground, case)
+        kill_clients(ground, case)
         for host in ground.workers:
             wait_for(f"{host} goes through its proxy", 30, lambda: proxied(ground, host))  # noqa: B023  # called at once
         yield
@@ -178,16 +178,10 @@ def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
         for host in ground.workers:
             ground.fleet.must(
                 host,
-                f"grep -v '^127.0.0.1 {name}$' /etc/hosts > {LATE}/hosts; cat {LATE}/hosts > /etc/hosts; "
-                f"systemctl stop late-broker late-results; rm -r {LATE}",
+                f"mkdir -p {LATE}; grep -v '^127.0.0.1 {name}$' /etc/hosts > {LATE}/hosts; "
+                f"cat {LATE}/hosts > /etc/hosts; systemctl stop late-broker late-results; rm -r {LATE}",
             )
-        leave_connections(ground, case)
-
-
-def leave_connections(ground: Ground, case: Case) -> None:
-    """Have all workers connect anew."""
-    case.mark("all connections were cut")
-    cut_connections(ground.fleet)
+        kill_clients(ground, case)
 
 
 def proxied(ground: Ground, host: str) -> bool:
