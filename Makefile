@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-delivery bench-restarts docs clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-delivery bench-restarts report-delivery docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ bench-delivery: setup ## what taking messages costs beside stock Celery, on Redi
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report
+
+report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-outages, delivery-conditions
+	@python -m scripts.restarts.delivery_report
 
 docs: setup ## docs/reference.md, from the roles' own specs
 	@python scripts/reference.py
