@@ -339,7 +339,7 @@ def test_a_broker_that_is_away_ends_nothing(
             consumer.idle()
         away.stop()
         if not running:
-            consumer.channel._line.armed = False
+            consumer.channel._line.forget()
             with pytest.raises((OSError, RedisConnectionError)):
                 until(lambda: consumer.turn())
         consumer.close()
