@@ -14,8 +14,8 @@ wake-up is lost. What Redis does not push is what this connection itself has wri
 something was taken from, and whose watching ended by that. It stays hot until it is found empty.
 
 A push that comes while a take is on its way is heard after that take: a message may so be overtaken by one of
-lower priority. The net asks for all lists once in :data:`NET` seconds, whatever was pushed: an armed line so
-shows that Redis answers, too.
+lower priority. The net asks for all lists once in :data:`NET` seconds, whatever was pushed, and so shows that
+Redis answers.
 Where Redis refuses client tracking, a BLMOVE within one list, from its head to its head, is the bell: of
 the first list at once, of the others within :data:`BLIND_WAIT`.
 """
@@ -38,8 +38,9 @@ from celery_fleet.redact import redact
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two questions of an armed line, and after which any line asks for all lists.
-NET = 1.0
+#: Seconds between two questions of an armed line, and after which any line asks for all lists. Each second of
+#: an idle worker has room for two commands, and the rest of Celery and the lease have one and a bit.
+NET = 1.25
 
 #: Hot lists that a take asks for while takes bring something: the first few have it, most of the time.
 FEW = 4
@@ -168,7 +169,7 @@ class Line:
     @property
     def armed(self) -> bool:
         """Whether nothing is due, and all lists are watched, were empty, and have not been told of since."""
-        return self.bell and self.due is None and self._hot == set() and not self._unread
+        return self.due is None and self._hot is not None and not self._hot and not self._unread
 
     @property
     def idle(self) -> bool:
