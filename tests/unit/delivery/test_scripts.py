@@ -87,14 +87,13 @@ def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redi
 )
 def test_what_was_empty_is_watched(
     broker: redis.Redis,
-    _server: Server,
     watch: int,
     sent: dict[str, int],
     answer: list[Any] | None,
     watched: str,
 ) -> None:
     """And never what each take writes."""
-    with listener(_server) as (client, heard):
+    with listener(broker) as (client, heard):
         for name, number in sent.items():
             broker.lpush(name, *range(1, number + 1))
         assert take(client, *"abcd", watch=watch) == answer
@@ -105,11 +104,9 @@ def test_what_was_empty_is_watched(
         assert heard == list(watched)
 
 
-def test_what_was_empty_is_watched_though_another_list_was_not(
-    broker: redis.Redis, _server: Server
-) -> None:
+def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Redis) -> None:
     for watch in (1, 2):
-        with listener(_server) as (client, heard):
+        with listener(broker) as (client, heard):
             broker.lpush("c", "1", "2")
             assert take(client, *"abcd", watch=watch) == [2, b"1"]
             broker.lpush("b", "x")
@@ -120,9 +117,10 @@ def test_what_was_empty_is_watched_though_another_list_was_not(
 
 
 @contextmanager
-def listener(server: Server) -> Iterator[tuple[redis.Redis, list[str]]]:
+def listener(broker: redis.Redis) -> Iterator[tuple[redis.Redis, list[str]]]:
     """A client with tracking, and the keys that it has been told of."""
-    with redis.Redis(port=server.port, protocol=3, single_connection_client=True) as client:
+    port = broker.get_connection_kwargs()["port"]
+    with redis.Redis(port=port, protocol=3, single_connection_client=True) as client:
         heard: list[str] = []
         client.connection._parser.set_invalidation_push_handler(
             lambda push: heard.extend(name.decode() for name in push[1])
