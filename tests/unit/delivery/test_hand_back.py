@@ -134,8 +134,8 @@ class Dead:
         tag = self.tags.next()
         self.broker.lpush(key or queue, item)
         self.broker.script_load(TAKE.text)
-        names = ["unacked", "unacked_index", key or queue]
-        self.broker.evalsha(TAKE.sha, 3, *names, tag, "0", json.dumps(queue))
+        held = ("unacked", "unacked_index")
+        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, "0", *held, json.dumps(queue))
         assert self.broker.hget("unacked", tag)
         return tag
 
