@@ -10,7 +10,7 @@ from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_s
 from .owners import check_owners
 from .report import grouped
 
-SUPPORTED: Final = {"debian": ("12",)}
+SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
 # Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
