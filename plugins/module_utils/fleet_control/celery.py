@@ -767,6 +767,8 @@ def redis_state(
     host: str,
     ca: str,
     timeout: float,
+    flavor: str = "redis",
+    setinfo: bool = False,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -779,6 +781,8 @@ def redis_state(
         host: A name or an address under which the host reaches itself.
         ca: Path, on the host, of the certificate that signs its own.
         timeout: Seconds until an instance has to serve.
+        flavor: `redis` or `valkey`: which server it is, and what its Unix user is called.
+        setinfo: See `acl`.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
@@ -798,14 +802,14 @@ def redis_state(
             },
             {
                 "dest": f"{own}/users.acl",
-                "content": acl(str(instance["kind"]), passwords, names),
-                "group": "redis",
+                "content": acl(str(instance["kind"]), passwords, names, setinfo),
+                "group": flavor,
                 "mode": "0640",
                 "secret": True,
             },
         ]
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
-        checks.append({"redis": read[0], "files": read})
+        checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
             {
                 "name": unit,

@@ -322,6 +322,34 @@ def test_a_trial_keeps_the_numbers_of_lines() -> None:
     assert "dir /scratch" in text.splitlines()
 
 
+def test_the_server_of_a_flavour_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "redis.conf").write_text("")
+    asked: list[str] = []
+    monkeypatch.setattr(validate, "program", lambda name: asked.append(name) or "/bin/false")
+    check = Check((f"{tmp_path}/*",), redis=str(tmp_path / "redis.conf"), flavor="valkey")
+    found = Checks([check], [str(tmp_path / "redis.conf")], [], "/units/", Asked())
+    (refusal,) = found.refusals()
+    assert refusal.startswith(f"valkey-server refuses {tmp_path}/redis.conf: ")
+    assert asked == ["valkey-server"]
+
+
+def test_what_a_drop_in_takes_back_is_not_executed(tmp_path: Path) -> None:
+    names = {
+        "/units/r@.service": "[Service]\nExecStartPre=-+/bin/true\nExecStart=/no/such a\n",
+        "/units/r@x.service.d/10-fleet.conf": "[Service]\nExecStart=\nExecStart=/bin/sh b\n",
+    }
+    for taken_back, units in ((True, ["r@x.service"]), (False, [])):
+        asked = Asked()
+        texts = dict(names)
+        if not taken_back:
+            texts["/units/r@x.service.d/10-fleet.conf"] = "[Service]\nExecStart=/bin/sh b\n"
+        found = Checks([], list(texts), ["r@x.service"], "/units/", asked)
+        found._leave_out({path: candidate(text) for path, text in texts.items()})
+        assert found.units == units
+
+
 def test_a_check_of_redis_is_left_out_where_it_is_not_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
