@@ -7,6 +7,7 @@ refused; or, in a plan, in a mount namespace of their own, where nothing live is
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import os
 import pwd
 import re
@@ -298,8 +299,13 @@ def _essence(output: str) -> str:
     for number, line in enumerate(lines):
         if "FATAL CONFIG FILE ERROR" in line:
             return " ".join(_without_secret(line) for line in lines[number + 1 :])
-    # Its last words are the reason.
     logged = [found[1] for line in lines if (found := _WARNING.match(line))]
+    # From Redis 7.2 on a directive that it does not know could be a module's, until no module has asked for it.
+    for number, line in enumerate(logged):
+        if line.startswith("Unresolved Configuration"):
+            unknown = itertools.takewhile(lambda one: one.startswith(">>> "), logged[number + 1 :])
+            return " ".join(f"{_without_secret(one)} Bad directive" for one in unknown)
+    # Its last words are the reason.
     return redacted(logged[-1]) if logged else ""
 
 
