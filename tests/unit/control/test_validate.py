@@ -329,7 +329,7 @@ def test_what_redis_8_says_of_directives_that_it_does_not_know() -> None:
 657:M 21 Nov 2026 01:06:43.916 # Unresolved Configuration(s) Detected:
 657:M 21 Nov 2026 01:06:43.916 # >>> 'nosuch 1'
 657:M 21 Nov 2026 01:06:43.916 # >>> 'user x >hush'
-657:M 21 Nov 2026 01:06:43.916 # Module Configuration detected without loadmodule directive or no ApplyConfig call: aborting
+657:M 21 Nov 2026 01:06:43.916 # Module Configuration detected without loadmodule directive: aborting
 """
     assert validate._essence(said) == "“nosuch 1”: Bad directive “user <secret>”: Bad directive"
 
