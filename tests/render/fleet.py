@@ -93,6 +93,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# And on Debian 13; what this machine's own systemd would judge is left out.
+VALKEY: dict[str, Any] = {**PRODUCTION, "redis_flavor": "valkey"}
 
 
 @dataclass

@@ -370,6 +370,8 @@ _RESULTS_COMMANDS = {
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 # Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
 _FLEET_KEYS = "fleet:*"
+# And what the probe for a full broker would write to (`celery_fleet.broker.ROOM`): everybody asks that.
+_ROOM_KEY = "fleet:room"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 
@@ -399,7 +401,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
         bindings = [f"_kombu.binding{kind}.{name}" for name in names for kind in ("", "_permanent")]
-        return [f"%W~{key}" for key in [*tasks, *bindings]]
+        return [f"%W~{key}" for key in [*tasks, *bindings, _ROOM_KEY]]
     if component == "flower":
         bindings = [
             f"_kombu.binding{kind}.{name}"
@@ -409,6 +411,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         keys = [*replies, "celeryev.*", *bindings, "_kombu.binding_deadlines", "unacked_mutex"]
         return [
             *(f"~{key}" for key in keys),
+            f"%W~{_ROOM_KEY}",
             *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"]),
         ]
     keys = [
@@ -767,6 +770,8 @@ def redis_state(
     host: str,
     ca: str,
     timeout: float,
+    flavor: str = "redis",
+    setinfo: bool = False,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -779,6 +784,8 @@ def redis_state(
         host: A name or an address under which the host reaches itself.
         ca: Path, on the host, of the certificate that signs its own.
         timeout: Seconds until an instance has to serve.
+        flavor: `redis` or `valkey`: which server it is, and what its Unix user is called.
+        setinfo: See `acl`.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
@@ -798,14 +805,14 @@ def redis_state(
             },
             {
                 "dest": f"{own}/users.acl",
-                "content": acl(str(instance["kind"]), passwords, names),
-                "group": "redis",
+                "content": acl(str(instance["kind"]), passwords, names, setinfo),
+                "group": flavor,
                 "mode": "0640",
                 "secret": True,
             },
         ]
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
-        checks.append({"redis": read[0], "files": read})
+        checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
             {
                 "name": unit,

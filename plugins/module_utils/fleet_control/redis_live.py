@@ -102,7 +102,8 @@ LIVE = frozenset(
 READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # Seconds for the server's answer to all commands of one change.
 _PATIENCE = 20.0
-_CLI = "/usr/bin/redis-cli"
+# Redis's client and Valkey's take the same arguments and talk to both.
+_CLIENTS = ("/usr/bin/redis-cli", "/usr/bin/valkey-cli")
 # Label in the record of a unit for a user who is allowed more than the file says. A label of its own differs from all
 # that is ever wanted.
 _WIDER = "wider"
@@ -346,9 +347,10 @@ def talk_by_cli(access: RedisAccess, commands: Sequence[Command]) -> list[object
     where = f"{access.host}:{access.port}"
     arguments = ["--tls", "--cacert", access.ca, "-h", access.host, "-p", str(access.port)]
     text = "".join(" ".join(_quoted(word) for word in command) + "\n" for command in commands)
+    client = next((path for path in _CLIENTS if os.access(path, os.X_OK)), _CLIENTS[0])
     try:
         done = subprocess.run(
-            [_CLI, *arguments, "--user", access.user, "--no-auth-warning", "--json"],
+            [client, *arguments, "--user", access.user, "--no-auth-warning", "--json"],
             input=text,
             capture_output=True,
             text=True,
@@ -358,7 +360,7 @@ def talk_by_cli(access: RedisAccess, commands: Sequence[Command]) -> list[object
             check=False,
         )
     except FileNotFoundError:
-        raise RedisError(f"{_CLI} is not installed") from None
+        raise RedisError(f"{client} is not installed") from None
     except subprocess.TimeoutExpired:
         raise RedisError(f"Redis at {where} did not answer within {_PATIENCE:.0f} s") from None
     trouble = [

@@ -62,11 +62,13 @@ class Check:
         command: The daemon's, with its arguments; or none, and
         redis: path of a redis.conf, with which a server is started for a moment, without data and without a port.
         files: Glob patterns of the files that it reads.
+        flavor: `redis` or `valkey`: which server that is.
     """
 
     files: tuple[str, ...]
     command: tuple[str, ...] = ()
     redis: str = ""
+    flavor: str = "redis"
 
 
 @dataclass(frozen=True)
@@ -254,11 +256,12 @@ def _command(item: Mapping[str, Any], where: str) -> Command:
 
 
 def _check(item: Mapping[str, Any], where: str) -> Check:
-    _known(item, {"command", "redis", "files"}, where, needed=("files",))
+    _known(item, {"command", "redis", "flavor", "files"}, where, needed=("files",))
     command, redis = _texts(item.get("command", []), where), str(item.get("redis", ""))
     if bool(command) == bool(redis):
         raise WantedError(f"{where}: must have either command or redis")
-    return Check(files=_texts(item["files"], where), command=command, redis=redis)
+    flavor = str(item.get("flavor", "redis"))
+    return Check(files=_texts(item["files"], where), command=command, redis=redis, flavor=flavor)
 
 
 def _redis(item: Any, where: str) -> RedisAccess | None:

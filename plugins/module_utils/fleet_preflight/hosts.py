@@ -10,9 +10,12 @@ from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_s
 from .owners import check_owners
 from .report import grouped
 
-SUPPORTED: Final = {"debian": ("12",)}
+SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
+FLAVORS: Final = ("redis", "valkey")
+# Of those that are supported.
+WITHOUT_VALKEY: Final = ("12",)
 # Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
 CLOCK_WITHIN: Final = 5.0
 
@@ -143,6 +146,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             value=unit,
             hosts=(host,),
         )
+    yield from _flavor(host, facts)
     yield from check_owners(host, facts)
     offset = as_number(facts.get("clock_offset")) or 0.0
     if abs(offset) > CLOCK_WITHIN:
@@ -154,3 +158,26 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             hosts=(host,),
             severity=Severity.WARNING,
         )
+
+
+def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Whether the host has the server that `redis_flavor` names, and its data is that server's."""
+    flavor = str(facts.get("redis_flavor") or "")
+    lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
+    if flavor == "valkey" and lacking and "valkey-server" not in as_strings(facts.get("packages")):
+        yield Problem(
+            "redis_flavor",
+            "is in no package of this host's distribution",
+            "use a host with Debian 13, or redis_flavor: redis",
+            value=flavor,
+            hosts=(host,),
+        )
+    for path, owner in as_mapping(facts.get("redis_data")).items():
+        if owner in FLAVORS and owner != flavor:
+            yield Problem(
+                "redis_flavor",
+                f"is not whose data lies in {path}: that is {owner}'s, and not all of it can be read by the other",
+                f"leave it at {owner}, or see “Redis or Valkey” in docs/operations.md",
+                value=flavor,
+                hosts=(host,),
+            )

@@ -39,7 +39,7 @@ _TAKEN_NAMES: Final = frozenset(
     dhcp docker dpkg exim4 fail2ban git grub initramfs-tools installer journal logrotate lost-found mariadb mysql nginx
     ntp pam polkit-1 postfix postgres postgresql postgresql-common private puppet python python3 rabbitmq redis
     redis-server rsyslog runit samba snapd sudo supervisor sysstat systemd ubuntu-advantage ucf ufw unattended-upgrades
-    upstart usbutils vim wtmp btmp xml-core
+    upstart usbutils valkey valkey-server vim wtmp btmp xml-core
     basic bluetooth default emergency exit factory-reset final first-boot-complete getty getty-pre graphical halt
     hibernate hybrid-sleep init initrd initrd-fs initrd-switch-root initrd-usr kexec local-fs local-fs-pre machine
     machines multi-user network network-online network-pre nss-lookup nss-user-lookup paths poweroff printer

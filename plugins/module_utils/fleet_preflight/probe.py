@@ -1,8 +1,8 @@
 """What `fleet_facts` asks a host: one stdlib script, run by the host's own Python.
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
-on stdin with `paths`, `names` to resolve, `units` to look at, `ports`, `marks`, a pattern of files, and `files` that
-may be there. Output: one JSON object.
+on stdin with `paths`, `names` to resolve, `units` to look at, `ports`, `marks`, a pattern of files, and `files` and
+directories of `data` that may be there. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import platform
+import pwd
 import shutil
 import socket
 import subprocess
@@ -125,6 +126,21 @@ def marks(pattern: str) -> list[dict[str, object]]:
     return found
 
 
+def owners(paths: list[str]) -> dict[str, str]:
+    """Who owns the paths, as far as they are there: the user's name, or its number where nobody has it."""
+    found = {}
+    for path in paths:
+        try:
+            owner = os.stat(path).st_uid
+        except OSError:
+            continue
+        try:
+            found[path] = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            found[path] = str(owner)
+    return found
+
+
 def listening(ports: list[int]) -> dict[str, int]:
     """Inodes of the sockets that listen on one of the ports, each with its port."""
     found = {}
@@ -200,6 +216,7 @@ def main() -> None:
         "active_units": active(wanted["units"]),
         "marks": marks(wanted["marks"]),
         "listeners": listeners(wanted["ports"]),
+        "redis_data": owners(wanted["data"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "uid": os.geteuid(),
     }

@@ -26,7 +26,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
@@ -45,7 +45,9 @@ class Server:
         self.ca = directory / "ca.crt"
         for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
             (directory / name).write_text(text)
-        (directory / "users.acl").write_text(roles.acl("broker", PASSWORDS, QUEUES))
+        (directory / "users.acl").write_text(
+            roles.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+        )
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:

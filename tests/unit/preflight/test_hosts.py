@@ -39,7 +39,8 @@ def test_a_good_host_passes() -> None:
     [
         ({"reachable": False, "reason": "no route"}, "host", "no route", Severity.ERROR),
         ({"uid": 1000}, "ansible_become", "root", Severity.ERROR),
-        ({"distribution_version": "13"}, "distribution", "not supported", Severity.ERROR),
+        ({"distribution_version": "11"}, "distribution", "not supported", Severity.ERROR),
+        ({"distribution_version": "14"}, "distribution", "not supported", Severity.ERROR),
         ({"distribution": "ubuntu"}, "distribution", "not supported", Severity.ERROR),
         ({"systemd_is_init": False}, "systemd", "process 1", Severity.ERROR),
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
@@ -47,6 +48,13 @@ def test_a_good_host_passes() -> None:
         ({"unresolved_names": ["redis1"]}, "celery_app_broker_host", "resolve", Severity.ERROR),
         ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
         ({"clock_offset": -90.0}, "clock", "behind", Severity.WARNING),
+        ({"redis_flavor": "valkey"}, "redis_flavor", "in no package", Severity.ERROR),
+        (
+            {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "valkey"}},
+            "redis_flavor",
+            "/data/shop-broker: that is valkey's",
+            Severity.ERROR,
+        ),
     ],
 )
 def test_a_host_that_is_refused(
@@ -55,6 +63,21 @@ def test_a_host_that_is_refused(
     (found,) = check_facts({"a": {**GOOD, **change}}, {})
     assert (found.variable, found.severity, found.hosts) == (variable, severity, ("a",))
     assert message in found.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distribution_version": "13"},
+        {"redis_flavor": "valkey", "distribution_version": "13"},
+        {"redis_flavor": "valkey", "packages": ["valkey-server"]},
+        {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
+        # A user of neither: a directory that somebody has made, which systemd gives to the server.
+        {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "root"}},
+    ],
+)
+def test_a_host_that_serves(change: dict[str, Any]) -> None:
+    assert check_facts({"a": {**GOOD, **change}}, {}) == []
 
 
 def test_the_same_of_several_hosts_is_one() -> None:
@@ -83,6 +106,7 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     assert [mark.get("app") for mark in facts["marks"]] == ["a", None, None]
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
     assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
+    assert facts["redis_data"] == {str(tmp_path): tmp_path.owner()}
     (listeners,) = facts["listeners"].values()
     with open("/proc/self/comm", encoding="utf-8") as stream:
         assert [who["command"] for who in listeners] == [stream.read().strip()]
@@ -118,6 +142,7 @@ def probed(tmp_path: Path, port: int) -> dict[str, Any]:
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
+                "data": [str(tmp_path), f"{tmp_path}/none"],
             }
         ),
         capture_output=True,

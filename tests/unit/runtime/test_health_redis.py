@@ -19,7 +19,7 @@ from celery_fleet import health_checks, health_redis
 from celery_fleet.health_checks import Setup
 from celery_fleet.health_redis import Client, ProtocolError, RedisError, Server
 from celery_fleet.health_result import BAD, GOOD, WARNING
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
 PASSWORD = "s3cr3t/of:the@operator"
@@ -52,7 +52,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     certificate, key = authority.issue(["IP:127.0.0.1"])
     for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
         (directory / name).write_text(text)
-    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES)
+    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
     (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
