@@ -10,6 +10,7 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
+      versions: {redis-server: "5:7.0.15-1"},  # of a host for Redis: what is installed, or else would be
       claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see fleet_control.claims
       marks: [the claims of all applications that lie there],
       listeners: {"443": [{command, unit}]},         # on the ports of the claims
@@ -73,6 +74,7 @@ class ActionModule(ActionBase):
             "paths": PATHS,
             "names": sorted(names),
             "units": units,
+            "versions": ["redis-server"] if "redis" in variables["group_names"] else [],
             "marks": MARKS,
             "ports": ports,
             "files": [

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 
 from . import redact
-from .model import FLEET, MEMBER_GROUPS, UNKNOWN, Control, Model, RenderFailure
+from .model import (
+    CONNECTION,
+    ENCRYPTED,
+    FLEET,
+    MEMBER_GROUPS,
+    UNKNOWN,
+    Control,
+    Model,
+    RenderFailure,
+)
 from .specs import RoleSpec, Specs
 
 Render = Callable[[object], object]
@@ -93,8 +102,9 @@ def build(
     given: dict[str, frozenset[str]] = {}
     failures: list[RenderFailure] = []
     plain: dict[int, tuple[object, object]] = {}
+    raw: dict[str, Mapping[str, object]] = {}
     for name in names:
-        own = variables(name)
+        own = raw[name] = variables(name)
         roles = [
             role
             for role in specs.roles.values()
@@ -104,7 +114,7 @@ def build(
         given[name] = frozenset(key for key in own if isinstance(key, str))
         hosts[name], failed = _host(name, specs, own, roles, make_render, plain)
         failures += failed
-    return Model(specs, groups, hosts, given, control, tuple(failures))
+    return Model(specs, groups, hosts, given, control, tuple(failures), raw)
 
 
 def _host(
@@ -121,7 +131,7 @@ def _host(
     together.update(own)
     work = _Host(name, specs, together, make_render(together), plain)
     values: dict[str, object] = {}
-    for key in specs.options:
+    for key in (*specs.options, *CONNECTION):
         if key in own:
             values[key] = work.value(key, own[key], given=True)
     for role in roles:
@@ -161,7 +171,7 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
         found = _UNDEFINED.search(text)
         return f"can't be rendered: {text}", found[1] if found else ""
     if "vault" in type(error).__name__.lower() or "decrypt" in str(error).lower():
-        return "is encrypted, and no vault password that was given opens it", ""
+        return ENCRYPTED, ""
     if isinstance(error, RecursionError):
         return "is nested without an end", ""
     if secret or not isinstance(error, AnsibleError):

@@ -102,7 +102,7 @@ def model(
         given = {**everywhere, **own.get(host, {})}
         magic = {"inventory_hostname": host, "groups": dict(members), "inventory_dir": "/inventory"}
         mine = trusted(given)
-        return {**mine, **magic, "hostvars": {host: mine}}
+        return {**magic, **mine, "hostvars": {host: mine}}
 
     def renderer(available: dict[str, object]) -> Any:
         return Templar(loader=DataLoader(), variables=available).template

@@ -218,6 +218,17 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_task_routes['app.*'].queue", "no enabled worker", "consumed are"),
     ("celery_app_task_routes/app.*", "discounts", "celery_app_task_routes['app.*']",
      "a string where a mapping", "{queue: …}"),
+    ("celery_app_task_routes/app.*", None, "celery_app_task_routes['app.*']", "empty where a mapping", "{queue: …}"),
+    ("celery_app_task_routes/app.*", ["discounts"], "celery_app_task_routes['app.*']", "a list where", "{queue: …}"),
+    ("celery_app_task_routes/app.*", {"qeue": "discounts"}, "celery_app_task_routes['app.*'].qeue", "no key known",
+     "queue?"),
+    ("celery_app_task_routes/app.*", {"queue": ["discounts"]}, "celery_app_task_routes['app.*'].queue",
+     "a list where the name of a queue", "write the queue's name"),
+    ("celery_app_task_routes/app.*", {"queue": ""}, "celery_app_task_routes['app.*'].queue", "no queue name", "begin"),
+    ("celery_app_task_routes/app tasks", {"queue": "discounts"}, "celery_app_task_routes['app tasks']", "fits no task",
+     "as Celery registers it"),
+    (f"{B}/clean/options", {"priorty": 3}, f"{B}.clean.options.priorty", "no option that Celery", "priority?"),
+    (f"{B}/history/interval", 1e300, f"{B}.history.interval", "longer than Python", "fewer"),
     # secrets
     ("redis_passwords/worker", "", "redis_passwords.worker", "is empty", "openssl rand"),
     ("redis_passwords/worker", "CHANGE_ME", "redis_passwords.worker", "placeholder", "openssl"),
@@ -438,6 +449,9 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
         ({"celery_beat": ["control1", "worker1"]}, "celery_beat", "more than one host"),
         ({"celery_beat": []}, "celery_beat", "nothing would send them"),
         ({"flower": ["control1", "other"]}, "flower", "not in fleet"),
+        ({"celery_worker": ["worker3"]}, "celery_worker", "looks like the group celery_workers"),
+        ({"flowers": ["worker1"]}, "flowers", "looks like the group flower"),
+        ({"fleet": [*GROUPS["fleet"], "idle1"]}, "fleet", "nothing would run there"),
     ],
 )
 def test_groups(
@@ -445,6 +459,65 @@ def test_groups(
 ) -> None:
     found = problems(variables, groups={**GROUPS, **groups})
     assert any(one.variable == variable and message in one.message for one in found), text_of(found)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        # A group within ours, one of the same kind elsewhere, and names that are nobody's.
+        {"flowers": ["control1"]},
+        {"redis2": ["cache1"], "redis_9": ["cache2"]},
+        {"databases": ["db1"], "workers": ["worker9"]},
+    ],
+)
+def test_groups_of_ones_own(variables: Variables, groups: dict[str, list[str]]) -> None:
+    assert problems(variables, groups={**GROUPS, **groups}) == []
+
+
+def test_a_machine_is_one_host(variables: Variables) -> None:
+    twice = {**ADDRESSES, "worker2": ADDRESSES["worker1"]}
+    one = only(problems(variables, twice))
+    assert (one.variable, one.value, one.hosts) == ("ansible_host", "10.1.0.2", ("worker2",))
+    assert "address of worker1" in one.message
+    # By its name, too; but not another port of a machine that forwards, nor the control side itself.
+    assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
+    twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}
+    assert problems(variables, twice) == []
+    assert problems({**variables, "ansible_connection": "local", "ansible_host": "x"}) == []
+
+
+def test_a_host_without_the_address_that_all_others_have(variables: Variables) -> None:
+    given = {name: address for name, address in ADDRESSES.items() if name != "worker2"}
+    one = only(problems(variables, given))
+    assert (one.variable, one.hosts, one.severity) == (
+        *("ansible_host", ("worker2",)),
+        Severity.WARNING,
+    )
+    del given["worker1"]
+    assert problems(variables, given) == []
+
+
+def test_files_for_groups_and_hosts_that_are_not_there(
+    variables: Variables, tmp_path: Path
+) -> None:
+    for name in (
+        "celery_worker.yml",
+        "fleet/vault.yml",
+        "all.yml",
+        ".x.yml",
+        "README.md",
+        "prod/a.yml",
+    ):
+        path = tmp_path / "group_vars" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "host_vars/worker11").mkdir(parents=True)
+    found = problems({**variables, "inventory_dir": str(tmp_path)})
+    assert {(one.variable, one.severity, one.remedy) for one in found} == {
+        ("group_vars/celery_worker", Severity.ERROR, "did you mean celery_workers?"),
+        ("group_vars/prod", Severity.WARNING, "rename or remove it, or add the group"),
+        ("host_vars/worker11", Severity.ERROR, "did you mean worker1?"),
+    }
 
 
 def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
@@ -638,8 +711,8 @@ def test_hosts_that_do_not_exist_yet_get_one_answer(variables: Variables) -> Non
 
 
 def test_hosts_that_exist_need_no_hint(variables: Variables) -> None:
-    variables |= {"preflight_hosts_hint": "run make demo", "ansible_host": "192.0.2.1"}
-    assert problems(variables) == []
+    variables |= {"preflight_hosts_hint": "run make demo"}
+    assert problems(variables, ADDRESSES) == []
 
 
 @pytest.mark.parametrize(
