@@ -30,8 +30,14 @@ _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
 _REDIS_SIZE: Final = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 _REDIS_UNITS: Final = {
-    "": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6,
-    "mb": 2**20, "g": 10**9, "gb": 2**30,
+    "": 1,
+    "b": 1,
+    "k": 10**3,
+    "kb": 2**10,
+    "m": 10**6,
+    "mb": 2**20,
+    "g": 10**9,
+    "gb": 2**30,
 }
 
 
@@ -109,7 +115,7 @@ def _memory(
 
 
 def worker_bytes(options: Mapping[str, object], processors: float, memory: float) -> float | None:
-    """Bytes that a worker may come to: concurrency times the limit of a process, or its unit's limit; nothing without either.
+    """Bytes that a worker may come to: all its processes at their limit, or its unit's limit; nothing without either.
 
     Args:
         options: Of the worker, over its defaults.
