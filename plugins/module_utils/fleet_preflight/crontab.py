@@ -71,9 +71,7 @@ def _part(field: Field, part: str) -> list[int]:
     start = _number(field, first)
     if not dash:
         if slash:
-            raise ValueError(
-                f"has a step on the single number {start}, where * or a range is due"
-            )
+            raise ValueError(f"has a step on the single number {start}, where * or a range is due")
         return [start]
     end = _number(field, last)
     if end < start:

@@ -81,7 +81,10 @@ def inventories(draw: Draw, source: Path) -> Inventory:
         "flower_auth_password": secret(11),
         "flower_cookie_secret": secret(12),
         "celery_producer_web_auth_password": secret(13),
-        "celery_app_secret_env": {"API_KEY": secret(14), "DATABASE_URL": f"pg://u:{secret(15)}@d/x"},
+        "celery_app_secret_env": {
+            "API_KEY": secret(14),
+            "DATABASE_URL": f"pg://u:{secret(15)}@d/x",
+        },
         "celery_app_urls": {"OTHER_URL": {"scheme": "a", "host": "h", "password": secret(16)}},
     }
     return Inventory(copy.deepcopy(draw(st.sampled_from([ALONE, APART]))), found)
@@ -176,8 +179,28 @@ _TEMPLATES: Final = (
     *("{{ celery_app_secret_env.API_KEY | int }}", "{{ 'x' * 100000 }}", "{{ range(5) }}", "{{ 2 ** 99 }}"),
     *("{# a #}", "{{ '{{' }}", "#jinja2: trim_blocks: False\nx", "{{ celery_app_name }} {{ celery_app_name }}"),
 )  # fmt: skip
-_OTHERS: Final = (None, True, False, [], {}, [[]], [None], [{}], {"a": {}}, {"": 1}, {1: 2}, {None: None}, {True: 1})
-_SECRET_NAMES: Final = ("redis_pasword", "redis_password", "my_password", "celery_app_secrets", "pki_passphrase")
+_OTHERS: Final = (
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    [{}],
+    {"a": {}},
+    {"": 1},
+    {1: 2},
+    {None: None},
+    {True: 1},
+)
+_SECRET_NAMES: Final = (
+    "redis_pasword",
+    "redis_password",
+    "my_password",
+    "celery_app_secrets",
+    "pki_passphrase",
+)
 
 
 def values() -> st.SearchStrategy[Any]:
@@ -192,7 +215,7 @@ def values() -> st.SearchStrategy[Any]:
 def mutations(draw: Draw, inventory: Inventory) -> Inventory:
     """The inventory with one to three things changed."""
     found = copy.deepcopy(inventory)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         _KINDS[draw(st.sampled_from(sorted(_KINDS)))](draw, found)
     return found
 
@@ -254,6 +277,40 @@ def _option(draw: Draw, inventory: Inventory) -> None:
         worker[name] = draw(values())
 
 
+def odd(option: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of the type that a spec wants, which it takes for the most part; but none that anybody expects."""
+    kind = option.get("type", "str")
+    if kind == "list":
+        return st.lists(odd({"type": option.get("elements", "str")}), max_size=3)
+    if kind == "dict":
+        below = {name: odd(one) for name, one in (option.get("options") or {}).items()}
+        if below:
+            return st.fixed_dictionaries({}, optional=below)
+        return st.dictionaries(st.sampled_from(_STRINGS), st.sampled_from(_STRINGS), max_size=2)
+    choices = option.get("choices") or []
+    paths = ("/srv/a", "/a b", "/ü", "/a/../b", "a") if kind == "path" else ()
+    strings = st.sampled_from([*choices, *paths, *_STRINGS])
+    numbers = st.sampled_from([*_NUMBERS, "7", "7.5", 7, 10, 100])
+    simple = {"bool": st.booleans(), "int": numbers, "float": numbers}
+    return simple.get(str(kind), st.one_of(strings, strings, numbers))
+
+
+def _odd(draw: Draw, inventory: Inventory) -> None:
+    """Any variable of the roles, of its type."""
+    name = draw(st.sampled_from(sorted(specs().options)))
+    inventory.everywhere[name] = draw(odd(specs().options[name]))
+
+
+def _odd_option(draw: Draw, inventory: Inventory) -> None:
+    """Any option of a worker, or of a URL, of its type."""
+    variable = draw(st.sampled_from(["celery_worker_instances", "celery_app_urls"]))
+    elements = inventory.everywhere.get(variable)
+    first = next(iter(elements.values()), None) if isinstance(elements, dict) else None
+    if isinstance(first, dict):
+        name = draw(st.sampled_from(sorted(specs().element_options(variable))))
+        first[name] = draw(odd(specs().element_options(variable)[name]))
+
+
 def _rename(draw: Draw, inventory: Inventory) -> None:
     inner, last = _place(draw, inventory)
     if isinstance(inner, dict) and isinstance(last, str) and last:
@@ -308,9 +365,18 @@ def _cycle(draw: Draw, inventory: Inventory) -> None:
 def _misplaced(draw: Draw, inventory: Inventory) -> None:
     """A secret under a name that nobody knows, or whose shape is wrong."""
     value = secret(draw(st.integers(50, 99)))
-    shapes = [value, [value], {"worker": value}, {value: None}, f"{value}\n", f"{{{{ '{value}' | from_json }}}}"]
+    shapes = [
+        value,
+        [value],
+        {"worker": value},
+        {value: None},
+        f"{value}\n",
+        f"{{{{ '{value}' | from_json }}}}",
+    ]
     shape = draw(st.sampled_from(shapes))
-    secrets = [name for name in inventory.everywhere if "pass" in str(name) or "secret" in str(name)]
+    secrets = [
+        name for name in inventory.everywhere if "pass" in str(name) or "secret" in str(name)
+    ]
     name = draw(st.sampled_from([*_SECRET_NAMES, *secrets]))
     inventory.everywhere[name] = shape
 
@@ -327,6 +393,8 @@ _KINDS: Final = {
     "delete": _delete,
     "groups": _groups,
     "misplaced": _misplaced,
+    "odd": _odd,
+    "odd_option": _odd_option,
     "option": _option,
     "ports": _ports,
     "rename": _rename,

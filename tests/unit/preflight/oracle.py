@@ -44,7 +44,12 @@ RUN: Final[Mapping[str, Any]] = {
     "__preflight_hosts": {"missing": {}},
     "ansible_facts": {"fleet": dict(FACTS)},
     # The delivered runtime is the same whatever the inventory, and by far the largest of all that is rendered.
-    "__celery_app_package": {"directory": "/usr/lib/celery-fleet/1", "directories": [], "files": [], "wrapper": ""},
+    "__celery_app_package": {
+        "directory": "/usr/lib/celery-fleet/1",
+        "directories": [],
+        "files": [],
+        "wrapper": "",
+    },
 }
 # pki reads certificates that are yet to be made; what it wants of the inventory is in its specs.
 LEFT_OUT: Final = ("pki",)

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from fleet_preflight import report
 from fleet_preflight.check import check
 from fleet_preflight.model import Control, Problem, Severity
 from fleet_preflight.names import near_miss, queue_fits
+from fleet_preflight.render import build
 
 from tests.unit.preflight.inventory import (
     GROUPS,
@@ -22,6 +25,7 @@ from tests.unit.preflight.inventory import (
     problems,
     secret,
     specs,
+    trusted,
     valid,
 )
 
@@ -915,7 +919,7 @@ def test_flower_within_the_web_site_needs_one_on_its_host(variables: Variables) 
     assert problems(taken) == []
     (found,) = problems(
         {**taken, "redis_broker_port": 443, "celery_app_broker_port": 443},
-        groups={**GROUPS, "redis": ["control1"]},
+        groups={**GROUPS, "redis": ["control1"], "fleet": GROUPS["fleet"][1:]},
     )
     assert found.variable == "celery_producer_web_port"
     (found,) = problems(variables, groups={**GROUPS, "flower": ["worker1"]})
@@ -1053,3 +1057,50 @@ def test_the_address_of_a_cluster_is_not_shown(variables: Variables) -> None:
     found = problems({**variables, "celery_app_secret_env": {"CELERY_BROKER_URL": url}})
     assert "Redis Cluster has no Celery transport" in only(found).message
     assert "s3cret" not in text_of(found)
+
+
+# --- what hosts share ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ mine }}",
+        "{{ between }}",
+        "{{ nested.a[0].b }}",
+        "{{ inventory_hostname }}",
+        "{{ hostvars[inventory_hostname].mine }}",
+        "{{ lookup('vars', 'mi' ~ 'ne') }}",
+        "{% if mine == 'of worker1' %}x{% endif %}",
+    ],
+)
+def test_a_value_that_rests_on_the_host_is_rendered_for_each(
+    variables: Variables, text: str
+) -> None:
+    between = {"between": "{{ mine }}", "nested": {"a": [{"b": "{{ between }}"}]}}
+    hosts = {name: {"mine": f"of {name}"} for name in GROUPS["fleet"]}
+    given = {**variables, **between, "celery_app_env": {"A": text}}
+    made = model(given, hosts)
+    found = {host: str(made.value(host, "celery_app_env")) for host in GROUPS["celery_workers"]}
+    assert len(set(found.values())) == 2
+
+
+def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> None:
+    rendered: list[object] = []
+    everywhere = trusted({**variables, "celery_app_env": {"A": "{{ ours }}"}, "ours": "x"})
+
+    def renderer(available: dict[str, object]) -> Any:
+        render = Templar(loader=DataLoader(), variables=available).template
+
+        def spied(value: object) -> object:
+            rendered.append(value)
+            return render(value)
+
+        return spied
+
+    made = build(
+        *(specs(), GROUPS, lambda host: {**everywhere, "inventory_hostname": host}, renderer),
+        Control("2.19.14", "3.11.2", ROOT),
+    )
+    assert [*map(repr, rendered)].count("{'A': '{{ ours }}'}") == 1
+    assert {str(made.value(host, "celery_app_env")) for host in GROUPS["fleet"]} == {"{'A': 'x'}"}
