@@ -58,7 +58,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 @contextmanager
 def compiled_once() -> Iterator[None]:
-    """Keep what Jinja compiles: each host of each inventory has the same templates, and to compile them takes longest."""
+    """Keep what Jinja compiles: each host of each inventory has the same templates, and that takes longest."""
     compiled: dict[tuple[str, bool], Any] = {}
     compile_it = jinja2.Environment.compile
 
