@@ -6,6 +6,7 @@ What is drawn is what Ansible would have read: plain data, whose strings may be 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,6 +312,18 @@ def _odd_option(draw: Draw, inventory: Inventory) -> None:
         first[name] = draw(odd(specs().element_options(variable)[name]))
 
 
+@functools.cache
+def _known() -> frozenset[str]:
+    """All names that the specs have, of variables and within them."""
+    found: set[str] = set()
+    left: list[Mapping[str, Any]] = [specs().options]
+    while left:
+        options = left.pop()
+        found |= {*options}
+        left += [one["options"] for one in options.values() if one.get("options")]
+    return frozenset(found)
+
+
 def _rename(draw: Draw, inventory: Inventory) -> None:
     inner, last = _place(draw, inventory)
     if isinstance(inner, dict) and isinstance(last, str) and last:
@@ -323,7 +336,8 @@ def _rename(draw: Draw, inventory: Inventory) -> None:
                     last[:cut] + "z" + last[cut + 1 :],
                     last.upper(),
                     f"{last} ",
-                    f"{last}:{MARK}",
+                    # Of what has a name that the roles know; elsewhere a key is no place for a secret.
+                    f"{last}:{MARK}" if last in _known() else last,
                 ]
             )
         )

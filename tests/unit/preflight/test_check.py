@@ -201,6 +201,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{B}/history/interval", 0, f"{B}.history.interval", "no number of seconds", "as a number"),
     (f"{B}/clean/crontab", "0 2 * * *", f"{B}.clean.crontab", "mapping of fields", "minute: 0"),
     (f"{B}/clean/crontab/minute", 60, f"{B}.clean.crontab.minute", "not from 0 to 59", "0 to 59"),
+    (f"{B}/clean/crontab/minute", "1,abcdefgh-5", f"{B}.clean.crontab.minute", "has a part, which is no", "steps"),
+    ("celery_app_module", 1, "celery_app_module", "no module as", "with dots"),
+    ("celery_app_name", 5, "celery_app_name", "can't be the name", "begin with"),
     (f"{B}/clean/crontab/minute", "*/x", f"{B}.clean.crontab.minute", "step 'x'", "steps"),
     (f"{B}/clean/crontab/day_of_week", 7, f"{B}.clean.crontab.day_of_week", "0 to 6", "Sunday is 0"),
     (f"{B}/clean/crontab/day", 1, f"{B}.clean.crontab.day", "no field", "day_of"),
@@ -849,6 +852,16 @@ def test_no_secret_is_shown_in_another_place(variables: Variables, name: str, va
 def test_hosts_of_urls(variables: Variables, host: str) -> None:
     variables["celery_app_urls"] = {"OTHER_URL": {"scheme": "x", "host": host}}
     assert problems(variables) == []
+
+
+def test_a_key_that_lacks_its_space_does_not_show_what_follows(variables: Variables) -> None:
+    variables["celery_app_source"] = {"git:https://user:hunter2@host/a": None}
+    variables["celery_app_task_routes"] = {"app.*": {"queue:hunter2": None}}
+    variables["redis_passwords:hunter2"] = None
+    text = text_of(problems(variables))
+    assert "hunter2" not in text
+    for shown in ("celery_app_source['git:…']", "['app.*']['queue:…']", "redis_passwords…"):
+        assert shown in text
 
 
 def test_logins_of_urls_are_not_shown(variables: Variables) -> None:
