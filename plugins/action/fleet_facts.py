@@ -10,6 +10,7 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
+      versions: {redis-server: "5:7.0.15-1"},  # of a host for Redis: what is installed, or else would be
       claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see fleet_control.claims
       redis_flavor: redis,                # what the inventory wants of a host of Redis; else nothing
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # whose they are, as far as they are there
@@ -75,6 +76,7 @@ class ActionModule(ActionBase):
             "paths": PATHS,
             "names": sorted(names),
             "units": [f"{flavor}-server.service"] if flavor else [],
+            "versions": [f"{flavor}-server"] if flavor else [],
             "data": [
                 f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"
                 for kind in ("broker", "results")

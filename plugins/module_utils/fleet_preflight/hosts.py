@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from .capacity import check_capacity
 from .control import version
 from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
 from .owners import check_owners
@@ -18,6 +19,8 @@ FLAVORS: Final = ("redis", "valkey")
 WITHOUT_VALKEY: Final = ("12",)
 # Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
 CLOCK_WITHIN: Final = 5.0
+# Beyond it a host would take what others hold for abandoned, or refuse certificates that have just been made.
+CLOCK_AT_MOST: Final = 60.0
 
 
 def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -50,6 +53,7 @@ def check_facts(
     facts: Mapping[str, object],
     hints: Mapping[str, str],
     spared: Mapping[str, str] | None = None,
+    asked: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[Problem]:
     """Problems of all hosts.
 
@@ -57,6 +61,7 @@ def check_facts(
         facts: `ansible_facts['fleet']` by host; whatever is not a mapping counts as missing.
         hints: `preflight_hosts_hint` by host: how hosts of this inventory come to be.
         spared: What `missing` has found: these are warnings.
+        asked: What the inventory asks of each host (`capacity.demands`).
     """
     found: list[Problem] = []
     for host, value in facts.items():
@@ -72,7 +77,36 @@ def check_facts(
             )
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
-    return grouped(found)
+            found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
+    return grouped([*found, *_clocks(facts)])
+
+
+def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Clocks that differ from the control side's; where all hosts agree, it is that one which is wrong."""
+    offsets = {
+        host: as_number(as_mapping(value).get("clock_offset")) or 0.0
+        for host, value in facts.items()
+        if as_mapping(value).get("reachable") is True
+    }
+    wrong = {host: offset for host, offset in offsets.items() if abs(offset) > CLOCK_WITHIN}
+    least, most = min(offsets.values(), default=0.0), max(offsets.values(), default=0.0)
+    together = len(wrong) == len(offsets) > 1 and most - least <= CLOCK_WITHIN
+    for host, offset in wrong.items():
+        whose = (
+            f"of the control side is {'behind' if offset > 0 else 'ahead of'} those of all hosts, which agree,"
+            if together
+            else f"is {'ahead of' if offset > 0 else 'behind'} the control side's"
+        )
+        yield Problem(
+            "clock",
+            f"{whose} by more than {CLOCK_WITHIN:g} s",
+            "set the control side's clock, for example by chrony"
+            if together
+            else "synchronise the clocks of all hosts, for example with chrony",
+            value="" if together else f"{offset:+.0f} s",
+            hosts=(host,),
+            severity=Severity.ERROR if abs(offset) > CLOCK_AT_MOST else Severity.WARNING,
+        )
 
 
 def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem]:
@@ -148,16 +182,6 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         )
     yield from _flavor(host, facts)
     yield from check_owners(host, facts)
-    offset = as_number(facts.get("clock_offset")) or 0.0
-    if abs(offset) > CLOCK_WITHIN:
-        yield Problem(
-            "clock",
-            f"is {'ahead of' if offset > 0 else 'behind'} the control side's by more than {CLOCK_WITHIN:g} s",
-            "synchronise the clocks of all hosts, for example with chrony",
-            value=f"{offset:+.0f} s",
-            hosts=(host,),
-            severity=Severity.WARNING,
-        )
 
 
 def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
