@@ -714,6 +714,8 @@ class Remover:
                 kept=dict.fromkeys(self.dpkg.brought(), "fleet_remove_packages is false")
             )
         brought = self.dpkg.brought()
+        if not brought:
+            return Packages()
         needed = {}
         if "redis_data" in self.options.keep and self._redis_data():
             needed = {"redis-server": "its user owns the data that are kept"}
