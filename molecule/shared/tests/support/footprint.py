@@ -1,17 +1,19 @@
 """All that is on a host, to be compared with a later look: files, accounts, units, packages, tables of the firewall.
 
 What changes by itself, or by whoever looks, is left out; each such place stands in `NOISE` with its reason.
+
+`python footprint.py STATE` looks at all hosts of a scenario before anything is deployed, and keeps what it finds in
+STATE/footprints.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from support.inventory import Fleet
+from pathlib import Path
 
 # What a deploy and a removal leave is none of these.
 NOISE = (
@@ -71,7 +73,7 @@ print(json.dumps({
     "packages": lines("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package} ${Version}\\n"),
     "manual": lines("apt-mark", "showmanual"),
     "tables": tables,
-    "run": sorted(name for name in os.listdir("/run") if asked["run"] in name or "celery" in name),
+    "run": sorted(os.listdir("/run")),
 }))
 """
 
@@ -79,14 +81,24 @@ ROOTS = ("/etc", "/opt", "/usr", "/var", "/home", "/root", "/srv")
 Footprint = Mapping[str, object]
 
 
-def look(fleet: Fleet, host: str) -> Footprint:
+def look(container: str) -> Footprint:
     """All that is on a host now."""
-    app = str(fleet.expected[host].get("celery_app_name", "celery"))
-    done = fleet.execute(
-        host, ["python3", "-c", _LOOK], json.dumps({"roots": ROOTS, "run": app}), timeout=600
+    done = subprocess.run(
+        ["docker", "exec", "--interactive", container, "python3", "-c", _LOOK],
+        input=json.dumps({"roots": ROOTS}),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
-    assert done.status == 0, done.errors
-    found: Footprint = json.loads(done.output)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: Footprint = json.loads(done.stdout)
+    return found
+
+
+def kept(state: Path, host: str) -> Footprint:
+    """What was there before anything was deployed."""
+    found: Footprint = json.loads((state / "footprints" / f"{host}.json").read_text())
     return found
 
 
@@ -110,3 +122,18 @@ def differences(before: Footprint, after: Footprint) -> dict[str, list[str]]:
         if changed:
             found[kind] = changed
     return found
+
+
+def main() -> None:
+    """Keep a look at each host; one that was kept already stays."""
+    state = Path(sys.argv[1])
+    hosts = json.loads((state / "fleet.json").read_text())["hosts"]
+    (state / "footprints").mkdir(mode=0o700, exist_ok=True)
+    for name, host in hosts.items():
+        path = state / "footprints" / f"{name}.json"
+        if not path.exists():
+            path.write_text(json.dumps(look(host["container"])))
+
+
+if __name__ == "__main__":
+    main()
