@@ -221,12 +221,27 @@ class Dpkg:
             if not process.isdigit():
                 continue
             try:
+                if not at_home(process, self._base):
+                    continue
                 program = os.readlink(f"{self._base}/proc/{process}/exe")
                 groups = Path(f"{self._base}/proc/{process}/cgroup").read_text()
             except OSError:
                 continue  # it has just ended, or is the kernel's
             found.append((program.removesuffix(" (deleted)"), unit_of(groups)))
         return found
+
+
+def at_home(process: str, base: str = "") -> bool:
+    """Whether a process sees this host's files: one in a container has programs and users of its own.
+
+    Raises:
+        OSError: It has just ended.
+    """
+    try:
+        return os.path.samestat(os.stat(f"{base}/proc/{process}/root"), os.stat(f"{base}/"))
+    except PermissionError:
+        # Root itself may be confined. Then it counts: better one thing too many that stays.
+        return True
 
 
 def unit_of(cgroups: str) -> str:

@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 from . import belongings, fingerprint, firewall, redis_live, systemd
 from .belongings import RUN, STATE, UNITS, Neighbours, Places
 from .files import LEFT
-from .installed import Dpkg, Packages, going
+from .installed import Dpkg, Packages, at_home, going
 from .outcome import SettleError
 from .redis_live import RedisError
 from .settle import LOCK
@@ -78,7 +78,7 @@ class Accounts:
             if not process.isdigit():
                 continue
             try:
-                if os.stat(f"/proc/{process}").st_uid in wanted:
+                if os.stat(f"/proc/{process}").st_uid in wanted and at_home(process):
                     name = Path(f"/proc/{process}/comm").read_text().strip()
                     found.append(f"{process} ({name})")
             except OSError:

@@ -188,8 +188,17 @@ def test_a_program_that_somebody_runs_stays(debian: Debian, unit: str, stays: bo
     debian.answers["dpkg-query --listfiles nginx-light"] = "/usr/sbin/nginx\n"
     debian.write("/proc/12/cgroup", f"1:name=systemd:/system.slice/{unit}\n")
     (debian.base / "proc/12/exe").symlink_to("/usr/sbin/nginx")
+    (debian.base / "proc/12/root").symlink_to(debian.base)
     found = debian.reasons({"nginx-light": "asked"})
     assert found == ({"nginx-light": "own.service runs /usr/sbin/nginx"} if stays else {})
+
+
+def test_a_container_runs_a_program_of_its_own(debian: Debian, tmp_path: Path) -> None:
+    debian.answers["dpkg-query --listfiles nginx-light"] = "/usr/sbin/nginx\n"
+    debian.write("/proc/12/cgroup", "1:name=systemd:/docker/1\n")
+    (debian.base / "proc/12/exe").symlink_to("/usr/sbin/nginx")
+    (debian.base / "proc/12/root").symlink_to(tmp_path.parent)
+    assert debian.reasons({"nginx-light": "asked"}) == {}
 
 
 def test_what_is_kept_speaks_for_its_package(debian: Debian) -> None:
