@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
             if not facts.get("reachable")
         }
         self._found = {
-            host: self._of(host, "__fleet_removal_look").get("found") or {}
+            host: self._of(host, "__fleet_remove_look").get("found") or {}
             for host in hosts
             if host not in self._missing
         }
@@ -121,7 +121,7 @@ class ActionModule(ActionBase):
 
     def _gate(self) -> dict[str, Any]:
         messages = {
-            host: self._of(host, "__fleet_removal_messages").get("messages") or {}
+            host: self._of(host, "__fleet_remove_messages").get("messages") or {}
             for host in self._found
         }
         words = removal_plan.unsettled(messages, self._task.args["keep"])
@@ -134,7 +134,7 @@ class ActionModule(ActionBase):
 
     def _end(self) -> dict[str, Any]:
         removed = {
-            host: list(self._of(host, "__fleet_removal_done").get("removed") or [])
+            host: list(self._of(host, "__fleet_remove_done").get("removed") or [])
             for host in self._found
         }
         words = removal_plan.ended(self._app, self._found, removed, self._missing, self._left_out)

@@ -231,7 +231,8 @@ def _rows(one: Found) -> list[tuple[str, str]]:
         rows.append(("stays", f"{len(stay) - _MOST} more"))
     if one["neighbours"]:
         rows.append(("untouched", ", ".join(one["neighbours"])))
-    return rows
+    # All else went with a run that was cut short.
+    return rows or [("delete", "the owner's mark")]
 
 
 def _short(names: Iterable[str]) -> list[str]:
