@@ -148,8 +148,10 @@ def main(words: Sequence[str]) -> int:
         print(usage())
         return 0
     try:
-        given = read(words, os.environ)
+        given, misspelt = read(words, os.environ)
         place = place_of(given)
+        if misspelt:
+            raise RefusedError([*misspelt, *mistakes(given, place)])
         if missing(given) and sys.stdin.isatty() and sys.stdout.isatty():
             given = ask(given, place, input, print)
         wanted = make(given, place)

@@ -141,16 +141,15 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def read(words: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The options of a command line.
+def read(
+    words: Iterable[str], environment: Mapping[str, str]
+) -> tuple[dict[str, str], list[Mistake]]:
+    """The options of a command line, and what is wrong with their names.
 
     Args:
         words: Each `OPTION=value`, or `OPTION` alone, whose value then is that of the environment variable. So the
             Makefile hands on what it was given, which no shell has to quote.
         environment: The variables of the process.
-
-    Raises:
-        RefusedError: An option does not exist, or comes twice.
     """
     found: dict[str, str] = {}
     mistakes = []
@@ -168,6 +167,4 @@ def read(words: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]
             mistakes.append(Mistake(name, value, "is given twice", "give it once"))
         else:
             found[name] = value.strip()
-    if mistakes:
-        raise RefusedError(mistakes)
-    return found
+    return found, mistakes
