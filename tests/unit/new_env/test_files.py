@@ -134,6 +134,9 @@ def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
 
 
 def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
+    # But for what git ignores, of which nothing lies here.
+    config = tmp_path / "config"
+    config.write_text((ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", ""))
     for name in ("large", "own-database", "variables", "small"):
         directory = tmp_path / name
         for path, file in made(GOOD[name], tmp_path)[2].items():
@@ -141,16 +144,14 @@ def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(file.text)
             assert not re.search(r"[ \t]+$|\n\n\n|\n\n\Z", file.text, re.MULTILINE), path
-    # An encrypted file is no YAML for a linter.
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("yamllint")), "--strict", "--config-file", ROOT / ".yamllint", tmp_path],
-        cwd=ROOT,
+        [str(Path(sys.executable).with_name("yamllint")), "--strict", f"--config-file={config}", tmp_path],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    complaints = [line for line in done.stdout.splitlines() if "document-start" not in line and " error " in line or " warning " in line and "document-start" not in line]
-    assert complaints == [], done.stdout
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("value", ["on", "1.0", "a: b", "@x", "plain", "'", "é", "", ["--fd", "3"], {"a": "*"}])
