@@ -1,4 +1,4 @@
-"""What `make new-env` is made of: options, what is refused of them, the files of an environment, and how they get there."""
+"""What `make new-env` is made of: its options, what is refused of them, the files of an environment, their way to disk."""
 
 import sys
 from pathlib import Path

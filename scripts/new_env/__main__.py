@@ -46,7 +46,11 @@ def ask(
         text = answer(f"{question} (such as {option.example}): ").strip()
         if not text:
             continue
-        wrong = [one for one in mistakes({**found, option.name: text}, place) if one.option == option.name]
+        wrong = [
+            one
+            for one in mistakes({**found, option.name: text}, place)
+            if one.option == option.name
+        ]
         for one in wrong:
             say(f"  {one.message}. {one.remedy}")
         if not wrong:
@@ -69,25 +73,33 @@ def make(given: Mapping[str, str], place: Place) -> Environment:
         password = wanted.vault_password_file.read_bytes().strip()
 
     def check(directory: Path) -> None:
-        preflight(wanted, directory)
+        preflight(wanted, values, directory)
 
     write(place.inventories / wanted.name, files(wanted, place, values, password), check)
     return wanted
 
 
-def preflight(wanted: Environment, directory: Path) -> None:
+def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -> None:
     """Let the project's own preflight look at what was made; it contacts no host.
+
+    Args:
+        wanted: What was wanted.
+        values: Its secrets.
+        directory: Where its files are for now.
 
     Raises:
         RefusedError: With what it says.
     """
-    variables = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    variables = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
     if wanted.secrets == "vault":
         source = wanted.vault_password_file or directory / ".vault-password"
         variables["ANSIBLE_VAULT_IDENTITY_LIST"] = f"{wanted.name}@{source}"
     else:
-        lines = (directory / EXPORTS_FILE).read_text().splitlines()
-        variables.update(line.removeprefix("export ").split("=", 1) for line in lines)
+        variables |= {secret.variable(name): value for name, value in values.items()}
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
@@ -119,7 +131,10 @@ def preflight(wanted: Environment, directory: Path) -> None:
 
 def refusal(found: Sequence[Mistake]) -> str:
     """All mistakes, for a person."""
-    lines = [f"error: no environment is made, {count(len(found), 'mistake')}. Nothing was written.", ""]
+    lines = [
+        f"error: no environment is made, {count(len(found), 'mistake')}. Nothing was written.",
+        "",
+    ]
     lines += [f"  {number}. {one}" for number, one in enumerate(found, 1)]
     return "\n".join(lines)
 
@@ -129,10 +144,13 @@ def report(wanted: Environment, place: Place) -> str:
     directory = shown_directory(wanted, place)
     lines = [f"{directory}/ is made. How it is run stands in {directory}/README.md."]
     if wanted.secrets == "env":
-        lines.append(f"Its secrets are in {directory}/{EXPORTS_FILE}, which git ignores: put them where your secrets are.")
+        lines.append(
+            f"Its secrets are in {directory}/{EXPORTS_FILE}, which git ignores: put them where your secrets are."
+        )
     elif wanted.vault_password_file is None:
         lines.append(
-            f"The vault's password is in {directory}/.vault-password, which git ignores: keep a copy where your passwords are."
+            f"The vault's password is in {directory}/.vault-password, which git ignores: "
+            "keep a copy where your passwords are."
         )
     if not wanted.firewall:
         lines.append(

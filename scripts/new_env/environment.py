@@ -131,7 +131,7 @@ class Environment:
 
 
 def default_members(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Who does what where nothing else is said: on one host everything; of two, the workers apart; of more, Redis too."""
+    """Who does what where nothing else is said: of two hosts one has the workers, of more another one has Redis alone."""
     first, *others = hosts
     if not others:
         redis, control, workers = first, first, [first]
@@ -176,9 +176,13 @@ def missing(given: Mapping[str, str]) -> list[str]:
     needed = [option.name for option in OPTIONS if option.question and option.name not in given]
     if "HOSTS" in needed and any(option in given for option in GROUPS.values()):
         needed.remove("HOSTS")
-    if "VERSION" not in given and source.address_fits(given.get("SOURCE", "")):
-        if "://" in given["SOURCE"] or "@" in given["SOURCE"]:
-            needed.append("VERSION")
+    address = given.get("SOURCE", "")
+    if (
+        "VERSION" not in given
+        and source.address_fits(address)
+        and ("://" in address or "@" in address)
+    ):
+        needed.append("VERSION")
     return needed
 
 
@@ -206,7 +210,9 @@ class _Reading:
     def environment(self) -> Environment:
         """The environment; it means nothing where there are mistakes."""
         for option in missing(self.given):
-            self._wrong(option, "is needed", f"say, for example, {option}={BY_NAME[option].example}", "")
+            self._wrong(
+                option, "is needed", f"say, for example, {option}={BY_NAME[option].example}", ""
+            )
         for name, value in self.given.items():
             self._text(name, value)
         hosts = self._hosts()
@@ -241,7 +247,10 @@ class _Reading:
             domain=self._domain(members),
             database=self._database(hosts),
             ssh_user=self._fits(
-                "SSH_USER", _matches(_USER), "can't be the name of a Unix user", "write it as in SSH_USER=deploy"
+                "SSH_USER",
+                _matches(_USER),
+                "can't be the name of a Unix user",
+                "write it as in SSH_USER=deploy",
             ),
             firewall=False,
             secrets=self._choice("SECRETS", ("vault", "env"), "vault"),
@@ -257,7 +266,11 @@ class _Reading:
 
     def _text(self, option: str, value: str) -> None:
         if not value:
-            self._wrong(option, "is empty", f"leave it out, or write it as in {option}={BY_NAME[option].example}")
+            self._wrong(
+                option,
+                "is empty",
+                f"leave it out, or write it as in {option}={BY_NAME[option].example}",
+            )
         elif not value.isprintable():
             self._wrong(option, "has a line end or a control character", "write it on one line")
         elif re.search(r"\{[{%#]", value):
@@ -267,9 +280,7 @@ class _Reading:
                 "write it without, and put the template into the files that are made",
             )
 
-    def _fits(
-        self, option: str, fits: Callable[[str], bool], message: str, remedy: str
-    ) -> str:
+    def _fits(self, option: str, fits: Callable[[str], bool], message: str, remedy: str) -> str:
         value = self.given.get(option, "")
         if value and not fits(value):
             self._wrong(option, message, remedy)
@@ -329,7 +340,11 @@ class _Reading:
             else:
                 found.append(item)
         if self.given.get(option) and not found:
-            self._wrong(option, "has nothing between its commas", f"write it as in {BY_NAME[option].example}")
+            self._wrong(
+                option,
+                "has nothing between its commas",
+                f"write it as in {BY_NAME[option].example}",
+            )
         return tuple(found)
 
     def _pairs(self, option: str, wanted: str) -> Iterator[tuple[str, str]]:
@@ -339,7 +354,9 @@ class _Reading:
             if equals and key and value:
                 yield key, value
             else:
-                self._wrong(option, f"is no {wanted}", f"write it as in {BY_NAME[option].example}", item)
+                self._wrong(
+                    option, f"is no {wanted}", f"write it as in {BY_NAME[option].example}", item
+                )
 
     def _hosts(self) -> tuple[str, ...]:
         options = ("HOSTS",) if "HOSTS" in self.given else tuple(GROUPS.values())
@@ -352,16 +369,21 @@ class _Reading:
             if not _HOST.fullmatch(host):
                 self._wrong(
                     "HOSTS",
-                    "can't be a host's name: it becomes part of node names and certificates, and others have to resolve it",
+                    "can't be a host's name, which others resolve, and which node names and certificates have",
                     "use a-z, 0-9, dots and dashes only, with commas between hosts; give its address in ADDRESSES",
                     host,
                 )
             elif host in _TAKEN:
                 self._wrong(
-                    "HOSTS", "is the name of a group, or Ansible's own", f"call it, for example, {host}1", host
+                    "HOSTS",
+                    "is the name of a group, or Ansible's own",
+                    f"call it, for example, {host}1",
+                    host,
                 )
         if "HOSTS" in self.given and not found and self.given["HOSTS"]:
-            self._wrong("HOSTS", "names no host", f"write it as in HOSTS={BY_NAME['HOSTS'].example}")
+            self._wrong(
+                "HOSTS", "names no host", f"write it as in HOSTS={BY_NAME['HOSTS'].example}"
+            )
         return tuple(found)
 
     def _members(self, hosts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -389,7 +411,9 @@ class _Reading:
                 members[group] = own
         idle = set(hosts) - {host for own in members.values() for host in own}
         for host in filter(idle.__contains__, hosts):
-            self._wrong("HOSTS", "has nothing to do", "leave it out, or name it in WORKERS, say", host)
+            self._wrong(
+                "HOSTS", "has nothing to do", "leave it out, or name it in WORKERS, say", host
+            )
         return members
 
     def _addresses(self, hosts: tuple[str, ...]) -> dict[str, str]:
@@ -440,7 +464,9 @@ class _Reading:
                     "begin with a letter or digit; use letters, digits and _ . : @ + ~ / - only, as in orders=4,mail",
                     item,
                 )
-            elif equals and not (number.isascii() and number.isdigit() and 1 <= int(number) <= _MOST_PROCESSES):
+            elif equals and not (
+                number.isascii() and number.isdigit() and 1 <= int(number) <= _MOST_PROCESSES
+            ):
                 self._wrong(
                     "QUEUES",
                     "has no number of processes behind its =",
@@ -451,8 +477,12 @@ class _Reading:
                 other = found[name].queue
                 self._wrong(
                     "QUEUES",
-                    "is there twice" if other == queue else f"would have a worker of the same name as {other}",
-                    "write it once" if other == queue else "leave one, and add it to celery_worker.yml later",
+                    "is there twice"
+                    if other == queue
+                    else f"would have a worker of the same name as {other}",
+                    "write it once"
+                    if other == queue
+                    else "leave one, and add it to celery_worker.yml later",
                     item,
                 )
             else:
@@ -464,10 +494,15 @@ class _Reading:
         for pattern, queue in self._pairs("ROUTES", "route"):
             if not _ROUTE.fullmatch(pattern):
                 self._wrong(
-                    "ROUTES", "is no pattern of task names", "use letters, digits and _ . - * ? [ ]", pattern
+                    "ROUTES",
+                    "is no pattern of task names",
+                    "use letters, digits and _ . - * ? [ ]",
+                    pattern,
                 )
             elif queue not in queues:
-                self._wrong("ROUTES", "goes to none of QUEUES", _near(queue, queues), f"{pattern}={queue}")
+                self._wrong(
+                    "ROUTES", "goes to none of QUEUES", _near(queue, queues), f"{pattern}={queue}"
+                )
             elif pattern in found:
                 self._wrong("ROUTES", "is there twice", "leave one queue for it", pattern)
             else:
@@ -480,18 +515,24 @@ class _Reading:
             return {}
         directory = self.given.get("DIRECTORY", "")
         if Path(directory).is_absolute() or ".." in Path(directory).parts:
-            self._wrong("DIRECTORY", "leads out of the source", "write a path below its root, without ..")
+            self._wrong(
+                "DIRECTORY", "leads out of the source", "write a path below its root, without .."
+            )
             directory = ""
         below = {"directory": directory} if directory else {}
         if "://" in text or (re.match(r"[\w.-]+@[\w.-]+:", text) and not self._at(text).exists()):
             return {**self._git(text), **below}
         if "VERSION" in self.given:
-            self._wrong("VERSION", "belongs to a git repository, and SOURCE is a directory", "leave it out")
+            self._wrong(
+                "VERSION", "belongs to a git repository, and SOURCE is a directory", "leave it out"
+            )
         root = self._at(text)
         if not root.is_dir():
             self._wrong(
                 "SOURCE",
-                "is a file, not a directory" if root.is_file() else "is no directory of this machine",
+                "is a file, not a directory"
+                if root.is_file()
+                else "is no directory of this machine",
                 f"write the directory of the code, relative ones as seen from {self.place.checkout}, "
                 "or the address of a git repository",
             )
@@ -533,13 +574,17 @@ class _Reading:
             )
         version = self.given.get("VERSION", "")
         if version and not source.version_fits(version):
-            self._wrong("VERSION", "is no branch, tag or commit", "name a tag or a commit's full id")
+            self._wrong(
+                "VERSION", "is no branch, tag or commit", "name a tag or a commit's full id"
+            )
         return {"git": address, "version": version}
 
     def _at(self, text: str) -> Path:
         return self.place.checkout / Path(text).expanduser()
 
-    def _web(self, members: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _web(
+        self, members: Mapping[str, tuple[str, ...]]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             command = tuple(shlex.split(self.given.get("WEB", "")))
         except ValueError as error:
@@ -552,7 +597,11 @@ class _Reading:
             if not _PATH.fullmatch(path):
                 self._wrong("PROTECT", "is no path", "write it as in /admin/", path)
         if protected and "WEB" not in self.given:
-            self._wrong("PROTECT", "has no web process to protect", "give its command in WEB, or leave PROTECT out")
+            self._wrong(
+                "PROTECT",
+                "has no web process to protect",
+                "give its command in WEB, or leave PROTECT out",
+            )
         return command, protected
 
     def _domain(self, members: Mapping[str, tuple[str, ...]]) -> str:
@@ -562,9 +611,15 @@ class _Reading:
             "is no domain name",
             "write it as in DOMAIN=shop.example.com, in small letters and without https://",
         )
-        sites = members.get(FLOWER, ()) + (members.get(PRODUCERS, ()) if "WEB" in self.given else ())
+        sites = members.get(FLOWER, ()) + (
+            members.get(PRODUCERS, ()) if "WEB" in self.given else ()
+        )
         if domain and members and not sites:
-            self._wrong("DOMAIN", "names a web site, and there is none", "give WEB or FLOWER, or leave it out")
+            self._wrong(
+                "DOMAIN",
+                "names a web site, and there is none",
+                "give WEB or FLOWER, or leave it out",
+            )
         return domain
 
     def _database(self, hosts: tuple[str, ...]) -> Database | None:
@@ -589,12 +644,18 @@ class _Reading:
         user, path = unquote(parts.username or ""), unquote(parts.path.lstrip("/"))
         good = _SCHEME.fullmatch(parts.scheme) and _PART.fullmatch(user) and _PART.fullmatch(path)
         if not good or not (_HOST.fullmatch(host) or _is_address(host)):
-            self._wrong("DATABASE", "lacks a scheme, a user, a host or a database's name that one could use", example)
+            self._wrong(
+                "DATABASE",
+                "lacks a scheme, a user, a host or a database's name that one could use",
+                example,
+            )
             return None
         on = hosts[0] if host == "localhost" and len(hosts) == 1 else host if host in hosts else ""
         if host == "localhost" and len(hosts) > 1:
             self._wrong(
-                "DATABASE", "is another one on each host", f"name the host that has it, such as {hosts[0]}"
+                "DATABASE",
+                "is another one on each host",
+                f"name the host that has it, such as {hosts[0]}",
             )
         on = on if parts.scheme.startswith("postgres") else ""
         query = dict(parse_qsl(parts.query))
@@ -608,7 +669,9 @@ class _Reading:
         if len(found.hosts) < 2 or found.addresses_known:
             return choice == "on"
         if "FIREWALL" in self.given and choice == "on":
-            unknown = [host for host in found.hosts if not _is_address(found.addresses.get(host, host))]
+            unknown = [
+                host for host in found.hosts if not _is_address(found.addresses.get(host, host))
+            ]
             self._wrong(
                 "FIREWALL",
                 f"needs the address of each host, and there is none of {', '.join(unknown)}",
@@ -636,7 +699,11 @@ class _Reading:
                 "encrypt with it yourself: make the environment without this option, then `ansible-vault rekey`",
             )
         elif path.stat().st_mode & 0o077:
-            self._wrong(option, "can be read by others on this machine", f"chmod 600 {shlex.quote(str(path))}")
+            self._wrong(
+                option,
+                "can be read by others on this machine",
+                f"chmod 600 {shlex.quote(str(path))}",
+            )
         elif not path.read_bytes().strip():
             self._wrong(option, "is empty: a vault has a password", another)
         return path
@@ -656,7 +723,10 @@ def _password(address: str) -> str | None:
 def _is_reachable(text: str) -> bool:
     address = ipaddress.ip_address(text)
     return not (
-        address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_multicast
+        or address.is_link_local
     )
 
 

@@ -70,7 +70,9 @@ def lookups(environment: Environment) -> dict[str, str]:
 
 def yaml_text(value: Any) -> str:
     """A value as it stands behind a key in YAML, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 
@@ -126,7 +128,8 @@ def sites(environment: Environment) -> dict[str, str]:
         *environment.members.get(FLOWER, ()),
     ]
     return {
-        host: environment.domain or environment.addresses.get(host, host) for host in dict.fromkeys(hosts)
+        host: environment.domain or environment.addresses.get(host, host)
+        for host in dict.fromkeys(hosts)
     }
 
 

@@ -63,8 +63,8 @@ OPTIONS: Final = (
     ),
     Option(
         "HOSTS",
-        "its hosts. One takes everything; of two the second takes the workers; of more the first takes Redis, the second "
-        "beat, web process and Flower, all others workers",
+        "its hosts. One takes everything; of two the second takes the workers; of more the first takes Redis, "
+        "the second beat, web process and Flower, all others workers",
         "redis1,control1,worker1,worker2",
         "Its hosts, with commas between them",
     ),
@@ -88,11 +88,19 @@ OPTIONS: Final = (
     ),
     Option("VERSION", "with git: a tag or a commit", "v1.0.0"),
     Option("DIRECTORY", "where in the source the code and requirements.txt are", "backend"),
-    Option("ADDRESSES", "how hosts are reached, where not by name", "redis1=10.1.0.11,worker1=10.1.0.12"),
+    Option(
+        "ADDRESSES",
+        "how hosts are reached, where not by name",
+        "redis1=10.1.0.11,worker1=10.1.0.12",
+    ),
     Option("REDIS", "the host of Redis, in place of the choice above", "redis1"),
     Option("WORKERS", "the hosts of workers", "worker1,worker2"),
     Option("BEAT", "the host of beat; off for none", "control1"),
-    Option("PRODUCERS", "the hosts of the web process, and others that send tasks; off for none", "control1"),
+    Option(
+        "PRODUCERS",
+        "the hosts of the web process, and others that send tasks; off for none",
+        "control1",
+    ),
     Option("FLOWER", "the host of Flower; off for none", "control1"),
     Option(
         "QUEUES",
@@ -136,7 +144,10 @@ def usage() -> str:
     lines = ["usage: make new-env NAME=… HOSTS=… APP=… MODULE=… SOURCE=… [OPTION=…]…", ""]
     for option in OPTIONS:
         needed = " (needed)" if option.question else ""
-        lines += [f"  {option.name:<20} {option.meaning}{needed}", f"  {'':<20} {option.name}={option.example}"]
+        lines += [
+            f"  {option.name:<20} {option.meaning}{needed}",
+            f"  {'':<20} {option.name}={option.example}",
+        ]
     lines += ["", "On a terminal the needed ones are asked for where they are missing."]
     return "\n".join(lines)
 

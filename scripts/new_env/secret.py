@@ -16,7 +16,7 @@ PREFIX: Final = "FLEET_SECRET_"
 
 
 def names(environment: Environment) -> tuple[str, ...]:
-    """The secrets that an environment needs, each by the variable it stands in; those of Redis as `redis_passwords.user`."""
+    """The secrets that an environment needs, each by its variable; those of Redis as `redis_passwords.user`."""
     found = [f"redis_passwords.{user}" for user in REDIS_USERS]
     found.append("pki_ca_passphrase")
     if environment.has(FLOWER):

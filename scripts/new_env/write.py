@@ -26,9 +26,7 @@ class File:
     mode: int = 0o644
 
 
-def write(
-    directory: Path, files: Mapping[str, File], check: Callable[[Path], None]
-) -> None:
+def write(directory: Path, files: Mapping[str, File], check: Callable[[Path], None]) -> None:
     """Write a new directory.
 
     It is made beside its place, under a name that Ansible and git pass over, and gets its own when it is complete: an
@@ -82,7 +80,9 @@ def _locked(half: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             name = half.name.removeprefix(".new-env-")
-            raise WriteError(f"another run of new-env makes {name} right now: wait for it") from None
+            raise WriteError(
+                f"another run of new-env makes {name} right now: wait for it"
+            ) from None
         yield
     finally:
         os.close(descriptor)
@@ -106,5 +106,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _write(path: Path, file: File) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never readable by more than in the end, not even for a moment.
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w", encoding="utf-8") as stream:
+    with open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w", encoding="utf-8"
+    ) as stream:
         stream.write(file.text)

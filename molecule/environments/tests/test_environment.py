@@ -82,21 +82,29 @@ def test_is_not_run_without_the_vaults_password(fleet: Fleet, environment: Path)
     assert done.returncode != 0
     # The words for which the environment's README has the remedy.
     assert "Attempting to decrypt but no vault secrets found" in done.stderr
-    assert "Attempting to decrypt but no vault secrets found" in (environment / "README.md").read_text()
+    assert (
+        "Attempting to decrypt but no vault secrets found"
+        in (environment / "README.md").read_text()
+    )
     assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_secrets_may_come_from_environment_variables(
     fleet: Fleet, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same secrets from elsewhere: a plan finds nothing to do; another one is seen, and one that lacks is refused."""
+    """The same ones: a plan finds nothing to do. Another one is seen, and one that lacks is refused."""
     options = {
         **_options(fleet),
         "SECRETS": "env",
         "INVENTORIES": str(tmp_path),
     }
     made = subprocess.run(
-        [sys.executable, "-m", "scripts.new_env", *(f"{key}={value}" for key, value in options.items())],
+        [
+            sys.executable,
+            "-m",
+            "scripts.new_env",
+            *(f"{key}={value}" for key, value in options.items()),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -111,11 +119,16 @@ def test_secrets_may_come_from_environment_variables(
     (changed / ".vault-password").unlink()
     (changed / "group_vars/all/vault.yml").write_text(lookups)
     variables = {
-        **{f"REDIS_{user.upper()}": text for user, text in fleet.of("redis")["redis_passwords"].items()},
+        **{
+            f"REDIS_{user.upper()}": text
+            for user, text in fleet.of("redis")["redis_passwords"].items()
+        },
         "PKI_CA_PASSPHRASE": fleet.of("fleet")["pki_ca_passphrase"],
         "FLOWER_AUTH_PASSWORD": fleet.of("flower")["flower_auth_password"],
         "FLOWER_COOKIE_SECRET": fleet.of("flower")["flower_cookie_secret"],
-        "CELERY_PRODUCER_WEB_AUTH_PASSWORD": fleet.of("celery_producers")["celery_producer_web_auth_password"],
+        "CELERY_PRODUCER_WEB_AUTH_PASSWORD": fleet.of("celery_producers")[
+            "celery_producer_web_auth_password"
+        ],
         "DATABASE_PASSWORD": fleet.of("postgresql")["postgresql_password"],
     }
     for name, value in variables.items():

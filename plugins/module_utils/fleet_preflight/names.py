@@ -210,9 +210,7 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
 
 def application_fits(name: str) -> bool:
     """Whether units, users and directories of a host leave room for an application of this name."""
-    return (
-        _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
-    )
+    return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
 
 
 def module_fits(name: str) -> bool:

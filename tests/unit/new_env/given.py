@@ -23,7 +23,11 @@ SMALL = {
     "MODULE": "app.celery_app",
     "SOURCE": "examples/flexiprice/backend",
 }
-GIT = {"SOURCE": "https://git.example.com/team/shop.git", "VERSION": "v1.0.0", "DIRECTORY": "backend"}
+GIT = {
+    "SOURCE": "https://git.example.com/team/shop.git",
+    "VERSION": "v1.0.0",
+    "DIRECTORY": "backend",
+}
 TWO = {**SMALL, "HOSTS": "one,two", "ADDRESSES": "one=10.1.0.1,two=10.1.0.2"}
 LARGE = {
     **SMALL,
@@ -51,16 +55,28 @@ GOOD: dict[str, dict[str, str]] = {
     "workers-alone": {**SMALL, "HOSTS": "one,two", "FLOWER": "off", "BEAT": "off"},
     "by-role": {
         **{key: value for key, value in SMALL.items() if key != "HOSTS"},
-        **{"REDIS": "one", "WORKERS": "two,three", "BEAT": "two", "FLOWER": "one"},
+        "REDIS": "one",
+        "WORKERS": "two,three",
+        "BEAT": "two",
+        "FLOWER": "one",
     },
     "producers-without-a-site": {**SMALL, "HOSTS": "one,two", "PRODUCERS": "one,two"},
     "own-database": {**TWO, "DATABASE": "postgresql://flexiprice@one/flexiprice"},
-    "own-database-of-one-host": {**SMALL, "DATABASE": "postgresql://flexiprice@localhost/flexiprice"},
+    "own-database-of-one-host": {
+        **SMALL,
+        "DATABASE": "postgresql://flexiprice@localhost/flexiprice",
+    },
     "own-database-by-name": {**SMALL, "HOSTS": "one,two", "DATABASE": "postgresql://me@two/it"},
     "another-database": {**SMALL, "DATABASE": "mysql://me@db.example.com/it?charset=utf8mb4"},
     "variables": {**LARGE, "SECRETS": "env"},
     "variables-of-one-host": {**SMALL, "SECRETS": "env"},
-    "a-name-that-is-a-word-of-yaml": {**SMALL, "NAME": "on", "HOSTS": "no", "APP": "yes", "QUEUES": "null=1,1e3"},
+    "a-name-that-is-a-word-of-yaml": {
+        **SMALL,
+        "NAME": "on",
+        "HOSTS": "no",
+        "APP": "yes",
+        "QUEUES": "null=1,1e3",
+    },
 }
 
 
@@ -69,7 +85,9 @@ def place(directory: Path) -> Place:
     return Place(ROOT, directory)
 
 
-def made(given: Mapping[str, str], directory: Path) -> tuple[Environment, dict[str, str], dict[str, File]]:
+def made(
+    given: Mapping[str, str], directory: Path
+) -> tuple[Environment, dict[str, str], dict[str, File]]:
     """The environment of some options, its secrets and its files."""
     wanted = environment(given, place(directory))
     values = secret.make(wanted)

@@ -92,7 +92,11 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"HOSTS": "a[1:3]"}, "HOSTS", "can't be a host's name"),
     ({"HOSTS": "redis"}, "HOSTS", "is the name of a group"),
     ({"HOSTS": "localhost"}, "HOSTS", "is the name of a group"),
-    ({"HOSTS": "a,b", "REDIS": "a", "WORKERS": "a", "BEAT": "a", "FLOWER": "a"}, "HOSTS", "has nothing to do"),
+    (
+        {"HOSTS": "a,b", "REDIS": "a", "WORKERS": "a", "BEAT": "a", "FLOWER": "a"},
+        "HOSTS",
+        "has nothing to do",
+    ),
     ({"WORKERS": "two"}, "WORKERS", "is none of HOSTS"),
     ({"WORKERS": "off"}, "WORKERS", "can't be left out"),
     ({"HOSTS": None, "REDIS": "a"}, "WORKERS", "has no host"),
@@ -116,7 +120,11 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"SOURCE": "examples/flexiprice\nbackend"}, "SOURCE", "line end"),
     ({"SOURCE": "https://git.example.com/shop.git"}, "VERSION", "is needed"),
     ({**GIT, "SOURCE": "htp://x y"}, "SOURCE", "is no address of a git repository"),
-    ({**GIT, "SOURCE": "https://me:hush@git.example.com/shop.git"}, "SOURCE", "has a password in it"),
+    (
+        {**GIT, "SOURCE": "https://me:hush@git.example.com/shop.git"},
+        "SOURCE",
+        "has a password in it",
+    ),
     ({**GIT, "VERSION": "--upload-pack=x"}, "VERSION", "is no branch"),
     ({"VERSION": "v1"}, "VERSION", "belongs to a git repository"),
     ({"DIRECTORY": "../.."}, "DIRECTORY", "leads out of the source"),
@@ -145,7 +153,11 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"DATABASE": "postgresql://db/shop"}, "DATABASE", "lacks a scheme"),
     ({"DATABASE": "postgresql://me@db:port/shop"}, "DATABASE", "is no URL"),
     ({"DATABASE": "postgresql://me:hush@db/shop"}, "DATABASE", "has a password in it"),
-    ({"HOSTS": "a,b", "DATABASE": "postgresql://me@localhost/shop"}, "DATABASE", "another one on each host"),
+    (
+        {"HOSTS": "a,b", "DATABASE": "postgresql://me@localhost/shop"},
+        "DATABASE",
+        "another one on each host",
+    ),
     ({"SSH_USER": "a b"}, "SSH_USER", "can't be the name of a Unix user"),
     ({"FIREWALL": "yes"}, "FIREWALL", "is not to be chosen from"),
     ({"HOSTS": "a,b", "FIREWALL": "on"}, "FIREWALL", "there is none of a, b"),
@@ -206,7 +218,10 @@ def test_what_is_needed_is_asked_for_and_nothing_else() -> None:
     assert missing({}) == ["NAME", "HOSTS", "APP", "MODULE", "SOURCE"]
     assert missing(SMALL) == []
     assert missing({**SMALL, "SOURCE": GIT["SOURCE"]}) == ["VERSION"]
-    assert missing({key: SMALL[key] for key in ("NAME", "APP", "MODULE", "SOURCE")} | {"REDIS": "a"}) == []
+    assert (
+        missing({key: SMALL[key] for key in ("NAME", "APP", "MODULE", "SOURCE")} | {"REDIS": "a"})
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -216,7 +231,31 @@ def test_what_can_be_is_taken(name: str, tmp_path: Path) -> None:
 
 NAMES = [option.name for option in OPTIONS if option.name != "INVENTORIES"]
 PIECES = st.sampled_from(
-    ["a", "b1", "one", "two", "=", ",", ",", "/", ":", "@", "://", ".", "off", "on", "env", "4", "-", " ", "*", "'", "{{", "é", "\0"]
+    [
+        "a",
+        "b1",
+        "one",
+        "two",
+        "=",
+        ",",
+        ",",
+        "/",
+        ":",
+        "@",
+        "://",
+        ".",
+        "off",
+        "on",
+        "env",
+        "4",
+        "-",
+        " ",
+        "*",
+        "'",
+        "{{",
+        "é",
+        "\0",
+    ]
 )
 TEXTS = st.one_of(st.lists(PIECES, max_size=8).map("".join), st.text(max_size=20))
 

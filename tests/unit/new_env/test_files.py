@@ -11,7 +11,18 @@ import yaml
 from fleet_preflight.model import Severity
 
 from scripts.new_env.files import yaml_text
-from tests.unit.new_env.given import GOOD, LARGE, PASSWORD, ROOT, SMALL, TWO, decrypted, inventory, made, variables
+from tests.unit.new_env.given import (
+    GOOD,
+    LARGE,
+    PASSWORD,
+    ROOT,
+    SMALL,
+    TWO,
+    decrypted,
+    inventory,
+    made,
+    variables,
+)
 from tests.unit.preflight.inventory import problems
 
 
@@ -101,9 +112,15 @@ def test_with_variables_nothing_is_encrypted_and_nothing_is_in_the_clear(tmp_pat
         assert not any(value in file.text for value in values.values()), name
     named = set(re.findall(r"FLEET_SECRET_\w+", found["group_vars/all/vault.yml"].text))
     done = subprocess.run(
-        ["sh", "-c", ". /dev/stdin; env"], input=exports.text, capture_output=True, text=True, check=True
+        ["sh", "-c", ". /dev/stdin; env"],
+        input=exports.text,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    set_there = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("FLEET_"))
+    set_there = dict(
+        line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("FLEET_")
+    )
     assert set(set_there) == named
     assert sorted(set_there.values()) == sorted(values.values())
 
@@ -136,7 +153,9 @@ def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
 def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
     # But for what git ignores, of which nothing lies here.
     config = tmp_path / "config"
-    config.write_text((ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", ""))
+    config.write_text(
+        (ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", "")
+    )
     for name in ("large", "own-database", "variables", "small"):
         directory = tmp_path / name
         for path, file in made(GOOD[name], tmp_path)[2].items():
@@ -145,7 +164,12 @@ def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
             target.write_text(file.text)
             assert not re.search(r"[ \t]+$|\n\n\n|\n\n\Z", file.text, re.MULTILINE), path
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("yamllint")), "--strict", f"--config-file={config}", tmp_path],
+        [
+            str(Path(sys.executable).with_name("yamllint")),
+            "--strict",
+            f"--config-file={config}",
+            tmp_path,
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -154,6 +178,8 @@ def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("value", ["on", "1.0", "a: b", "@x", "plain", "'", "é", "", ["--fd", "3"], {"a": "*"}])
+@pytest.mark.parametrize(
+    "value", ["on", "1.0", "a: b", "@x", "plain", "'", "é", "", ["--fd", "3"], {"a": "*"}]
+)
 def test_values_are_read_as_they_were_written(value: object) -> None:
     assert yaml.safe_load(f"key: {yaml_text(value)}") == {"key": value}

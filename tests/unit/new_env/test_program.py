@@ -36,14 +36,28 @@ def run(given: Mapping[str, str], directory: Path) -> subprocess.CompletedProces
     )
 
 
-def ansible(inventory: Path, playbook: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ansible(
+    inventory: Path, playbook: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """ansible-playbook over an environment, its vault's password at hand where there is one."""
     password = inventory / ".vault-password"
     vault = {"ANSIBLE_VAULT_IDENTITY_LIST": f"shop@{password}"} if password.exists() else {}
     return subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), *options, playbook],
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            str(inventory),
+            *options,
+            playbook,
+        ],
         cwd=ROOT,
-        env={**CLEAN, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **{**vault, **environment}},
+        env={
+            **CLEAN,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            **vault,
+            **environment,
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -60,14 +74,18 @@ def exports(inventory: Path) -> dict[str, str]:
 
 # All of them are looked at in test_files.py; by Ansible those that differ in what Ansible does with them.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["small", "large", "own-database", "addresses-alone", "by-role", "variables"])
+@pytest.mark.parametrize(
+    "name", ["small", "large", "own-database", "addresses-alone", "by-role", "variables"]
+)
 def test_what_is_made_passes_the_delivered_preflight(name: str, tmp_path: Path) -> None:
     done = run(GOOD[name], tmp_path)
     assert done.returncode == 0, done.stderr
     assert os.listdir(tmp_path) == ["shop"]
     inventory = tmp_path / "shop"
     variables = exports(inventory) if name == "variables" else {}
-    nobody = json.dumps({"ansible_ssh_common_args": "-o ProxyCommand=/bin/false", "ansible_ssh_retries": 0})
+    nobody = json.dumps(
+        {"ansible_ssh_common_args": "-o ProxyCommand=/bin/false", "ansible_ssh_retries": 0}
+    )
     checked = ansible(inventory, "playbooks/preflight.yml", f"--extra-vars={nobody}", **variables)
     output = checked.stdout + checked.stderr
     # The inventory is in order: it went on to the hosts, of which there are none.
@@ -103,11 +121,14 @@ def test_a_vault_without_its_password_is_refused_in_the_words_of_the_readme(tmp_
     wrong = ansible(inventory, "site.yml", ANSIBLE_VAULT_IDENTITY_LIST=f"shop@{wrong_one}")
     password.unlink()
     none = ansible(inventory, "site.yml")
-    for done, words in ((none, "Attempting to decrypt but no vault secrets found"), (wrong, "Decryption failed")):
+    for done, words in (
+        (none, "Attempting to decrypt but no vault secrets found"),
+        (wrong, "Decryption failed"),
+    ):
         assert done.returncode != 0
         assert words in done.stderr
         assert words in readme
-        assert "PLAY [" not in done.stdout
+        assert "TASK [" not in done.stdout
 
 
 def test_an_environment_that_exists_stays_as_it_is(tmp_path: Path) -> None:
@@ -125,7 +146,14 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     done = run({"HOSTS": "a,a", "FLOWR": "off"}, tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    for text in ("NAME\n", "APP\n", "HOSTS='a'", "did you mean FLOWER?", "usage: make new-env", "mistakes"):
+    for text in (
+        "NAME\n",
+        "APP\n",
+        "HOSTS='a'",
+        "did you mean FLOWER?",
+        "usage: make new-env",
+        "mistakes",
+    ):
         assert text in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
@@ -134,13 +162,20 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
 def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
     """A port of nginx that Flower has, too, by a template that is broken on purpose."""
     checkout = tmp_path / "checkout"
-    unneeded = shutil.ignore_patterns(".git", ".state", ".venv", ".*_cache", "__pycache__", "molecule", "tests")
+    unneeded = shutil.ignore_patterns(
+        ".git", ".state", ".venv", ".*_cache", "__pycache__", "molecule", "tests"
+    )
     shutil.copytree(ROOT, checkout, ignore=unneeded)
     template = checkout / "scripts/new_env/templates/flower.yml.j2"
     template.write_text(template.read_text().replace("5555", "443"))
     words = {**LARGE, "INVENTORIES": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.new_env", *(f"{key}={value}" for key, value in words.items())],
+        [
+            sys.executable,
+            "-m",
+            "scripts.new_env",
+            *(f"{key}={value}" for key, value in words.items()),
+        ],
         cwd=checkout,
         env=CLEAN,
         stdin=subprocess.DEVNULL,
@@ -171,8 +206,14 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_make_hands_on_values_that_no_shell_has_read(tmp_path: Path) -> None:
-    bad = "a'b\"; touch %s/hacked; $$(touch %s/hacked) `id`" % (tmp_path, tmp_path)
-    done = make(f"NAME={bad}", f"INVENTORIES={tmp_path}", "WHAT=1", PYTHON=sys.executable, HOSTS="not asked for")
+    bad = f"a'b\"; touch {tmp_path}/hacked; $$(touch {tmp_path}/hacked) `id`"
+    done = make(
+        f"NAME={bad}",
+        f"INVENTORIES={tmp_path}",
+        "WHAT=1",
+        PYTHON=sys.executable,
+        HOSTS="not asked for",
+    )
     assert done.returncode != 0
     assert "can't be the name of an environment" in done.stderr
     assert "WHAT\n     is no option" in done.stderr
