@@ -1,4 +1,4 @@
-"""What `make new-env` is made of: its options, what is refused of them, the files of an environment, their way to disk."""
+"""What `make new-env` is made of: its options, what is refused of them, the files that are made, their way to disk."""
 
 import sys
 from pathlib import Path

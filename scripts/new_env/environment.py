@@ -131,7 +131,7 @@ class Environment:
 
 
 def default_members(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Who does what where nothing else is said: of two hosts one has the workers, of more another one has Redis alone."""
+    """Who does what where nothing else is said: of two hosts one has the workers, of more one has Redis alone."""
     first, *others = hosts
     if not others:
         redis, control, workers = first, first, [first]

@@ -64,8 +64,17 @@ def lookups(environment: Environment) -> dict[str, str]:
     for name in secret.names(environment):
         variable = secret.variable(name)
         undefined = f"undef(hint='set the environment variable {variable}')"
-        found[name] = f"{{{{ lookup('ansible.builtin.env', '{variable}', default={undefined}) }}}}"
+        found[name] = (
+            f"{{{{ lookup('ansible.builtin.env', '{variable}',\n   default={undefined}) }}}}"
+        )
     return found
+
+
+def secret_text(value: str, indent: int) -> str:
+    """A secret, or the lines of the expression for it, as it stands behind a key in YAML."""
+    if "\n" not in value:
+        return json.dumps(value)
+    return ">-\n" + "\n".join(" " * indent + line for line in value.splitlines())
 
 
 def yaml_text(value: Any) -> str:
@@ -95,7 +104,7 @@ class _Renderer:
             keep_trailing_newline=True,
         )
         self._jinja.filters["yaml"] = yaml_text
-        self._jinja.filters["quoted"] = json.dumps
+        self._jinja.filters["secret"] = secret_text
         self._environment = environment
         self._directory = shown_directory(environment, place)
 
