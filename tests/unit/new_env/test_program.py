@@ -159,6 +159,7 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
     """A port of nginx that Flower has, too, by a template that is broken on purpose."""
     checkout = tmp_path / "checkout"
@@ -223,6 +224,7 @@ def test_make_hands_on_values_that_no_shell_has_read(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_make_makes_an_environment(tmp_path: Path) -> None:
     done = make(*(f"{key}={value}" for key, value in TWO.items()), f"INVENTORIES={tmp_path}")
     assert done.returncode == 0, done.stderr
@@ -281,6 +283,7 @@ class Terminal:
         return text
 
 
+@pytest.mark.slow
 def test_on_a_terminal_what_is_needed_is_asked_until_it_is_right(tmp_path: Path) -> None:
     terminal = Terminal(
         "APP=flexiprice", "SOURCE=examples/flexiprice/backend", f"INVENTORIES={tmp_path}"
