@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -42,6 +43,18 @@ def test_is_deployed_within_its_time(fleet: Fleet) -> None:
     assert took["new-env"] + took["site"] <= WITHIN, took
 
 
+@pytest.mark.parametrize("kind", ["broker", "results"])
+def test_redis_is_closed_to_strangers(fleet: Fleet, kind: str) -> None:
+    """To this machine, which is no host of the fleet: with addresses new-env switches the firewall on."""
+    variables = fleet.of("redis")
+    with socket.create_connection((variables["ansible_host"], 22), timeout=10):
+        pass
+    with pytest.raises(TimeoutError):
+        socket.create_connection(
+            (variables["ansible_host"], variables[f"redis_{kind}_port"]), timeout=3
+        )
+
+
 def test_second_run_changes_nothing(fleet: Fleet) -> None:
     before = units.main_pids(fleet)
     run = plays.play(fleet, "second-run")
@@ -59,7 +72,7 @@ def test_its_secrets_are_in_no_other_file(fleet: Fleet, environment: Path) -> No
         fleet.of("postgresql")["postgresql_password"],
         (environment / ".vault-password").read_text().strip(),
     }
-    assert len(secrets) == 11
+    assert len(secrets) == 12
     holding = {
         str(path.relative_to(environment))
         for path in environment.rglob("*")
