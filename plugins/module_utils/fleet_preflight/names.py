@@ -218,6 +218,21 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
                 yield from _queue(model, ("celery_beat_schedule", entry, "queue"), named, hosts)
 
 
+def application_fits(name: str) -> bool:
+    """Whether units, users and directories of a host leave room for an application of this name."""
+    return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
+
+
+def module_fits(name: str) -> bool:
+    """Whether `celery -A` takes it."""
+    return _MODULE.fullmatch(name) is not None
+
+
+def worker_fits(name: str) -> bool:
+    """Whether units and node names take it."""
+    return _WORKER.fullmatch(name) is not None
+
+
 def queue_fits(queue: str) -> bool:
     """Whether Redis' ACL file, `celery -Q` and kombu's own keys leave room for this name."""
     return _QUEUE.fullmatch(queue) is not None and _KOMBU_KEYS.fullmatch(queue) is None
