@@ -201,7 +201,7 @@ def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
 )
 def test_what_is_no_certificate(text: str) -> None:
     with pytest.raises(CheckError, match="this is no certificate"):
-        health_checks.not_after(text)
+        health_checks.validities(text)
 
 
 # --- units -------------------------------------------------------------------------------------------
