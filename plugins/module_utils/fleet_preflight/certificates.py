@@ -33,10 +33,10 @@ def check_certificates(model: Model) -> Iterator[Problem]:
     for host in hosts:
         missing = list(_missing(model, host))
         yield from missing
+        yield from _numbers(model, host)
         found = _given(model, host)
         if found is None:
             continue
-        yield from _numbers(model, host)
         faults = list(pki.faults(found, host))
         yield from (
             _problem(fault, host) for fault in faults if fault.variable not in _names(missing)
@@ -131,14 +131,34 @@ def _is_number(value: object) -> bool:
 
 
 def _numbers(model: Model, host: str) -> Iterator[Problem]:
+    for name in ("pki_ca_generation", "pki_ca_trusted_generations"):
+        value = model.value(host, name)
+        for number in value if isinstance(value, list) else [value]:
+            # Of another type it is reported by that.
+            if isinstance(number, int) and number < 1:
+                yield Problem(
+                    name,
+                    "has a number below 1",
+                    "count the authorities from 1",
+                    value=str(number),
+                    hosts=(host,),
+                )
+    if model.value(host, "pki_source") == pki.EXTERNAL:
+        return
+    for name in ("pki_validity_days", "pki_ca_validity_days"):
+        days = as_number(model.value(host, name))
+        if days is not None and days < 1:
+            yield Problem(
+                name,
+                "is less than a day",
+                "give the days that it is to last",
+                value=f"{days:g}",
+                hosts=(host,),
+            )
+            return
     lasts = as_number(model.value(host, "pki_validity_days"))
     before = as_number(model.value(host, "pki_renew_before_days"))
-    if (
-        lasts is not None
-        and before is not None
-        and before >= lasts
-        and model.value(host, "pki_source") != pki.EXTERNAL
-    ):
+    if lasts is not None and before is not None and before >= lasts:
         yield Problem(
             "pki_renew_before_days",
             f"is not less than pki_validity_days, {lasts:g}: each run would make all certificates anew",
