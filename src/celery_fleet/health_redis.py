@@ -97,6 +97,8 @@ class Client:
             elif server.password is not None:
                 self.ask("AUTH", server.password)
         except BaseException:
+            if hasattr(self, "_stream"):
+                self._stream.close()
             raw.close()
             raise
 
