@@ -607,16 +607,16 @@ def test_a_certificate_is_shown_whose_key_is_roots_alone(
     client(server.port, "admin").config_set("tls-auth-clients", "yes")
     try:
         tag = dead.take(message("one"))
-        assert "handed back" not in secured(dead, server)
+        secured_settings(dead, server)
+        assert "handed back" not in dead.hand_back(seconds=2)
         assert dead.held() == {tag}
         other = tmp_path / "other.crt"
         other.write_text(Authority("fleet").issue(["IP:127.0.0.1"])[0])
         key = tmp_path / "client.key"
         key.write_text((server.ca.parent / "host.key").read_text())
         shown = {"ssl_certfile": str(server.ca.parent / "host.crt"), "ssl_keyfile": str(key)}
-        assert "KEY_VALUES_MISMATCH" in secured(
-            dead, server, **{**shown, "ssl_certfile": str(other)}
-        )
+        secured_settings(dead, server, **{**shown, "ssl_certfile": str(other)})
+        assert "KEY_VALUES_MISMATCH" in dead.hand_back(seconds=2)
         assert "No such file" in secured(dead, server, **{**shown, "ssl_keyfile": "/none.key"})
         assert dead.held() == {tag}
 
