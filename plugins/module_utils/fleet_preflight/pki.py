@@ -679,12 +679,24 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
                 yield Fault(
                     "pki_ca_generation",
                     f"is {generation}, and that authority ended on {item.not_valid_after_utc:%Y-%m-%d}",
-                    f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts/*.json: "
-                    "nobody is trusted any more, so there is nothing to roll over",
+                    f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts: nobody is trusted "
+                    "any more, so there is nothing to roll over",
                 )
 
 
 # --- from what hosts have to what they are to have ------------------------------------------------------
+
+
+_LOST = Fault(
+    "pki_directory",
+    "has none of the fleet's own authorities any more, and this host has a certificate of one",
+    "put ca.crt and ca.key back from where you keep them; or, to begin anew, remove the directory hosts in it: until "
+    "that run has ended, clients that connect anew may be refused",
+)
+
+
+def _is_lost(given: Given) -> bool:
+    return given.source == OWN and not any(Path(given.directory).glob("ca*.crt"))
 
 
 def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
@@ -703,6 +715,9 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
             if (record := read_record(of.directory, host)) is not None
         }
         found: list[tuple[str, Fault]] = []
+        lost = [host for host, of in given.items() if host in records and _is_lost(of)]
+        if lost:
+            return [(host, _LOST) for host in lost]
         seen: dict[tuple[str, str], bool] = {}
         for host, of in given.items():
             found += [(host, fault) for fault in _of_change(host, of, records, seen)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -373,8 +374,19 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
     fleet.run()
     (fleet.directory / "ca.crt").unlink()
     (fleet.directory / "ca.key").unlink()
-    assert all("still show" in line or "do not trust" in line for line in fleet.refused())
-    assert fleet.refused()
+    found = fleet.refused()
+    assert ["has none of the fleet's own authorities" in line for line in found] == [True, True]
+    # To begin anew is said by leaving nothing of before.
+    shutil.rmtree(fleet.directory / "hosts")
+    assert fleet.refused() == []
+
+
+def test_a_stolen_key_is_replaced_at_once(fleet: Fleet) -> None:
+    fleet.run()
+    assert fleet.refused(ca_generation=2)
+    shutil.rmtree(fleet.directory / "hosts")
+    (fleet.directory / "hosts").mkdir()
+    fleet.run(ca_generation=2)
 
 
 def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
