@@ -47,8 +47,6 @@ class Role:
     def run(self, hosts: dict[str, Any] | None = None, limit: str = "", **given: Any) -> str:
         """Its output; no key and no passphrase may be in it."""
         shared = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "auto_silent",
             "celery_app_name": "shop",
             "celery_app_module": "app",
             "celery_app_source": {"path": "app"},
@@ -63,7 +61,9 @@ class Role:
             group: {"hosts": {host: own.get(host, {})}}
             for group, host in zip(("redis", "celery_workers"), HOSTS, strict=True)
         }
-        inventory = {"all": {"vars": shared}, "fleet": {"children": children}}
+        # Of the hosts alone: what is done on the control side has the Python of the control side.
+        reached = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+        inventory = {"all": {"vars": shared}, "fleet": {"children": children, "vars": reached}}
         (self.directory / "hosts.yml").write_text(json.dumps(inventory))
         done = ansible(
             "ansible-playbook",
