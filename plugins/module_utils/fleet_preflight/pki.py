@@ -423,14 +423,18 @@ def host_state(given: Given, host: str) -> dict[str, Any]:
     text = _read(Path(given.directory, "hosts", f"{host}.crt"))
     key = _read(Path(given.directory, "hosts", f"{host}.key"))
     above = signer(given)
-    good = bool(text and key and above) and certificate_serves(
-        text,
-        [alternative_name(name) for name in given.names],
-        above,
-        given.renew_before_days,
-        key,
-        given.clients,
-    )
+    try:
+        good = bool(text and key and above) and certificate_serves(
+            text,
+            [alternative_name(name) for name in given.names],
+            above,
+            given.renew_before_days,
+            key,
+            given.clients,
+        )
+    except (ValueError, TypeError):
+        # Broken, or a key that somebody has encrypted: of no use, and made anew.
+        good = False
     return {
         "bundle": trusted,
         "chain": pem(certificates(joined(text, above))) if good else None,

@@ -407,6 +407,15 @@ def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
     assert not pki.host_state(replace(of["redis1"], renew_before_days=28), "redis1")["issue"]
 
 
+@pytest.mark.parametrize("suffix", ["crt", "key"])
+def test_what_is_broken_is_made_anew(fleet: Fleet, suffix: str) -> None:
+    fleet.run()
+    (fleet.directory / f"hosts/redis1.{suffix}").write_text("cut short")
+    of = fleet.inventory()
+    assert [pki.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert fleet.refused() == []
+
+
 def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
     fleet.run()
     assert not pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
