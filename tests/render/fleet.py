@@ -78,7 +78,7 @@ ODD: dict[str, Any] = {
 # Rendered beside them: a name, the inventory, and what is given.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("staging", ODD),
-    # And without a firewall.
+    # And without a firewall, and with clients that show a certificate.
     "flower-alone": (
         "staging",
         {
@@ -90,6 +90,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "fleet_needrestart": False,
             "celery_beat_scheduler": "database",
             "celery_beat_schedule_edited": "reset",
+            "pki_mode": "mutual",
         },
     ),
 }

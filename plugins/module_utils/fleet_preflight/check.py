@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from . import (
+    certificates,
     commands,
     control,
     delivery,
@@ -80,6 +81,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     redis_cluster.check_cluster,
+    certificates.check_certificates,
 )
 
 

@@ -61,6 +61,9 @@ def line(application: Application, instance: Instance, user: str, words: list[st
         )
     address = ["-h", instance.host, "-p", str(instance.port)]
     tls = ["--tls", "--cacert", str(application.ca)]
+    if application.client:
+        tls += ["--cert", str(application.client["certificate"])]
+        tls += ["--key", str(application.client["key"])]
     # Without -e a command that Redis refuses, and a login that fails, end with 0.
     return [program, "-e", *address, *tls, "--user", user, *words]
 
