@@ -428,6 +428,8 @@ def test_redis_by_valkeys_client_where_there_is_no_other(
     )
     assert call("redis", "--", "ping").exit_code == 0
     assert capfd.readouterr().out == "valkey\n"
+
+
 def test_redis_is_shown_a_certificate(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
