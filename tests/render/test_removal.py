@@ -33,7 +33,7 @@ def known(place: Places) -> list[str]:
         *belongings.REDIS_FILES,
         *belongings.NGINX_FILES,
         *belongings.NGINX_DIRECTORIES,
-        belongings.REDIS_MASK,
+        *belongings.REDIS_MASKS.values(),
         *belongings.SHARED_FILES,
         *belongings.SHARED_TREES,
         *belongings.SHARED_DIRECTORIES,

@@ -15,6 +15,7 @@ from .celery import slice_unit
 
 UNITS = "/etc/systemd/system"
 SITES = "/etc/nginx/conf.d"
+NEEDRESTART = "/etc/needrestart/conf.d"
 STATE = "/var/lib/celery-fleet"
 RUN = "/run/celery-fleet"
 LIBRARY = "/usr/lib/celery-fleet"
@@ -168,6 +169,7 @@ def files(places: Places) -> list[str]:
         *(f"{root}/pins/{name}" for name in pins),
         f"{root}/current",
         f"/etc/logrotate.d/{app}",
+        f"{NEEDRESTART}/celery-fleet-{app}.conf",
         f"{LIBRARY}/cli/pins/{app}",
         f"{STATE}/health/{app}.json",
         *(f"{STATE}/inputs/{unit}.json" for unit in all_units(app)),
@@ -220,8 +222,8 @@ NGINX_FILES = (
     f"{RUN}/fingerprints/nginx.service.json",
 )
 NGINX_DIRECTORIES = (f"{UNITS}/nginx.service.d",)
-# Keeps Debian's own open instance from running; it goes with the package.
-REDIS_MASK = f"{UNITS}/redis-server.service"
+# Each keeps Debian's own open instance from running; it goes with the package, by whose name it is called.
+REDIS_MASKS = {name: f"{UNITS}/{name}.service" for name in ("redis-server", "valkey-server")}
 # With the last one of all.
 SHARED_FILES = ("/usr/local/bin/celery-fleet",)
 SHARED_TREES = (LIBRARY, STATE)
@@ -230,6 +232,8 @@ SHARED_DIRECTORIES = (
     REDIS_DATA,
     "/etc/celery-fleet/redis",
     "/etc/sysusers.d",
+    NEEDRESTART,
+    "/etc/needrestart",
     "/etc/systemd/system/nftables.service.wants",
 )
 

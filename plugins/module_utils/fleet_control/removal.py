@@ -530,19 +530,21 @@ class Remover:
         if packages.purged:
             self.dpkg.purge(packages.purged)
             self.removed += [f"package {name}" for name in packages.purged]
-        mask = self._at(belongings.REDIS_MASK)
-        if self._unmasked(packages) and os.path.islink(mask) and os.readlink(mask) == "/dev/null":
-            self._remove_files([belongings.REDIS_MASK])
-            self._command(["systemctl", "daemon-reload"])
+        for package, path in belongings.REDIS_MASKS.items():
+            mask = self._at(path)
+            masks = os.path.islink(mask) and os.readlink(mask) == "/dev/null"
+            if masks and self._unmasked(package, packages):
+                self._remove_files([path])
+                self._command(["systemctl", "daemon-reload"])
         self._remove_files(list(belongings.SHARED_FILES))
         self._remove_empty(belongings.SHARED_DIRECTORIES)
         for path in belongings.SHARED_TREES:
             if self._exists(path):
                 self._remove_tree(path)
 
-    def _unmasked(self, packages: Packages) -> bool:
-        """Whether the link that keeps Debian's own Redis down may go: not where it would start at the next boot."""
-        return "redis-server" in packages.purged or not self._exists("/usr/bin/redis-server")
+    def _unmasked(self, package: str, packages: Packages) -> bool:
+        """Whether the link that keeps Debian's own server down may go: not where it would start at the next boot."""
+        return package in packages.purged or not self._exists(f"/usr/bin/{package}")
 
     def _shared_files(self) -> list[str]:
         paths = [*belongings.SHARED_FILES]

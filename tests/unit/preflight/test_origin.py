@@ -73,7 +73,7 @@ def test_a_problem_names_its_places(read: dict[str, Any], tmp_path: Path) -> Non
     tagged = model(valid(tmp_path / "source"), control=control)
     for host in tagged.raw:
         tagged.raw[host].update(read)  # type: ignore[attr-defined]  # it is a dictionary
-        tagged.hosts[host]["celery_worker_instances"]["discounts"]["concurrency"] = "four"  # type: ignore[index]
+        tagged.hosts[host]["celery_worker_instances"]["discounts"]["concurrency"] = "four"  # type: ignore[index]  # the same
     (found,) = [one for one in check(tagged) if one.variable.endswith(".concurrency")]
     assert found.places == ("all.yml:3",)
     assert "   In: all.yml:3\n   Remedy:" in report.block("x", [found], GROUPS, GROUPS["fleet"])
