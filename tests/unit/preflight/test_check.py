@@ -277,6 +277,13 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "stands in celery_app_secret_env", "remove it there"),
     ("celery_app_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_urls.(a name that is not shown)",
      "name of an environment variable", "letters"),
+    (f"{D}/environment", {"a-b": "x"}, f"{W}.discounts.environment.a-b", "name of an environment variable", "letters"),
+    ("celery_worker_defaults", {"environment": {"": 1}}, f"{W}.discounts.environment['']",
+     "name of an environment variable", "letters"),
+    ("celery_producer_web/environment", {"1": "x"}, "celery_producer_web.environment.1", "name of an env", "letters"),
+    ("celery_app_env/A", "a\x1bb", "celery_app_env.A", "control character", "base64"),
+    ("celery_app_secret_env/A", "a\r\n", "celery_app_secret_env.A", "control character", "base64"),
+    (f"{D}/environment", {"A": "\0"}, f"{W}.discounts.environment.A", "control character", "base64"),
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
     # logs
     ("celery_app_log_format", "%(message)s %(task_name)s", "celery_app_log_format", "'task_name'", "%(asctime)s"),
