@@ -69,11 +69,11 @@ def _environments(
         for value, hosts in model.distinct(variable):
             yield (variable,), as_mapping(value), hosts
     for name, options, hosts in each_worker(model):
-        path = ("celery_worker_instances", name, "environment")
-        yield path, as_mapping(options.get("environment")), hosts
+        of_worker = ("celery_worker_instances", name, "environment")
+        yield of_worker, as_mapping(options.get("environment")), hosts
     for value, hosts in model.distinct("celery_producer_web", model.members("celery_producers")):
-        path = ("celery_producer_web", "environment")
-        yield path, as_mapping(as_mapping(value).get("environment")), hosts
+        of_web = ("celery_producer_web", "environment")
+        yield of_web, as_mapping(as_mapping(value).get("environment")), hosts
 
 
 def _parts(
