@@ -132,14 +132,14 @@ def test_the_memory_that_a_worker_may_take(options: dict[str, Any], mib: int | N
 
 
 def test_memory_that_is_promised_more_than_once() -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "workers": {"a": {"concurrency": 8, "max_memory_per_child": 204800}, "b": {"memory_max": "512M"}},
         "redis": {"redis_broker_maxmemory": 256 * MIB},
     }  # fmt: skip
     (found,) = check_facts({"x": BIG}, {}, None, {"x": asked})
     assert (found.variable, found.severity) == ("memory", Severity.WARNING)
     assert "is 2.0 GiB, and what runs there may take 2.3 GiB: worker a 1.6 GiB" in found.message
-    asked["workers"]["a"]["concurrency"] = 6  # type: ignore[index]  # it is what stands above
+    asked["workers"]["a"]["concurrency"] = 6
     assert check_facts({"x": BIG}, {}, None, {"x": asked}) == []
 
 
@@ -166,7 +166,7 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
     variables = valid(tmp_path)
     variables["celery_worker_defaults"] = {"memory_max": "512M"}
     hosts = {"worker2": {"celery_worker_enabled": ["discounts"], "redis_broker_maxmemory": "9gb"}}
-    found = demands(model(variables, hosts))
+    found: dict[str, Any] = demands(model(variables, hosts))
     assert found["redis1"] == {
         "release": False,
         "redis": {"redis_broker_maxmemory": 256 * MIB, "redis_results_maxmemory": 256 * MIB},
@@ -175,7 +175,11 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
         "release": True,
         "workers": {"discounts": {"concurrency": 4, "memory_max": "512M"}},
     }
+<<<<<<< HEAD
     assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}  # type: ignore[call-overload]  # a mapping
+=======
+    assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}
+>>>>>>> preflight
 
 
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])

@@ -70,10 +70,10 @@ def test_another_ansible_knows_no_places(
 def test_a_problem_names_its_places(read: dict[str, Any], tmp_path: Path) -> None:
     control = Control("2.19.14", "3.11.2", tmp_path)
     # As they were read: a copy would have no tags.
-    tagged = model(valid(tmp_path / "source"), control=control)
+    tagged: Any = model(valid(tmp_path / "source"), control=control)
     for host in tagged.raw:
-        tagged.raw[host].update(read)  # type: ignore[attr-defined]  # it is a dictionary
-        tagged.hosts[host]["celery_worker_instances"]["discounts"]["concurrency"] = "four"  # type: ignore[index]  # the same
+        tagged.raw[host].update(read)
+        tagged.hosts[host]["celery_worker_instances"]["discounts"]["concurrency"] = "four"
     (found,) = [one for one in check(tagged) if one.variable.endswith(".concurrency")]
     assert found.places == ("all.yml:3",)
     assert "   In: all.yml:3\n   Remedy:" in report.block("x", [found], GROUPS, GROUPS["fleet"])
