@@ -175,11 +175,7 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
         "release": True,
         "workers": {"discounts": {"concurrency": 4, "memory_max": "512M"}},
     }
-<<<<<<< HEAD
-    assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}  # type: ignore[call-overload]  # a mapping
-=======
     assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}
->>>>>>> preflight
 
 
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])
