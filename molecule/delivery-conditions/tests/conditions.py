@@ -218,7 +218,7 @@ def said(ground: Ground, host: str, text: str, since: float) -> bool:
 #: Python's processes that have it sleep in another way.
 SLEEP = (
     'import os, select, time; "FAKETIME" in os.environ and '
-    'setattr(time, "sleep", lambda seconds: (select.select([], [], [], seconds), None)[1])\n'
+    'setattr(time, "sleep", lambda seconds, select=select: (select.select([], [], [], seconds), None)[1])\n'
 )
 
 
