@@ -226,7 +226,10 @@ NGINX_DIRECTORIES = (f"{UNITS}/nginx.service.d",)
 REDIS_MASKS = {name: f"{UNITS}/{name}.service" for name in ("redis-server", "valkey-server")}
 # With the last one of all.
 SHARED_FILES = ("/usr/local/bin/celery-fleet",)
-SHARED_TREES = (LIBRARY, STATE)
+SHARED_TREES = (LIBRARY, STATE, "/run/celery-fleet-exec")
+# Copied by a script of nginx's package, which leaves it behind: the copy, what it was made from, and where it lies.
+WELCOME = ("/var/www/html/index.nginx-debian.html", "/usr/share/nginx/html/index.html")
+WELCOME_DIRECTORIES = ("/var/www/html", "/var/www")
 SHARED_DIRECTORIES = (
     "/var/log/celery-fleet",
     REDIS_DATA,

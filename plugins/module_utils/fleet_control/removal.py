@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import belongings, fingerprint, firewall, redis_live, systemd
 from .belongings import RUN, STATE, UNITS, Neighbours, Places
+from .celery import slice_unit
 from .files import LEFT
 from .installed import Dpkg, Packages, at_home, going
 from .outcome import SettleError
@@ -408,7 +409,16 @@ class Remover:
         self._remove_files(paths)
         self._remove_empty(sorted(around))
         if paths:
+            self._stop_slice()
             self._command(["systemctl", "daemon-reload"])
+
+    def _stop_slice(self) -> None:
+        """It would be listed until the next boot. Not under a unit that somebody has put into it."""
+        name = slice_unit(self.app)
+        inside = self.host.run(["systemctl", "show", "--property=RequiredBy", "--value", name])
+        units = inside.output.split() if inside.returncode == 0 else []
+        if all(_ended(state) for state in self._show(units).values()):
+            self.host.run(["systemctl", "stop", name])
 
     def _is_ours(self, unit: str) -> bool:
         return self._matches(unit, belongings.all_units(self.app)) and not self._matches(
@@ -528,6 +538,7 @@ class Remover:
     def _remove_shared(self) -> None:
         packages = self._packages()
         if packages.purged:
+            self._remove_welcome(packages.purged)
             self.dpkg.purge(packages.purged)
             self.removed += [f"package {name}" for name in packages.purged]
         for package, path in belongings.REDIS_MASKS.items():
@@ -541,6 +552,15 @@ class Remover:
         for path in belongings.SHARED_TREES:
             if self._exists(path):
                 self._remove_tree(path)
+
+    def _remove_welcome(self, purged: Iterable[str]) -> None:
+        """The page that nginx's package leaves behind; not one that somebody has written there."""
+        page, origin = (Path(self._at(path)) for path in belongings.WELCOME)
+        if not any(name.startswith("nginx") for name in purged):
+            return
+        if page.is_file() and origin.is_file() and page.read_bytes() == origin.read_bytes():
+            self._remove_files(belongings.WELCOME[:1])
+            self._remove_empty(belongings.WELCOME_DIRECTORIES)
 
     def _unmasked(self, package: str, packages: Packages) -> bool:
         """Whether the link that keeps Debian's own server down may go: not where it would start at the next boot."""

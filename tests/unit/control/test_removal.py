@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,96 @@ def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Gr
     # Started again, it is asked again.
     ground.systemd.add("redis@shop-broker.service", running=True)
     assert ground.remover().messages()["state"] == "counted"
+
+
+# -- packages -------------------------------------------------------------------------------------------------
+
+
+def brought(ground: Ground, *names: str) -> None:
+    """Packages that a run has noted, and that are installed."""
+    note = {"format": 1, "installed": dict.fromkeys(names, "asked")}
+    ground.write(f"{belongings.STATE}/packages.json", json.dumps(note))
+    listed = "".join(f"installed {name}\n" for name in names)
+    ground.answers["dpkg-query --show --showformat=${db"] = Completed(0, listed)
+    (ground.base / "proc").mkdir()
+
+
+def purges(ground: Ground) -> list[str]:
+    return [one for one in ground.commands if " purge " in one and "--simulate" not in one]
+
+
+def test_packages_go_with_the_last_application_and_with_them_what_theirs_left(
+    ground: Ground, bare: list[str]
+) -> None:
+    ground.deploy("shop")
+    brought(ground, "nginx-light", "redis-server")
+    ground.write(belongings.WELCOME[1], "welcome")
+    ground.write(belongings.WELCOME[0], "welcome")
+    mask = ground.base / belongings.REDIS_MASK.lstrip("/")
+    mask.symlink_to("/dev/null")
+    ground.write("/usr/bin/redis-server")
+    (ground.base / "etc/nginx/conf.d/own.conf").unlink()
+    ground.stop()
+    assert ground.remover().look().packages == ["nginx-light", "redis-server"]
+    ground.remover().remove()
+    (purge,) = purges(ground)
+    assert purge.endswith("purge nginx-light redis-server")
+    assert not os.path.lexists(mask)
+    assert not (ground.base / "var/www").exists()
+    assert bare
+
+
+@pytest.mark.parametrize("why", ["asked", "neighbour", "data"])
+def test_packages_stay_with_what_needs_them(ground: Ground, bare: list[str], why: str) -> None:
+    ground.deploy("shop")
+    brought(ground, "redis-server")
+    mask = ground.base / belongings.REDIS_MASK.lstrip("/")
+    mask.symlink_to("/dev/null")
+    ground.write("/usr/bin/redis-server")
+    if why == "neighbour":
+        ground.deploy("mails")
+    options: dict[str, Any] = {
+        "asked": {"packages": False},
+        "neighbour": {},
+        "data": {"keep": ("redis_data",)},
+    }[why]
+    ground.stop()
+    ground.remover(**options).remove()
+    assert purges(ground) == []
+    # Debian's own would start with the next boot.
+    assert os.path.lexists(mask)
+    assert bare
+
+
+def test_a_page_that_somebody_wrote_stays(ground: Ground, bare: list[str]) -> None:
+    ground.deploy("shop")
+    brought(ground, "nginx-light")
+    (ground.base / "etc/nginx/conf.d/own.conf").unlink()
+    ground.write(belongings.WELCOME[1], "welcome")
+    page = ground.write(belongings.WELCOME[0], "own page")
+    ground.stop()
+    ground.remover().remove()
+    assert len(purges(ground)) == 1
+    assert page.read_text() == "own page"
+    assert bare
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
+    ground: Ground, running: bool
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    ground.systemd.add("own.service", running=running)
+    question = "systemctl show --property=RequiredBy --value shop.slice"
+
+    def run(command: Sequence[str]) -> Completed:
+        asked = " ".join(command) == question
+        return Completed(0, "own.service\n") if asked else ground.run(command)
+
+    host = replace(ground.remover().host, run=run)
+    Remover(Places.usual("shop"), Options(), host).remove()
+    assert ("systemctl stop shop.slice" in ground.systemd.commands) is not running
 
 
 # -- nginx ----------------------------------------------------------------------------------------------------

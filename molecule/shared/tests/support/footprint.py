@@ -73,7 +73,8 @@ print(json.dumps({
     "packages": lines("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package} ${Version}\\n"),
     "manual": lines("apt-mark", "showmanual"),
     "tables": tables,
-    "run": sorted(os.listdir("/run")),
+    # adduser's lock, which Debian's packages leave there.
+    "run": sorted(name for name in os.listdir("/run") if name != "adduser"),
 }))
 """
 
