@@ -20,7 +20,7 @@ from .outcome import SettleError
 
 NOTE = f"{STATE}/packages.json"
 # Where a daemon's configuration lies that somebody may have added to, by the beginning of its packages' names.
-_CONFIGURATION = {"nginx": "/etc/nginx", "redis": "/etc/redis"}
+_CONFIGURATION = {"nginx": "/etc/nginx", "redis": "/etc/redis", "valkey": "/etc/valkey"}
 # Links that the packages' own scripts make.
 _MADE = re.compile(r"/etc/nginx/(modules-enabled/[^/]+|sites-enabled/default)")
 _ASK = ["apt-get", "--simulate", "--quiet", "--no-auto-remove"]

@@ -740,8 +740,9 @@ class Remover:
             return Packages()
         needed = {}
         if "redis_data" in self.options.keep and self._redis_data():
-            needed = {"redis-server": "its user owns the data that are kept"}
-        own = [*belongings.all_units(self.app), "nginx.service", "redis-server.service"]
+            needed = dict.fromkeys(belongings.REDIS_MASKS, "its user owns the data that are kept")
+        servers = (f"{name}.service" for name in belongings.REDIS_MASKS)
+        own = [*belongings.all_units(self.app), "nginx.service", *servers]
         reasons = self.dpkg.reasons(
             brought,
             ours=lambda path: path in belongings.site_files(self.places),

@@ -502,7 +502,7 @@ def test_packages_go_with_the_last_application_and_with_them_what_theirs_left(
     brought(ground, "nginx-light", "redis-server")
     ground.write(belongings.WELCOME[1], "welcome")
     ground.write(belongings.WELCOME[0], "welcome")
-    mask = ground.base / belongings.REDIS_MASK.lstrip("/")
+    mask = ground.base / belongings.REDIS_MASKS["redis-server"].lstrip("/")
     mask.symlink_to("/dev/null")
     ground.write("/usr/bin/redis-server")
     (ground.base / "etc/nginx/conf.d/own.conf").unlink()
@@ -520,7 +520,7 @@ def test_packages_go_with_the_last_application_and_with_them_what_theirs_left(
 def test_packages_stay_with_what_needs_them(ground: Ground, bare: list[str], why: str) -> None:
     ground.deploy("shop")
     brought(ground, "redis-server")
-    mask = ground.base / belongings.REDIS_MASK.lstrip("/")
+    mask = ground.base / belongings.REDIS_MASKS["redis-server"].lstrip("/")
     mask.symlink_to("/dev/null")
     ground.write("/usr/bin/redis-server")
     if why == "neighbour":
