@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy bench bench-delivery bench-restarts docs clean
+.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,10 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 	@python scripts/hosts.py destroy $(DEMO)
 	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml))
 
+# Names alone are handed on: the values come through the environment, so that no shell reads them.
+new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
+	@python -m scripts.new_env $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
+
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py
 
@@ -59,6 +63,9 @@ bench-delivery: setup ## what taking messages costs beside stock Celery, on Redi
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report
+
+report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-outages, delivery-conditions
+	@python -m scripts.restarts.delivery_report
 
 docs: setup ## docs/reference.md, from the roles' own specs
 	@python scripts/reference.py

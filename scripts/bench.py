@@ -4,6 +4,7 @@
     queues   the second run on a host with 24 queues and on one with 3
     hosts    the second run on 16 hosts and on 4
     cold     the first run on bare hosts, and a plain shell script that installs the same (bench_baseline.sh)
+    preflight  the check of an inventory of 50 hosts with 24 queues, without any host
 
 All figures of one part come from one sitting, round by round in turn, so that their ratios hold whatever the machine.
 A remote call is counted by what Ansible's -vvv output says of each host; it makes the run itself slower, so it is a
@@ -322,6 +323,79 @@ def _with_profile(found: Mapping[str, Sequence[float]], one: Ratio, inventory: P
     return text
 
 
+# --- preflight -------------------------------------------------------------------------------------
+
+
+def whole_inventory(hosts: int, queues: int) -> dict[str, Any]:
+    """An inventory of a whole fleet: Redis, one host for beat, web and Flower, and workers; each queue in all places.
+
+    Addresses are documentation's own: nobody is called.
+    """
+    found = inventory_of(hosts - 2, queues)
+    numbers = range(1, queues + 1)
+    groups = found["fleet"]["children"]
+    for group in ("celery_beat", "celery_producers", "flower"):
+        groups[group] = {"hosts": {"control1": {}}}
+    names = dict.fromkeys(name for group in groups.values() for name in group["hosts"])
+    found["all"]["hosts"] = {
+        name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(names, 1)
+    }
+    found["all"]["vars"] |= {
+        "celery_app_task_routes": {
+            f"app.tasks.of{number}.*": {"queue": f"queue{number}"} for number in numbers
+        },
+        "celery_app_urls": {"DATABASE_URL": {"scheme": "postgresql", "host": "{{ my_database }}"}},
+        "my_database": "{{ groups['redis'] | first }}",
+        "celery_beat_schedule": {
+            f"entry{number}": {
+                "task": f"app.tasks.of{number}.run",
+                "crontab": {"minute": f"*/{number}"},
+                "queue": f"queue{number}",
+            }
+            for number in numbers
+        },
+        "celery_worker_defaults": {
+            "time_limit": 600,
+            "soft_time_limit": 500,
+            "memory_max": "{{ my_memory }}",
+        },
+        "my_memory": "512M",
+        "test_fleet_state": "/nowhere",
+        "flower_auth_password": secrets.token_hex(16),
+        "flower_cookie_secret": secrets.token_hex(16),
+        "celery_producer_web": {"command": ["python", "-m", "uvicorn", "app.main:app"]},
+    }
+    return found
+
+
+def preflight(rounds: int) -> str:
+    """The whole command against one that does nothing for the same inventory."""
+    directory = PLACE / "preflight"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "hosts.yml").write_text(json.dumps(whole_inventory(50, 24), indent=1))
+    plays = {}
+    for name, action in (("check", "preflight_inventory"), ("nothing", "ansible.builtin.debug")):
+        play = {"hosts": "fleet", "gather_facts": False, "tasks": [{action: {}, "run_once": True}]}
+        plays[name] = PLACE / f"{name}.yml"
+        plays[name].write_text(json.dumps([play]))
+
+    def seconds(name: str) -> float:
+        command = ["ansible-playbook", "--inventory", str(directory), str(plays[name])]
+        return run(command)[0]
+
+    found = in_turn(
+        rounds,
+        {
+            "a task that does nothing": lambda: seconds("nothing"),
+            "preflight of 50 hosts with 24 queues": lambda: seconds("check"),
+        },
+    )
+    whole = statistics.median(found["preflight of 50 hosts with 24 queues"])
+    text = report(found, [Ratio("seconds of the whole command", whole, 3)], [])
+    shutil.rmtree(directory)
+    return text
+
+
 # --- cold ------------------------------------------------------------------------------------------
 
 
@@ -437,8 +511,9 @@ PARTS: Mapping[str, Callable[[int], str]] = {
     "queues": queues,
     "hosts": hosts,
     "cold": cold,
+    "preflight": preflight,
 }
-ROUNDS = {"second": 5, "queues": 5, "hosts": 3, "cold": 3}
+ROUNDS = {"second": 5, "queues": 5, "hosts": 3, "cold": 3, "preflight": 5}
 
 
 def main(arguments: Sequence[str]) -> int:

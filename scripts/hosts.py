@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LABEL_FLEET = "celery-fleet.fleet"
 LABEL_SPEC = "celery-fleet.spec"
+SUITE = "bookworm"  # of hosts that name none
 USER = "admin"
 BOOT_TIMEOUT = 60.0  # seconds; a host is up in about one
 FIRST_ADDRESS = 11
@@ -336,14 +337,19 @@ def write(path: Path, text: str) -> None:
 # --- commands --------------------------------------------------------------------------------------
 
 
-def create(fleet: Fleet, names: Sequence[str], image: str, inventory: Path) -> bool:
-    """Settle the fleet so that it has exactly the hosts `names`, and write how to reach them.
+def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
+    """Settle the fleet so that it has exactly the hosts that `images` names, and write how to reach them.
+
+    Args:
+        fleet: Whose hosts.
+        images: The image of each host by its name.
+        inventory: Where to write how to reach them.
 
     Returns:
         Whether any container was made, started or removed.
     """
-    if len(names) > 200:
-        raise FleetError(f"{len(names)} hosts do not fit on one test network")
+    if len(images) > 200:
+        raise FleetError(f"{len(images)} hosts do not fit on one test network")
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
     (fleet.state / "host_keys").mkdir(exist_ok=True)
@@ -353,11 +359,13 @@ def create(fleet: Fleet, names: Sequence[str], image: str, inventory: Path) -> b
     subnet = settle_network(fleet)
     hosts = [
         Host(name, f"{fleet.name}-{name}", str(subnet[FIRST_ADDRESS + index]))
-        for index, name in enumerate(sorted(names))
+        for index, name in enumerate(sorted(images))
     ]
     changed = [remove_containers(fleet, keep={host.container for host in hosts})]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        changed += pool.map(lambda host: settle_host(fleet, host, image, authorized_key), hosts)
+        changed += pool.map(
+            lambda host: settle_host(fleet, host, images[host.name], authorized_key), hosts
+        )
     known = [
         f"{host.address} {(fleet.state / 'host_keys' / f'{host.name}.pub').read_text().strip()}"
         for host in hosts
@@ -365,8 +373,11 @@ def create(fleet: Fleet, names: Sequence[str], image: str, inventory: Path) -> b
     write(fleet.state / "known_hosts", "\n".join(known) + "\n")
     with ThreadPoolExecutor(max_workers=8) as pool:
         list(pool.map(lambda host: check_login(fleet, host), hosts))
-    facts = {"name": fleet.name, "subnet": str(subnet), "image": image}
-    record = {**facts, "hosts": {host.name: asdict(host) for host in hosts}}
+    facts = {"name": fleet.name, "subnet": str(subnet)}
+    record = {
+        **facts,
+        "hosts": {host.name: {**asdict(host), "image": images[host.name]} for host in hosts},
+    }
     write(fleet.state / "fleet.json", json.dumps(record, indent=2) + "\n")
     write(inventory, connection_inventory(fleet, hosts))
     return any(changed)
@@ -398,11 +409,30 @@ def destroy(fleet: Fleet, inventory: Path) -> bool:
 
 
 def image_of(suite: str) -> str:
-    """The image that `make setup` built for a Debian suite."""
+    """The image of a Debian suite: that of most hosts by `make setup`, another one when the first host needs it."""
     path = ROOT / ".state" / f"image-{suite}"
-    if not path.exists():
+    if suite != SUITE:
+        command = [str(ROOT / "scripts/image.sh"), suite]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            raise FleetError(f"there is no image of Debian {suite}: see above")
+    elif not path.exists():
         raise FleetError(f"there is no image of Debian {suite} yet: run 'make setup'")
     return path.read_text().strip()
+
+
+def named(words: Sequence[str]) -> dict[str, str]:
+    """The suite of each host by its name, of words such as `redis1` or `redis1=trixie`."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, suite = word.partition("=")
+        suite = suite or SUITE
+        if not re.fullmatch(r"[a-z]+", suite):
+            raise FleetError(f"{suite!r}, of the host {name}, is no Debian suite")
+        if name in found:
+            raise FleetError(f"the host {name} is named twice")
+        found[name] = suite
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -419,13 +449,21 @@ def main(arguments: Sequence[str]) -> int:
             help="the inventory source with the connections",
         )
         if name == "create":
-            command.add_argument("--suite", default="bookworm", help="Debian suite of the hosts")
-            command.add_argument("hosts", nargs="+", metavar="HOST")
+            command.add_argument(
+                "hosts",
+                nargs="+",
+                metavar="HOST[=SUITE]",
+                help=f"a host, and its Debian suite where that is not {SUITE}",
+            )
     options = parser.parse_args(arguments)
     try:
         fleet = Fleet.of(options.scenario)
         if options.command == "create":
-            changed = create(fleet, options.hosts, image_of(options.suite), options.inventory)
+            suites = named(options.hosts)
+            images = {suite: image_of(suite) for suite in sorted(set(suites.values()))}
+            changed = create(
+                fleet, {name: images[suite] for name, suite in suites.items()}, options.inventory
+            )
         else:
             changed = destroy(fleet, options.inventory)
     except FleetError as error:

@@ -38,6 +38,11 @@ apt_options() {
     sort -u || [[ $? == 1 ]] # none of them is set
 }
 
+# Scenarios side by side may need it at once.
+mkdir -p "$CACHE_DIR/images"
+exec {lock}>"$CACHE_DIR/images/.$SUITE.lock"
+flock "$lock"
+
 sources=$(debian_sources)
 if [[ -z $sources ]]; then
   say "reading the package lists of this machine's Debian mirror"
@@ -63,7 +68,6 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
     if [[ ! -f $tarball ]]; then
       ((EUID == 0)) || die "the test hosts' image is missing; run 'make setup' as root once"
       say "bootstrapping Debian $SUITE"
-      mkdir -p "$(dirname "$tarball")"
       rm -f "$CACHE_DIR/images/$SUITE-"*
       mapfile -t apt_flags < <(sed -n 's/^\(.*\);$/--aptopt=\1/p' <<<"$options")
       # The package lists stay in, as on any host that was ever updated: a dry run needs them.

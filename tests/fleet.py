@@ -17,7 +17,7 @@ import redis
 from celery import Celery
 from fleet_control import celery as roles
 
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS = ("worker", "beat", "producer", "flower", "operator", "admin")
@@ -203,7 +203,9 @@ def running(
         for kind, port in ports.items():
             own = directory / kind
             own.mkdir()
-            (own / "users.acl").write_text(roles.acl(kind, PASSWORDS, QUEUES))
+            (own / "users.acl").write_text(
+                roles.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
+            )
             server = subprocess.Popen(
                 [
                     *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),

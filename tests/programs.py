@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+from functools import cache
 
 import pytest
 
@@ -13,3 +16,14 @@ def required(name: str) -> str:
     if path is None:
         pytest.fail(f"{name} is not installed; run `make setup`")
     return path
+
+
+@cache
+def knows_setinfo() -> bool:
+    """Whether the server here knows CLIENT SETINFO, as Redis 7.2 was the first; older ones refuse rules on it."""
+    done = subprocess.run(
+        [required("redis-server"), "--version"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r" v=(\d+)\.(\d+)", done.stdout)
+    assert found, done.stdout
+    return (int(found[1]), int(found[2])) >= (7, 2)

@@ -10,7 +10,10 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       systemd_version: 252, systemd_is_init: true, python_version: "3.11.2",
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
+      versions: {redis-server: "5:7.0.15-1"},  # of a host for Redis: what is installed, or else would be
       claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see fleet_control.claims
+      redis_flavor: redis,                # what the inventory wants of a host of Redis; else nothing
+      redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # whose they are, as far as they are there
       marks: [the claims of all applications that lie there],
       listeners: {"443": [{command, unit}]},         # on the ports of the claims
       files: [those that nginx serves this application's ports by, as far as they are there],
@@ -67,12 +70,19 @@ class ActionModule(ActionBase):
             for kind in ("broker", "results")
             if variables.get(f"celery_app_{kind}_host") or redis
         }
-        units = ["redis-server.service"] if "redis" in variables["group_names"] else []
+        flavor = self._flavor(variables)
         ports = sorted({int(port) for port in claims.get("ports", {}).values()})
         return {
             "paths": PATHS,
             "names": sorted(names),
-            "units": units,
+            "units": [f"{flavor}-server.service"] if flavor else [],
+            "versions": [f"{flavor}-server"] if flavor else [],
+            "data": [
+                f"/var/lib/celery-fleet-redis/{claims.get('app')}-{kind}"
+                for kind in ("broker", "results")
+            ]
+            if flavor
+            else [],
             "marks": MARKS,
             "ports": ports,
             "files": [
@@ -82,6 +92,12 @@ class ActionModule(ActionBase):
             if claims
             else [],
         }
+
+    def _flavor(self, variables: dict[str, Any]) -> str:
+        """`redis` or `valkey`; nothing on a host that has neither. The role's default is not known here."""
+        if "redis" not in variables["group_names"]:
+            return ""
+        return str(self._templar.template(variables.get("redis_flavor", "redis")))
 
     def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
         """What the inventory wants on the host, by celery_app's variables; nothing where that role is not there."""
@@ -123,7 +139,8 @@ class ActionModule(ActionBase):
             )
         clock = facts.pop("clock")
         facts["clock_offset"] = round(min(clock - before, 0.0) or max(clock - after, 0.0), 3)
-        return {"reachable": True, "reason": "", "claims": claims, **facts}
+        of_ours = {"claims": claims, "redis_flavor": self._flavor(variables)}
+        return {"reachable": True, "reason": "", **of_ours, **facts}
 
 
 def _unreachable(text: str, status: int = 0) -> dict[str, Any]:

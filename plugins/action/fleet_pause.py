@@ -61,8 +61,11 @@ class ActionModule(ActionBase):
         args = self._task.args
         try:
             done = self._low_level_execute_command(
-                remote.deployed_probe(
-                    str(args["configuration"]), str(args["root"]), str(args["user"])
+                remote.with_identity(
+                    remote.deployed_probe(
+                        str(args["configuration"]), str(args["root"]), str(args["user"])
+                    ),
+                    args["settings"],
                 ),
                 in_data=json.dumps(request, default=str).encode(),
             )

@@ -50,7 +50,9 @@ class ActionModule(ActionBase):
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
         python = f"{args['pins']}/worker-{worker}/venv/bin/python"
         done = self._low_level_execute_command(
-            remote.probe(python, str(args["runtime"]), str(args["user"])),
+            remote.with_identity(
+                remote.probe(python, str(args["runtime"]), str(args["user"])), args["settings"]
+            ),
             in_data=json.dumps(request, default=str).encode(),
         )
         try:

@@ -240,8 +240,11 @@ class ActionModule(ActionBase):
         whole = {"settings": self._place["settings"], "nodes": {}, **request}
         try:
             done = self._low_level_execute_command(
-                remote.probe(
-                    self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
+                remote.with_identity(
+                    remote.probe(
+                        self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
+                    ),
+                    self._place["settings"],
                 ),
                 in_data=json.dumps(whole, default=str).encode(),
             )

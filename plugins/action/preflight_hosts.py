@@ -1,6 +1,7 @@
 """Action plugin `preflight_hosts`: refuses hosts that can't be reached or are not supported, all in one message.
 
-It reads what `fleet_facts` has found on the hosts of the play, and takes no arguments.
+It reads what `fleet_facts` has found on the hosts of the play. Its one option, `asked`, is what `preflight_inventory`
+says of what each host is asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS: frozenset[str] = frozenset()
+    _VALID_ARGS: frozenset[str] = frozenset({"asked"})
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -49,7 +50,8 @@ class ActionModule(ActionBase):
             for name, members in variables["groups"].items()
         }
         spared = missing(facts, groups)
-        problems = check_facts(facts, {host: self._hint(variables, host) for host in hosts}, spared)
+        hints = {host: self._hint(variables, host) for host in hosts}
+        problems = check_facts(facts, hints, spared, self._task.args.get("asked"))
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))

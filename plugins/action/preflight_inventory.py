@@ -22,6 +22,7 @@ if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
 from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.capacity import demands  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight.check import check  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight.model import Control, Severity  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight.render import build  # noqa: E402  # needs the path above
@@ -70,6 +71,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
         result.update(
             changed=False,
+            # What the hosts' facts are held against, in the next step.
+            asked=demands(model),
             msg=f"The inventory is in order: {report.count(len(model.hosts), 'host')}",
         )
         return result

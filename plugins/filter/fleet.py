@@ -6,17 +6,12 @@ import base64
 import ctypes
 import ctypes.util
 import hashlib
-import ipaddress
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
 from ansible.errors import AnsibleFilterError
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 
 PLUGINS = Path(__file__).resolve().parents[1]
 # ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
@@ -33,6 +28,7 @@ from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path
     health,
     plan,
 )
+from ansible.module_utils.fleet_preflight import pki  # noqa: E402  # needs the path above
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,38 +43,9 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def subject_alternative_name(name: str) -> str:
-    """A host name or address in the form that a certificate request takes."""
-    try:
-        return f"IP:{ipaddress.ip_address(str(name))}"
-    except ValueError:
-        return f"DNS:{name}"
-
-
-def certificate_serves(pem: str, names: list[str], authority: str, days: float, key: str) -> bool:
-    """Whether a certificate is for exactly these names, signed by this authority, and lasts some more days.
-
-    Args:
-        pem: The certificate.
-        names: Names as `subject_alternative_name` writes them.
-        authority: The signer's certificate.
-        days: Fewer days left count as none.
-        key: Its private key, which a run that broke off may have made anew.
-    """
-    certificate = x509.load_pem_x509_certificate(pem.encode())
-    signer = x509.load_pem_x509_certificate(authority.encode())
-    private = serialization.load_pem_private_key(key.encode(), password=None)
-    if private.public_key() != certificate.public_key():
-        return False
-    try:
-        certificate.verify_directly_issued_by(signer)
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-        return False
-    found = {f"DNS:{name}" for name in extension.value.get_values_for_type(x509.DNSName)}
-    found |= {f"IP:{address}" for address in extension.value.get_values_for_type(x509.IPAddress)}
-    left = certificate.not_valid_after_utc - datetime.now(UTC)
-    return found == set(names) and left > timedelta(days=float(days))
+def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
+    """`pki.host_state` of the roles' variables."""
+    return pki.host_state(pki.Given(source=source, **options), host)
 
 
 def htpasswd(password: str, user: str) -> str:
@@ -148,8 +115,11 @@ class FilterModule:
             "fleet_worker_state": _plain(celery.worker_state),
             "fleet_settings": _plain(celery.process_settings),
             "fleet_environment_file": _plain(celery.environment_file),
-            "fleet_alternative_name": _plain(subject_alternative_name),
-            "fleet_certificate_serves": _plain(certificate_serves),
+            "fleet_alternative_name": _plain(pki.alternative_name),
+            "fleet_certificate_serves": _plain(pki.certificate_serves),
+            "fleet_pki_state": _plain(pki_state),
+            "fleet_pki_record": _plain(pki.record_text),
+            "fleet_pki_clients": _plain(pki.everybody_shows_one),
             "fleet_site": _plain(site),
             "fleet_location": _plain(location),
             "fleet_path_prefix": _plain(celery.path_prefix),

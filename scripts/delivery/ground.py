@@ -70,6 +70,8 @@ def certificate(directory: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ADDRESS)])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
+    # Without it Python from 3.13 on trusts no certificate.
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -79,6 +81,7 @@ def certificate(directory: Path) -> None:
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=2))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(identifier, critical=False)
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ADDRESS))]),
             critical=False,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .record import Record, Run, Send
 
 SLACK = 1.0  # seconds by which marks and the processes' own times may differ
+STARTING = 5.0  # seconds before a worker consumes in which it has asked the others what is revoked, and hears no more
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def lost(record: Record) -> list[Fate]:
         attempts = record.by_attempt.get(send.task, {})
         # At least: an attempt whose process died may be retried as the next one.
         last = [run for n, runs in attempts.items() if n >= send.attempts - 1 for run in runs]
-        if any(run.ended is not None for run in last):
+        if any(run.ended is not None for run in last) or send.task in record.left:
             continue
         found.append(_lost(record, send, attempts))
     return found
@@ -79,12 +80,53 @@ def doubled(record: Record) -> list[Fate]:
     return found
 
 
+def revoked(record: Record) -> int:
+    """Tasks that were revoked, were left by a worker for that, and never began."""
+    return sum(
+        send.kind == "revoked" and send.task in record.left and send.task not in record.by_attempt
+        for send in record.sends
+    )
+
+
+def unheeded(record: Record) -> list[Fate]:
+    """Tasks that began although they had been revoked.
+
+    The task that revokes one is that of the next number. Workers keep in memory what is revoked, and one that starts is
+    told by another what that one knows: what is revoked just in that moment can pass it by, in every Celery.
+    """
+    found = []
+    ends = {run.task: run.ended for run in record.runs}
+    for send in record.sends:
+        if send.kind != "revoked":
+            continue
+        name, _, number = send.task.rpartition(".")
+        told = ends.get(f"{name}.{int(number) + 1:06d}")
+        for runs in record.by_attempt.get(send.task, {}).values():
+            for run in runs:
+                if told is not None and told + SLACK < run.started:
+                    cause = "it began though it was revoked" + _starting(record, run.node, told)
+                    found.append(Fate(send.task, run.started, cause))
+    return found
+
+
+def _starting(record: Record, node: str, at: float) -> str:
+    """In words, that a worker was about to consume at a moment."""
+    for event in record.workers:
+        is_near = at - SLACK <= event.at <= at + STARTING
+        if event.node == node and event.event == "ready" and is_near:
+            return ", as its worker started"
+    return ""
+
+
 def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
     if first.ended is None:
         return f"run again after it was cut off: {_cut(record, first, send.seconds)[1]}"
-    if first.attempt == second.attempt and not first.redelivered and not second.redelivered:
-        # What is put back is marked: these were two messages, of a sender that was not told of the first.
-        return "sent twice" + _around(record, send.sent, None)
+    if first.attempt == second.attempt:
+        # What is put back is marked: two that are not were two messages, of a sender that was not told of the first.
+        # One of these may have been put back meanwhile; that the sender tried again shows in when it sent the next.
+        again = first.redelivered + second.redelivered
+        if again == 0 or (again == 1 and send.task in record.waited_for):
+            return "sent twice" + _around(record, send.sent, None)
     if first.ended <= second.started:
         return "run again though it had ended" + _around(record, first.ended, first.host)
     return "run twice at once" + _around(record, second.started, first.host)

@@ -6,7 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
+
+#: Seconds between two sends that are no more the rate of the load: Celery waits at least one before it tries again.
+HELD_UP = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,15 @@ class WorkerEvent:
 
 
 @dataclass(frozen=True)
+class Revoked:
+    """A worker had a task that was revoked, and left it."""
+
+    task: str
+    node: str
+    at: float
+
+
+@dataclass(frozen=True)
 class Mark:
     """What the test did to the fleet, for the causes.
 
@@ -85,6 +98,7 @@ class Record:
     runs: Sequence[Run]
     workers: Sequence[WorkerEvent]
     marks: Sequence[Mark] = field(default=())
+    revoked: Sequence[Revoked] = field(default=())
 
     @classmethod
     def of(cls, rows: Mapping[str, Any]) -> Record:
@@ -97,7 +111,20 @@ class Record:
                 for row in sorted(rows["workers"], key=lambda row: row["at"])
             ],
             [Mark(**row) for row in rows.get("marks", ())],
+            [Revoked(**row) for row in rows.get("revoked", ())],
         )
+
+    @cached_property
+    def left(self) -> frozenset[str]:
+        """Tasks that some worker left, since they were revoked."""
+        return frozenset(found.task for found in self.revoked)
+
+    @cached_property
+    def waited_for(self) -> frozenset[str]:
+        """Tasks by which their sender, which sends one after the other, was held up: not told, it tried again."""
+        moments = sorted({send.sent for send in self.sends})
+        held_up = {at for at, then in pairwise(moments) if then - at > HELD_UP}
+        return frozenset(send.task for send in self.sends if send.sent in held_up)
 
     @cached_property
     def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:

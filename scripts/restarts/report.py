@@ -42,7 +42,8 @@ def load(directory: Path) -> dict[tuple[str, str], Summary]:
     return {(summary.name, summary.way): summary for summary in found}
 
 
-def _seconds(value: float | None) -> str:
+def seconds_text(value: float | None) -> str:
+    """As a table has it."""
     if value is None or math.isnan(value):
         return NOTHING
     if value < 0.1:
@@ -58,7 +59,8 @@ def _queues(values: Mapping[str, int]) -> str:
     return ", ".join(f"{queue} {number}" for queue, number in values.items())
 
 
-def _causes(values: Mapping[str, int]) -> str:
+def causes_text(values: Mapping[str, int]) -> str:
+    """As a table has it: each cause with its number."""
     return "; ".join(f"{number} {cause}" for cause, number in values.items()) or NOTHING
 
 
@@ -74,22 +76,25 @@ def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
         ["done", *(f"{one.done:,}" for one in columns)],
         ["**lost**", *(f"**{one.lost}**" for one in columns)],
         ["**doubled**", *(f"**{one.doubled}**" for one in columns)],
-        ["wait, p50", *(_seconds(one.waits["p50"]) for one in columns)],
+        ["wait, p50", *(seconds_text(one.waits["p50"]) for one in columns)],
         [
-            f"wait, p99 (without a restart {_seconds(calm.waits['p99'])})",
-            *(_seconds(one.waits["p99"]) for one in columns),
+            f"wait, p99 (without a restart {seconds_text(calm.waits['p99'])})",
+            *(seconds_text(one.waits["p99"]) for one in columns),
         ],
         [
-            f"longest wait (without a restart {_seconds(calm.waits['longest'])})",
-            *(_seconds(one.waits["longest"]) for one in columns),
+            f"longest wait (without a restart {seconds_text(calm.waits['longest'])})",
+            *(seconds_text(one.waits["longest"]) for one in columns),
         ],
         [
             f"fewest consuming processes (of {_queues(calm.fewest)})",
             *(_queues(one.fewest) for one in columns),
         ],
         ["tasks handed back unbegun", *(_handed_back(one) for one in columns)],
-        ["first stop to last return", *(_seconds(one.roll) for one in columns)],
-        ["the same drains and boots, at the least", *(_seconds(one.critical) for one in columns)],
+        ["first stop to last return", *(seconds_text(one.roll) for one in columns)],
+        [
+            "the same drains and boots, at the least",
+            *(seconds_text(one.critical) for one in columns),
+        ],
         ["one against the other", *(_ratio(one.roll, one.critical) for one in columns)],
     ]
 
@@ -120,9 +125,9 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
     faults = [
         [
             *(one.name, TITLES[way], f"{one.sent:,}"),
-            *(str(one.lost), _causes(one.lost_causes)),
-            *(str(one.doubled), _causes(one.doubled_causes)),
-            _seconds(one.waits["longest"]),
+            *(str(one.lost), causes_text(one.lost_causes)),
+            *(str(one.doubled), causes_text(one.doubled_causes)),
+            seconds_text(one.waits["longest"]),
         ]
         for (name, way), one in sorted(
             found.items(), key=lambda item: list(TITLES).index(item[0][1])
@@ -137,7 +142,7 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
 
 def _sentence(overlap: Summary) -> str:
     """The run in which a queue has one worker alone, in words: there is nothing to set beside it."""
-    waited, fewest = _seconds(overlap.waits["p99"]), _queues(overlap.fewest)
+    waited, fewest = seconds_text(overlap.waits["p99"]), _queues(overlap.fewest)
     return (
         "A queue's only worker, with as many processes as three have otherwise, is overlapped: a second instance "
         f"consumes while it restarts. Of {overlap.sent:,} tasks {overlap.lost} were lost and {overlap.doubled} "
@@ -155,7 +160,7 @@ def picture(found: Mapping[tuple[str, str], Summary]) -> str:
     return draw(panels, "Throughput and lost tasks over time while all workers are restarted")
 
 
-def between(text: str, figures: str) -> str:
+def between(text: str, figures: str, page: Path = PAGE) -> str:
     """A page with its figures replaced.
 
     Raises:
@@ -164,7 +169,7 @@ def between(text: str, figures: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ReportError(f"{PAGE.relative_to(ROOT)} lacks the lines {BEGIN} and {END}")
+        raise ReportError(f"{page.relative_to(ROOT)} lacks the lines {BEGIN} and {END}")
     return f"{before}{begin}\n\n{figures}\n\n{end}{after}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Summary:
             restarted.
         critical: Seconds that the same drains and boots take under the rules of the roll; None for stock units.
         series: What the picture shows.
+        revoked: Of `done` those that were revoked and did not begin.
+        unheeded: Those that were revoked and began later all the same, by cause.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Summary:
     critical: float | None
     series: judge.Series
     report: Mapping[str, Any]
+    revoked: int = 0
+    unheeded: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Keep it as JSON."""
@@ -142,4 +146,6 @@ def summarise(
         critical=critical,
         series=judge.series(record, first, last),
         report=dict(report or {}),
+        revoked=judge.revoked(record),
+        unheeded=judge.causes(judge.unheeded(record)),
     )

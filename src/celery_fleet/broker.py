@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from celery_fleet import _celery57 as adapter
@@ -27,12 +27,20 @@ DEADLINE = 8.0
 _OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
+#: What the probe would write to, and never does; every user of a broker may.
+ROOM = "fleet:room"
+
+#: A write that is queued and dropped.
+_WOULD_WRITE = (("MULTI",), ("SADD", ROOM, "1"), ("DISCARD",))
+
+
 def ping(endpoint: adapter.Endpoint, queueing: bool = False, timeout: float = TIMEOUT) -> None:
     """Connect, authenticate and PING one server; the connection is closed in any case.
 
-    With ``queueing`` the PING stands in a transaction, which the user's ACL must allow: a full
-    Redis (``noeviction``) answers a bare one, but queues no command, so that kombu can neither
-    connect nor publish.
+    With ``queueing`` a write is queued in a transaction as well, and dropped: a full Redis
+    (``noeviction``) answers a PING, but takes no such command, so that kombu can neither connect
+    nor publish. (Redis 7.0 takes none at all in a transaction then; 8.0 and Valkey take a PING.)
+    A user who may not do that has had an answer.
 
     Raises:
         redis.exceptions.RedisError, OSError: where it does not answer or refuses us.
@@ -54,9 +62,14 @@ def ping(endpoint: adapter.Endpoint, queueing: bool = False, timeout: float = TI
     )
     try:
         connection.connect()
-        for command in ("MULTI", "PING", "EXEC") if queueing else ("PING",):
-            connection.send_command(command)
+        connection.send_command("PING")
+        connection.read_response()
+        for command in _WOULD_WRITE if queueing else ():
+            connection.send_command(*command)
             connection.read_response()
+    except NoPermissionError:
+        if not queueing:
+            raise
     finally:
         connection.disconnect()
 

@@ -40,7 +40,7 @@ if __name__ == "__main__":
     # Run as a file, whose directory comes first on the path; the package is beside it.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from celery_fleet import health_result, launch
+from celery_fleet import client_certificate, health_result, launch
 
 CONFIGURATION = Path("/etc/celery-fleet")
 #: Where a command leaves its exit status: systemd-run's own tells neither a signal nor its own failure from a status.
@@ -282,6 +282,21 @@ def credential(app: Application, component: str) -> Path:
     return path
 
 
+def shown(app: Application, settings: Path) -> list[Path]:
+    """The host's certificate and key, where the settings have the command show them to Redis.
+
+    Raises:
+        ExecError: The settings can't be read.
+    """
+    try:
+        document = json.loads(settings.read_text(encoding="utf-8"))
+        return [
+            path for path in client_certificate.files(document) if app.directory in path.parents
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ExecError(f"{settings} can't be read ({error}); run site.yml again") from None
+
+
 def environment(app: Application) -> dict[str, str]:
     """What the fleet puts over the application's own environment; nothing of it is secret."""
     return {
@@ -313,6 +328,7 @@ def unit_command(
         *(f"EnvironmentFile={app.directory / name}" for name in ENVIRONMENT),
         f"UnsetEnvironment={' '.join(launch.URL_VARIABLES)}",
         f"LoadCredential=settings.json:{settings}",
+        *(f"LoadCredential={path.name}:{path}" for path in shown(app, settings)),
         "NoNewPrivileges=yes",
         "UMask=0077",
         f"TimeoutStopSec={GRACE}",

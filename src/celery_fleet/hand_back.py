@@ -23,7 +23,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -72,6 +72,8 @@ class Broker:
     servers: tuple[Server, ...]
     databases: tuple[int, ...]
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
+    #: Made while we are root, where the broker is shown a certificate: its key is nobody else's to read.
+    context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Broker:
@@ -99,7 +101,12 @@ class Broker:
         secured = tls if isinstance(tls, Mapping) else {}
         # As kombu has it: options for TLS are TLS, whatever the scheme.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
-        return cls(servers, databases, secured if over_tls else None)
+        context = None
+        if secured.get("ssl_certfile"):
+            # What can't be read is said when it is needed.
+            with suppress(OSError):
+                context = context_of(secured)
+        return cls(servers, databases, secured if over_tls else None, context)
 
     @contextmanager
     def connection(self, number: int) -> Iterator[Client]:
@@ -109,7 +116,9 @@ class Broker:
             OSError, RedisError: It does not answer, or lets nobody in.
         """
         number %= len(self.servers)
-        context = None if self.tls is None else context_of(self.tls)
+        context = self.context
+        if context is None and self.tls is not None:
+            context = context_of(self.tls)
         with Client(self.servers[number], ANSWER, context) as client:
             if self.databases[number]:
                 client.ask("SELECT", str(self.databases[number]))

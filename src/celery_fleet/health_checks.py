@@ -24,7 +24,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from celery_fleet import health_database, health_redis, health_units
+from celery_fleet import client_certificate, health_database, health_redis, health_units
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
 from celery_fleet.health_redis import Client, RedisError, Server
 from celery_fleet.health_result import BAD, GOOD, WARNING, Finding, worst
@@ -93,6 +93,7 @@ class Setup:
     queues: tuple[str, ...] = ()
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ca: str = ""
+    client: Mapping[str, str] = field(default_factory=dict)
     beat: Mapping[str, Any] | None = None
     paths: tuple[str, ...] = ("/",)
     logs: tuple[str, ...] = ()
@@ -333,8 +334,10 @@ def logs(
 def certificates(setup: Setup, now: datetime | None = None) -> Finding:
     """Days that the certificates of this host and of the authority are still valid."""
     parts, value, words = [], {}, []
-    for path in setup.certificates:
-        ends = not_after(Path(path).read_text(encoding="ascii"))
+    found = {
+        path: validities(Path(path).read_text(encoding="ascii")) for path in setup.certificates
+    }
+    for path, ends in ends_of(found).items():
         days = (ends - (now or datetime.now(UTC))).total_seconds() / 86400
         value[path] = {"days": round(days, 1), "until": ends.isoformat()}
         name = os.path.basename(path)
@@ -348,8 +351,35 @@ def certificates(setup: Setup, now: datetime | None = None) -> Finding:
     return combined(parts, ", ".join(words), value)
 
 
-def not_after(pem: str) -> datetime:
-    """When a certificate in PEM form ends.
+@dataclass(frozen=True)
+class Validity:
+    """When a certificate ends, and whose it is, by whom; both names as they stand there."""
+
+    until: datetime
+    subject: bytes
+    issuer: bytes
+
+
+def ends_of(found: Mapping[str, Sequence[Validity]]) -> dict[str, datetime]:
+    """The end of each file: of its first certificate that ends and is in use.
+
+    While one authority takes over from another hosts trust both. What counts is the one above the host's certificate;
+    where that can't be told, the one that ends last.
+    """
+    used = {
+        item.issuer for items in found.values() for item in items if item.subject != item.issuer
+    }
+    ends = {}
+    for path, items in found.items():
+        counted = [item for item in items if item.subject != item.issuer or item.subject in used]
+        ends[path] = (
+            min(item.until for item in counted) if counted else max(item.until for item in items)
+        )
+    return ends
+
+
+def validities(pem: str) -> list[Validity]:
+    """All certificates of a text in PEM form.
 
     Hosts need have neither the program openssl nor Python's cryptography, and the time is the fifth thing in a
     certificate (RFC 5280, 4.1), so it is read from there.
@@ -357,26 +387,33 @@ def not_after(pem: str) -> datetime:
     Raises:
         CheckError: It is none.
     """
-    found = re.search("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
+    found = re.findall("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
     try:
-        if found is None:
+        if not found:
             raise ValueError("no PEM")
-        _, whole, _ = _element(base64.b64decode(found[1]))
-        _, rest, _ = _element(whole)
-        tag, _, behind = _element(rest)
-        # The version, which stands before the serial number where there is one.
-        rest = behind if tag == 0xA0 else rest
-        for _ in range(3):
-            _, _, rest = _element(rest)
-        _, validity, _ = _element(rest)
-        _, _, rest = _element(validity)
-        tag, time_, _ = _element(rest)
-        text = time_.decode("ascii")
-        # Years of two digits are those from 1950 to 2049; strptime's begin with 1969.
-        century = ("19" if text[:2] >= "50" else "20") if tag == 0x17 else ""
-        return datetime.strptime(century + text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+        return [_validity(base64.b64decode(text)) for text in found]
     except (ValueError, IndexError) as error:
         raise CheckError(f"this is no certificate ({error})") from None
+
+
+def _validity(content: bytes) -> Validity:
+    _, whole, _ = _element(content)
+    _, rest, _ = _element(whole)
+    tag, _, behind = _element(rest)
+    # The version, which stands before the serial number where there is one.
+    rest = behind if tag == 0xA0 else rest
+    for _ in range(2):
+        _, _, rest = _element(rest)
+    _, issuer, rest = _element(rest)
+    _, validity, rest = _element(rest)
+    _, subject, _ = _element(rest)
+    _, _, rest = _element(validity)
+    tag, time_, _ = _element(rest)
+    text = time_.decode("ascii")
+    # Years of two digits are those from 1950 to 2049; strptime's begin with 1969.
+    century = ("19" if text[:2] >= "50" else "20") if tag == 0x17 else ""
+    until = datetime.strptime(century + text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    return Validity(until, subject, issuer)
 
 
 def _element(content: bytes) -> tuple[int, bytes, bytes]:
@@ -446,7 +483,13 @@ def server(setup: Setup, kind: str) -> Server:
         )
         return health_redis.server_of(str(pins[url]), pins.get(tls))
     about = setup.servers[kind]
-    return Server(str(about["host"]), int(about["port"]), ca=setup.ca or None)
+    return Server(
+        str(about["host"]),
+        int(about["port"]),
+        ca=setup.ca or None,
+        certificate=setup.client.get("certificate"),
+        key=setup.client.get("key"),
+    )
 
 
 def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
@@ -735,7 +778,7 @@ def _ping(setup: Setup, nodes: Sequence[str]) -> list[str]:
         "method": "ping",
         "nodes": list(nodes),
         "wait": 3,
-        "settings": setup.operator,
+        "settings": client_certificate.carried(setup.operator),
         "timeout": 8,
     }
     answer = in_release(setup, "questions", request, 12)
@@ -788,6 +831,7 @@ def read(path: Path) -> Setup:
             queues=tuple(raw["queues"]),
             servers=raw["servers"],
             ca=raw["ca"],
+            client=raw.get("client") or {},
             beat=raw["beat"],
             paths=tuple(raw["paths"]),
             logs=tuple(raw["logs"]),

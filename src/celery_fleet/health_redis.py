@@ -35,6 +35,9 @@ class Server:
     ca: str | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    #: What is shown to it, where it asks for that.
+    certificate: str | None = None
+    key: str | None = None
 
     @property
     def address(self) -> str:
@@ -58,6 +61,8 @@ def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
         ca=ca if parts.scheme == "rediss" else None,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
+        certificate=str((tls or {}).get("ssl_certfile") or "") or None,
+        key=str((tls or {}).get("ssl_keyfile") or "") or None,
     )
 
 
@@ -81,6 +86,8 @@ class Client:
         try:
             if context is None and server.ca is not None:
                 context = ssl.create_default_context(cafile=server.ca)
+                if server.certificate is not None:
+                    context.load_cert_chain(server.certificate, server.key)
             if context is not None:
                 raw = context.wrap_socket(raw, server_hostname=server.host)
             self._socket = raw
@@ -90,6 +97,8 @@ class Client:
             elif server.password is not None:
                 self.ask("AUTH", server.password)
         except BaseException:
+            if hasattr(self, "_stream"):
+                self._stream.close()
             raw.close()
             raise
 

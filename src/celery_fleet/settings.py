@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from celery_fleet import client_certificate
 from celery_fleet.delivery import options as delivery_options
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import Options
@@ -38,7 +39,7 @@ EDITED = ("keep", "reset")
 
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
 PATH_VARIABLE = "CELERY_FLEET_SETTINGS"
-CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+CREDENTIALS_VARIABLE = client_certificate.CREDENTIALS_VARIABLE
 CREDENTIAL = "settings.json"
 
 #: Environment variables that Celery reads before any setting, so the fleet takes them out.
@@ -76,7 +77,6 @@ _CERT_REQS = {
     "optional": ssl.CERT_OPTIONAL,
     "none": ssl.CERT_NONE,
 }
-_TLS_SETTINGS = ("broker_use_ssl", "redis_backend_use_ssl")
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def parse_celery(
                 raise FleetError(f"{key} is not a setting's name: use the lowercase one")
             if key == "beat_schedule":
                 schedule = None if value is None else parse_entries(value)
-            elif key in _TLS_SETTINGS:
+            elif key in client_certificate.TLS_SETTINGS:
                 pins[key] = _tls(key, value)
             else:
                 pins[key] = _python(value)
@@ -245,7 +245,7 @@ def parse_celery(
 def _tls(key: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    options = dict(value)
+    options = client_certificate.resolved(value, os.environ)
     wanted = options.get("ssl_cert_reqs")
     if isinstance(wanted, str):
         name = wanted.lower().removeprefix("cert_")

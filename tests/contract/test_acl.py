@@ -9,6 +9,7 @@ from fleet_control import celery
 from kombu.transport.redis import Channel
 
 from celery_fleet import _celery57 as adapter
+from celery_fleet import broker
 
 QUEUE = "discounts"
 
@@ -39,3 +40,13 @@ def test_a_worker_may_use_every_key_of_its_drain() -> None:
     keys = [Channel.unacked_key, Channel.unacked_index_key, QUEUE, f"w@h.dq2{Channel.sep}9", *lists]
     patterns = [rule.removeprefix("~") for rule in rules() if rule.startswith("~")]
     assert not [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in patterns)]
+
+
+def test_everybody_may_ask_whether_the_broker_is_full() -> None:
+    passwords = dict.fromkeys(("worker", "beat", "producer", "flower", "operator"), "secret")
+    lines = celery.acl("broker", passwords, [QUEUE]).splitlines()[1:]
+    assert len(lines) == len(passwords)
+    for line in lines:
+        words = line.split(" ")
+        assert {f"+{command[0].lower()}" for command in broker._WOULD_WRITE} <= {*words, "+ping"}
+        assert {f"%W~{broker.ROOM}", "~fleet:*"} & set(words), line

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.render.fleet import FILLED_IN, VARIANTS, Fleet, render
+from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, render
 
 HERE = Path(__file__).parent
 RENDERS = pytest.StashKey[dict[str, "Future[Fleet]"]]()
@@ -39,6 +39,9 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
                 title: pool.submit(render, name, directory, given, title=title)
                 for title, (name, given) in VARIANTS.items()
             }
+            session.config.stash[RENDERS]["valkey"] = pool.submit(
+                render, "staging", directory, VALKEY, systemd=257, title="valkey"
+            )
         return (yield)
 
 
@@ -57,6 +60,12 @@ def odd(pytestconfig: pytest.Config) -> Fleet:
 def flower_alone(pytestconfig: pytest.Config) -> Fleet:
     """The same, without a web process, and with the schedule in a database."""
     return pytestconfig.stash[RENDERS]["flower-alone"].result()
+
+
+@pytest.fixture(scope="session")
+def valkey(pytestconfig: pytest.Config) -> Fleet:
+    """Debian 13 with Valkey."""
+    return pytestconfig.stash[RENDERS]["valkey"].result()
 
 
 @pytest.fixture(scope="session", params=["local", "production", "odd"])

@@ -78,7 +78,7 @@ ODD: dict[str, Any] = {
 # Rendered beside them: a name, the inventory, and what is given.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("staging", ODD),
-    # And without a firewall.
+    # And without a firewall, and with clients that show a certificate.
     "flower-alone": (
         "staging",
         {
@@ -90,9 +90,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "fleet_needrestart": False,
             "celery_beat_scheduler": "database",
             "celery_beat_schedule_edited": "reset",
+            "pki_mode": "mutual",
         },
     ),
 }
+# And on Debian 13; what this machine's own systemd would judge is left out.
+VALKEY: dict[str, Any] = {**PRODUCTION, "redis_flavor": "valkey"}
 
 
 @dataclass

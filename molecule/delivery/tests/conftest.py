@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
-from support.inventory import load_fleet
+from proof import make_ground
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
@@ -25,4 +25,4 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 @pytest.fixture(scope="session")
 def ground() -> Ground:
     """The hosts of this scenario."""
-    return Ground(load_fleet())
+    return make_ground()

@@ -33,3 +33,9 @@ CREATE TABLE IF NOT EXISTS workers (
     processes integer NOT NULL,
     at double precision NOT NULL
 );
+CREATE TABLE IF NOT EXISTS revoked (
+    task text NOT NULL,
+    node text NOT NULL,
+    at double precision NOT NULL
+);
+CREATE INDEX IF NOT EXISTS revoked_task ON revoked (task);

@@ -45,12 +45,15 @@ SELECT json_build_object(
        FROM runs WHERE starts_with(task, :'run' || '.')) r),
   'workers', (SELECT coalesce(json_agg(w), '[]') FROM
     (SELECT node, event, queues, processes, at FROM workers
-    ORDER BY at) w))
+    ORDER BY at) w),
+  'revoked', (SELECT coalesce(json_agg(v), '[]') FROM
+    (SELECT task, node, at FROM revoked WHERE starts_with(task, :'run' || '.') ORDER BY at) v))
 """
 # Tasks of a run that have not come to their end: not lost yet, since some may wait or run.
 _OPEN = """
 SELECT count(*) FROM sends s WHERE run = :'run' AND NOT refused AND NOT EXISTS
   (SELECT FROM runs r WHERE r.task = s.task AND r.attempt >= s.attempts - 1 AND r.ended IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM revoked v WHERE v.task = s.task)
 """
 
 
@@ -112,15 +115,18 @@ class Case:
 class Ground:
     """The hosts, and what a test does to them."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, family: str = "") -> None:
+        """`family` is the directory of its results among those of all."""
         self.fleet = fleet
         self.workers = fleet.hosts("celery_workers")
         self.control = fleet.one("celery_producers")
         self.instances = fleet.of("celery_workers")["celery_worker_instances"]
         # Not among the scenario's own state, which goes with its hosts.
-        self.results = ROOT / ".state" / "results"
-        self.results.mkdir(exist_ok=True)
+        self.results = ROOT / ".state" / "results" / family
+        self.results.mkdir(parents=True, exist_ok=True)
         self.now_running: Way | None = None
+        #: More words for whoever sends; see `load.send`.
+        self.load_options: tuple[str, ...] = ()
 
     # --- the record ------------------------------------------------------------------------------
 
@@ -170,6 +176,7 @@ class Ground:
         ]
         words += [f"{release}/venv/bin/python", "-m", "load.send", f"--run={run}", f"--seed={SEED}"]
         words += [f"--seconds={seconds}", *(("--long", *map(str, long)) if long else ())]
+        words += self.load_options
         self.fleet.must(self.control, words)
 
     def must_be_sending(self, run: str) -> None:
@@ -293,7 +300,7 @@ class Ground:
         # Begins the ids of tasks: of letters, digits and `-`, and never used before.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
-        for kind in ("log", "report.json"):
+        for kind in ("log", "report.json", "recovery.json"):
             case.path(kind).unlink(missing_ok=True)
         self.start_load(run, longest, long)
         try:

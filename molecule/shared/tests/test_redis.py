@@ -205,6 +205,7 @@ def test_clients_refuse_another_server(fleet: Fleet, component: str, group: str,
 
 @pytest.mark.hosts("redis")
 def test_debians_own_instance_is_masked(fleet: Fleet, host_name: str) -> None:
-    command = ["systemctl", "show", "--property=LoadState,ActiveState", "redis-server.service"]
+    unit = f"{fleet.of('redis')['redis_flavor']}-server.service"
+    command = ["systemctl", "show", "--property=LoadState,ActiveState", unit]
     found = fleet.must(host_name, command).split()
     assert set(found) == {"LoadState=masked", "ActiveState=inactive"}

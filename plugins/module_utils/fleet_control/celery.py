@@ -165,8 +165,11 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
     return shlex.join(words)
 
 
-def _tls(ca: str) -> dict[str, Any]:
-    return {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
+def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
+    options = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
+    if client:
+        options |= {"ssl_certfile": client["certificate"], "ssl_keyfile": client["key"]}
+    return options
 
 
 def _url(user: str, password: str, host: str, port: int) -> str:
@@ -207,6 +210,7 @@ def process_settings(
     scheduler: str = "persistent",
     edited: str = "keep",
     parts: Mapping[str, Any] | None = None,
+    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What one component of the application is told by the fleet: the content of its `settings.json`.
 
@@ -227,6 +231,8 @@ def process_settings(
         scheduler: celery_beat_scheduler, for beat alone.
         edited: celery_beat_schedule_edited, for beat alone.
         parts: Which parts of the delivery are on (`delivery.document`), for workers alone.
+        client: Paths, on the host, of the `certificate` and `key` that it shows to Redis, where it shows one. A process
+            that may not read them has them by credential, under the files' names.
     """
     # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
     transport: dict[str, Any] = {
@@ -242,7 +248,7 @@ def process_settings(
         "broker_url": _url(user, password, str(broker["host"]), int(broker["port"])),
         "broker_read_url": None,
         "broker_write_url": None,
-        "broker_use_ssl": _tls(ca),
+        "broker_use_ssl": _tls(ca, client),
         "broker_transport_options": transport,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -310,7 +316,7 @@ def process_settings(
         pins["result_expires"] = None
     else:
         pins["result_backend"] = _url(user, password, str(results["host"]), int(results["port"]))
-        pins["redis_backend_use_ssl"] = _tls(ca)
+        pins["redis_backend_use_ssl"] = _tls(ca, client)
     if routes:
         pins["task_routes"] = routes
     if component == "beat" and policy != "refuse":
@@ -370,6 +376,8 @@ _RESULTS_COMMANDS = {
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 # Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
 _FLEET_KEYS = "fleet:*"
+# And what the probe for a full broker would write to (`celery_fleet.broker.ROOM`): everybody asks that.
+_ROOM_KEY = "fleet:room"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 
@@ -399,7 +407,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
         bindings = [f"_kombu.binding{kind}.{name}" for name in names for kind in ("", "_permanent")]
-        return [f"%W~{key}" for key in [*tasks, *bindings]]
+        return [f"%W~{key}" for key in [*tasks, *bindings, _ROOM_KEY]]
     if component == "flower":
         bindings = [
             f"_kombu.binding{kind}.{name}"
@@ -409,6 +417,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         keys = [*replies, "celeryev.*", *bindings, "_kombu.binding_deadlines", "unacked_mutex"]
         return [
             *(f"~{key}" for key in keys),
+            f"%W~{_ROOM_KEY}",
             *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"]),
         ]
     keys = [
@@ -573,7 +582,13 @@ def process_environment(
 
 
 def worker_units(
-    enabled: Iterable[str], app: str, directory: str, root: str, runtime: str, timeout: float
+    enabled: Iterable[str],
+    app: str,
+    directory: str,
+    root: str,
+    runtime: str,
+    timeout: float,
+    client: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """The units of a host's workers with what their processes read at start, as `settle` takes them.
 
@@ -587,6 +602,7 @@ def worker_units(
                 f"{directory}/app.env",
                 f"{directory}/credentials/secret.env",
                 f"{directory}/credentials/worker.json",
+                *(client or {}).values(),
             ],
             "links": [f"{root}/pins/worker-{name}"],
             "values": {"runtime": posixpath.basename(runtime)},
@@ -613,6 +629,7 @@ def worker_state(
     delivery: str = "inherit",
     knobs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that the workers of one host need there, in the form that `settle` takes.
 
@@ -632,6 +649,7 @@ def worker_state(
         delivery: celery_app_delivery.
         knobs: How tasks are delivered; see `delivery`.
         settings: celery_app_settings.
+        client: As for `process_settings`.
     """
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
@@ -669,7 +687,7 @@ def worker_state(
         "directories": directories,
         "files": files,
         "links": links,
-        "units": worker_units(enabled, app, directory, root, runtime, timeout),
+        "units": worker_units(enabled, app, directory, root, runtime, timeout, client),
         "owned": {
             "units": [f"{app}-worker@*.service"],
             "files": [
@@ -767,6 +785,9 @@ def redis_state(
     host: str,
     ca: str,
     timeout: float,
+    flavor: str = "redis",
+    setinfo: bool = False,
+    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -779,6 +800,9 @@ def redis_state(
         host: A name or an address under which the host reaches itself.
         ca: Path, on the host, of the certificate that signs its own.
         timeout: Seconds until an instance has to serve.
+        flavor: `redis` or `valkey`: which server it is, and what its Unix user is called.
+        setinfo: See `acl`.
+        client: As for `process_settings`, where clients show a certificate: then Redis reads their authorities, too.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
@@ -798,26 +822,34 @@ def redis_state(
             },
             {
                 "dest": f"{own}/users.acl",
-                "content": acl(str(instance["kind"]), passwords, names),
-                "group": "redis",
+                "content": acl(str(instance["kind"]), passwords, names, setinfo),
+                "group": flavor,
                 "mode": "0640",
                 "secret": True,
             },
         ]
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
-        checks.append({"redis": read[0], "files": read})
+        checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
             {
                 "name": unit,
                 "on_change": "live",
                 "timeout": timeout,
-                "files": [*read, f"{tls}/host.crt", f"{tls}/host.key"],
+                "files": [
+                    *read,
+                    f"{tls}/host.crt",
+                    f"{tls}/host.key",
+                    *([f"{tls}/ca.crt"] if client else []),
+                ],
                 "redis": {
                     "host": host,
                     "port": int(instance["port"]),
                     "ca": ca,
                     "user": "admin",
                     "password": passwords["admin"],
+                    # In its RuntimeDirectory=, which goes with its process.
+                    "staged_key": f"/run/redis-{instance['name']}/host.key",
+                    **(client or {}),
                 },
             }
         )

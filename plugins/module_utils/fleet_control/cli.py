@@ -39,6 +39,7 @@ def application(
     broker: Mapping[str, Any],
     results: Mapping[str, Any],
     ca: str,
+    client: Mapping[str, str] | None = None,
     redis_config: str = "/etc/celery-fleet/redis",
     timezone: str | None = None,
     slice_unit: str,
@@ -62,6 +63,7 @@ def application(
         broker: Host and port.
         results: Host and port.
         ca: Path of the certificate that signs the servers'.
+        client: Paths of the `certificate` and `key` that are shown to Redis, where it asks for them.
         redis_config: Directory of the instances' configuration.
         timezone: The zone that the inventory sets, if it does.
         slice_unit: systemd's slice in which all of the application runs.
@@ -92,7 +94,7 @@ def application(
         "hosts": servers,
         "workers": {node: list(of["queues"]) for node, of in sorted(nodes.items())},
         "queues": list(queues),
-        "redis": {"ca": ca, "instances": instances},
+        "redis": {"ca": ca, "client": dict(client or {}), "instances": instances},
         "schedule": f"/run/{app}-beat/schedule.json",
         "timezone": timezone,
         "slice": slice_unit,

@@ -44,7 +44,7 @@ def ids(owner: str, group: str, check: bool) -> tuple[int, int]:
 
 
 # What is written lies beside its place under the name that `_beside` gives until it is moved there.
-_LEFT = re.compile(r"\.(.+)\.fleet-[0-9a-f]{16}")
+LEFT = re.compile(r"\.(.+)\.fleet-[0-9a-f]{16}")
 
 
 def _beside(path: str) -> str:
@@ -130,7 +130,7 @@ class Files:
             if not os.path.isdir(directory):
                 continue
             for entry in os.listdir(directory):
-                if (found := _LEFT.fullmatch(entry)) and found[1] in ours:
+                if (found := LEFT.fullmatch(entry)) and found[1] in ours:
                     os.unlink(os.path.join(directory, entry))
 
     def _changed(self, path: str, before: str, after: str, link: str = "") -> None:

@@ -70,6 +70,7 @@ def setup(
     broker: Mapping[str, Any],
     results: Mapping[str, Any],
     beat_interval: float,
+    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that the check has to know on one host.
 
@@ -92,6 +93,7 @@ def setup(
         broker: Host and port.
         results: Host and port.
         beat_interval: Seconds between two looks of beat at its schedule.
+        client: Paths of the `certificate` and `key` that are shown to Redis, where it asks for them.
     """
     member = {group for group, names in groups.items() if host in names}
     release = bool(member & _RELEASE)
@@ -139,6 +141,7 @@ def setup(
             for kind, server in (("broker", broker), ("results", results))
         },
         "ca": ca,
+        "client": dict(client or {}),
         "beat": {
             "unit": f"{app}-beat.service",
             "directory": f"/run/{app}-beat",

@@ -100,9 +100,13 @@ LIVE = frozenset(
 )
 # Directives that name a file which CONFIG SET of the same name reads anew.
 READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
+# The server's own key: systemd hands it over at the start alone, so a new one is put where the running server can read
+# it, and set together with its certificate.
+_KEY = "tls-key-file"
 # Seconds for the server's answer to all commands of one change.
 _PATIENCE = 20.0
-_CLI = "/usr/bin/redis-cli"
+# Redis's client and Valkey's take the same arguments and talk to both.
+_CLIENTS = ("/usr/bin/redis-cli", "/usr/bin/valkey-cli")
 # Label in the record of a unit for a user who is allowed more than the file says. A label of its own differs from all
 # that is ever wanted.
 _WIDER = "wider"
@@ -125,11 +129,13 @@ class Change:
         settings: Directives with their values.
         users: Names of users that changed or are new.
         gone: Names of users who left the file.
+        key: Path of a new key of the server's, which has to lie at the access's `staged_key` before.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
     users: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    key: str = ""
 
 
 def change_between(
@@ -139,6 +145,7 @@ def change_between(
     settings: dict[str, str] = {}
     changed: list[str] = []
     gone: list[str] = []
+    key = ""
     for label in sorted(known.keys() | wanted.keys()):
         if known.get(label) == wanted.get(label):
             continue
@@ -152,9 +159,42 @@ def change_between(
             gone.append(name)
         elif kind == "file" and (found := _read_anew(name, wanted, unit)):
             settings.update(found)
+        elif kind == "file" and (path := _new_key(name, wanted, unit)):
+            key = path
         else:
             return None
-    return Change(settings, tuple(changed), tuple(gone))
+    if key and unit.redis:
+        settings |= {_KEY: unit.redis.staged_key, "tls-cert-file": wanted["setting tls-cert-file"]}
+    return Change(settings, tuple(changed), tuple(gone), key)
+
+
+def _new_key(name: str, wanted: Mapping[str, str], unit: Unit) -> str:
+    """Path of the file whose content the server's key is, where it is that file that changed and it can be staged."""
+    own = os.path.basename(wanted.get(f"setting {_KEY}", ""))
+    if unit.redis is None or not unit.redis.staged_key or "setting tls-cert-file" not in wanted:
+        return ""
+    paths = [path for path in unit.files if name in (path, os.path.basename(path))]
+    return next((path for path in paths if os.path.basename(path) == own), "")
+
+
+def stage(source: str, target: str) -> None:
+    """Put a key where the running server can read it: its directory's owner alone may.
+
+    Raises:
+        RedisError: The server's directory is not there.
+    """
+    fresh = f"{target}.{os.getpid()}"
+    try:
+        owner = os.stat(os.path.dirname(target))
+        with open(source, "rb") as stream:
+            content = stream.read()
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o400)
+        with os.fdopen(handle, "wb") as stream:
+            os.fchown(handle, owner.st_uid, owner.st_gid)
+            stream.write(content)
+        os.replace(fresh, target)
+    except OSError as error:
+        raise RedisError(f"its new key can't be put at {target}: {error.strerror}") from None
 
 
 def _read_anew(name: str, wanted: Mapping[str, str], unit: Unit) -> dict[str, str]:
@@ -345,10 +385,13 @@ def talk_by_cli(access: RedisAccess, commands: Sequence[Command]) -> list[object
     """
     where = f"{access.host}:{access.port}"
     arguments = ["--tls", "--cacert", access.ca, "-h", access.host, "-p", str(access.port)]
+    if access.certificate:
+        arguments += ["--cert", access.certificate, "--key", access.key]
     text = "".join(" ".join(_quoted(word) for word in command) + "\n" for command in commands)
+    client = next((path for path in _CLIENTS if os.access(path, os.X_OK)), _CLIENTS[0])
     try:
         done = subprocess.run(
-            [_CLI, *arguments, "--user", access.user, "--no-auth-warning", "--json"],
+            [client, *arguments, "--user", access.user, "--no-auth-warning", "--json"],
             input=text,
             capture_output=True,
             text=True,
@@ -358,7 +401,7 @@ def talk_by_cli(access: RedisAccess, commands: Sequence[Command]) -> list[object
             check=False,
         )
     except FileNotFoundError:
-        raise RedisError(f"{_CLI} is not installed") from None
+        raise RedisError(f"{client} is not installed") from None
     except subprocess.TimeoutExpired:
         raise RedisError(f"Redis at {where} did not answer within {_PATIENCE:.0f} s") from None
     trouble = [

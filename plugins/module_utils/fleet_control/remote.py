@@ -86,6 +86,19 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
     return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])
 
 
+def with_identity(command_line: str, settings: Mapping[str, Any]) -> str:
+    """The same command, after root has put what its settings show to Redis into its standard input.
+
+    Args:
+        command_line: Of a probe, which runs as the application's user.
+        settings: Those that it reads; where they name no file of the client's own nothing is put.
+    """
+    tls = settings.get("celery", {}).get("broker_use_ssl")
+    if not isinstance(tls, Mapping) or not tls.get("ssl_keyfile"):
+        return command_line
+    return f"{command(script('carry'))} {shlex.quote(command_line)}"
+
+
 class RemoteError(Exception):
     """A script ended without an answer; the message holds its last words."""
 

@@ -398,6 +398,8 @@ class Settler:
         rules = redis_live.wanted_users(unit, self.disk)
         self._doubt(unit.name, state.invocation, known)
         try:
+            if change.key:
+                redis_live.stage(change.key, access.staged_key)
             if self.options.finish:
                 redis_live.finish(access, change, wider, rules, self.host.talk)
                 wider = []

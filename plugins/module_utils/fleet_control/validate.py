@@ -7,6 +7,7 @@ refused; or, in a plan, in a mount namespace of their own, where nothing live is
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import os
 import pwd
 import re
@@ -24,8 +25,6 @@ from .namespace import Candidate, program, with_candidates
 from .redis_live import redacted
 from .wanted import Check
 
-_REDIS = "redis-server"
-_REDIS_USER = "redis"
 # Seconds until a server without data must have read its configuration.
 _PATIENCE = 20.0
 # What the trial has in its own way. TLS needs the key, which systemd hands to the real server alone; what is wrong
@@ -85,9 +84,11 @@ class Checks:
     def refusals(self) -> list[str]:
         """The first refusal, in words; nothing where all is taken."""
         for check, found in self.wanted:
-            words = trial(check.redis) if check.redis else self._command(check.command)
+            if check.redis:
+                by, words = _server(check.flavor), trial(check.redis, check.flavor)
+            else:
+                by, words = " ".join(check.command), self._command(check.command)
             if words:
-                by = _REDIS if check.redis else " ".join(check.command)
                 return [f"{by} refuses {', '.join(found)}: {words}"]
         return self._refused_units()
 
@@ -146,7 +147,7 @@ class Checks:
             (check, found)
             for check, found in self.wanted
             if (
-                program(_REDIS) and _known(_REDIS_USER)
+                program(_server(check.flavor)) and _known(check.flavor)
                 if check.redis
                 else program(check.command[0]) and not lacking
             )
@@ -170,8 +171,20 @@ class Checks:
         fragment = {f"{self.unit_directory}{unit}", f"{self.unit_directory}{template}"} & set(texts)
         if not fragment and not systemd.fragments(unit, self.unit_directory):
             return False
-        commands = re.findall(r"^Exec\w+=[-@:+!]*(/\S+)", "\n".join(own), re.MULTILINE)
-        return all(os.access(command, os.X_OK) for command in commands)
+        return all(os.access(path, os.X_OK) for path in _executed("\n".join(own)))
+
+
+def _server(flavor: str) -> str:
+    """The program of a server. Its Unix user has the name of the flavour, as Debian's packages make it."""
+    return f"{flavor}-server"
+
+
+def _executed(text: str) -> list[str]:
+    """The programs of a unit's file and its drop-ins; an assignment without a value takes back those before."""
+    found: dict[str, list[str]] = {}
+    for name, path in re.findall(r"^(Exec\w+)=[-@:+!]*(/\S+|$)", text, re.MULTILINE):
+        found[name] = [*found.get(name, []), path] if path else []
+    return [path for paths in found.values() for path in paths]
 
 
 def _known(user: str) -> bool:
@@ -210,8 +223,8 @@ def trial_configuration(text: str, directory: str) -> str:
     return "\n".join([*lines, *(f"{name} {value}" for name, value in own)]) + "\n"
 
 
-def trial(path: str) -> str:
-    """Start a server with a configuration for a moment; returns why it refuses, or nothing.
+def trial(path: str, flavor: str = "redis") -> str:
+    """Start a server, Redis or Valkey, with a configuration for a moment; returns why it refuses, or nothing.
 
     It has neither data nor ports: what it shows is that it understands all directives and users.
     """
@@ -221,14 +234,14 @@ def trial(path: str) -> str:
         return f"{path}: {error.strerror}"
     with tempfile.TemporaryDirectory(prefix="celery-fleet-redis-") as directory:
         owner: tuple[int, int] | None = None
-        if os.geteuid() == 0 and _known(_REDIS_USER):
+        if os.geteuid() == 0 and _known(flavor):
             # As the server will run: who can't read its users must not pass.
-            entry = pwd.getpwnam(_REDIS_USER)
+            entry = pwd.getpwnam(flavor)
             owner = (entry.pw_uid, entry.pw_gid)
             os.chown(directory, *owner)
         configuration = trial_configuration(text, directory)
         with tempfile.TemporaryFile() as output:
-            server = _started(configuration, owner, output)
+            server = _started(_server(flavor), configuration, owner, output)
             try:
                 return _outcome(server, f"{directory}/redis.sock", output)
             finally:
@@ -237,14 +250,14 @@ def trial(path: str) -> str:
 
 
 def _started(
-    configuration: str, owner: tuple[int, int] | None, output: IO[bytes]
+    server: str, configuration: str, owner: tuple[int, int] | None, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     """A server that reads its configuration from standard input."""
     with tempfile.TemporaryFile() as given:
         given.write(configuration.encode(errors="surrogateescape"))
         given.seek(0)
         return subprocess.Popen(
-            [program(_REDIS) or _REDIS, "-"],
+            [program(server) or server, "-"],
             stdin=given,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -286,8 +299,13 @@ def _essence(output: str) -> str:
     for number, line in enumerate(lines):
         if "FATAL CONFIG FILE ERROR" in line:
             return " ".join(_without_secret(line) for line in lines[number + 1 :])
-    # Its last words are the reason.
     logged = [found[1] for line in lines if (found := _WARNING.match(line))]
+    # From Redis 7.2 on a directive that it does not know could be a module's, until no module has asked for it.
+    for number, line in enumerate(logged):
+        if line.startswith("Unresolved Configuration"):
+            unknown = itertools.takewhile(lambda one: one.startswith(">>> "), logged[number + 1 :])
+            return " ".join(f"{_without_secret(one)} Bad directive" for one in unknown)
+    # Its last words are the reason.
     return redacted(logged[-1]) if logged else ""
 
 

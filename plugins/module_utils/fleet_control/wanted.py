@@ -62,11 +62,13 @@ class Check:
         command: The daemon's, with its arguments; or none, and
         redis: path of a redis.conf, with which a server is started for a moment, without data and without a port.
         files: Glob patterns of the files that it reads.
+        flavor: `redis` or `valkey`: which server that is.
     """
 
     files: tuple[str, ...]
     command: tuple[str, ...] = ()
     redis: str = ""
+    flavor: str = "redis"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class RedisAccess:
         ca: Path of the certificate that signs the server's.
         user: Who may change settings and users.
         password: That user's.
+        certificate: Path of the certificate that is shown to it, where it asks for one.
+        key: Path of that certificate's key.
+        staged_key: Path at which a running server reads a new key of its own; without one it is restarted for that.
     """
 
     host: str
@@ -86,6 +91,9 @@ class RedisAccess:
     ca: str
     user: str
     password: str = field(repr=False)
+    certificate: str = ""
+    key: str = ""
+    staged_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,11 +262,12 @@ def _command(item: Mapping[str, Any], where: str) -> Command:
 
 
 def _check(item: Mapping[str, Any], where: str) -> Check:
-    _known(item, {"command", "redis", "files"}, where, needed=("files",))
+    _known(item, {"command", "redis", "flavor", "files"}, where, needed=("files",))
     command, redis = _texts(item.get("command", []), where), str(item.get("redis", ""))
     if bool(command) == bool(redis):
         raise WantedError(f"{where}: must have either command or redis")
-    return Check(files=_texts(item["files"], where), command=command, redis=redis)
+    flavor = str(item.get("flavor", "redis"))
+    return Check(files=_texts(item["files"], where), command=command, redis=redis, flavor=flavor)
 
 
 def _redis(item: Any, where: str) -> RedisAccess | None:
@@ -267,11 +276,13 @@ def _redis(item: Any, where: str) -> RedisAccess | None:
     if not isinstance(item, Mapping):
         raise WantedError(f"{where}: must be a dictionary, not {type(item).__name__}")
     keys = ("host", "port", "ca", "user", "password")
-    _known(item, set(keys), where, needed=keys)
+    further = ("certificate", "key", "staged_key")
+    _known(item, {*keys, *further}, where, needed=keys)
     host, port, ca, user, password = (str(item[key]) for key in keys)
     if not port.isdigit():
         raise WantedError(f"{where}: port must be a number, not {port!r}")
-    return RedisAccess(host, int(port), ca, user, password)
+    more = {key: str(item[key]) for key in further if key in item}
+    return RedisAccess(host, int(port), ca, user, password, **more)
 
 
 def _unit(item: Mapping[str, Any], where: str) -> Unit:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from . import (
+    certificates,
     commands,
     control,
     delivery,
@@ -17,6 +18,7 @@ from . import (
     logs,
     names,
     network,
+    origin,
     queues,
     redis_cluster,
     rendering,
@@ -39,6 +41,8 @@ Check = Callable[[Model], Iterator[Problem]]
 CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
     groups.check_groups,
+    groups.check_machines,
+    groups.check_files,
     names.check_unknown,
     rendering.check_rendering,
     values.check_required,
@@ -68,6 +72,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     delivery.check_parts,
     delivery.check_numbers,
     delivery.check_rollout,
+    queues.check_keys,
     queues.check_routes,
     queues.check_scheduled,
     source.check_source,
@@ -76,6 +81,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     redis_cluster.check_cluster,
+    certificates.check_certificates,
 )
 
 
@@ -95,7 +101,7 @@ def check(model: Model) -> list[Problem]:
         if not any(problem.severity is Severity.ERROR for problem in found):
             # A default fails because of what it is made from; where that is reported, this is not.
             found += rendering.check_defaults(model)
-    return scrubbed(grouped(found), secrets_of(model))
+    return scrubbed([_placed(model, problem) for problem in grouped(found)], secrets_of(model))
 
 
 def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:
@@ -104,6 +110,17 @@ def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:
     if not hosts:
         return None
     return replace(problem, hosts=hosts if problem.hosts else ())
+
+
+def _placed(model: Model, problem: Problem) -> Problem:
+    """The problem with the places of the inventory that it stands in."""
+    found = (
+        origin.find(model.raw.get(host, {}), problem.variable)
+        for host in problem.hosts or tuple(model.hosts)
+    )
+    base = model.control.base_dir
+    places = dict.fromkeys(origin.shown(place, base) for place in found if place is not None)
+    return replace(problem, places=tuple(places))
 
 
 def _hosts(problem: Problem) -> tuple[str, ...]:

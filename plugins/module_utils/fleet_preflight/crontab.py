@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
+# Characters.
+_SHOWN: Final = 5
 _DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS: Final = (
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
@@ -60,7 +62,8 @@ def _part(field: Field, part: str) -> list[int]:
     every = 1
     if slash:
         if not _NUMBER.fullmatch(step) or int(step) < 1:
-            raise ValueError(f"has the step {step!r}, which is no number from 1 on")
+            shown = f"step {step!r}" if len(step) <= _SHOWN else "step"
+            raise ValueError(f"has the {shown}, which is no number from 1 on")
         every = int(step)
     if numbers == "*":
         return list(range(field.low, field.high + 1))[::every]
@@ -68,9 +71,7 @@ def _part(field: Field, part: str) -> list[int]:
     start = _number(field, first)
     if not dash:
         if slash:
-            raise ValueError(
-                f"has a step on the single number {numbers!r}, where * or a range is due"
-            )
+            raise ValueError(f"has a step on the single number {start}, where * or a range is due")
         return [start]
     end = _number(field, last)
     if end < start:
@@ -84,7 +85,9 @@ def _number(field: Field, text: str) -> int:
     elif field.names and text[:3].lower() in field.names and text.isalpha():
         number = field.names.index(text[:3].lower()) + field.low
     else:
-        raise ValueError(f"has {text!r}, which is no number" if text else "has an empty part")
+        # The whole is shown beside, without what is secret; a long part could be one of a secret's.
+        part = repr(text) if len(text) <= _SHOWN else "a part"
+        raise ValueError(f"has {part}, which is no number" if text else "has an empty part")
     if not field.low <= number <= field.high:
         raise ValueError(f"has {number}, which is not from {field.low} to {field.high}")
     return number

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .model import Model, Problem, as_mapping, as_number, as_text, dotted
+from .model import Model, Problem, as_mapping, as_number, as_text, dotted, each_worker
+from .values import spoken_key
 
 URLS: Final = "celery_app_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
 # systemd passes over any other name in silence.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What systemd's env_value_is_valid refuses.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+|/\S*")
 
@@ -31,11 +34,46 @@ def check_environment(model: Model) -> Iterator[Problem]:
                         "use letters, digits and _ only, and no digit first; mind the space after the colon",
                         hosts=hosts,
                     )
+    yield from _texts(model)
     for value, hosts in model.distinct(URLS):
         for name, parts in as_mapping(value).items():
             if _VARIABLE.fullmatch(name):
                 yield from _parts(model, name, as_mapping(parts), hosts)
     yield from _twice(model)
+
+
+def _texts(model: Model) -> Iterator[Problem]:
+    """Environments of single processes by their names, and of all the values that systemd would drop."""
+    for path, environment, hosts in _environments(model):
+        for name, text in environment.items():
+            if path[0] not in _OTHERS and not _VARIABLE.fullmatch(name):
+                yield Problem(
+                    dotted((*path, spoken_key(name))),
+                    "can't be the name of an environment variable",
+                    "use letters, digits and _ only, and no digit first; mind the space after the colon",
+                    hosts=hosts,
+                )
+            elif isinstance(text, str) and _CONTROL.search(text):
+                yield Problem(
+                    dotted((*path, name)),
+                    "has a control character, for which systemd leaves the whole variable out",
+                    "encode it, for example as base64; tabs and line ends may stay",
+                    hosts=hosts,
+                )
+
+
+def _environments(
+    model: Model,
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, object], tuple[str, ...]]]:
+    for variable in _OTHERS:
+        for value, hosts in model.distinct(variable):
+            yield (variable,), as_mapping(value), hosts
+    for name, options, hosts in each_worker(model):
+        of_worker = ("celery_worker_instances", name, "environment")
+        yield of_worker, as_mapping(options.get("environment")), hosts
+    for value, hosts in model.distinct("celery_producer_web", model.members("celery_producers")):
+        of_web = ("celery_producer_web", "environment")
+        yield of_web, as_mapping(as_mapping(value).get("environment")), hosts
 
 
 def _parts(

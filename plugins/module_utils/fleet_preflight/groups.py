@@ -1,12 +1,19 @@
-"""Groups of the inventory."""
+"""Groups of the inventory, their hosts, and the files that bear their names."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
 
-from .model import FLEET, MEMBER_GROUPS, Model, Problem, as_mapping
+from .model import FLEET, MEMBER_GROUPS, Model, Problem, Severity, as_mapping, as_number, as_text
+from .names import near_miss
 from .redis_cluster import INSTEAD, NO_CLUSTER
+
+_OURS: Final = (FLEET, *MEMBER_GROUPS)
+_SUFFIXES: Final = (".yml", ".yaml", ".json")
+_SSH_PORT: Final = 22
 
 
 def check_groups(model: Model) -> Iterator[Problem]:
@@ -39,6 +46,8 @@ def check_groups(model: Model) -> Iterator[Problem]:
         )
     yield from _beat(model)
     yield from _outside(model)
+    yield from _nearly_ours(model)
+    yield from _without_a_part(model)
 
 
 def _beat(model: Model) -> Iterator[Problem]:
@@ -79,6 +88,109 @@ def _outside(model: Model) -> Iterator[Problem]:
                 f"list {group} among the children of fleet",
                 value=", ".join(outside),
             )
+
+
+def _nearly_ours(model: Model) -> Iterator[Problem]:
+    """Groups whose name is almost one of ours, with hosts that ours has not."""
+    for name, hosts in model.groups.items():
+        if name in (*_OURS, "all", "ungrouped"):
+            continue
+        for ours in _OURS:
+            # One of ours that has no hosts is reported with its guess already.
+            there = model.groups.get(ours, ())
+            lost = [host for host in hosts if host not in there]
+            if not there or not lost or name.rstrip("0123456789_-") == ours:
+                continue
+            if near_miss(name, ours):
+                yield Problem(
+                    name,
+                    f"looks like the group {ours}, and has hosts that {ours} has not",
+                    f"rename it to {ours}; or, if it is a group of your own, to something less alike",
+                    value=", ".join(lost),
+                )
+
+
+def _without_a_part(model: Model) -> Iterator[Problem]:
+    """Hosts of the fleet that are there for nothing."""
+    used = model.members(*MEMBER_GROUPS)
+    idle = tuple(host for host in model.groups.get(FLEET, ()) if host not in used)
+    if idle and used:
+        yield Problem(
+            FLEET,
+            f"has hosts that are in none of {', '.join(MEMBER_GROUPS)}, so nothing would run there",
+            "put them into a group, or take them out of fleet",
+            value=", ".join(idle),
+            severity=Severity.WARNING,
+        )
+
+
+def check_machines(model: Model) -> Iterator[Problem]:
+    """No machine is two hosts, and none of them lacks the address that all others have."""
+    seen: dict[tuple[str, float], str] = {}
+    without: list[str] = []
+    for host in model.hosts:
+        if model.value(host, "ansible_connection") == "local":
+            continue
+        given = as_text(model.value(host, "ansible_host"))
+        if given is None and "ansible_host" not in model.given[host]:
+            without.append(host)
+        port = as_number(model.value(host, "ansible_port")) or _SSH_PORT
+        machine = ((given or host).lower(), port)
+        other = seen.setdefault(machine, host)
+        if other != host:
+            yield Problem(
+                "ansible_host",
+                f"is the address of {other}, too: one machine can't be two hosts of a fleet",
+                "correct the address, or keep one of the two names, which may be in several groups",
+                value=machine[0],
+                hosts=(host,),
+            )
+    # By one or two names in DNS nothing can be told.
+    if without and len(without) * 3 <= len(model.hosts):
+        yield Problem(
+            "ansible_host",
+            "is not set, while most hosts have one: the name itself would be called",
+            "give it an address; or, if the name is misspelt in a group, correct it",
+            hosts=tuple(without),
+            severity=Severity.WARNING,
+        )
+
+
+def check_files(model: Model) -> Iterator[Problem]:
+    """Files of group_vars and host_vars for what is not there: Ansible passes over them in silence."""
+    directories = dict.fromkeys(
+        Path(text) for value, _ in model.distinct("inventory_dir") if (text := as_text(value))
+    )
+    hosts = dict.fromkeys(host for members in model.groups.values() for host in members)
+    for directory in directories:
+        for folder, known in (("group_vars", tuple(model.groups)), ("host_vars", tuple(hosts))):
+            for name in _names(directory / folder):
+                if name in known:
+                    continue
+                kind = "group" if folder == "group_vars" else "host"
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+                yield Problem(
+                    f"{folder}/{name}",
+                    f"is for a {kind} that the inventory lacks, so nobody reads it",
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"rename or remove it, or add the {kind}",
+                    severity=Severity.ERROR if near else Severity.WARNING,
+                )
+
+
+def _names(directory: Path) -> Sequence[str]:
+    """What the files and directories in there are for."""
+    try:
+        found = sorted(directory.iterdir())
+    except OSError:
+        return ()
+    names = dict.fromkeys(
+        path.name if path.is_dir() else path.stem
+        for path in found
+        if path.name[0] != "." and (path.is_dir() or path.suffix in ("", *_SUFFIXES))
+    )
+    return tuple(names)
 
 
 def _absence(model: Model, group: str) -> str:

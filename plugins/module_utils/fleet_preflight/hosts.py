@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from .capacity import check_capacity
 from .control import version
 from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
 from .owners import check_owners
 from .report import grouped
 
-SUPPORTED: Final = {"debian": ("12",)}
+SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
+FLAVORS: Final = ("redis", "valkey")
+# Of those that are supported.
+WITHOUT_VALKEY: Final = ("12",)
 # Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
 CLOCK_WITHIN: Final = 5.0
+# Beyond it a host would take what others hold for abandoned, or refuse certificates that have just been made.
+CLOCK_AT_MOST: Final = 60.0
 
 
 def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -47,6 +53,7 @@ def check_facts(
     facts: Mapping[str, object],
     hints: Mapping[str, str],
     spared: Mapping[str, str] | None = None,
+    asked: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[Problem]:
     """Problems of all hosts.
 
@@ -54,6 +61,7 @@ def check_facts(
         facts: `ansible_facts['fleet']` by host; whatever is not a mapping counts as missing.
         hints: `preflight_hosts_hint` by host: how hosts of this inventory come to be.
         spared: What `missing` has found: these are warnings.
+        asked: What the inventory asks of each host (`capacity.demands`).
     """
     found: list[Problem] = []
     for host, value in facts.items():
@@ -69,7 +77,36 @@ def check_facts(
             )
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
-    return grouped(found)
+            found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
+    return grouped([*found, *_clocks(facts)])
+
+
+def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Clocks that differ from the control side's; where all hosts agree, it is that one which is wrong."""
+    offsets = {
+        host: as_number(as_mapping(value).get("clock_offset")) or 0.0
+        for host, value in facts.items()
+        if as_mapping(value).get("reachable") is True
+    }
+    wrong = {host: offset for host, offset in offsets.items() if abs(offset) > CLOCK_WITHIN}
+    least, most = min(offsets.values(), default=0.0), max(offsets.values(), default=0.0)
+    together = len(wrong) == len(offsets) > 1 and most - least <= CLOCK_WITHIN
+    for host, offset in wrong.items():
+        whose = (
+            f"of the control side is {'behind' if offset > 0 else 'ahead of'} those of all hosts, which agree,"
+            if together
+            else f"is {'ahead of' if offset > 0 else 'behind'} the control side's"
+        )
+        yield Problem(
+            "clock",
+            f"{whose} by more than {CLOCK_WITHIN:g} s",
+            "set the control side's clock, for example by chrony"
+            if together
+            else "synchronise the clocks of all hosts, for example with chrony",
+            value="" if together else f"{offset:+.0f} s",
+            hosts=(host,),
+            severity=Severity.ERROR if abs(offset) > CLOCK_AT_MOST else Severity.WARNING,
+        )
 
 
 def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem]:
@@ -143,14 +180,28 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             value=unit,
             hosts=(host,),
         )
+    yield from _flavor(host, facts)
     yield from check_owners(host, facts)
-    offset = as_number(facts.get("clock_offset")) or 0.0
-    if abs(offset) > CLOCK_WITHIN:
+
+
+def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Whether the host has the server that `redis_flavor` names, and its data is that server's."""
+    flavor = str(facts.get("redis_flavor") or "")
+    lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
+    if flavor == "valkey" and lacking and "valkey-server" not in as_strings(facts.get("packages")):
         yield Problem(
-            "clock",
-            f"is {'ahead of' if offset > 0 else 'behind'} the control side's by more than {CLOCK_WITHIN:g} s",
-            "synchronise the clocks of all hosts, for example with chrony",
-            value=f"{offset:+.0f} s",
+            "redis_flavor",
+            "is in no package of this host's distribution",
+            "use a host with Debian 13, or redis_flavor: redis",
+            value=flavor,
             hosts=(host,),
-            severity=Severity.WARNING,
         )
+    for path, owner in as_mapping(facts.get("redis_data")).items():
+        if owner in FLAVORS and owner != flavor:
+            yield Problem(
+                "redis_flavor",
+                f"is not whose data lies in {path}: that is {owner}'s, and not all of it can be read by the other",
+                f"leave it at {owner}, or see “Redis or Valkey” in docs/operations.md",
+                value=flavor,
+                hosts=(host,),
+            )

@@ -15,6 +15,10 @@ from .redact import one_line
 from .specs import Specs
 
 FLEET: Final = "fleet"
+# Ansible's variables that say which machine a host is, and where what belongs to it lies.
+CONNECTION: Final = ("ansible_host", "ansible_port", "ansible_connection", "inventory_dir")
+# Why a value of ansible-vault can't be rendered.
+ENCRYPTED: Final = "is encrypted, and no vault password that was given opens it"
 MEMBER_GROUPS: Final = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
 
 
@@ -51,6 +55,7 @@ class Problem:
         value: The value as shown to a person, redacted and shortened; empty when there is none.
         hosts: Inventory names that it concerns; empty for the inventory as a whole.
         severity: Error or warning.
+        places: Where in the inventory it stands, as `path:line`, where that is known.
     """
 
     variable: str
@@ -59,6 +64,7 @@ class Problem:
     value: str = ""
     hosts: tuple[str, ...] = ()
     severity: Severity = Severity.ERROR
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,11 @@ class Model:
     Attributes:
         specs: The roles' argument specs and defaults.
         groups: The inventory's groups with their hosts.
-        hosts: Our variables for each host of `fleet` and its member groups, defaults included.
+        hosts: Our variables for each host of `fleet` and its member groups, defaults included, and `CONNECTION`.
         given: All names that the inventory gives to each of these hosts, ours and others'.
         control: The control side.
         failures: Values that could not be rendered.
+        raw: What the inventory gives to each host, as it was read.
     """
 
     specs: Specs
@@ -110,6 +117,7 @@ class Model:
     given: Mapping[str, frozenset[str]]
     control: Control
     failures: Sequence[RenderFailure] = ()
+    raw: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     _distinct: dict[tuple[str, tuple[str, ...] | None], list[tuple[object, tuple[str, ...]]]] = (
         field(default_factory=dict, repr=False)
     )

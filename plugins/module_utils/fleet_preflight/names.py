@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .model import Model, Problem, as_list, as_mapping, as_strings, as_text, dotted, each_worker
+from .model import Model, Problem, as_list, as_mapping, as_strings, dotted, each_worker
 from .values import suggestion
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
@@ -15,6 +15,7 @@ _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WORD = re.compile(r"\w*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
 # `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
@@ -39,7 +40,7 @@ _TAKEN_NAMES: Final = frozenset(
     dhcp docker dpkg exim4 fail2ban git grub initramfs-tools installer journal logrotate lost-found mariadb mysql nginx
     ntp pam polkit-1 postfix postgres postgresql postgresql-common private puppet python python3 rabbitmq redis
     redis-server rsyslog runit samba snapd sudo supervisor sysstat systemd ubuntu-advantage ucf ufw unattended-upgrades
-    upstart usbutils vim wtmp btmp xml-core
+    upstart usbutils valkey valkey-server vim wtmp btmp xml-core
     basic bluetooth default emergency exit factory-reset final first-boot-complete getty getty-pre graphical halt
     hibernate hybrid-sleep init initrd initrd-fs initrd-switch-root initrd-usr kexec local-fs local-fs-pre machine
     machines multi-user network network-online network-pre nss-lookup nss-user-lookup paths poweroff printer
@@ -67,9 +68,11 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         if own is None and not near:
             continue
         guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if own else ""
-        # The value is never shown: it may be a secret under a misspelt name.
+        # The value is never shown: it may be a secret under a misspelt name. Nor is what follows a name in it:
+        # `redis_passwords:s3cret` without a space is one.
+        shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
         yield Problem(
-            variable=name,
+            variable=shown,
             message=f"is no variable of the role {own}"
             if own
             else "looks like a misspelt variable",
@@ -115,7 +118,7 @@ def _distance(one: str, other: str, bound: int) -> int:
 def check_application(model: Model) -> Iterator[Problem]:
     """The application's name, user and module."""
     for value, hosts in model.distinct("celery_app_name"):
-        name = as_text(value)
+        name = _name(value)
         if name is not None and not _APPLICATION.fullmatch(name):
             yield Problem(
                 "celery_app_name",
@@ -142,7 +145,7 @@ def check_application(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
             )
     for value, hosts in model.distinct("celery_app_user"):
-        name = as_text(value)
+        name = _name(value)
         if name in _TAKEN_USERS:
             yield Problem(
                 "celery_app_user",
@@ -152,7 +155,7 @@ def check_application(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
             )
     for value, hosts in model.distinct_given("celery_app_user"):
-        name = as_text(value)
+        name = _name(value)
         if name is not None and not _USER.fullmatch(name):
             yield Problem(
                 "celery_app_user",
@@ -162,7 +165,7 @@ def check_application(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
             )
     for value, hosts in model.distinct("celery_app_module"):
-        name = as_text(value)
+        name = _name(value)
         if name is not None and not _MODULE.fullmatch(name):
             yield Problem(
                 "celery_app_module",
@@ -179,6 +182,13 @@ def check_application(model: Model) -> Iterator[Problem]:
             "set it once, in group_vars/all or group_vars/fleet",
             value=model.show(("celery_app_name",), ", ".join(sorted(names))),
         )
+
+
+def _name(value: object) -> str | None:
+    """A name; also an empty one, and a number, which Ansible's specs take for a string."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    return str(value)
 
 
 def check_workers_and_queues(model: Model) -> Iterator[Problem]:
@@ -206,6 +216,21 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
             named = as_mapping(body).get("queue")
             if isinstance(named, str):
                 yield from _queue(model, ("celery_beat_schedule", entry, "queue"), named, hosts)
+
+
+def application_fits(name: str) -> bool:
+    """Whether units, users and directories of a host leave room for an application of this name."""
+    return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
+
+
+def module_fits(name: str) -> bool:
+    """Whether `celery -A` takes it."""
+    return _MODULE.fullmatch(name) is not None
+
+
+def worker_fits(name: str) -> bool:
+    """Whether units and node names take it."""
+    return _WORKER.fullmatch(name) is not None
 
 
 def queue_fits(queue: str) -> bool:

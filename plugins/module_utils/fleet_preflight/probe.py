@@ -1,8 +1,8 @@
 """What `fleet_facts` asks a host: one stdlib script, run by the host's own Python.
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
-on stdin with `paths`, `names` to resolve, `units` to look at, `ports`, `marks`, a pattern of files, and `files` that
-may be there. Output: one JSON object.
+on stdin with `paths`, `names` to resolve, `units` to look at, `versions` of which packages, `ports`, `marks`, a
+pattern of files, and `files` and directories of `data` that may be there. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import platform
+import pwd
 import shutil
 import socket
 import subprocess
@@ -42,20 +43,39 @@ def systemd() -> int:
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
-def packages() -> list[str]:
-    """Names of the installed Debian packages."""
-    found = set()
+def packages() -> dict[str, str]:
+    """The installed Debian packages, each with its version."""
+    found = {}
     name = ""
+    installed = False
     try:
         with open("/var/lib/dpkg/status", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("Package: "):
-                    name = line[9:].strip()
-                elif line.startswith("Status: ") and line.split()[-1] == "installed":
-                    found.add(name)
+                    name, installed = line[9:].strip(), False
+                elif line.startswith("Status: "):
+                    installed = line.split()[-1] == "installed"
+                elif line.startswith("Version: ") and installed:
+                    found[name] = line[9:].strip()
     except OSError:
-        return []
-    return sorted(found)
+        return {}
+    return found
+
+
+def candidate(name: str) -> str:
+    """The version that apt would install; nothing where its lists know of none."""
+    command = ["apt-cache", "policy", name]
+    try:
+        answer = subprocess.run(
+            command, stdout=subprocess.PIPE, timeout=20, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    for line in answer.stdout.decode("utf-8", "replace").splitlines():
+        key, _, version = line.strip().partition(": ")
+        if key == "Candidate" and version != "(none)":
+            return version
+    return ""
 
 
 def memory() -> int:
@@ -125,6 +145,21 @@ def marks(pattern: str) -> list[dict[str, object]]:
     return found
 
 
+def owners(paths: list[str]) -> dict[str, str]:
+    """Who owns the paths, as far as they are there: the user's name, or its number where nobody has it."""
+    found = {}
+    for path in paths:
+        try:
+            owner = os.stat(path).st_uid
+        except OSError:
+            continue
+        try:
+            found[path] = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            found[path] = str(owner)
+    return found
+
+
 def listening(ports: list[int]) -> dict[str, int]:
     """Inodes of the sockets that listen on one of the ports, each with its port."""
     found = {}
@@ -181,6 +216,7 @@ def main() -> None:
     clock = time.time()
     wanted = json.load(sys.stdin)
     names = release()
+    installed = packages()
     facts = {
         "clock": clock,
         "hostname": platform.node(),
@@ -195,11 +231,13 @@ def main() -> None:
         "processors": os.cpu_count() or 1,
         "memory_bytes": memory(),
         "free_bytes": {path: free(path) for path in wanted["paths"]},
-        "packages": packages(),
+        "packages": sorted(installed),
+        "versions": {name: installed.get(name) or candidate(name) for name in wanted["versions"]},
         "unresolved_names": unresolved(wanted["names"]),
         "active_units": active(wanted["units"]),
         "marks": marks(wanted["marks"]),
         "listeners": listeners(wanted["ports"]),
+        "redis_data": owners(wanted["data"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "uid": os.geteuid(),
     }

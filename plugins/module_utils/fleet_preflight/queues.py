@@ -5,11 +5,29 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
 
 from .model import UNKNOWN, Model, Problem, as_mapping, as_text, dotted
 from .names import queue_fits
-from .values import suggestion
+from .values import kind_of, no_mapping, suggestion, unknown_keys
 from .workers import consumed
+
+# What Celery takes from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Anything else
+# would travel as one of its properties, to no effect.
+_ROUTE: Final = (
+    *(
+        "queue",
+        "exchange",
+        "exchange_type",
+        "routing_key",
+        "priority",
+        "headers",
+        "serializer",
+        "compression",
+    ),
+    *("delivery_mode", "retry", "retry_policy"),
+)
 
 
 def queue_for(
@@ -32,6 +50,38 @@ def queue_for(
     return default
 
 
+def check_keys(model: Model) -> Iterator[Problem]:
+    """Each route is a mapping of what Celery reads there, from a pattern that can fit a task's name."""
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            for problem in _route(model, pattern, route):
+                yield replace(problem, hosts=hosts)
+
+
+def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:
+    path = ("celery_app_task_routes", pattern)
+    if route is UNKNOWN:
+        return
+    if not pattern or any(c.isspace() or not c.isprintable() for c in pattern):
+        yield Problem(
+            dotted(path),
+            "fits no task's name",
+            "write a task's name as Celery registers it, or a pattern of names as in app.tasks.*",
+        )
+    if not isinstance(route, Mapping):
+        yield no_mapping(model, path, route, "write {queue: …}")
+        return
+    yield from unknown_keys(path, route, _ROUTE)
+    named = route.get("queue", UNKNOWN)
+    if named is not UNKNOWN and not isinstance(named, str):
+        yield Problem(
+            dotted((*path, "queue")),
+            f"is {kind_of(named)} where the name of a queue is wanted",
+            "write the queue's name, or remove it for the default queue",
+            value=model.show((*path, "queue"), named),
+        )
+
+
 def check_routes(model: Model) -> Iterator[Problem]:
     """Each queue that a route names is consumed."""
     known = consumed(model)
@@ -40,14 +90,6 @@ def check_routes(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct("celery_app_task_routes"):
         for pattern, route in as_mapping(value).items():
             path = ("celery_app_task_routes", pattern)
-            if isinstance(route, str):
-                yield Problem(
-                    dotted(path),
-                    "is a string where a mapping is wanted",
-                    "write {queue: …}",
-                    value=model.show(path, route),
-                    hosts=hosts,
-                )
             queue = as_text(as_mapping(route).get("queue"))
             if queue and queue_fits(queue) and queue not in known:
                 yield _unconsumed(model, (*path, "queue"), queue, hosts, known)

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 
 from . import redact
-from .model import FLEET, MEMBER_GROUPS, UNKNOWN, Control, Model, RenderFailure
+from .model import (
+    CONNECTION,
+    ENCRYPTED,
+    FLEET,
+    MEMBER_GROUPS,
+    UNKNOWN,
+    Control,
+    Model,
+    RenderFailure,
+)
 from .specs import RoleSpec, Specs
 
 Render = Callable[[object], object]
@@ -23,6 +32,60 @@ Path = tuple[object, ...]
 _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^#jinja2:")
 _DEEPEST = 30
+_WORD = re.compile(r"[^\W\d]\w*")
+# By these a template reaches what it does not name, or has another result each time.
+_BEYOND = frozenset(
+    ("lookup", "query", "q", "vars", "varnames", "random", "shuffle", "now", "include", "import")
+)
+# Of all hosts alike, in a new object for each.
+_THE_SAME = frozenset(("groups", "hostvars"))
+
+
+@dataclass
+class _Shared:
+    """What was rendered for one host and is the same for another: of a fleet's hosts most have the same variables.
+
+    A template's result rests on the variables that it names, and those that these name. As long as each of them is the
+    very same thing on both hosts, so is the result; Jinja takes most of the time of a check of many hosts.
+    """
+
+    rendered: dict[tuple[object, ...], object] = field(default_factory=dict)
+    words: dict[int, tuple[object, frozenset[str]]] = field(default_factory=dict)
+
+    def key(self, raw: object, variables: Mapping[str, object]) -> tuple[object, ...] | None:
+        """Of the result among a host's variables, or None where it may rest on something that is not named."""
+        key: dict[str, object] = {}
+        left = [raw]
+        while left:
+            words = self._words(left.pop())
+            if words & _BEYOND:
+                return None
+            for word in words:
+                if word in variables and word not in key and word not in _THE_SAME:
+                    value = variables[word]
+                    key[word] = str(value) if isinstance(value, str) else id(value)
+                    left.append(value)
+        return (id(raw), frozenset(key.items()))
+
+    def _words(self, raw: object) -> frozenset[str]:
+        if id(raw) not in self.words:
+            # The value is kept beside them: its id must not be reused while this lives.
+            self.words[id(raw)] = (raw, frozenset(_words_in(raw)))
+        return self.words[id(raw)][1]
+
+
+def _words_in(raw: object, depth: int = 0) -> set[str]:
+    """All words of the templates inside a value: more than the variables that they name."""
+    if isinstance(raw, str):
+        return set(_WORD.findall(raw)) if _TEMPLATE.search(raw) else set()
+    if raw is None or isinstance(raw, (bool, int, float)):
+        return set()
+    found: set[str] = set()
+    if depth > _DEEPEST or not isinstance(raw, (Mapping, list)):
+        return {*_BEYOND}
+    for item in [*raw.keys(), *raw.values()] if isinstance(raw, Mapping) else raw:
+        found |= _words_in(item, depth + 1)
+    return found
 
 
 @dataclass
@@ -34,6 +97,7 @@ class _Host:
     variables: dict[str, object]
     render: Render
     plain: dict[int, tuple[object, object]]
+    shared: _Shared
     failures: list[RenderFailure] = field(default_factory=list)
 
     def value(self, name: str, raw: object, given: bool) -> object:
@@ -44,7 +108,14 @@ class _Host:
             # The raw value is kept beside the result: its id must not be reused while this lives.
             self.plain[id(raw)] = (raw, value)
             return value
-        return self._rendered((name,), raw, given)
+        key = self.shared.key(raw, self.variables)
+        if key is not None and key in self.shared.rendered:
+            return self.shared.rendered[key]
+        before = len(self.failures)
+        value = self._rendered((name,), raw, given)
+        if key is not None and len(self.failures) == before:
+            self.shared.rendered[key] = value
+        return value
 
     def _rendered(self, path: Path, raw: object, given: bool) -> object:
         try:
@@ -93,8 +164,10 @@ def build(
     given: dict[str, frozenset[str]] = {}
     failures: list[RenderFailure] = []
     plain: dict[int, tuple[object, object]] = {}
+    raw: dict[str, Mapping[str, object]] = {}
+    shared = _Shared()
     for name in names:
-        own = variables(name)
+        own = raw[name] = variables(name)
         roles = [
             role
             for role in specs.roles.values()
@@ -102,9 +175,9 @@ def build(
             or FLEET in specs.groups_of(role.name)
         ]
         given[name] = frozenset(key for key in own if isinstance(key, str))
-        hosts[name], failed = _host(name, specs, own, roles, make_render, plain)
+        hosts[name], failed = _host(name, specs, own, roles, make_render, plain, shared)
         failures += failed
-    return Model(specs, groups, hosts, given, control, tuple(failures))
+    return Model(specs, groups, hosts, given, control, tuple(failures), raw)
 
 
 def _host(
@@ -114,14 +187,15 @@ def _host(
     roles: Sequence[RoleSpec],
     make_render: MakeRender,
     plain: dict[int, tuple[object, object]],
+    shared: _Shared,
 ) -> tuple[dict[str, object], list[RenderFailure]]:
     together: dict[str, object] = {}
     for role in specs.roles.values():
         together.update(role.defaults)
     together.update(own)
-    work = _Host(name, specs, together, make_render(together), plain)
+    work = _Host(name, specs, together, make_render(together), plain, shared)
     values: dict[str, object] = {}
-    for key in specs.options:
+    for key in (*specs.options, *CONNECTION):
         if key in own:
             values[key] = work.value(key, own[key], given=True)
     for role in roles:
@@ -161,7 +235,7 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
         found = _UNDEFINED.search(text)
         return f"can't be rendered: {text}", found[1] if found else ""
     if "vault" in type(error).__name__.lower() or "decrypt" in str(error).lower():
-        return "is encrypted, and no vault password that was given opens it", ""
+        return ENCRYPTED, ""
     if isinstance(error, RecursionError):
         return "is nested without an end", ""
     if secret or not isinstance(error, AnsibleError):

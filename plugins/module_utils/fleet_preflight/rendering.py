@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from .model import Model, Problem, RenderFailure, dotted
+from .model import ENCRYPTED, Model, Problem, RenderFailure, dotted
 from .values import suggestion
 
 _OF_FACTS: Final = ("ansible_facts", "ansible_")
@@ -39,6 +39,8 @@ def check_defaults(model: Model) -> Iterator[Problem]:
 
 def _remedy(model: Model, failure: RenderFailure) -> str:
     missing = failure.missing
+    if failure.message == ENCRYPTED:
+        return "give its password: --ask-vault-pass, or --vault-password-file with the file's name"
     if not missing:
         return "correct the expression"
     if missing.startswith(_OF_FACTS):

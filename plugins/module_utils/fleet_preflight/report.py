@@ -9,6 +9,7 @@ from .model import Problem
 from .redact import scrub
 
 _MOST_HOSTS = 6
+_MOST_PLACES = 3
 
 
 def grouped(problems: Sequence[Problem]) -> list[Problem]:
@@ -57,25 +58,34 @@ def block(
     groups: Mapping[str, Sequence[str]],
     everyone: Collection[str],
 ) -> str:
-    """All problems below a title, three lines each."""
+    """All problems below a title, three lines each, and a fourth where its place is known."""
     lines = [title]
     for number, problem in enumerate(problems, 1):
         lines += ["", f"{number}. {_head(problem, groups, everyone)}"]
         lines.append(f"   {problem.message}")
+        if problem.places:
+            lines.append(f"   In: {_places(problem)}")
         lines.append(f"   Remedy: {problem.remedy}")
     return "\n".join(lines)
 
 
 def line(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:
     """One problem on one line, for a warning."""
+    place = f" In: {_places(problem)}." if problem.places else ""
     return (
-        f"preflight: {_head(problem, groups, everyone)} {problem.message}. Remedy: {problem.remedy}"
+        f"preflight: {_head(problem, groups, everyone)} {problem.message}.{place} "
+        f"Remedy: {problem.remedy}"
     )
 
 
 def count(number: int, noun: str) -> str:
     """`1 error`, `2 errors`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _places(problem: Problem) -> str:
+    more = len(problem.places) - _MOST_PLACES
+    return ", ".join(problem.places[:_MOST_PLACES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _head(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:

@@ -38,8 +38,52 @@ _WIDTHS: Final = {
 }
 _WIDTH: Final = 200
 _LARGEST: Final = 2**31 - 1
+# Seconds: a thousand years.
+_LONGEST: Final = 1000 * 366 * 86_400
 _PERIODS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1)
 _OPTIONS: Final = ("exchange", "expires", "headers", "priority", "queue", "routing_key")
+# Options of apply_async (celery.app.task and celery.app.amqp, read at 5.7.0) that an inventory can write.
+_TAKEN: Final = (
+    *_OPTIONS,
+    *(
+        "compression",
+        "countdown",
+        "delivery_mode",
+        "eta",
+        "exchange_type",
+        "ignore_result",
+        "retry",
+        "retry_policy",
+    ),
+    *(
+        "reply_to",
+        "serializer",
+        "shadow",
+        "soft_time_limit",
+        "stamped_headers",
+        "task_id",
+        "time_limit",
+        "argsrepr",
+    ),
+    *(
+        "kwargsrepr",
+        "mandatory",
+        "immediate",
+        "content_type",
+        "content_encoding",
+        "expiration",
+        "correlation_id",
+    ),
+    *(
+        "link",
+        "link_error",
+        "add_to_parent",
+        "group_id",
+        "root_id",
+        "parent_id",
+        "replaced_task_nesting",
+    ),
+)
 # Celery's settings that a schedule in a database leaves no meaning.
 _FOREIGN: Final = ("beat_schedule", "beat_scheduler", "beat_schedule_filename")
 
@@ -227,6 +271,15 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
                 "write it as such, or remove it",
                 value=model.show((*path, key), value),
             )
+    for key in as_mapping(body.get("options")):
+        near = "" if key in _TAKEN else suggestion(key, _TAKEN, cutoff=0.75)
+        # Any other one travels as a property of the message, as its author may want.
+        if near:
+            yield Problem(
+                dotted((*path, "options", key)),
+                "is no option that Celery knows",
+                near,
+            )
     queue = body.get("queue", UNKNOWN)
     if queue is not UNKNOWN and (not isinstance(queue, str) or not queue):
         yield Problem(
@@ -332,6 +385,13 @@ def _interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
             dotted(path),
             "is no number of seconds above 0",
             "write the seconds as a number, without quotes or a unit",
+            value=model.show(path, value),
+        )
+    elif number > _LONGEST:
+        yield Problem(
+            dotted(path),
+            "is longer than Python can add to a date",
+            "write fewer seconds; a year has 31536000",
             value=model.show(path, value),
         )
 

@@ -18,6 +18,8 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
+# What other checks look at: the application's secrets, and keys, whose text has lines.
+_OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
 # Users that Redis' ACL file is made for, where the role's spec does not list them itself.
 _REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
 
@@ -64,7 +66,7 @@ def _secret_variables(model: Model) -> list[str]:
     return [
         name
         for name, option in model.specs.options.items()
-        if name != "celery_app_secret_env"
+        if name not in _OF_THEIR_OWN
         and (option.get("no_log") is True or is_secret_name(name))
         and option.get("type", "str") in ("str", "dict", "raw")
     ]

@@ -132,6 +132,16 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
             )
 
 
+def address_fits(address: str) -> bool:
+    """Whether git takes it as the address of a repository, and not as an option."""
+    return _GIT.fullmatch(address) is not None
+
+
+def version_fits(version: str) -> bool:
+    """Whether it can be a branch, a tag or a commit."""
+    return _VERSION.fullmatch(version) is not None
+
+
 def find_module(directory: Path, module: str) -> bool:
     """Whether a module as `celery -A` takes it has a file: `a.b`, `a.b:app`, or `a.b` with b in a.py."""
     parts = module.partition(":")[0].split(".")

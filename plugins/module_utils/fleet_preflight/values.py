@@ -141,12 +141,17 @@ def no_mapping(model: Model, path: Path, value: object, remedy: str) -> Problem:
     )
 
 
+def spoken_key(key: object) -> object:
+    """A key that nobody knows, as it may be shown: `git:https://user:s3cret@host`, without a space, is one key."""
+    return f"{key.partition(':')[0]}:…" if isinstance(key, str) and ":" in key else key
+
+
 def unknown_keys(path: Path, keys: Iterable[object], known: tuple[str, ...]) -> Iterator[Problem]:
     """Those keys of a mapping that mean nothing there."""
     for key in keys:
         if key not in known:
             yield Problem(
-                dotted((*path, key)),
+                dotted((*path, spoken_key(key))),
                 "is no key known here",
                 suggestion(str(key), known) or f"known keys are {', '.join(known)}",
             )
@@ -192,7 +197,7 @@ def _unknown_key(
     model: Model, path: Path, key: str, item: object, known: tuple[str, ...], hidden: bool
 ) -> Problem:
     # `worker:s3cret` without a space is one key: where secrets lie, an unknown key isn't shown.
-    name = "(a key that is not shown)" if hidden else key
+    name = "(a key that is not shown)" if hidden else spoken_key(key)
     remedy = suggestion(key, known) or f"known keys are {', '.join(sorted(known))}"
     if hidden:
         remedy += "; mind the space after each colon"

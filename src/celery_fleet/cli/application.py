@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from celery_fleet import client_certificate
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
 
 CONFIGURATION = Path("/etc/celery-fleet")
@@ -37,6 +38,7 @@ class Application:
         hosts: All hosts of the fleet with their groups.
         workers: Node name -> queues, of all hosts.
         queues: All queues that the inventory names.
+        client: `certificate` and `key` that are shown to Redis, where it asks for them.
         schedule: The file in which the running beat says what it has loaded; it is on beat's host alone.
         log_directory: Where logs lie that are no journal's; None where they are in the journal.
     """
@@ -55,6 +57,7 @@ class Application:
     redis: Mapping[str, Instance]
     ca: Path
     schedule: Path
+    client: Mapping[str, Path] = field(default_factory=dict)
     timezone: str | None = None
     log_directory: Path | None = None
 
@@ -108,6 +111,19 @@ class Application:
         except (OSError, ValueError) as error:
             raise CommandError(f"{path} can't be read ({error}); run site.yml again") from None
         return found
+
+    def carried_settings(self) -> dict[str, Any]:
+        """The operator's settings for a process that is not root's, with what it shows to Redis in them.
+
+        Raises:
+            CommandError: See `settings`; or what it shows is not here.
+        """
+        try:
+            return client_certificate.carried(self.settings())
+        except OSError as error:
+            raise CommandError(
+                f"{error.filename} can't be read ({error.strerror}); run site.yml again"
+            ) from None
 
 
 def names(configuration: Path | None = None) -> list[str]:
@@ -184,6 +200,7 @@ def parse(raw: Mapping[str, Any]) -> Application:
             for kind, one in redis["instances"].items()
         },
         ca=Path(redis["ca"]),
+        client={name: Path(path) for name, path in (redis.get("client") or {}).items()},
         schedule=Path(raw["schedule"]),
         timezone=raw.get("timezone"),
         log_directory=Path(logs["directory"]) if logs.get("destination") == "file" else None,

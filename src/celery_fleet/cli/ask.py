@@ -90,7 +90,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
     Raises:
         CommandError: Nobody could be asked, with the reason.
     """
-    settings = application.settings()
+    settings = application.carried_settings()
     python = python_of(application)
     timeout = float(request.pop("timeout", ASK))
     left, _ = signal.getitimer(signal.ITIMER_REAL)

@@ -58,6 +58,9 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         self.ours = False
         self._checked = False
         self._unconfirmed: set[str] = set()
+        #: The list of each queue, priority by priority; each queue as a JSON string.
+        self._lists: list[dict[str, str]] = []
+        self._quoted: dict[str, str] = {}
         #: A BRPOP of kombu's own is under way.
         self._popping = False
         super().__init__(*args, **kwargs)
@@ -136,7 +139,12 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
         channel: Any = self
-        self._line.armed = False  # it was for the queues of before
+        self._line.forget()  # it was of the queues of before
+        self._lists = [
+            {queue: channel._q_for_pri(queue, step) for queue in channel.active_queues}
+            for step in channel.priority_steps
+        ]
+        self._quoted = {queue: json.dumps(queue) for queue in channel.active_queues}
         why_not = None
         unconfirmed = self._unconfirmed.intersection(channel.active_queues)
         if not channel.ack_emulation:
@@ -195,16 +203,17 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         question = Question(
             tag=process.tags().next(),
             names=(channel.unacked_key, channel.unacked_index_key),
-            lists=[
-                channel._q_for_pri(queue, step)
-                for step in channel.priority_steps
-                for queue in queues
-            ],
-            queues=[json.dumps(queue) for queue in queues],
+            lists=[names[queue] for names in self._lists for queue in queues],
+            queues=[self._quoted[queue] for queue in queues],
         )
-        channel._in_poll = conn
-        self._line.ask(conn, question)
-        channel._brpop_sent_at = self._line.asked_at
+        try:
+            asked = self._line.ask(conn, question)
+        except BaseException:
+            conn.disconnect()
+            raise
+        if asked:
+            channel._in_poll = conn
+            channel._brpop_sent_at = self._line.asked_at
 
     def _brpop_read(self, **options: Any) -> Any:
         channel: Any = self
@@ -312,7 +321,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
-            self._line.armed = False  # the reply's reader passes over a push
+            self._line.forget()  # the reply's reader may pass over a push
         super()._flush_brpop_reauth()
 
 

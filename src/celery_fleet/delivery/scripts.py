@@ -29,29 +29,40 @@ class Script:
 #: Takes the first message of the lists, in their order, and notes it as taken by Redis' own clock: that of
 #: a host may be wrong. The exchange is noted as "" and the routing key as the queue, so that whoever puts it
 #: back puts it where it came from. If the note fails, the message goes back at once.
-#: KEYS: unacked, unacked_index, lists: all queues with the first priority, all with the second …
-#: ARGV: tag; "1" to have the lists watched by client tracking where all are empty; queues as JSON strings.
-#: Returns the number of the list, from 0, and the message; nil where there is none.
+#: KEYS: lists: all queues with the first priority, all with the second …
+#: ARGV: tag; whether to watch; unacked; unacked_index; queues as JSON strings: one for each list, or as many as come
+#: again and again. Before 7.2, Redis watches all KEYS of a script that reads any key; unacked must not be watched,
+#: since all that is taken or acknowledged is written there.
+#: To watch is to have client tracking tell of the next write to a list that was empty at the end of this: 0, none
+#: of them; 1, those before the one that had a message, or all; 2, the others as well, if none has any more.
+#: Returns the number of the list, from 0, the message, and 1 where all lists are watched; nil where there is none.
 TAKE = Script("""
-local queues = #ARGV - 2
-for i = 3, #KEYS do
+local queues = #ARGV - 4
+for i = 1, #KEYS do
   local item = redis.call('RPOP', KEYS[i])
   if item then
     local now = redis.call('TIME')
-    local queue = ARGV[3 + (i - 3) % queues]
-    local done = redis.pcall('HSET', KEYS[1], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
+    local queue = ARGV[5 + (i - 1) % queues]
+    local done = redis.pcall('HSET', ARGV[3], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
     if type(done) ~= 'table' or not done.err then
-      done = redis.pcall('ZADD', KEYS[2], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
-      if type(done) == 'table' and done.err then redis.call('HDEL', KEYS[1], ARGV[1]) end
+      done = redis.pcall('ZADD', ARGV[4], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
+      if type(done) == 'table' and done.err then redis.call('HDEL', ARGV[3], ARGV[1]) end
     end
     if type(done) == 'table' and done.err then
       redis.call('RPUSH', KEYS[i], item)
       return done
     end
-    return {i - 3, item}
+    if ARGV[2] ~= '0' and i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
+    -- To read a list is to watch it, with or without messages; to pop none of it is not, and Redis 6.2 says of
+    -- any list that there is none.
+    if ARGV[2] == '2' and not redis.call('RPOP', KEYS[i], 0)
+      and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
+      return {i - 1, item, 1}
+    end
+    return {i - 1, item}
   end
 end
-if ARGV[2] == '1' then redis.call('EXISTS', unpack(KEYS, 3)) end
+if ARGV[2] ~= '0' then redis.call('EXISTS', unpack(KEYS)) end
 return false
 """)
 

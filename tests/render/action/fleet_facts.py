@@ -14,16 +14,27 @@ FACTS = {
     "architecture": "x86_64",
     "uid": 0,
     "distribution": "debian",
-    "distribution_version": "12",
-    "distribution_codename": "bookworm",
-    "distribution_name": "Debian GNU/Linux 12 (bookworm)",
     "systemd_is_init": True,
-    "python_version": "3.11.2",
     "processors": 2,
     "memory_bytes": 4 * 2**30,
     "free_bytes": {"/opt": 2**34, "/var": 2**34},
     "packages": ["nginx-light", "openssl", "python3-venv", "redis-server"],
     "clock_offset": 0.0,
+}
+# By the version of systemd, whose Debian it is.
+DEBIAN = {
+    252: {
+        "distribution_version": "12",
+        "distribution_codename": "bookworm",
+        "distribution_name": "Debian GNU/Linux 12 (bookworm)",
+        "python_version": "3.11.2",
+    },
+    257: {
+        "distribution_version": "13",
+        "distribution_codename": "trixie",
+        "distribution_name": "Debian GNU/Linux 13 (trixie)",
+        "python_version": "3.13.5",
+    },
 }
 
 
@@ -35,4 +46,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         systemd = int(os.environ["RENDERED_FOR_SYSTEMD"])
-        return {"changed": False, "ansible_facts": {"fleet": {**FACTS, "systemd_version": systemd}}}
+        facts = {**FACTS, **DEBIAN[systemd], "systemd_version": systemd}
+        return {"changed": False, "ansible_facts": {"fleet": facts}}

@@ -417,6 +417,31 @@ def test_redis_by_the_right_user_over_tls(
     assert capfd.readouterr().out == f"-e -h redis1 -p 6380 {tls} --user operator info memory\n"
 
 
+def test_redis_by_valkeys_client_where_there_is_no_other(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_redis_cli(place, monkeypatch, "echo valkey")
+    monkeypatch.setattr(
+        redis.shutil,
+        "which",
+        lambda name, path: f"{place}/redis-cli" if name == "valkey-cli" else None,
+    )
+    assert call("redis", "--", "ping").exit_code == 0
+    assert capfd.readouterr().out == "valkey\n"
+
+
+def test_redis_is_shown_a_certificate(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_redis_cli(place, monkeypatch, 'echo "$@"')
+    path = place / "etc/shop/cli.json"
+    document = json.loads(path.read_text())
+    document["redis"]["client"] = {"certificate": "/pki/host.crt", "key": "/pki/host.key"}
+    path.write_text(json.dumps(document))
+    assert call("redis", "--", "ping").exit_code == 0
+    assert "ca.crt --cert /pki/host.crt --key /pki/host.key --user" in capfd.readouterr().out
+
+
 def test_redis_as_admin_where_its_password_lies(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

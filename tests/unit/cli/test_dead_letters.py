@@ -20,6 +20,7 @@ from celery_fleet.cli.main import cli
 from celery_fleet.delivery import keys, letter_answers
 from celery_fleet.delivery.dead_letters import park, park_call
 from tests.fleet import PASSWORDS, client
+from tests.programs import knows_setinfo
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call
 from tests.unit.delivery.crew import message
@@ -225,7 +226,7 @@ def test_what_is_completed(released: Path, words: str, expected: list[str]) -> N
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    users = celery.acl("broker", PASSWORDS, ["mail", "bulk", "slow"])
+    users = celery.acl("broker", PASSWORDS, ["mail", "bulk", "slow"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
         yield found
 

@@ -113,6 +113,27 @@ def test_nothing_secret_is_in_a_command_line(place: Place) -> None:
         assert f"--property={item}" in place.call["options"]
 
 
+def test_what_it_shows_to_redis_is_a_credential_as_well(place: Place) -> None:
+    path = place.directory / "credentials/producer.json"
+    document = json.loads(path.read_text())
+    (place.directory / "pki").mkdir()
+    for name in ("host.crt", "host.key"):
+        (place.directory / "pki" / name).write_text(name)
+    pair = {"ssl_certfile": "pki/host.crt", "ssl_keyfile": "pki/host.key"}
+    document["celery"]["broker_use_ssl"] = {
+        **{option: f"{place.directory}/{name}" for option, name in pair.items()},
+        "ssl_ca_certs": f"{place.directory}/pki/ca.crt",
+    }
+    path.write_text(json.dumps(document))
+    place.run("--", "python", "-c", "pass")
+    given = [item for item in place.call["options"] if "LoadCredential" in item]
+    assert [item.rpartition("=")[2] for item in given] == [
+        f"settings.json:{path}",
+        f"host.crt:{place.directory}/pki/host.crt",
+        f"host.key:{place.directory}/pki/host.key",
+    ]
+
+
 def test_words_reach_the_command_as_they_are(place: Place) -> None:
     words = ["$HOME", "${PLAIN}", "$$", "%n", 'a "b" c', "", "*", "a\nb"]
     program = "import json, sys; print(json.dumps(sys.argv[1:]))"

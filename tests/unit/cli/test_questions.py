@@ -179,9 +179,10 @@ def full(tmp_path: Path) -> Iterator[int]:
         while not listens(port):
             assert time.monotonic() < deadline, "it did not come up"
             time.sleep(0.05)
-        fill(client)
-        client.close()
-        yield port
+        # What a connection takes would be free again at its end.
+        with client:
+            fill(client)
+            yield port
     finally:
         server.terminate()
         server.wait(10)

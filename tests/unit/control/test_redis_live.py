@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from fleet_control import celery, redis_live
 from fleet_control.fingerprint import Disk
 from fleet_control.redis_live import (
@@ -22,6 +23,7 @@ from fleet_control.redis_live import (
     parse_answers,
     redacted,
     split,
+    stage,
     takes_password,
     talk_by_cli,
     wanted_users,
@@ -31,6 +33,7 @@ from fleet_control.wanted import RedisAccess, Unit
 from tests.programs import required
 from tests.unit.control.certificates import Authority
 
+CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 UNIT = Unit(
     "redis@a.service", files=("/r/redis.conf", "/r/users.acl", "/t/host.crt", "/t/host.key")
 )
@@ -52,6 +55,21 @@ def change(**labels: str | None) -> Change | None:
     names = {k.replace("__", "-").replace("_", " ", 1): v for k, v in labels.items()}
     wanted = {k: v for k, v in {**KNOWN, **names}.items() if v is not None}
     return change_between(KNOWN, wanted, UNIT)
+
+
+def test_a_new_key_goes_with_its_certificate() -> None:
+    access = RedisAccess("h", 1, "/t/ca.crt", "admin", "adm", staged_key="/run/redis-a/host.key")
+    own = {"setting tls-key-file": "/run/credentials/redis@a.service/host.key"}
+    before = {**KNOWN, **own}
+    wanted = {**before, "file host.key": "2", "file host.crt": "2"}
+    found = change_between(before, wanted, replace(UNIT, redis=access))
+    settings = {"tls-key-file": "/run/redis-a/host.key", "tls-cert-file": "/t/host.crt"}
+    assert found == Change(settings, key="/t/host.key")
+    # Where it can't be put anywhere, or is nobody's key, only a restart takes it up.
+    assert change_between(before, wanted, UNIT) is None
+    assert (
+        change_between(KNOWN, {**KNOWN, "file host.key": "2"}, replace(UNIT, redis=access)) is None
+    )
 
 
 def test_what_can_be_set_live() -> None:
@@ -477,6 +495,89 @@ def test_a_renewed_certificate_is_read_without_a_restart(
     server.apply({"tls-cert-file": str(server.directory / "host.crt"), **key})
     assert presented(server) == (server.directory / "host.crt").read_text()
     assert server.ask("PING") == "PONG"
+
+
+def test_a_new_key_is_taken_without_a_restart_and_nobody_is_cut_off(
+    server: Server, authority: Authority, old: Connection
+) -> None:
+    """The key that a running server was given at its start can't be replaced in its place."""
+    identity = old.ask("CLIENT ID")
+    staged = server.directory / "run/host.key"
+    staged.parent.mkdir()
+    certificate, private = authority.issue(["DNS:localhost"])
+    (server.directory / "new.crt").write_text(certificate)
+    (server.directory / "new.key").write_text(private)
+    stage(str(server.directory / "new.key"), str(staged))
+    assert (staged.stat().st_mode & 0o777, staged.read_text()) == (0o400, private)
+    files = {"tls-cert-file": str(server.directory / "new.crt"), "tls-key-file": str(staged)}
+    server.apply(files)
+    assert presented(server) == certificate
+    assert old.ask("CLIENT ID") == identity
+    # And again, as it lies there by now.
+    stage(str(server.directory / "host.key"), str(staged))
+    server.apply({**files, "tls-cert-file": str(server.directory / "host.crt")})
+    assert presented(server) == (server.directory / "host.crt").read_text()
+    server.apply({"tls-key-file": str(server.directory / "host.key")})
+    with pytest.raises(RedisError, match=r"its new key can't be put at /nowhere/host\.key"):
+        stage(str(server.directory / "new.key"), "/nowhere/host.key")
+
+
+def test_it_is_shown_a_certificate_where_it_asks_for_one(
+    server: Server, authority: Authority, tmp_path: Path
+) -> None:
+    certificate, private = authority.issue(["DNS:worker1"], purposes=[CLIENT])
+    (tmp_path / "client.crt").write_text(certificate)
+    (tmp_path / "client.key").write_text(private)
+    pair = {"certificate": str(tmp_path / "client.crt"), "key": str(tmp_path / "client.key")}
+    shown = replace(server.access, **pair)
+    server.apply({"tls-auth-clients": "optional"})
+    assert takes_password(server.access, talk_by_cli)
+    assert takes_password(shown, talk_by_cli)
+    # Insisting on it cuts off nobody who is there without.
+    standing = Connection(server, "admin", "adm")
+    server.apply({"tls-auth-clients": "yes"})
+    try:
+        assert not takes_password(server.access, talk_by_cli)
+        assert takes_password(shown, talk_by_cli)
+        assert standing.ask("PING") == "+PONG"
+        (tmp_path / "client.crt").write_text(Authority("one").issue(["DNS:worker1"])[0])
+        assert not takes_password(shown, talk_by_cli)
+    finally:
+        (tmp_path / "client.crt").write_text(certificate)
+        assert talk_by_cli(shown, [["CONFIG", "SET", "tls-auth-clients", "no"]]) == ["OK"]
+        standing.close()
+
+
+def test_both_authorities_are_trusted_while_one_takes_over(
+    server: Server, authority: Authority, tmp_path: Path
+) -> None:
+    """CONFIG SET of the bundle, live, in the three steps; each with clients of both."""
+    new = Authority("two")
+    pairs = []
+    for number, one in enumerate((authority, new)):
+        certificate, private = one.issue(["DNS:worker1"])
+        paths = [tmp_path / f"{number}.crt", tmp_path / f"{number}.key"]
+        paths[0].write_text(certificate)
+        paths[1].write_text(private)
+        pairs.append(replace(server.access, certificate=str(paths[0]), key=str(paths[1])))
+
+    def let_in() -> list[bool]:
+        return [takes_password(access, talk_by_cli) for access in pairs]
+
+    bundle = server.directory / "ca.crt"
+    reread = {"tls-ca-cert-file": str(bundle)}
+    server.apply({"tls-auth-clients": "yes"})
+    through = pairs[0]
+    try:
+        assert let_in() == [True, False]
+        bundle.write_text(authority.pem + new.pem)
+        talk_by_cli(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
+        assert let_in() == [True, True]
+    finally:
+        bundle.write_text(authority.pem)
+        talk_by_cli(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
+        talk_by_cli(through, [["CONFIG", "SET", "tls-auth-clients", "no"]])
+    assert let_in() == [True, True]
 
 
 def test_who_can_not_get_in_is_told_so(server: Server) -> None:

@@ -287,3 +287,38 @@ def test_nobody_there_and_no_authority(tmp_path: Path) -> None:
     ca.write_text(Authority("fleet").pem)
     assert "ConnectionRefusedError" in serving.fetch({**wanted, "ca": str(ca)})
     assert "FileNotFoundError" in serving.fetch({**wanted, "ca": str(tmp_path / "none")})
+
+
+def test_a_probe_is_passed_what_its_user_can_not_read(tmp_path: Path) -> None:
+    """By root, on the host: neither the run nor a command line has the key."""
+    (tmp_path / "host.crt").write_text("certificate\n")
+    (tmp_path / "host.key").write_text("key\n")
+    pair = {"ssl_certfile": f"{tmp_path}/host.crt", "ssl_keyfile": f"{tmp_path}/host.key"}
+    tls = {"ssl_ca_certs": "/ca.crt", **pair}
+    settings = {"celery": {"broker_use_ssl": tls, "redis_backend_use_ssl": tls, "x": 1}}
+    line = remote.with_identity("cat; exit 3", settings)
+    request = json.dumps({"settings": settings, "nodes": {"a'b": 1}})
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], input=request, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    seen = json.loads(done.stdout)
+    assert seen["nodes"] == {"a'b": 1}
+    for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+        assert seen["settings"]["celery"][name] == {
+            "ssl_ca_certs": "/ca.crt",
+            "ssl_certfile": "certificate\n",
+            "ssl_keyfile": "key\n",
+        }
+    (tmp_path / "host.key").unlink()
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], input=request, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "host.key" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_probe_that_shows_nothing_is_run_as_it_is() -> None:
+    for celery in ({}, {"broker_use_ssl": None}, {"broker_use_ssl": {"ssl_ca_certs": "/ca.crt"}}):
+        assert remote.with_identity("probe", {"celery": celery}) == "probe"

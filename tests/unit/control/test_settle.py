@@ -1374,6 +1374,29 @@ def test_a_new_certificate_is_read_live_and_a_new_key_restarts(with_redis: Host)
     assert whys(host.settle(redis(host)).done) == [(REDIS, "restart", ["file host.key changed"])]
 
 
+def test_a_new_key_that_can_be_staged_is_taken_live(host: Host) -> None:
+    Path(host.path("run")).mkdir()
+    for name in ("host.crt", "host.key"):
+        Path(host.path(name)).write_text("1\n")
+    wanted = redis(host)
+    staged = host.path("run/host.key")
+    wanted["units"][0]["redis"] = {**ACCESS, "staged_key": staged}
+    wanted["files"][0]["content"] += "tls-key-file /run/credentials/redis@a.service/host.key\n"
+    host.settle(wanted)
+    for name in ("host.crt", "host.key"):
+        Path(host.path(name)).write_text("2\n")
+    expected = [(REDIS, "live", ["file host.crt, host.key changed"])]
+    assert whys(host.settle(wanted, check=True).pending) == expected
+    assert not os.path.exists(staged)
+    assert whys(host.settle(wanted).done) == expected
+    assert Path(staged).read_text() == "2\n"
+    (command,) = (line for line in host.redis.commands if line.startswith("CONFIG SET"))
+    assert f"tls-key-file {staged}" in command
+    assert f"tls-cert-file {host.path('host.crt')}" in command
+    assert host.settle(wanted).pending == []
+    assert host.systemd.did("restart") == []
+
+
 def test_what_redis_takes_at_its_start_alone_restarts_it(with_redis: Host) -> None:
     wanted = redis(with_redis, memory="512mb", databases="2")
     report = with_redis.settle(wanted, restart=False)

@@ -286,7 +286,7 @@ class TestTrial:
         ("conf", "words"),
         [
             ("maxmemory lots\n", "at line 13 “maxmemory lots”: argument must be a memory value"),
-            ("nosuch 1\n", "at line 13 “nosuch 1”: Bad directive"),
+            ("nosuch 1\n", "“nosuch 1”: Bad directive"),
             ("requirepass hush hush\n", "“requirepass <secret>”: wrong number of arguments"),
         ],
     )
@@ -320,6 +320,46 @@ def test_a_trial_keeps_the_numbers_of_lines() -> None:
     text = trial_configuration("port 1\n# c\nmaxmemory 1gb\nDIR /x\n", "/scratch")
     assert text.splitlines()[:4] == ["#", "# c", "maxmemory 1gb", "#"]
     assert "dir /scratch" in text.splitlines()
+
+
+def test_what_redis_8_says_of_directives_that_it_does_not_know() -> None:
+    said = """\
+657:C 21 Nov 2026 01:06:43.915 * Reading config from stdin
+657:C 21 Nov 2026 01:06:43.915 # WARNING Memory overcommit must be enabled!
+657:M 21 Nov 2026 01:06:43.916 # Unresolved Configuration(s) Detected:
+657:M 21 Nov 2026 01:06:43.916 # >>> 'nosuch 1'
+657:M 21 Nov 2026 01:06:43.916 # >>> 'user x >hush'
+657:M 21 Nov 2026 01:06:43.916 # Module Configuration detected without loadmodule directive: aborting
+"""
+    assert validate._essence(said) == "“nosuch 1”: Bad directive “user <secret>”: Bad directive"
+
+
+def test_the_server_of_a_flavour_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "redis.conf").write_text("")
+    asked: list[str] = []
+    monkeypatch.setattr(validate, "program", lambda name: asked.append(name) or "/bin/false")
+    check = Check((f"{tmp_path}/*",), redis=str(tmp_path / "redis.conf"), flavor="valkey")
+    found = Checks([check], [str(tmp_path / "redis.conf")], [], "/units/", Asked())
+    (refusal,) = found.refusals()
+    assert refusal.startswith(f"valkey-server refuses {tmp_path}/redis.conf: ")
+    assert asked == ["valkey-server"]
+
+
+def test_what_a_drop_in_takes_back_is_not_executed(tmp_path: Path) -> None:
+    names = {
+        "/units/r@.service": "[Service]\nExecStartPre=-+/bin/true\nExecStart=/no/such a\n",
+        "/units/r@x.service.d/10-fleet.conf": "[Service]\nExecStart=\nExecStart=/bin/sh b\n",
+    }
+    for taken_back, units in ((True, ["r@x.service"]), (False, [])):
+        asked = Asked()
+        texts = dict(names)
+        if not taken_back:
+            texts["/units/r@x.service.d/10-fleet.conf"] = "[Service]\nExecStart=/bin/sh b\n"
+        found = Checks([], list(texts), ["r@x.service"], "/units/", asked)
+        found._leave_out({path: candidate(text) for path, text in texts.items()})
+        assert found.units == units
 
 
 def test_a_check_of_redis_is_left_out_where_it_is_not_installed(

@@ -57,7 +57,7 @@ def test_a_whole_one() -> None:
         links=(Link("/l", "t"),),
         checks=(
             Check(("/f",), command=("nginx", "-t")),
-            Check(("/redis.conf",), redis="/redis.conf"),
+            Check(("/redis.conf",), redis="/redis.conf", flavor="redis"),
         ),
         units=(
             Unit("a.service", files=("/f",), timeout=5.0, values=[1]),

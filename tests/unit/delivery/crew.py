@@ -20,6 +20,7 @@ from fleet_control import celery
 from celery_fleet.delivery.dead_letters import DeadLetter
 from celery_fleet.delivery.letter_box import Box, Choice
 from tests.fleet import PASSWORDS, ROOT, client, wait_for
+from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
 
 QUEUES = ["mail", "bulk"]
@@ -258,7 +259,7 @@ def crew(directory: Path, take: str = "atomic") -> Iterator[Crew]:
         for kind in ("broker", "results"):
             own = directory / kind
             own.mkdir()
-            users = celery.acl(kind, PASSWORDS, QUEUES)
+            users = celery.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
             ports[kind] = stack.enter_context(redis_server(own, users=users))
         made = Crew(directory, ports, stack, take)
         yield made

@@ -14,7 +14,7 @@ from fleet_control import celery as roles
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.sweep import Broker
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 
 INDEX, UNACKED = "unacked_index", "unacked"
 SEP = "\x06\x16"
@@ -101,7 +101,9 @@ def message(name: str, **properties: Any) -> str:
 @contextmanager
 def serving(directory: Path) -> Iterator[Store]:
     port = free_port()
-    (directory / "users.acl").write_text(roles.acl("broker", PASSWORDS, QUEUES))
+    (directory / "users.acl").write_text(
+        roles.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+    )
     server = subprocess.Popen(
         [
             *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),

@@ -19,7 +19,7 @@ from celery import Celery
 from fleet_control import celery
 
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 
 POOLS = ("prefork", "threads", "solo", "gevent")
 SLOTS = 2
@@ -209,7 +209,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
         for kind, port in ports.items():
             own = directory / kind
             own.mkdir()
-            users = celery.acl(kind, PASSWORDS, QUEUES)
+            users = celery.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
             (own / "users.acl").write_text(f"{users}\nuser witness on >{WITNESS} ~* &* +@all\n")
             server = subprocess.Popen(
                 [

@@ -20,6 +20,7 @@ from celery_fleet.delivery.dead_letters import DeadLetter, Parked, park_call
 from celery_fleet.delivery.letter_box import Box, Choice
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, client, wait_for
+from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
 
 SOURCE = Path(__file__).resolve().parents[3] / "src"
@@ -27,7 +28,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "src"
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    users = celery.acl("broker", PASSWORDS, ["mail", "bulk"])
+    users = celery.acl("broker", PASSWORDS, ["mail", "bulk"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
         yield found
 
@@ -277,7 +278,9 @@ def test_a_list_that_nobody_may_write_to_keeps_its_letters(
 
 
 def test_what_a_worker_may_not_park_stays_where_it_is(tmp_path: Path) -> None:
-    users = celery.acl("broker", PASSWORDS, ["mail"]).replace(" ~fleet:*", "")
+    users = celery.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(
+        " ~fleet:*", ""
+    )
     with redis_server(tmp_path, users=users) as port:
         worker = client(port, "worker")
         item = take(worker, json.dumps(message()), "t1")

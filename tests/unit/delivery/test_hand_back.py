@@ -26,7 +26,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
@@ -45,7 +45,9 @@ class Server:
         self.ca = directory / "ca.crt"
         for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
             (directory / name).write_text(text)
-        (directory / "users.acl").write_text(roles.acl("broker", PASSWORDS, QUEUES))
+        (directory / "users.acl").write_text(
+            roles.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+        )
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
@@ -134,8 +136,8 @@ class Dead:
         tag = self.tags.next()
         self.broker.lpush(key or queue, item)
         self.broker.script_load(TAKE.text)
-        names = ["unacked", "unacked_index", key or queue]
-        self.broker.evalsha(TAKE.sha, 3, *names, tag, "0", json.dumps(queue))
+        held = ("unacked", "unacked_index")
+        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, "0", *held, json.dumps(queue))
         assert self.broker.hget("unacked", tag)
         return tag
 
@@ -567,13 +569,17 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
 
 def secured(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) -> str:
     """What is said over TLS with these options laid over the roles' own."""
-    url = f"{scheme}://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
-    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
-    dead.write_settings(url, broker_use_ssl={**tls, **options})
+    secured_settings(dead, server, scheme, **options)
     began = time.monotonic()
     said = dead.hand_back(seconds=60)
     assert time.monotonic() - began < 30
     return said
+
+
+def secured_settings(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) -> None:
+    url = f"{scheme}://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
+    tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
+    dead.write_settings(url, broker_use_ssl={**tls, **options})
 
 
 def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Path) -> None:
@@ -594,6 +600,35 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
     dead.take(message("two"))
     said = secured(dead, server, ssl_cert_reqs="none", ssl_ca_certs=str(other))
     assert said == "<6>handed back 1 task, none of them had begun"
+
+
+def test_a_certificate_is_shown_whose_key_is_roots_alone(
+    dead: Dead, server: Server, tmp_path: Path
+) -> None:
+    """Redis asks for one; the key is read before root becomes the worker's user, who can't."""
+    client(server.port, "admin").config_set("tls-auth-clients", "yes")
+    try:
+        tag = dead.take(message("one"))
+        secured_settings(dead, server)
+        assert "handed back" not in dead.hand_back(seconds=2)
+        assert dead.held() == {tag}
+        other = tmp_path / "other.crt"
+        other.write_text(Authority("fleet").issue(["IP:127.0.0.1"])[0])
+        key = tmp_path / "client.key"
+        key.write_text((server.ca.parent / "host.key").read_text())
+        shown = {"ssl_certfile": str(server.ca.parent / "host.crt"), "ssl_keyfile": str(key)}
+        secured_settings(dead, server, **{**shown, "ssl_certfile": str(other)})
+        assert "KEY_VALUES_MISMATCH" in dead.hand_back(seconds=2)
+        assert "No such file" in secured(dead, server, **{**shown, "ssl_keyfile": "/none.key"})
+        assert dead.held() == {tag}
+
+        secured_settings(dead, server, **shown)
+        broker = hand_back.Broker.read(dead.settings)
+        key.unlink()
+        said = hand_back.hand_back(broker, dead.directory)
+        assert said == ["<6>handed back 1 task, none of them had begun"]
+    finally:
+        client(server.port, "admin").config_set("tls-auth-clients", "no")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_a_push_without_credit_keeps_the_connection(server: Server) -> None:
         assert connection._sock is socket
 
 
-def test_idle_it_asks_once_a_second(server: Server) -> None:
+def test_idle_it_asks_less_than_once_a_second(server: Server) -> None:
     HOOKS.sweep = lambda channel: None  # kombu's own asks as well, every 100 s
     with consuming(server.url, *"abc") as consumer:
         consumer.idle()
@@ -164,6 +164,58 @@ def test_idle_it_asks_once_a_second(server: Server) -> None:
         calls.pop("config|resetstat")
         assert set(calls) == {"exists"}
         assert 1 <= calls["exists"] <= passed / line.NET + 1
+
+
+def test_a_message_that_comes_alone_is_one_command(server: Server) -> None:
+    HOOKS.sweep = lambda channel: None
+    with consuming(server.url, *"abc") as consumer:
+        consumer.idle()
+        for name in "cab":
+            server.client.lpush(name, message_text(name))
+            server.client.config_resetstat()
+            (message,) = consumer.drain()
+            assert consumer.channel.armed
+            assert server.calls()["evalsha"] == 1
+            message.ack()
+            consumer.turn(0.05)
+            assert consumer.channel.armed, "its own acknowledgement has woken it"
+
+
+def test_an_idle_worker_does_not_hear_of_what_others_do(server: Server) -> None:
+    """Of takes and acknowledgements, which all write to unacked."""
+    HOOKS.sweep = lambda channel: None
+    with consuming(server.url, "mail") as idle, consuming(server.url, "bulk") as busy:
+        idle.idle()
+        send(server.url, "bulk", *range(5))
+        for message in busy.drain(5):
+            message.ack()
+        idle.turn(0.1)
+        assert idle.channel.armed
+
+
+def test_what_came_during_a_task_goes_by_its_priority(server: Server) -> None:
+    """A solo worker's loop stands still meanwhile."""
+    with consuming(server.url, "mail", "bulk") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", "low", "low", "low", priority=9)
+        (message,) = consumer.drain()
+        send(server.url, "bulk", "urgent")
+        message.ack()
+        (message,) = consumer.drain()
+        assert message.payload == "urgent"
+
+
+def test_a_busy_queue_keeps_no_other_waiting(server: Server) -> None:
+    with consuming(server.url, "mail", "bulk", "more") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", *["mail"] * 20)
+        for number in range(6):
+            (message,) = consumer.drain()
+            if number == 2:
+                send(server.url, "bulk", "bulk", "bulk", "bulk")
+            if number > 2:
+                assert message.payload == ("bulk" if number % 2 else "mail")
+            message.ack()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -339,7 +391,7 @@ def test_a_broker_that_is_away_ends_nothing(
             consumer.idle()
         away.stop()
         if not running:
-            consumer.channel._line.armed = False
+            consumer.channel._line.forget()
             with pytest.raises((OSError, RedisConnectionError)):
                 until(lambda: consumer.turn())
         consumer.close()

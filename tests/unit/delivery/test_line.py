@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import random
 import select
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from redis.exceptions import ResponseError
 
 from celery_fleet.delivery import line as module
 from celery_fleet.delivery.line import Due, Found, Line, Question, require_redis
+from celery_fleet.delivery.scripts import RESTORE, TAKE, Script
 from celery_fleet.errors import FleetError
 from tests.fleet import free_port
 from tests.unit.control.certificates import Authority
@@ -34,12 +36,22 @@ class Wire:
         self.connection.connect()
         self.line = Line()
         self.number = 0
+        self.lists: tuple[str, ...] = LISTS
+        self.queues = ['"mail"', '"bulk"']
 
     def question(self) -> Question:
         self.number += 1
-        return Question(
-            f"tag {self.number}", ("unacked", "unacked_index"), LISTS, ['"mail"', '"bulk"']
-        )
+        return Question(f"tag {self.number}", ("unacked", "unacked_index"), self.lists, self.queues)
+
+    @property
+    def asked(self) -> list[str]:
+        """The lists of the last question."""
+        return list(self.line._asked.lists)
+
+    def unread(self) -> int:
+        """Bytes that have come and that nobody has read."""
+        size = fcntl.ioctl(self.connection._sock, termios.FIONREAD, bytes(4))
+        return int.from_bytes(size, sys.byteorder)
 
     def ask(self) -> None:
         self.line.ask(self.connection, self.question())
@@ -71,6 +83,8 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(module, "_told", set())
+    # So wide that a wake-up that is lost stays so.
+    monkeypatch.setattr(module, "NET", 3600.0)
     yield _server
     _server.client.config_set("maxmemory", "0")
     _server.client.acl_deluser("limited")
@@ -136,25 +150,393 @@ def test_the_net_finds_what_no_push_told_of(server: Server, wire: Wire) -> None:
     found = wire.turn()
     assert found
     assert found.item == b"x"
+    assert wire.asked == list(LISTS)
 
 
 def test_a_push_that_the_parser_has_read_already_is_not_slept_over(
     server: Server, wire: Wire
 ) -> None:
-    def waiting() -> int:
-        size = fcntl.ioctl(wire.connection._sock, termios.FIONREAD, bytes(4))
-        return int.from_bytes(size, sys.byteorder)
-
     wire.arm()
     wire.line.asked_at -= module.NET
     wire.ask()
-    answer = until(waiting)
+    answer = until(wire.unread)
     server.client.lpush("mail", "x")
-    until(lambda: waiting() > answer)
+    until(lambda: wire.unread() > answer)
     assert wire.hear() is None
     assert not wire.readable(0), "the parser has left the push to the loop"
     assert not wire.line.armed
     assert wire.turn() is not None
+
+
+# --- what is asked for ---
+
+
+def noted(server: Server, found: Found) -> bool:
+    """Whether it is noted as taken from its queue."""
+    queue = found.key.split("\x06")[0]
+    item = found.item.decode()
+    return server.client.hget("unacked", found.tag) == f'[{item}, "", "{queue}"]'.encode()
+
+
+def test_a_message_that_comes_alone_costs_one_question_about_its_list(
+    server: Server, wire: Wire
+) -> None:
+    wire.arm()
+    for name in (*LISTS, *reversed(LISTS)):
+        server.client.config_resetstat()
+        server.client.lpush(name, name)
+        assert wire.hear() is None
+        found = wire.turn()
+        assert found
+        assert found.key == name
+        assert wire.asked == [name]
+        assert wire.line.armed
+        assert noted(server, found)
+        calls = server.calls()
+        assert calls["evalsha"] == 1
+        assert calls["exists"] == 1  # within it
+
+
+def test_a_list_that_has_more_is_asked_for_until_it_is_empty(server: Server, wire: Wire) -> None:
+    wire.arm()
+    server.client.lpush("bulk", "1", "2", "3")
+    assert wire.hear() is None
+    for item in (b"1", b"2", b"3"):
+        found = wire.turn()
+        assert found
+        assert found.item == item
+        assert not wire.line.armed
+        assert wire.asked == ["bulk"]
+    assert wire.turn() is None
+    assert wire.line.armed
+    server.client.lpush("bulk", "4")
+    assert wire.hear() is None  # it is watched again, though only this line has written to it
+
+
+def test_a_list_that_is_looked_through_is_watched_though_another_has_a_message(
+    server: Server, wire: Wire
+) -> None:
+    server.client.lpush(LISTS[2], "1", "2", "3")
+    assert wire.turn() is not None
+    assert wire.asked == list(LISTS)
+    assert wire.turn() is not None
+    assert wire.asked == list(LISTS[2:])
+    server.client.lpush(LISTS[0], "first")
+    until(wire.unread)
+    found = wire.turn()
+    assert found
+    assert found.item == b"first"
+    assert wire.asked == [LISTS[0], *LISTS[2:]]
+
+
+def test_pushes_that_came_while_nobody_read_are_heard_before_the_next_question(
+    server: Server, wire: Wire
+) -> None:
+    """As when a task ran in this thread: what has the higher priority goes first all the same."""
+    wire.arm()
+    server.client.lpush("mail\x06\x163", "low")
+    assert wire.hear() is None
+    server.client.lpush("bulk", "urgent")
+    server.client.lpush("mail", "urgent, too")
+    server.client.ping()  # behind which both pushes are written
+    assert [found.item for found in (wire.turn() for _ in range(3)) if found] == [
+        b"urgent, too",
+        b"urgent",
+        b"low",
+    ]
+    wire.arm()
+
+
+def before_the_next_command(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
+) -> None:
+    """Have something done once Line has read all pushes, and before Redis has its question."""
+    send = wire.connection.send_packed_command
+
+    def late(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(wire.connection, "send_packed_command", send)
+        act()
+        until(wire.unread)
+        send(*args, **options)
+
+    monkeypatch.setattr(wire.connection, "send_packed_command", late)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_push_that_is_read_with_an_answer_is_not_lost(
+    server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    if not found:
+        server.client.delete("mail")
+
+    before_the_next_command(wire, monkeypatch, lambda: server.client.lpush("bulk", "y"))
+    assert bool(wire.turn()) == found
+    assert not wire.readable(0)
+    assert not wire.line.armed
+    other = wire.turn()
+    assert other
+    assert (other.item, wire.asked) == (b"y", ["bulk"])
+    assert wire.line.armed
+
+
+def test_a_push_about_what_an_answer_knows_already_is_not_asked_about(
+    server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire.arm()
+    wire.line.asked_at -= module.NET
+
+    def come_and_go() -> None:
+        server.client.lpush("bulk", "y")
+        server.client.delete("bulk")
+
+    before_the_next_command(wire, monkeypatch, come_and_go)
+    assert wire.turn() is None
+    assert wire.line.armed
+    server.client.lpush("bulk", "z")
+    assert wire.hear() is None
+    assert wire.turn() is not None
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_push_behind_an_answer_is_not_slept_over(server: Server, wire: Wire, found: bool) -> None:
+    """Of the same list: it was empty when the answer was given."""
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    if not found:
+        server.client.delete("mail")
+    wire.ask()
+    answer = until(wire.unread)
+    server.client.lpush("mail", "y")
+    until(lambda: wire.unread() > answer)
+    assert bool(wire.hear()) == found
+    assert not wire.readable(0), "the parser has left the push to the loop"
+    assert not wire.line.idle
+    other = wire.turn()
+    assert other
+    assert other.item == b"y"
+
+
+def test_the_connection_s_end_behind_an_answer_loses_no_answer(server: Server, wire: Wire) -> None:
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    wire.ask()
+    until(wire.unread)
+    server.client.client_kill_filter(_type="normal", skipme=True)
+    found = wire.hear()
+    assert found
+    assert found.item == b"x"
+    assert not wire.line.idle
+    with pytest.raises(RedisConnectionError):
+        wire.ask()
+
+
+@pytest.mark.parametrize("way", ["flushall", "flushdb"])
+def test_a_push_without_names_makes_all_hot(server: Server, wire: Wire, way: str) -> None:
+    wire.arm()
+    server.client.execute_command(way)
+    assert wire.hear() is None
+    assert not wire.line.armed
+    assert wire.turn() is None
+    assert wire.asked == list(LISTS)
+    for name in LISTS:
+        assert wire.line.armed
+        server.client.lpush(name, "x")
+        assert wire.hear() is None
+        assert wire.turn() is not None
+
+
+def test_a_tracking_table_that_is_too_small_loses_nothing(server: Server, wire: Wire) -> None:
+    wire.arm()
+    try:
+        server.client.config_set("tracking-table-max-keys", "1")
+        server.client.ping()
+        assert wire.hear() is None
+    finally:
+        server.client.config_set("tracking-table-max-keys", "1000000")
+    wire.arm()
+    assert 0 < len(wire.asked) < len(LISTS)
+    for name in LISTS:
+        server.client.lpush(name, "x")
+        assert wire.hear() is None
+        assert wire.turn() is not None
+
+
+def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> None:
+    """Of a queue of before, say: what is known is not relied on."""
+    wire.arm()
+    wire.lists, wire.queues = LISTS[1:2], ['"bulk"']
+    wire.line.forget()
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    assert wire.turn() is None
+    assert wire.asked == ["bulk"]
+    assert wire.line.armed
+    server.client.lpush("bulk", "y")
+    assert wire.hear() is None
+    assert wire.turn() is not None
+
+
+@pytest.mark.parametrize("due", [Due.TAKE, Due.LOOK])
+def test_an_answer_about_the_queues_of_before_arms_nothing(
+    server: Server, wire: Wire, due: Due
+) -> None:
+    wire.arm()
+    wire.line.asked_at -= module.NET
+    if due is Due.TAKE:
+        server.client.lpush("mail", "x")
+        assert wire.hear() is None
+    wire.ask()
+    assert wire.line.due is due
+    wire.lists = (*LISTS, "later")
+    wire.queues = ['"mail"', '"bulk"', *(['"later"'] * 3)]
+    wire.line.forget()
+    server.client.lpush("later", "y")
+    wire.hear()
+    assert not wire.line.idle
+    found = wire.turn() or wire.turn()
+    assert found
+    assert found.item == b"y"
+
+
+def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> None:
+    """All that is put back goes by the pool: this connection would not hear of its own."""
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    found = wire.turn()
+    assert found
+    assert wire.line.armed
+    names = ("unacked", "unacked_index", "mail")
+    assert server.client.eval(RESTORE.text, 3, *names, found.tag, found.item) == 1
+    assert wire.hear() is None
+    again = wire.turn()
+    assert again
+    assert again.item == b"x"
+
+
+def test_a_busy_line_asks_for_all_lists_from_time_to_time(server: Server, wire: Wire) -> None:
+    """A push that was lost would else be waited for as long as other lists have something."""
+    wire.arm()
+    server.client.lpush("mail", *["x"] * 10)
+    assert wire.hear() is None
+    assert wire.turn() is not None
+    wire.connection.send_command("CLIENT", "TRACKING", "OFF")
+    wire.connection.read_response()
+    server.client.lpush("bulk", "y")
+    wire.connection.send_command("CLIENT", "TRACKING", "ON", "NOLOOP")
+    wire.connection.read_response()
+    assert wire.turn() is not None
+    assert wire.asked == ["mail"]
+    wire.line._all_at -= module.NET
+    assert wire.turn() is not None
+    assert wire.asked == list(LISTS)
+    found = [wire.turn() for _ in range(8)]
+    assert [one.key for one in found if one] == ["mail"] * 7 + ["bulk"]
+
+
+def test_while_takes_bring_something_they_are_short_and_keep_the_order(
+    server: Server, wire: Wire
+) -> None:
+    names = [f"q{number}" for number in range(6)]
+    wire.lists = tuple(name + end for end in ("", "\x06\x163") for name in names)
+    wire.queues = [json.dumps(name) for name in names]
+    for name in wire.lists:
+        server.client.lpush(name, f"{name} 1", f"{name} 2")
+    got = []
+    asked = []
+    while found := wire.turn():
+        assert found.item.startswith(found.key.encode())
+        assert noted(server, found)
+        got.append(found.key)
+        asked.append(len(wire.asked))
+    assert got == [name for name in wire.lists for _ in range(2)]
+    assert asked[0] == len(wire.lists)
+    assert max(asked[1:]) == module.FEW
+
+
+class Crowd:
+    """Several lines that serve themselves in any order, and what they have got."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self.wires = [Wire(Connection(port=port, socket_timeout=20)) for _ in range(number)]
+        self.got: list[bytes] = []
+
+    def serve(self, wire: Wire) -> None:
+        """A part of a round of its loop."""
+        if wire.line.due is None and not wire.line.idle:
+            wire.ask()
+        elif wire.readable(0) and (found := wire.line.hear(wire.connection)) is not None:
+            self.got.append(found.item)
+
+    def renew(self, wire: Wire) -> None:
+        """It loses its connection, though not its answer."""
+        if wire.line.due is None:
+            wire.connection.disconnect()
+            wire.line.lost()
+            wire.connection.connect()
+
+    def sleeps(self) -> bool:
+        """Whether all wait for a push, and none has come."""
+        return all(wire.line.armed and not wire.readable(0) for wire in self.wires)
+
+
+@pytest.mark.parametrize(("seed", "hint"), [(1, True), (2, True), (3, True), (4, False)])
+def test_of_many_single_messages_to_idle_lines_none_is_missed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, seed: int, hint: bool
+) -> None:
+    """Without the hint as well, which Redis 6.2 lacks."""
+    if not hint:
+        text = TAKE.text.replace("not redis.call('RPOP', KEYS[i], 0)", "true")
+        assert text != TAKE.text
+        monkeypatch.setattr(module, "TAKE", Script(text))
+    chance = random.Random(seed)  # noqa: S311  # no secret
+    crowd = Crowd(server.port, 5)
+    sent = 0
+    while sent < 1500:
+        act = chance.random()
+        if act < 0.05:
+            until_asleep(crowd, server, sent)
+        if act < 0.3:
+            for _ in range(chance.choice([1, 1, 1, 1, 2, 7])):
+                getattr(server.client, chance.choice(["lpush", "rpush"]))(
+                    chance.choice(LISTS), str(sent)
+                )
+                sent += 1
+        elif act < 0.31:
+            crowd.renew(chance.choice(crowd.wires))
+        elif act < 0.32:
+            chance.choice(crowd.wires).line.forget()
+        elif act < 0.33 and (item := server.client.rpop(chance.choice(LISTS))) is not None:
+            crowd.got.append(item)  # a stock worker's way
+        else:
+            crowd.serve(chance.choice(crowd.wires))
+    until_asleep(crowd, server, sent)
+    assert sorted(map(int, crowd.got)) == list(range(sent))
+    for wire in crowd.wires:
+        wire.connection.disconnect()
+
+
+def until_asleep(crowd: Crowd, server: Server, sent: int) -> None:
+    """All serve until nothing comes any more; then nothing may be left."""
+
+    def turn() -> bool:
+        for wire in crowd.wires:
+            crowd.serve(wire)
+        server.client.ping()  # behind which all pushes are written
+        return crowd.sleeps()
+
+    until(turn, 60)
+    assert server.client.exists(*LISTS) == 0
+    assert len(crowd.got) == sent
+
+
+# --- what else may come ---
 
 
 def test_nothing_is_asked_before_a_take(server: Server, wire: Wire) -> None:
@@ -163,7 +545,7 @@ def test_nothing_is_asked_before_a_take(server: Server, wire: Wire) -> None:
     server.client.config_resetstat()
     wire.connection.health_check_interval = 1
     wire.connection.next_health_check = 0
-    wire.line.armed = False
+    wire.line.forget()
     wire.turn()
     assert "ping" not in server.calls()
 
@@ -277,7 +659,7 @@ def test_what_redis_refuses_for_now_is_asked_again_later(
     wire.arm()
     server.client.config_set("min-replicas-to-write", "1")
     try:
-        wire.line.armed = False
+        wire.line.forget()
         for _ in range(2):
             assert wire.turn() is None
             assert wire.line.idle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -31,8 +32,14 @@ def broker(_server: Server) -> Iterator[redis.Redis]:
     _server.client.flushall()
 
 
-def take(client: Any, *lists: str, queues: tuple[str, ...] = ("mail",), tag: str = TAG) -> Any:
-    return run(client, TAKE, [*NAMES, *lists], [tag, "0", *map(json.dumps, queues)])
+def take(
+    client: Any,
+    *lists: str,
+    queues: tuple[str, ...] = ("mail",),
+    tag: str = TAG,
+    watch: int = 0,
+) -> Any:
+    return run(client, TAKE, lists, [tag, watch, *NAMES, *map(json.dumps, queues)])
 
 
 def full(client: Any) -> None:
@@ -62,6 +69,64 @@ def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redi
     assert take(broker, *lists, queues=("a", 'b"x'), tag="3") is None
     assert json.loads(broker.hget("unacked", "2") or "") == ["low", "", 'b"x']
     assert broker.hlen("unacked") == 2
+
+
+@pytest.mark.parametrize(
+    ("watch", "sent", "answer", "watched"),
+    [
+        (0, {}, None, ""),
+        (1, {}, None, "abcd"),
+        (2, {}, None, "abcd"),
+        (0, {"c": 1}, [2, b"1"], ""),
+        (1, {"a": 1}, [0, b"1"], ""),
+        (2, {"a": 1}, [0, b"1", 1], "abcd"),
+        (2, {"c": 1}, [2, b"1", 1], "abcd"),
+        (1, {"a": 2}, [0, b"1"], ""),
+        (2, {"a": 2}, [0, b"1"], ""),
+    ],
+)
+def test_what_was_empty_is_watched(
+    broker: redis.Redis,
+    watch: int,
+    sent: dict[str, int],
+    answer: list[Any] | None,
+    watched: str,
+) -> None:
+    """And never what each take writes."""
+    with listener(broker) as (client, heard):
+        for name, number in sent.items():
+            broker.lpush(name, *range(1, number + 1))
+        assert take(client, *"abcd", watch=watch) == answer
+        for name in (*"abcd", *NAMES):
+            broker.delete(name)
+            broker.lpush(name, "x")
+        client.ping()
+        assert heard == list(watched)
+
+
+def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Redis) -> None:
+    for watch in (1, 2):
+        with listener(broker) as (client, heard):
+            broker.lpush("c", "1", "2")
+            assert take(client, *"abcd", watch=watch) == [2, b"1"]
+            broker.lpush("b", "x")
+            broker.lpush("a", "x")
+            client.ping()
+            assert heard == ["b", "a"]
+        broker.flushall()
+
+
+@contextmanager
+def listener(broker: redis.Redis) -> Iterator[tuple[redis.Redis, list[str]]]:
+    """A client with tracking, and the keys that it has been told of."""
+    port = broker.get_connection_kwargs()["port"]
+    with redis.Redis(port=port, protocol=3, single_connection_client=True) as client:
+        heard: list[str] = []
+        client.connection._parser.set_invalidation_push_handler(
+            lambda push: heard.extend(name.decode() for name in push[1])
+        )
+        client.client_tracking_on(noloop=True)
+        yield client, heard
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -96,13 +96,14 @@ def model(
 ) -> Model:
     """The model of variables for all hosts and for single ones."""
     own = hosts or {}
+    # The same objects on all hosts, as Ansible gives them.
+    shared = trusted(dict(everywhere))
     members = GROUPS if groups is None else groups
 
     def variables(host: str) -> dict[str, object]:
-        given = {**everywhere, **own.get(host, {})}
         magic = {"inventory_hostname": host, "groups": dict(members), "inventory_dir": "/inventory"}
-        mine = trusted(given)
-        return {**mine, **magic, "hostvars": {host: mine}}
+        mine = {**shared, **trusted(dict(own.get(host, {})))}
+        return {**magic, **mine, "hostvars": {host: mine}}
 
     def renderer(available: dict[str, object]) -> Any:
         return Templar(loader=DataLoader(), variables=available).template

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from fleet_preflight import report
 from fleet_preflight.check import check
 from fleet_preflight.model import Control, Problem, Severity
 from fleet_preflight.names import near_miss, queue_fits
+from fleet_preflight.render import build
 
 from tests.unit.preflight.inventory import (
     GROUPS,
@@ -22,6 +25,7 @@ from tests.unit.preflight.inventory import (
     problems,
     secret,
     specs,
+    trusted,
     valid,
 )
 
@@ -197,6 +201,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{B}/history/interval", 0, f"{B}.history.interval", "no number of seconds", "as a number"),
     (f"{B}/clean/crontab", "0 2 * * *", f"{B}.clean.crontab", "mapping of fields", "minute: 0"),
     (f"{B}/clean/crontab/minute", 60, f"{B}.clean.crontab.minute", "not from 0 to 59", "0 to 59"),
+    (f"{B}/clean/crontab/minute", "1,abcdefgh-5", f"{B}.clean.crontab.minute", "has a part, which is no", "steps"),
+    ("celery_app_module", 1, "celery_app_module", "no module as", "with dots"),
+    ("celery_app_name", 5, "celery_app_name", "can't be the name", "begin with"),
     (f"{B}/clean/crontab/minute", "*/x", f"{B}.clean.crontab.minute", "step 'x'", "steps"),
     (f"{B}/clean/crontab/day_of_week", 7, f"{B}.clean.crontab.day_of_week", "0 to 6", "Sunday is 0"),
     (f"{B}/clean/crontab/day", 1, f"{B}.clean.crontab.day", "no field", "day_of"),
@@ -218,6 +225,17 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_task_routes['app.*'].queue", "no enabled worker", "consumed are"),
     ("celery_app_task_routes/app.*", "discounts", "celery_app_task_routes['app.*']",
      "a string where a mapping", "{queue: …}"),
+    ("celery_app_task_routes/app.*", None, "celery_app_task_routes['app.*']", "empty where a mapping", "{queue: …}"),
+    ("celery_app_task_routes/app.*", ["discounts"], "celery_app_task_routes['app.*']", "a list where", "{queue: …}"),
+    ("celery_app_task_routes/app.*", {"qqueue": "discounts"}, "celery_app_task_routes['app.*'].qqueue", "no key known",
+     "queue?"),
+    ("celery_app_task_routes/app.*", {"queue": ["discounts"]}, "celery_app_task_routes['app.*'].queue",
+     "a list where the name of a queue", "write the queue's name"),
+    ("celery_app_task_routes/app.*", {"queue": ""}, "celery_app_task_routes['app.*'].queue", "no queue name", "begin"),
+    ("celery_app_task_routes/app tasks", {"queue": "discounts"}, "celery_app_task_routes['app tasks']", "fits no task",
+     "as Celery registers it"),
+    (f"{B}/clean/options", {"priorityy": 3}, f"{B}.clean.options.priorityy", "no option that Celery", "priority?"),
+    (f"{B}/history/interval", 1e300, f"{B}.history.interval", "longer than Python", "fewer"),
     # secrets
     ("redis_passwords/worker", "", "redis_passwords.worker", "is empty", "openssl rand"),
     ("redis_passwords/worker", "CHANGE_ME", "redis_passwords.worker", "placeholder", "openssl"),
@@ -259,6 +277,13 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "stands in celery_app_secret_env", "remove it there"),
     ("celery_app_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_urls.(a name that is not shown)",
      "name of an environment variable", "letters"),
+    (f"{D}/environment", {"a-b": "x"}, f"{W}.discounts.environment.a-b", "name of an environment variable", "letters"),
+    ("celery_worker_defaults", {"environment": {"": 1}}, f"{W}.discounts.environment['']",
+     "name of an environment variable", "letters"),
+    ("celery_producer_web/environment", {"1": "x"}, "celery_producer_web.environment.1", "name of an env", "letters"),
+    ("celery_app_env/A", "a\x1bb", "celery_app_env.A", "control character", "base64"),
+    ("celery_app_secret_env/A", "a\r\n", "celery_app_secret_env.A", "control character", "base64"),
+    (f"{D}/environment", {"A": "\0"}, f"{W}.discounts.environment.A", "control character", "base64"),
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
     # logs
     ("celery_app_log_format", "%(message)s %(task_name)s", "celery_app_log_format", "'task_name'", "%(asctime)s"),
@@ -438,6 +463,9 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
         ({"celery_beat": ["control1", "worker1"]}, "celery_beat", "more than one host"),
         ({"celery_beat": []}, "celery_beat", "nothing would send them"),
         ({"flower": ["control1", "other"]}, "flower", "not in fleet"),
+        ({"celery_worker": ["worker3"]}, "celery_worker", "looks like the group celery_workers"),
+        ({"flowers": ["worker1"]}, "flowers", "looks like the group flower"),
+        ({"fleet": [*GROUPS["fleet"], "idle1"]}, "fleet", "nothing would run there"),
     ],
 )
 def test_groups(
@@ -445,6 +473,65 @@ def test_groups(
 ) -> None:
     found = problems(variables, groups={**GROUPS, **groups})
     assert any(one.variable == variable and message in one.message for one in found), text_of(found)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        # A group within ours, one of the same kind elsewhere, and names that are nobody's.
+        {"flowers": ["control1"]},
+        {"redis2": ["cache1"], "redis_9": ["cache2"]},
+        {"databases": ["db1"], "workers": ["worker9"]},
+    ],
+)
+def test_groups_of_ones_own(variables: Variables, groups: dict[str, list[str]]) -> None:
+    assert problems(variables, groups={**GROUPS, **groups}) == []
+
+
+def test_a_machine_is_one_host(variables: Variables) -> None:
+    twice = {**ADDRESSES, "worker2": ADDRESSES["worker1"]}
+    one = only(problems(variables, twice))
+    assert (one.variable, one.value, one.hosts) == ("ansible_host", "10.1.0.2", ("worker2",))
+    assert "address of worker1" in one.message
+    # By its name, too; but not another port of a machine that forwards, nor the control side itself.
+    assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
+    twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}
+    assert problems(variables, twice) == []
+    assert problems({**variables, "ansible_connection": "local", "ansible_host": "x"}) == []
+
+
+def test_a_host_without_the_address_that_all_others_have(variables: Variables) -> None:
+    given = {name: address for name, address in ADDRESSES.items() if name != "worker2"}
+    one = only(problems(variables, given))
+    assert (one.variable, one.hosts, one.severity) == (
+        *("ansible_host", ("worker2",)),
+        Severity.WARNING,
+    )
+    del given["worker1"]
+    assert problems(variables, given) == []
+
+
+def test_files_for_groups_and_hosts_that_are_not_there(
+    variables: Variables, tmp_path: Path
+) -> None:
+    for name in (
+        "celery_worker.yml",
+        "fleet/vault.yml",
+        "all.yml",
+        ".x.yml",
+        "README.md",
+        "prod/a.yml",
+    ):
+        path = tmp_path / "group_vars" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "host_vars/worker11").mkdir(parents=True)
+    found = problems({**variables, "inventory_dir": str(tmp_path)})
+    assert {(one.variable, one.severity, one.remedy) for one in found} == {
+        ("group_vars/celery_worker", Severity.ERROR, "did you mean celery_workers?"),
+        ("group_vars/prod", Severity.WARNING, "rename or remove it, or add the group"),
+        ("host_vars/worker11", Severity.ERROR, "did you mean worker1?"),
+    }
 
 
 def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
@@ -638,8 +725,8 @@ def test_hosts_that_do_not_exist_yet_get_one_answer(variables: Variables) -> Non
 
 
 def test_hosts_that_exist_need_no_hint(variables: Variables) -> None:
-    variables |= {"preflight_hosts_hint": "run make demo", "ansible_host": "192.0.2.1"}
-    assert problems(variables) == []
+    variables |= {"preflight_hosts_hint": "run make demo"}
+    assert problems(variables, ADDRESSES) == []
 
 
 @pytest.mark.parametrize(
@@ -774,6 +861,16 @@ def test_hosts_of_urls(variables: Variables, host: str) -> None:
     assert problems(variables) == []
 
 
+def test_a_key_that_lacks_its_space_does_not_show_what_follows(variables: Variables) -> None:
+    variables["celery_app_source"] = {"git:https://user:hunter2@host/a": None}
+    variables["celery_app_task_routes"] = {"app.*": {"queue:hunter2": None}}
+    variables["redis_passwords:hunter2"] = None
+    text = text_of(problems(variables))
+    assert "hunter2" not in text
+    for shown in ("celery_app_source['git:…']", "['app.*']['queue:…']", "redis_passwords…"):
+        assert shown in text
+
+
 def test_logins_of_urls_are_not_shown(variables: Variables) -> None:
     variables["celery_app_source"] = {"git": "https://user:hunter2@host/a b"}
     assert "hunter2" not in text_of(problems(variables))
@@ -842,7 +939,7 @@ def test_flower_within_the_web_site_needs_one_on_its_host(variables: Variables) 
     assert problems(taken) == []
     (found,) = problems(
         {**taken, "redis_broker_port": 443, "celery_app_broker_port": 443},
-        groups={**GROUPS, "redis": ["control1"]},
+        groups={**GROUPS, "redis": ["control1"], "fleet": GROUPS["fleet"][1:]},
     )
     assert found.variable == "celery_producer_web_port"
     (found,) = problems(variables, groups={**GROUPS, "flower": ["worker1"]})
@@ -980,3 +1077,50 @@ def test_the_address_of_a_cluster_is_not_shown(variables: Variables) -> None:
     found = problems({**variables, "celery_app_secret_env": {"CELERY_BROKER_URL": url}})
     assert "Redis Cluster has no Celery transport" in only(found).message
     assert "s3cret" not in text_of(found)
+
+
+# --- what hosts share ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ mine }}",
+        "{{ between }}",
+        "{{ nested.a[0].b }}",
+        "{{ inventory_hostname }}",
+        "{{ hostvars[inventory_hostname].mine }}",
+        "{{ lookup('vars', 'mi' ~ 'ne') }}",
+        "{% if mine == 'of worker1' %}x{% endif %}",
+    ],
+)
+def test_a_value_that_rests_on_the_host_is_rendered_for_each(
+    variables: Variables, text: str
+) -> None:
+    between = {"between": "{{ mine }}", "nested": {"a": [{"b": "{{ between }}"}]}}
+    hosts = {name: {"mine": f"of {name}"} for name in GROUPS["fleet"]}
+    given = {**variables, **between, "celery_app_env": {"A": text}}
+    made = model(given, hosts)
+    found = {host: str(made.value(host, "celery_app_env")) for host in GROUPS["celery_workers"]}
+    assert len(set(found.values())) == 2
+
+
+def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> None:
+    rendered: list[object] = []
+    everywhere = trusted({**variables, "celery_app_env": {"A": "{{ ours }}"}, "ours": "x"})
+
+    def renderer(available: dict[str, object]) -> Any:
+        render = Templar(loader=DataLoader(), variables=available).template
+
+        def spied(value: object) -> object:
+            rendered.append(value)
+            return render(value)
+
+        return spied
+
+    made = build(
+        *(specs(), GROUPS, lambda host: {**everywhere, "inventory_hostname": host}, renderer),
+        Control("2.19.14", "3.11.2", ROOT),
+    )
+    assert [*map(repr, rendered)].count("{'A': '{{ ours }}'}") == 1
+    assert {str(made.value(host, "celery_app_env")) for host in GROUPS["fleet"]} == {"{'A': 'x'}"}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_preflight.capacity import demands, worker_bytes
 from fleet_preflight.hosts import check_facts
 from fleet_preflight.model import Severity
 
-from tests.unit.preflight.inventory import ROOT
+from tests.unit.preflight.inventory import ROOT, model, valid
 
 PROBE = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
 GOOD: dict[str, Any] = {
@@ -39,14 +40,25 @@ def test_a_good_host_passes() -> None:
     [
         ({"reachable": False, "reason": "no route"}, "host", "no route", Severity.ERROR),
         ({"uid": 1000}, "ansible_become", "root", Severity.ERROR),
-        ({"distribution_version": "13"}, "distribution", "not supported", Severity.ERROR),
+        ({"distribution_version": "11"}, "distribution", "not supported", Severity.ERROR),
+        ({"distribution_version": "14"}, "distribution", "not supported", Severity.ERROR),
         ({"distribution": "ubuntu"}, "distribution", "not supported", Severity.ERROR),
         ({"systemd_is_init": False}, "systemd", "process 1", Severity.ERROR),
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
         ({"unresolved_names": ["redis1"]}, "celery_app_broker_host", "resolve", Severity.ERROR),
         ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
-        ({"clock_offset": -90.0}, "clock", "behind", Severity.WARNING),
+        ({"redis_flavor": "valkey"}, "redis_flavor", "in no package", Severity.ERROR),
+        (
+            {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "valkey"}},
+            "redis_flavor",
+            "/data/shop-broker: that is valkey's",
+            Severity.ERROR,
+        ),
+        ({"clock_offset": -9.0}, "clock", "behind", Severity.WARNING),
+        ({"clock_offset": 90.0}, "clock", "ahead", Severity.ERROR),
+        ({"free_bytes": {"/var": 10**9}}, "disk", "954 MiB left below /var", Severity.WARNING),
+        ({"free_bytes": {"/var": 10**8}}, "disk", "95 MiB left below /var", Severity.ERROR),
     ],
 )
 def test_a_host_that_is_refused(
@@ -57,11 +69,113 @@ def test_a_host_that_is_refused(
     assert message in found.message
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distribution_version": "13"},
+        {"redis_flavor": "valkey", "distribution_version": "13"},
+        {"redis_flavor": "valkey", "packages": ["valkey-server"]},
+        {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
+        # A user of neither: a directory that somebody has made, which systemd gives to the server.
+        {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "root"}},
+    ],
+)
+def test_a_host_that_serves(change: dict[str, Any]) -> None:
+    assert check_facts({"a": {**GOOD, **change}}, {}) == []
+
+
 def test_the_same_of_several_hosts_is_one() -> None:
     gone = {"reachable": False, "reason": "timed out"}
     (found,) = check_facts({"a": gone, "b": GOOD, "c": gone}, {"a": "make demo", "c": "make demo"})
     assert found.hosts == ("a", "c")
     assert found.remedy == "make demo"
+
+
+def test_clocks_that_agree_leave_the_control_side_at_fault() -> None:
+    ahead = {**GOOD, "clock_offset": 30.0}
+    (found,) = check_facts({"a": ahead, "b": {**GOOD, "clock_offset": 31.0}}, {})
+    assert (found.variable, found.hosts) == ("clock", ("a", "b"))
+    assert "of the control side is behind those of all hosts" in found.message
+    # One host alone, or one that is right, says nothing of the others.
+    for facts in ({"a": ahead}, {"a": ahead, "b": GOOD}):
+        (found,) = check_facts(facts, {})
+        assert (found.value, found.hosts) == ("+30 s", ("a",))
+
+
+MIB = 2**20
+BIG = {**GOOD, "memory_bytes": 2048 * MIB, "processors": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "mib"),
+    [
+        ({}, None),
+        ({"concurrency": 4}, None),
+        ({"memory_max": "512M", "concurrency": 4}, 512),
+        ({"memory_max": "1.5G"}, 1536),
+        ({"memory_max": "25%"}, 512),
+        ({"memory_max": "infinity"}, None),
+        ({"memory_max": 1048576}, 1),
+        ({"concurrency": 2, "max_memory_per_child": 102400}, 200),
+        # As many as there are processors.
+        ({"max_memory_per_child": 102400}, 400),
+        ({"autoscale": "10,3", "max_memory_per_child": 102400}, 1000),
+        # The lower of the two holds.
+        ({"concurrency": 2, "max_memory_per_child": 102400, "memory_max": "64M"}, 64),
+        # Celery looks at the memory of processes only.
+        ({"concurrency": 2, "max_memory_per_child": 102400, "pool": "threads"}, None),
+    ],
+)
+def test_the_memory_that_a_worker_may_take(options: dict[str, Any], mib: int | None) -> None:
+    bound = worker_bytes(options, 4, 2048 * MIB)
+    assert bound == (None if mib is None else mib * MIB)
+
+
+def test_memory_that_is_promised_more_than_once() -> None:
+    asked: dict[str, Any] = {
+        "workers": {"a": {"concurrency": 8, "max_memory_per_child": 204800}, "b": {"memory_max": "512M"}},
+        "redis": {"redis_broker_maxmemory": 256 * MIB},
+    }  # fmt: skip
+    (found,) = check_facts({"x": BIG}, {}, None, {"x": asked})
+    assert (found.variable, found.severity) == ("memory", Severity.WARNING)
+    assert "is 2.0 GiB, and what runs there may take 2.3 GiB: worker a 1.6 GiB" in found.message
+    asked["workers"]["a"]["concurrency"] = 6
+    assert check_facts({"x": BIG}, {}, None, {"x": asked}) == []
+
+
+def test_room_for_releases_where_there_are_some() -> None:
+    facts = {**GOOD, "free_bytes": {"/opt": 10**8, "/var": 10**10}}
+    assert check_facts({"x": facts}, {}, None, {"x": {"release": False}}) == []
+    (found,) = check_facts({"x": facts}, {}, None, {"x": {"release": True}})
+    assert (found.variable, found.value, found.severity) == ("disk", "/opt", Severity.ERROR)
+    assert "celery_release_keep" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "right"),
+    [("5:7.0.15-1~deb12u3", True), ("5:8.0.2-3", True), ("5:6.0.16-1", False), ("", True)],
+)
+def test_the_redis_that_a_host_would_get(version: str, right: bool) -> None:
+    facts = {**GOOD, "versions": {"redis-server": version}}
+    found = check_facts({"x": facts}, {}, None, {"x": {"redis": {}}})
+    assert [one.variable for one in found] == ([] if right else ["redis-server"])
+    assert check_facts({"x": facts}, {}, None, {"x": {}}) == []
+
+
+def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
+    variables = valid(tmp_path)
+    variables["celery_worker_defaults"] = {"memory_max": "512M"}
+    hosts = {"worker2": {"celery_worker_enabled": ["discounts"], "redis_broker_maxmemory": "9gb"}}
+    found: dict[str, Any] = demands(model(variables, hosts))
+    assert found["redis1"] == {
+        "release": False,
+        "redis": {"redis_broker_maxmemory": 256 * MIB, "redis_results_maxmemory": 256 * MIB},
+    }
+    assert found["worker2"] == {
+        "release": True,
+        "workers": {"discounts": {"concurrency": 4, "memory_max": "512M"}},
+    }
+    assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}
 
 
 @pytest.mark.parametrize("facts", [None, [], {}, "x", {"reachable": True}])
@@ -79,10 +193,13 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     assert facts["free_bytes"]["/no/such/place"] > 0
     assert facts["unresolved_names"] == ["no-such-name.invalid"]
     assert facts["active_units"] == []
+    assert facts["versions"]["dpkg"][0].isdigit()
+    assert facts["versions"]["no-such-package"] == ""
     assert facts["python_version"].startswith("3.")
     assert [mark.get("app") for mark in facts["marks"]] == ["a", None, None]
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
     assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
+    assert facts["redis_data"] == {str(tmp_path): tmp_path.owner()}
     (listeners,) = facts["listeners"].values()
     with open("/proc/self/comm", encoding="utf-8") as stream:
         assert [who["command"] for who in listeners] == [stream.read().strip()]
@@ -115,9 +232,11 @@ def probed(tmp_path: Path, port: int) -> dict[str, Any]:
                 "paths": ["/opt", "/no/such/place"],
                 "names": ["localhost", "no-such-name.invalid"],
                 "units": ["no-such.service"],
+                "versions": ["dpkg", "no-such-package"],
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
+                "data": [str(tmp_path), f"{tmp_path}/none"],
             }
         ),
         capture_output=True,

@@ -136,6 +136,26 @@ def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
     assert fates(judge.doubled(found)) == {"a": "sent twice, as Redis was restarted"}
 
 
+@pytest.mark.parametrize(
+    ("next_sent", "cause"),
+    [
+        (103.2, "sent twice, as Redis was killed"),
+        (100.02, "run twice at once, as Redis was killed"),
+    ],
+)
+def test_two_messages_of_which_one_was_put_back(next_sent: float, cause: str) -> None:
+    """Told from one message that ran twice by the sender, which sends nothing else while it tries again."""
+    found = record(
+        sends=[send("a"), send("b", sent=next_sent)],
+        runs=[
+            *(run("a", 105.00, 105.10, redelivered=True), run("a", 105.02, 105.12)),
+            run("b", 105.0, 106.0),
+        ],
+        marks=[mark(99.5, "Redis was killed")],
+    )
+    assert fates(judge.doubled(found)) == {"a": cause}
+
+
 def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
     again = run("a", 130.0, 131.0, redelivered=True)
     rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), again]}
@@ -169,6 +189,53 @@ def test_a_refused_task_that_ran_twice_is_doubled() -> None:
 def test_causes_are_counted_most_first() -> None:
     found = [judge.Fate("a", 0, "x"), judge.Fate("b", 0, "y"), judge.Fate("c", 0, "y")]
     assert list(judge.causes(found).items()) == [("y", 2), ("x", 1)]
+
+
+# --- revoked ---------------------------------------------------------------------------------------
+
+
+def revoked(*runs: dict[str, Any], left: bool, **rows: Any) -> Record:
+    """A task, and the one of the next number that revokes it, which ended at 102."""
+    sends = [send("r.000004", kind="revoked", ready=115.0), send("r.000005", kind="revoke")]
+    leave = [{"task": "r.000004", "node": "fast@w1", "at": 115.0}] if left else []
+    runs = (run("r.000005", 101.0, 102.0), *runs)
+    return record(sends=sends, runs=list(runs), revoked=leave, **rows)
+
+
+def test_a_revoked_task_that_a_worker_left_is_done() -> None:
+    found = revoked(left=True)
+    assert (judge.lost(found), judge.revoked(found), judge.unheeded(found)) == ([], 1, [])
+
+
+def test_a_revoked_task_that_no_worker_ever_saw_is_lost() -> None:
+    found = revoked(left=False)
+    assert fates(judge.lost(found)) == {"r.000004": "never begun"}
+    assert judge.revoked(found) == 0
+
+
+def test_a_revoked_task_that_began_is_told() -> None:
+    found = revoked(run("r.000004", 115.0, 116.0), left=False)
+    assert judge.lost(found) == []
+    assert fates(judge.unheeded(found)) == {"r.000004": "it began though it was revoked"}
+
+
+def test_one_that_began_before_it_was_revoked_is_none_of_them() -> None:
+    found = revoked(run("r.000004", 101.5, 116.0), left=False)
+    assert judge.unheeded(found) == []
+
+
+def test_what_is_revoked_while_a_worker_starts_passes_it_by() -> None:
+    again = run("r.000004", 115.0, 116.0)
+    for node, at, words in (
+        ("fast@w1", 104.0, ", as its worker started"),
+        ("fast@w1", 99.0, ""),
+        ("fast@w1", 110.0, ""),
+        ("fast@w2", 104.0, ""),
+    ):
+        found = revoked(again, left=False, workers=[worker(node, "ready", at)])
+        assert fates(judge.unheeded(found)) == {
+            "r.000004": f"it began though it was revoked{words}"
+        }
 
 
 # --- waits -----------------------------------------------------------------------------------------

@@ -77,3 +77,33 @@ def test_tasks_longer_than_a_drain_come_first(load_plan: ModuleType) -> None:
     assert (first.seconds, second.seconds) == (75.0, 80.0)
     assert (first.number, second.number, third.number) == (0, 1, 2)
     assert third.seconds <= 20
+
+
+def test_a_rich_load_is_the_same_load_and_more(load_plan: ModuleType, sends: list[Any]) -> None:
+    rich = list(islice(load_plan.plan(7, rich=True), len(sends)))
+
+    def shape(send: Any) -> tuple[Any, ...]:
+        return send.at, send.queue, send.seconds
+
+    assert [shape(send) for send in rich] == [shape(send) for send in sends]
+    kinds = {"nap", "limited", "revoked"}
+    assert all(
+        one.kind == other.kind or (one.kind in kinds and other.kind == "nap")
+        for one, other in zip(rich, sends, strict=True)
+    )
+    assert {send.size for send in sends} == {send.priority for send in sends} == {0}
+    assert {send.priority for send in rich} == set(load_plan.PRIORITIES)
+    for begin in range(0, len(rich), 100):
+        block = rich[begin : begin + 100]
+        found = Counter(send.kind for send in block)
+        assert (found["limited"], found["revoked"]) == (load_plan.LIMITED, 1)
+        assert Counter(send.size for send in block) == {load_plan.SMALL: 99, load_plan.LARGE: 1}
+    assert all(send.delay == load_plan.REVOKED_IN for send in rich if send.kind == "revoked")
+
+
+def test_a_revoked_task_leaves_the_next_number_to_who_revokes_it(load_plan: ModuleType) -> None:
+    rich = list(islice(load_plan.plan(7, rich=True), 300))
+    after = {one.number: other.number for one, other in pairwise(rich)}
+    revoked = [send.number for send in rich if send.kind == "revoked"]
+    assert revoked
+    assert all(after[number] == number + 2 for number in revoked)

@@ -30,8 +30,9 @@ class Server:
             b"CLIENT": b"+OK\r\n",
             b"SELECT": b"+OK\r\n",
             b"MULTI": b"+OK\r\n",
-            b"PING": b"+QUEUED\r\n",
-            b"EXEC": b"*1\r\n+PONG\r\n",
+            b"PING": b"+PONG\r\n",
+            b"SADD": b"+QUEUED\r\n",
+            b"DISCARD": b"+OK\r\n",
         }
         self._threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -90,13 +91,21 @@ def test_a_broker_that_hangs_is_given_up_in_time_and_without_a_leak(server: Serv
 def test_a_full_broker_does_not_count_as_answering(server: Server) -> None:
     assert broker.ask_endpoints([endpoint(server.port)], queueing=True) is None
 
-    server.replies[b"PING"] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    server.replies[b"SADD"] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
     trouble = broker.ask_endpoints([endpoint(server.port)], queueing=True)
 
     assert trouble is not None
     assert trouble.startswith(f"127.0.0.1:{server.port}: ")
     assert "maxmemory" in trouble
     assert server.closed()
+
+
+@pytest.mark.parametrize("server", [True], indirect=True)
+def test_a_user_who_may_not_write_has_had_an_answer(server: Server) -> None:
+    server.replies[b"SADD"] = b"-NOPERM this user has no permissions to access one of the keys\r\n"
+    assert broker.ask_endpoints([endpoint(server.port)], queueing=True) is None
+    server.replies[b"PING"] = b"-NOPERM this user has no permissions to run the 'ping' command\r\n"
+    assert "no permissions" in str(broker.ask_endpoints([endpoint(server.port)]))
 
 
 @pytest.mark.parametrize("server", [True], indirect=True)

@@ -164,6 +164,25 @@ def test_logs(tmp_path: Path) -> None:
 # --- certificates ------------------------------------------------------------------------------------
 
 
+def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
+    old, new = Authority("old", days=3), Authority("new")
+    middle = Authority("middle", above=new, days=20)
+    paths = (tmp_path / "ca.crt", tmp_path / "host.crt")
+    paths[0].write_text(old.pem + new.pem)
+
+    def state(chain: str) -> str:
+        paths[1].write_text(chain)
+        found = health_checks.certificates(setup(tmp_path, certificates=tuple(map(str, paths))))
+        return f"{found.state}: {found.text}"
+
+    assert state(new.issue(["DNS:h"])[0] + new.pem).startswith(GOOD)
+    assert "ca.crt is valid for 3 days" in state(old.issue(["DNS:h"])[0])
+    # What stands between counts, too.
+    said = state(middle.issue(["DNS:h"])[0] + middle.pem)
+    assert said.startswith(WARNING)
+    assert "host.crt is valid for 20 days" in said
+
+
 @pytest.mark.parametrize(
     ("days", "state", "text"),
     [
@@ -201,7 +220,7 @@ def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
 )
 def test_what_is_no_certificate(text: str) -> None:
     with pytest.raises(CheckError, match="this is no certificate"):
-        health_checks.not_after(text)
+        health_checks.validities(text)
 
 
 # --- units -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from celery_fleet import health_checks, health_redis
 from celery_fleet.health_checks import Setup
 from celery_fleet.health_redis import Client, ProtocolError, RedisError, Server
 from celery_fleet.health_result import BAD, GOOD, WARNING
-from tests.programs import required
+from tests.programs import knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
 PASSWORD = "s3cr3t/of:the@operator"
@@ -52,7 +52,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     certificate, key = authority.issue(["IP:127.0.0.1"])
     for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
         (directory / name).write_text(text)
-    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES)
+    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
     (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -99,7 +99,7 @@ def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_mor
         str(running.directory / "ca.crt"),
     )
     pins["celery"].update(celery_more)
-    (tmp_path / "credentials").mkdir(exist_ok=True)
+    (tmp_path / "credentials").mkdir(parents=True, exist_ok=True)
     (tmp_path / "credentials/operator.json").write_text(json.dumps(pins))
     return Setup(
         app="shop",
@@ -157,6 +157,33 @@ def test_another_authority_is_not_trusted(running: Running, tmp_path: Path) -> N
     found = health_checks.redis(setup(running, tmp_path, **pins))
     assert found.state == BAD
     assert "its certificate is not accepted: " in found.text
+
+
+def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_path: Path) -> None:
+    running.admin("CONFIG", "SET", "tls-auth-clients", "yes")
+    place = running.directory
+    pair = {"ssl_certfile": str(place / "host.crt"), "ssl_keyfile": str(place / "host.key")}
+    tls = {"ssl_ca_certs": str(place / "ca.crt"), **pair}
+    try:
+        found = health_checks.redis(setup(running, tmp_path))
+        assert found.state == BAD
+        pins = {"broker_use_ssl": tls, "redis_backend_use_ssl": tls}
+        assert health_checks.redis(setup(running, tmp_path, **pins)).state == GOOD
+        # A host without credentials of the operator is told by its own file.
+        about = {"host": "127.0.0.1", "port": running.port}
+        bare = replace(
+            setup(running, tmp_path / "bare"),
+            servers=dict.fromkeys(("broker", "results"), about),
+            ca=str(place / "ca.crt"),
+        )
+        (tmp_path / "bare/credentials/operator.json").unlink()
+        assert health_checks.redis(bare).state == BAD
+        client = {"certificate": str(place / "host.crt"), "key": str(place / "host.key")}
+        assert health_checks.redis(replace(bare, client=client)).state == GOOD
+    finally:
+        url = f"rediss://root:root-password@127.0.0.1:{running.port}"
+        with Client(health_redis.server_of(url, tls)) as root:
+            root.ask("CONFIG", "SET", "tls-auth-clients", "no")
 
 
 def test_a_wrong_password(running: Running, tmp_path: Path) -> None:

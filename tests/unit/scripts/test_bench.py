@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from scripts import bench
+from tests.unit.preflight.inventory import problems
 
 VERBOSE = """
 <10.0.0.1> SSH: EXEC ssh -o one
@@ -77,7 +78,18 @@ def test_inventory_has_a_worker_for_each_queue_on_each_host() -> None:
     assert len(inventory["all"]["vars"]["celery_worker_instances"]) == 24
 
 
+def test_whole_inventory_passes_preflight() -> None:
+    inventory = bench.whole_inventory(50, 24)
+    groups = {name: [*group["hosts"]] for name, group in inventory["fleet"]["children"].items()}
+    groups["fleet"] = [*inventory["all"]["hosts"]]
+    assert len(groups["fleet"]) == 50
+    assert problems(inventory["all"]["vars"], inventory["all"]["hosts"], groups) == []
+
+
 def test_part_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["secnod"])
-    assert "no part secnod; there are second, queues, hosts, cold" in capsys.readouterr().err
+    assert (
+        "no part secnod; there are second, queues, hosts, cold, preflight"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,4 @@
-"""When workers begin and end to consume, told by Celery's own signals, the same for every way of running them."""
+"""When workers begin and end to consume, and leave what is revoked, told by Celery's own signals."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def connect() -> None:
     """Note it from now on; Celery keeps only weak references to functions that are not a module's."""
     signals.worker_ready.connect(_ready)
     signals.worker_shutting_down.connect(_leaving)
+    signals.task_revoked.connect(_revoked)
 
 
 def _ready(sender: Any, **_: Any) -> None:
@@ -26,3 +27,8 @@ def _ready(sender: Any, **_: Any) -> None:
 def _leaving(sender: str, **_: Any) -> None:
     """A worker was told to stop; `sender` is its node's name. It takes no more from here on."""
     record.note_worker(sender, "leaving", [], 0)
+
+
+def _revoked(request: Any, **_: Any) -> None:
+    """A worker has a task that was revoked, and does not begin it; `request` is the worker's own."""
+    record.note_revoked(request.id, request.hostname)

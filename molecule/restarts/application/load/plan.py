@@ -4,19 +4,29 @@ Of each hundred tasks, which take two seconds to send, 95 sleep 10 to 100 ms, fo
 is drawn. The mix holds in each hundred rather than on the average, and queues are dealt rather than drawn, so that a
 run of a minute or two is as good as a long one: by chance alone, long tasks would pile up on one queue now and then,
 and the wait of the last percent would tell the seed rather than the restart.
+
+With `rich` the same tasks go to the same queues at the same moments, and are more than they were: all have a body of
+1 kB and a priority, and of each hundred one has a body of 1 MB, five have a rate limit and one, with an ETA, is revoked
+by another task.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RATE = 50.0  # tasks a second
 BLOCK = 100
 CHORD_EVERY = 5  # blocks
 CHORD_HEADERS = 4
 ETA = (5.0, 30.0)  # seconds; below the visibility timeout
+REVOKED_IN = (
+    15.0  # seconds until the ETA of a task that is revoked: its revoke has to be there before
+)
+SMALL, LARGE = 1_000, 1_000_000  # bytes of a body
+LIMITED = 5  # of each hundred
+PRIORITIES = (0, 3, 6, 9)  # those that kombu has lists for
 
 # In the proportion of the processes that the inventory gives to each queue.
 SHARES: Mapping[str, int] = {"fast": 6, "medium": 4, "slow": 3}
@@ -29,10 +39,13 @@ class Send:
     Attributes:
         number: Its place in the order; with the run's name, its id.
         at: Seconds after the beginning.
-        kind: nap, eta, stumble or chord; a chord's number and seconds are its first header's.
+        kind: nap, eta, stumble or chord; a chord's number and seconds are its first header's. Of a rich load also
+            limited and revoked; the number after a revoked one's is that of the task that revokes it.
         queue: Where it goes.
         seconds: How long it sleeps.
         delay: Seconds until its ETA; 0 is at once.
+        size: Bytes of its body, beside what every message has.
+        priority: As Celery's; on Redis 0 is the highest.
     """
 
     number: int
@@ -41,6 +54,8 @@ class Send:
     queue: str
     seconds: float
     delay: float = 0.0
+    size: int = 0
+    priority: int = 0
 
 
 def _deal(shares: Mapping[str, int]) -> Iterator[str]:
@@ -55,14 +70,17 @@ def _deal(shares: Mapping[str, int]) -> Iterator[str]:
         yield chosen
 
 
-def plan(seed: int, long: Sequence[float] = ()) -> Iterator[Send]:
+def plan(seed: int, long: Sequence[float] = (), *, rich: bool = False) -> Iterator[Send]:
     """All sends, without an end.
 
     Args:
         seed: Of the random numbers.
         long: Naps of so many seconds, sent first, one after the other, to the first queue.
+        rich: See above.
     """
     numbers = random.Random(seed)  # noqa: S311  # a load, no secret
+    # Numbers of their own, so that what is drawn for every load stays the same.
+    more = random.Random(seed + 1)  # noqa: S311  # a load, no secret
     queues = {length: _deal(SHARES) for length in ("short", "middle", "long")}
     number = 0
     for seconds in long:
@@ -75,15 +93,26 @@ def plan(seed: int, long: Sequence[float] = ()) -> Iterator[Send]:
         shorts = [index for index, length in enumerate(lengths) if length == "short"]
         # Of the short ones: one with an ETA, one that retries, and now and then a chord.
         special = dict(zip(numbers.sample(shorts, 3), ("eta", "stumble", "chord"), strict=True))
+        large = -1
+        if rich:
+            plain = [index for index in shorts if index not in special]
+            large, *chosen = more.sample(plain, LIMITED + 2)
+            special |= dict(zip(chosen, ["limited"] * LIMITED + ["revoked"], strict=True))
         for index, length in enumerate(lengths):
             seconds = _seconds(numbers, length)
             kind = special.get(index, "nap")
             if kind == "chord" and block % CHORD_EVERY:
                 kind = "nap"
             delay = numbers.uniform(*ETA) if kind == "eta" else 0.0
+            if kind == "revoked":
+                delay = REVOKED_IN
             at = (block * BLOCK + index) / RATE
-            yield Send(number, at, kind, next(queues[length]), seconds, delay)
-            number += CHORD_HEADERS + 1 if kind == "chord" else 1
+            send = Send(number, at, kind, next(queues[length]), seconds, delay)
+            if rich:
+                size, priority = LARGE if index == large else SMALL, more.choice(PRIORITIES)
+                send = replace(send, size=size, priority=priority)
+            yield send
+            number += {"chord": CHORD_HEADERS + 1, "revoked": 2}.get(kind, 1)
         block += 1
 
 

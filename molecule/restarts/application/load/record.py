@@ -28,6 +28,13 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 _WORKER = (
     "INSERT INTO workers (node, pid, event, queues, processes, at) VALUES (%s, %s, %s, %s, %s, %s)"
 )
+_REVOKED = "INSERT INTO revoked (task, node, at) VALUES (%s, %s, %s)"
+
+
+def now() -> float:
+    """Seconds of the epoch, also where a test gives this process a wrong clock: it then says what the right one is."""
+    offset = os.environ.get("LOAD_MONOTONIC_OFFSET")
+    return time.time() if offset is None else time.monotonic() + float(offset)
 
 
 def connect() -> psycopg.Connection[Any]:
@@ -50,7 +57,7 @@ def _own() -> psycopg.Connection[Any]:
 
 def start(task: str, attempt: int, node: str, *, redelivered: bool) -> int:
     """Record that an attempt begins; the number of its row."""
-    values = (task, attempt, node, os.getpid(), time.time(), redelivered)
+    values = (task, attempt, node, os.getpid(), now(), redelivered)
     row = _own().execute(_START, values).fetchone()
     if row is None:
         raise RuntimeError("INSERT … RETURNING gave no row")
@@ -59,7 +66,7 @@ def start(task: str, attempt: int, node: str, *, redelivered: bool) -> int:
 
 def end(row: int, retry_at: float | None = None) -> None:
     """Record that the attempt in `row` came to its end, and when the next one is due, if there is to be one."""
-    _own().execute(_END, (time.time(), retry_at, row))
+    _own().execute(_END, (now(), retry_at, row))
 
 
 def sends(rows: Sequence[tuple[Any, ...]]) -> None:
@@ -74,5 +81,11 @@ def note_worker(node: str, event: str, queues: Sequence[str], processes: int) ->
     By a connection of its own: one that the pool's processes inherit would be ended by the first that exits.
     """
     with connect() as connection:
-        values = (node, os.getpid(), event, list(queues), processes, time.time())
+        values = (node, os.getpid(), event, list(queues), processes, now())
         connection.execute(_WORKER, values)
+
+
+def note_revoked(task: str, node: str) -> None:
+    """Record that a worker's main process left a task, since it was revoked; by a connection of its own as well."""
+    with connect() as connection:
+        connection.execute(_REVOKED, (task, node, now()))

@@ -1,4 +1,4 @@
-"""Send the load until told to stop: `python -m load.send --run NAME --seed N [--seconds S] [--long S]…`."""
+"""Send the load until told to stop: `python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich]`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,19 @@ def dispatch(run: str, send: Send) -> list[Row]:
         rows, call = _chord(run, send, now)
     else:
         ready = now + send.delay
-        task = tasks.stumble if send.kind == "stumble" else tasks.nap
         attempts = 2 if send.kind == "stumble" else 1
         rows = [(own, run, send.kind, send.queue, send.seconds, attempts, now, ready, False)]
-        options = {"countdown": send.delay} if send.delay else {}
+        task: Any = {"stumble": tasks.stumble, "limited": tasks.limited}.get(send.kind, tasks.nap)
+        options: dict[str, Any] = {"countdown": send.delay} if send.delay else {}
+        if send.priority:
+            options["priority"] = send.priority
+        # One that retries is the same in every load.
+        words = ["x" * send.size] if send.size and send.kind != "stumble" else []
 
         def call() -> Any:
-            return task.apply_async((send.seconds,), task_id=own, queue=send.queue, **options)
+            return task.apply_async(
+                (send.seconds, *words), task_id=own, queue=send.queue, **options
+            )
 
     try:
         call()
@@ -49,7 +55,22 @@ def dispatch(run: str, send: Send) -> list[Row]:
         # kombu's: trying again after a refusal, it may meet a channel that it has closed itself.
         print(f"{own}: {error}", file=sys.stderr, flush=True)
         return [(*row[:-1], True) for row in rows]
+    if send.kind == "revoked":
+        rows += _revoke(run, send, own)
     return rows
+
+
+def _revoke(run: str, send: Send, task: str) -> list[Row]:
+    """Have a task revoked that was sent just now."""
+    now = time.time()
+    own = task_id(run, send.number + 1)
+    row = (own, run, "revoke", send.queue, send.seconds, 1, now, now, False)
+    try:
+        tasks.revoke.apply_async((send.seconds, task), task_id=own, queue=send.queue)
+    except (OperationalError, AttributeError) as error:
+        print(f"{own}: {error}", file=sys.stderr, flush=True)
+        return [(*row[:-1], True)]
+    return [row]
 
 
 def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
@@ -73,6 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--seconds", type=float, default=600.0, help="at the latest, stop then")
     parser.add_argument("--long", type=float, nargs="*", default=[], help="naps sent at once")
+    parser.add_argument("--rich", action="store_true", help="every kind of message: see load.plan")
     options = parser.parse_args(arguments)
 
     stopping = False
@@ -84,7 +106,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     rows: list[Row] = []
     began = flushed = time.monotonic()
-    planned = takewhile(lambda send: send.at < options.seconds, plan(options.seed, options.long))
+    every = plan(options.seed, options.long, rich=options.rich)
+    planned = takewhile(lambda send: send.at < options.seconds, every)
     for send in planned:
         while (early := began + send.at - time.monotonic()) > 0 and not stopping:
             time.sleep(min(early, 0.2))

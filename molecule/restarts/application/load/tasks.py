@@ -24,10 +24,27 @@ def _start(task: Task[Any, Any]) -> int:
 
 
 @app.task(name="load.nap", bind=True, ignore_result=True)
-def nap(self: Task[Any, Any], seconds: float) -> None:
-    """Sleep."""
+def nap(self: Task[Any, Any], seconds: float, body: str = "") -> None:
+    """Sleep; the body is for the message to be of its size."""
     row = _start(self)
     time.sleep(seconds)
+    record.end(row)
+
+
+@app.task(name="load.limited", bind=True, ignore_result=True, rate_limit="30/m")
+def limited(self: Task[Any, Any], seconds: float, body: str = "") -> None:
+    """Sleep, and no more often than each worker may."""
+    row = _start(self)
+    time.sleep(seconds)
+    record.end(row)
+
+
+@app.task(name="load.revoke", bind=True, ignore_result=True)
+def revoke(self: Task[Any, Any], seconds: float, task: str) -> None:
+    """Sleep, and have all workers leave a task. By a worker, since senders have no right to it."""
+    row = _start(self)
+    time.sleep(seconds)
+    app.control.revoke(task)
     record.end(row)
 
 
@@ -39,7 +56,7 @@ def stumble(self: Task[Any, Any], seconds: float) -> None:
     if self.request.retries:
         record.end(row)
         return
-    record.end(row, retry_at=time.time() + RETRY_AFTER)
+    record.end(row, retry_at=record.now() + RETRY_AFTER)
     raise self.retry(countdown=RETRY_AFTER)
 
 

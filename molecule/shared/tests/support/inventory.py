@@ -161,8 +161,16 @@ def inventory_sources() -> tuple[str, ...]:
 
 
 def inventory_arguments(sources: Sequence[str] = ()) -> list[str]:
-    """The options of ansible-playbook that name inventories; those under test where none are given."""
-    return [f"--inventory={ROOT / source}" for source in sources or inventory_sources()]
+    """The options of ansible-playbook that name inventories; those under test where none are given.
+
+    An environment of `make new-env` has its vault's password beside it.
+    """
+    chosen = [ROOT / source for source in sources or inventory_sources()]
+    passwords = [path / ".vault-password" for path in chosen]
+    return [
+        *(f"--inventory={path}" for path in chosen),
+        *(f"--vault-password-file={path}" for path in passwords if path.exists()),
+    ]
 
 
 def ansible_environment() -> dict[str, str]:

@@ -94,6 +94,16 @@ def session(fleet: Fleet, kind: str, user: str) -> Iterator[Client]:
         yield client
 
 
+def version(fleet: Fleet, kind: str) -> str:
+    """An instance's name and version, as `Redis 7.0.15`."""
+    with session(fleet, kind, "admin") as admin:
+        lines = str(admin.send("INFO", "server")).splitlines()
+    found = dict(line.partition(":")[::2] for line in lines)
+    if "valkey_version" in found:
+        return f"Valkey {found['valkey_version']}"
+    return f"Redis {found['redis_version']}"
+
+
 def acl_log(fleet: Fleet, kind: str) -> list[dict[str, str]]:
     """What the ACL of an instance has refused since it started, or since the log was cleared."""
     with session(fleet, kind, "admin") as admin:

@@ -83,7 +83,7 @@ def monitor(
     wanted = nodes(application, workers)
     every = interval or min(INTERVAL, duration)
     request = {
-        "settings": application.settings(),
+        "settings": application.carried_settings(),
         "duration": duration,
         "interval": every,
         "nodes": wanted,

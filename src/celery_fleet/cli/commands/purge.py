@@ -12,7 +12,7 @@ from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.words import count
 
-#: What Redis says where a user has no right to a key.
+#: What Redis says where a user has no right to a key, Redis 8 and Valkey with a capital letter.
 _REFUSED = "no permissions"
 
 
@@ -27,7 +27,7 @@ def length(application: Application, queue: str) -> int:
     try:
         found: dict[str, int] = ask.question(application, "lengths", queues=[queue])
     except CommandError as error:
-        if known or _REFUSED not in error.message:
+        if known or _REFUSED not in error.message.lower():
             raise
         raise CommandError(
             f"queue {queue}: {names}, and the operator has no right to another", USAGE

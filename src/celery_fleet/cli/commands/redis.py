@@ -15,6 +15,8 @@ from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
 
 KINDS = ("broker", "results")
+#: Either talks to Redis and to Valkey; both read REDISCLI_AUTH.
+CLIENTS = ("redis-cli", "valkey-cli")
 _ADMIN = re.compile(r"^user admin .*?>(\S+)", re.MULTILINE)
 
 
@@ -49,8 +51,9 @@ def password(application: Application, instance: Instance, user: str) -> str:
 
 
 def line(application: Application, instance: Instance, user: str, words: list[str]) -> list[str]:
-    """The command line of redis-cli; the password is not in it."""
-    program = shutil.which("redis-cli", path="/usr/local/bin:/usr/bin:/bin")
+    """The command line of redis-cli, or of Valkey's, which is the same; the password is not in it."""
+    found = (shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") for name in CLIENTS)
+    program = next((path for path in found if path is not None), None)
     if program is None:
         raise CommandError(
             f"redis-cli is not on {application.host}: run this on {instance.host}, or apt install"
@@ -58,6 +61,9 @@ def line(application: Application, instance: Instance, user: str, words: list[st
         )
     address = ["-h", instance.host, "-p", str(instance.port)]
     tls = ["--tls", "--cacert", str(application.ca)]
+    if application.client:
+        tls += ["--cert", str(application.client["certificate"])]
+        tls += ["--key", str(application.client["key"])]
     # Without -e a command that Redis refuses, and a login that fails, end with 0.
     return [program, "-e", *address, *tls, "--user", user, *words]
 

@@ -1,0 +1,51 @@
+"""What the tests of a new environment share; `support` holds the means of all scenarios.
+
+Tests of the standing fleet come from molecule/shared/tests, with their own conftest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+
+from support.inventory import Fleet, load_fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+PARTS = ("new-env", "database", "site")
+
+
+def seconds(state: Path) -> dict[str, float]:
+    """What each part of the first converge took."""
+    found = {}
+    for part in PARTS:
+        began, ended = map(float, (state / f"{part}.seconds").read_text().split())
+        found[part] = ended - began
+    return found
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Fleet:
+    """The hosts under test and what is expected of them."""
+    return load_fleet()
+
+
+@pytest.fixture(scope="session")
+def environment(fleet: Fleet) -> Path:
+    """The environment's directory."""
+    return fleet.state / "inventories" / "shop"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the way from nothing to a deployed fleet took."""
+    took = seconds(load_fleet().state)
+    parts = ", ".join(f"{part} {number:.0f} s" for part, number in took.items())
+    terminalreporter.section("from make new-env to a deployed fleet")
+    terminalreporter.line(f"{sum(took.values()):.0f} s: {parts}")

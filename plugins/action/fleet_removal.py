@@ -1,0 +1,81 @@
+"""Action plugin `fleet_removal`: one step of a removal on one host, by the module of the same name.
+
+`do: stop` waits until the units of a stage have ended, which is as long as systemd allows them: in calls of some
+seconds, so that a connection that breaks off ends nothing, and says from time to time what it waits for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import lease  # noqa: E402  # needs the path above
+
+PLACES = {
+    "app": "celery_app_name",
+    "directory": "celery_app_directory",
+    "root": "celery_app_root",
+    "state": "celery_app_state",
+    "redis_config": "redis_config_directory",
+}
+# Seconds that one call waits, and after which a line says what for.
+PATIENCE = 20
+
+
+class ActionModule(ActionBase):
+    """Calls the module, for `stop` again and again."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What the module answers.
+
+        Raises:
+            AnsibleActionFail: The lease was lost.
+        """
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        args = {**self._task.args, "places": self._places(variables)}
+        try:
+            return (
+                self._stop(args, variables) if args["do"] == "stop" else self._call(args, variables)
+            )
+        except lease.LostError as lost:
+            raise AnsibleActionFail(str(lost)) from None
+
+    def _places(self, variables: dict[str, Any]) -> dict[str, str]:
+        found = {key: variables.get(name) for key, name in PLACES.items()}
+        # A fleet need not have a role's variables where it does not use the role.
+        found["redis_config"] = found["redis_config"] or "/etc/celery-fleet/redis"
+        return {key: str(self._templar.template(value)) for key, value in found.items()}
+
+    def _call(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        looks = args["do"] in ("look", "messages", "finish")
+        with lease.held(variables, check=looks or self._task.check_mode):
+            answer: dict[str, Any] = self._execute_module(
+                module_name="fleet_removal", module_args=args, task_vars=variables
+            )
+        return answer
+
+    def _stop(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        changed = False
+        while True:
+            answer = self._call({**args, "patience": PATIENCE}, variables)
+            changed = changed or bool(answer.get("changed"))
+            if answer.get("failed") or not answer["waiting"]:
+                return {**answer, "changed": changed}
+            for unit, words in answer["waiting"].items():
+                Display().display(f"{variables['inventory_hostname']}: {unit} ends: it is {words}")

@@ -1,0 +1,143 @@
+"""Action plugin `fleet_removal_report`: the control side of a removal, once for all hosts.
+
+Thin over `fleet_control.removal_plan`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
+`plan` shows what would go, `gate` asks once more whether messages would be lost, `end` says what was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PLUGINS = Path(__file__).resolve().parents[1]
+# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
+if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+
+from ansible.module_utils.fleet_control import removal_plan  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control.words import count  # noqa: E402  # needs the path above
+
+
+class ActionModule(ActionBase):
+    """Reads what the hosts have answered; touches none."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """One of the four steps.
+
+        Raises:
+            AnsibleActionFail: The removal may not go on; the message holds all reasons.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        result.update(changed=False)
+        hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
+        self._variables = variables
+        self._facts = {host: self._of(host, "ansible_facts").get("fleet") or {} for host in hosts}
+        self._missing = {
+            host: str(facts.get("reason") or "")
+            for host, facts in self._facts.items()
+            if not facts.get("reachable")
+        }
+        self._found = {
+            host: self._of(host, "__fleet_remove_look").get("found") or {}
+            for host in hosts
+            if host not in self._missing
+        }
+        steps = {"check": self._check, "plan": self._plan, "gate": self._gate, "end": self._end}
+        result.update(steps[str(self._task.args["do"])]())
+        return result
+
+    def _of(self, host: str, name: str) -> Mapping[str, Any]:
+        found = self._variables["hostvars"].raw_get(host).get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def _app(self) -> str:
+        return str(self._task.args["app"])
+
+    @property
+    def _left_out(self) -> list[str]:
+        return [host for host in self._variables["groups"]["fleet"] if host not in self._facts]
+
+    def _check(self) -> dict[str, Any]:
+        args = self._task.args
+        words = removal_plan.refusals(
+            args["app"],
+            str(args["owner"]),
+            self._facts,
+            redis=self._variables["groups"].get("redis", []),
+            fleet=self._variables["groups"]["fleet"],
+            keep=args["keep"],
+            without=boolean(args["without"]),
+        )
+        self._refuse(words)
+        there = [
+            host for host, facts in self._facts.items() if removal_plan.marked(self._app, facts)
+        ]
+        return {"there": there, "missing": sorted(self._missing)}
+
+    def _refuse(self, words: list[str]) -> None:
+        if words:
+            title = f"Nothing is removed, {count(len(words), 'reason')}:"
+            raise AnsibleActionFail("\n".join([title, *(f"  {line}." for line in words)]))
+
+    def _plan(self) -> dict[str, Any]:
+        args = self._task.args
+        plan = {
+            "format": 1,
+            "app": self._app,
+            "hosts": {host: dict(found) for host, found in self._found.items()},
+            "missing": self._missing,
+        }
+        if args.get("path"):
+            try:
+                Path(str(args["path"])).write_text(
+                    json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+                )
+            except OSError as error:
+                raise AnsibleActionFail(
+                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
+                ) from None
+        Display().display("\n" + removal_plan.text(self._app, self._found, self._missing) + "\n")
+        self._refuse(removal_plan.busy(self._found))
+        messages = {host: found.get("messages") or {} for host, found in self._found.items()}
+        return {
+            "changes": removal_plan.changes(self._found),
+            "messages": removal_plan.unsettled(messages, args["keep"]),
+        }
+
+    def _gate(self) -> dict[str, Any]:
+        messages = {
+            host: self._of(host, "__fleet_remove_messages").get("messages") or {}
+            for host in self._found
+        }
+        words = removal_plan.unsettled(messages, self._task.args["keep"])
+        if words and not boolean(self._task.args["discard"]):
+            raise AnsibleActionFail(
+                f"All but Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"
+                "Run this playbook again then; or site.yml, which starts all of it again."
+            )
+        return {"number": sum(removal_plan.number_of(one) for one in messages.values())}
+
+    def _end(self) -> dict[str, Any]:
+        removed = {
+            host: list(self._of(host, "__fleet_remove_done").get("removed") or [])
+            for host in self._found
+        }
+        words = removal_plan.ended(self._app, self._found, removed, self._missing, self._left_out)
+        if words:
+            Display().display(f"\n{words}\n")
+        return {"missing": sorted(self._missing)}

@@ -1,0 +1,197 @@
+"""Certificates and authorities: what `pki` finds wrong with them, as problems of the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+from . import pki
+from .model import FLEET, UNKNOWN, Model, Problem, Severity, as_list, as_number, as_strings
+from .pki import Fault, Given
+
+_SOURCES: Final = (pki.OWN, pki.INTERMEDIATE, pki.EXTERNAL)
+# What a source can't do without.
+_NEEDED: Final = {
+    pki.OWN: ("pki_ca_passphrase",),
+    pki.INTERMEDIATE: ("pki_ca_certificate", "pki_ca_key", "pki_ca_bundle"),
+    pki.EXTERNAL: ("pki_certificate", "pki_key", "pki_ca_bundle"),
+}
+_WHY: Final = {
+    "pki_ca_passphrase": "it encrypts the key of the fleet's own authority",
+    "pki_ca_certificate": "with pki_source: intermediate it is what signs",
+    "pki_ca_key": "with pki_source: intermediate it is what signs",
+    "pki_ca_bundle": "hosts trust the authorities in it alone",
+    "pki_certificate": "with pki_source: external each host has its own",
+    "pki_key": "with pki_source: external each host has its own",
+}
+
+
+def check_certificates(model: Model) -> Iterator[Problem]:
+    """What hosts are to get, each by itself and all of them against what they have."""
+    hosts = model.members(FLEET)
+    given: dict[str, Given] = {}
+    for host in hosts:
+        missing = list(_missing(model, host))
+        yield from missing
+        yield from _numbers(model, host)
+        found = _given(model, host)
+        if found is None:
+            continue
+        faults = list(pki.faults(found, host))
+        yield from (
+            _problem(fault, host) for fault in faults if fault.variable not in _names(missing)
+        )
+        if not faults and not missing:
+            given[host] = found
+    yield from _shared(model, hosts)
+    yield from _called(model)
+    if given.keys() == set(hosts):
+        for name, fault in pki.rollover_faults(given):
+            yield _problem(fault, name)
+        for host, found in given.items():
+            days = as_number(model.value(host, "pki_ca_warn_days")) or 0
+            for fault in pki.ending(found, host, days):
+                yield _problem(fault, host, Severity.WARNING)
+
+
+def _problem(fault: Fault, host: str, severity: Severity = Severity.ERROR) -> Problem:
+    return Problem(
+        fault.variable,
+        fault.message,
+        fault.remedy,
+        hosts=(host,) if host else (),
+        severity=severity,
+    )
+
+
+def _names(problems: Iterable[Problem]) -> set[str]:
+    return {problem.variable for problem in problems}
+
+
+def _missing(model: Model, host: str) -> Iterator[Problem]:
+    source = model.value(host, "pki_source")
+    for name in _NEEDED.get(source, ()) if isinstance(source, str) else ():
+        value = model.value(host, name)
+        failed = any(item.path[0] == name and item.host == host for item in model.failures)
+        if not failed and (value is UNKNOWN or (value == "" and name != "pki_ca_passphrase")):
+            yield Problem(
+                name, f"is not set; {_WHY[name]}", "set it in the inventory", hosts=(host,)
+            )
+
+
+def _given(model: Model, host: str) -> Given | None:
+    """The host's variables; nothing where one of them is of a wrong type, which is reported as such."""
+    source, mode = model.value(host, "pki_source"), model.value(host, "pki_mode")
+    directory = model.value(host, "pki_directory")
+    generation = model.value(host, "pki_ca_generation")
+    trusted = as_list(model.value(host, "pki_ca_trusted_generations"))
+    days = as_number(model.value(host, "pki_renew_before_days"))
+    if (
+        source not in _SOURCES
+        or not isinstance(directory, str)
+        or days is None
+        or not all(_is_number(item) for item in (generation, *trusted))
+    ):
+        return None
+    texts = {}
+    for name in (
+        "ca_bundle",
+        "ca_certificate",
+        "ca_key",
+        "ca_passphrase",
+        "certificate",
+        "key",
+        "chain",
+    ):
+        value = model.value(host, f"pki_{name}")
+        if value is UNKNOWN:
+            value = ""
+        if not isinstance(value, str):
+            return None
+        texts[name] = value
+    if any(
+        item.path[0] in {f"pki_{name}" for name in texts} and item.host == host
+        for item in model.failures
+    ):
+        return None
+    return Given(
+        source=cast(Any, source),
+        mode=str(mode),
+        directory=directory,
+        names=as_strings(model.value(host, "pki_names")),
+        ca_generation=cast(int, generation),
+        ca_trusted_generations=cast(list[int], trusted),
+        renew_before_days=days,
+        **texts,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _numbers(model: Model, host: str) -> Iterator[Problem]:
+    for name in ("pki_ca_generation", "pki_ca_trusted_generations"):
+        value = model.value(host, name)
+        for number in value if isinstance(value, list) else [value]:
+            # Of another type it is reported by that.
+            if isinstance(number, int) and number < 1:
+                yield Problem(
+                    name,
+                    "has a number below 1",
+                    "count the authorities from 1",
+                    value=str(number),
+                    hosts=(host,),
+                )
+    if model.value(host, "pki_source") == pki.EXTERNAL:
+        return
+    for name in ("pki_validity_days", "pki_ca_validity_days"):
+        days = as_number(model.value(host, name))
+        if days is not None and days < 1:
+            yield Problem(
+                name,
+                "is less than a day",
+                "give the days that it is to last",
+                value=f"{days:g}",
+                hosts=(host,),
+            )
+            return
+    lasts = as_number(model.value(host, "pki_validity_days"))
+    before = as_number(model.value(host, "pki_renew_before_days"))
+    if lasts is not None and before is not None and before >= lasts:
+        yield Problem(
+            "pki_renew_before_days",
+            f"is not less than pki_validity_days, {lasts:g}: each run would make all certificates anew",
+            "leave some days between them",
+            value=f"{before:g}",
+            hosts=(host,),
+        )
+
+
+def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    """Both ends of a connection have to agree."""
+    values = model.distinct("pki_mode", hosts)
+    if len(values) > 1:
+        yield Problem(
+            "pki_mode",
+            f"differs between hosts: {', '.join(str(value) for value, _ in values)}",
+            "set it once, for all hosts of the fleet",
+        )
+
+
+def _called(model: Model) -> Iterator[Problem]:
+    """Where somebody names what certificates are for, that by which clients call Redis has to be among them."""
+    servers = model.members("redis")
+    if not any("pki_names" in model.given[host] for host in servers):
+        return
+    names = {name for host in servers for name in as_strings(model.value(host, "pki_names"))}
+    for variable in ("celery_app_broker_host", "celery_app_results_host"):
+        for value, on in model.distinct(variable):
+            if isinstance(value, str) and value not in names:
+                yield Problem(
+                    variable,
+                    "is in pki_names of no host of the group redis: clients would refuse its certificate",
+                    "call Redis by a name that its certificate is for, or add this one to pki_names of its host",
+                    value=model.show((variable,), value),
+                    hosts=on,
+                )

@@ -1,0 +1,156 @@
+"""The files of a new environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from jinja2 import Environment as Jinja
+from jinja2 import FileSystemLoader, StrictUndefined
+
+from . import secret
+from .environment import BEAT, FLOWER, PRODUCERS, Environment, Place
+from .write import File
+
+PASSWORD_FILE: Final = ".vault-password"  # noqa: S105 - the name of a file
+EXPORTS_FILE: Final = ".secrets/environment"
+ALL: Final = "group_vars/all"
+
+
+def files(
+    environment: Environment, place: Place, values: Mapping[str, str], vault_password: bytes
+) -> dict[str, File]:
+    """Path below the environment's directory -> file.
+
+    Args:
+        environment: What is wanted.
+        place: Where it will be.
+        values: Its secrets.
+        vault_password: What the vault is encrypted with, where there is one.
+    """
+    render = _Renderer(environment, place)
+    found = {
+        "hosts.yml": File(render("hosts.yml")),
+        ".gitignore": File(render("gitignore")),
+        "README.md": File(render("README.md")),
+    }
+    parts = ["connection", "celery_app", "celery_worker", "redis", "firewall", "verify"]
+    parts += [part for part in (BEAT, FLOWER) if environment.has(part)]
+    if environment.has(PRODUCERS):
+        parts.append("celery_producer")
+    if environment.database is not None:
+        parts.append("database")
+    for part in parts:
+        found[f"{ALL}/{part}.yml"] = File(render(f"{part}.yml"))
+    if environment.secrets == "env":
+        found[f"{ALL}/vault.yml"] = File(render("vault.yml", lookups(environment)))
+        found[EXPORTS_FILE] = File(secret.exports(values), 0o600)
+    else:
+        text = render("vault.yml", dict(values))
+        sealed = secret.encrypted(text, environment.name, vault_password)
+        found[f"{ALL}/vault.yml"] = File(sealed, 0o600)
+        if environment.vault_password_file is None:
+            found[PASSWORD_FILE] = File(vault_password.decode() + "\n", 0o600)
+    return found
+
+
+def lookups(environment: Environment) -> dict[str, str]:
+    """Each secret as an expression that takes it from the environment of who deploys."""
+    found = {}
+    for name in secret.names(environment):
+        variable = secret.variable(name)
+        undefined = f"undef(hint='set the environment variable {variable}')"
+        found[name] = (
+            f"{{{{ lookup('ansible.builtin.env', '{variable}',\n   default={undefined}) }}}}"
+        )
+    return found
+
+
+def secret_text(value: str, indent: int) -> str:
+    """A secret, or the lines of the expression for it, as it stands behind a key in YAML."""
+    if "\n" not in value:
+        return json.dumps(value)
+    return ">-\n" + "\n".join(" " * indent + line for line in value.splitlines())
+
+
+def yaml_text(value: Any) -> str:
+    """A value as it stands behind a key in YAML, on one line."""
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Renderer:
+    """Renders the templates beside this file."""
+
+    def __init__(self, environment: Environment, place: Place) -> None:
+        self._jinja = Jinja(  # noqa: S701 - YAML, Markdown and no HTML
+            loader=FileSystemLoader(Path(__file__).with_name("templates")),
+            undefined=StrictUndefined,
+            # Not Ansible's own, which stand in what is made.
+            block_start_string="<%",
+            block_end_string="%>",
+            variable_start_string="<<",
+            variable_end_string=">>",
+            comment_start_string="<#",
+            comment_end_string="#>",
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._jinja.filters["yaml"] = yaml_text
+        self._jinja.filters["secret"] = secret_text
+        self._environment = environment
+        self._directory = shown_directory(environment, place)
+
+    def __call__(self, name: str, values: Mapping[str, str] | None = None) -> str:
+        """One file; `values` are its secrets, or what stands in their place."""
+        env = self._environment
+        return self._jinja.get_template(f"{name}.j2").render(
+            env=env,
+            directory=self._directory,
+            sites=sites(env),
+            values=values or {},
+            password_file=password_file(env, self._directory),
+            exports_file=f"{self._directory}/{EXPORTS_FILE}",
+            names=secret.names(env),
+            by_address=all(_is_ipv4(env.addresses.get(host, "")) for host in env.hosts),
+        )
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 4
+    except ValueError:
+        return False
+
+
+def sites(environment: Environment) -> dict[str, str]:
+    """Host of a web site -> the name or address that a user types."""
+    hosts = [
+        *(environment.members.get(PRODUCERS, ()) if environment.web else ()),
+        *environment.members.get(FLOWER, ()),
+    ]
+    return {
+        host: environment.domain or environment.addresses.get(host, host)
+        for host in dict.fromkeys(hosts)
+    }
+
+
+def shown_directory(environment: Environment, place: Place) -> str:
+    """The environment's directory as it is typed in the checkout."""
+    directory = place.inventories / environment.name
+    if directory.is_relative_to(place.checkout):
+        return str(directory.relative_to(place.checkout))
+    return str(directory)
+
+
+def password_file(environment: Environment, directory: str) -> str:
+    """The file of the vault's password as it is typed in the checkout."""
+    given = environment.vault_password_file
+    return f"{directory}/{PASSWORD_FILE}" if given is None else str(given)

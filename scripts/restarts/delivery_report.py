@@ -1,0 +1,160 @@
+"""Write the table of what was killed, cut off and filled on hosts into docs/delivery-proof.md: `make report-delivery`.
+
+Reads what the scenarios `delivery`, `delivery-outages` and `delivery-conditions` have left in .state/results/delivery;
+measures nothing itself. A run of a scenario, or of one of its tests, takes the place of its last one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .report import ReportError, between, causes_text, seconds_text, table
+from .summary import Summary
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / ".state" / "results" / "delivery"
+PAGE = ROOT / "docs" / "delivery-proof.md"
+
+WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery"}
+#: Cases in the order of the table, with what was done; those of others come behind, by name.
+FAULTS = {
+    "workers killed": "`kill -9` of a worker, or of it and all its processes",
+    "processes of pools killed": "`kill -9` of one process of a pool",
+    "all connections cut": "`CLIENT KILL` of all workers' connections",
+    "drains killed": "`SIGTERM`, and `SIGKILL` at some moment of the drain",
+    "workers killed under every kind of message": (
+        "`kill -9` of workers, with bodies of 1 kB and 1 MB, priorities, rate limits, revokes, events"
+    ),
+    "clocks 60 s off": "one host's clock 60 s ahead, one's 60 s behind, and `kill -9` of workers",
+    "Redis restarted": "Redis is restarted",
+    "Redis frozen": "Redis hangs (`SIGSTOP`) for 0.5 to 60 s",
+    "Redis full": "Redis is at `maxmemory`",
+    "disk of Redis full": "Redis's disk is full",
+    "Redis killed with appendfsync always": "`kill -9` of Redis, with `appendfsync always`",
+    "replies that come late": "Redis's replies to a host come 1 to 30 s late",
+    "hosts lost": "a host of workers loses its power",
+    "a host lost with a lease of 300 s": "the same, with the lease that is the default",
+    "a host cut off beyond its lease": "a host is cut off for longer than its lease",
+    "from atomic to stock workers": "change from the atomic take to stock's, and `kill -9` of atomic workers",
+    "from stock to atomic workers": "change from stock's take to the atomic one, and `kill -9` of atomic workers",
+}
+#: What is measured, and not promised.
+APART = {
+    "Redis killed with appendfsync everysec": "`kill -9` of Redis, with `appendfsync everysec`"
+}
+HEADINGS = (
+    *("fault", "run by", "sent", "done", "**lost**", "by", "**doubled**", "by"),
+    *("back after, p50", "longest"),
+)
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How long what the dead held was away: of how many deaths, and seconds."""
+
+    count: int
+    p50: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case, as it was run last, and its recoveries where there were deaths."""
+
+    summary: Summary
+    recovery: Recovery | None = None
+
+
+def load(directory: Path) -> dict[tuple[str, str], Result]:
+    """Every kept run by case and way."""
+    found = {}
+    for path in sorted(directory.glob("*.summary.json")):
+        summary = Summary.read(path)
+        beside = path.with_name(path.name.replace(".summary.json", ".recovery.json"))
+        recovery = None
+        if beside.exists():
+            kept = json.loads(beside.read_text())
+            recovery = Recovery(int(kept["count"]), float(kept["p50"]), float(kept["max"]))
+        found[summary.name, summary.way] = Result(summary, recovery)
+    return found
+
+
+def _line(case: str, result: Result) -> list[str]:
+    one, recovery = result.summary, result.recovery or Recovery(0, math.nan, math.nan)
+    done = f"{one.done:,}"
+    if one.revoked:
+        done += f", {one.revoked} of them revoked"
+    if one.unheeded:
+        done += f"; {causes_text(one.unheeded)}"
+    sent = f"{one.sent:,}"
+    if one.refused:
+        sent += f", {one.refused:,} more refused"
+    return [
+        *(case, WAYS.get(one.way, one.way), sent, done),
+        *(f"**{one.lost}**", causes_text(one.lost_causes)),
+        *(f"**{one.doubled}**", causes_text(one.doubled_causes)),
+        *(seconds_text(recovery.p50), seconds_text(recovery.longest)),
+    ]
+
+
+def _ordered(
+    found: Mapping[tuple[str, str], Result], faults: Mapping[str, str]
+) -> list[tuple[str, Result]]:
+    """The cases of a table with their titles: in its order, the fleet's before stock's."""
+    return [
+        (title, found[name, way])
+        for name, title in faults.items()
+        for way in WAYS
+        if (name, way) in found
+    ]
+
+
+def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -> str:
+    """Both tables, with what they were made on.
+
+    Raises:
+        ReportError: There is nothing to show.
+    """
+    if not found:
+        raise ReportError(
+            f"{RESULTS.relative_to(ROOT)} has no run; run `make test-delivery`, `make test-delivery-outages` or "
+            "`make test-delivery-conditions` first"
+        )
+    others = {name: name for name, _ in sorted(found) if name not in FAULTS and name not in APART}
+    text = f"The broker was {about.get('broker', 'a Redis of unknown version')}."
+    lines = [_line(title, result) for title, result in _ordered(found, {**FAULTS, **others})]
+    if lines:
+        text += "\n\n" + table(HEADINGS, lines)
+    apart = [_line(title, result) for title, result in _ordered(found, APART)]
+    if apart:
+        text += "\n\nMeasured, and not promised:\n\n" + table(HEADINGS, apart)
+    missing = [title for name, title in {**FAULTS, **APART}.items() if (name, "fleet") not in found]
+    if missing:
+        text += "\n\nNot run yet: " + "; ".join(missing) + "."
+    return text
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Read, render, write; `--print` shows the tables instead."""
+    about_path = RESULTS / "about.json"
+    about = json.loads(about_path.read_text()) if about_path.exists() else {}
+    text = figures(load(RESULTS), about)
+    if list(arguments) == ["--print"]:
+        print(text)
+        return 0
+    PAGE.write_text(between(PAGE.read_text(), text, PAGE))
+    print(f"{PAGE.relative_to(ROOT)} is written")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ReportError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,97 @@
+"""Certificates as hosts get them, and where clients show them to Redis."""
+
+from __future__ import annotations
+
+import json
+
+from tests.render.fleet import Fleet, Host
+from tests.render.units import parse, whole
+
+DIRECTORY = "/etc/celery-fleet/other-shop"
+PAIR = (f"{DIRECTORY}/pki/host.crt", f"{DIRECTORY}/pki/host.key")
+CREDENTIALS = [f"host.crt:{PAIR[0]}", f"host.key:{PAIR[1]}"]
+
+
+def processes(fleet: Fleet) -> list[tuple[Host, str]]:
+    """All that run Celery."""
+    return [
+        (host, unit)
+        for host in fleet.hosts.values()
+        for unit in host.units
+        if unit.startswith("other-shop-") and "ExecStart=/usr/bin/python3" in whole(host, unit)
+        if "LoadCredential=settings.json" in whole(host, unit)
+    ]
+
+
+def test_each_host_has_its_own(fleet: Fleet) -> None:
+    keys = set()
+    for host in fleet.hosts.values():
+        directory = f"/etc/celery-fleet/{host.variables['celery_app_name']}/pki"
+        key = host.files[f"{directory}/host.key"]
+        assert (key["mode"], key["secret"]) == ("0600", True)
+        keys.add(key["content"])
+        authority = host.text(f"{directory}/ca.crt")
+        assert host.text(f"{directory}/host.crt").endswith(authority)
+        assert authority.count("BEGIN CERTIFICATE") == 1
+    assert len(keys) == len(fleet.hosts)
+
+
+def test_servers_alone_show_one_by_default(fleet: Fleet) -> None:
+    for host in fleet.hosts.values():
+        for path, item in host.files.items():
+            content = item.get("content") or ""
+            if path.endswith(".json"):
+                assert "ssl_keyfile" not in content, path
+            if path.endswith("redis.conf"):
+                assert "\ntls-auth-clients no\n" in content
+
+
+def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone: Fleet) -> None:
+    found = processes(flower_alone)
+    assert {unit.partition("@")[0] for _, unit in found} == {
+        "other-shop-worker",
+        "other-shop-beat.service",
+        "other-shop-flower.service",
+    }
+    for host, unit in found:
+        assert parse(whole(host, unit))["Service"]["LoadCredential"][1:] == CREDENTIALS
+        # A new one is taken up by a restart.
+        assert set(PAIR) <= set(host.units[unit]["files"])
+
+
+def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
+    seen = set()
+    for host in flower_alone.hosts.values():
+        for path, item in host.files.items():
+            if "/credentials/" not in path or not path.endswith(".json"):
+                continue
+            celery = json.loads(item["content"])["celery"]
+            for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+                if name in celery:
+                    tls = celery[name]
+                    assert (tls["ssl_certfile"], tls["ssl_keyfile"]) == PAIR
+                    seen.add((path.rpartition("/")[2], name))
+        cli = json.loads(host.text(f"{DIRECTORY}/cli.json"))
+        assert tuple(cli["redis"]["client"].values()) == PAIR
+    assert {name for name, _ in seen} == {
+        *(
+            "worker.json",
+            "beat.json",
+            "schedule.json",
+            "producer.json",
+            "operator.json",
+            "flower.json",
+        )
+    }
+
+
+def test_redis_insists_on_it_once_all_have_one(flower_alone: Fleet) -> None:
+    """Nothing tells yet that any process has one."""
+    (host,) = (host for host in flower_alone.hosts.values() if "redis" in str(host.units))
+    for kind in ("broker", "results"):
+        text = host.text(f"/etc/celery-fleet/redis/other-shop-{kind}/redis.conf")
+        assert "\ntls-auth-clients optional\n" in text
+        unit = host.units[f"redis@other-shop-{kind}.service"]
+        assert f"{DIRECTORY}/pki/ca.crt" in unit["files"]
+        assert (unit["redis"]["certificate"], unit["redis"]["key"]) == PAIR
+        assert unit["redis"]["staged_key"] == f"/run/redis-other-shop-{kind}/host.key"

@@ -1,0 +1,188 @@
+"""The role's own tasks by Ansible: authorities and certificates are made, kept, renewed, and noted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_preflight import pki
+
+from tests.render.fleet import ROOT, ansible
+from tests.unit.control.certificates import Authority, text_of
+
+PLAY = """
+- hosts: fleet
+  gather_facts: false
+  any_errors_fatal: true
+  roles:
+    - {role: pki}
+  post_tasks:
+    - name: Note
+      ansible.builtin.import_role: {name: pki, tasks_from: record, rolespec_validate: false}
+"""
+# Where the hosts' files would go.
+STUB = """
+- ansible.builtin.copy:
+    dest: "{{ installed }}-{{ inventory_hostname }}-{{ item.dest | basename }}"
+    content: "{{ item.content }}"
+  loop: "{{ systemd_unit_wanted.files }}"
+  no_log: true
+"""
+PASSPHRASE = "not-a-real-passphrase"
+HOSTS = ("redis1", "worker1")
+
+
+class Role:
+    """The role on two hosts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        stub = directory / "roles/systemd_unit/tasks"
+        stub.mkdir(parents=True)
+        (stub / "main.yml").write_text(STUB)
+        (directory / "play.yml").write_text(PLAY)
+
+    def run(self, hosts: dict[str, Any] | None = None, limit: str = "", **given: Any) -> str:
+        """Its output; no key and no passphrase may be in it."""
+        shared = {
+            "celery_app_name": "shop",
+            "celery_app_module": "app",
+            "celery_app_source": {"path": "app"},
+            "pki_directory": f"{self.directory}/pki",
+            "pki_ca_passphrase": PASSPHRASE,
+            "installed": f"{self.directory}/installed",
+            "__preflight_hosts": {"missing": {}},
+            **given,
+        }
+        own = hosts or {}
+        children = {
+            group: {"hosts": {host: own.get(host, {})}}
+            for group, host in zip(("redis", "celery_workers"), HOSTS, strict=True)
+        }
+        # Of the hosts alone: what is done on the control side has the Python of the control side.
+        reached = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+        inventory = {"all": {"vars": shared}, "fleet": {"children": children, "vars": reached}}
+        (self.directory / "hosts.yml").write_text(json.dumps(inventory))
+        done = ansible(
+            "ansible-playbook",
+            f"--inventory={self.directory}/hosts.yml",
+            *([f"--limit={limit}"] if limit else []),
+            "-vvv",
+            str(self.directory / "play.yml"),
+            ANSIBLE_ROLES_PATH=f"{self.directory}/roles:{ROOT}/roles",
+        )
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text[-4000:]
+        assert "PRIVATE KEY" not in text
+        assert PASSPHRASE not in text
+        return text
+
+    def file(self, name: str, host: str = "redis1") -> str:
+        return (self.directory / f"installed-{host}-{name}").read_text()
+
+    def record(self, host: str = "redis1") -> pki.Record:
+        found = pki.read_record(f"{self.directory}/pki", host)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def role(tmp_path: Path) -> Role:
+    return Role(tmp_path)
+
+
+def changes(text: str) -> int:
+    return sum(
+        int(line.split("changed=")[1].split()[0])
+        for line in text.splitlines()
+        if "changed=" in line
+    )
+
+
+@pytest.mark.slow
+def test_own_authorities_one_after_the_other(role: Role) -> None:
+    role.run()
+    first = role.file("ca.crt")
+    authority, *more = pki.certificates(first)
+    assert (more, pki.title(authority)) == ([], "'shop fleet CA'")
+    for host in HOSTS:
+        assert pki.is_trusted(role.file("host.crt", host), first)
+        assert role.record(host) == pki.Record(first, role.file("host.crt", host))
+    made = {path.name: path.stat().st_mode & 0o777 for path in role.directory.glob("pki/**/*")}
+    assert made["ca.key"] == made["redis1.key"] == 0o600
+    assert made["hosts"] == 0o700
+    assert "ENCRYPTED" in (role.directory / "pki/ca.key").read_text()
+    assert changes(role.run()) == 0
+
+    # Both are trusted; nobody has a new certificate.
+    before = role.file("host.crt")
+    role.run(pki_ca_trusted_generations=[2])
+    assert role.file("host.crt") == before
+    titles = [pki.title(item) for item in pki.certificates(role.file("ca.crt"))]
+    assert titles == ["'shop fleet CA'", "'shop fleet CA 2'"]
+    assert role.record().bundle == role.file("ca.crt")
+
+    # Under a limit one host after the other gets its own, with the key that it had.
+    key = role.file("host.key")
+    role.run(limit="redis1", pki_ca_generation=2, pki_ca_trusted_generations=[1])
+    assert pki.issuer(pki.certificates(role.file("host.crt"))[0]) == "'shop fleet CA 2'"
+    assert pki.issuer(pki.certificates(role.record("worker1").chain)[0]) == "'shop fleet CA'"
+    assert role.file("host.key") == key
+    role.run(pki_ca_generation=2, pki_ca_trusted_generations=[1])
+    role.run(pki_ca_generation=2)
+    assert role.file("ca.crt") == (role.directory / "pki/ca-2.crt").read_text()
+    assert all(pki.is_trusted(role.file("host.crt", host), role.file("ca.crt")) for host in HOSTS)
+    assert changes(role.run(pki_ca_generation=2)) == 0
+
+
+@pytest.mark.slow
+def test_an_intermediate_of_the_users_signs(role: Role) -> None:
+    root = Authority("root")
+    middle = Authority("middle", above=root)
+    given = {
+        "pki_source": "intermediate",
+        "pki_ca_certificate": middle.pem.rstrip(),
+        "pki_ca_key": text_of(middle.key, PASSPHRASE),
+        "pki_ca_bundle": root.pem,
+    }
+    role.run(**given)
+    assert role.file("ca.crt") == root.pem
+    chain = pki.certificates(role.file("host.crt", "worker1"))
+    assert [pki.title(item) for item in chain] == ["'worker1'", "'middle'"]
+    assert pki.is_trusted(role.file("host.crt"), root.pem)
+    assert not list(role.directory.glob("pki/ca*"))
+    assert changes(role.run(**given)) == 0
+
+
+@pytest.mark.slow
+def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
+    root = Authority("root")
+    middle = Authority("middle", above=root)
+    hosts = {}
+    for host in HOSTS:
+        certificate, key = middle.issue([f"DNS:{host}"])
+        hosts[host] = {"pki_certificate": certificate, "pki_key": key}
+    given = {"pki_source": "external", "pki_chain": middle.pem, "pki_ca_bundle": root.pem}
+    role.run(hosts, **given)
+    for host in HOSTS:
+        assert role.file("host.crt", host) == hosts[host]["pki_certificate"] + middle.pem
+        assert role.file("host.key", host) == hosts[host]["pki_key"]
+        assert role.record(host) == pki.Record(root.pem, role.file("host.crt", host))
+    assert [path.name for path in role.directory.glob("pki/*")] == ["hosts"]
+    assert changes(role.run(hosts, **given)) == 0
+
+
+@pytest.mark.slow
+def test_clients_get_theirs_and_it_is_noted_that_they_lose_it(role: Role) -> None:
+    role.run()
+    assert not pki.serves_clients(pki.certificates(role.file("host.crt"))[0])
+    role.run(pki_mode="mutual")
+    assert pki.serves_clients(pki.certificates(role.file("host.crt"))[0])
+    assert pki.everybody_shows_one(f"{role.directory}/pki", HOSTS)
+    # A run that ends before its last play: nobody may insist on what is about to go.
+    (role.directory / "play.yml").write_text(PLAY.partition("  post_tasks")[0])
+    role.run(pki_mode="server")
+    assert not role.record().clients
+    assert role.record().chain == role.file("host.crt")

@@ -1,0 +1,539 @@
+"""Taking an application off a host: exactly what it has there, whoever's files lie beside, and however often."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import belongings, fingerprint, removal, systemd
+from fleet_control.belongings import Places
+from fleet_control.claims import claims
+from fleet_control.outcome import SettleError
+from fleet_control.redis_live import RedisError
+from fleet_control.removal import Account, Host, Options, Remover
+from fleet_control.systemd import Completed
+from fleet_control.wanted import RedisAccess
+
+from tests.unit.control.fake_systemd import FakeSystemd
+
+ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "firewall", "logs")
+OURS = os.getuid()
+
+
+class FakeAccounts(removal.Accounts):
+    """Users and groups as data."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, Account] = {}
+        self.groups: dict[str, Account] = {}
+        self.running: list[str] = []
+
+    def user(self, name: str) -> Account | None:
+        return self.users.get(name)
+
+    def group(self, name: str) -> Account | None:
+        return self.groups.get(name)
+
+    def processes(self, numbers: Iterable[int]) -> list[str]:
+        return self.running if list(numbers) else []
+
+
+class Ground:
+    """A host below a directory, with its systemd, its dpkg and its accounts."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.units = base / "etc/systemd/system"
+        self.units.mkdir(parents=True)
+        self.systemd = FakeSystemd(self.units)
+        self.accounts = FakeAccounts()
+        self.answers: dict[str, Completed] = {}
+        self.commands: list[str] = []
+        self.asked: list[Sequence[str]] = []
+        self.lengths: dict[str, int] = {}
+        self.held: list[str] = []
+        self.refused = ""
+
+    def run(self, command: Sequence[str]) -> Completed:
+        text = " ".join(command)
+        if command[0] == "systemctl":
+            return self.systemd(command)
+        self.commands.append(text)
+        for beginning, answer in self.answers.items():
+            if text.startswith(beginning):
+                return answer
+        if command[0] == "userdel":
+            self.accounts.users.pop(command[1])
+            self.accounts.groups.pop(command[1], None)
+        if command[0] == "groupdel":
+            self.accounts.groups.pop(command[1])
+        # No package has a directory; nothing is installed.
+        return Completed(1 if command[0] == "dpkg-query" else 0, "")
+
+    def talk(self, access: RedisAccess, commands: Sequence[Sequence[str]]) -> list[object]:
+        if self.refused:
+            raise RedisError(self.refused)
+        self.asked += commands
+        assert (access.user, access.password) == ("operator", "pass/word")
+        answers: list[object] = []
+        for command in commands:
+            if command[0] == "LLEN":
+                answers.append(self.lengths.get(command[1], 0))
+            else:
+                answers.append(self.held if command[0] == "ZRANGE" else self.lengths.get("dead", 0))
+        return answers
+
+    def write(self, path: str, text: str = "x\n") -> Path:
+        place = self.base / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        return place
+
+    def remover(self, app: str = "shop", **options: Any) -> Remover:
+        host = Host(
+            run=self.run,
+            talk=self.talk,
+            accounts=self.accounts,
+            base=str(self.base),
+            sleep=self.systemd.sleep,
+            clock=self.systemd.clock,
+        )
+        return Remover(Places.usual(app), Options(**options), host)
+
+    def paths(self) -> list[str]:
+        return sorted(f"/{path.relative_to(self.base)}" for path in self.base.rglob("*"))
+
+    def deploy(self, app: str, components: Sequence[str] = ALL) -> None:
+        """As the roles leave a host: everything by the catalogue's own patterns, and what processes write."""
+        place = Places.usual(app)
+        mark = claims(
+            app,
+            owner="inventory",
+            components=components,
+            user=app,
+            proxy_group=f"{app}-proxy",
+            directory=place.directory,
+            root=place.root,
+            state=place.state,
+            ports={"broker": 1, "results": 2, "web": 3, "flower": 4, "backend": 0},
+        )
+        self.write(place.mark, json.dumps(mark))
+        patterns = [
+            *belongings.unit_files(app),
+            *belongings.site_files(place),
+            *belongings.files(place),
+        ]
+        for pattern in patterns:
+            self.write(pattern.replace("[\\]", "\\").replace("*", "w"))
+        for path in (*belongings.REDIS_FILES, *belongings.NGINX_FILES, *belongings.SHARED_FILES):
+            self.write(path)
+        self.write(f"{belongings.LIBRARY}/0.1/celery_fleet/launch.py")
+        self.write(
+            belongings.sysusers(app), f"g {app}-proxy - -\nu {app} - x\nm www-data {app}-proxy\n"
+        )
+        for path in ("releases/a/source/app.py", "releases/a/release.json", "flower/releases/f/x"):
+            self.write(f"{place.root}/{path}")
+        for path in ("beat/celerybeat-schedule", "worker-w/drain.json", "static/logo.png"):
+            self.write(f"{place.state}/{path}")
+        self.write(f"/var/lib/{app}-flower/flower.db")
+        self.write(f"/var/log/{app}/celery_w.log")
+        self.write(f"/var/log/celery-fleet/{app}/commands/migrate.log")
+        self.write(f"{belongings.STATE}/commands/{app}/fleet/once/x.json")
+        for kind in ("broker", "results"):
+            self.write(f"{belongings.REDIS_DATA}/{app}-{kind}/dump.rdb")
+        for name, comment in ((app, "Celery"), (f"{app}-flower", "Flower")):
+            self.accounts.users[name] = Account(name, OURS, f"{app} {comment}")
+            self.accounts.groups[name] = Account(name, 900)
+        self.accounts.groups[f"{app}-proxy"] = Account(f"{app}-proxy", 901, members=("www-data",))
+        names = [
+            *(f"{app}-health.timer", f"{app}-beat.service", f"{app}-worker@w.service"),
+            *(f"{app}-web.socket", f"{app}-web.service", f"{app}-flower.service"),
+            *(f"redis@{app}-broker.service", f"redis@{app}-results.service"),
+            *(f"{app}-firewall-watch.timer", f"{app}-firewall.service", f"{app}.target"),
+        ]
+        for name in names:
+            self.systemd.add(name, running=True)
+        settings = {"broker_url": "rediss://operator:pass%2Fword@redis1:6379/0"}
+        self.write(f"{place.directory}/credentials/operator.json", json.dumps({"celery": settings}))
+        named = {"queues": ["mails", "images"], "redis": {"ca": "/ca.crt"}}
+        self.write(f"{place.directory}/cli.json", json.dumps(named))
+
+    def stop(self, app: str = "shop") -> None:
+        for stage in belongings.STAGES:
+            assert self.remover(app).stop(stage, 10)["waiting"] == {}
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    return Ground(tmp_path)
+
+
+@pytest.fixture
+def bare(ground: Ground) -> list[str]:
+    """What lies on the host before anything of the fleet's."""
+    ground.write("/etc/nginx/conf.d/own.conf")
+    ground.write("/opt/other/x")
+    for path in ("/var/lib", "/var/log", "/usr/lib", "/usr/local/bin", "/etc/logrotate.d", "/run"):
+        (ground.base / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    return ground.paths()
+
+
+def test_nothing_of_the_only_application_is_left(ground: Ground, bare: list[str]) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    remover = ground.remover()
+    remover.remove()
+    remover = ground.remover()
+    remover.finish()
+    assert ground.paths() == bare
+    assert ground.accounts.users == {}
+    assert ground.accounts.groups == {}
+
+
+def test_a_second_removal_finds_nothing(ground: Ground, bare: list[str]) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    ground.remover().remove()
+    again = ground.remover()
+    assert not again.look().present
+    commands = list(ground.systemd.did())
+    again.remove()
+    assert again.removed == []
+    assert ground.systemd.did() == commands
+    assert bare
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_one_that_was_cut_short_is_finished_by_the_next(
+    ground: Ground, bare: list[str], at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    steps = [
+        *("_remove_table", "_remove_units", "_reload_nginx", "_remove_trees", "_remove_accounts"),
+        *("_remove_half_shared", "_remove_shared"),
+    ]
+    with monkeypatch.context() as patched:
+        if at < len(steps):
+            patched.setattr(Remover, steps[at], _killed)
+        else:
+            _count_down(patched, (at - len(steps)) * 13)
+        with pytest.raises(KeyboardInterrupt):
+            ground.remover().remove()
+    assert ground.remover().present
+    ground.remover().remove()
+    ground.remover().finish()
+    assert ground.paths() == bare
+    assert ground.accounts.users == {}
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _count_down(patched: pytest.MonkeyPatch, left: int) -> None:
+    """Die at the n-th file that is removed."""
+    counter = iter(range(left))
+    unlink = os.unlink
+
+    def dying(*args: Any, **kwargs: Any) -> None:
+        if next(counter, None) is None:
+            raise KeyboardInterrupt
+        unlink(*args, **kwargs)
+
+    patched.setattr(removal.os, "unlink", dying)
+
+
+def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
+    ground: Ground, bare: list[str]
+) -> None:
+    ground.deploy("shop-mails")
+    before = ground.paths()
+    text = {path: (ground.base / path.lstrip("/")).is_file() for path in before}
+    ground.deploy("shop")
+    ground.stop()
+    found = ground.remover().look()
+    assert found.neighbours == ["shop-mails"]
+    assert not any("shop-mails" in path for path in [*found.units, *found.files, *found.trees])
+    ground.remover().remove()
+    assert ground.paths() == before
+    assert {path: (ground.base / path.lstrip("/")).is_file() for path in before} == text
+    assert set(ground.accounts.users) == {"shop-mails", "shop-mails-flower"}
+    assert ground.systemd.units["shop-mails-worker@w.service"].state["ActiveState"] == "active"
+    assert bare
+
+
+def test_what_is_shared_by_redis_or_nginx_goes_with_the_last_that_has_one(
+    ground: Ground, bare: list[str]
+) -> None:
+    ground.deploy("jobs", components=("worker",))
+    ground.deploy("shop")
+    ground.stop()
+    ground.remover().remove()
+    left = ground.paths()
+    assert not set(left) & {*belongings.REDIS_FILES, *belongings.NGINX_FILES}
+    assert "/usr/local/bin/celery-fleet" in left
+    assert bare
+
+
+def test_a_mark_that_cannot_be_read_is_that_of_a_neighbour(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.write("/etc/celery-fleet/other/fleet.json", "{")
+    ground.stop()
+    ground.remover().remove()
+    assert (ground.base / "etc/systemd/system/redis@.service").exists()
+    assert (ground.base / "usr/local/bin/celery-fleet").exists()
+
+
+# A path and whether its directory stays for it.
+OTHERS = (
+    "/etc/systemd/system/shop-worker@w.service.d/50-own.conf",
+    "/etc/systemd/system/shop.slice.d/50-own.conf",
+    "/etc/celery-fleet/shop/notes.txt",
+    "/etc/celery-fleet/shop/credentials/own.key",
+    "/opt/shop/scripts/backup.sh",
+    "/etc/nginx/conf.d/shop-extra.conf",
+    "/etc/systemd/system/shop-report.service",
+)
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], path: str) -> None:
+    ground.deploy("shop")
+    ground.write(path, "own\n")
+    ground.stop()
+    stay = ground.remover().look().stay
+    inside = path.startswith(
+        (
+            "/etc/celery-fleet/shop/",
+            "/opt/shop/",
+            "/etc/systemd/system/shop-w",
+            "/etc/systemd/system/shop.",
+        )
+    )
+    listed = any(path == one or path.startswith(f"{one}/") for one in stay)
+    assert listed == inside, stay
+    ground.remover().remove()
+    ground.remover().finish()
+    assert (ground.base / path.lstrip("/")).read_text() == "own\n"
+    more = {path, *(str(parent) for parent in Path(path).parents)}
+    assert set(ground.paths()) - set(bare) <= more
+
+
+def test_somebody_elses_file_in_the_state_stays(
+    ground: Ground, bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.deploy("shop")
+    stranger = ground.write("/var/lib/shop/backup/of-alice.tar")
+    ground.stop()
+    # All files of this test have one owner: let that be somebody else than the application's users.
+    ground.accounts.users = {
+        name: Account(name, OURS + 1, one.comment) for name, one in ground.accounts.users.items()
+    }
+    stay = ground.remover().look().stay
+    assert "/var/lib/shop/backup/of-alice.tar" in stay
+    assert not any(path.startswith("/var/lib/shop/beat") for path in stay)
+    ground.remover().remove()
+    assert stranger.exists()
+    assert not (ground.base / "var/lib/shop/beat").exists()
+    assert bare
+
+
+@pytest.mark.parametrize(
+    ("keep", "path"),
+    [
+        ("logs", "/var/log/shop/celery_w.log"),
+        ("redis_data", "/var/lib/celery-fleet-redis/shop-broker/dump.rdb"),
+        ("releases", "/opt/shop/releases/a/source/app.py"),
+        ("state", "/var/lib/shop/static/logo.png"),
+    ],
+)
+def test_what_is_kept_stays_with_its_owner(
+    ground: Ground, bare: list[str], keep: str, path: str
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    found = ground.remover(keep=(keep,)).look()
+    assert any(path.startswith(kept) for kept in found.kept)
+    ground.remover(keep=(keep,)).remove()
+    assert (ground.base / path.lstrip("/")).exists()
+    # Redis's data are the user redis's.
+    assert ("shop" in ground.accounts.users) == (keep != "redis_data")
+    assert (ground.base / "etc/sysusers.d/shop.conf").exists() == (keep != "redis_data")
+    assert not (ground.base / "etc/celery-fleet/shop/fleet.json").exists()
+    assert bare
+
+
+def test_a_user_who_was_there_before_stays(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.accounts.users["shop"] = Account("shop", OURS, "A person")
+    ground.stop()
+    assert ground.remover().look().stay["user shop"] == "was there before the fleet"
+    ground.remover().remove()
+    assert "shop" in ground.accounts.users
+    assert "shop-flower" not in ground.accounts.users
+
+
+def test_nothing_is_removed_under_a_process(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    before = ground.paths()
+    ground.accounts.running = ["4711 (python)"]
+    with pytest.raises(SettleError, match=r"shop or shop-flower.*4711 \(python\)"):
+        ground.remover().remove()
+    assert ground.paths() == before
+
+
+def test_nothing_is_removed_while_a_unit_runs(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    ground.systemd.add("shop-worker@w.service", running=True)
+    before = ground.paths()
+    with pytest.raises(SettleError, match="started again meanwhile"):
+        ground.remover().remove()
+    assert ground.paths() == before
+
+
+def test_a_stage_is_disabled_before_it_is_stopped_and_waited_for(ground: Ground) -> None:
+    ground.deploy("shop")
+    done = ground.remover().stop("workers", 10)
+    assert done == {"stopped": ["shop-worker@w.service"], "waiting": {}, "changed": True}
+    assert ground.systemd.did() == [
+        "systemctl disable --quiet shop-worker@w.service",
+        "systemctl stop --no-block shop-worker@w.service",
+    ]
+    assert ground.systemd.units["shop-beat.service"].state["ActiveState"] == "active"
+
+
+def test_a_long_drain_is_waited_for_in_parts(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.deploy("shop")
+    act = ground.systemd._act
+
+    def slow(verb: str, name: str) -> None:
+        if verb == "stop":
+            ground.systemd.units[name].state.update(ActiveState="deactivating", SubState="stop")
+        else:
+            act(verb, name)
+
+    monkeypatch.setattr(ground.systemd, "_act", slow)
+    done = ground.remover().stop("workers", 10)
+    assert list(done["waiting"]) == ["shop-worker@w.service"]
+    assert done["waiting"]["shop-worker@w.service"].startswith("deactivating (stop)")
+    ground.systemd.units["shop-worker@w.service"].state.update(ActiveState="inactive")
+    again = ground.remover().stop("workers", 10)
+    assert again == {"stopped": [], "waiting": {}, "changed": False}
+
+
+def test_a_command_that_runs_is_named(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.systemd.add("shop-exec-12.service", running=True)
+    ground.systemd.add("shop-command.migrate.service")
+    assert ground.remover().look().busy == ["shop-exec-12.service"]
+
+
+# -- messages -------------------------------------------------------------------------------------------------
+
+
+def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.lengths = {"mails": 3, "mails\x06\x166": 2, "dead": 4}
+    ground.held = ["tag"]
+    assert ground.remover().messages() == {
+        "state": "counted",
+        "waiting": 5,
+        "held": 1,
+        "dead": 4,
+        "queues": {"mails": 5},
+    }
+    assert ["LLEN", "images\x06\x169"] in ground.asked
+
+
+def test_a_redis_that_does_not_answer_is_no_empty_one(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.refused = "Redis at redis1:6379 did not answer"
+    found = ground.remover().messages()
+    assert found["state"] == "unknown"
+    assert "did not answer" in found["reason"]
+
+
+def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.remover().stop("redis", 10)
+    assert ground.remover().messages() == {
+        "state": "unknown",
+        "reason": "redis@shop-broker.service does not run",
+    }
+    ground.remover().settle_messages(5)
+    assert ground.remover().messages() == {"state": "settled"}
+    note = ground.base / "etc/celery-fleet/shop/removal.json"
+    assert json.loads(note.read_text()) == {"messages": 5}
+    # Started again, it is asked again.
+    ground.systemd.add("redis@shop-broker.service", running=True)
+    assert ground.remover().messages()["state"] == "counted"
+
+
+# -- nginx ----------------------------------------------------------------------------------------------------
+
+
+def nginx(ground: Ground) -> str:
+    """An nginx of another application's as well, with the record of its start; returns that of now."""
+    ground.systemd.add("nginx.service", running=True)
+    patterns = [f"{ground.base}/etc/nginx/conf.d/*.conf"]
+    lists = {"format": 1, "files": patterns, "links": [], "values": {}}
+    ground.write(f"{belongings.STATE}/inputs/nginx.service.json", json.dumps(lists))
+    key = ground.write(fingerprint.KEY, "k" * fingerprint.KEY_LENGTH)
+    key.chmod(0o600)
+    invocation = ground.systemd.units["nginx.service"].state["InvocationID"]
+    sources = systemd.show(["nginx.service"], ground.systemd)["nginx.service"].sources
+    assert sources
+    disk = fingerprint.Disk()
+    inputs = fingerprint.inputs(sources, patterns, [], {}, key.read_bytes(), disk)
+    directory = f"{ground.base}{fingerprint.RECORDS}"
+    fingerprint.write_record("nginx.service", invocation, inputs, directory=directory)
+    return directory
+
+
+def test_the_next_run_of_another_application_need_not_reload_nginx(ground: Ground) -> None:
+    ground.deploy("mails")
+    ground.deploy("shop")
+    records = nginx(ground)
+    ground.stop()
+    ground.remover().remove()
+    assert ground.systemd.did("reload") == ["systemctl reload nginx.service"]
+    record = fingerprint.read_object(f"{records}/nginx.service.json")
+    inputs = record["inputs"]
+    assert isinstance(inputs, dict)
+    assert sorted(inputs) == [
+        "drop-in 10-celery-fleet.conf",
+        "file mails-flower.conf",
+        "file mails-web.conf",
+    ]
+
+
+def test_an_nginx_that_had_not_taken_something_up_is_left_to_the_next_run(ground: Ground) -> None:
+    ground.deploy("mails")
+    ground.deploy("shop")
+    records = nginx(ground)
+    ground.write("/etc/nginx/conf.d/mails-web.conf", "changed since\n")
+    before = fingerprint.read_object(f"{records}/nginx.service.json")
+    ground.stop()
+    ground.remover().remove()
+    assert fingerprint.read_object(f"{records}/nginx.service.json") == before
+
+
+def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
+    ground.deploy("mails")
+    ground.deploy("shop")
+    nginx(ground)
+    ground.stop()
+    ground.systemd.refused["systemctl reload nginx"] = "own.conf is wrong"
+    remover = ground.remover()
+    remover.remove()
+    (warning,) = remover.warnings
+    assert "own.conf is wrong" in warning

@@ -1,0 +1,166 @@
+"""Whether a removal may begin, and what a person is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fleet_control import removal_plan
+from fleet_control.removal import Found
+
+OURS = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
+HERE: dict[str, Any] = {"reachable": True, "reason": "", "uid": 0, "marks": [OURS]}
+
+
+def refusals(app: Any = "shop", **given: Any) -> list[str]:
+    facts = given.pop("facts", {"redis1": HERE, "worker1": HERE})
+    options = {"redis": ["redis1"], "fleet": list(facts), "keep": [], "without": False, **given}
+    return removal_plan.refusals(app, "production", facts, **options)
+
+
+def test_an_inventory_s_own_application_may_go() -> None:
+    assert refusals() == []
+    assert refusals(facts={"redis1": {**HERE, "marks": []}}) == []
+    assert refusals(keep=["logs", "redis_data"]) == []
+
+
+@pytest.mark.parametrize("app", ["", "../etc", "a*", "Shop", None, "shop/x", "x" * 26])
+def test_a_name_that_is_none_is_refused_alone(app: Any) -> None:
+    (word,) = refusals(app, keep="logs")
+    assert "celery_app_name" in word
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"keep": "logs"}, ["fleet_remove_keep", "list"]),
+        ({"keep": ["log"]}, ["fleet_remove_keep", "log", "releases"]),
+        (
+            {"facts": {"redis1": HERE, "worker1": {"reachable": False, "reason": "timed out"}}},
+            ["worker1", "timed out", "fleet_remove_missing"],
+        ),
+        ({"facts": {"redis1": {**HERE, "uid": 1000}}}, ["redis1", "ansible_become"]),
+        (
+            {"facts": {"redis1": {**HERE, "marks": [{**OURS, "owner": "staging"}]}}},
+            ["staging", "production", "celery_app_owner=staging"],
+        ),
+        (
+            {"facts": {"redis1": {**HERE, "marks": [{"path": OURS["path"], "error": "no JSON"}]}}},
+            ["can't be read", "no JSON", "site.yml"],
+        ),
+        (
+            {"facts": {"redis1": HERE}, "fleet": ["redis1", "worker1"]},
+            ["--limit", "redis1", "worker1"],
+        ),
+    ],
+)
+def test_each_refusal_names_what_and_the_remedy(given: dict[str, Any], words: list[str]) -> None:
+    (text,) = refusals(**given)
+    assert [word for word in words if word not in text] == []
+
+
+def test_all_refusals_come_at_once() -> None:
+    facts = {
+        "redis1": {**HERE, "marks": [{**OURS, "owner": "staging"}]},
+        "worker1": {"reachable": False, "reason": "timed out"},
+    }
+    assert len(refusals(facts=facts, keep=["x"])) == 3
+
+
+def test_a_host_that_is_down_may_be_left_for_later() -> None:
+    facts = {"redis1": HERE, "worker1": {"reachable": False, "reason": "timed out"}}
+    assert refusals(facts=facts, without=True) == []
+
+
+def test_a_host_of_workers_may_go_alone() -> None:
+    assert refusals(facts={"worker1": HERE}, fleet=["redis1", "worker1"]) == []
+
+
+COUNTED = {"state": "counted", "waiting": 5, "held": 1, "dead": 0, "queues": {"mails": 5}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "keep", "words"),
+    [
+        (COUNTED, (), "Redis on redis1 holds 5 messages that wait (mails 5), 1 that workers hold"),
+        (COUNTED, ("redis_data",), ""),
+        ({**COUNTED, "waiting": 0, "held": 0, "queues": {}}, (), ""),
+        (
+            {**COUNTED, "waiting": 0, "held": 0, "dead": 1},
+            (),
+            "Redis on redis1 holds 1 dead letter",
+        ),
+        ({"state": "settled"}, (), ""),
+        ({"state": "none"}, (), ""),
+        (
+            {"state": "unknown", "reason": "it does not run"},
+            (),
+            "redis1 holds is not known: it does",
+        ),
+    ],
+)
+def test_messages_are_lost_by_nobodys_oversight(
+    messages: dict[str, Any], keep: tuple[str, ...], words: str
+) -> None:
+    found = removal_plan.unsettled({"redis1": messages, "worker1": {}}, keep)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_the_text_names_everything_that_goes_and_stays() -> None:
+    one = Found(
+        present=True,
+        units=["shop-beat.service"],
+        files=["/etc/celery-fleet/shop/app.env"],
+        trees={"/opt/shop/releases": 12_300_000},
+        kept={"/var/log/shop": 2_000},
+        users=["user shop"],
+        packages=["redis-server"],
+        stay={"/etc/celery-fleet/shop/notes.txt": "is not the fleet's"},
+        tables=["inet celery_fleet_shop"],
+        messages=COUNTED,
+    )
+    two = Found(present=True, neighbours=["mails"])
+    found = {"redis1": one.as_dict(), "worker1": two.as_dict(), "bare1": Found().as_dict()}
+    text = removal_plan.text("shop", found, {"worker2": "timed out"})
+    for words in (
+        "shop goes from 2 hosts; all that is shared goes from redis1",
+        "shop-beat",
+        "5 messages that wait",
+        "1: /etc/celery-fleet/shop (1)",
+        "/opt/shop/releases (12 MB)",
+        "/var/log/shop (2 KB)",
+        "user shop",
+        "nftables table inet celery_fleet_shop",
+        "1 package: redis-server",
+        "notes.txt: is not the fleet's",
+        "mails",
+        "bare1: shop is not there",
+        "worker2 is left out: timed out",
+    ):
+        assert words in text, text
+    assert removal_plan.changes(found)
+
+
+def test_where_nothing_is_there_is_nothing_to_do() -> None:
+    found = {"redis1": Found().as_dict()}
+    assert not removal_plan.changes(found)
+    assert removal_plan.text("shop", found, {}) == "Removal: shop is on none of 1 host."
+    assert removal_plan.ended("shop", found, {}, {}, []) == ""
+
+
+def test_the_end_names_what_is_still_there_and_who_was_left_out() -> None:
+    found = {"worker1": Found(present=True, stay={"/opt/shop/x": "is not the fleet's"}).as_dict()}
+    text = removal_plan.ended(
+        "shop", found, {"worker1": ["a", "b"]}, {"worker2": "timed out"}, ["redis1"]
+    )
+    assert "worker1: 2 items removed" in text
+    assert "/opt/shop/x is still there" in text
+    assert "Not from worker2" in text
+    assert "out of the inventory" in text
+
+
+def test_a_command_that_runs_is_waited_for_by_a_person() -> None:
+    found = {"worker1": Found(present=True, busy=["shop-exec-1.service"]).as_dict()}
+    (word,) = removal_plan.busy(found)
+    assert "systemctl stop shop-exec-1.service" in word

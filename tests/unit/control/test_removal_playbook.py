@@ -1,0 +1,213 @@
+"""playbooks/remove_fleet.yml by Ansible itself: who is told what in which order, and what is asked before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control.belongings import STAGES
+from fleet_control.removal import Found
+
+from tests.render.fleet import ROOT, ansible
+
+pytestmark = pytest.mark.slow
+HOSTS = ("redis1", "worker1")
+STUBS = Path(__file__).with_name("removal_action")
+COUNTED: dict[str, Any] = {"state": "counted", "waiting": 0, "held": 0, "dead": 0, "queues": {}}
+WAITING = {**COUNTED, "waiting": 2, "queues": {"mails": 2}}
+
+
+@dataclass
+class Ended:
+    """How a run ended, and what the hosts were told."""
+
+    status: int
+    text: str
+    told: list[str] = field(default_factory=list)
+
+    def of(self, word: str) -> list[str]:
+        """Those of these with a word."""
+        return [line for line in self.told if word in line.split()]
+
+
+@dataclass
+class Ground:
+    """Two hosts that answer as a test has it."""
+
+    directory: Path
+    facts: dict[str, Any]
+    found: dict[str, Any]
+    messages: dict[str, Any] = field(default_factory=lambda: dict(COUNTED))
+
+    def run(self, *arguments: str, answer: str = "shop") -> Ended:
+        """Run the playbook; `answer` is given beforehand, as there is no terminal."""
+        shared = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "celery_app_name": "shop",
+            "celery_app_owner": "production",
+        }
+        inventory = {
+            "all": {"vars": shared},
+            "fleet": {
+                "children": {
+                    "redis": {"hosts": {"redis1": {}}},
+                    "celery_workers": {"hosts": {"worker1": {}}},
+                }
+            },
+        }
+        (self.directory / "hosts.yml").write_text(json.dumps(inventory))
+        answers = {"facts": self.facts, "found": self.found, "messages": self.messages}
+        (self.directory / "answers.json").write_text(json.dumps(answers))
+        told = self.directory / "told"
+        told.write_text("")
+        done = ansible(
+            "ansible-playbook",
+            f"--inventory={self.directory}/hosts.yml",
+            *(["-e", f"fleet_remove_confirm={answer}"] if answer else []),
+            *arguments,
+            "playbooks/remove_fleet.yml",
+            ANSIBLE_ACTION_PLUGINS=f"{STUBS}:{ROOT / 'plugins/action'}",
+            REMOVAL_ANSWERS=str(self.directory / "answers.json"),
+            REMOVAL_TOLD=str(told),
+        )
+        text = " ".join((done.stdout + done.stderr).split())
+        return Ended(done.returncode, text, told.read_text().splitlines())
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    mark = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
+    facts = {host: {"reachable": True, "reason": "", "uid": 0, "marks": [mark]} for host in HOSTS}
+    found = {host: Found(present=True, owner="production").as_dict() for host in HOSTS}
+    found["redis1"]["messages"] = dict(COUNTED)
+    return Ground(tmp_path, facts, found)
+
+
+def test_each_stage_ends_everywhere_before_the_next_and_the_lease_is_around_all(
+    ground: Ground,
+) -> None:
+    run = ground.run()
+    assert run.status == 0, run.text
+    assert [" ".join(line.split()[1:]) for line in run.of("stop")] == [
+        f"stop {stage}" for stage in STAGES for _ in HOSTS
+    ]
+    steps = [word for word in run.told if not word.startswith("worker1")]
+    assert steps == [
+        "lease present redis1",
+        "redis1 look",
+        *(f"redis1 stop {stage}" for stage in STAGES[:5]),
+        "redis1 messages",
+        "redis1 settle",
+        *(f"redis1 stop {stage}" for stage in STAGES[5:]),
+        "redis1 remove",
+        "lease absent redis1",
+        "redis1 finish",
+    ]
+    assert "shop is gone from redis1, worker1" in run.text
+
+
+@pytest.mark.parametrize("answer", ["", "another"])
+def test_without_the_name_nothing_is_touched(ground: Ground, answer: str) -> None:
+    run = ground.run(answer=answer)
+    assert run.status != 0
+    assert "Nothing was changed: the answer was not shop" in run.text
+    assert {line.split()[1] for line in run.told if not line.startswith("lease")} == {"look"}
+
+
+def test_a_dry_run_looks_and_asks_nobody(ground: Ground) -> None:
+    path = ground.directory / "plan.json"
+    run = ground.run("--check", "-e", f"fleet_plan_json={path}", answer="")
+    assert run.status == 0, run.text
+    assert sorted(run.told) == ["redis1 look", "worker1 look"]
+    assert json.loads(path.read_text())["hosts"]["redis1"]["present"] is True
+
+
+def test_messages_end_it_at_the_beginning(ground: Ground) -> None:
+    ground.found["redis1"]["messages"] = WAITING
+    run = ground.run()
+    assert run.status != 0
+    assert "Redis on redis1 holds 2 messages that wait (mails 2)" in run.text
+    assert run.of("stop") == []
+
+
+def test_messages_that_were_handed_back_end_it_with_redis_up(ground: Ground) -> None:
+    ground.messages = WAITING
+    run = ground.run()
+    assert run.status != 0
+    assert "fleet_remove_discard=true" in run.text
+    assert [line for line in run.of("stop") if line.endswith((" redis", " rest"))] == []
+    assert run.of("remove") == []
+
+
+@pytest.mark.parametrize(
+    "given", ["fleet_remove_discard=true", '{"fleet_remove_keep": ["redis_data"]}']
+)
+def test_messages_may_be_given_up_or_kept(ground: Ground, given: str) -> None:
+    ground.found["redis1"]["messages"] = ground.messages = WAITING
+    run = ground.run("-e", given)
+    assert run.status == 0, run.text
+    assert len(run.of("remove")) == 2
+
+
+def test_all_refusals_come_before_anything_else(ground: Ground) -> None:
+    ground.facts["redis1"]["marks"][0] = {**ground.facts["redis1"]["marks"][0], "owner": "staging"}
+    ground.facts["worker1"] = {"reachable": False, "reason": "timed out"}
+    run = ground.run("-e", '{"fleet_remove_keep": ["all"]}')
+    assert run.status != 0
+    for words in (
+        "celery_app_owner=staging",
+        "worker1 can't be reached (timed out)",
+        "can be kept",
+    ):
+        assert words in run.text
+    assert run.told == []
+
+
+def test_a_host_that_is_down_is_left_out_where_asked_and_named(ground: Ground) -> None:
+    ground.facts["worker1"] = {"reachable": False, "reason": "timed out"}
+    run = ground.run("-e", "fleet_remove_missing=true")
+    assert run.status != 0
+    assert "worker1 could not be reached and may still have shop" in run.text
+    assert [line for line in run.told if line.startswith("worker1")] == []
+    assert run.of("remove") == ["redis1 remove"]
+
+
+def test_without_the_host_of_the_lease_the_others_go_all_the_same(ground: Ground) -> None:
+    ground.facts["redis1"] = {"reachable": False, "reason": "timed out"}
+    run = ground.run("-e", "fleet_remove_missing=true")
+    assert run.of("lease") == []
+    assert run.of("remove") == ["worker1 remove"]
+    assert "redis1 could not be reached" in run.text
+
+
+def test_where_there_is_nothing_no_lease_is_taken(ground: Ground) -> None:
+    for host in HOSTS:
+        ground.facts[host]["marks"] = []
+        ground.found[host] = Found().as_dict()
+    run = ground.run(answer="")
+    assert run.status == 0, run.text
+    assert "shop is on none of 2 hosts" in run.text
+    assert sorted(run.told) == ["redis1 finish", "redis1 look", "worker1 finish", "worker1 look"]
+
+
+def test_a_host_of_workers_goes_alone_and_one_of_redis_does_not(ground: Ground) -> None:
+    run = ground.run("--limit=worker1")
+    assert run.status == 0, run.text
+    assert run.of("remove") == ["worker1 remove"]
+    assert "out of the inventory as well" in run.text
+    run = ground.run("--limit=redis1")
+    assert run.status != 0
+    assert "leaves worker1, which need it" in run.text
+    assert run.told == []
+
+
+def test_a_command_that_runs_ends_it(ground: Ground) -> None:
+    ground.found["worker1"]["busy"] = ["shop-exec-1.service"]
+    run = ground.run()
+    assert run.status != 0
+    assert "worker1: shop-exec-1.service runs" in run.text
+    assert run.of("stop") == []

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts.new_env.environment import Worker, default_members, environment, missing, mistakes
+from scripts.new_env.options import OPTIONS, RefusedError
+from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, place
+
+
+@pytest.mark.parametrize(
+    ("hosts", "redis", "workers", "control"),
+    [
+        ("a", "a", "a", "a"),
+        ("ab", "a", "b", "a"),
+        ("abc", "a", "c", "b"),
+        ("abcde", "a", "cde", "b"),
+    ],
+)
+def test_hosts_do_what_their_number_allows(
+    hosts: str, redis: str, workers: str, control: str
+) -> None:
+    assert default_members(list(hosts)) == {
+        "redis": tuple(redis),
+        "celery_workers": tuple(workers),
+        "celery_beat": tuple(control),
+        "celery_producers": tuple(control),
+        "flower": tuple(control),
+    }
+
+
+def test_who_does_what_may_be_said(tmp_path: Path) -> None:
+    given = {**SMALL, "HOSTS": "a,b,c", "REDIS": "c", "WORKERS": "a,b", "BEAT": "off"}
+    found = environment(given, place(tmp_path))
+    assert found.members == {"redis": ("c",), "celery_workers": ("a", "b"), "flower": ("b",)}
+
+
+def test_a_host_that_does_a_database_s_work_is_not_idle(tmp_path: Path) -> None:
+    found = environment(GOOD["own-database-by-name"], place(tmp_path))
+    assert found.database is not None
+    assert found.database.on == "two"
+    assert found.database.query == {"sslmode": "require", "channel_binding": "require"}
+
+
+def test_queues_become_workers(tmp_path: Path) -> None:
+    found = environment(LARGE, place(tmp_path))
+    assert found.workers == (
+        Worker("orders", "orders", 4),
+        Worker("mail", "mail", 2),
+        Worker("big-jobs", "Big.Jobs", None),
+        Worker("9lives", "9lives", 1),
+    )
+    assert environment(SMALL, place(tmp_path)).workers == (Worker("celery", "celery", None),)
+
+
+def test_the_firewall_is_on_where_addresses_are_known(tmp_path: Path) -> None:
+    def on(given: dict[str, str]) -> bool:
+        return environment(given, place(tmp_path)).firewall
+
+    assert on(SMALL)
+    assert on(TWO)
+    assert on(GOOD["addresses-alone"])
+    assert not on({**TWO, "ADDRESSES": "one=10.1.0.1"})
+    assert not on({**TWO, "FIREWALL": "off"})
+
+
+# Changed option(s), the option that is complained of, and what is said. None takes an option away.
+BAD: list[tuple[dict[str, str | None], str, str]] = [
+    ({"NAME": "my shop"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "a/b"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "../up"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "Shop"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "-shop"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": ".shop"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "s" * 41}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "shöp"}, "NAME", "can't be the name of an environment"),
+    ({"NAME": "group_vars"}, "NAME", "has a meaning of its own"),
+    ({"NAME": "all"}, "NAME", "has a meaning of its own"),
+    ({"NAME": "there"}, "NAME", "is there already"),
+    ({"NAME": "dangling"}, "NAME", "is there already"),
+    ({"NAME": ""}, "NAME", "is empty"),
+    ({"NAME": None}, "NAME", "is needed"),
+    ({"HOSTS": None}, "HOSTS", "is needed"),
+    ({"HOSTS": ""}, "HOSTS", "is empty"),
+    ({"HOSTS": ","}, "HOSTS", "has nothing between its commas"),
+    ({"HOSTS": "a,b,a"}, "HOSTS", "is there twice"),
+    ({"HOSTS": "a b"}, "HOSTS", "can't be a host's name"),
+    ({"HOSTS": "A"}, "HOSTS", "can't be a host's name"),
+    ({"HOSTS": "a[1:3]"}, "HOSTS", "can't be a host's name"),
+    ({"HOSTS": "redis"}, "HOSTS", "is the name of a group"),
+    ({"HOSTS": "localhost"}, "HOSTS", "is the name of a group"),
+    (
+        {"HOSTS": "a,b", "REDIS": "a", "WORKERS": "a", "BEAT": "a", "FLOWER": "a"},
+        "HOSTS",
+        "has nothing to do",
+    ),
+    ({"WORKERS": "two"}, "WORKERS", "is none of HOSTS"),
+    ({"WORKERS": "off"}, "WORKERS", "can't be left out"),
+    ({"HOSTS": None, "REDIS": "a"}, "WORKERS", "has no host"),
+    ({"HOSTS": "a,b", "REDIS": "a,b"}, "REDIS", "has more than one host"),
+    ({"HOSTS": "a,b", "BEAT": "a,b"}, "BEAT", "has more than one host"),
+    ({"ADDRESSES": "one"}, "ADDRESSES", "is no host with its address"),
+    ({"ADDRESSES": "two=10.1.0.2"}, "ADDRESSES", "is an address of none of HOSTS"),
+    ({"ADDRESSES": "one=10.1.0.2,one=10.1.0.3"}, "ADDRESSES", "has two addresses"),
+    ({"ADDRESSES": "one=10.1.0.2:22"}, "ADDRESSES", "is no address and no name"),
+    ({"HOSTS": "a,b", "ADDRESSES": "a=10.1.0.2,b=10.1.0.2"}, "ADDRESSES", "has the address of a"),
+    ({"HOSTS": "a,b", "ADDRESSES": "a=127.0.0.1,b=10.1.0.2"}, "ADDRESSES", "other hosts find it"),
+    ({"APP": "My App"}, "APP", "can't be the name of units"),
+    ({"APP": "redis"}, "APP", "can't be the name of units"),
+    ({"APP": "nginx"}, "APP", "can't be the name of units"),
+    ({"MODULE": "a-b"}, "MODULE", "is no module"),
+    ({"MODULE": "app.nothing.here"}, "MODULE", "is a module that is not below"),
+    ({"SOURCE": "examples/nothing"}, "SOURCE", "is no directory of this machine"),
+    ({"SOURCE": "README.md"}, "SOURCE", "is a file, not a directory"),
+    ({"SOURCE": "docs"}, "SOURCE", "has no requirements.txt"),
+    ({"SOURCE": "examples/{{ x }}"}, "SOURCE", "for a template"),
+    ({"SOURCE": "examples/flexiprice\nbackend"}, "SOURCE", "line end"),
+    ({"SOURCE": "https://git.example.com/shop.git"}, "VERSION", "is needed"),
+    ({**GIT, "SOURCE": "htp://x y"}, "SOURCE", "is no address of a git repository"),
+    (
+        {**GIT, "SOURCE": "https://me:hush@git.example.com/shop.git"},
+        "SOURCE",
+        "has a password in it",
+    ),
+    ({**GIT, "VERSION": "--upload-pack=x"}, "VERSION", "is no branch"),
+    ({"VERSION": "v1"}, "VERSION", "belongs to a git repository"),
+    ({"DIRECTORY": "../.."}, "DIRECTORY", "leads out of the source"),
+    ({"DIRECTORY": "nothing"}, "DIRECTORY", "is no directory of the source"),
+    ({"QUEUES": "a,a"}, "QUEUES", "is there twice"),
+    ({"QUEUES": "a=1,a=2"}, "QUEUES", "is there twice"),
+    ({"QUEUES": "a.b,a-b"}, "QUEUES", "would have a worker of the same name"),
+    ({"QUEUES": "unacked"}, "QUEUES", "is no queue's name"),
+    ({"QUEUES": "a b"}, "QUEUES", "is no queue's name"),
+    ({"QUEUES": "*"}, "QUEUES", "is no queue's name"),
+    ({"QUEUES": "a=0"}, "QUEUES", "has no number of processes"),
+    ({"QUEUES": "a=many"}, "QUEUES", "has no number of processes"),
+    ({"QUEUES": "a=2000"}, "QUEUES", "has no number of processes"),
+    ({"QUEUES": "a", "ROUTES": "x.*=b"}, "ROUTES", "goes to none of QUEUES"),
+    ({"QUEUES": "a", "ROUTES": "x y=a"}, "ROUTES", "is no pattern of task names"),
+    ({"QUEUES": "a,b", "ROUTES": "x=a,x=b"}, "ROUTES", "is there twice"),
+    ({"WEB": "python 'x"}, "WEB", "is no command line"),
+    ({"WEB": "python", "PRODUCERS": "off"}, "WEB", "has no host"),
+    ({"PROTECT": "/admin/"}, "PROTECT", "has no web process to protect"),
+    ({"WEB": "python", "PROTECT": "admin"}, "PROTECT", "is no path"),
+    ({"DOMAIN": "https://shop.example.com"}, "DOMAIN", "is no domain name"),
+    ({"DOMAIN": "shop"}, "DOMAIN", "is no domain name"),
+    ({"DOMAIN": "10.1.0.1"}, "DOMAIN", "is no domain name"),
+    ({"DOMAIN": "shop.example.com", "FLOWER": "off"}, "DOMAIN", "there is none"),
+    ({"DATABASE": "shop"}, "DATABASE", "lacks a scheme"),
+    ({"DATABASE": "postgresql://db/shop"}, "DATABASE", "lacks a scheme"),
+    ({"DATABASE": "postgresql://me@db:port/shop"}, "DATABASE", "is no URL"),
+    ({"DATABASE": "postgresql://me:hush@db/shop"}, "DATABASE", "has a password in it"),
+    (
+        {"HOSTS": "a,b", "DATABASE": "postgresql://me@localhost/shop"},
+        "DATABASE",
+        "another one on each host",
+    ),
+    ({"SSH_USER": "a b"}, "SSH_USER", "can't be the name of a Unix user"),
+    ({"FIREWALL": "yes"}, "FIREWALL", "is not to be chosen from"),
+    ({"HOSTS": "a,b", "FIREWALL": "on"}, "FIREWALL", "there is none of a, b"),
+    ({"SECRETS": "plain"}, "SECRETS", "is not to be chosen from"),
+    ({"VAULT_PASSWORD_FILE": ""}, "VAULT_PASSWORD_FILE", "is empty"),
+    ({"VAULT_PASSWORD_FILE": "/no/such/file"}, "VAULT_PASSWORD_FILE", "is no file"),
+]
+
+
+@pytest.mark.parametrize(("change", "option", "message"), BAD, ids=lambda value: str(value)[:60])
+def test_what_can_not_be_is_refused_with_its_remedy(
+    change: dict[str, str | None], option: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    options = {key: value for key, value in {**SMALL, **change}.items() if value is not None}
+    found = mistakes(options, place(tmp_path))
+    named = [one for one in found if one.option == option and message in one.message]
+    assert len(named) == 1, found
+    assert named[0].remedy
+    assert "hush" not in str(found)
+
+
+def test_everything_is_said_at_once(tmp_path: Path) -> None:
+    options = {"NAME": "My Shop", "HOSTS": "a,a", "MODULE": "9", "QUEUES": "a=0", "DOMAIN": "x"}
+    with pytest.raises(RefusedError) as refused:
+        environment(options, place(tmp_path))
+    named = {one.option for one in refused.value.mistakes}
+    assert named == {"NAME", "HOSTS", "APP", "MODULE", "SOURCE", "QUEUES", "DOMAIN"}
+
+
+def test_a_vault_has_a_password_that_is_its_owner_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+
+    def said() -> str:
+        found = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(path)}, place(tmp_path))
+        return " ".join(one.message for one in found)
+
+    path.write_text(" \n")
+    path.chmod(0o600)
+    assert "is empty: a vault has a password" in said()
+    path.write_text("a good one\n")
+    assert said() == ""
+    path.chmod(0o640)
+    assert "can be read by others" in said()
+    path.chmod(0o700)
+    assert "is a program" in said()
+    both = {**SMALL, "SECRETS": "env", "VAULT_PASSWORD_FILE": str(path)}
+    assert "is of no use with SECRETS=env" in str(mistakes(both, place(tmp_path)))
+
+
+def test_inventories_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    found = mistakes(SMALL, place(tmp_path / "nothing"))
+    assert [(one.option, one.message) for one in found] == [("INVENTORIES", "is no directory")]
+
+
+def test_what_is_needed_is_asked_for_and_nothing_else() -> None:
+    assert missing({}) == ["NAME", "HOSTS", "APP", "MODULE", "SOURCE"]
+    assert missing(SMALL) == []
+    assert missing({**SMALL, "SOURCE": GIT["SOURCE"]}) == ["VERSION"]
+    assert (
+        missing({key: SMALL[key] for key in ("NAME", "APP", "MODULE", "SOURCE")} | {"REDIS": "a"})
+        == []
+    )
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_can_be_is_taken(name: str, tmp_path: Path) -> None:
+    assert mistakes(GOOD[name], place(tmp_path)) == []
+
+
+NAMES = [option.name for option in OPTIONS if option.name != "INVENTORIES"]
+PIECES = st.sampled_from(
+    [
+        "a",
+        "b1",
+        "one",
+        "two",
+        "=",
+        ",",
+        ",",
+        "/",
+        ":",
+        "@",
+        "://",
+        ".",
+        "off",
+        "on",
+        "env",
+        "4",
+        "-",
+        " ",
+        "*",
+        "'",
+        "{{",
+        "é",
+        "\0",
+    ]
+)
+TEXTS = st.one_of(st.lists(PIECES, max_size=8).map("".join), st.text(max_size=20))
+
+
+@settings(max_examples=400, derandomize=True, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), TEXTS, max_size=6), st.sampled_from(sorted(GOOD)))
+def test_no_text_ends_in_anything_but_an_environment_or_a_refusal(
+    change: dict[str, str], base: str
+) -> None:
+    for one in mistakes({**GOOD[base], **change}, place(Path("inventories"))):
+        assert one.message
+        assert one.remedy

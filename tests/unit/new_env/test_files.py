@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fleet_preflight.model import Severity
+
+from scripts.new_env.files import yaml_text
+from tests.unit.new_env.given import (
+    GOOD,
+    LARGE,
+    PASSWORD,
+    ROOT,
+    SMALL,
+    TWO,
+    decrypted,
+    inventory,
+    made,
+    variables,
+)
+from tests.unit.preflight.inventory import problems
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_preflight_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+    """In-process; test_program.py lets Ansible read the files."""
+    _, values, found = made(GOOD[name], tmp_path)
+    groups, own = inventory(found)
+    given = variables(found)
+    if GOOD[name].get("SECRETS") == "env":
+        given |= {key: value for key, value in values.items() if "." not in key}
+        given["redis_passwords"] = {
+            key.split(".")[1]: value for key, value in values.items() if "." in key
+        }
+    said = problems(given, own, groups)
+    assert [one for one in said if one.severity is Severity.ERROR] == []
+    assert said == []
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_only_roles_that_there_are_have_a_file(name: str, tmp_path: Path) -> None:
+    wanted, _, found = made(GOOD[name], tmp_path)
+    groups, _ = inventory(found)
+    for group in ("celery_beat", "flower"):
+        assert (f"group_vars/all/{group}.yml" in found) == (group in groups) == wanted.has(group)
+    assert set(groups) - {"all", "postgresql"} == {"fleet", *wanted.members}
+
+
+def test_what_was_said_is_there(tmp_path: Path) -> None:
+    wanted, values, found = made(LARGE, tmp_path)
+    assert wanted.members["celery_workers"] == ("worker1", "worker2.example.com")
+    given = variables(found)
+    assert given["celery_app_source"] == {
+        "git": "https://git.example.com/team/shop.git",
+        "version": "v1.0.0",
+        "directory": "backend",
+    }
+    assert given["celery_worker_instances"] == {
+        "orders": {"concurrency": 4},
+        "mail": {"concurrency": 2},
+        "big-jobs": {"queues": ["Big.Jobs"]},
+        "9lives": {"concurrency": 1},
+    }
+    assert list(given["celery_app_task_routes"]) == ["shop.tasks.send_*", "shop.tasks.*"]
+    assert given["celery_producer_web"]["command"][-1] == "shop.wsgi:application"
+    assert given["celery_app_urls"]["DATABASE_URL"]["port"] == 5433
+    assert given["celery_app_urls"]["DATABASE_URL"]["query"] == {"sslmode": "verify-full"}
+    assert given["ansible_user"] == "deploy"
+    assert given["database_password"] == values["database_password"]
+    _, own = inventory(found)
+    assert own["control1"]["celery_app_host_names"] == ["shop.example.com", "control1"]
+    assert "celery_app_host_names" not in own["redis1"]
+
+
+def test_the_addresses_of_hosts_are_let_in(tmp_path: Path) -> None:
+    _, _, found = made({**TWO, "DOMAIN": "shop.example.com"}, tmp_path)
+    _, own = inventory(found)
+    assert own["one"]["ansible_host"] == "10.1.0.1"
+    # What Redis's role asks the last of these is asked at the address.
+    assert own["one"]["celery_app_host_names"] == ["shop.example.com", "one", "10.1.0.1"]
+    assert variables(found)["firewall_enabled"] is True
+
+
+def test_secrets_are_random_long_and_encrypted(tmp_path: Path) -> None:
+    _, first, found = made(LARGE, tmp_path)
+    _, second, _ = made(LARGE, tmp_path)
+    everything = [*first.values(), *second.values()]
+    assert len(first) == 11
+    assert len(set(everything)) == len(everything)
+    assert {len(value) for value in everything} == {48}
+    vault = found["group_vars/all/vault.yml"]
+    assert vault.text.startswith("$ANSIBLE_VAULT;1.2;AES256;shop\n")
+    assert stat.S_IMODE(vault.mode) == 0o600
+    assert all(value in decrypted(vault.text) for value in first.values())
+    for name, file in found.items():
+        assert not any(value in file.text for value in first.values()), name
+    assert found[".vault-password"].text == PASSWORD.decode() + "\n"
+    assert found[".vault-password"].mode == 0o600
+
+
+def test_with_variables_nothing_is_encrypted_and_nothing_is_in_the_clear(tmp_path: Path) -> None:
+    _, values, found = made(GOOD["variables"], tmp_path)
+    assert ".vault-password" not in found
+    exports = found.pop(".secrets/environment")
+    assert exports.mode == 0o600
+    for name, file in found.items():
+        assert not any(value in file.text for value in values.values()), name
+    named = set(re.findall(r"FLEET_SECRET_\w+", found["group_vars/all/vault.yml"].text))
+    done = subprocess.run(
+        ["sh", "-c", ". /dev/stdin; env"],
+        input=exports.text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    set_there = dict(
+        line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("FLEET_")
+    )
+    assert set(set_there) == named
+    assert sorted(set_there.values()) == sorted(values.values())
+
+
+def test_an_own_password_is_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text(PASSWORD.decode())
+    path.chmod(0o600)
+    _, _, found = made({**SMALL, "VAULT_PASSWORD_FILE": str(path)}, tmp_path)
+    assert ".vault-password" not in found
+    assert f"shop@{path}" in found["README.md"].text
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
+    wanted, _, found = made(GOOD[name], ROOT / "inventories")
+    text = found["README.md"].text
+    assert f"-i inventories/{wanted.name} site.yml" in text
+    for playbook in set(re.findall(r"(\S+\.yml) *(?:#.*)?$", text, re.MULTILINE)):
+        if not playbook.startswith("inventories/"):
+            assert (ROOT / playbook).is_file(), playbook
+    for path in re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE):
+        assert path in found or path == "pki/", path
+    for page in re.findall(r"`(docs/\S+\.md)`", text):
+        assert (ROOT / page).is_file(), page
+    assert "<<" not in text
+    assert "\n\n\n" not in text
+
+
+def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:
+    # But for what git ignores, of which nothing lies here.
+    config = tmp_path / "config"
+    config.write_text(
+        (ROOT / ".yamllint").read_text().replace("ignore-from-file: .gitignore\n", "")
+    )
+    for name in ("large", "own-database", "variables", "small"):
+        directory = tmp_path / name
+        for path, file in made(GOOD[name], tmp_path)[2].items():
+            target = directory / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(file.text)
+            assert not re.search(r"[ \t]+$|\n\n\n|\n\n\Z", file.text, re.MULTILINE), path
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("yamllint")),
+            "--strict",
+            f"--config-file={config}",
+            tmp_path,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "value", ["on", "1.0", "a: b", "@x", "plain", "'", "é", "", ["--fd", "3"], {"a": "*"}]
+)
+def test_values_are_read_as_they_were_written(value: object) -> None:
+    assert yaml.safe_load(f"key: {yaml_text(value)}") == {"key": value}

@@ -1,0 +1,194 @@
+"""What the roles themselves would say of an inventory, in this process: specs, rendering, beat's own reading.
+
+No host, no ansible-playbook: the roles' argument specs are held against the values as Ansible's own action does it,
+all that the plan asks of each host is rendered by the delivered renderer, and the result is read as `settle` reads it.
+What only a run knows (facts, packed releases, certificates) is given as it would be.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from unittest import mock
+
+import jinja2
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible.vars.hostvars import HostVarsVars
+from fleet_control import payload, plan, wanted
+from fleet_preflight.specs import ROLE_GROUPS
+
+from celery_fleet import schedule
+from tests.unit.preflight.inventory import ROOT, specs, trusted
+
+FACTS: Final[Mapping[str, Any]] = {
+    "reachable": True,
+    "systemd_version": 252,
+    "python_version": "3.11.2",
+    "packages": [],
+    "processors": 2,
+}
+# What tasks of the plan register, and what a run is called with.
+RUN: Final[Mapping[str, Any]] = {
+    "ansible_run_tags": ["all"],
+    "ansible_skip_tags": [],
+    "ansible_check_mode": False,
+    "__celery_release_source": {"id": "0123456789abcdef", "queues": []},
+    "__celery_cli_source": {"id": "0123456789abcdef"},
+    "__flower_source": {"id": "0123456789abcdef"},
+    "__preflight_hosts": {"missing": {}},
+    "ansible_facts": {"fleet": dict(FACTS)},
+    # The delivered runtime is the same whatever the inventory, and by far the largest of all that is rendered.
+    "__celery_app_package": {
+        "directory": "/usr/lib/celery-fleet/1",
+        "directories": [],
+        "files": [],
+        "wrapper": "",
+    },
+}
+# pki reads certificates that are yet to be made; what it wants of the inventory is in its specs.
+LEFT_OUT: Final = ("pki",)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Keep what Jinja compiles: each host of each inventory has the same templates, and that takes longest."""
+    compiled: dict[tuple[str, bool], Any] = {}
+    compile_it = jinja2.Environment.compile
+
+    def compile_once(self: jinja2.Environment, source: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(source, str) or args or kwargs:
+            return compile_it(self, source, *args, **kwargs)
+        key = (str(source), self.trim_blocks)
+        if key not in compiled:
+            compiled[key] = compile_it(self, source)
+        return compiled[key]
+
+    with mock.patch.object(jinja2.Environment, "compile", compile_once):
+        yield
+
+
+@functools.cache
+def _loader() -> DataLoader:
+    return DataLoader()
+
+
+@functools.cache
+def _role_variables() -> dict[str, Any]:
+    """The defaults of all roles, and below them what they have in vars/main.yml."""
+    found: dict[str, Any] = {}
+    for role in specs().roles.values():
+        found.update(role.defaults)
+    # Roles without a spec of their own have defaults, too.
+    for kind in ("defaults", "vars"):
+        for path in sorted((ROOT / "roles").glob(f"*/{kind}/main.yml")):
+            found.update(_loader().load_from_file(str(path), trusted_as_template=True) or {})
+    return found
+
+
+def refusals(
+    everywhere: Mapping[Any, Any],
+    hosts: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """What a run would say against the inventory, after preflight has let it through."""
+    given = {
+        host: {
+            **trusted(dict(everywhere)),
+            **trusted(dict(hosts.get(host, {}))),
+            "inventory_hostname": host,
+            "inventory_dir": "/inventory",
+            "groups": {name: list(members) for name, members in groups.items()},
+            "group_names": sorted(name for name, members in groups.items() if host in members),
+        }
+        for host in groups["fleet"]
+    }
+    hostvars = {host: HostVarsVars(own, _loader(), host) for host, own in given.items()}
+    found: list[str] = []
+    for host, own in given.items():
+        scope = {
+            **{name: value for name, value in _role_variables().items() if name not in own},
+            **own,
+            **RUN,
+            "hostvars": hostvars,
+            "ansible_play_hosts": list(groups["fleet"]),
+        }
+        found += [f"{host}: {text}" for text in _host(scope)]
+    return found
+
+
+def _host(scope: dict[str, Any]) -> list[str]:
+    found = []
+    names = scope["group_names"]
+    templar = Templar(loader=_loader(), variables=scope)
+    for role, groups in ROLE_GROUPS.items():
+        if set(groups) & set(names):
+            scope["role_path"] = specs().roles[role].path
+            found += [f"{role}: {text}" for text in _spec(role, scope, templar)]
+    renderer = payload.Renderer(templar, _loader(), scope)
+    for part in plan.parts_of(names, ["all"], []):
+        if part.name in LEFT_OUT:
+            continue
+        try:
+            value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
+            rendered = renderer.wanted(value)
+            read = wanted.parse(rendered)
+        # Whatever it is would end the run there.
+        except Exception as error:  # noqa: BLE001  # see above
+            found.append(f"{part.name}: {type(error).__name__}: {error}")
+            continue
+        for file in read.files:
+            if file.content is not None and _CONTROL.search(file.content):
+                found.append(f"{part.name}: {file.dest} has a control character")
+    if "celery_beat" in names:
+        found += [f"beat: {text}" for text in _schedule(templar)]
+    return found
+
+
+def _spec(role: str, scope: Mapping[str, Any], templar: Templar) -> list[str]:
+    """As Ansible's own action `validate_argument_spec` reads them."""
+    options = specs().roles[role].options
+    try:
+        given = templar.template({name: scope[name] for name in options if name in scope})
+        result = ArgumentSpecValidator(dict(options)).validate(
+            given, validate_role_argument_spec=True
+        )
+    except Exception as error:  # noqa: BLE001  # whatever it is would end the run there
+        return [f"{type(error).__name__}: {error}"]
+    return list(result.error_messages)
+
+
+def _schedule(templar: Templar) -> list[str]:
+    raw = templar.template(trust_as_template("{{ celery_beat_schedule }}"))
+    found = []
+    try:
+        entries = schedule.parse_entries(yaml.safe_load(yaml.safe_dump(_plain(raw))))
+    except schedule.FleetError as error:
+        return [str(error)]
+    for entry in entries.values():
+        # The sun's needs a package of the application's.
+        if entry.kind in ("crontab", "interval"):
+            try:
+                schedule.celery_schedule(entry)
+            except schedule.FleetError as error:
+                found.append(str(error))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
+    return str(value)

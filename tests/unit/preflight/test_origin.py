@@ -1,0 +1,90 @@
+"""Where in the user's files a mistake stands: by real files, as Ansible reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from fleet_preflight import origin, report
+from fleet_preflight.check import check
+from fleet_preflight.model import Control, Problem
+
+from tests.unit.preflight.inventory import GROUPS, model, valid
+
+TEXT = """\
+celery_worker_instances:
+  discounts:
+    concurrency: 4
+    overlap:
+    queues: [discounts, null]
+  "a b": {}
+celery_app_env:
+  LIST: "{{ nosuch }}"
+"""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "all.yml"
+    path.write_text(TEXT, encoding="utf-8")
+    found: dict[str, Any] = DataLoader().load_from_file(str(path), trusted_as_template=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("celery_worker_instances", 1),
+        ("celery_worker_instances.discounts", 2),
+        ("celery_worker_instances.discounts.concurrency", 3),
+        # What has no tag of its own: nothing, and what is not there.
+        ("celery_worker_instances.discounts.overlap", 4),
+        ("celery_worker_instances.discounts.queues[0]", 5),
+        ("celery_worker_instances.discounts.nosuch.at.all", 2),
+        ("celery_worker_instances['a b']", 6),
+        ("celery_app_env.LIST", 8),
+        ("celery_app_env.(a name that is not shown)", 7),
+        ("celery_worker_instance", None),
+        ("fleet", None),
+    ],
+)
+def test_the_line_of_a_value(
+    read: dict[str, Any], tmp_path: Path, variable: str, line: int | None
+) -> None:
+    found = origin.find(read, variable)
+    assert found == (None if line is None else (str(tmp_path / "all.yml"), line))
+
+
+def test_another_ansible_knows_no_places(
+    read: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "_Origin", None)
+    assert origin.find(read, "celery_app_env") is None
+    # Or its tags are of another kind.
+    monkeypatch.setattr(origin, "_Origin", object())
+    assert origin.find(read, "celery_app_env") is None
+
+
+def test_a_problem_names_its_places(read: dict[str, Any], tmp_path: Path) -> None:
+    control = Control("2.19.14", "3.11.2", tmp_path)
+    # As they were read: a copy would have no tags.
+    tagged: Any = model(valid(tmp_path / "source"), control=control)
+    for host in tagged.raw:
+        tagged.raw[host].update(read)
+        tagged.hosts[host]["celery_worker_instances"]["discounts"]["concurrency"] = "four"
+    (found,) = [one for one in check(tagged) if one.variable.endswith(".concurrency")]
+    assert found.places == ("all.yml:3",)
+    assert "   In: all.yml:3\n   Remedy:" in report.block("x", [found], GROUPS, GROUPS["fleet"])
+    assert " In: all.yml:3. Remedy:" in report.line(found, GROUPS, GROUPS["fleet"])
+
+
+def test_many_places_are_cut_short() -> None:
+    problem = Problem("a", "b", "c", places=tuple(f"{number}.yml:1" for number in range(5)))
+    assert "In: 0.yml:1, 1.yml:1, 2.yml:1 and 2 more." in report.line(problem, {}, ())
+
+
+def test_a_path_elsewhere_is_whole() -> None:
+    assert origin.shown(("/a/b.yml", 3), Path("/a")) == "b.yml:3"
+    assert origin.shown(("/c/b.yml", 3), Path("/a")) == "/c/b.yml:3"

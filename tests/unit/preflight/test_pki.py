@@ -1,0 +1,569 @@
+"""Certificates: what hosts are to get, what is refused, and how one authority takes over from another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from fleet_preflight import pki
+from fleet_preflight.model import Problem, Severity
+from fleet_preflight.pki import Given
+
+from tests.unit.control.certificates import Authority, text_of
+from tests.unit.preflight.inventory import GROUPS, problems, valid
+
+ROOT = Authority("corporate root")
+SIGNING = Authority("fleet signing", above=ROOT)
+OTHER = Authority("another root")
+SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+HOST = "worker1"
+# In two parts: no file of the project has a key, and a test looks for one.
+BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
+
+
+def given(**changes: Any) -> Given:
+    """A certificate from outside with which nothing is wrong, and changes to it."""
+    certificate, key = SIGNING.issue([f"DNS:{HOST}"])
+    return replace(
+        Given(
+            source="external",
+            mode="server",
+            directory="/none",
+            names=[HOST],
+            ca_bundle=ROOT.pem,
+            certificate=certificate,
+            key=key,
+            chain=SIGNING.pem,
+        ),
+        **changes,
+    )
+
+
+def refused(of: Given) -> list[tuple[str, str]]:
+    return [(fault.variable, fault.message) for fault in pki.faults(of, HOST)]
+
+
+def refusal(of: Given) -> tuple[str, str]:
+    found = refused(of)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def issued(**options: Any) -> dict[str, str]:
+    certificate, key = SIGNING.issue(options.pop("names", [f"DNS:{HOST}"]), **options)
+    return {"certificate": certificate, "key": key}
+
+
+# --- from outside -------------------------------------------------------------------------------------------
+
+
+def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
+    apart = given()
+    assert refused(apart) == []
+    together = given(certificate=apart.certificate + SIGNING.pem, key=apart.key, chain="")
+    assert refused(together) == []
+    state = pki.host_state(together, HOST)
+    assert state == pki.host_state(apart, HOST)
+    assert state["bundle"] == ROOT.pem
+    assert state["chain"] == apart.certificate + SIGNING.pem
+    assert (state["key"], state["issue"]) == (apart.key, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "variable", "words"),
+    [
+        (issued(days=-0.5), "pki_certificate", "'host', which ended on"),
+        (issued(begins=2), "pki_certificate", "'host', which is not valid before"),
+        (issued(names=["DNS:worker2"]), "pki_certificate", "is for worker2, not for worker1"),
+        (issued(names=[]), "pki_certificate", "is for no name at all, not for worker1"),
+        ({"key": issued()["key"]}, "pki_key", "is not the key of 'host'"),
+        ({"ca_bundle": OTHER.pem}, "pki_certificate", "lacks its chain: 'fleet signing' is signed"),
+        ({"ca_bundle": OTHER.pem, "chain": SIGNING.pem + ROOT.pem}, "pki_certificate",
+         "leads to 'corporate root', which pki_ca_bundle has not"),
+        ({"ca_bundle": Authority("corporate root").pem}, "pki_certificate", "it has another key"),
+        ({"chain": ""}, "pki_certificate", "lacks its chain: 'host' is signed by 'fleet signing'"),
+        ({"chain": OTHER.pem}, "pki_certificate", "lacks its chain"),
+        ({"ca_bundle": ROOT.pem + issued()["certificate"]}, "pki_ca_bundle", "no certificate of an auth"),
+        (issued(key=WEAK), "pki_certificate", "weak: RSA of 1024 bits"),
+        (issued(key=ec.generate_private_key(ec.SECP192R1())), "pki_certificate", "curve of 192 bits"),
+        (issued(purposes=[CLIENT]), "pki_certificate", "usages without serverAuth"),
+        ({"certificate": "/etc/ssl/host.crt"}, "pki_certificate", "no certificate in PEM form"),
+        ({"certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+         "pki_certificate", "something that is no certificate"),
+        ({"key": "/etc/ssl/host.key"}, "pki_key", "no key in PEM form"),
+        ({"key": text_of(SIGNING.key, "open sesame")}, "pki_key", "is encrypted"),
+        ({"key": f"{BEGIN}\nAAAA\n{BEGIN.replace('BEGIN', 'END')}\n"}, "pki_key",
+         "something that is no private key"),
+        ({"chain": "none"}, "pki_chain", "no certificate in PEM form"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_with_a_remedy(
+    change: dict[str, Any], variable: str, words: str
+) -> None:
+    found = [fault for fault in pki.faults(given(**change), HOST) if words in fault.message]
+    assert [fault.variable for fault in found] == [variable], refused(given(**change))
+    assert found[0].remedy
+    if variable != "pki_chain":
+        refusal(given(**change))
+
+
+def test_all_that_is_wrong_comes_at_once() -> None:
+    wrong = given(**issued(names=["DNS:x"], days=-0.5), chain="", mode="mutual")
+    assert len(refused(replace(wrong, key="none"))) == 4
+
+
+def test_an_authority_that_may_not_sign_is_refused() -> None:
+    """One host's certificate in place of an authority's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf, _ = ROOT.issue(["DNS:x"], key=key)
+    middle = x509.load_pem_x509_certificate(leaf.encode())
+    now = datetime.now(UTC)
+    host = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "under it")]))
+        .issuer_name(middle.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=9))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    text = host.public_bytes(serialization.Encoding.PEM).decode()
+    wrong = given(certificate=text, key=text_of(key), chain=leaf)
+    assert "leads by way of 'host', which may not sign" in refusal(wrong)[1]
+
+
+def test_an_authority_that_has_ended_is_refused() -> None:
+    root = Authority("old", days=-0.5)
+    certificate, key = root.issue([f"DNS:{HOST}"])
+    wrong = given(certificate=certificate, key=key, chain="", ca_bundle=root.pem)
+    assert refusal(wrong)[0] == "pki_ca_bundle"
+    # One that is only there beside is nobody's matter.
+    assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
+
+
+def test_clients_show_what_is_for_clients() -> None:
+    assert "without clientAuth" in refusal(given(**issued(purposes=[SERVER]), mode="mutual"))[1]
+    assert refused(given(**issued(purposes=[SERVER]))) == []
+    assert refused(given(**issued(purposes=[SERVER, CLIENT]), mode="mutual")) == []
+    assert refused(given(mode="mutual")) == []
+
+
+def test_stars_and_addresses_are_names() -> None:
+    star = issued(names=["DNS:*.shop.example", "IP:192.0.2.7"])
+    assert refused(given(**star, names=["w1.shop.example", "192.0.2.7"])) == []
+    assert "not for a.b.shop.example" in refusal(given(**star, names=["a.b.shop.example"]))[1]
+    assert "not for 192.0.2.8" in refusal(given(**star, names=["192.0.2.8"]))[1]
+
+
+# --- an intermediate of the user's --------------------------------------------------------------------------
+
+
+def intermediate(**changes: Any) -> Given:
+    return replace(
+        given(),
+        **{
+            "source": "intermediate",
+            "ca_certificate": SIGNING.pem,
+            "ca_key": text_of(SIGNING.key, "open sesame"),
+            "ca_passphrase": "open sesame",
+            "certificate": "",
+            "key": "",
+            "chain": "",
+            **changes,
+        },
+    )
+
+
+def test_an_intermediate_that_is_right_is_taken() -> None:
+    assert refused(intermediate()) == []
+    assert refused(intermediate(ca_key=text_of(SIGNING.key))) == []
+    assert refused(intermediate(ca_key=text_of(SIGNING.key), ca_passphrase="")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "variable", "words"),
+    [
+        ({"ca_certificate": issued()["certificate"] + SIGNING.pem, "ca_key": text_of(SIGNING.key)},
+         "pki_ca_certificate", "may not sign others"),
+        ({"ca_passphrase": "open says me"}, "pki_ca_key", "its passphrase does not open it"),
+        ({"ca_passphrase": ""}, "pki_ca_key", "is encrypted"),
+        ({"ca_key": text_of(OTHER.key)}, "pki_ca_key", "is not the key of 'fleet signing'"),
+        ({"ca_bundle": OTHER.pem}, "pki_ca_certificate", "lacks its chain"),
+        ({"ca_bundle": SIGNING.pem}, "pki_ca_certificate", "lacks its chain"),
+    ],
+)  # fmt: skip
+def test_an_intermediate_that_is_wrong_is_refused(
+    change: dict[str, Any], variable: str, words: str
+) -> None:
+    found = refused(intermediate(**change))
+    assert any(name == variable and words in message for name, message in found), found
+
+
+def test_a_host_of_an_intermediate_shows_its_chain(tmp_path: Path) -> None:
+    of = intermediate(directory=str(tmp_path), names=[HOST])
+    assert pki.host_state(of, HOST)["issue"]
+    (tmp_path / "hosts").mkdir()
+    certificate, key = SIGNING.issue([f"DNS:{HOST}"])
+    (tmp_path / f"hosts/{HOST}.crt").write_text(certificate)
+    (tmp_path / f"hosts/{HOST}.key").write_text(key)
+    state = pki.host_state(of, HOST)
+    assert not state["issue"]
+    assert state["chain"] == certificate + SIGNING.pem
+    assert pki.is_trusted(state["chain"], ROOT.pem)
+    # A new intermediate under the same root: made anew.
+    new = intermediate(directory=str(tmp_path), ca_certificate=Authority("new", above=ROOT).pem)
+    assert pki.host_state(new, HOST)["issue"]
+
+
+# --- own authorities ----------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """The directory of a fleet's own authorities, and what a run does there."""
+
+    def __init__(self, directory: Path, hosts: tuple[str, ...] = ("redis1", "worker1")) -> None:
+        self.directory = directory
+        self.hosts = hosts
+        self.authorities: dict[int, Authority] = {}
+        (directory / "hosts").mkdir()
+
+    def given(self, **changes: Any) -> Given:
+        own = Given(source="own", mode="server", directory=str(self.directory))
+        return replace(own, **changes)
+
+    def inventory(self, **changes: Any) -> dict[str, Given]:
+        return {host: self.given(names=[host], **changes) for host in self.hosts}
+
+    def refused(self, **changes: Any) -> list[str]:
+        found = pki.rollover_faults(self.inventory(**changes))
+        return [
+            f"{host}: {fault.variable} {fault.message}; {fault.remedy}" for host, fault in found
+        ]
+
+    def run(
+        self, hosts: tuple[str, ...] | None = None, record: bool = True, **changes: Any
+    ) -> None:
+        """As the role does it."""
+        assert self.refused(**changes) == []
+        for host in hosts or self.hosts:
+            of = self.inventory(**changes)[host]
+            for number in of.generations:
+                if number not in self.authorities:
+                    self.authorities[number] = Authority(f"own {number}")
+                    text = self.authorities[number].pem
+                    pki.authority_certificate(of.directory, number).write_text(text)
+                    pki.authority_key(of.directory, number).write_text("encrypted")
+            if pki.host_state(of, host)["issue"]:
+                signer = self.authorities[of.ca_generation]
+                purposes = [SERVER, CLIENT] if of.clients else [SERVER]
+                certificate, key = signer.issue([f"DNS:{host}"], 397, purposes=purposes)
+                (self.directory / f"hosts/{host}.crt").write_text(certificate)
+                (self.directory / f"hosts/{host}.key").write_text(key)
+            state = pki.host_state(of, host)
+            assert not state["issue"]
+            assert pki.is_trusted(state["chain"], state["bundle"])
+            if record:
+                text = pki.record_text(state["bundle"], state["chain"], of.clients)
+                pki.record_path(of.directory, host).write_text(text)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def test_three_runs_bring_a_new_authority(fleet: Fleet) -> None:
+    fleet.run()
+    fleet.run(ca_trusted_generations=[2])
+    before = (fleet.directory / "hosts/redis1.crt").read_text()
+    assert (
+        len(
+            pki.certificates(
+                pki.host_state(fleet.given(ca_trusted_generations=[2]), "redis1")["bundle"]
+            )
+        )
+        == 2
+    )
+    fleet.run(ca_generation=2, ca_trusted_generations=[1])
+    assert (fleet.directory / "hosts/redis1.crt").read_text() != before
+    fleet.run(ca_generation=2)
+    state = pki.host_state(fleet.given(ca_generation=2, names=["redis1"]), "redis1")
+    assert state["bundle"] == fleet.authorities[2].pem
+    # And on to a third.
+    fleet.run(ca_generation=2, ca_trusted_generations=[3])
+    fleet.run(ca_generation=3, ca_trusted_generations=[2])
+
+
+def test_a_step_that_is_left_out_is_refused(fleet: Fleet) -> None:
+    fleet.run()
+    found = fleet.refused(ca_generation=2)
+    assert any("pki_ca_generation brings certificates" in line for line in found)
+    assert any("pki_ca_trusted_generations leaves out" in line for line in found)
+    found = fleet.refused(ca_generation=2, ca_trusted_generations=[1])
+    assert all("redis1, worker1 do not trust yet" in line for line in found)
+    assert all("pki_ca_trusted_generations: [2]" in line for line in found)
+    assert len(found) == 2
+    fleet.run(ca_trusted_generations=[2])
+    found = fleet.refused(ca_generation=2)
+    assert len(found) == 2
+    assert all("redis1, worker1 still show" in line for line in found)
+    assert all(line.endswith("pki_ca_trusted_generations: [1]") for line in found)
+
+
+def test_hosts_that_a_run_leaves_out_are_waited_for(fleet: Fleet) -> None:
+    fleet.run()
+    fleet.run(("redis1",), ca_trusted_generations=[2])
+    assert all(
+        "worker1 does not trust yet" in line
+        for line in fleet.refused(ca_generation=2, ca_trusted_generations=[1])
+    )
+    fleet.run(("worker1",), ca_trusted_generations=[2])
+    fleet.run(("redis1",), ca_generation=2, ca_trusted_generations=[1])
+    assert ["worker1 still shows" in line for line in fleet.refused(ca_generation=2)] == [True] * 2
+    # Back again, as long as both are trusted.
+    fleet.run(ca_trusted_generations=[2])
+
+
+def test_a_run_that_did_not_come_to_its_end_counts_for_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    fleet.run(record=False, ca_trusted_generations=[2])
+    assert fleet.refused(ca_generation=2, ca_trusted_generations=[1])
+
+
+def test_fleets_of_before_there_were_records(fleet: Fleet) -> None:
+    fleet.run(record=False)
+    assert fleet.refused(ca_generation=2, ca_trusted_generations=[1])
+    fleet.run(ca_trusted_generations=[2])
+    fleet.run(ca_generation=2, ca_trusted_generations=[1])
+
+
+def test_a_new_host_trusts_from_the_start(fleet: Fleet) -> None:
+    fleet.run()
+    fleet.run(ca_trusted_generations=[2])
+    fleet.hosts = (*fleet.hosts, "worker2")
+    fleet.run(ca_generation=2, ca_trusted_generations=[1])
+
+
+def test_authorities_of_the_users_take_over_from_an_own_one_and_back(fleet: Fleet) -> None:
+    fleet.run()
+    outside = {
+        host: given(directory=str(fleet.directory), names=[host], **issued(names=[f"DNS:{host}"]))
+        for host in fleet.hosts
+    }
+    assert len(pki.rollover_faults(outside)) == 4
+    fleet.run(ca_bundle=ROOT.pem)
+    own = fleet.authorities[1].pem
+    both = {host: replace(of, ca_bundle=ROOT.pem + own) for host, of in outside.items()}
+    assert pki.rollover_faults(both) == []
+    assert {fault.variable for _, fault in pki.rollover_faults(outside)} == {"pki_ca_bundle"}
+
+
+def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
+    fleet.run()
+    (fleet.directory / "ca.crt").unlink()
+    (fleet.directory / "ca.key").unlink()
+    found = fleet.refused()
+    assert ["has none of the fleet's own authorities" in line for line in found] == [True, True]
+    # To begin anew is said by leaving nothing of before.
+    shutil.rmtree(fleet.directory / "hosts")
+    assert fleet.refused() == []
+
+
+def test_a_stolen_key_is_replaced_at_once(fleet: Fleet) -> None:
+    fleet.run()
+    assert fleet.refused(ca_generation=2)
+    shutil.rmtree(fleet.directory / "hosts")
+    (fleet.directory / "hosts").mkdir()
+    fleet.run(ca_generation=2)
+
+
+def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    (fleet.directory / "ca.key").unlink()
+    assert "ca.crt without its ca.key" in refusal(fleet.given())[1]
+    # But is trusted.
+    assert refused(fleet.given(ca_generation=2, ca_trusted_generations=[1])) == []
+
+
+def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
+    fleet.run()
+    certificate, key = fleet.authorities[1].issue(["DNS:redis1"], 29, purposes=[SERVER])
+    (fleet.directory / "hosts/redis1.crt").write_text(certificate)
+    (fleet.directory / "hosts/redis1.key").write_text(key)
+    of = fleet.inventory()
+    assert [pki.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert not pki.host_state(replace(of["redis1"], renew_before_days=28), "redis1")["issue"]
+
+
+@pytest.mark.parametrize("suffix", ["crt", "key"])
+def test_what_is_broken_is_made_anew(fleet: Fleet, suffix: str) -> None:
+    fleet.run()
+    (fleet.directory / f"hosts/redis1.{suffix}").write_text("cut short")
+    of = fleet.inventory()
+    assert [pki.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert fleet.refused() == []
+
+
+def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
+    fleet.run()
+    assert not pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    assert pki.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
+    fleet.run(("redis1",), mode="mutual")
+    assert not pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    fleet.run(mode="mutual")
+    assert pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    assert not pki.everybody_shows_one(str(fleet.directory), (*fleet.hosts, "new"))
+    assert not pki.everybody_shows_one(str(fleet.directory), ())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 2}', json.dumps({"format": 1, "bundle": ""})]
+)
+def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
+    fleet.run()
+    (fleet.directory / "hosts/redis1.json").write_text(text)
+    assert "redis1.json can't be read" in " ".join(fleet.refused())
+
+
+def test_what_ends_soon_is_told(fleet: Fleet) -> None:
+    fleet.authorities[1] = Authority("own 1", days=80)
+    pki.authority_certificate(str(fleet.directory), 1).write_text(fleet.authorities[1].pem)
+    pki.authority_key(str(fleet.directory), 1).write_text("encrypted")
+    fleet.run()
+    of = fleet.inventory()["redis1"]
+    (fault,) = pki.ending(of, "redis1", days=90)
+    assert (fault.variable, "'own 1', which ends on" in fault.message) == (
+        "pki_ca_generation",
+        True,
+    )
+    assert list(pki.ending(of, "redis1", days=70)) == []
+    outside = given(**issued(days=29))
+    (fault,) = pki.ending(outside, HOST, days=90)
+    assert fault.variable == "pki_certificate"
+    assert list(pki.ending(replace(outside, renew_before_days=20), HOST, days=90)) == []
+
+
+# --- as problems of an inventory ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, Any]:
+    return {**valid(tmp_path / "source"), "pki_directory": str(tmp_path / "pki")}
+
+
+def of_outside(**changes: Any) -> dict[str, dict[str, str]]:
+    """Variables of each host."""
+    found = {}
+    for host in GROUPS["fleet"]:
+        certificate, key = SIGNING.issue([f"DNS:{host}"])
+        found[host] = {"pki_certificate": certificate + SIGNING.pem, "pki_key": key, **changes}
+    return found
+
+
+def outside(variables: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    del variables["pki_ca_passphrase"]
+    return {**variables, "pki_source": "external", "pki_ca_bundle": ROOT.pem, **changes}
+
+
+def about(found: list[Problem]) -> set[tuple[str, int]]:
+    return {(problem.variable, len(problem.hosts)) for problem in found}
+
+
+def test_an_inventory_with_certificates_from_outside(variables: dict[str, Any]) -> None:
+    assert problems(outside(variables), hosts=of_outside()) == []
+
+
+def test_what_a_source_needs_and_has_not(variables: dict[str, Any]) -> None:
+    everywhere = outside(variables)
+    del everywhere["pki_ca_bundle"]
+    assert about(problems(everywhere)) == {
+        ("pki_certificate", 4),
+        ("pki_key", 4),
+        ("pki_ca_bundle", 4),
+    }
+    everywhere |= {"pki_source": "intermediate"}
+    assert about(problems(everywhere)) == {
+        ("pki_ca_certificate", 4),
+        ("pki_ca_key", 4),
+        ("pki_ca_bundle", 4),
+    }
+
+
+def test_one_host_with_anothers_certificate(variables: dict[str, Any]) -> None:
+    hosts = of_outside()
+    hosts["worker1"] = hosts["worker2"]
+    (found,) = problems(outside(variables), hosts=hosts)
+    assert (found.variable, found.hosts) == ("pki_certificate", ("worker1",))
+    assert "is for worker2, not for worker1" in found.message
+
+
+def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
+    for key in ("no key", f"{BEGIN}\nc2VjcmV0\n{BEGIN.replace('BEGIN', 'END')}"):
+        found = problems(outside(dict(variables)), hosts=of_outside(pki_key=key))
+        assert about(found) == {("pki_key", 4)}
+        assert "c2VjcmV0" not in str(found)
+
+
+def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, Any]) -> None:
+    directory = Path(variables["pki_directory"])
+    directory.mkdir()
+    fleet = Fleet(directory, tuple(GROUPS["fleet"]))
+    fleet.run()
+    assert problems(variables) == []
+    variables |= {"pki_ca_generation": 2, "pki_ca_trusted_generations": [1]}
+    (found,) = problems(variables)
+    assert (found.variable, found.hosts) == ("pki_ca_generation", tuple(GROUPS["fleet"]))
+
+
+def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> None:
+    directory = Path(variables["pki_directory"])
+    directory.mkdir()
+    fleet = Fleet(directory, tuple(GROUPS["fleet"]))
+    fleet.authorities[1] = Authority("own", days=50)
+    (directory / "ca.crt").write_text(fleet.authorities[1].pem)
+    (directory / "ca.key").write_text("encrypted")
+    fleet.run()
+    (found,) = problems(variables)
+    assert (found.severity, found.variable) == (Severity.WARNING, "pki_ca_generation")
+
+
+@pytest.mark.parametrize(
+    ("change", "variable"),
+    [
+        ({"pki_source": "letsencrypt"}, "pki_source"),
+        ({"pki_mode": "both"}, "pki_mode"),
+        ({"pki_ca_generation": "two"}, "pki_ca_generation"),
+        ({"pki_ca_generation": 0}, "pki_ca_generation"),
+        ({"pki_ca_trusted_generations": 2}, "pki_ca_trusted_generations"),
+        ({"pki_ca_trusted_generations": [-1]}, "pki_ca_trusted_generations"),
+        ({"pki_renew_before_days": 397}, "pki_renew_before_days"),
+        ({"pki_validity_days": 0}, "pki_validity_days"),
+        ({"pki_ca_bundle": ["a"]}, "pki_ca_bundle"),
+        ({"pki_ca_bundle": "/etc/ssl/certs/ca.crt"}, "pki_ca_bundle"),
+        ({"pki_names": ["other"]}, "celery_app_broker_host"),
+    ],
+)
+def test_values_that_can_not_be(
+    variables: dict[str, Any], change: dict[str, Any], variable: str
+) -> None:
+    found = problems({**variables, **change})
+    assert variable in {problem.variable for problem in found}, found
+    assert all(problem.severity is Severity.ERROR for problem in found)
+
+
+def test_both_ends_agree_on_the_mode(variables: dict[str, Any]) -> None:
+    (found,) = problems(variables, hosts={"redis1": {"pki_mode": "mutual"}})
+    assert found.variable == "pki_mode"
+    assert "differs between hosts" in found.message

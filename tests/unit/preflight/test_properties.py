@@ -1,0 +1,98 @@
+"""Whatever stands in an inventory: no traceback, no secret, and nothing let through that a role would refuse.
+
+`mutations.py` draws inventories, `oracle.py` is what they are held against. Nearly the same ones come each time
+(`derandomize`); to look further, raise `max_examples` of `DEEP` and leave it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet_preflight import report
+from fleet_preflight.model import Problem, Severity
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from tests.unit.preflight import mutations, oracle
+from tests.unit.preflight.inventory import problems
+
+BASE = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=False,
+    report_multiple_bugs=False,
+    # How long an inventory takes is a matter of the machine; the files of the source are the same for all.
+    suppress_health_check=list(HealthCheck),
+)
+VALID = settings(BASE, max_examples=20)
+SHORT = settings(BASE, max_examples=50)
+DEEP = settings(BASE, max_examples=500)
+# 200 mutations in `make test-fast`, 2,000 in `make test-all`: in four parts, which run side by side.
+PARTS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    with oracle.compiled_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("source")
+
+
+def explore(source: Path, part: int, how: settings) -> None:
+    @how
+    @given(st.data())
+    def hold(data: st.DataObject) -> None:
+        # Each part has numbers of its own.
+        data.draw(st.just(part))
+        inventory = data.draw(mutations.inventories(source))
+        assert_honest(data.draw(mutations.mutations(inventory)))
+
+    hold()
+
+
+def assert_honest(inventory: mutations.Inventory) -> None:
+    """What preflight says of it is fit to be shown, and a role would refuse nothing that it lets through."""
+    found = problems(inventory.everywhere, inventory.hosts, inventory.groups)
+    text = text_of(found, inventory)
+    note(text)
+    assert mutations.MARK not in text
+    if not any(problem.severity is Severity.ERROR for problem in found):
+        refused = oracle.refusals(inventory.everywhere, inventory.hosts, inventory.groups)
+        assert refused == []
+
+
+def text_of(found: list[Problem], inventory: mutations.Inventory) -> str:
+    everyone = inventory.groups.get("fleet", [])
+    lines = [report.line(problem, inventory.groups, everyone) for problem in found]
+    return "\n".join([report.block("x", found, inventory.groups, everyone), *lines])
+
+
+def test_valid_inventories_pass(source: Path) -> None:
+    """Else what is made of them would be refused for something else."""
+
+    @VALID
+    @given(mutations.inventories(source))
+    def hold(inventory: mutations.Inventory) -> None:
+        found = problems(inventory.everywhere, inventory.hosts, inventory.groups)
+        assert [problem for problem in found if problem.severity is Severity.ERROR] == []
+        assert oracle.refusals(inventory.everywhere, inventory.hosts, inventory.groups) == []
+
+    hold()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_inventories_that_were_changed(source: Path, part: int) -> None:
+    explore(source, part, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(PARTS))
+def test_many_inventories_that_were_changed(source: Path, part: int) -> None:
+    explore(source, part, DEEP)

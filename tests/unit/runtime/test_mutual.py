@@ -1,0 +1,175 @@
+"""Redis that asks clients for a certificate, and a real worker, a producer, a probe and a question that show theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_control import celery as roles
+from fleet_control import remote
+
+from celery_fleet import client_certificate
+from celery_fleet.health_redis import Client, RedisError, Server
+from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP, free_port
+from tests.programs import required
+from tests.unit.control.certificates import Authority
+
+_SEND = "import shop; print(shop.add.delay(2, 3).get(timeout=60))"
+
+
+class Mutual:
+    """A broker and a result store, and what a host has of certificates and credentials."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ports = {kind: free_port() for kind in ("broker", "results")}
+        self.pki = directory / "pki"
+        self.pki.mkdir()
+        authority = Authority("fleet")
+        certificate, key = authority.issue(["IP:127.0.0.1"])
+        for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
+            (self.pki / name).write_text(text)
+        (directory / "shop.py").write_text(SHOP)
+
+    def settings(self, component: str, pki: Path | None = None) -> dict[str, Any]:
+        """As the roles write them."""
+        address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
+        place = pki or self.pki
+        return roles.process_settings(
+            "shop",
+            component,
+            component,
+            PASSWORDS[component],
+            address["broker"],
+            address["results"],
+            str(self.pki / "ca.crt"),
+            routes={"shop.*": {"queue": "mail"}},
+            client={"certificate": f"{place}/host.crt", "key": f"{place}/host.key"},
+        )
+
+    def environment(self, component: str) -> dict[str, str]:
+        """That of a unit, whose process can't read what the settings name."""
+        credentials = self.directory / f"credentials-{component}"
+        credentials.mkdir()
+        text = json.dumps(self.settings(component, Path("/root-alone")))
+        (credentials / "settings.json").write_text(text)
+        for name in ("host.crt", "host.key"):
+            shutil.copy(self.pki / name, credentials)
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "src"),
+            "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+            "CELERY_FLEET_COMPONENT": component,
+            "CREDENTIALS_DIRECTORY": str(credentials),
+            "CELERY_APP": "shop",
+        }
+
+    def serves(self, kind: str) -> bool:
+        """Whether a server answers to who shows a certificate."""
+        files = {"ca": "ca.crt", "certificate": "host.crt", "key": "host.key"}
+        shown = {name: str(self.pki / file) for name, file in files.items()}
+        try:
+            with Client(Server("127.0.0.1", self.ports[kind], **shown)) as client:
+                client.ask("PING")
+        except RedisError as error:
+            return "NOAUTH" in str(error)
+        except OSError:
+            return False
+        raise AssertionError("it lets in who has no password")
+
+    def ask(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
+        """A module of ours by root, in a shell of another user, as a run of a playbook does it."""
+        line = f"env PYTHONPATH={ROOT}/src {shlex.quote(sys.executable)} -m celery_fleet.{module}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", remote.with_identity(line, request["settings"])],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+
+@pytest.fixture
+def mutual(tmp_path: Path) -> Iterator[Mutual]:
+    made = Mutual(tmp_path)
+    with ExitStack() as stack:
+        for kind, port in made.ports.items():
+            own = tmp_path / kind
+            own.mkdir()
+            (own / "users.acl").write_text(roles.acl(kind, PASSWORDS, QUEUES))
+            server = subprocess.Popen(
+                [
+                    *(required("redis-server"), "--port", "0", "--tls-port", str(port)),
+                    *("--bind", "127.0.0.1", "--dir", str(own), "--save", ""),
+                    *("--aclfile", str(own / "users.acl"), "--tls-auth-clients", "yes"),
+                    *("--tls-cert-file", str(made.pki / "host.crt")),
+                    *("--tls-key-file", str(made.pki / "host.key")),
+                    *("--tls-ca-cert-file", str(made.pki / "ca.crt")),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+            stack.callback(server.wait, 20)
+            stack.callback(server.kill)
+            deadline = time.monotonic() + 30
+            while not made.serves(kind):
+                assert time.monotonic() < deadline, f"the {kind} does not serve"
+                time.sleep(0.1)
+        with (tmp_path / "worker.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "celery", "worker", "--hostname", NODE),
+                    *("--queues", "mail", "--pool", "prefork", "--concurrency", "1"),
+                ],
+                cwd=tmp_path,
+                env=made.environment("worker"),
+                stdout=log,
+                stderr=log,
+            )
+        stack.callback(worker.wait, 30)
+        stack.callback(worker.terminate)
+        yield made
+
+
+@pytest.mark.slow
+def test_all_that_connects_shows_a_certificate(mutual: Mutual) -> None:
+    """The worker, whose pool's processes save results, and who sends to it: both by credential."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SEND],
+        cwd=mutual.directory,
+        env=mutual.environment("producer"),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.stdout == "5\n", done.stderr + (mutual.directory / "worker.log").read_text()
+
+    # What a run of a playbook asks, and what `celery-fleet` and the check of health do.
+    settings = mutual.settings("operator")
+    probed = mutual.ask("probe", {"settings": settings, "nodes": {NODE: {"queues": ["mail"]}}})
+    assert probed["nodes"][NODE]["ok"], probed
+    question = {"question": "inspect", "method": "ping", "nodes": [NODE], "wait": 5, "timeout": 20}
+    sent = client_certificate.carried(settings)
+    answer = mutual.ask("questions", {**question, "settings": sent})
+    assert answer["ok"], answer
+    # Without a certificate nobody is answered.
+    bare = {**settings, "celery": dict(settings["celery"])}
+    for name in client_certificate.TLS_SETTINGS:
+        tls = settings["celery"][name]
+        bare["celery"][name] = {"ssl_ca_certs": tls["ssl_ca_certs"], "ssl_cert_reqs": "required"}
+    answer = mutual.ask("questions", {**question, "settings": bare})
+    assert not answer["ok"]

@@ -1,0 +1,48 @@
+"""Which hosts the script for test hosts is told to make, and of which Debian."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import hosts
+
+
+def test_a_host_has_the_suite_that_it_names_or_the_one_of_most() -> None:
+    found = hosts.named(["redis1=trixie", "worker1", "worker2=bookworm"])
+    assert found == {"redis1": "trixie", "worker1": hosts.SUITE, "worker2": "bookworm"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a=../x"], "'../x', of the host a, is no Debian suite"),
+        (["a=trixie", "a"], "the host a is named twice"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(hosts.FleetError, match=message):
+        hosts.named(words)
+
+
+def test_an_image_that_make_setup_makes_is_not_made_by_the_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(hosts, "ROOT", tmp_path_factory.mktemp("checkout"))
+    with pytest.raises(hosts.FleetError, match="run 'make setup'"):
+        hosts.image_of(hosts.SUITE)
+
+
+def test_another_suites_image_is_made_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("checkout")
+    monkeypatch.setattr(hosts, "ROOT", root)
+    (root / ".state").mkdir()
+    (root / "scripts").mkdir()
+    script = root / "scripts/image.sh"
+    script.write_text(f'#!/bin/sh\necho "of $1" >{root}/.state/image-$1\n')
+    script.chmod(0o755)
+    assert hosts.image_of("trixie") == "of trixie"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(hosts.FleetError, match="no image of Debian trixie"):
+        hosts.image_of("trixie")
