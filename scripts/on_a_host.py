@@ -24,7 +24,7 @@ from urllib.parse import quote
 import yaml
 
 from scripts.reference import cell, uses
-from tests.render.fleet import FILLED_IN, VARIANTS, Fleet, Host, render
+from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, Host, render
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "docs" / "on-a-host.md"
@@ -47,6 +47,7 @@ within a release and within the runtime, and what processes write at their work;
 
 # What is in no delivered fleet: a pattern of what is put there, and the variable that brings it.
 OPTIONS = {
+    r"valkey": "`redis_flavor: valkey`",
     r"firewall|celery_fleet_<app>": "`firewall_enabled`",
     r"logrotate|/var/log/<app>": "`celery_app_log_destination: file`",
     r"credentials/schedule\.json": "`celery_beat_scheduler: database`",
@@ -89,6 +90,8 @@ READ_BY = {
     r"health\.json$": "the check of health",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
 }
+# What brings a reader that a file does not have by default.
+GIVEN_BY = {r"host\.key$": "`pki_mode: mutual`"}
 # A variable of the examples' inventories, which hand it on by one of ours.
 _BY = {"postgresql_password": "`celery_app_urls`"}
 _UNIT_FILE = re.compile(
@@ -123,11 +126,16 @@ class PageError(Exception):
 
 @dataclass
 class Page:
-    """Things by kind and name."""
+    """Things by kind and name, and of files with secrets by name what each holds and who opens it.
+
+    Attributes:
+        given: Units to which systemd gives a file, and whether in a fleet with the defaults.
+    """
 
     things: dict[str, dict[str, Thing]] = field(default_factory=dict)
     holds: dict[str, set[str]] = field(default_factory=dict)
     readers: dict[str, set[str]] = field(default_factory=dict)
+    given: dict[str, dict[str, set[bool]]] = field(default_factory=dict)
 
     def add(self, kind: str, name: str, cells: Iterable[str], role: str, default: bool) -> None:
         """Take a thing in, or that one more role or fleet has it."""
@@ -268,7 +276,7 @@ def take_units(
         instance = "<worker>" if name.startswith("<app>-worker") else "<instance>"
         name, text = name.replace("@.", f"@{instance}."), text.replace("<worker>", instance)
         for path in handed(text):
-            page.readers.setdefault(path, set()).add(f"→ `{name}`")
+            page.given.setdefault(path, {}).setdefault(f"`{name}`", set()).add(default)
         for path, who, mode in directories(text):
             page.add("made", path, [who, mode, f"`{name}`"], role, default)
         if not found[2]:
@@ -310,17 +318,20 @@ def variable(name: str) -> str:
 
 
 def option(name: str, thing: Thing) -> str:
-    """What brings a thing that a fleet has not by default.
+    """What brings a thing that a fleet has not by default; see `option_of`."""
+    return "" if thing.default else option_of(name, OPTIONS, "OPTIONS")
+
+
+def option_of(name: str, options: Mapping[str, str], where: str) -> str:
+    """The variable that is told for a name.
 
     Raises:
-        PageError: Nobody has said it.
+        PageError: Nobody has told it.
     """
-    if thing.default:
-        return ""
-    for pattern, variable_ in OPTIONS.items():
+    for pattern, variable_ in options.items():
         if re.search(pattern, name):
             return variable_
-    raise PageError(f"{name}: say in OPTIONS of scripts/on_a_host.py which variable brings it")
+    raise PageError(f"{name}: say in {where} of scripts/on_a_host.py which variable brings it")
 
 
 def by(thing: Thing) -> str:
@@ -370,9 +381,13 @@ def secrets(page: Page) -> Iterator[str]:
         told |= {text for pattern, text in HOLDS.items() if re.search(pattern, name)}
         if not told:
             raise PageError(f"{name}: say in HOLDS of scripts/on_a_host.py which secret it holds")
-        readers = page.readers[name]
-        opens = "; ".join(sorted(one for one in readers if not one.startswith("→")))
-        given = sorted(one.removeprefix("→ ") for one in readers if one.startswith("→"))
+        opens = "; ".join(sorted(page.readers[name]))
+        given = [
+            unit
+            if True in seen or not thing.default
+            else f"{unit} ({option_of(name, GIVEN_BY, 'GIVEN_BY')})"
+            for unit, seen in sorted(page.given.get(name, {}).items())
+        ]
         given += [text for pattern, text in READ_BY.items() if re.search(pattern, name)]
         if not given:
             raise PageError(f"{name}: say in READ_BY of scripts/on_a_host.py who reads it")
@@ -447,9 +462,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
     check = parser.parse_args(arguments).check
     wanted = {name: (name, given) for name, given in FILLED_IN.items()} | VARIANTS
+    wanted["valkey"] = ("staging", VALKEY)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
         runs = {
-            title: pool.submit(render, inventory, Path(name), given, title=title)
+            title: pool.submit(
+                render, inventory, Path(name), given, 257 if title == "valkey" else 252, title
+            )
             for title, (inventory, given) in wanted.items()
         }
         fleets = {title: run.result() for title, run in runs.items()}
