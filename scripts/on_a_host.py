@@ -381,7 +381,7 @@ def secrets(page: Page) -> Iterator[str]:
         told |= {text for pattern, text in HOLDS.items() if re.search(pattern, name)}
         if not told:
             raise PageError(f"{name}: say in HOLDS of scripts/on_a_host.py which secret it holds")
-        opens = "; ".join(sorted(page.readers[name]))
+        opens = " or ".join(sorted(page.readers[name]))
         given = [
             unit
             if True in seen or not thing.default
