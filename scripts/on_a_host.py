@@ -23,7 +23,6 @@ from urllib.parse import quote
 
 import yaml
 
-from scripts.reference import cell, uses
 from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, Host, render
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -354,7 +353,9 @@ def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(heads[n] for n in told)} |"
     yield f"|{'---|' * len(told)}"
     for row in rows:
-        yield f"| {' | '.join(cell(row[n]) for n in told)} |"
+        # A bar has to be escaped even in code.
+        cells = [row[n].replace("|", r"\|") for n in told]
+        yield f"| {' | '.join(cells)} |"
 
 
 def ports(page: Page) -> Iterator[str]:
@@ -407,7 +408,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
     take(page, local, True)
     for fleet in others:
         take(page, fleet, False)
-    groups = uses(yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text()))
+    plays = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
     roles = sorted(
         {role for each in page.things.values() for one in each.values() for role in one.roles}
     )
@@ -427,14 +428,18 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
     text += [
         "## Roles and hosts",
         "",
-        *lines(("Role", "Hosts"), [(f"[{r}](reference.md#{r})", hosts(r, groups)) for r in roles]),
+        *lines(("Role", "Hosts"), [(f"[{r}](reference.md#{r})", hosts(r, plays)) for r in roles]),
     ]
     return "\n".join(text).rstrip() + "\n"
 
 
-def hosts(role: str, groups: Mapping[str, Any]) -> str:
-    """On which hosts a role acts."""
-    return ", ".join(f"`{group}`" for group in groups[role].hosts.split(":"))
+def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
+    """The groups on whose hosts a role acts: those of the first play that has it."""
+    for play in plays:
+        names = [one if isinstance(one, str) else one["role"] for one in play.get("roles") or ()]
+        if role in names:
+            return ", ".join(f"`{group}`" for group in str(play["hosts"]).split(":"))
+    raise PageError(f"{role}: no play of site.yml has this role")
 
 
 INTRODUCTIONS = {
