@@ -67,8 +67,11 @@ bench-restarts: test-restarts test-restarts-faults ## restarts under load beside
 report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-outages, delivery-conditions
 	@python -m scripts.restarts.delivery_report
 
-docs: setup ## docs/reference.md, from the roles' own specs
+docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, what is put on a host
 	@python scripts/reference.py
+	@python -m scripts.on_a_host
+	@python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs --doctree-dir .state/docs/doctrees . .state/docs/html
+	@echo "The pages: .state/docs/html/index.html"
 
 clean: ## remove what tools and tests have left in this directory, but no host
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible .cache

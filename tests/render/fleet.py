@@ -94,8 +94,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# And on Debian 13; what this machine's own systemd would judge is left out.
-VALKEY: dict[str, Any] = {**PRODUCTION, "redis_flavor": "valkey"}
+# And on Debian 13, all its clients with a certificate; what this machine's own systemd would judge is left out.
+VALKEY: dict[str, Any] = {**PRODUCTION, "redis_flavor": "valkey", "pki_mode": "mutual"}
 
 
 @dataclass

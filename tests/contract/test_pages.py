@@ -1,0 +1,215 @@
+"""The pages: their site builds, no link of theirs leads nowhere, and what they have people type exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from celery_fleet.cli.main import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "inventories/README.md"])
+APP = "flexiprice"
+# Units that systemd makes for a moment, and those of others that pages are about.
+FURTHER_UNITS = (
+    f"{APP}-exec-*.service",
+    f"{APP}-command.*.service",
+    f"{APP}-worker@*.next.service",
+)
+
+
+# --- the site ------------------------------------------------------------------------------------------
+
+
+def build(source: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site, or one of other pages."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"),
+            *("--builder", "html", "--conf-dir", str(ROOT / "docs")),
+            *("--doctree-dir", str(output / "doctrees"), str(source), str(output / "html")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = build(ROOT, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for page in PAGES:
+        name = page.relative_to(ROOT).with_suffix(".html")
+        assert (tmp_path / "html" / name).is_file()
+    assert "docs/index.html" in (tmp_path / "html/index.html").read_text()
+    # Whoever reads it may have no network.
+    for page in (tmp_path / "html").rglob("*.html"):
+        loaded = re.findall(
+            r'<(?:script|link|img)[^>]* (?:src|href)="(https?:[^"]*)"', page.read_text()
+        )
+        assert loaded == [], page
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    docs = tmp_path / "source" / "docs"
+    docs.mkdir(parents=True)
+    (docs / "index.md").write_text(
+        "# Pages\n\n## Part\n\n- [One](one.md)\n\n[a](gone.md), [b](one.md#gone), [c](../gone.yml), [d](#gone)\n"
+    )
+    (docs / "one.md").write_text("# One\n\n## There\n\n[e](index.md#part), [f](#there)\n")
+    (docs / "lost.md").write_text("# In no table of contents\n")
+    done = build(tmp_path / "source", tmp_path / "output")
+    assert done.returncode == 1
+    for broken in ("gone.md", "gone", "../gone.yml", "lost.md"):
+        assert broken in done.stderr
+    assert len(re.findall(r"WARNING: ", done.stderr)) == 5, done.stderr
+
+
+# --- the picture of the inventory ------------------------------------------------------------------------
+
+
+def test_the_picture_is_that_of_the_demo() -> None:
+    root = ET.parse(ROOT / "docs/inventory.svg").getroot()  # noqa: S314 - a file of ours
+    texts = ["".join(one.itertext()) for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    inventory = yaml.safe_load((ROOT / "inventories/local/hosts.yml").read_text())
+    groups = {name: list(group["hosts"]) for name, group in inventory["fleet"]["children"].items()}
+    for name, hosts in groups.items():
+        assert f"{name}: {', '.join(hosts)}" in texts
+    for host, given in inventory["fleet"]["children"]["celery_workers"]["hosts"].items():
+        # What follows the host's name up to the next host's.
+        rest = texts[texts.index(host) + 1 :]
+        shown = rest[: len(given["celery_worker_enabled"])]
+        assert shown == [f"<app>-worker@{worker}" for worker in given["celery_worker_enabled"]]
+    known = {name for options in specs().values() for name in options}
+    shown_variables = {text for text in texts if re.fullmatch(r"(celery|redis|flower)_\w+", text)}
+    assert len(shown_variables) >= 6
+    assert shown_variables <= known
+
+
+# --- what people are told to type ------------------------------------------------------------------------
+
+
+@cache
+def specs() -> dict[str, dict[str, Any]]:
+    """Options of all roles, by role."""
+    return {
+        path.parts[-3]: {
+            name: option
+            for entry in yaml.safe_load(path.read_text())["argument_specs"].values()
+            for name, option in (entry.get("options") or {}).items()
+        }
+        for path in ROOT.glob("roles/*/meta/argument_specs.yml")
+    }
+
+
+@cache
+def code(page: Path) -> tuple[str, ...]:
+    """All code of a page: of blocks each line, with those that it goes on with."""
+    found = []
+    for token in MarkdownIt().enable("table").parse(page.read_text()):
+        if token.type in ("code_block", "fence"):
+            found += re.sub(r"\\\n\s*", " ", token.content).splitlines()
+        found += [one.content for one in token.children or () if one.type == "code_inline"]
+    return tuple(line.strip().removeprefix("$ ").removeprefix("sudo ") for line in found)
+
+
+def commands(page: Path, *programs: str) -> Iterator[list[str]]:
+    """The words behind the program's name, of each command of some programs."""
+    for line in code(page):
+        program, _, rest = line.partition(" ")
+        # A synopsis is none, nor is a line of output.
+        if program in programs and rest and not rest.startswith(("[", "|")):
+            # In a table's code a bar is escaped.
+            words = shlex.split(rest.replace(r"\|", "|"), comments=True)
+            ends = [n for n, word in enumerate(words) if word in ("|", "&&")]
+            yield words[: ends[0]] if ends else words
+
+
+def values(command: click.Command) -> dict[str, bool]:
+    """A command's options, and whether each takes a value."""
+    return {
+        name: not parameter.is_flag
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+
+
+def named(page: Path, *programs: str) -> list[list[str]]:
+    return [words for words in commands(page, *programs) if words]
+
+
+def test_there_is_something_to_look_at() -> None:
+    runbook = ROOT / "docs/runbook.md"
+    assert len(named(runbook, "celery-fleet")) > 40
+    assert len(named(runbook, "systemctl", "journalctl")) > 15
+    assert len(named(runbook, "ansible-playbook")) > 10
+    assert len([words for page in PAGES for words in named(page, "make")]) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+class TestPage:
+    """One page."""
+
+    def test_commands_of_the_operator_exist(self, page: Path) -> None:
+        for words in named(page, "celery-fleet"):
+            command: click.Command = cli
+            # As the command line has it, both options of all commands may stand anywhere.
+            own = words[: words.index("--")] if "--" in words else words
+            takes = {"--app": True, "--format": True, "--help": False}
+            rest = iter(own)
+            for word in rest:
+                takes |= values(command)
+                if word.startswith("-"):
+                    option, given, _ = word.partition("=")
+                    assert option in takes, words
+                    if takes[option] and not given:
+                        next(rest)
+                elif isinstance(command, click.Group) and word not in ("COMMAND", "…"):
+                    assert word in command.commands, words
+                    command = command.commands[word]
+
+    def test_targets_of_make_exist(self, page: Path) -> None:
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets |= {f"test-{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
+        targets |= {f"demo-{path.parent.name}" for path in ROOT.glob("examples/*/README.md")}
+        for words in named(page, "make"):
+            asked = [word for word in words if "=" not in word and not word.startswith("-")]
+            asked = [word for word in asked if not re.search("[<…*%]", word)]
+            assert set(asked) <= targets, words
+
+    def test_playbooks_and_tags_exist(self, page: Path) -> None:
+        tags = {*specs(), "configure", "deploy", "verify", "always"}
+        for words in named(page, "ansible-playbook"):
+            for word, following in zip(words, [*words[1:], ""], strict=True):
+                if word.endswith(".yml") and not word.startswith(("-", "@")) and "<" not in word:
+                    assert (ROOT / word).is_file(), words
+                if word in ("--tags", "--skip-tags") and "<" not in following:
+                    assert set(following.split(",")) <= tags, words
+
+    def test_units_exist(self, page: Path) -> None:
+        table = (ROOT / "docs/on-a-host.md").read_text().split("## Units")[1].split("\n## ")[0]
+        units = [*re.findall(r"^\| `([^`]+)`", table, re.MULTILINE), *FURTHER_UNITS]
+        units = [re.sub("<worker>|<instance>", "*", unit).replace("<app>", APP) for unit in units]
+        units += [unit.removesuffix(".service") for unit in units]
+        # That page has commands of other documents, too; test_commands.py is about them.
+        programs = () if page.name == "commands.md" else ("systemctl", "journalctl")
+        for words in named(page, *programs):
+            for word in words:
+                if word.startswith((f"{APP}-", f"{APP}.", f"redis@{APP}")):
+                    assert any(fnmatch(word, unit) or fnmatch(unit, word) for unit in units), words

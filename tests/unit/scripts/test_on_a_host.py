@@ -1,0 +1,106 @@
+"""How docs/on-a-host.md tells what was rendered."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.on_a_host import (
+    Page,
+    PageError,
+    Thing,
+    accounts,
+    directories,
+    general,
+    handed,
+    lines,
+    option,
+    readable,
+    secrets,
+    spellings,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/etc/my-shop/worker-mail.env", "/etc/<app>/worker-<worker>.env"),
+        ("my-shop-worker@mail.service", "<app>-worker@<worker>.service"),
+        ("my-shop-worker@%i.service", "<app>-worker@<worker>.service"),
+        ("worker-mailing", "worker-mailing"),
+        (r"my\x2dshop.slice", "<app>.slice"),
+        ("../releases/0123456789ab", "../releases/<id>"),
+        ("/usr/lib/celery-fleet/0.1.0-ab12cd34/x.py", "/usr/lib/celery-fleet/<version>/x.py"),
+        ("/usr/lib/celery-fleet/cli", "/usr/lib/celery-fleet/cli"),
+    ],
+)
+def test_names_of_one_inventory_become_placeholders(text: str, told: str) -> None:
+    assert general(text, "my-shop", ["mail"]) == told
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ({}, "everybody"),
+        ({"mode": "0600"}, "root"),
+        ({"mode": "0640"}, "root"),
+        ({"mode": "0640", "group": "redis"}, "root, group `redis`"),
+        ({"mode": "0600", "owner": "shop", "group": "redis"}, "root, `shop`"),
+        ({"mode": "0644", "group": "redis"}, "everybody"),
+    ],
+)
+def test_who_opens_a_file_follows_from_its_mode(item: dict[str, str], told: str) -> None:
+    assert readable(item) == told
+
+
+def test_a_secret_is_found_however_it_is_written() -> None:
+    found = spellings('a"b$c/d')
+    assert {'a"b$c/d', "a%22b%24c%2Fd", r"a\"b\$c/d", r"a\"b$c/d"} <= found
+
+
+def test_what_systemd_hands_over_is_read_from_the_unit() -> None:
+    unit = "EnvironmentFile=-/etc/a.env\nLoadCredential=settings.json:/etc/b.json\n#EnvironmentFile=/etc/c\n"
+    assert list(handed(unit)) == ["/etc/a.env", "/etc/b.json"]
+
+
+def test_directories_of_a_unit_are_its_users() -> None:
+    unit = "User=shop\nGroup=proxy\nRuntimeDirectory=shop\nRuntimeDirectoryMode=0750\nStateDirectory=a b\n"
+    assert list(directories(unit)) == [
+        ("/run/shop", "`shop:proxy`", "`0750`"),
+        ("/var/lib/a", "`shop:proxy`", ""),
+        ("/var/lib/b", "`shop:proxy`", ""),
+    ]
+    assert list(directories("LogsDirectory=shop\n")) == [("/var/log/shop", "", "")]
+
+
+def test_accounts_are_those_of_sysusers() -> None:
+    lines_ = '# ours\ng proxy - -\nu shop - "Shop: Celery" /var/lib/shop\nm www-data proxy\n'
+    assert [name for name, _ in accounts(lines_)] == ["proxy", "shop", "www-data"]
+
+
+def test_a_column_that_says_nothing_is_left_out() -> None:
+    rows = [("a", "", "1"), ("b|c", "", "")]
+    assert list(lines(("X", "Y", "Z"), rows)) == [
+        "| X | Z |",
+        "|---|---|",
+        "| a | 1 |",
+        r"| b\|c |  |",
+    ]
+
+
+def test_what_no_delivered_fleet_has_needs_its_option() -> None:
+    assert option("/etc/anything", Thing((), {"redis"}, default=True)) == ""
+    assert option("/etc/logrotate.d/<app>", Thing((), {"redis"})) == (
+        "`celery_app_log_destination: file`"
+    )
+    with pytest.raises(PageError, match="/etc/anything: say in OPTIONS"):
+        option("/etc/anything", Thing((), {"redis"}))
+
+
+def test_a_secret_that_nobody_can_name_is_no_row() -> None:
+    page = Page(holds={"/etc/new": set()}, readers={"/etc/new": {"root"}})
+    page.add("secrets", "/etc/new", ["", ""], "redis", default=True)
+    with pytest.raises(PageError, match="/etc/new: say in HOLDS"):
+        list(secrets(page))
+    page.holds["/etc/new"].add("redis_passwords worker")
+    with pytest.raises(PageError, match="/etc/new: say in READ_BY"):
+        list(secrets(page))
