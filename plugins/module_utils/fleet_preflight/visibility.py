@@ -10,7 +10,7 @@ from .model import Model, Problem, as_mapping, as_number, each_worker, number_te
 
 # Seconds that a stopping worker waits where its own options bound nothing.
 _DRAIN: Final = 600.0
-# Seconds below which a lease, renewed every third of it, would not outlast an ordinary pause of Redis or of a host.
+# Seconds below which a lease, renewed every five, would not outlast an ordinary pause of Redis or of a host.
 _SHORTEST_LEASE: Final = 15.0
 _VARIABLE: Final = "celery_app_visibility_timeout"
 

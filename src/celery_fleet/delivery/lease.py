@@ -2,7 +2,7 @@
 
 A message whose place is older than the visibility timeout counts as abandoned and is put back
 (:mod:`celery_fleet.delivery.sweep`). Stock kombu writes the place once, so the timeout has to exceed the
-longest task and the farthest ETA. Renewed every third of it, by Redis' clock, 300 seconds are enough.
+longest task and the farthest ETA. Renewed every few seconds, by Redis' clock, 300 seconds are enough.
 
 Only a process that is of use renews: :meth:`Lease.end` lets a stuck one lose what it holds.
 """
@@ -23,10 +23,14 @@ logger = logging.getLogger("celery_fleet.delivery.lease")
 #: Rounds in a lease: one may fail, and one may come late.
 ROUNDS = 3
 
+#: Longest time in seconds between two rounds: a third of the shortest lease that preflight takes. Each worker sweeps by
+#: its own timeout, and while a longer one is rolled out some have the shorter one of before.
+LONGEST_ROUND = 5.0
+
 #: Tags in one call: some 60 kB, and well below a millisecond of Redis' time.
 BATCH = 1000
 
-#: Seconds to the next attempt after one that failed; less where a third of the lease is.
+#: Seconds to the next attempt after one that failed; less where a round is.
 RETRY = 2.0
 
 #: Seconds in which an acknowledgement under way ends, before a missing message counts as lost.
@@ -155,8 +159,8 @@ class Lease:
         if self.ended:
             return 0
         began = self._clock()
-        third = self.seconds / ROUNDS
-        self._next = began + min(RETRY, third)
+        pause = min(self.seconds / ROUNDS, LONGEST_ROUND)
+        self._next = began + min(RETRY, pause)
         # By their numbers, so that scores keep the order in which messages were taken.
         # What is awaited comes first: filed meanwhile, it is in both; the other way round in neither.
         awaited = set(self._awaited())
@@ -178,7 +182,7 @@ class Lease:
             missing += [tag.decode() if isinstance(tag, bytes) else tag for tag in answer]
         self._confirmed = began
         self._lapse_told = False
-        self._next = began + third
+        self._next = began + pause
         self._told.intersection_update(tags)
         if missing:
             self._look_for_lost(set(missing) - awaited)

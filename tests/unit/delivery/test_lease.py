@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from fleet_preflight import visibility
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery import lease as module
@@ -102,19 +103,30 @@ def test_a_redis_at_its_memory_limit_renews(store: Store) -> None:
     assert store.age(tag) < 60
 
 
-def test_it_is_due_at_once_and_then_three_times_in_a_lease(case: Case) -> None:
+def test_it_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
+    """While a longer lease is rolled out, workers with the shorter one of before sweep by theirs."""
     assert case.lease.due_in == 0
     case.held = ["a"]
     case.renew()
-    assert case.lease.due_in == 100
-    case.now += 90
-    assert case.lease.due_in == 10
+    assert case.lease.due_in == module.LONGEST_ROUND
+    case.now += 4
+    assert case.lease.due_in == module.LONGEST_ROUND - 4
+    assert (
+        module.ROUNDS * module.LONGEST_ROUND <= visibility._SHORTEST_LEASE
+    )  # what preflight lets pass
+
+
+def test_a_short_one_is_due_three_times() -> None:
+    case = Case(seconds=3)
+    case.held = ["a"]
+    case.renew()
+    assert case.lease.due_in == 1
 
 
 def test_nothing_held_costs_nothing(case: Case) -> None:
     assert case.renew() == 0
     assert case.asked == []
-    assert case.lease.due_in == 100
+    assert case.lease.due_in == module.LONGEST_ROUND
 
 
 def test_what_is_not_confirmed_is_tried_again_soon_and_does_not_count(case: Case) -> None:
