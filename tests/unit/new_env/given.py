@@ -15,6 +15,8 @@ from scripts.new_env.files import files
 from scripts.new_env.write import File
 
 ROOT = Path(__file__).resolve().parents[3]
+#: Begins a command that heeds Ctrl-C even where these tests do not, as what a shell runs in the background.
+HEEDING = ("env", "--default-signal=INT")
 PASSWORD = b"a password of these tests"
 SMALL = {
     "NAME": "shop",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.new_env.given import GOOD, LARGE, ROOT, SMALL, TWO
+from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO
 
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
 
@@ -240,7 +240,7 @@ class Terminal:
         self.descriptor, end = pty.openpty()
         self.process = subprocess.Popen(
             # Makes it the controlling one, whose Ctrl-C is a signal.
-            ["setsid", "--ctty", sys.executable, "-m", "scripts.new_env", *words],
+            ["setsid", "--ctty", *HEEDING, sys.executable, "-m", "scripts.new_env", *words],
             cwd=ROOT,
             env=CLEAN,
             stdin=end,
@@ -269,8 +269,12 @@ class Terminal:
 
     def end(self) -> int:
         """Read to the end; the exit status."""
-        while self._read():
-            pass
+        deadline = time.monotonic() + 60
+        while select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not self._read():
+                break
+        else:
+            self.process.kill()
         os.close(self.descriptor)
         return self.process.wait(timeout=60)
 
@@ -319,7 +323,7 @@ def test_a_question_can_be_left(typed: str, tmp_path: Path) -> None:
 def test_ctrl_c_while_it_writes_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in {**SMALL, "INVENTORIES": str(tmp_path)}.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.new_env", *words],
+        [*HEEDING, sys.executable, "-m", "scripts.new_env", *words],
         cwd=ROOT,
         env=CLEAN,
         stdin=subprocess.DEVNULL,

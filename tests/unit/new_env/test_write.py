@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.new_env.write import File, WriteError, write
-from tests.unit.new_env.given import ROOT
+from tests.unit.new_env.given import HEEDING, ROOT
 
 FILES = {"a/b.yml": File("text\n"), "secret": File("hush\n", 0o600)}
 
@@ -98,7 +98,7 @@ def wait(half):
 write(Path(sys.argv[1]) / "shop", {"a/b": File("x")}, wait)
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
+        [*HEEDING, sys.executable, "-c", script, str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
