@@ -11,7 +11,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from fleet_control import plan
 
-from tests.render.action.fleet_facts import FACTS
+from tests.render.action.fleet_facts import DEBIAN, FACTS
 
 Variables = dict[str, Any]
 
@@ -24,7 +24,10 @@ def plain(value: Any) -> Any:
 
 
 def facts(args: Variables, variables: Variables) -> Variables:
-    return {"changed": False, "ansible_facts": {"fleet": {**FACTS, "systemd_version": 252}}}
+    return {
+        "changed": False,
+        "ansible_facts": {"fleet": {**FACTS, **DEBIAN[252], "systemd_version": 252}},
+    }
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
