@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 
 import pytest
 from conditions import (
@@ -36,37 +35,14 @@ from deaths import (
     assert_delivered,
     counted,
     kill_workers,
-    unit_of,
+    pids,
 )
-from ground import FLEET, SEED, Case, Ground
-from support import resp, units
+from ground import FLEET, Case, Ground
 
 #: The lease that is the default, with which a lost host is waited for once.
 DEFAULT_LEASE = 300.0
 #: What a stock worker of this fleet can hold: its time limit and its drain.
 STOCK_TIMEOUT = 120
-
-
-@pytest.fixture(autouse=True)
-def nothing_refused(ground: Ground) -> Iterator[None]:
-    """The roles' users may do all that a fault makes of them."""
-    yield
-    assert resp.acl_log(ground.fleet, "broker") == []
-
-
-@pytest.fixture
-def numbers() -> random.Random:
-    """The same for each test, whatever ran before it."""
-    return random.Random(SEED)  # noqa: S311  # a load, no secret
-
-
-def pids(ground: Ground) -> dict[tuple[str, str], str]:
-    """The main processes of all workers."""
-    return {
-        (host, worker): units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
-        for host in ground.workers
-        for worker in ground.instances
-    }
 
 
 # --- Redis and the way to it -----------------------------------------------------------------------

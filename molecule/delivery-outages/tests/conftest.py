@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
@@ -14,15 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts-faults" /
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "delivery" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from ground import Ground
-from proof import make_ground
+from proof import (  # noqa: F401  # fixtures, which pytest finds by their names
+    ground,
+    nothing_refused,
+    numbers,
+)
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
-
-
-@pytest.fixture(scope="session")
-def ground() -> Ground:
-    """The hosts of this scenario."""
-    return make_ground()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 
-import pytest
 from deaths import (
     CUT_OFF,
     LEASE,
@@ -19,38 +17,17 @@ from deaths import (
     cut_off,
     frozen_redis,
     kill_worker,
+    pids,
     unit_of,
     wait_until_active,
 )
 from faults import bring_back, docker
-from ground import FLEET, SEED, Case, Ground
-from support import resp, units
+from ground import FLEET, Case, Ground
+from support import resp
 from support.deliveries import held
 from support.waiting import wait_for
 
 BROKER = "redis@load-broker.service"
-
-
-@pytest.fixture(autouse=True)
-def nothing_refused(ground: Ground) -> Iterator[None]:
-    """The roles' users may do all that a fault makes of them."""
-    yield
-    assert resp.acl_log(ground.fleet, "broker") == []
-
-
-@pytest.fixture
-def numbers() -> random.Random:
-    """The same for each test, whatever ran before it."""
-    return random.Random(SEED)  # noqa: S311  # a load, no secret
-
-
-def pids(ground: Ground) -> dict[tuple[str, str], str]:
-    """The main processes of all workers."""
-    return {
-        (host, worker): units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
-        for host in ground.workers
-        for worker in ground.instances
-    }
 
 
 def test_redis_restarted(ground: Ground) -> None:

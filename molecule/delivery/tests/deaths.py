@@ -62,6 +62,15 @@ def unit_of(way: Way, worker: str) -> str:
     return f"load-worker@{worker}.service" if way is FLEET else f"plain-{worker}.service"
 
 
+def pids(ground: Ground) -> dict[tuple[str, str], str]:
+    """The main processes of all workers."""
+    return {
+        (host, worker): units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
+        for host in ground.workers
+        for worker in ground.instances
+    }
+
+
 def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60) -> None:
     """Wait until it runs; for one of the fleet's that is when it consumes."""
     wait_for(

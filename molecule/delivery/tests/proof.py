@@ -1,17 +1,34 @@
-"""The hosts of the three scenarios of the delivery, and where what they find is kept."""
+"""What the three scenarios of the delivery share: fixtures, which their conftest.py name, and so pytest finds them."""
 
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
 
-from ground import Ground
+import pytest
+from ground import SEED, Ground
 from support import resp
 from support.inventory import load_fleet
 
 
-def make_ground() -> Ground:
-    """The hosts; which broker they have is kept beside the results, for the report."""
+@pytest.fixture(scope="session")
+def ground() -> Ground:
+    """The hosts of a scenario; which broker they have is kept beside the results, for the report."""
     ground = Ground(load_fleet(), "delivery")
     about = {"broker": resp.version(ground.fleet, "broker")}
     (ground.results / "about.json").write_text(json.dumps(about) + "\n")
     return ground
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(ground: Ground) -> Iterator[None]:
+    """The roles' users may do all that a fault makes of them."""
+    yield
+    assert resp.acl_log(ground.fleet, "broker") == []
+
+
+@pytest.fixture
+def numbers() -> random.Random:
+    """The same for each test, whatever ran before it."""
+    return random.Random(SEED)  # noqa: S311  # a load, no secret

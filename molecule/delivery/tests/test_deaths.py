@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from deaths import (
@@ -18,24 +17,14 @@ from deaths import (
     kill_clients,
     kill_workers,
 )
-from ground import FLEET, PLAIN, SEED, Case, Ground, Way
-from support import resp
+from ground import FLEET, PLAIN, Case, Ground, Way
 
 #: Stock Celery at its best: late acknowledgement, and a visibility timeout above its longest task.
 STOCK = Way("stock", PLAIN.units, late=True, visibility_timeout=60)
 STOCK_REST = 60.0 + 225.0
 
 
-@pytest.fixture(autouse=True)
-def nothing_refused(ground: Ground) -> Iterator[None]:
-    """The roles' users may do all that a fault makes of them."""
-    yield
-    assert resp.acl_log(ground.fleet, "broker") == []
-
-
-def test_workers_killed(ground: Ground) -> None:
-    numbers = random.Random(SEED)  # noqa: S311  # a load, no secret
-
+def test_workers_killed(ground: Ground, numbers: random.Random) -> None:
     def act(case: Case) -> Recoveries:
         return kill_workers(ground, case, FLEET, 200, numbers)
 
@@ -44,9 +33,8 @@ def test_workers_killed(ground: Ground) -> None:
     assert recoveries.longest <= 2.0, recoveries.as_dict()
 
 
-def test_stock_workers_killed(ground: Ground) -> None:
+def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
     """The same for stock: what it loses makes the run above one that counts."""
-    numbers = random.Random(SEED)  # noqa: S311  # a load, no secret
     summary, _ = counted(
         ground,
         "workers killed",
@@ -57,9 +45,7 @@ def test_stock_workers_killed(ground: Ground) -> None:
     assert summary.lost + summary.doubled > 0
 
 
-def test_children_killed(ground: Ground) -> None:
-    numbers = random.Random(SEED)  # noqa: S311  # a load, no secret
-
+def test_children_killed(ground: Ground, numbers: random.Random) -> None:
     def act(case: Case) -> None:
         for _ in range(50):
             kill_child(
