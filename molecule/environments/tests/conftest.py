@@ -1,6 +1,7 @@
 """What the tests of a new environment share; `support` holds the means of all scenarios.
 
-Tests of the standing fleet come from molecule/shared/tests, with their own conftest.
+Tests of the standing fleet come from molecule/shared/tests, with their own conftest. `stage(6)` is after all stages of
+these: it takes the fleet away.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 
 from support.inventory import Fleet, load_fleet
+from support.order import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_collection_modifyitems,
+    pytest_configure,
+)
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from support.inventory import Fleet
     from support.plays import Run
 
-pytestmark = pytest.mark.stage(5)
+pytestmark = pytest.mark.stage(6)
 PLAYBOOK = "playbooks/remove_fleet.yml"
 OWN = "# A person's own.\n"
 

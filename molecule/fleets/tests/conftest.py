@@ -20,11 +20,13 @@ from support.applications import (  # noqa: F401  # fixtures and hooks, which py
     fleet,
     label,
     others,
-    pytest_collection_modifyitems,
-    pytest_configure,
     workshop,
 )
 from support.inventory import Fleet
+from support.order import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_collection_modifyitems,
+    pytest_configure,
+)
 from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_make_collect_report,
     pytest_runtest_makereport,

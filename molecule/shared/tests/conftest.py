@@ -32,8 +32,9 @@ from testinfra.host import Host
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from support import resp, skips
+from support import order, resp, skips
 from support.inventory import Fleet, Variables, load_fleet
+from support.order import pytest_collection_modifyitems  # noqa: F401  # a hook, as below
 from support.skips import pytest_make_collect_report  # noqa: F401  # a hook, which pytest finds by its name
 from support.units import Look
 
@@ -43,12 +44,12 @@ notes_key = pytest.StashKey[list[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers."""
+    order.pytest_configure(config)
     config.stash[notes_key] = []
     config.addinivalue_line("markers", "hosts(group, each=variable): the hosts a test runs on")
     config.addinivalue_line(
         "markers", "unit(name, group): the unit whose journal is shown on failure"
     )
-    config.addinivalue_line("markers", "stage(n): when a test runs, 0 (default) to 5")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -71,17 +72,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             f"{metafunc.definition.nodeid}: {variable} is empty on {', '.join(hosts)}"
         )
     metafunc.parametrize(("host_name", "each"), pairs, scope="session")
-
-
-def stage(item: pytest.Item) -> int:
-    """When a test runs."""
-    marker = item.get_closest_marker("stage")
-    return int(marker.args[0]) if marker else 0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what only looks, then what disturbs."""
-    items.sort(key=stage)
 
 
 @pytest.fixture(scope="session")

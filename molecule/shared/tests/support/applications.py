@@ -1,4 +1,4 @@
-"""What the scenarios of several applications share: their tests' order, and fixtures for whatever application it is.
+"""What the scenarios of several applications share: fixtures for whatever application it is.
 
 A scenario's conftest imports all of it by name, and adds a fixture for each of its own applications.
 """
@@ -11,22 +11,6 @@ import pytest
 
 from support import fleets
 from support.inventory import Fleet
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
-    config.addinivalue_line("markers", "stage(n): when a test runs; 0 is the default")
-
-
-def stage(item: pytest.Item) -> int:
-    """When a test runs."""
-    marker = item.get_closest_marker("stage")
-    return int(marker.args[0]) if marker else 0
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order of their stages."""
-    items.sort(key=stage)
 
 
 @pytest.fixture(params=fleets.NAMES)
