@@ -322,7 +322,7 @@ def test_clients_show_a_certificate_too(pki: Pki) -> None:
         assert "NOAUTH" in pki.asks(worker, *pair)
         again = pki.well("mutual-again", pki_mode="mutual")
         assert set(again.changed.values()) == {0}
-        for command in ("redis -- ping", "workers", "health --now"):
+        for command in ("redis -- ping", "status", "inspect ping", "health --now"):
             fleet.must(pki.redis if "redis" in command else worker, f"celery-fleet {command}")
         tasks.send(fleet, [tasks.tracer(f"{label}-more-{n}", "discounts", 1) for n in range(10)])
         database.assert_ran_once(fleet, label, 30, 120)
