@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,16 @@ def _key(title: str, path: Path) -> dict[str, str]:
     """The lines of a key file; hosts outside the fleet have none."""
     if not path.exists():
         return {}
-    # Headers are the same in every such file.
+    # Headers are the same in every such file, and its end is the public key, which a certificate shows to everybody.
     lines = re.findall(r"^[A-Za-z0-9+/=]{20,}$", path.read_text(), re.MULTILINE)
-    return {f"{title}, line {number}": line for number, line in enumerate(lines)}
+    shown = ssl.PEM_cert_to_DER_cert(path.with_suffix(".crt").read_text())
+    found = {
+        f"{title}, line {number}": line
+        for number, line in enumerate(lines)
+        if base64.b64decode(line) not in shown
+    }
+    assert len(found) >= 2, f"{path} has no private part"
+    return found
 
 
 def forms(text: str) -> set[str]:
