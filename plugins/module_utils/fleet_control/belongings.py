@@ -27,6 +27,8 @@ SETTLED = "removal.json"
 KEEP = ("logs", "redis_data", "releases", "state")
 # Whose names are safe to build paths of: the same as preflight's.
 APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
+# A directory that is an application's own: absolute, below another one, and with nothing that a pattern would take.
+_OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Places:
     root: str
     state: str
     redis_config: str
+
+    def __post_init__(self) -> None:
+        for name in ("directory", "root", "state", "redis_config"):
+            object.__setattr__(self, name, _without_end(getattr(self, name)))
 
     @classmethod
     def usual(cls, app: str) -> Places:
@@ -55,6 +61,31 @@ class Places:
         """Path of the owner's mark."""
         return f"{self.directory}/{MARK}"
 
+    def wrong(self, mark: Mapping[str, object] | None) -> list[str]:
+        """Why nothing may be removed there; each with what to do.
+
+        Args:
+            mark: The application's own on this host: what it was deployed with, whatever the inventory says since.
+        """
+        named = {"celery_app_root": self.root, "celery_app_state": self.state}
+        more = {"celery_app_directory": self.directory, "redis_config_directory": self.redis_config}
+        words = [
+            f"{variable}: {path!r} is no directory of an application's own: write an absolute path, in at least two "
+            "parts of letters, digits and . _ + : @ -"
+            for variable, path in {**named, **more}.items()
+            if not is_own_directory(path)
+        ]
+        known = (mark or {}).get("paths")
+        # A host that has Redis alone has neither.
+        if words or not isinstance(known, Sequence) or not (mark or {}).get("users"):
+            return words
+        return [
+            f"{variable}: the inventory says {path}, and {self.mark} names no such directory but "
+            f"{', '.join(map(str, known))}. Set it to the one that the application was deployed with"
+            for variable, path in named.items()
+            if path not in map(_without_end, map(str, known))
+        ]
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -69,6 +100,15 @@ class Tree:
     path: str
     keep: str = ""
     whole: bool = True
+
+
+def _without_end(path: str) -> str:
+    return path.rstrip("/") or path
+
+
+def is_own_directory(path: str) -> bool:
+    """Whether a path may be one that a single application has, and removes."""
+    return _OWN_DIRECTORY.fullmatch(path) is not None
 
 
 # In the order in which they are stopped, each on all hosts before the next: what checks, then what sends, then what
@@ -249,6 +289,7 @@ class Neighbours:
         names: Of all of them.
         units: Patterns of their units.
         users: Their users and groups.
+        paths: Patterns of their directories.
         redis: Whether one of them has a Redis there.
         nginx: Whether one of them has a site there.
     """
@@ -256,6 +297,7 @@ class Neighbours:
     names: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     redis: bool = False
     nginx: bool = False
 
@@ -282,6 +324,7 @@ def neighbours(app: str, marks: Mapping[str, Mapping[str, object] | None]) -> Ne
         names=tuple(sorted(others)),
         units=texts("units"),
         users=texts("users"),
+        paths=texts("paths"),
         redis=unreadable or any(unit.startswith("redis@") for unit in texts("units")),
         nginx=unreadable or bool(texts("nginx")),
     )

@@ -169,10 +169,15 @@ class Remover:
     # -- looking -------------------------------------------------------------------------------------------
 
     def look(self) -> Found:
-        """All that there is; changes nothing."""
+        """All that there is; changes nothing.
+
+        Raises:
+            SettleError: What the inventory says of its directories is not to be believed.
+        """
         found = Found(present=self.present, neighbours=list(self.neighbours.names))
         if not self.present:
             return found
+        self._refuse_other_places()
         found.owner = str((self.mark or {}).get("owner", ""))
         found.units = self._units(belongings.all_units(self.app))
         found.busy = [
@@ -339,6 +344,7 @@ class Remover:
             SettleError: Something still runs, or could not be removed.
         """
         if self.present:
+            self._refuse_other_places()
             self._refuse_what_runs()
             current = self._is_current()
             self._remove_table()
@@ -367,6 +373,11 @@ class Remover:
         if self._exists(RUN) and not self._glob(f"{RUN}/*.lease.json"):
             self._remove_tree(RUN)
         self._remove_files([str(LOCK)])
+
+    def _refuse_other_places(self) -> None:
+        words = self.places.wrong(self.mark)
+        if words:
+            raise SettleError("; ".join([*words, "Nothing was removed on this host."]))
 
     def _refuse_what_runs(self) -> None:
         names = self._units([*belongings.all_units(self.app), *belongings.commands(self.app)])
@@ -475,12 +486,19 @@ class Remover:
     def _remove_tree(self, path: str) -> None:
         real = self._at(path)
         if os.path.islink(real):
-            # Somebody has moved it to another disk: what is behind goes, the place there stays.
-            self._empty(os.path.realpath(real))
+            if self._is_roots(real):
+                # Somebody has moved it to another disk: what is behind goes, the place there stays.
+                self._empty(os.path.realpath(real))
             os.unlink(real)
         else:
             shutil.rmtree(real)
         self.removed.append(path)
+
+    @staticmethod
+    def _is_roots(link: str) -> bool:
+        """Whether root has put a link there: the application's user may lead one of its own anywhere."""
+        root = os.geteuid()
+        return os.lstat(link).st_uid == root == os.stat(os.path.dirname(link)).st_uid
 
     def _empty(self, real: str) -> None:
         for entry in os.scandir(real):
@@ -615,7 +633,7 @@ class Remover:
             (tree, path)
             for tree in belongings.trees(self.places)
             for path in self._glob(tree.path)
-            if os.path.isdir(self._at(path))
+            if os.path.isdir(self._at(path)) and not self._matches(path, self.neighbours.paths)
         ]
 
     def _redis_data(self) -> bool:
@@ -625,10 +643,17 @@ class Remover:
     def _measure(self, path: str, whole: bool) -> tuple[int, list[str]]:
         """Bytes of a tree, and what in it is not the application's where that counts."""
         owners, size, foreign = self._numbers(), 0, []
+        if os.path.islink(self._at(path)) and not self._is_roots(self._at(path)):
+            # What is behind is not touched.
+            return 0, []
         for directory, directories, names in os.walk(self._at(path)):
             for name in (*names, *directories):
                 entry = os.path.join(directory, name)
-                about = os.lstat(entry)
+                try:
+                    about = os.lstat(entry)
+                except FileNotFoundError:
+                    # The application is at work.
+                    continue
                 size += about.st_blocks * 512
                 inside = entry.removeprefix(self.host.base)
                 if not whole and about.st_uid not in owners and not self._in_a_tree(inside):
@@ -645,7 +670,8 @@ class Remover:
 
     def _numbers(self) -> set[int]:
         """Of the application's users on this host, whoever made them."""
-        found = (self.host.accounts.user(name) for name in self._user_names())
+        own = (name for name in self._user_names() if name not in self.neighbours.users)
+        found = (self.host.accounts.user(name) for name in own)
         return {account.number for account in found if account is not None}
 
     def _user_names(self) -> list[str]:

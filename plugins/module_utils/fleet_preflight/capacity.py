@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from .certificates import not_strict
 from .control import version
 from .model import (
     Model,
@@ -42,12 +43,19 @@ _REDIS_UNITS: Final = {
 
 
 def demands(model: Model) -> dict[str, dict[str, object]]:
-    """What each host is asked for, as plain data: `workers` with their bounds, `redis` in bytes, `release`."""
+    """What each host is asked for, as plain data: `workers` with their bounds, `redis` in bytes, `release`.
+
+    `certificate` is not asked of it but of those that read its certificate: what some Python would refuse.
+    """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
     releases = model.members(*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
+    refused = not_strict(model)
     for host in model.hosts:
-        asked: dict[str, object] = {"release": host in releases}
+        asked: dict[str, object] = {
+            "release": host in releases,
+            "certificate": refused.get(host, []),
+        }
         if host in redis:
             asked["redis"] = {
                 name: size

@@ -54,6 +54,12 @@ def check_certificates(model: Model) -> Iterator[Problem]:
                 yield _problem(fault, host, Severity.WARNING)
 
 
+def not_strict(model: Model) -> dict[str, list[str]]:
+    """Host → what Python from 3.13 on would refuse of its certificate."""
+    found = ((host, _given(model, host)) for host in model.members(FLEET))
+    return {host: pki.not_strict(given) for host, given in found if given is not None}
+
+
 def _problem(fault: Fault, host: str, severity: Severity = Severity.ERROR) -> Problem:
     return Problem(
         fault.variable,

@@ -54,6 +54,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     schedule.check_zone,
     commands.check_commands,
     values.check_types,
+    names.check_directories,
     names.check_hosts,
     names.check_allowed,
     names.check_application,

@@ -14,6 +14,8 @@ from .report import grouped
 SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
+# Whose ssl.create_default_context() asks for all of RFC 5280.
+STRICT_FROM: Final = (3, 13)
 FLAVORS: Final = ("redis", "valkey")
 # Of those that are supported.
 WITHOUT_VALKEY: Final = ("12",)
@@ -78,7 +80,26 @@ def check_facts(
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
-    return grouped([*found, *_clocks(facts)])
+    return grouped([*found, *_clocks(facts), *_certificates(facts, asked or {})])
+
+
+def _certificates(
+    facts: Mapping[str, object], asked: Mapping[str, Mapping[str, object]]
+) -> Iterator[Problem]:
+    """Certificates that some host's Python would not take, whoever shows them."""
+    strict = [
+        host
+        for host, value in facts.items()
+        if version(str(as_mapping(value).get("python_version", ""))) >= STRICT_FROM
+    ]
+    for host, demands in asked.items() if strict else ():
+        for words in as_strings(demands.get("certificate")):
+            yield Problem(
+                "pki_certificate",
+                f"can't be used where {strict[0]} and others with Python 3.13 or later have to trust it: {words}",
+                "have it made anew by way of what `openssl verify -x509_strict` takes: docs/certificates.md",
+                hosts=(host,),
+            )
 
 
 def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:

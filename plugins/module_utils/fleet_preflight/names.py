@@ -15,6 +15,8 @@ _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Below another one: /opt itself is nobody's. The same as a removal takes (fleet_control.belongings).
+_OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
@@ -257,6 +259,31 @@ def _queue(
             value=model.show(path, queue or '""'),
             hosts=hosts,
         )
+
+
+def check_directories(model: Model) -> Iterator[Problem]:
+    """Directories of an application's own, which its removal takes away again."""
+    for variable in ("celery_app_root", "celery_app_state", "redis_config_directory"):
+        for value, hosts in model.distinct_given(variable):
+            if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
+                yield Problem(
+                    variable,
+                    "is no directory that an application can have for itself",
+                    "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
+                    value=model.show((variable,), value or '""'),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct_given("celery_app_directory"):
+        wanted = {f"/etc/celery-fleet/{model.value(host, 'celery_app_name')}" for host in hosts}
+        if isinstance(value, str) and {value.rstrip("/")} != wanted:
+            yield Problem(
+                "celery_app_directory",
+                "is not where others look for an application's mark: they would take what is its own, and a removal "
+                "would not find it",
+                f"leave it out; it is {', '.join(sorted(wanted))}",
+                value=model.show(("celery_app_directory",), value or '""'),
+                hosts=hosts,
+            )
 
 
 def check_hosts(model: Model) -> Iterator[Problem]:

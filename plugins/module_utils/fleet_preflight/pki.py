@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -41,6 +41,7 @@ _FROM_FILE = (
 )
 
 Certificate = x509.Certificate
+_Kind = TypeVar("_Kind", bound=x509.ExtensionType)
 
 
 class CertificateError(ValueError):
@@ -189,7 +190,50 @@ def _usable(certificate: Certificate, purpose: x509.ObjectIdentifier) -> bool:
         return True
     except ValueError:
         return False
-    return purpose in found or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in found
+    # That it is for any purpose is not enough to OpenSSL.
+    return purpose in found
+
+
+def _may_be_shown(certificate: Certificate) -> bool:
+    """Whether its key may be used for TLS."""
+    usage = _extension(certificate, x509.KeyUsage)
+    return usage is None or (
+        usage.digital_signature or usage.key_encipherment or usage.key_agreement
+    )
+
+
+def _extension(certificate: Certificate, kind: type[_Kind]) -> _Kind | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _constrained(authority: Certificate, names: Iterable[str]) -> list[str]:
+    """Names, as `alternative_name` writes them, for which an authority may not sign."""
+    constraints = _extension(authority, x509.NameConstraints)
+    if constraints is None:
+        return []
+    refused = []
+    for name in names:
+        kind = x509.IPAddress if name.startswith("IP:") else x509.DNSName
+        permitted, excluded = (
+            [tree.value for tree in trees or () if isinstance(tree, kind)]
+            for trees in (constraints.permitted_subtrees, constraints.excluded_subtrees)
+        )
+        text = name.partition(":")[2]
+        if any(_below(text, tree) for tree in excluded) or (
+            permitted and not any(_below(text, tree) for tree in permitted)
+        ):
+            refused.append(text)
+    return refused
+
+
+def _below(name: str, tree: Any) -> bool:
+    if not isinstance(tree, str):
+        return ipaddress.ip_address(name) in tree
+    wanted, found = tree.lower().removeprefix("."), name.lower()
+    return not wanted or found == wanted or found.endswith(f".{wanted}")
 
 
 def _is_self_signed(certificate: Certificate) -> bool:
@@ -228,6 +272,69 @@ def chain_to(
         return None
 
     return search([chain[0]]) if chain else None
+
+
+def steps_refused(
+    way: Sequence[Certificate], names: Iterable[str], clients: bool, leaf: bool = True
+) -> Iterator[str]:
+    """Why OpenSSL does not go a way that signatures alone allow.
+
+    Args:
+        way: As `chain_to` finds it.
+        names: What the host's certificate is, or will be, for, as `alternative_name` writes them.
+        clients: Whether clients show it, too.
+        leaf: Whether it begins with the host's certificate, and not with who signs that.
+    """
+    names = list(names)
+    for index, item in enumerate(way):
+        if leaf and not index:
+            continue
+        # Between it and the host's certificate; RFC 5280, 4.2.1.9, does not count an authority that renews itself.
+        between = sum(one.subject != one.issuer for one in way[int(leaf) : index])
+        basic = _extension(item, x509.BasicConstraints)
+        if basic is not None and basic.path_length is not None and between > basic.path_length:
+            yield (
+                f"{title(item)}, which allows {basic.path_length} authorities below it (pathlen), and there "
+                f"{'is' if between == 1 else 'are'} {between}"
+            )
+        refused = _constrained(item, names)
+        if refused:
+            yield f"{title(item)}, which may not sign for {', '.join(refused)} (name constraints)"
+        for serves, what in ((serves_servers, "serverAuth"), (serves_clients, "clientAuth")):
+            if not serves(item) and (what == "serverAuth" or clients):
+                yield f"{title(item)}, which has extended key usages without {what}"
+
+
+def strict_refusals(way: Sequence[Certificate]) -> list[str]:
+    """Why Python from 3.13 on does not go a way that OpenSSL by itself goes: it asks for all that RFC 5280 demands."""
+    found = []
+    for index, item in enumerate(way):
+        basic, usage = _extension(item, x509.BasicConstraints), _extension(item, x509.KeyUsage)
+        above = _extension(item, x509.AuthorityKeyIdentifier)
+        wrong = []
+        if index + 1 < len(way) and (above is None or above.key_identifier is None):
+            wrong.append("has no authority key identifier")
+        if basic is not None and basic.ca:
+            if not _critical(item, x509.BasicConstraints):
+                wrong.append("has basic constraints that are not critical")
+            if usage is None:
+                wrong.append("has no key usage")
+            if _extension(item, x509.SubjectKeyIdentifier) is None:
+                wrong.append("has no subject key identifier")
+        elif usage is not None and usage.key_cert_sign:
+            wrong.append("may sign (keyCertSign) and is no authority")
+        if not len(item.subject) and (index or not _critical(item, x509.SubjectAlternativeName)):
+            wrong.append("has no subject")
+        if wrong:
+            found.append(f"{title(item)} {' and '.join(wrong)}")
+    return found
+
+
+def _critical(certificate: Certificate, kind: type[x509.ExtensionType]) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).critical
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def is_trusted(chain: str, bundle: str) -> bool:
@@ -567,6 +674,14 @@ def _of_way(
                 "use a certificate that an authority has signed",
             )
     yield from _of_time("pki_ca_bundle", (item for item in way[1:] if item in trusted), now)
+    leaf = given.source == EXTERNAL
+    wanted = names(way[0]) if leaf else map(alternative_name, given.names)
+    for words in steps_refused(way, wanted, given.clients, leaf):
+        yield Fault(
+            variable,
+            f"leads by way of {words}",
+            "use an authority that may, or have it made anew",
+        )
 
 
 def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certificate]) -> Fault:
@@ -633,6 +748,12 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
                 f"has extended key usages without {what}",
                 "have it made anew for servers" + (" and for clients" if given.clients else ""),
             )
+    if not _may_be_shown(leaf):
+        yield Fault(
+            "pki_certificate",
+            "has a key usage with which it can't be shown (digitalSignature)",
+            "have it made anew for servers" + (" and for clients" if given.clients else ""),
+        )
     yield from _of_key("pki_key", given.key, leaf, None, "pki_certificate")
     yield from _of_way("pki_certificate", chain, given, now)
 
@@ -686,6 +807,20 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
                     f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts: nobody is trusted "
                     "any more, so there is nothing to roll over",
                 )
+
+
+def not_strict(given: Given) -> list[str]:
+    """What Python from 3.13 on, Debian 13's, would refuse of certificates with which nothing else is wrong."""
+    try:
+        if given.source == EXTERNAL:
+            chain = certificates(joined(given.certificate, given.chain))
+        else:
+            chain = certificates(signer(given))
+        trusted = bundle(given)
+        way = chain_to(chain, certificates(trusted)) if trusted else chain[:1]
+    except CertificateError:
+        return []
+    return strict_refusals(way or [])
 
 
 # --- from what hosts have to what they are to have ------------------------------------------------------

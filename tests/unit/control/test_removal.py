@@ -628,3 +628,113 @@ def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
     remover.remove()
     (warning,) = remover.warnings
     assert "own.conf is wrong" in warning
+
+
+@pytest.mark.parametrize("place", ["beat", "worker-w", "worker-other"])
+def test_where_a_users_link_leads_nothing_is_touched(
+    ground: Ground, bare: list[str], place: str
+) -> None:
+    """The state is the application's user's: root must not follow what that has put there."""
+    ground.deploy("shop")
+    ground.stop()
+    theirs = ground.write("/srv/others/important")
+    link = ground.base / "var/lib/shop" / place
+    if link.exists():
+        removal.shutil.rmtree(link)
+    link.symlink_to(ground.base / "srv/others")
+    os.chown(link, 1234, 1234, follow_symlinks=False)
+    os.chown(link.parent, 1234, 1234)
+    assert ground.remover().look().trees[f"/var/lib/shop/{place}"] == 0
+    ground.remover().remove()
+    assert theirs.read_text() == "x\n"
+    assert not os.path.lexists(link)
+    assert bare
+
+
+def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    data = ground.write("/srv/redis/dump.rdb")
+    place = ground.base / "var/lib/celery-fleet-redis/shop-broker"
+    removal.shutil.rmtree(place)
+    place.symlink_to(data.parent)
+    ground.remover().remove()
+    assert not data.exists()
+    assert data.parent.exists()
+    assert not os.path.lexists(place)
+
+
+def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(ground: Ground) -> None:
+    """Where the other one has Redis alone, its mark names no user, and preflight allows both."""
+    ground.deploy("shop-flower")
+    ground.write("/var/lib/shop-flower/own.db")
+    ground.write("/var/log/shop-flower/celery_w.log")
+    ground.deploy("shop", ("redis",))
+    for path in ("/var/lib/shop-flower/flower.db", "/opt/shop", "/var/lib/shop", "/var/log/shop"):
+        place = ground.base / path.lstrip("/")
+        removal.shutil.rmtree(place) if place.is_dir() else place.unlink()
+    ground.accounts.users.pop("shop")
+    ground.accounts.users["shop-flower"] = Account("shop-flower", OURS, "shop-flower Celery")
+    ground.stop()
+    found = ground.remover().look()
+    assert [path for path in found.trees if "shop-flower" in path] == []
+    ground.remover().remove()
+    assert (ground.base / "var/lib/shop-flower/own.db").exists()
+    assert (ground.base / "var/log/shop-flower/celery_w.log").exists()
+    assert "shop-flower" in ground.accounts.users
+
+
+def test_files_that_vanish_while_it_looks_are_no_trouble(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.deploy("shop")
+    lstat = os.lstat
+
+    def vanished(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("dump.rdb"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return lstat(path, **options)
+
+    monkeypatch.setattr(removal.os, "lstat", vanished)
+    assert ground.remover().look().trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"root": "/"}, "celery_app_root: '/' is no directory"),
+        ({"root": ""}, "celery_app_root: '' is no directory"),
+        ({"root": "/opt"}, "celery_app_root: '/opt' is no directory"),
+        ({"root": "/opt/*"}, "celery_app_root: '/opt/\\*' is no directory"),
+        ({"root": "/opt/../srv"}, "celery_app_root: '/opt/../srv' is no directory"),
+        ({"state": "var/lib/shop"}, "celery_app_state: 'var/lib/shop' is no directory"),
+        ({"redis_config": "/etc/[a-z]*"}, "redis_config_directory"),
+        ({"root": "/srv/data"}, "the inventory says /srv/data.*names no such.*/opt/shop"),
+        ({"state": "/var/lib/postgresql"}, "celery_app_state: the inventory says"),
+    ],
+)
+def test_directories_that_are_not_the_applications_are_refused(
+    ground: Ground, change: dict[str, str], words: str
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    before = ground.paths()
+    remover = ground.remover()
+    remover.places = replace(remover.places, **change)
+    with pytest.raises(SettleError, match=words):
+        remover.look()
+    with pytest.raises(SettleError, match=words):
+        remover.remove()
+    assert ground.paths() == before
+
+
+def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: list[str]) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    remover = ground.remover()
+    remover.places = replace(remover.places, root="/opt/shop/", state="/var/lib/shop/")
+    assert not any(path.startswith(("/opt", "/var")) for path in remover.look().stay)
+    remover.remove()
+    remover.finish()
+    assert not (ground.base / "opt/shop").exists()
+    assert bare

@@ -126,6 +126,14 @@ def test_a_dry_run_looks_and_asks_nobody(ground: Ground) -> None:
     assert json.loads(path.read_text())["hosts"]["redis1"]["present"] is True
 
 
+def test_a_redis_on_a_host_that_has_left_its_group_is_counted_as_well(ground: Ground) -> None:
+    ground.found["worker1"]["messages"] = dict(COUNTED)
+    run = ground.run()
+    assert run.status == 0, run.text
+    assert sorted(run.of("messages")) == ["redis1 messages", "worker1 messages"]
+    assert sorted(run.of("settle")) == ["redis1 settle", "worker1 settle"]
+
+
 def test_messages_end_it_at_the_beginning(ground: Ground) -> None:
     ground.found["redis1"]["messages"] = WAITING
     run = ground.run()

@@ -1124,3 +1124,32 @@ def test_a_value_that_all_hosts_share_is_rendered_once(variables: Variables) -> 
     )
     assert [*map(repr, rendered)].count("{'A': '{{ ours }}'}") == 1
     assert {str(made.value(host, "celery_app_env")) for host in GROUPS["fleet"]} == {"{'A': 'x'}"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("celery_app_root", "/"),
+        ("celery_app_root", "/opt"),
+        ("celery_app_root", "/opt/*"),
+        ("celery_app_state", "/var/lib/../lib"),
+        ("celery_app_state", "state"),
+        ("redis_config_directory", "/etc/celery fleet"),
+        ("celery_app_directory", "/etc/shop"),
+        ("celery_app_directory", "/etc/celery-fleet/other"),
+    ],
+)
+def test_directories_that_a_removal_could_not_take_away_are_refused(
+    variables: dict[str, Any], variable: str, value: str
+) -> None:
+    (found,) = problems({**variables, variable: value})
+    assert found.variable == variable
+    assert found.value == value
+
+
+def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, Any]) -> None:
+    assert (
+        problems({**variables, "celery_app_root": "/srv/shop/", "celery_app_state": "/data/s-1"})
+        == []
+    )
+    assert problems({**variables, "celery_app_directory": "/etc/celery-fleet/shop"}) == []
