@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease, packed  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_control.releases import NOTE, refusals  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import lease, packed, remote  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control.releases import refusals  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -33,9 +32,7 @@ class ActionModule(ActionBase):
         args = dict(self._task.args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
         path = f"{args['root']}/releases/{identity}"
-        found = self._low_level_execute_command(
-            f"cat {shlex.quote(path)}/{NOTE} 2>/dev/null; exit 0"
-        )
+        found = self._low_level_execute_command(remote.release_note(path))
         if found["stdout"].strip():
             demands = args.get("demands") or {}
             words = refusals(identity, found["stdout"], demands) if demands else []
@@ -60,13 +57,13 @@ class ActionModule(ActionBase):
     ) -> dict[str, Any]:
         made = self._make_tmp_path()
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
-        remote = shell.join_path(made, "release.tar.gz")
-        self._transfer_file(archive, remote)
+        sent = shell.join_path(made, "release.tar.gz")
+        self._transfer_file(archive, sent)
         built: dict[str, Any] = self._execute_module(
             module_name="release",
             module_args={
                 **args,
-                "archive": remote,
+                "archive": sent,
                 "demands": packed.pack(args.get("demands") or {}),
             },
             task_vars=variables,

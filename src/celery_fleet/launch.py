@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -91,6 +92,12 @@ def interpreter(release: str) -> str:
     python = os.path.join(release, "venv", "bin", "python")
     if not os.access(python, os.X_OK):
         raise LaunchError(f"{python} is missing or can't be run; {DEPLOY} again")
+    # The link leads to the host's own; packages lie in a directory of the version that they were installed by.
+    name = os.path.basename(os.path.realpath(python))
+    if re.fullmatch(r"python3\.[0-9]+", name) and not os.path.isdir(
+        os.path.join(release, "venv", "lib", name)
+    ):
+        raise LaunchError(f"{release} was built for another Python than {name}; {DEPLOY} again")
     return python
 
 

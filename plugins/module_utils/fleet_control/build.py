@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .celery import environment_text
-from .releases import NOTE, refusals
+from .releases import NOTE, built, outlived, refusals
 
 
 class BuildError(Exception):
@@ -291,6 +291,30 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
     return [path.name for path in spare[keep:]]
 
 
+def _require_unused(path: Path) -> None:
+    """Leave a virtualenv alone that the host's new Python has no use for, while processes of the old one have.
+
+    They have loaded only a part of their code, and a restart is not theirs to see: by its name the release is the same.
+    """
+    python, real = outlived(str(path)), path.resolve()
+    found = []
+    for process in (name for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            program = os.readlink(f"/proc/{process}/exe")
+            directory = Path(os.readlink(f"/proc/{process}/cwd"))
+        except OSError:
+            continue  # it has just ended
+        # What the new one has started ends by itself, again and again; a person's shell needs none of it.
+        if program != python and os.path.basename(program).startswith(("python", "pypy")):
+            found += [int(process)] if directory.is_relative_to(real) else []
+    if found:
+        raise BuildError(
+            f"release {path.name} has to be built anew, as its virtualenv does not work with {python}, which this host "
+            f"has now, and processes of before still run from it: {', '.join(map(str, sorted(found)))}. Restart the "
+            f"host, or stop their units (`systemctl status {min(found)}` names one), and run again."
+        )
+
+
 def build(wanted: Build) -> None:
     """Build a release, or leave nothing behind.
 
@@ -311,8 +335,10 @@ def build(wanted: Build) -> None:
 
 def _build_alone(wanted: Build) -> None:
     path = wanted.path
-    if (path / NOTE).is_file():
+    if built(str(path)):
         return
+    if (path / NOTE).is_file():
+        _require_unused(path)
     if path.exists():
         shutil.rmtree(path)
     path.mkdir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,9 +26,34 @@ _RESP3 = 5
 _CRONTAB = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 
 
+# What an interpreter is called that says its version; where it has another name, nothing is told from that.
+_PYTHON = re.compile(r"python3\.[0-9]+")
+
+
 def built(path: str) -> bool:
-    """Whether a directory is a release; without the note it is what a build left half done."""
-    return os.path.isfile(f"{path}/{NOTE}")
+    """Whether a directory is a release of this host.
+
+    Without the note it is what a build left half done. And a virtualenv leads to the host's own Python by a link, while
+    its packages lie in a directory of the version that it was made with: where the host's distribution was upgraded
+    since, nothing finds them.
+    """
+    return os.path.isfile(f"{path}/{NOTE}") and not outlived(path)
+
+
+def outlived(path: str) -> str:
+    """The interpreter that a release's virtualenv leads to, where its packages are not for that one, or it is gone."""
+    python = os.path.realpath(f"{path}/venv/bin/python")
+    if not os.access(python, os.X_OK):
+        return python
+    name = os.path.basename(python)
+    foreign = _PYTHON.fullmatch(name) and not os.path.isdir(f"{path}/venv/lib/{name}")
+    return python if foreign else ""
+
+
+def again(path: str) -> str:
+    """Words for a release that is there and has to be built once more; nothing where there is none."""
+    python = outlived(path) if os.path.isfile(f"{path}/{NOTE}") else ""
+    return f" anew: its virtualenv does not work with {python}" if python else ""
 
 
 def target_of(link: str, target: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .releases import NOTE
+
 _PYTHON = "/usr/bin/python3"
 # Seconds that a unit which systemd had to start again must have stayed up to count as serving.
 _SETTLE = 10
@@ -30,6 +32,20 @@ def program(path: str) -> str:
 def script(name: str) -> str:
     """Source of one of the scripts beside this file."""
     return (Path(__file__).parent / "scripts" / f"{name}.py").read_text()
+
+
+def release_note(path: str) -> str:
+    """The shell command that prints a release's note: nothing where `releases.built` would say that it is none."""
+    lines = (
+        f"path={shlex.quote(path)}",
+        'python=$(readlink -f "$path/venv/bin/python") && [ -x "$python" ] || exit 0',
+        "case ${python##*/} in",
+        "python3.*[!0-9]*) ;;",
+        'python3.[0-9]*) [ -d "$path/venv/lib/${python##*/}" ] || exit 0 ;;',
+        "esac",
+        f'cat "$path/{NOTE}" 2>/dev/null; exit 0',
+    )
+    return "\n".join(lines)
 
 
 def serving(

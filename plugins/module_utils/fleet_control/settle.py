@@ -133,7 +133,8 @@ class Settler:
             path = releases.target_of(link.path, link.target)
             if path and path not in coming and not releases.built(path):
                 raise SettleError(
-                    f"release {os.path.basename(path)} is not built on this host, and {link.path} is to point to it: "
+                    f"release {os.path.basename(path)} is not built on this host, or for another Python than it has "
+                    f"now, and {link.path} is to point to it: "
                     "run site.yml without --skip-tags or --tags that leave its build out.\nNo file was written."
                 )
 
@@ -441,7 +442,7 @@ class Settler:
                 first.append(Pending(part, "", "install", wanted.packages))
             for release in wanted.releases:
                 if not releases.built(release.path):
-                    name = f"{release.what} {os.path.basename(release.path)}"
+                    name = f"{release.what} {os.path.basename(release.path)}{releases.again(release.path)}"
                     first.append(Pending(part, "", "build", (name,)))
             first += [
                 Pending(part, command.subject, "run", (command.text,))

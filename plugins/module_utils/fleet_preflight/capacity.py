@@ -23,9 +23,8 @@ _MIB: Final = 2**20
 # Bytes. Below the first a virtualenv is likely to fill the disk, below the second nothing could be written any more.
 _ROOM: Final = 1000 * _MIB
 _LEAST_ROOM: Final = 250 * _MIB
-# What the access rules and settings are written for.
-_REDIS: Final = "redis-server"
-_REDIS_FROM: Final = (7, 0)
+# What the access rules and settings are written for; Valkey began as 7.2.
+_REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
 _REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
 _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "memory_max")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
@@ -171,12 +170,14 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
 
 
 def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """The Redis that is there, or that the host would install; of one that its package lists lack nothing is known."""
-    text = str(as_mapping(facts.get("versions")).get(_REDIS, "")).rpartition(":")[2]
-    if text and version(text) < _REDIS_FROM:
+    """The server that is there, or that the host would install; of one that its package lists lack nothing is known."""
+    flavor = str(facts.get("redis_flavor") or "redis")
+    package, least = f"{flavor}-server", _REDIS_FROM.get(flavor)
+    text = str(as_mapping(facts.get("versions")).get(package, "")).rpartition(":")[2]
+    if least and text and version(text) < least:
         yield Problem(
-            _REDIS,
-            f"of the host's packages is older than {'.'.join(map(str, _REDIS_FROM))}",
+            package,
+            f"of the host's packages is older than {'.'.join(map(str, least))}",
             "use a host whose package sources have a newer one",
             value=text,
             hosts=(host,),

@@ -209,7 +209,11 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
     """Whether the host has the server that `redis_flavor` names, and its data is that server's."""
     flavor = str(facts.get("redis_flavor") or "")
     lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
-    if flavor == "valkey" and lacking and "valkey-server" not in as_strings(facts.get("packages")):
+    # There, or to be had, from other sources of packages.
+    there = "valkey-server" in as_strings(facts.get("packages")) or as_mapping(
+        facts.get("versions")
+    ).get("valkey-server")
+    if flavor == "valkey" and lacking and not there:
         yield Problem(
             "redis_flavor",
             "is in no package of this host's distribution",

@@ -29,7 +29,7 @@ _TAKEN_USERS: Final = frozenset(
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup _apt sshd
     messagebus adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow utmp video
     sasl plugdev staff users input sgx kvm render crontab syslog systemd-network systemd-resolve systemd-timesync
-    systemd-journal redis postgres nginx mysql rabbitmq memcache
+    systemd-journal redis valkey postgres nginx mysql rabbitmq memcache dhcpcd polkitd
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
 
@@ -50,6 +50,7 @@ _TAKEN_NAMES: Final = frozenset(
     runlevel3 runlevel4 runlevel5 runlevel6 shutdown sigpwr sleep slices smartcard sockets sound suspend
     suspend-then-hibernate swap sysinit system system-update system-update-pre time-set time-sync timers umount
     usb-gadget user veritysetup veritysetup-pre
+    boot-complete capsule misc soft-reboot ssh-access storage-target-mode tpm2 wtmpdb
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
 

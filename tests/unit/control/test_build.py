@@ -7,12 +7,14 @@ import io
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,35 @@ def test_what_is_built_is_not_built_again(place: Place) -> None:
     place.check("raise SystemExit(1)")
     build(place.wanted())
     assert (place.root / "releases/r1/release.json").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) -> None:
+    build(place.wanted())
+    venv = place.root / "releases/r1/venv"
+    (packages,) = venv.glob("lib/python3.*")
+    packages.rename(packages.with_name("python3.1"))
+    old = place.root / "python3.1"
+    shutil.copy("/usr/bin/cat", old)
+    with runs_in(place, str(old)) as process, pytest.raises(BuildError) as caught:
+        build(place.wanted())
+    assert re.search(
+        rf"still run from it: {process}\. Restart the host, or stop", str(caught.value)
+    )
+    assert (venv / "lib/python3.1").is_dir()
+    # What the new one has started there ends by itself; a person's shell is none of ours.
+    new = str(venv / "bin/python")
+    with runs_in(place, new, "-c", "input()"), runs_in(place, "/usr/bin/cat"):
+        build(place.wanted())
+    assert [path.name for path in venv.glob("lib/python3.*")] == [packages.name]
+
+
+@contextmanager
+def runs_in(place: Place, *command: str) -> Iterator[int]:
+    """A process that runs in the code of r1 until it reads a line; its ID."""
+    where = place.root / "releases/r1/source"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=where) as process:
+        yield process.pid
+        process.communicate(b"\n", timeout=20)
 
 
 def test_what_an_earlier_run_left_is_wiped(place: Place) -> None:

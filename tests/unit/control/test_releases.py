@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control.releases import names_expected, queue_of, refusals, remarks
+from fleet_control.releases import (
+    again,
+    built,
+    names_expected,
+    outlived,
+    queue_of,
+    refusals,
+    remarks,
+)
+from fleet_control.remote import release_note
 
 EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
 
@@ -273,3 +285,49 @@ def test_what_can_not_be_in_a_database(
     assert len(refused(note(code, **told), scheduler="database", schedule=off)) == (
         1 if told.get("no_database") else 0
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "packages", "works"),
+    [
+        ("python3.13", "python3.13", True),
+        ("python3.13", "python3.11", False),
+        ("python3.9", "python3.13", False),
+        # What has another name says nothing of its version.
+        ("python3", "python3.11", True),
+        ("python3.13-dbg", "python3.13", True),
+        ("pypy3.11", "pypy3.11", True),
+        ("", "python3.13", False),
+    ],
+)
+def test_a_virtualenv_that_the_hosts_python_does_not_work_with(
+    tmp_path: Path, host: str, packages: str, works: bool
+) -> None:
+    release = tmp_path / "it's r1"
+    (release / "venv/bin").mkdir(parents=True)
+    (release / "venv/lib" / packages).mkdir(parents=True)
+    # As Debian has them: python3 is a link to what it is today.
+    if host:
+        (tmp_path / host).touch(mode=0o755)
+        (tmp_path / "system").symlink_to(host)
+    (release / "venv/bin/python").symlink_to("python3")
+    (release / "venv/bin/python3").symlink_to(tmp_path / "system")
+    assert (built(str(release)), again(str(release)), told(release)) == (False, "", "")
+    (release / "release.json").write_text("{}")
+    assert built(str(release)) is works
+    assert bool(outlived(str(release))) is bool(again(str(release))) is not works
+    assert told(release) == ("{}" if works else "")
+
+
+def told(release: Path) -> str:
+    """What the command says that looks for a release before anything is sent to its host."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", release_note(str(release))],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stderr == ""
+    return done.stdout

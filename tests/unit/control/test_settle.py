@@ -8,6 +8,7 @@ import grp
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -100,6 +101,18 @@ class Host:
         path = self.root / "releases" / release
         path.mkdir(parents=True)
         (path / "release.json").write_text(note)
+        self.python(release, "python3.13", "python3.13")
+
+    def python(self, release: str, host: str, packages: str) -> None:
+        """The host's Python as its virtualenv finds it, and the directory in which its packages are."""
+        programs = self.root / "state/programs"
+        programs.mkdir(parents=True, exist_ok=True)
+        (programs / host).touch(mode=0o755)
+        venv = self.root / "releases" / release / "venv"
+        shutil.rmtree(venv, ignore_errors=True)
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin/python").symlink_to(programs / host)
+        (venv / "lib" / packages).mkdir(parents=True)
 
     def path(self, name: str) -> str:
         return str(self.root / name)
@@ -423,7 +436,10 @@ def test_a_unit_of_ours_that_a_killed_run_wrote_is_verified(running: Host) -> No
 def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(running: Host) -> None:
     before = running.tree()
     wanted = worker(running, env="A=2\n", release="3")
-    words = f"release 3 is not built on this host, and {running.path('pins/a')} is to point to it: "
+    words = (
+        "release 3 is not built on this host, or for another Python than it has now, and "
+        f"{running.path('pins/a')} is to point to it: "
+    )
     (running.root / "releases/3").mkdir()
     for given, check in (
         (wanted, False),
@@ -440,14 +456,29 @@ def test_a_link_to_a_release_that_is_not_built_is_refused_before_all_else(runnin
 
 
 def test_a_release_that_was_never_finished_is_built(running: Host) -> None:
-    (running.root / "releases/3").mkdir()
+    half = running.root / "releases/3"
+    half.mkdir()
     wanted = worker(running, release="3")
     built = {"releases": [{"path": running.path("releases/3"), "what": "release"}]}
     report = running.run(("release", built), ("worker", wanted), check=True)
     assert whys(report.pending)[0] == ("", "build", ["release 3"])
-    (running.root / "releases/3/release.json").write_text("{}")
+    half.rmdir()
+    running.build("3", note="{}")
     report = running.run(("release", built), ("worker", wanted), check=True)
     assert [item.action for item in report.pending] == ["restart"]
+
+
+def test_a_release_for_the_python_that_a_host_had_is_built_anew(running: Host) -> None:
+    running.python("1", "python3.13", "python3.11")
+    wanted = worker(running)
+    built = {"releases": [{"path": running.path("releases/1"), "what": "release"}]}
+    report = running.run(("release", built), ("worker", wanted), check=True)
+    words = f"release 1 anew: its virtualenv does not work with {running.path('state/programs/python3.13')}"
+    assert whys(report.pending) == [("", "build", [words])]
+    with pytest.raises(SettleError, match="not built on this host, or for another Python"):
+        running.settle(wanted)
+    running.python("1", "python3.13", "python3.13")
+    assert not running.run(("release", built), ("worker", wanted), check=True).pending
 
 
 def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:

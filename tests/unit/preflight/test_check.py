@@ -70,6 +70,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_name", "My Shop", "celery_app_name", "can't be the name", "begin with a letter"),
     ("celery_app_name", "a" * 26, "celery_app_name", "can't be the name", "25 characters"),
     ("celery_app_user", "root", "celery_app_user", "belongs to the system", "choose a name"),
+    ("celery_app_user", "valkey", "celery_app_user", "belongs to the system", "choose a name"),
     ("celery_app_user", "My User", "celery_app_user", "name of a Unix user", "begin with a letter"),
     ("celery_app_module", "app/celery", "celery_app_module", "no module as", "with dots"),
     (f"{W}/a@b", {"queues": ["celery"]}, f"{W}['a@b']", "name of a worker", "use a-z"),
@@ -253,6 +254,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_secret_env/DATABASE_URL", "postgresql://u:CHANGE_ME@db/shop",
      "celery_app_secret_env.DATABASE_URL", "placeholder", "real value"),
     ("celery_app_name", "multi-user", "celery_app_name", "something else's", "alone"),
+    ("celery_app_name", "soft-reboot", "celery_app_name", "something else's", "alone"),
     ("celery_app_name", "celery-fleet", "celery_app_name", "something else's", "alone"),
     ("celery_app_owner", " ", "celery_app_owner", "names nobody", "environment"),
     # the application's environment

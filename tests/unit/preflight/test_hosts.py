@@ -50,6 +50,12 @@ def test_a_good_host_passes() -> None:
         ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
         ({"redis_flavor": "valkey"}, "redis_flavor", "in no package", Severity.ERROR),
         (
+            {"redis_flavor": "valkey", "versions": {"valkey-server": ""}},
+            "redis_flavor",
+            "in no package",
+            Severity.ERROR,
+        ),
+        (
             {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "valkey"}},
             "redis_flavor",
             "/data/shop-broker: that is valkey's",
@@ -75,6 +81,8 @@ def test_a_host_that_is_refused(
         {"distribution_version": "13"},
         {"redis_flavor": "valkey", "distribution_version": "13"},
         {"redis_flavor": "valkey", "packages": ["valkey-server"]},
+        # From other sources of packages than Debian's own.
+        {"redis_flavor": "valkey", "versions": {"valkey-server": "8.1.1-1~bpo12+1"}},
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
         # A user of neither: a directory that somebody has made, which systemd gives to the server.
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "root"}},
@@ -152,13 +160,25 @@ def test_room_for_releases_where_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "right"),
-    [("5:7.0.15-1~deb12u3", True), ("5:8.0.2-3", True), ("5:6.0.16-1", False), ("", True)],
+    ("flavor", "version", "right"),
+    [
+        ("redis", "5:7.0.15-1~deb12u3", True),
+        ("redis", "5:8.0.2-3", True),
+        ("redis", "5:6.0.16-1", False),
+        ("redis", "", True),
+        ("valkey", "8.1.1+dfsg1-3", True),
+        ("valkey", "7.2.4-1", True),
+        ("valkey", "1:7.1-1", False),
+        ("valkey", "", True),
+    ],
 )
-def test_the_redis_that_a_host_would_get(version: str, right: bool) -> None:
-    facts = {**GOOD, "versions": {"redis-server": version}}
+def test_the_server_that_a_host_would_get(flavor: str, version: str, right: bool) -> None:
+    # What the host has beside it is not asked.
+    other = {"redis": "valkey", "valkey": "redis"}[flavor]
+    versions = {f"{flavor}-server": version, f"{other}-server": "1.0"}
+    facts = {**GOOD, "distribution_version": "13", "redis_flavor": flavor, "versions": versions}
     found = check_facts({"x": facts}, {}, None, {"x": {"redis": {}}})
-    assert [one.variable for one in found] == ([] if right else ["redis-server"])
+    assert [one.variable for one in found] == ([] if right else [f"{flavor}-server"])
     assert check_facts({"x": facts}, {}, None, {"x": {}}) == []
 
 

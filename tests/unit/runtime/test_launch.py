@@ -23,6 +23,7 @@ def release(tmp_path: Path) -> Path:
     (made / "source" / "backend").mkdir(parents=True)
     (made / "venv" / "bin").mkdir(parents=True)
     (made / "venv" / "bin" / "python").symlink_to(sys.executable)
+    (made / "venv" / "lib" / Path(sys.executable).resolve().name).mkdir(parents=True)
     (made / "release.json").write_text("{}")
     (tmp_path / "pins").mkdir()
     (tmp_path / "pins" / "worker").symlink_to("../releases/r1")
@@ -123,6 +124,14 @@ def test_a_pin_that_leads_nowhere_is_refused(release: Path) -> None:
 
     pin.symlink_to("../releases/gone")
     assert "which is missing" in refused(launch(release, "--", "python"))
+
+
+def test_a_release_for_the_python_that_the_host_had_is_refused(release: Path) -> None:
+    (packages,) = (release / "venv" / "lib").iterdir()
+    packages.rename(packages.with_name("python3.1"))
+
+    words = refused(launch(release, "--", "python"))
+    assert f"{release} was built for another Python than {packages.name}; deploy" in words
 
 
 @pytest.mark.parametrize(
