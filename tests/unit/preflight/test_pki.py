@@ -19,13 +19,15 @@ from fleet_preflight.model import Problem, Severity
 from fleet_preflight.pki import Given
 
 from tests.unit.control.certificates import Authority, text_of
-from tests.unit.preflight.inventory import GROUPS, problems, valid
+from tests.unit.preflight.inventory import GROUPS, problems, secret, valid
 
 ROOT = Authority("corporate root")
 SIGNING = Authority("fleet signing", above=ROOT)
 OTHER = Authority("another root")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 HOST = "worker1"
+# That of the valid inventory.
+PASSPHRASE = secret(10)
 # In two parts: no file of the project has a key, and a test looks for one.
 BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
@@ -239,8 +241,18 @@ class Fleet:
         self.authorities: dict[int, Authority] = {}
         (directory / "hosts").mkdir()
 
+    def put(self, number: int, authority: Authority, passphrase: str = PASSPHRASE) -> None:
+        """An authority's files."""
+        self.authorities[number] = authority
+        directory = str(self.directory)
+        pki.authority_certificate(directory, number).write_text(authority.pem)
+        text = text_of(authority.key, passphrase)
+        pki.authority_key(directory, number).write_text(text)
+
     def given(self, **changes: Any) -> Given:
-        own = Given(source="own", mode="server", directory=str(self.directory))
+        own = Given(
+            source="own", mode="server", directory=str(self.directory), ca_passphrase=PASSPHRASE
+        )
         return replace(own, **changes)
 
     def inventory(self, **changes: Any) -> dict[str, Given]:
@@ -261,10 +273,7 @@ class Fleet:
             of = self.inventory(**changes)[host]
             for number in of.generations:
                 if number not in self.authorities:
-                    self.authorities[number] = Authority(f"own {number}")
-                    text = self.authorities[number].pem
-                    pki.authority_certificate(of.directory, number).write_text(text)
-                    pki.authority_key(of.directory, number).write_text("encrypted")
+                    self.put(number, Authority(f"own {number}"))
             if pki.host_state(of, host)["issue"]:
                 signer = self.authorities[of.ca_generation]
                 purposes = [SERVER, CLIENT] if of.clients else [SERVER]
@@ -397,6 +406,37 @@ def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
     assert refused(fleet.given(ca_generation=2, ca_trusted_generations=[1])) == []
 
 
+def test_an_authority_whose_key_does_not_open_signs_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    variable, words = refusal(fleet.given(ca_passphrase="another one"))
+    assert (variable, words.endswith("/ca.key")) == ("pki_ca_passphrase", True)
+    # Also where a run was cut short before the certificate: the key is not made anew over it.
+    (fleet.directory / "ca.crt").unlink()
+    assert refusal(fleet.given(ca_passphrase="another one"))[0] == "pki_ca_passphrase"
+    assert refused(fleet.given()) == []
+
+
+def test_an_authority_with_another_ones_key_signs_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    (fleet.directory / "ca.key").write_text(text_of(OTHER.key, PASSPHRASE))
+    assert "ca.key that is not the key of 'own 1'" in refusal(fleet.given())[1]
+    (fleet.directory / "ca.key").write_text("cut short")
+    assert "ca.key which holds no key" in refusal(fleet.given())[1]
+
+
+def test_an_authority_whose_key_lies_open_is_refused(fleet: Fleet) -> None:
+    fleet.put(1, Authority("own 1"), passphrase="")
+    assert "ca.key that is not encrypted" in refusal(fleet.given())[1]
+
+
+def test_an_authority_that_is_none_is_refused(fleet: Fleet) -> None:
+    fleet.run()
+    certificate, key = OTHER.issue(["DNS:x"])
+    (fleet.directory / "ca.crt").write_text(certificate)
+    (fleet.directory / "ca.key").write_text(key)
+    assert any("ca.crt that may not sign others" in words for _, words in refused(fleet.given()))
+
+
 def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
     fleet.run()
     certificate, key = fleet.authorities[1].issue(["DNS:redis1"], 29, purposes=[SERVER])
@@ -438,9 +478,7 @@ def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
 
 
 def test_what_ends_soon_is_told(fleet: Fleet) -> None:
-    fleet.authorities[1] = Authority("own 1", days=80)
-    pki.authority_certificate(str(fleet.directory), 1).write_text(fleet.authorities[1].pem)
-    pki.authority_key(str(fleet.directory), 1).write_text("encrypted")
+    fleet.put(1, Authority("own 1", days=80))
     fleet.run()
     of = fleet.inventory()["redis1"]
     (fault,) = pki.ending(of, "redis1", days=90)
@@ -531,9 +569,7 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
     directory = Path(variables["pki_directory"])
     directory.mkdir()
     fleet = Fleet(directory, tuple(GROUPS["fleet"]))
-    fleet.authorities[1] = Authority("own", days=50)
-    (directory / "ca.crt").write_text(fleet.authorities[1].pem)
-    (directory / "ca.key").write_text("encrypted")
+    fleet.put(1, Authority("own", days=50))
     fleet.run()
     (found,) = problems(variables)
     assert (found.severity, found.variable) == (Severity.WARNING, "pki_ca_generation")
