@@ -849,7 +849,8 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
             yield Fault(
                 "pki_ca_passphrase",
                 f"does not open {path}",
-                "give the one by which it was made; where that is lost, a new authority takes over: docs/certificates.md",
+                "give the one by which it was made; where that is lost: “Where an authority is lost” in "
+                "docs/certificates.md",
             )
         else:
             yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
@@ -858,7 +859,7 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
         yield Fault(
             "pki_directory",
             f"has a {path.name} that is not encrypted",
-            f"encrypt it by pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, and take that",
+            f"encrypt it by pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, then rename",
         )
     if found and key != _public_bytes(found[0].public_key()):
         yield Fault(
@@ -887,13 +888,52 @@ def _public_bytes(key: Any) -> bytes:
 _LOST = Fault(
     "pki_directory",
     "has none of the fleet's own authorities any more, and this host has a certificate of one",
-    "put ca.crt and ca.key back from where you keep them; or, to begin anew, remove the directory hosts in it: until "
-    "that run has ended, clients that connect anew may be refused",
+    "put ca.crt and ca.key back from where you keep them; where they are lost: “Where an authority is lost” in "
+    "docs/certificates.md",
 )
 
 
 def _is_lost(given: Given) -> bool:
     return given.source == OWN and not any(Path(given.directory).glob("ca*.crt"))
+
+
+def stranger(shown: str, directory: str, more: str = "") -> Fault | None:
+    """Whether a host's certificate is of an authority that the control side does not know.
+
+    A checkout that lacks `pki_directory`, or has an old copy of it, would make the fleet an authority that neither the
+    other hosts (under `--limit`) nor the other checkouts know.
+
+    Args:
+        shown: The host's certificate with its chain, as it lies there.
+        directory: The own authorities' (`pki_directory`). Each certificate in it is known, whatever its file's name.
+        more: Other authorities that hosts trust (`pki_ca_bundle`).
+
+    Returns:
+        What is wrong; nothing where the authority is known, or the host has no certificate that could be read.
+    """
+    chain = _readable(shown)
+    if not chain:
+        return None
+    known = _readable(more)
+    for path in sorted(Path(directory).glob("*.crt")):
+        known += _readable(path)
+    if chain_to(chain, known):
+        return None
+    which = "lacks the authority" if known else "has no authority, and not that"
+    return Fault(
+        "pki_directory",
+        f"{which} of the certificate that this host has, {issuer(chain[-1])}: another checkout made it",
+        f"copy all of {directory} from where the fleet was deployed last; where it is nowhere any more: "
+        "“Where an authority is lost” in docs/certificates.md",
+    )
+
+
+def _readable(given: str | Path) -> list[Certificate]:
+    """The certificates of a text or a file; none where there are none. What is wrong with it is said elsewhere."""
+    try:
+        return certificates(_read(given) if isinstance(given, Path) else given)
+    except CertificateError:
+        return []
 
 
 def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
