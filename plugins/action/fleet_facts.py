@@ -16,6 +16,7 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # whose they are, as far as they are there
       marks: [the claims of all applications that lie there],
       listeners: {"443": [{command, unit}]},         # on the ports of the claims
+      certificate: "-----BEGIN …",        # that the host shows, with its chain; nothing where it has none yet
       files: [those that nginx serves this application's ports by, as far as they are there],
       clock_offset: 0.0,                  # seconds that its clock is surely off the control side's, + ahead
     }
@@ -85,6 +86,7 @@ class ActionModule(ActionBase):
             else [],
             "marks": MARKS,
             "ports": ports,
+            "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
             "files": [
                 *(owners.site(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 owners.web_socket(str(claims["app"])),

@@ -119,6 +119,7 @@ class FilterModule:
             "fleet_certificate_serves": _plain(pki.certificate_serves),
             "fleet_pki_state": _plain(pki_state),
             "fleet_pki_record": _plain(pki.record_text),
+            "fleet_pki_encrypted": _plain(pki.is_encrypted),
             "fleet_pki_clients": _plain(pki.everybody_shows_one),
             "fleet_site": _plain(site),
             "fleet_location": _plain(location),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .certificates import not_strict
+from .certificates import not_strict, of_own
 from .control import version
 from .model import (
     Model,
@@ -45,16 +45,19 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     """What each host is asked for, as plain data: `workers` with their bounds, `redis` in bytes, `release`.
 
     `certificate` is not asked of it but of those that read its certificate: what some Python would refuse.
+    `authorities` says where those are that the control side knows, if it has one of its own.
     """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
     releases = model.members(*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
-    refused = not_strict(model)
+    refused, own = not_strict(model), of_own(model)
     for host in model.hosts:
         asked: dict[str, object] = {
             "release": host in releases,
             "certificate": refused.get(host, []),
         }
+        if host in own:
+            asked["authorities"] = {"directory": own[host].directory, "bundle": own[host].ca_bundle}
         if host in redis:
             asked["redis"] = {
                 name: size

@@ -60,6 +60,12 @@ def not_strict(model: Model) -> dict[str, list[str]]:
     return {host: pki.not_strict(given) for host, given in found if given is not None}
 
 
+def of_own(model: Model) -> dict[str, Given]:
+    """The hosts for which an authority of the fleet's own signs."""
+    found = ((host, _given(model, host)) for host in model.members(FLEET))
+    return {host: given for host, given in found if given is not None and given.source == pki.OWN}
+
+
 def _problem(fault: Fault, host: str, severity: Severity = Severity.ERROR) -> Problem:
     return Problem(
         fault.variable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from . import pki
 from .capacity import check_capacity
 from .control import version
 from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
@@ -80,7 +81,28 @@ def check_facts(
         else:
             found += _host(host, as_mapping(value), hints.get(host, ""))
             found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
-    return grouped([*found, *_clocks(facts), *_certificates(facts, asked or {})])
+    return grouped(
+        [
+            *found,
+            *_clocks(facts),
+            *_certificates(facts, asked or {}),
+            *_strangers(facts, asked or {}),
+        ]
+    )
+
+
+def _strangers(
+    facts: Mapping[str, object], asked: Mapping[str, Mapping[str, object]]
+) -> Iterator[Problem]:
+    """Certificates of an authority that the control side does not know: another checkout has it."""
+    for host, value in facts.items():
+        authorities = as_mapping((asked.get(host) or {}).get("authorities"))
+        shown = as_mapping(value).get("certificate")
+        if not authorities or not isinstance(shown, str):
+            continue
+        fault = pki.stranger(shown, str(authorities["directory"]), str(authorities["bundle"]))
+        if fault:
+            yield Problem(fault.variable, fault.message, fault.remedy, hosts=(host,))
 
 
 def _certificates(

@@ -115,10 +115,15 @@ def private_key(text: str, passphrase: str | None = None) -> Any:
             return serialization.load_pem_private_key(text.encode(), password=secret)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             trouble = trouble or error
-    if isinstance(trouble, TypeError) or "ENCRYPTED" in text:
+    if isinstance(trouble, TypeError) or is_encrypted(text):
         how = "its passphrase does not open it" if passphrase else "is encrypted"
         raise CertificateError(how)
     raise CertificateError("holds something that is no private key")
+
+
+def is_encrypted(text: str) -> bool:
+    """Whether a key in PEM form has a passphrase."""
+    return "ENCRYPTED" in text
 
 
 def title(certificate: Certificate) -> str:
@@ -799,7 +804,15 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
                 "every certificate of the fleet anew",
                 f"put {path.stem}.key back from where you keep it; or sign with a new authority: docs/certificates.md",
             )
+        if signs:
+            yield from _of_own_key(given, found)
         for item in found if signs else []:
+            if not is_authority(item):
+                yield Fault(
+                    "pki_directory",
+                    f"has a {path.name} that may not sign others (CA:TRUE and keyCertSign)",
+                    "put the authority's own certificate there; or, to have one made, remove it and its key",
+                )
             if item.not_valid_after_utc <= now:
                 yield Fault(
                     "pki_ca_generation",
@@ -823,19 +836,104 @@ def not_strict(given: Given) -> list[str]:
     return strict_refusals(way or [])
 
 
+def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
+    """Whether the key of the authority that signs opens, and is its key; also where its certificate is yet to come."""
+    path = authority_key(given.directory, int(given.ca_generation))
+    try:
+        text = _read(path)
+        if not text:
+            return
+        key = _public_key(text, given.ca_passphrase)
+    except CertificateError as error:
+        if "passphrase" in str(error) or "encrypted" in str(error):
+            yield Fault(
+                "pki_ca_passphrase",
+                f"does not open {path}",
+                "give the one by which it was made; where that is lost: “Where an authority is lost” in "
+                "docs/certificates.md",
+            )
+        else:
+            yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
+        return
+    if not is_encrypted(text):
+        yield Fault(
+            "pki_directory",
+            f"has a {path.name} that is not encrypted",
+            f"encrypt it by pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, then rename",
+        )
+    if found and key != _public_bytes(found[0].public_key()):
+        yield Fault(
+            "pki_directory",
+            f"has a {path.name} that is not the key of {title(found[0])}, which is in {path.stem}.crt",
+            "put back the two that belong together",
+        )
+
+
+@lru_cache(maxsize=16)
+def _public_key(text: str, passphrase: str) -> bytes:
+    """The public side of a key: to open one takes its time, and all hosts have the same authority."""
+    return _public_bytes(private_key(text, passphrase or None).public_key())
+
+
+def _public_bytes(key: Any) -> bytes:
+    found: bytes = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return found
+
+
 # --- from what hosts have to what they are to have ------------------------------------------------------
 
 
 _LOST = Fault(
     "pki_directory",
     "has none of the fleet's own authorities any more, and this host has a certificate of one",
-    "put ca.crt and ca.key back from where you keep them; or, to begin anew, remove the directory hosts in it: until "
-    "that run has ended, clients that connect anew may be refused",
+    "put ca.crt and ca.key back from where you keep them; where they are lost: “Where an authority is lost” in "
+    "docs/certificates.md",
 )
 
 
 def _is_lost(given: Given) -> bool:
     return given.source == OWN and not any(Path(given.directory).glob("ca*.crt"))
+
+
+def stranger(shown: str, directory: str, more: str = "") -> Fault | None:
+    """Whether a host's certificate is of an authority that the control side does not know.
+
+    A checkout that lacks `pki_directory`, or has an old copy of it, would make the fleet an authority that neither the
+    other hosts (under `--limit`) nor the other checkouts know.
+
+    Args:
+        shown: The host's certificate with its chain, as it lies there.
+        directory: The own authorities' (`pki_directory`). Each certificate in it is known, whatever its file's name.
+        more: Other authorities that hosts trust (`pki_ca_bundle`).
+
+    Returns:
+        What is wrong; nothing where the authority is known, or the host has no certificate that could be read.
+    """
+    chain = _readable(shown)
+    if not chain:
+        return None
+    known = _readable(more)
+    for path in sorted(Path(directory).glob("*.crt")):
+        known += _readable(path)
+    if chain_to(chain, known):
+        return None
+    which = "lacks the authority" if known else "has no authority, and not that"
+    return Fault(
+        "pki_directory",
+        f"{which} of the certificate that this host has, {issuer(chain[-1])}: another checkout made it",
+        f"copy all of {directory} from where the fleet was deployed last; where it is nowhere any more: "
+        "“Where an authority is lost” in docs/certificates.md",
+    )
+
+
+def _readable(given: str | Path) -> list[Certificate]:
+    """The certificates of a text or a file; none where there are none. What is wrong with it is said elsewhere."""
+    try:
+        return certificates(_read(given) if isinstance(given, Path) else given)
+    except CertificateError:
+        return []
 
 
 def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:

@@ -2,7 +2,7 @@
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
 on stdin with `paths`, `names` to resolve, `units` to look at, `versions` of which packages, `ports`, `marks`, a
-pattern of files, and `files` and directories of `data` that may be there. Output: one JSON object.
+pattern of files, and the `certificate`, `files` and directories of `data` that may be there. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -145,6 +145,15 @@ def marks(pattern: str) -> list[dict[str, object]]:
     return found
 
 
+def text(path: str) -> str:
+    """A small file, nothing where there is none or it is no text."""
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read(65536)
+    except (OSError, ValueError):
+        return ""
+
+
 def owners(paths: list[str]) -> dict[str, str]:
     """Who owns the paths, as far as they are there: the user's name, or its number where nobody has it."""
     found = {}
@@ -238,6 +247,7 @@ def main() -> None:
         "marks": marks(wanted["marks"]),
         "listeners": listeners(wanted["ports"]),
         "redis_data": owners(wanted["data"]),
+        "certificate": text(wanted["certificate"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
         "uid": os.geteuid(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,10 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert made["ca.key"] == made["redis1.key"] == 0o600
     assert made["hosts"] == 0o700
     assert "ENCRYPTED" in (role.directory / "pki/ca.key").read_text()
+    # A host whose clock is behind takes them at once.
+    early = datetime.now(UTC) - timedelta(minutes=55)
+    assert authority.not_valid_before_utc < early
+    assert pki.certificates(role.file("host.crt"))[0].not_valid_before_utc < early
     assert changes(role.run()) == 0
 
     # Both are trusted; nobody has a new certificate.
@@ -154,6 +159,14 @@ def test_an_intermediate_of_the_users_signs(role: Role) -> None:
     assert pki.is_trusted(role.file("host.crt"), root.pem)
     assert not list(role.directory.glob("pki/ca*"))
     assert changes(role.run(**given)) == 0
+    # One that lies open, beside a passphrase that is left of another source.
+    role.run(**given, pki_validity_days=500, pki_renew_before_days=400)
+    role.run(
+        **{**given, "pki_ca_key": text_of(middle.key)},
+        pki_renew_before_days=450,
+        pki_validity_days=600,
+    )
+    assert pki.is_trusted(role.file("host.crt"), root.pem)
 
 
 @pytest.mark.slow

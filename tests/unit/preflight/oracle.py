@@ -48,6 +48,7 @@ RUN: Final[Mapping[str, Any]] = {
         "directory": "/usr/lib/celery-fleet/1",
         "directories": [],
         "files": [],
+        "certificate": "",
         "wrapper": "",
     },
 }

@@ -187,12 +187,15 @@ def test_what_an_inventory_asks_of_each_host(tmp_path: Path) -> None:
     variables["celery_worker_defaults"] = {"memory_max": "512M"}
     hosts = {"worker2": {"celery_worker_enabled": ["discounts"], "redis_broker_maxmemory": "9gb"}}
     found: dict[str, Any] = demands(model(variables, hosts))
+    pki = {"certificate": [], "authorities": {"directory": "/inventory/pki", "bundle": ""}}
     assert found["redis1"] == {
         "release": False,
+        **pki,
         "redis": {"redis_broker_maxmemory": 256 * MIB, "redis_results_maxmemory": 256 * MIB},
     }
     assert found["worker2"] == {
         "release": True,
+        **pki,
         "workers": {"discounts": {"concurrency": 4, "memory_max": "512M"}},
     }
     assert set(found["worker1"]["workers"]) == {"discounts", "maintenance", "analytics"}
@@ -219,6 +222,8 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     assert [mark.get("app") for mark in facts["marks"]] == ["a", None, None]
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
     assert facts["files"] == [f"{tmp_path}/a/fleet.json"]
+    assert facts["certificate"].startswith('{"format"')
+    assert probed(tmp_path, 1, "no/such/file")["certificate"] == ""
     assert facts["redis_data"] == {str(tmp_path): tmp_path.owner()}
     (listeners,) = facts["listeners"].values()
     with open("/proc/self/comm", encoding="utf-8") as stream:
@@ -243,7 +248,7 @@ def test_the_unit_of_a_process(text: str, unit: str) -> None:
     assert names["unit_of"](text) == unit
 
 
-def probed(tmp_path: Path, port: int) -> dict[str, Any]:
+def probed(tmp_path: Path, port: int, certificate: str = "a/fleet.json") -> dict[str, Any]:
     """What the probe says of this machine."""
     answer = subprocess.run(
         [sys.executable, "-S", "-E", "-c", PROBE.read_text(encoding="utf-8")],
@@ -255,6 +260,7 @@ def probed(tmp_path: Path, port: int) -> dict[str, Any]:
                 "versions": ["dpkg", "no-such-package"],
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
+                "certificate": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
                 "data": [str(tmp_path), f"{tmp_path}/none"],
             }

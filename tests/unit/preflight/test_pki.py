@@ -15,17 +15,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fleet_preflight import pki
+from fleet_preflight.capacity import demands
+from fleet_preflight.hosts import check_facts
 from fleet_preflight.model import Problem, Severity
 from fleet_preflight.pki import Given
 
 from tests.unit.control.certificates import Authority, text_of
-from tests.unit.preflight.inventory import GROUPS, problems, valid
+from tests.unit.preflight.inventory import GROUPS, model, problems, secret, valid
 
 ROOT = Authority("corporate root")
 SIGNING = Authority("fleet signing", above=ROOT)
 OTHER = Authority("another root")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 HOST = "worker1"
+# That of the valid inventory.
+PASSPHRASE = secret(10)
 # In two parts: no file of the project has a key, and a test looks for one.
 BEGIN = "-----BEGIN " + "PRIVATE KEY-----"
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505  # that it is refused is the point
@@ -239,8 +243,18 @@ class Fleet:
         self.authorities: dict[int, Authority] = {}
         (directory / "hosts").mkdir()
 
+    def put(self, number: int, authority: Authority, passphrase: str = PASSPHRASE) -> None:
+        """An authority's files."""
+        self.authorities[number] = authority
+        directory = str(self.directory)
+        pki.authority_certificate(directory, number).write_text(authority.pem)
+        text = text_of(authority.key, passphrase)
+        pki.authority_key(directory, number).write_text(text)
+
     def given(self, **changes: Any) -> Given:
-        own = Given(source="own", mode="server", directory=str(self.directory))
+        own = Given(
+            source="own", mode="server", directory=str(self.directory), ca_passphrase=PASSPHRASE
+        )
         return replace(own, **changes)
 
     def inventory(self, **changes: Any) -> dict[str, Given]:
@@ -261,10 +275,7 @@ class Fleet:
             of = self.inventory(**changes)[host]
             for number in of.generations:
                 if number not in self.authorities:
-                    self.authorities[number] = Authority(f"own {number}")
-                    text = self.authorities[number].pem
-                    pki.authority_certificate(of.directory, number).write_text(text)
-                    pki.authority_key(of.directory, number).write_text("encrypted")
+                    self.put(number, Authority(f"own {number}"))
             if pki.host_state(of, host)["issue"]:
                 signer = self.authorities[of.ca_generation]
                 purposes = [SERVER, CLIENT] if of.clients else [SERVER]
@@ -376,16 +387,70 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
     (fleet.directory / "ca.key").unlink()
     found = fleet.refused()
     assert ["has none of the fleet's own authorities" in line for line in found] == [True, True]
-    # To begin anew is said by leaving nothing of before.
+    # There is no record of it in another checkout, where only the hosts can tell.
     shutil.rmtree(fleet.directory / "hosts")
     assert fleet.refused() == []
 
 
+def shown_by(fleet: Fleet, host: str = "redis1") -> str:
+    """What lies on a host after a run."""
+    record = pki.read_record(str(fleet.directory), host)
+    assert record is not None
+    return record.chain
+
+
+def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.run()
+    shown = shown_by(fleet)
+    assert pki.stranger(shown, str(fleet.directory)) is None
+    for words in ("has no authority, and not that of", "lacks the authority of"):
+        fault = pki.stranger(shown, str(tmp_path / "pki"))
+        assert fault is not None
+        assert fault.variable == "pki_directory"
+        assert f"{words} the certificate that this host has, 'own 1'" in fault.message
+        assert f"copy all of {tmp_path}/pki from where" in fault.remedy
+        # The next one has made another authority of this name for a new host.
+        (tmp_path / "pki").mkdir(exist_ok=True)
+        (tmp_path / "pki/ca.crt").write_text(Authority("own 1").pem)
+    # A file that is none does not hide the others; to begin anew, the lost one is known by any name.
+    (tmp_path / "pki/broken.crt").write_text("broken")
+    (tmp_path / "pki/directory.crt").mkdir()
+    assert pki.stranger(shown, str(tmp_path / "pki"))
+    (tmp_path / "pki/lost.crt").write_text(fleet.authorities[1].pem)
+    assert pki.stranger(shown, str(tmp_path / "pki")) is None
+
+
+def test_an_old_copy_of_the_authorities_is_none(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.run()
+    copy = tmp_path / "copy"
+    shutil.copytree(fleet.directory, copy)
+    fleet.run(ca_trusted_generations=[2])
+    assert pki.stranger(shown_by(fleet), str(copy)) is None
+    fleet.run(ca_generation=2, ca_trusted_generations=[1])
+    fault = pki.stranger(shown_by(fleet), str(copy))
+    assert fault is not None
+    assert "lacks the authority" in fault.message
+    assert pki.stranger(shown_by(fleet), str(fleet.directory)) is None
+
+
+def test_a_host_without_a_certificate_has_no_other_ones(tmp_path: Path) -> None:
+    for shown in ("", "broken"):
+        assert pki.stranger(shown, str(tmp_path)) is None
+
+
+def test_an_authority_of_the_users_before_is_none_of_another_checkout(tmp_path: Path) -> None:
+    shown = SIGNING.issue(["DNS:redis1"])[0] + SIGNING.pem
+    assert pki.stranger(shown, str(tmp_path / "pki"), ROOT.pem) is None
+    assert pki.stranger(shown, str(tmp_path / "pki"), OTHER.pem)
+
+
 def test_a_stolen_key_is_replaced_at_once(fleet: Fleet) -> None:
     fleet.run()
+    shown = shown_by(fleet)
     assert fleet.refused(ca_generation=2)
     shutil.rmtree(fleet.directory / "hosts")
     (fleet.directory / "hosts").mkdir()
+    assert pki.stranger(shown, str(fleet.directory)) is None
     fleet.run(ca_generation=2)
 
 
@@ -395,6 +460,37 @@ def test_an_authority_without_its_key_signs_nothing(fleet: Fleet) -> None:
     assert "ca.crt without its ca.key" in refusal(fleet.given())[1]
     # But is trusted.
     assert refused(fleet.given(ca_generation=2, ca_trusted_generations=[1])) == []
+
+
+def test_an_authority_whose_key_does_not_open_signs_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    variable, words = refusal(fleet.given(ca_passphrase="another one"))
+    assert (variable, words.endswith("/ca.key")) == ("pki_ca_passphrase", True)
+    # Also where a run was cut short before the certificate: the key is not made anew over it.
+    (fleet.directory / "ca.crt").unlink()
+    assert refusal(fleet.given(ca_passphrase="another one"))[0] == "pki_ca_passphrase"
+    assert refused(fleet.given()) == []
+
+
+def test_an_authority_with_another_ones_key_signs_nothing(fleet: Fleet) -> None:
+    fleet.run()
+    (fleet.directory / "ca.key").write_text(text_of(OTHER.key, PASSPHRASE))
+    assert "ca.key that is not the key of 'own 1'" in refusal(fleet.given())[1]
+    (fleet.directory / "ca.key").write_text("cut short")
+    assert "ca.key which holds no key" in refusal(fleet.given())[1]
+
+
+def test_an_authority_whose_key_lies_open_is_refused(fleet: Fleet) -> None:
+    fleet.put(1, Authority("own 1"), passphrase="")
+    assert "ca.key that is not encrypted" in refusal(fleet.given())[1]
+
+
+def test_an_authority_that_is_none_is_refused(fleet: Fleet) -> None:
+    fleet.run()
+    certificate, key = OTHER.issue(["DNS:x"])
+    (fleet.directory / "ca.crt").write_text(certificate)
+    (fleet.directory / "ca.key").write_text(key)
+    assert any("ca.crt that may not sign others" in words for _, words in refused(fleet.given()))
 
 
 def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
@@ -438,9 +534,7 @@ def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
 
 
 def test_what_ends_soon_is_told(fleet: Fleet) -> None:
-    fleet.authorities[1] = Authority("own 1", days=80)
-    pki.authority_certificate(str(fleet.directory), 1).write_text(fleet.authorities[1].pem)
-    pki.authority_key(str(fleet.directory), 1).write_text("encrypted")
+    fleet.put(1, Authority("own 1", days=80))
     fleet.run()
     of = fleet.inventory()["redis1"]
     (fault,) = pki.ending(of, "redis1", days=90)
@@ -527,13 +621,28 @@ def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, 
     assert (found.variable, found.hosts) == ("pki_ca_generation", tuple(GROUPS["fleet"]))
 
 
+def test_hosts_are_asked_where_an_authority_of_the_fleet_signs(variables: dict[str, Any]) -> None:
+    directory = Path(variables["pki_directory"])
+    shown = OTHER.issue(["DNS:redis1"])[0] + OTHER.pem
+    facts = {host: {"reachable": True, "certificate": shown} for host in ("redis1", "worker1")}
+    del facts["worker1"]["certificate"]
+
+    def refused(asked: dict[str, dict[str, object]]) -> list[tuple[str, tuple[str, ...]]]:
+        problems = check_facts(facts, {}, asked=asked)
+        return [(one.variable, one.hosts) for one in problems if one.variable.startswith("pki")]
+
+    assert refused(demands(model(variables))) == [("pki_directory", ("redis1",))]
+    assert str(directory) in str(demands(model(variables))["redis1"]["authorities"])
+    assert refused(demands(model({**variables, "pki_ca_bundle": OTHER.pem}))) == []
+    # What comes from outside is held against what hosts trust, wherever the run is made.
+    assert refused(demands(model(outside(variables), hosts=of_outside()))) == []
+
+
 def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> None:
     directory = Path(variables["pki_directory"])
     directory.mkdir()
     fleet = Fleet(directory, tuple(GROUPS["fleet"]))
-    fleet.authorities[1] = Authority("own", days=50)
-    (directory / "ca.crt").write_text(fleet.authorities[1].pem)
-    (directory / "ca.key").write_text("encrypted")
+    fleet.put(1, Authority("own", days=50))
     fleet.run()
     (found,) = problems(variables)
     assert (found.severity, found.variable) == (Severity.WARNING, "pki_ca_generation")
