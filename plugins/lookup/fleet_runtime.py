@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
+import re
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
 DOCUMENTATION = r"""
@@ -37,14 +38,16 @@ class LookupModule(LookupBase):
 
 def _read() -> dict[str, Any]:
     package = _ROOT / "src" / "celery_fleet"
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     sources = {
         str(path.relative_to(package)): path.read_text() for path in sorted(package.rglob("*.py"))
     }
     # Also apart: as the command of the host it belongs to no version, and each application brings it.
     wrapper = sources["cli/wrapper.py"]
     digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:8]
-    version = f"{project['version']}-{digest}"
+    named = re.search(r'^__version__ = "(.+)"$', sources["__init__.py"], re.MULTILINE)
+    if named is None:
+        raise AnsibleError(f"{package / '__init__.py'} does not say which version it is")
+    version = f"{named[1]}-{digest}"
     directory = f"/usr/lib/celery-fleet/{version}"
     places = sorted({Path("celery_fleet", name).parent for name in sources})
     files = [

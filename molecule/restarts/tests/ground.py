@@ -341,16 +341,19 @@ class Ground:
 
 
 @contextmanager
-def playbook(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """ansible-playbook in a process group of its own, which is gone when the block ends."""
+def playbook(*arguments: str, log: Path, root: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+    """ansible-playbook in a process group of its own, which is gone when the block ends.
+
+    `root` is the checkout, or another version of it.
+    """
     command = ["ansible-playbook", *inventory_arguments(), *arguments]
     with log.open("ab") as stream:
         stream.write(f"$ {shlex.join(command)}\n".encode())
         stream.flush()
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
-            env=ansible_environment(),
+            cwd=root,
+            env={**ansible_environment(), "ANSIBLE_CONFIG": str(root / "ansible.cfg")},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -28,6 +28,14 @@ def test_fifty_a_second(sends: list[Any]) -> None:
     assert sends[-1].at == pytest.approx(len(sends) / 50, abs=0.03)
 
 
+def test_a_lighter_load_is_the_same_more_slowly(load_plan: ModuleType, sends: list[Any]) -> None:
+    light = list(islice(load_plan.plan(7, rate=10.0), 300))
+    assert [send.at for send in light[:3]] == [0.0, 0.1, 0.2]
+    assert [(send.kind, send.queue, send.seconds) for send in light] == [
+        (send.kind, send.queue, send.seconds) for send in sends[:300]
+    ]
+
+
 def test_mix_holds_in_each_hundred(sends: list[Any]) -> None:
     for begin in range(0, len(sends), 100):
         seconds = [send.seconds for send in sends[begin : begin + 100]]

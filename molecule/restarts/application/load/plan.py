@@ -1,9 +1,9 @@
 """What is sent, and when: the same for the same seed, whoever runs the tasks.
 
-Of each hundred tasks, which take two seconds to send, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20 s; their order
-is drawn. The mix holds in each hundred rather than on the average, and queues are dealt rather than drawn, so that a
-run of a minute or two is as good as a long one: by chance alone, long tasks would pile up on one queue now and then,
-and the wait of the last percent would tell the seed rather than the restart.
+Of each hundred tasks, which at the usual rate take two seconds to send, 95 sleep 10 to 100 ms, four 1 to 5 s and one 20
+s; their order is drawn. The mix holds in each hundred rather than on the average, and queues are dealt rather than
+drawn, so that a run of a minute or two is as good as a long one: by chance alone, long tasks would pile up on one queue
+now and then, and the wait of the last percent would tell the seed rather than the restart.
 
 With `rich` the same tasks go to the same queues at the same moments, and are more than they were: all have a body of
 1 kB and a priority, and of each hundred one has a body of 1 MB, five have a rate limit and one, with an ETA, is revoked
@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-RATE = 50.0  # tasks a second
+RATE = 50.0  # tasks a second, where nobody says another
 BLOCK = 100
 CHORD_EVERY = 5  # blocks
 CHORD_HEADERS = 4
@@ -70,13 +70,16 @@ def _deal(shares: Mapping[str, int]) -> Iterator[str]:
         yield chosen
 
 
-def plan(seed: int, long: Sequence[float] = (), *, rich: bool = False) -> Iterator[Send]:
+def plan(
+    seed: int, long: Sequence[float] = (), *, rich: bool = False, rate: float = RATE
+) -> Iterator[Send]:
     """All sends, without an end.
 
     Args:
         seed: Of the random numbers.
         long: Naps of so many seconds, sent first, one after the other, to the first queue.
         rich: See above.
+        rate: Tasks a second.
     """
     numbers = random.Random(seed)  # noqa: S311  # a load, no secret
     # Numbers of their own, so that what is drawn for every load stays the same.
@@ -106,7 +109,7 @@ def plan(seed: int, long: Sequence[float] = (), *, rich: bool = False) -> Iterat
             delay = numbers.uniform(*ETA) if kind == "eta" else 0.0
             if kind == "revoked":
                 delay = REVOKED_IN
-            at = (block * BLOCK + index) / RATE
+            at = (block * BLOCK + index) / rate
             send = Send(number, at, kind, next(queues[length]), seconds, delay)
             if rich:
                 size, priority = LARGE if index == large else SMALL, more.choice(PRIORITIES)

@@ -1,4 +1,7 @@
-"""Send the load until told to stop: `python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich]`."""
+"""Send the load until told to stop.
+
+`python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich] [--rate N]`
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from celery import chord
 from kombu.exceptions import OperationalError
 
 from load import record, tasks
-from load.plan import CHORD_HEADERS, Send, plan
+from load.plan import CHORD_HEADERS, RATE, Send, plan
 
 FLUSH = 1.0  # seconds between two writes to the record
 
@@ -95,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="at the latest, stop then")
     parser.add_argument("--long", type=float, nargs="*", default=[], help="naps sent at once")
     parser.add_argument("--rich", action="store_true", help="every kind of message: see load.plan")
+    parser.add_argument("--rate", type=float, default=RATE, help="tasks a second")
     options = parser.parse_args(arguments)
 
     stopping = False
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     rows: list[Row] = []
     began = flushed = time.monotonic()
-    every = plan(options.seed, options.long, rich=options.rich)
+    every = plan(options.seed, options.long, rich=options.rich, rate=options.rate)
     planned = takewhile(lambda send: send.at < options.seconds, every)
     for send in planned:
         while (early := began + send.at - time.monotonic()) > 0 and not stopping:

@@ -1,0 +1,47 @@
+"""The load and its record are those of `restarts`, plans are read as in `change`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts no directory of tests on the path in its mode `importlib`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "change" / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from change import Fleets
+from ground import FLEET, Ground
+from support.inventory import Fleet, load_fleet
+from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+RATE = 8  # tasks a second
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Fleet:
+    """The hosts of this scenario, with what this tree expects of them."""
+    return load_fleet()
+
+
+@pytest.fixture(scope="session")
+def ground(fleet: Fleet) -> Ground:
+    """The load, and the record of what became of it."""
+    found = Ground(fleet, "upgrade")
+    found.load_options = (f"--rate={RATE}",)
+    # There are no stock units here to be ended first.
+    found.now_running = FLEET
+    return found
+
+
+@pytest.fixture(scope="session")
+def changes(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Fleets:
+    """Plans and runs."""
+    return Fleets(fleet, tmp_path_factory.mktemp("changes"))

@@ -1,0 +1,191 @@
+"""A fleet of an older version becomes one of this tree, under load; it goes back, and comes again through a kill.
+
+Each test leaves the fleet to the next one, in the order of this file.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from change import Done, Fleets
+from ground import (
+    FLEET,
+    Case,
+    Ground,
+    assert_nothing_lost_or_doubled,
+    end_of,
+    kill,
+    playbook,
+)
+from support import units
+from support.inventory import ROOT, Fleet
+from support.waiting import wait_for
+from versions import (
+    newer_runtime,
+    older_runtime,
+    older_tree,
+    processes,
+    runtimes,
+    sending_by,
+    wait_until_up,
+)
+
+from scripts.restarts.summary import Summary
+
+LONGEST = (
+    1800.0  # seconds of load at the most: an upgrade builds virtualenvs and restarts everything
+)
+REST = 420.0  # seconds after the load: what an older worker would have left comes back after its visibility timeout
+AWAY = 30.0  # seconds between two pulses of beat's, with its restart in between
+INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
+
+PULSES: list[float] = []  # while the upgrade went on
+
+
+def deploy(case: Case, *arguments: str, root: Path = ROOT) -> None:
+    """Run a version's site.yml to its end."""
+    with playbook(*arguments, "site.yml", log=case.log, root=root) as process:
+        assert process.wait() == 0, end_of(case.log)
+
+
+def pulses(ground: Ground, began: float, ended: float) -> list[float]:
+    """When tasks of beat's ran; the load's have a name of their run before a dot."""
+    text = (
+        "SELECT started FROM runs WHERE strpos(task, '.') = 0"
+        " AND started BETWEEN :began::float8 AND :ended::float8 ORDER BY started"
+    )
+    return [float(line) for line in ground.ask(text, began=began, ended=ended).split()]
+
+
+@pytest.fixture(scope="module")
+def older(fleet: Fleet) -> str:
+    """The runtime of the version that is upgraded."""
+    return older_runtime(fleet)
+
+
+def test_fleet_is_the_older_versions(fleet: Fleet, older: str) -> None:
+    wait_until_up(fleet, 30)
+    assert runtimes(fleet) == {older}
+    assert older != newer_runtime(fleet)
+
+
+@pytest.fixture(scope="module")
+def planned(changes: Fleets, older: str) -> Done:
+    """What an operator reads before the upgrade."""
+    assert older
+    return changes.plan("upgrade-plan")
+
+
+def test_plan_says_why_each_process_restarts(fleet: Fleet, planned: Done) -> None:
+    restarts = {item.unit: item.why for item in planned.items if item.action == "restart"}
+    for unit in processes(fleet):
+        assert unit in restarts
+        assert any("runtime" in why for why in restarts[unit]), restarts[unit]
+
+
+def test_plan_changes_nothing(fleet: Fleet, planned: Done, older: str) -> None:
+    assert not any(planned.run.changed.values())
+    assert runtimes(fleet) == {older}
+
+
+@pytest.fixture(scope="module")
+def upgraded(ground: Ground, planned: Done, older: str) -> Summary:
+    """The upgrade, under load; whoever sends stays with the older runtime until the end."""
+    assert planned.items
+
+    def act(case: Case) -> None:
+        began = time.time()
+        deploy(case)
+        PULSES.extend(pulses(ground, began, time.time()))
+
+    with sending_by(ground, older):
+        return ground.measure("upgrade", FLEET, act, rest=REST, longest=LONGEST)
+
+
+def test_upgrade_loses_nothing_and_doubles_nothing(upgraded: Summary) -> None:
+    assert_nothing_lost_or_doubled(upgraded)
+    assert upgraded.sent > 300
+
+
+def test_upgrade_keeps_half_of_each_queue_consuming(ground: Ground, upgraded: Summary) -> None:
+    rules = ground.rules()
+    for queue, capacity in rules.capacity.items():
+        assert upgraded.fewest[queue] >= math.ceil(capacity * rules.minimum), upgraded.fewest
+
+
+def test_beat_is_away_for_moments_and_never_twice(upgraded: Summary) -> None:
+    assert upgraded.sent
+    assert max(later - one for one, later in pairwise(PULSES)) < AWAY
+    assert len(PULSES) <= (PULSES[-1] - PULSES[0]) / INTERVAL + 3
+
+
+def test_all_processes_are_this_versions(fleet: Fleet, upgraded: Summary) -> None:
+    assert upgraded.sent
+    units.wait_until_up(fleet, 30)
+    assert runtimes(fleet) == {newer_runtime(fleet)}
+
+
+def test_second_run_changes_nothing(changes: Fleets, fleet: Fleet, upgraded: Summary) -> None:
+    assert upgraded.sent
+    before = changes.pids()
+    again = changes.site("upgrade-again")
+    assert again.run.status == 0, again.run.end
+    assert again.items == []
+    assert not any(again.run.changed.values())
+    assert changes.pids() == before
+
+
+@pytest.fixture(scope="module")
+def gone_back(ground: Ground, fleet: Fleet, upgraded: Summary, older: str) -> Summary:
+    """Back to the older version, as docs/upgrading.md has it: first this one without its delivery."""
+    assert upgraded.sent
+
+    def act(case: Case) -> None:
+        deploy(case, "-e", "celery_app_delivery=inherit")
+        deploy(case, root=older_tree(fleet))
+
+    return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
+
+
+def test_going_back_loses_nothing_and_doubles_nothing(gone_back: Summary) -> None:
+    assert_nothing_lost_or_doubled(gone_back)
+
+
+def test_older_version_runs_again(fleet: Fleet, gone_back: Summary, older: str) -> None:
+    assert gone_back.sent
+    wait_until_up(fleet, 30)
+    assert runtimes(fleet) == {older}
+
+
+@pytest.fixture(scope="module")
+def killed(ground: Ground, fleet: Fleet, gone_back: Summary) -> Summary:
+    """The upgrade once more: killed while its workers restart, and the same command again."""
+    assert gone_back.sent
+
+    def act(case: Case) -> None:
+        since = time.time()
+        with playbook("site.yml", log=case.log) as process:
+            wait_for(
+                "the second worker's turn begins",
+                LONGEST / 2,
+                lambda: len(ground.left(since)) >= 2 or process.poll() is not None,
+            )
+            assert process.poll() is None, end_of(case.log)
+            kill(process)
+        assert len(runtimes(fleet)) == 2, "it was no upgrade that was killed in the middle"
+        deploy(case)
+
+    return ground.measure("killed", FLEET, act, rest=REST, longest=LONGEST)
+
+
+def test_killed_upgrade_is_finished_by_the_next_run(
+    changes: Fleets, fleet: Fleet, killed: Summary
+) -> None:
+    assert_nothing_lost_or_doubled(killed)
+    units.wait_until_up(fleet, 30)
+    assert runtimes(fleet) == {newer_runtime(fleet)}
+    assert changes.plan("killed-after").items == []

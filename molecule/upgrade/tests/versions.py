@@ -1,0 +1,82 @@
+"""Two versions of the bundle: their trees, and which of their runtimes a process has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ground import Ground
+from support import units
+from support.inventory import Fleet
+from support.waiting import wait_for
+
+RUNTIMES = "/usr/lib/celery-fleet"
+
+
+def older_tree(fleet: Fleet) -> Path:
+    """The exported tree that the hosts were deployed by."""
+    return Path((fleet.state / "older" / "tree").read_text().strip())
+
+
+def newer_runtime(fleet: Fleet) -> str:
+    """This tree's, on every host."""
+    return str(fleet.of("fleet")["celery_app_runtime"])
+
+
+def older_runtime(fleet: Fleet) -> str:
+    """The other one that is there."""
+    listed = fleet.must(fleet.one("celery_workers"), f"ls -d {RUNTIMES}/*/celery_fleet").split()
+    others = [path for path in map(str.strip, listed) if not path.startswith(newer_runtime(fleet))]
+    assert len(others) == 1, listed
+    return str(Path(others[0]).parent)
+
+
+def processes(fleet: Fleet) -> list[tuple[str, str]]:
+    """Host and service of every process that has a runtime: workers, and beat."""
+    app = fleet.of("fleet")["celery_app_name"]
+    return [
+        (name, unit)
+        for name in fleet.hosts("fleet")
+        for unit in fleet.expected[name]["services"]
+        if unit.startswith((f"{app}-worker@", f"{app}-beat."))
+    ]
+
+
+def runtimes(fleet: Fleet) -> set[str]:
+    """Those that the processes have on their path, as the kernel knows it; one that restarts just now has none."""
+    found = set()
+    for name, unit in processes(fleet):
+        pid = units.state(fleet, name, unit)["MainPID"]
+        if pid == "0":
+            continue
+        text = fleet.must(name, ["cat", f"/proc/{pid}/environ"])
+        path = dict(item.partition("=")[::2] for item in text.split("\0"))["PYTHONPATH"]
+        found.add(path.partition(":")[0])
+    return found
+
+
+@contextmanager
+def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
+    """Whoever sends has a runtime for its whole life, as a web process that nobody restarts has."""
+    variables = ground.fleet.expected[ground.control]
+    before = variables["celery_app_runtime"]
+    variables["celery_app_runtime"] = runtime
+    try:
+        yield
+    finally:
+        variables["celery_app_runtime"] = before
+
+
+def wait_until_up(fleet: Fleet, seconds: float) -> None:
+    """Wait until the services of both versions are active; what only one of them has is left out."""
+
+    def down() -> list[str]:
+        return [
+            f"{unit} on {name}: {found.get('ActiveState')}"
+            for name in fleet.hosts("fleet")
+            for unit, found in units.states(fleet, name, fleet.expected[name]["services"]).items()
+            if found.get("ActiveState") != "active"
+        ]
+
+    wait_for("all services are active", seconds, lambda: not down(), pause=1)
