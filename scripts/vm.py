@@ -109,7 +109,8 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         "console": "ttyS0",
         "panic": "1",
         "mitigations": "off",  # nobody else runs in there
-        # Its frequency is measured at boot. Where qemu has to wait for the processor meanwhile, clocks run many times too fast.
+        # The kernel measures its frequency at boot. Where qemu has to wait for the processor meanwhile it is wrong, and
+        # all clocks run many times too fast.
         "tsc": "unstable",
         "systemd.hostname": machine.name,
     }
@@ -141,7 +142,7 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
         *("-chardev", "file,append=on," + option(id="console", path=machine.console)),
         *("-serial", "chardev:console"),
-        *("-chardev", option(**{"id": "monitor", "fd": monitor}).replace("id=", "socket,id=", 1)),
+        *("-chardev", "socket," + option(id="monitor", fd=monitor)),
         *("-mon", "chardev=monitor,mode=control"),
     ]
 
@@ -263,8 +264,13 @@ def ssh(machine: Machine, command: str, timeout: float) -> subprocess.CompletedP
     """Run a command in a machine, over a connection of its own; TimeoutExpired after so many seconds."""
     words = ["ssh", "-F", str(machine.ssh_config), "-o", "ControlPath=none", machine.name, command]
     return subprocess.run(
-        words, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=timeout
-    )  # fmt: skip
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout,
+    )
 
 
 def tail(path: Path, lines: int = 15) -> str:
@@ -363,12 +369,13 @@ def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
             return machine, False
         cut(machine)
         shutil.rmtree(machine.directory)
+    authorized_key = settle_key(fleet.state / "id_ed25519", fleet.name)
     host_key = fleet.state / "host_keys" / name
     settle_key(host_key, name)
     machine.directory.mkdir(parents=True, exist_ok=True)
-    archive = own_archive(key_archive(settle_key(fleet.state / "id_ed25519", fleet.name), host_key), name)  # fmt: skip
-    with open(os.open(machine.directory / "keys.tar", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:  # fmt: skip
-        stream.write(archive)
+    archive = machine.directory / "keys.tar"
+    archive.touch(mode=0o600)
+    archive.write_bytes(own_archive(key_archive(authorized_key, host_key), name))
     subprocess.run(
         [
             *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2"),
@@ -431,12 +438,19 @@ def destroy(fleet: Fleet, inventory: Path) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, call, print."""
-    parser = argparse.ArgumentParser(description="Make and remove the emulated machines of a fleet.")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description="Make and remove the emulated machines of a fleet."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("create", "destroy"):
         command = commands.add_parser(name)
         command.add_argument("--scenario", required=True, help="a Molecule scenario")
-        command.add_argument("--inventory", required=True, type=Path, help="the inventory source with the connections")  # fmt: skip
+        command.add_argument(
+            "--inventory",
+            required=True,
+            type=Path,
+            help="the inventory source with the connections",
+        )
         if name == "create":
             command.add_argument("hosts", nargs="+", metavar="HOST", help="a machine")
     command = commands.add_parser("keep")

@@ -14,6 +14,8 @@ INPUTS=(molecule/shared/image/rootfs molecule/shared/machine/rootfs)
 # Of the test hosts' image, and what a machine has beside: a kernel, udev. lz4 packs the initrd.
 PACKAGES=systemd-sysv,dbus,openssh-server,sudo,ca-certificates,iproute2,procps,python3,python3-apt
 PACKAGES+=,udev,lz4,linux-image-cloud-amd64
+# The database of an example is no part of what is tested, and would take minutes in there.
+PACKAGES+=,postgresql,python3-psycopg2,ssl-cert
 SIZE=8G # grows as it is written
 KEPT_DAYS=14
 # qemu and mke2fs lie where not every user's shell looks.
