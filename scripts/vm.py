@@ -13,6 +13,7 @@ machine reboots.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -173,9 +174,11 @@ def keep(machine: Machine) -> None:
                     stdin=subprocess.DEVNULL,
                 )
             write(machine.directory / "qemu.pid", str(process.pid))
-            # Events come to nobody who has not said this.
-            ours.sendall(b'{"execute": "qmp_capabilities"}\n')
-            with ours.makefile() as stream:
+            again = False
+            # A qemu that is killed, or never gets so far, resets the connection.
+            with contextlib.suppress(ConnectionError), ours.makefile() as stream:
+                # Events come to nobody who has not said this.
+                ours.sendall(b'{"execute": "qmp_capabilities"}\n')
                 again = wants_to_boot_again(stream)
             process.wait()
 
@@ -190,7 +193,13 @@ def process_of(machine: Machine, kind: str) -> int | None:
     """
     try:
         pid = int((machine.directory / f"{kind}.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        for _ in range(20):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            # It is empty at the end of a process, but also for a moment at its beginning.
+            if command or state == "Z":
+                break
+            time.sleep(0.01)
     except (OSError, ValueError):
         return None
     return pid if str(machine.directory).encode() in command else None
@@ -219,17 +228,19 @@ def start(machine: Machine) -> bool:
     if process_of(machine, "keeper") is not None:
         wait_for_boot(machine)
         return False
-    with machine.log.open("ab") as log:
-        keeper = subprocess.Popen(
-            [sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            # It outlives the command that has made it.
-            start_new_session=True,
-        )
-    write(machine.directory / "keeper.pid", str(keeper.pid))
+    # In a session of its own, since it outlives the command that has made it; so nobody here waits for its end.
+    keeper = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, machine.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    write(machine.directory / "keeper.pid", str(keeper))
     wait_for_boot(machine)
     return True
 
