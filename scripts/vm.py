@@ -260,9 +260,9 @@ def ssh_config(fleet: Fleet, machine: Machine) -> str:
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",
-        "ConnectTimeout": 20,
-        "ServerAliveInterval": 10,
-        "ServerAliveCountMax": 6,
+        "ConnectTimeout": 60,
+        "ServerAliveInterval": 30,
+        "ServerAliveCountMax": 10,
     }
     shared = machine.directory / "ssh"
     if len(os.fsencode(shared)) <= LONGEST_SOCKET:
