@@ -155,11 +155,9 @@ def test_has_its_own_temporary_files_and_devices_and_no_homes(process: Process) 
 
 
 def test_secrets_are_in_memory_and_nobody_elses(ground: Ground) -> None:
-    """LoadCredential: in a file system without a disk, closed to others. Redis reads files instead."""
+    """LoadCredential: in a file system without a disk, closed to others."""
     for unit in SERVICES:
         directory = f"/run/credentials/{unit}"
-        if unit.startswith("redis@"):
-            continue
         assert ground.must(["ls", directory]).split(), unit
         kind = ground.must(["stat", "--file-system", "--format=%T", directory]).strip()
         assert kind in ("tmpfs", "ramfs"), unit
