@@ -33,7 +33,7 @@ test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet o
 test-all: setup ## all tests without hosts, then every Molecule scenario, each of at most 40 minutes
 	@scripts/check.sh fast slow long $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
 
-test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-database_fleets …
+test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again

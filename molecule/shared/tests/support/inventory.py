@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,14 @@ class Fleet:
         containers: host -> container.
         state: directory of the scenario's keys, secrets and transcripts.
         sources: the inventories, from the root of the checkout, that were asked.
+        machines: host -> its configuration of ssh, of hosts that are no containers.
     """
 
     expected: Mapping[str, Variables]
     containers: Mapping[str, str]
     state: Path
     sources: tuple[str, ...] = ()
+    machines: Mapping[str, str] = field(default_factory=dict)
 
     def hosts(self, group: str = "all") -> list[str]:
         """The hosts of a group of the inventory; ValueError if there are none."""
@@ -80,8 +82,16 @@ class Fleet:
         return self.expected[self.one(group)]
 
     def connect(self, name: str) -> Host:
-        """A testinfra host, as root. By `docker exec`, which costs a quarter of an SSH command."""
+        """A testinfra host, as root. By `docker exec`, which costs a quarter of an SSH command; a machine's by SSH."""
+        if config := self.machines.get(name):
+            return testinfra.get_host(f"ssh://{name}?sudo=true", ssh_config=config)
         return testinfra.get_host(f"docker://{self.containers[name]}")
+
+    def way(self, name: str, words: Sequence[str]) -> list[str]:
+        """The command that runs another one, as root on a host, with its own standard input."""
+        if config := self.machines.get(name):
+            return ["ssh", "-F", config, name, shlex.join(["sudo", "--non-interactive", *words])]
+        return ["docker", "exec", "--interactive", self.containers[name], *words]
 
     def execute(
         self, name: str, command: str | Sequence[str], stdin: str = "", timeout: float = 120
@@ -89,7 +99,7 @@ class Fleet:
         """Run a command, a shell's if it is a text, as root on a host, with text on its standard input."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
         done = subprocess.run(
-            ["docker", "exec", "--interactive", self.containers[name], *words],
+            self.way(name, words),
             input=stdin.encode(),
             capture_output=True,
             check=False,
@@ -221,9 +231,11 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
     record = ROOT / ".state" / scenario / "fleet.json"
     if not record.exists():
         raise pytest.UsageError(f"the hosts of {scenario!r} do not exist: {record} is not there")
-    containers = {
-        name: host["container"] for name, host in json.loads(record.read_text())["hosts"].items()
-    }
+    hosts = json.loads(record.read_text())["hosts"]
+    containers, machines = (
+        {name: host[way] for name, host in hosts.items() if way in host}
+        for way in ("container", "ssh_config")
+    )
 
     # Holds secrets, so it is removed when the run is done; and it is nobody else's to read meanwhile.
     with tempfile.TemporaryDirectory(prefix="expect-", dir=record.parent) as directory:
@@ -249,4 +261,4 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
     for variables in expected.values():
         variables["services"] = services(variables) if "fleet" in variables["group_names"] else []
         variables["units"] = units(variables) if "fleet" in variables["group_names"] else []
-    return Fleet(expected, containers, record.parent, sources or inventory_sources())
+    return Fleet(expected, containers, record.parent, sources or inventory_sources(), machines)

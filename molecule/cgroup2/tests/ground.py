@@ -1,0 +1,134 @@
+"""The emulated machine, its kernel's view of the fleet's services, and the tasks that are sent to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from support import database, tasks, units
+from support.inventory import Fleet, Variables
+from support.waiting import wait_for
+
+from scripts import vm
+
+QUEUE = "discounts"
+#: Seconds until a task that was sent has begun, or one that ends at once has ended, whatever else goes on.
+PATIENCE = 180.0
+#: Seconds until all is up again.
+BOOT = 600.0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The machine and the fleet on it."""
+
+    fleet: Fleet
+
+    @property
+    def name(self) -> str:
+        """The one host."""
+        return self.fleet.one("fleet")
+
+    @property
+    def variables(self) -> Variables:
+        """What the inventory says of it."""
+        return self.fleet.expected[self.name]
+
+    @property
+    def machine(self) -> vm.Machine:
+        """qemu's side of it."""
+        return vm.load(vm.Fleet.of(self.fleet.state.name), self.name)
+
+    def must(self, command: str | Sequence[str]) -> str:
+        """What a command prints, run as root; it has to end well."""
+        return self.fleet.must(self.name, command)
+
+    # --- units and control groups
+
+    def worker_unit(self, worker: str = QUEUE) -> str:
+        """The unit of a worker."""
+        return f"{self.variables['celery_app_name']}-worker@{worker}.service"
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """Properties of a unit, as systemd says them."""
+        shown = self.must(["systemctl", "show", f"--property={','.join(properties)}", unit])
+        return dict(line.partition("=")[::2] for line in shown.splitlines())
+
+    def services(self) -> dict[str, units.State]:
+        """Properties of all services, as `units.states` gives them."""
+        return units.states(self.fleet, self.name, self.variables["services"])
+
+    def group_file(self, unit: str, name: str) -> str:
+        """What the kernel says in a file of a unit's control group."""
+        return self.must(["cat", f"/sys/fs/cgroup{self.group(unit)}/{name}"]).strip()
+
+    def group(self, unit: str) -> str:
+        """The control group of a unit's main process, as the kernel says it."""
+        pid = self.show(unit, "MainPID")["MainPID"]
+        lines = self.must(["cat", f"/proc/{pid}/cgroup"]).splitlines()
+        # Version 2 has one hierarchy, and so one line.
+        assert [line.partition("::")[0] for line in lines] == ["0"], lines
+        return lines[0].partition("::")[2]
+
+    def events(self, unit: str) -> dict[str, int]:
+        """What the kernel counted of a unit's memory since its control group was made."""
+        pairs = (line.split() for line in self.group_file(unit, "memory.events").splitlines())
+        return {key: int(value) for key, value in pairs}
+
+    # --- tasks
+
+    def send(self, name: str, run_id: str, **arguments: Any) -> str:
+        """Send a task to the worker that knows those of this scenario; its id."""
+        call = tasks.Task(name, QUEUE, {"run_id": run_id, **arguments})
+        return tasks.send(self.fleet, [call])[0]
+
+    def begun(self, run_id: str, number: int = 1) -> list[dict[str, Any]]:
+        """The attempts at a run, once there are so many."""
+
+        def look() -> list[dict[str, Any]]:
+            found = database.runs(self.fleet, run_id)
+            return found if len(found) >= number else []
+
+        return wait_for(f"attempt {number} of {run_id} begins", PATIENCE, look, pause=1)
+
+    def ended(self, run_id: str, seconds: float = PATIENCE) -> list[dict[str, Any]]:
+        """The attempts at a run, once one of them has ended."""
+
+        def look() -> list[dict[str, Any]]:
+            found = database.runs(self.fleet, run_id)
+            return found if any(row["finished_at"] for row in found) else []
+
+        return wait_for(f"{run_id} ends", seconds, look, pause=1)
+
+    def ask(self, *words: str) -> Any:
+        """What a command of celery-fleet says in JSON, whatever its exit status."""
+        command = ["celery-fleet", "--format", "json", *words]
+        done = self.fleet.execute(self.name, command, timeout=PATIENCE)
+        assert done.output, f"{words}: status {done.status}: {done.errors[-2000:]}"
+        return json.loads(done.output)
+
+    def end_of(self, identity: str) -> Mapping[str, Any]:
+        """State, and result or error, of a task by its id, once there is one."""
+
+        def look() -> Mapping[str, Any]:
+            found: Mapping[str, Any] = self.ask("result", identity)
+            return found if found["ready"] else {}
+
+        return wait_for(f"the result of {identity}", PATIENCE, look, pause=2)
+
+    # --- the whole
+
+    def boot_id(self) -> str:
+        """The kernel's name for this boot."""
+        return self.must(["cat", "/proc/sys/kernel/random/boot_id"]).strip()
+
+    def wait_until_up(self) -> None:
+        """Wait until every unit of the fleet is active."""
+        units.wait_until_up(self.fleet, BOOT)
+
+    def wait_for_tick(self) -> None:
+        """Wait until a worker has run another task of beat's."""
+        before = database.last_tick(self.fleet)
+        wait_for("beat's probe is run", PATIENCE, lambda: database.last_tick(self.fleet) > before, pause=1)  # fmt: skip

@@ -1,0 +1,130 @@
+"""Limits of memory are the kernel's: a task that allocates without end loses its process, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ground import PATIENCE, QUEUE
+from support import units
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ground import Ground
+
+FACTORS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+#: Seconds for which an innocent task runs beside the greedy one: longer than that one needs for its deaths.
+BESIDE = 60.0
+#: Deaths after which a task succeeds: one fewer than make a dead letter of it.
+DEATHS = 2
+
+
+def number(text: str) -> int:
+    """A limit of memory in bytes."""
+    found = re.fullmatch(r"(\d+)([KMG]?)", text)
+    assert found, text
+    return int(found[1]) * FACTORS[found[2]]
+
+
+def same_process(ground: Ground, before: units.State) -> None:
+    """The worker's main process is the one of before, and systemd has started none since."""
+    after = units.state(ground.fleet, ground.name, ground.worker_unit())
+    kept = ("ActiveState", "MainPID", "NRestarts", "InvocationID", "Result")
+    assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
+
+
+def test_are_those_of_the_inventory_and_in_the_kernel(ground: Ground) -> None:
+    limited = {
+        worker: options["memory_max"]
+        for worker, options in ground.variables["celery_worker_instances"].items()
+        if "memory_max" in options
+    }
+    assert limited
+    for worker, limit in limited.items():
+        unit = ground.worker_unit(worker)
+        assert ground.group_file(unit, "memory.max") == str(number(limit))
+        assert ground.show(unit, "MemoryMax") == {"MemoryMax": str(number(limit))}
+        # One process that goes too far is not the end of all: OOMPolicy=continue.
+        assert ground.show(unit, "OOMPolicy") == {"OOMPolicy": "continue"}
+        assert ground.group_file(unit, "memory.oom.group") == "0"
+
+
+def test_hold_every_process_of_a_unit(ground: Ground) -> None:
+    """The group that has the limit is the one that the processes are in, children of the pool included."""
+    unit = ground.worker_unit()
+    slice_ = ground.show(unit, "Slice", "ControlGroup")
+    assert slice_["ControlGroup"] == ground.group(unit)
+    assert slice_["Slice"] in slice_["ControlGroup"].split("/")
+    pids = ground.group_file(unit, "cgroup.procs").split()
+    concurrency = ground.variables["celery_worker_instances"][QUEUE]["concurrency"]
+    assert len(pids) == 1 + concurrency
+    assert int(ground.group_file(unit, "memory.current")) < int(
+        ground.group_file(unit, "memory.max")
+    )
+
+
+def test_end_the_task_and_not_the_worker(
+    ground: Ground, label: str, note: Callable[[str], None]
+) -> None:
+    """What takes too much is killed and delivered again; the worker and its other task go on."""
+    unit = ground.worker_unit()
+    before, killed = units.state(ground.fleet, ground.name, unit), ground.events(unit)["oom_kill"]
+    since = units.now(ground.fleet, ground.name)
+    ground.send("app.tasks.record_run", f"{label}-beside", seconds=BESIDE)
+    beside = ground.begun(f"{label}-beside")[0]
+    greedy = ground.send("app.trials.take_memory", f"{label}-greedy", deaths=DEATHS)
+    attempts = ground.ended(f"{label}-greedy")
+    assert [row["finished_at"] is not None for row in attempts] == [False] * DEATHS + [True]
+    assert len({row["pid"] for row in attempts}) == DEATHS + 1
+    assert {row["task_id"] for row in attempts} == {greedy}
+
+    assert ground.events(unit)["oom_kill"] == killed + DEATHS
+    assert ground.events(unit)["oom_group_kill"] == 0
+    assert int(ground.group_file(unit, "memory.peak")) <= int(ground.group_file(unit, "memory.max"))
+    same_process(ground, before)
+    kernel = ground.must(["journalctl", "--dmesg", "--output=cat", f"--since={since}"])
+    victims = re.findall(r"Memory cgroup out of memory: Killed process (\d+)", kernel)
+    assert victims == [str(row["pid"]) for row in attempts[:DEATHS]]
+    journal = units.journal(ground.fleet, ground.name, unit, since)
+    assert journal.count("signal 9 (SIGKILL)") >= DEATHS
+
+    end = ground.end_of(greedy)
+    assert (end["state"], end["result"]) == ("SUCCESS", DEATHS + 1)
+    # The other one was never disturbed.
+    rows = ground.ended(f"{label}-beside", PATIENCE + BESIDE)
+    assert [(row["id"], row["attempt"]) for row in rows] == [(beside["id"], 1)]
+    note(f"{DEATHS} deaths by the kernel and the end in {span(attempts):.0f} s")
+
+
+def span(attempts: list[dict[str, Any]]) -> float:
+    """Seconds from the first attempt's beginning to the last one's end."""
+    first, last = attempts[0]["started_at"], attempts[-1]["finished_at"]
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
+def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label: str) -> None:
+    """After as many deaths as the inventory allows; it comes back to nobody, and the worker takes other tasks."""
+    unit, deaths = ground.worker_unit(), ground.variables["celery_worker_poison_deaths"]
+    before = units.state(ground.fleet, ground.name, unit)
+    identity = ground.send("app.trials.take_memory", f"{label}-poison", deaths=100)
+
+    def letters() -> list[dict[str, Any]]:
+        found = ground.ask("dead-letters", "list", "--reason", "poison")
+        return [one for one in found if one["id"] == identity]
+
+    letter = wait_for("it is a dead letter", 2 * PATIENCE, letters, pause=3)[0]
+    assert letter["task"] == "app.trials.take_memory"
+    assert letter["node"] == f"{QUEUE}@{ground.name}"
+    attempts = ground.begun(f"{label}-poison", deaths)
+    assert len(attempts) == deaths
+    assert [row for row in attempts if row["finished_at"]] == []
+    end = ground.end_of(identity)
+    assert end["state"] == "FAILURE"
+    assert "WorkerLostError" in end["error"]
+    same_process(ground, before)
+    ground.send("app.trials.take_memory", f"{label}-modest", deaths=0)
+    ground.ended(f"{label}-modest")
+    ground.must(["celery-fleet", "dead-letters", "drop", identity, "--yes"])

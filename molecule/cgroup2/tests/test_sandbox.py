@@ -1,0 +1,167 @@
+"""The sandbox is in force: what systemd says of each service is what the kernel does to its process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+from support.inventory import load_fleet
+
+if TYPE_CHECKING:
+    from ground import Ground
+
+SERVICES: list[str] = load_fleet().of("fleet")["services"]
+
+#: Namespaces of the kernel that each service has for itself, and systemd's word for them.
+NAMESPACES = {
+    "user": "PrivateUsers",
+    "mnt": "PrivateTmp",
+    "ipc": "PrivateIPC",
+    "uts": "ProtectHostname",
+}
+#: What systemd has to say of each, for the tests below to be about something.
+CLAIMED = {
+    "PrivateUsers": "yes",
+    "PrivateTmp": "yes",
+    "PrivateIPC": "yes",
+    "PrivateDevices": "yes",
+    "ProtectHostname": "yes",
+    "ProtectProc": "invisible",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "ProtectControlGroups": "yes",
+    "NoNewPrivileges": "yes",
+}
+
+
+@dataclass(frozen=True)
+class Process:
+    """The main process of a service, as the kernel shows it."""
+
+    ground: Ground
+    unit: str
+    pid: str
+
+    def read(self, name: str) -> str:
+        """A file of its directory in /proc."""
+        return self.ground.must(["cat", f"/proc/{self.pid}/{name}"])
+
+    @property
+    def status(self) -> dict[str, str]:
+        """Its status, by field."""
+        return {
+            key: value.strip()
+            for key, _, value in (line.partition(":") for line in self.read("status").splitlines())
+        }
+
+    def mounts(self) -> dict[str, set[str]]:
+        """Options of each mount point that it sees, those of the mount and of its file system; the uppermost wins."""
+        lines = (line.split(" ") for line in self.read("mountinfo").splitlines())
+        return {
+            words[4]: {*words[5].split(","), *words[-1].split(","), words[words.index("-") + 1]}
+            for words in lines
+        }
+
+    def inside(self, script: str) -> tuple[int, str]:
+        """Status and words of a shell's script that runs where the process is, as its user without a right."""
+        uid, gid = (self.status[key].split()[0] for key in ("Uid", "Gid"))
+        command = ["nsenter", f"--target={self.pid}", "--mount", "--ipc", "--uts", "--net"]
+        command += [f"--setuid={uid}", f"--setgid={gid}", "--", "sh", "-c", script]
+        done = self.ground.fleet.execute(self.ground.name, command)
+        return done.status, done.output + done.errors
+
+
+@pytest.fixture(params=SERVICES)
+def process(request: pytest.FixtureRequest, ground: Ground) -> Process:
+    """Of each service of the fleet."""
+    return look(ground, request.param)
+
+
+@cache
+def look(ground: Ground, unit: str) -> Process:
+    """The main process of a service that is up."""
+    shown = ground.show(unit, "MainPID", "ActiveState")
+    assert shown["ActiveState"] == "active", unit
+    return Process(ground, unit, shown["MainPID"])
+
+
+def test_is_what_systemd_says(process: Process) -> None:
+    assert process.ground.show(process.unit, *CLAIMED) == CLAIMED
+
+
+def test_has_namespaces_of_its_own(process: Process) -> None:
+    script = "; ".join(
+        f"readlink /proc/{pid}/ns/{name}" for pid in ("1", process.pid) for name in NAMESPACES
+    )
+    links = process.ground.must(script).split()
+    hosts, own = links[: len(NAMESPACES)], links[len(NAMESPACES) :]
+    shared = [name for name, theirs, its in zip(NAMESPACES, hosts, own, strict=True) if theirs == its]  # fmt: skip
+    assert shared == []
+
+
+def test_knows_no_user_but_root_and_its_own(process: Process) -> None:
+    """PrivateUsers: all others of the host are nobody to it; and root there has no right on the host."""
+    for name, key in (("uid_map", "Uid"), ("gid_map", "Gid")):
+        own = process.status[key].split()[0]
+        assert own != "0"
+        rows = {tuple(line.split()) for line in process.read(name).splitlines()}
+        assert rows == {("0", "0", "1"), (own, own, "1")}
+
+
+def test_has_no_capability_and_can_get_none(process: Process) -> None:
+    status = process.status
+    sets = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    assert {key: int(status[key], 16) for key in sets} == dict.fromkeys(sets, 0)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_sees_no_process_of_others(process: Process) -> None:
+    """ProtectProc: the kernel hides them; those of its own user are there, as pools and children need it."""
+    options = process.mounts()["/proc"]
+    assert options & {"hidepid=invisible", "hidepid=2"}
+    status, words = process.inside("test -d /proc/1 || echo hidden; test -d /proc/$$ && echo own")
+    assert (status, words.split()) == (0, ["hidden", "own"])
+
+
+def test_writes_to_nothing_of_the_system(process: Process) -> None:
+    """ProtectSystem and ProtectControlGroups: read-only to the kernel, not by modes of files alone."""
+    mounts = process.mounts()
+    assert "ro" in mounts["/"]
+    assert {"ro", "cgroup2"} <= mounts["/sys/fs/cgroup"]
+    for place in ("/usr", "/etc", "/sys/fs/cgroup", "/proc/sys/kernel"):
+        # As root of the host, to whom modes say nothing, in what the process sees.
+        command = ["nsenter", f"--target={process.pid}", "--mount", "--", "mkdir", f"{place}/probe"]
+        done = process.ground.fleet.execute(process.ground.name, command)
+        assert done.status != 0, place
+        assert re.search("Read-only file system|No such file|not permitted", done.errors), (
+            done.errors
+        )
+
+
+def test_has_its_own_temporary_files_and_devices_and_no_homes(process: Process) -> None:
+    mounts = process.mounts()
+    assert {"/tmp", "/var/tmp", "/dev", "/home", "/root"} <= set(mounts)
+    ground = process.ground
+    ground.must(["touch", "/tmp/of-the-host"])
+    try:
+        status, words = process.inside("ls /tmp/of-the-host /home/admin /dev/vda")
+    finally:
+        ground.must(["rm", "/tmp/of-the-host"])
+    assert status != 0
+    assert len(re.findall("No such file|Permission denied", words)) == 3, words
+
+
+def test_secrets_are_in_memory_and_nobody_elses(ground: Ground) -> None:
+    """LoadCredential: in a file system without a disk, closed to others."""
+    for unit in SERVICES:
+        directory = f"/run/credentials/{unit}"
+        assert ground.must(["ls", directory]).split(), unit
+        kind = ground.must(["stat", "--file-system", "--format=%T", directory]).strip()
+        assert kind in ("tmpfs", "ramfs"), unit
+        found = ground.must(["find", directory, "-type", "f", "-perm", "/007"])
+        assert found == "", unit
+        done = ground.fleet.execute(ground.name, ["runuser", "-u", "nobody", "--", "ls", directory])
+        assert "Permission denied" in done.errors

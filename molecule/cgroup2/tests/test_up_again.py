@@ -1,0 +1,117 @@
+"""A machine that reboots, and one that loses its power: all is there again with nobody at hand, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ground import BOOT, QUEUE
+from support import units
+from support.waiting import wait_for
+
+from scripts import vm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ground import Ground
+
+#: Seconds for which a task stays at its first attempt: longer than any of this, so that it never ends there.
+STAY = 3600.0
+#: Tasks that wait behind those that run.
+WAITING = 3
+#: Seconds after which Redis has written to its disk what it was sent (`appendfsync everysec`).
+WRITTEN = 3.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was under way when the machine went down, and its boot."""
+
+    label: str
+    running: tuple[str, ...]
+    boot: str
+
+    @classmethod
+    def begin(cls, ground: Ground, label: str) -> Work:
+        """A task in each process of a worker, and some that wait behind them."""
+        concurrency = ground.variables["celery_worker_instances"][QUEUE]["concurrency"]
+        running = tuple(f"{label}-running-{number}" for number in range(concurrency))
+        for run_id in running:
+            ground.send("app.trials.stay", run_id, seconds=STAY)
+        for run_id in running:
+            ground.begun(run_id)
+        for number in range(WAITING):
+            ground.send("app.tasks.record_run", f"{label}-waiting-{number}", seconds=0)
+        time.sleep(WRITTEN)
+        return cls(label, running, ground.boot_id())
+
+    def is_done(self, ground: Ground) -> None:
+        """What ran was delivered again, once, and came to its end; what waited ran once."""
+        visibility = float(ground.variables["celery_app_visibility_timeout"])
+        for run_id in self.running:
+            rows = ground.ended(run_id, BOOT + visibility)
+            assert [row["attempt"] for row in rows] == [1, 2], rows
+            assert [row["finished_at"] is not None for row in rows] == [False, True]
+            assert rows[0]["task_id"] == rows[1]["task_id"]
+        for number in range(WAITING):
+            rows = ground.ended(f"{self.label}-waiting-{number}", BOOT)
+            assert [row["attempt"] for row in rows] == [1], rows
+
+
+class Watch:
+    """Notes after how many seconds something was seen."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.began, self.note = time.monotonic(), note
+
+    def look(self, what: str) -> None:
+        """Now."""
+        self.note(f"{what} after {time.monotonic() - self.began:.0f} s")
+
+
+def is_up(ground: Ground, work: Work) -> None:
+    """Another boot, without a failed unit, all services in their first process; beat goes on."""
+    ground.wait_until_up()
+    assert ground.boot_id() != work.boot
+    assert units.failed(ground.fleet, ground.name) == []
+    for unit, state in ground.services().items():
+        assert (unit, state["NRestarts"]) == (unit, "0")
+    ground.wait_for_tick()
+
+
+def test_reboot(ground: Ground, label: str, note: Callable[[str], None]) -> None:
+    work = Work.begin(ground, label)
+    watch = Watch(note)
+    ground.must(["systemctl", "--no-block", "reboot"])
+
+    def rebooted() -> bool:
+        # A machine that is between two boots may leave a connection without a word.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = ground.fleet.execute(ground.name, ["cat", "/proc/sys/kernel/random/boot_id"])
+            return done.status == 0 and done.output.strip() != work.boot
+        return False
+
+    wait_for("the machine has rebooted", BOOT, rebooted, pause=1)
+    watch.look("SSH")
+    vm.wait_for_boot(ground.machine)
+    is_up(ground, work)
+    watch.look("all units and beat")
+    work.is_done(ground)
+    watch.look("all tasks")
+
+
+def test_power_cut(ground: Ground, label: str, note: Callable[[str], None]) -> None:
+    """Processes and journals end as they were. (What the kernel had not written survives: qemu's host keeps it.)"""
+    work = Work.begin(ground, label)
+    assert vm.cut(ground.machine)
+    watch = Watch(note)
+    assert vm.start(ground.machine)
+    watch.look("boot")
+    is_up(ground, work)
+    watch.look("all units and beat")
+    work.is_done(ground)
+    watch.look("all tasks")

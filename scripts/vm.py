@@ -1,0 +1,498 @@
+"""Make and remove emulated machines: test hosts with a kernel of their own, reached over SSH.
+
+For what containers on this machine can't show: control groups of version 2, memory limits of the kernel, user
+namespaces, a real boot. qemu emulates the processor (no KVM is needed, no right beyond the user's), so that all is
+some ten times slower than on the machine itself.
+
+Names and places are those of scripts/hosts.py: a fleet's machines lie in `.state/<fleet>/machines/`, their keys and the
+fleet's record where those of containers do. Each is the disk of scripts/vm_image.sh with a layer of its own over it, a
+port of this machine's loopback that leads to its SSH, and two processes: qemu, and one that starts qemu again when the
+machine reboots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.hosts import (
+    ROOT,
+    SUITE,
+    USER,
+    Fleet,
+    FleetError,
+    key_archive,
+    settle_key,
+    ssh_arguments,
+    write,
+)
+
+MEMORY = 2048  # MiB
+PROCESSORS = 2
+#: MiB of translated code that qemu keeps; without a limit it takes a gigabyte, for no gain that could be measured.
+TRANSLATED = 128
+BOOT_TIMEOUT = 900.0  # seconds; some 15 on a quiet machine, 350 were seen beside six other runs
+STOP_TIMEOUT = 20.0  # seconds for a process of ours to end
+ADDRESS = "10.0.2.15"  # of every machine, in a network of its own: molecule/shared/machine
+# A path to a socket has to fit into 108 bytes, and ssh adds 17 to the one of its master while it makes it.
+LONGEST_SOCKET = 108 - 17 - 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One emulated machine.
+
+    Attributes:
+        name: its name in the inventory.
+        directory: where its disk, its pid files and what its console printed lie.
+        image: directory of the disk, the kernel and the initrd that it was made of.
+        port: of this machine's loopback, which leads to its SSH.
+    """
+
+    name: str
+    directory: Path
+    image: Path
+    port: int
+
+    @property
+    def console(self) -> Path:
+        """What the kernel and systemd printed, of all its boots."""
+        return self.directory / "console"
+
+    @property
+    def log(self) -> Path:
+        """What qemu and its keeper said."""
+        return self.directory / "log"
+
+    @property
+    def ssh_config(self) -> Path:
+        """For `ssh -F`."""
+        return self.directory / "ssh_config"
+
+
+def load(fleet: Fleet, name: str) -> Machine:
+    """A machine as it was made; FleetError if there is none of this name."""
+    record = fleet.state / "machines" / name / "machine.json"
+    if not record.exists():
+        raise FleetError(f"{fleet.scenario} has no machine {name}")
+    found = json.loads(record.read_text())
+    return Machine(found["name"], record.parent, Path(found["image"]), found["port"])
+
+
+# --- qemu ------------------------------------------------------------------------------------------
+
+
+def option(**values: object) -> str:
+    """An argument of qemu made of several values: a comma in one of them is written twice."""
+    pairs = ((key.rstrip("_"), str(value).replace(",", ",,")) for key, value in values.items())
+    return ",".join(f"{key}={value}" for key, value in pairs)
+
+
+def qemu_command(machine: Machine, monitor: int) -> list[str]:
+    """The command line of qemu; `monitor` is the file descriptor of the socket for its events."""
+    kernel: dict[str, str | None] = {
+        "root": "/dev/vda",
+        "console": "ttyS0",
+        "panic": "1",
+        "mitigations": "off",  # nobody else runs in there
+        # The kernel measures its frequency at boot. Where qemu has to wait for the processor meanwhile it is wrong, and
+        # all clocks run many times too fast.
+        "tsc": "unstable",
+        # So does its test of the timer's interrupts, which panics where ten of them take too long to come.
+        "no_timer_check": None,
+        "systemd.hostname": machine.name,
+    }
+    words = " ".join(key if value is None else f"{key}={value}" for key, value in kernel.items())
+    disk = option(
+        if_="none",
+        id="root",
+        format="qcow2",
+        file=machine.directory / "disk",
+        cache="unsafe",
+        discard="unmap",
+    )
+    keys = option(
+        if_="none", id="keys", format="raw", readonly="on", file=machine.directory / "keys.tar"
+    )
+    return [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", "q35", "-cpu", "max"),
+        *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED}"),
+        *("-smp", str(PROCESSORS), "-m", str(MEMORY)),
+        # A reset inside one process leaves it with the translations of all that ran before, and takes four times as
+        # long as a new one. So a reboot ends qemu, and the keeper starts it again.
+        "-no-reboot",
+        *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd")),
+        *("-append", f"rw quiet {words}"),
+        *("-drive", disk, "-device", "virtio-blk-pci,drive=root"),
+        *("-drive", keys, "-device", "virtio-blk-pci,drive=keys"),
+        *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{machine.port}-:22"),
+        *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
+        *("-chardev", "file,append=on," + option(id="console", path=machine.console)),
+        *("-serial", "chardev:console"),
+        *("-chardev", "socket," + option(id="monitor", fd=monitor)),
+        *("-mon", "chardev=monitor,mode=control"),
+    ]
+
+
+def wants_to_boot_again(lines: Iterable[str]) -> bool:
+    """Whether the machine ended by a reboot, by what qemu's monitor said until it ended.
+
+    Without a word (qemu was killed, as by a power cut) it did not.
+    """
+    reason = ""
+    for line in lines:
+        message = json.loads(line)
+        if message.get("event") == "SHUTDOWN":
+            reason = message["data"]["reason"]
+    return reason == "guest-reset"
+
+
+def keep(machine: Machine) -> None:
+    """Run qemu, and again as often as the machine reboots."""
+    again = True
+    while again:
+        ours, its = socket.socketpair()
+        with ours:
+            with its:
+                process = subprocess.Popen(
+                    qemu_command(machine, its.fileno()),
+                    pass_fds=[its.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            write(machine.directory / "qemu.pid", str(process.pid))
+            again = False
+            # A qemu that is killed, or never gets so far, resets the connection.
+            with contextlib.suppress(ConnectionError), ours.makefile() as stream:
+                # Events come to nobody who has not said this.
+                ours.sendall(b'{"execute": "qmp_capabilities"}\n')
+                again = wants_to_boot_again(stream)
+            process.wait()
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+
+def process_of(machine: Machine, kind: str) -> int | None:
+    """The pid of `qemu` or `keeper` of a machine; none where it does not run.
+
+    A pid that another process has by now is told by its command line, which does not name this machine.
+    """
+    try:
+        pid = int((machine.directory / f"{kind}.pid").read_text())
+        for _ in range(20):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            # It is empty at the end of a process, but also for a moment at its beginning.
+            if command or state == "Z":
+                break
+            time.sleep(0.01)
+    except (OSError, ValueError):
+        return None
+    return pid if str(machine.directory).encode() in command else None
+
+
+def wait_until_gone(machine: Machine) -> None:
+    """Wait until neither process of a machine runs; FleetError if one does not end."""
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while any(process_of(machine, kind) for kind in ("qemu", "keeper")):
+        if time.monotonic() > deadline:
+            raise FleetError(f"{machine.name}: qemu does not end; see {machine.log}")
+        time.sleep(0.05)
+
+
+def cut(machine: Machine) -> bool:
+    """Take a machine's power away, without a word to what runs in it; whether it ran."""
+    pid = process_of(machine, "qemu")
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    wait_until_gone(machine)
+    return pid is not None
+
+
+def start(machine: Machine) -> bool:
+    """Switch a machine on and wait until it has booted; whether it was off."""
+    if process_of(machine, "keeper") is not None:
+        wait_for_boot(machine)
+        return False
+    # In a session of its own, since it outlives the command that has made it; so nobody here waits for its end.
+    keeper = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, machine.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    write(machine.directory / "keeper.pid", str(keeper))
+    wait_for_boot(machine)
+    return True
+
+
+# --- ssh -------------------------------------------------------------------------------------------
+
+
+def ssh_config(fleet: Fleet, machine: Machine) -> str:
+    """The configuration for `ssh -F`: one connection for many commands, where its socket's path is short enough."""
+    values = {
+        "HostName": "127.0.0.1",
+        "Port": machine.port,
+        "User": USER,
+        "IdentityFile": f'"{fleet.state / "id_ed25519"}"',
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": f'"{fleet.state / "known_hosts"}"',
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "ConnectTimeout": 60,
+        "ServerAliveInterval": 30,
+        "ServerAliveCountMax": 10,
+    }
+    shared = machine.directory / "ssh"
+    if len(os.fsencode(shared)) <= LONGEST_SOCKET:
+        values |= {"ControlMaster": "auto", "ControlPath": f'"{shared}"', "ControlPersist": 60}
+    lines = [f"  {key} {value}" for key, value in values.items()]
+    return "\n".join([f"Host {machine.name}", *lines]) + "\n"
+
+
+def ssh(machine: Machine, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a command in a machine, over a connection of its own; TimeoutExpired after so many seconds."""
+    words = ["ssh", "-F", str(machine.ssh_config), "-o", "ControlPath=none", machine.name, command]
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout,
+    )
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The end of a file, as far as there is one."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def failed_units(machine: Machine) -> list[str]:
+    """Units that have failed; not a check of health, which does so to say that something else is not there yet."""
+    command = "systemctl list-units --failed --plain --no-legend"
+    units = [line.split()[0] for line in ssh(machine, command, 60).stdout.splitlines()]
+    return [unit for unit in units if not unit.endswith("-health.service")]
+
+
+def wait_for_boot(machine: Machine) -> None:
+    """Wait until systemd has started all it should; FleetError with the reason if it does not."""
+    deadline = time.monotonic() + BOOT_TIMEOUT
+    said = ""
+    while time.monotonic() < deadline:
+        if process_of(machine, "keeper") is None:
+            raise FleetError(f"{machine.name}: qemu has ended:\n{tail(machine.log)}")
+        left = deadline - time.monotonic()
+        try:
+            done = ssh(machine, "systemctl is-system-running --wait", max(1.0, left))
+        except subprocess.TimeoutExpired:
+            break
+        said = done.stdout.strip() or done.stderr.strip()
+        if said in ("running", "degraded", "maintenance"):
+            failed = [] if said == "running" else failed_units(machine)
+            if failed or said == "maintenance":
+                raise FleetError(f"{machine.name} is {said}. Failed units: {', '.join(failed)}")
+            return
+        time.sleep(0.5)
+    raise FleetError(
+        f"{machine.name} has not booted within {BOOT_TIMEOUT:.0f} s ({said}); the end of its console:\n"
+        f"{tail(machine.console)}"
+    )
+
+
+# --- what is written for others --------------------------------------------------------------------
+
+
+def own_archive(keys: bytes, name: str) -> bytes:
+    """The archive of a machine's keys with its names beside them: hostname and hosts."""
+    short = name.partition(".")[0]
+    aliases = name if short == name else f"{name} {short}"
+    files = {
+        "etc/hostname": f"{name}\n",
+        "etc/hosts": f"127.0.0.1 localhost\n{ADDRESS} {aliases}\n::1 localhost ip6-localhost\n",
+    }
+    buffer = io.BytesIO(keys)
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        for path, text in files.items():
+            data = text.encode()
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode, entry.mtime = len(data), 0o644, int(time.time())
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
+    """An inventory source that says how to reach the machines; JSON, which is YAML too."""
+    shared = {
+        "ansible_host": "127.0.0.1",
+        "ansible_user": USER,
+        "ansible_ssh_private_key_file": str(fleet.state / "id_ed25519"),
+        "ansible_ssh_common_args": shlex.join(ssh_arguments(fleet)),
+    }
+    variables = {machine.name: {**shared, "ansible_port": machine.port} for machine in machines}
+    everywhere = {"test_fleet_state": str(fleet.state)}
+    text = json.dumps({"all": {"vars": everywhere, "hosts": variables}}, indent=2)
+    return f"---\n# Made by scripts/vm.py: how to reach the machines of {fleet.name}.\n{text}\n"
+
+
+# --- commands --------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def image_of(suite: str) -> Path:
+    """The directory of a Debian suite's disk, which is made when it is first needed."""
+    command = [str(ROOT / "scripts/vm_image.sh"), suite]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise FleetError(f"there is no disk with Debian {suite}: see above")
+    return Path((ROOT / ".state" / f"machine-{suite}").read_text().strip())
+
+
+def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]:
+    """Make, or leave alone, the files of a machine; whether they are new."""
+    try:
+        machine = load(fleet, name)
+    except FleetError:
+        machine = Machine(name, fleet.state / "machines" / name, image, free_port())
+    else:
+        if machine.image == image:
+            return machine, False
+        cut(machine)
+        shutil.rmtree(machine.directory)
+    authorized_key = settle_key(fleet.state / "id_ed25519", fleet.name)
+    host_key = fleet.state / "host_keys" / name
+    settle_key(host_key, name)
+    machine.directory.mkdir(parents=True, exist_ok=True)
+    archive = machine.directory / "keys.tar"
+    archive.touch(mode=0o600)
+    archive.write_bytes(own_archive(key_archive(authorized_key, host_key), name))
+    subprocess.run(
+        [
+            *("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2"),
+            *("-b", str(image / "disk.qcow2"), str(machine.directory / "disk")),
+        ],
+        check=True,
+    )
+    machine = Machine(name, machine.directory, image, machine.port)
+    write(machine.ssh_config, ssh_config(fleet, machine))
+    facts = {"name": name, "image": str(image), "port": machine.port}
+    write(machine.directory / "machine.json", json.dumps(facts) + "\n")
+    return machine, True
+
+
+def create(fleet: Fleet, images: dict[str, Path], inventory: Path) -> bool:
+    """Settle the fleet's machines so that those of `images` are there and run; whether anything changed.
+
+    Args:
+        fleet: Whose machines.
+        images: The directory of each machine's disk by its name.
+        inventory: Where to write how to reach them.
+    """
+    fleet.state.mkdir(parents=True, exist_ok=True)
+    fleet.state.chmod(0o700)
+    (fleet.state / "host_keys").mkdir(exist_ok=True)
+    settled = [settle_machine(fleet, name, image) for name, image in sorted(images.items())]
+    machines = [machine for machine, _ in settled]
+    known = [
+        f"[127.0.0.1]:{machine.port} "
+        + (fleet.state / "host_keys" / f"{machine.name}.pub").read_text().strip()
+        for machine in machines
+    ]
+    write(fleet.state / "known_hosts", "\n".join(known) + "\n")
+    changed = [new for _, new in settled] + [start(machine) for machine in machines]
+    record: dict[str, Any] = {
+        "name": fleet.name,
+        "hosts": {
+            machine.name: {
+                **{key: str(value) for key, value in asdict(machine).items()},
+                "ssh_config": str(machine.ssh_config),
+            }
+            for machine in machines
+        },
+    }
+    write(fleet.state / "fleet.json", json.dumps(record, indent=2) + "\n")
+    write(inventory, connection_inventory(fleet, machines))
+    return any(changed)
+
+
+def destroy(fleet: Fleet, inventory: Path) -> bool:
+    """Remove all that `create` made for the fleet; whether there was any."""
+    changed = fleet.state.exists()
+    for record in sorted((fleet.state / "machines").glob("*/machine.json")):
+        cut(load(fleet, record.parent.name))
+    inventory.unlink(missing_ok=True)
+    if changed:
+        shutil.rmtree(fleet.state)
+    return changed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(
+        description="Make and remove the emulated machines of a fleet."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("create", "destroy"):
+        command = commands.add_parser(name)
+        command.add_argument("--scenario", required=True, help="a Molecule scenario")
+        command.add_argument(
+            "--inventory",
+            required=True,
+            type=Path,
+            help="the inventory source with the connections",
+        )
+        if name == "create":
+            command.add_argument("hosts", nargs="+", metavar="HOST", help="a machine")
+    command = commands.add_parser("keep")
+    command.add_argument("directory", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "keep":
+            state = options.directory.parents[1]
+            keep(load(Fleet(state.name, state.name, state), options.directory.name))
+            return 0
+        fleet = Fleet.of(options.scenario)
+        if options.command == "create":
+            image = image_of(SUITE)
+            changed = create(fleet, dict.fromkeys(options.hosts, image), options.inventory)
+        else:
+            changed = destroy(fleet, options.inventory)
+    except FleetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("changed" if changed else "unchanged")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
