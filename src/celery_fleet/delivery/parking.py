@@ -145,7 +145,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
                     return handle(message)
             except Exception as exc:
                 lost = isinstance(exc, self.connection_errors) and not isinstance(exc, KeyError)
-                if lost or adapter.begun(message) or not self._ours(message):
+                if lost or adapter.begun(message, self) or not self._ours(message):
                     raise
                 self.park(message, MALFORMED, described(exc), exc)
                 return None
