@@ -114,6 +114,11 @@ def longest_hold(message: Any) -> float:
 # --- requests (celery/worker/request.py) ---
 
 
+def retries_lost() -> bool:
+    """Whether Celery leaves it to us to retry a task whose process died."""
+    return minors.celery.RETRIES_LOST
+
+
 def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
@@ -127,7 +132,9 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
         self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
         lost = _lost(self, exc_info)
-        if lost is not None and died(self, lost, exc_info):
+        if lost is not None and (
+            died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
+        ):
             return None
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
-from celery import states
+from celery import signals, states
+from celery.exceptions import Retry
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
@@ -66,6 +67,53 @@ def success_was_stored(request: Any) -> bool:
     except Exception as exc:  # noqa: BLE001  # whatever the store's driver raises: it did not say so
         logger.debug("the result of %s is not known: %r", request.id, exc)
         return False
+
+
+#: Whether Celery leaves it to us to retry a task whose process died.
+RETRIES_LOST = True
+
+
+def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
+    """Retry a task whose process died, where ``task_retry_on_worker_lost`` wants it; whether that was seen to.
+
+    Celery knows the setting from 5.7 on, where it has the effect that it has here: the task is sent again with one
+    retry more, as long as its ``max_retries`` allow one, and its message is acknowledged. Where it can't be sent, the
+    message goes back to its queue.
+    """
+    task, context = request.task, request._context
+    wanted = getattr(task, "retry_on_worker_lost", None)
+    if wanted is None:
+        wanted = task.app.conf.get("task_retry_on_worker_lost")
+    spent = task.max_retries is not None and context.retries >= task.max_retries
+    if not wanted or spent or success_was_stored(request):
+        return False
+    worker_state.task_ready(request)
+    countdown = task.default_retry_delay
+    again = {"countdown": countdown, "retries": context.retries + 1}
+    try:
+        task.signature_from_request(context, **again).apply_async()
+    except Exception:
+        logger.exception("task %s[%s] could not be sent again", request.task_name, request.id)
+        if not task.acks_late or request.acknowledged:
+            return False  # there is no message any more
+        request.reject(requeue=True)
+        return True
+    if request.store_errors:
+        task.backend.mark_as_retry(request.id, exc, exc_info.traceback, request=context)
+    if task.acks_late:
+        request.acknowledge()
+    request.send_event("task-retried", exception=repr(exc), traceback=str(exc_info.traceback))
+    reason = Retry(exc=exc, when=countdown)
+    task.request_stack.push(context)
+    try:
+        task.on_retry(exc, request.id, request.args, request.kwargs, exc_info)
+        signals.task_retry.send(sender=task, request=context, reason=reason, einfo=exc_info)
+    finally:
+        task.request_stack.pop()
+    logger.info(
+        "task %s[%s] is sent again, its process died: %s", request.task_name, request.id, reason
+    )
+    return True
 
 
 def acknowledge_now(hub: Any) -> None:
