@@ -3,6 +3,7 @@
 
 Everything else goes through this module, so that another minor gets a module of its own. What is
 read was checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+What differs in older minors is read through `celery_fleet.minors`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from queue import Empty
@@ -26,6 +28,7 @@ from kombu.connection import Connection
 from kombu.transport.redis import Channel
 from kombu.utils import json as kombu_json
 
+from celery_fleet import minors
 from celery_fleet._pools57 import GREENLETS, Door, door_of, kind_of
 from celery_fleet.loaded import CODE, INVENTORY, Loaded
 
@@ -53,7 +56,11 @@ def application_settings(conf: Any, names: Iterable[str]) -> dict[str, Any]:
     """Those of the settings ``names`` that the application has set itself, with their values."""
     maps = conf.__dict__["maps"][:-1]  # the last one holds Celery's defaults
     own = Settings({}, maps, conf.__dict__["_keys"], conf.__dict__["prefix"])
-    return {name: own[name] for name in names if name in own}
+    found = {}
+    for name in names:
+        with suppress(KeyError):  # `in` passes over old names before 5.7
+            found[name] = own[name]
+    return found
 
 
 def changes_of(conf: Any) -> dict[str, Any]:
@@ -333,9 +340,8 @@ def take_out(consumer: Any) -> list[Any]:
     for bucket in filter(None, consumer.task_buckets.values()):
         limited.update(request for request, _ in bucket.contents)
         bucket.clear_pending()
-    for request in list(worker_state.scheduled_requests):
+    for request in minors.celery.take_scheduled(consumer, limited):
         if request not in limited:  # an ETA raises the prefetch until its time has come
-            consumer.timer.cancel(request._eta_timer_entry)
             consumer.qos.decrement_eventually()
         requests.append(request)
     requests += limited
@@ -697,7 +703,7 @@ def unbind(channel: Any, exchange: str, queue: str) -> int:
     """Remove a queue's bindings to an exchange; returns how many entries there were."""
     regular = channel.keyprefix_queue % exchange
     removed = 0
-    for key in (regular, channel.keyprefix_binding_permanent % exchange):
+    for key in filter(None, (regular, minors.kombu.bindings_without_expiry(channel, exchange))):
         # A member is routing key, pattern and queue.
         members = [
             member
@@ -707,5 +713,5 @@ def unbind(channel: Any, exchange: str, queue: str) -> int:
         if members:
             removed += int(channel.client.srem(key, *members))
     if not channel.client.exists(regular):
-        channel.client.zrem(channel.keyprefix_binding_deadlines, exchange)
+        minors.kombu.forget_deadline(channel, exchange)
     return removed

@@ -19,6 +19,8 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.eventio import READ
 
+from celery_fleet import minors
+
 _PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
@@ -247,16 +249,14 @@ class Nudge:
         """Have a new connection's wait end by it."""
         cycle = consumer.task_consumer.channel.connection.cycle
         cycle.poller.register(self._reader, READ)
-        poll_start = cycle.on_poll_start
 
-        def on_poll_start() -> None:
+        def end_it() -> None:
             if self._told:
                 self._told = False
                 os.read(self._reader, 16)
                 raise TimeoutError  # as the wait ends by itself; synloop goes on with its next round
-            poll_start()
 
-        cycle.on_poll_start = on_poll_start
+        minors.kombu.before_each_wait(cycle, end_it)
 
     def __call__(self) -> None:
         """Wake it; for any greenlet."""

@@ -101,13 +101,13 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
     gate = drain.install(app)
-    if delivery is not None and delivery.dead_letters:
-        from celery_fleet.delivery import parking  # of Celery 5.7 alone
+    if delivery is not None and delivery != Options():
+        from celery_fleet.delivery import parking
 
         parking.install(app, delivery)
     ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
     if delivery is not None and (delivery.carry or delivery.outage):
-        from celery_fleet.delivery import steady  # of kombu 5.7 alone
+        from celery_fleet.delivery import steady
 
         steadying = steady.install(app, delivery, lambda: gate.is_ending)
         if steadying is not None and steadying.carry is not None:

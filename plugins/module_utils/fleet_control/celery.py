@@ -349,10 +349,11 @@ def process_settings(
 # What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"
 _BROKER_COMMANDS = {
-    # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands.
-    # HELLO, by which it asks for RESP3, is anybody's.
+    # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands, but
+    # for ZREVRANGEBYSCORE: by it kombu before 5.7 looks for overdue tasks. HELLO, by which it asks for RESP3, is
+    # anybody's.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
-    "+client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
+    "+zrevrangebyscore +client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     "+punsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
@@ -360,7 +361,7 @@ _BROKER_COMMANDS = {
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
-    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +zrevrangebyscore +time +lpush +smembers +lrange +lrem +info "
     # Of dead letters.
     "+hget +hlen +hdel +zcard",
 }

@@ -1,9 +1,10 @@
 # ruff: noqa: SLF001  # subclasses of what kombu keeps private
 """kombu 5.7's Redis transport with the atomic take.
 
-All that is read or replaced of kombu stands here, checked in the source of kombu 5.7.0, so that another
-minor gets a module of its own. How the polling connection is used is said in :mod:`celery_fleet.delivery.line`;
-kombu's mark of a poll, ``_in_poll``, is set only while a reply is due, so not while the channel is armed.
+All that is read or replaced of kombu stands here, checked in the source of kombu 5.7.0; what an older minor lacks
+or does otherwise is made good in :mod:`celery_fleet.minors`, on which this is built. How the polling connection is
+used is said in :mod:`celery_fleet.delivery.line`; kombu's mark of a poll, ``_in_poll``, is set only while a reply is
+due, so not while the channel is armed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import kombu.transport
 import kombu.transport.redis
 import kombu.utils.json
 
-from celery_fleet import errors
+from celery_fleet import errors, minors
 from celery_fleet.delivery import keys, process
 from celery_fleet.delivery._kombu57_held import Message, QoS, Taken
 from celery_fleet.delivery.breaker import BrokerAwayError
@@ -70,7 +71,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def _require_version(self) -> None:
         channel: Any = self
         try:
-            pooled = channel.async_pool.get_connection()
+            pooled = minors.kombu.pooled(channel.async_pool)
             try:
                 require_redis(getattr(pooled, "handshake_metadata", None))
             finally:
@@ -115,7 +116,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
             return False
         # There, but left unread without credit, it is no fault of the broker's.
-        return not stock._socket_readable(conn._sock)
+        return not minors.kombu.readable(conn._sock)
 
     # --- which way ---
 
@@ -325,15 +326,15 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         super()._flush_brpop_reauth()
 
 
-class Channel(_Atomic, stock.Channel):  # type: ignore[misc]  # see stock
+class Channel(_Atomic, minors.kombu.Channel):  # type: ignore[misc]  # see stock
     """A channel of redis:// and rediss://."""
 
 
-class SentinelChannel(_Atomic, stock.SentinelChannel):  # type: ignore[misc]  # see stock
+class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[misc]  # see stock
     """A channel of sentinel://."""
 
 
-class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # see stock
+class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
     """kombu's poller, which knows that pushes come unasked."""
 
     def on_poll_start(self) -> None:
@@ -356,7 +357,7 @@ class Poller(stock.MultiChannelPoller):  # type: ignore[misc]  # see stock
         return super().get(callback, timeout=NET if timeout is None else min(timeout, NET))
 
 
-class Transport(stock.Transport):  # type: ignore[misc]  # see stock
+class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
     """redis:// and rediss://."""
 
     Channel: Any = Channel

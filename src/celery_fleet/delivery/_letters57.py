@@ -20,6 +20,7 @@ from kombu.transport.virtual import Message
 from kombu.utils import json as kombu_json
 from kombu.utils.imports import symbol_by_name
 
+from celery_fleet import minors
 from celery_fleet.delivery.dead_letters import Places, neutral
 
 # --- messages (kombu/transport/redis.py, kombu/transport/virtual/base.py) ---
@@ -113,6 +114,11 @@ def longest_hold(message: Any) -> float:
 # --- requests (celery/worker/request.py) ---
 
 
+def retries_lost() -> bool:
+    """Whether Celery leaves it to us to retry a task whose process died."""
+    return minors.celery.RETRIES_LOST
+
+
 def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
@@ -126,7 +132,9 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
         self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
         lost = _lost(self, exc_info)
-        if lost is not None and died(self, lost, exc_info):
+        if lost is not None and (
+            died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
+        ):
             return None
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
@@ -156,7 +164,7 @@ def _lost(request: Any, exc_info: Any) -> BaseException | None:
     if isinstance(exc, Terminated):
         return None
     if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-        exc = request._worker_lost_info(exc).exception
+        exc = minors.celery.worker_lost(request, exc)
         exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
     return exc if isinstance(exc, WorkerLostError) else None
 
@@ -169,7 +177,7 @@ def carry_header(request: Any, name: str, value: int) -> None:
 
 def succeeded(request: Any) -> bool:
     """Whether the result store has its success: then its process died later."""
-    return bool(request._success_was_stored())
+    return minors.celery.success_was_stored(request)
 
 
 def taken_over(request: Any) -> None:
@@ -234,7 +242,7 @@ def rejected(consumer: Any, message: Any, exc: BaseException | None) -> None:
     signals.task_rejected.send(sender=consumer, message=message, exc=exc)
 
 
-def begun(message: Any) -> bool:
+def begun(message: Any, consumer: Any) -> bool:
     """Whether a message has become a request that Celery has or will run."""
     identifier = (message.headers or {}).get("id")
-    return isinstance(identifier, str) and identifier in worker_state.requests
+    return isinstance(identifier, str) and minors.celery.is_known(identifier, consumer)

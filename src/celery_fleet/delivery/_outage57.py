@@ -13,9 +13,9 @@ from types import GeneratorType
 from typing import Any, TypeVar
 
 from celery import bootsteps
-from celery.concurrency import prefork
-from celery.worker import loops
 from celery.worker import state as worker_state
+
+from celery_fleet import minors
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -53,8 +53,8 @@ def held(channel: Any) -> set[str]:
 
 
 def acknowledge_now(hub: Any) -> None:
-    """Run the acknowledgements that wait for the loop's next turn (celery/concurrency/prefork.py)."""
-    prefork._run_ready_callbacks(hub)
+    """Run the acknowledgements that wait for the loop's next turn."""
+    minors.celery.acknowledge_now(hub)
 
 
 def adopt(channel: Any, message: Any) -> None:
@@ -125,13 +125,13 @@ def pool_alone(consumer: Any) -> Iterator[Callable[[], object]]:
     A stop of the worker leaves the hub as it is: the pool's results come by it until the end.
     """
     hub = consumer.hub
-    before = loops._timer_entries(hub.timer)
+    before = minors.celery.timer_entries(hub.timer)
     hub.reset()
     consumer.controller.register_with_event_loop(hub)
     resume_writes(consumer)
     # At least two turns a second, and more where there is something to do.
     hub.call_repeatedly(0.5, lambda: None)
-    ours = loops._timer_entries(hub.timer) - before
+    ours = minors.celery.timer_entries(hub.timer) - before
     hub.propagate_errors = ()
     loop = hub.create_loop()
 
@@ -150,22 +150,22 @@ def pool_alone(consumer: Any) -> Iterator[Callable[[], object]]:
     except SystemExit:  # Celery's WorkerShutdown and WorkerTerminate
         raise
     except BaseException:
-        loops._cancel_timer_entries(hub.timer, ours)
+        _cancel(ours)
         raise
     else:
         hub.reset()
-        loops._cancel_timer_entries(hub.timer, ours)
-        _connects_from_now(consumer)
+        _cancel(ours)
+        minors.celery.connects_from_now(consumer)
 
 
-def _connects_from_now(consumer: Any) -> None:
-    """Have timers that were set until now outlive the connection that is to come.
+def _cancel(entries: Iterable[Any]) -> None:
+    for entry in entries:
+        entry.cancel()
 
-    Celery takes all since its blueprint started for that connection's, and cancels them with it: time limits
-    of tasks that a child accepted meanwhile as well (celery/worker/consumer/consumer.py).
-    """
-    if consumer.timer_entries_registered is None:
-        consumer.timer_entries_before_start = loops._timer_entries(consumer.hub.timer)
+
+def keep_time_limits(consumer: Any) -> None:
+    """Have the time limits of tasks outlive a connection that is lost."""
+    minors.celery.keep_time_limits(consumer)
 
 
 def resume_writes(consumer: Any) -> None:

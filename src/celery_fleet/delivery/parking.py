@@ -37,7 +37,7 @@ from celery_fleet.delivery.dead_letters import (
 )
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.mixin import Mixin
-from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.parked import Aside, park_raw, tell
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -68,11 +68,23 @@ class Held:
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints."""
+    """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints.
+
+    Without dead letters: have it retry tasks whose process died, where Celery itself does not know how.
+    """
+    if not options.dead_letters and (
+        options.profile != AT_LEAST_ONCE or not adapter.retries_lost()
+    ):
+        return
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
         return
     app.conf.worker_consumer = type("ParkingConsumer", (Parking, base), {"delivery": options})
+
+
+def _not_counted(*_: Any) -> bool:
+    """A task's process died, and there are no dead letters."""
+    return False
 
 
 class Parking(Mixin):  # type: ignore[misc]  # see mixin
@@ -145,7 +157,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
                     return handle(message)
             except Exception as exc:
                 lost = isinstance(exc, self.connection_errors) and not isinstance(exc, KeyError)
-                if lost or adapter.begun(message) or not self._ours(message):
+                if lost or adapter.begun(message, self) or not self._ours(message):
                     raise
                 self.park(message, MALFORMED, described(exc), exc)
                 return None
@@ -156,9 +168,8 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
 
     def update_strategies(self) -> None:
         """Make each task's way through the worker, as at each connection."""
-        if self.delivery.dead_letters:
-            for task in self.app.tasks.values():
-                adapter.use_request(task, self._died)
+        for task in self.app.tasks.values():
+            adapter.use_request(task, self._died if self.delivery.dead_letters else _not_counted)
         super().update_strategies()
 
     def on_close(self) -> None:

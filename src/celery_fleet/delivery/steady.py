@@ -264,6 +264,7 @@ def _add_steps(app: Any, steady: Steady) -> None:
             # Not in a stop(): tasks may go on after it. A hub forgets those of a lost connection, greenlets don't.
             for end in self.ends:
                 end()
+            internals.keep_time_limits(consumer)
             self.ends = (adapter.repeat(consumer.timer, LOOK, steady.look),)
             if steady.carry is not None:
                 steady.carry.connected(consumer)

@@ -10,9 +10,6 @@ from celery_fleet.delivery.options import INHERIT, STOCK, Options
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: The minors of kombu whose transport is known.
-KOMBU = ("5.7",)
-
 
 def install(options: Options, kombu: str | None = None) -> Options:
     """Put the atomic take in place, if it is wanted; returns what of the options can be had.
@@ -24,15 +21,15 @@ def install(options: Options, kombu: str | None = None) -> Options:
     if not options.atomic:
         return options
     found = kombu or versions.installed()["kombu"] or "of no version"
-    if versions.minor(found) not in KOMBU:
+    if versions.minor(found) not in versions.KOMBU:
         logger.warning(
             "messages are taken as stock Celery does it, without lease, hand-back and the care of lost"
             " connections: kombu %s is not known, only %s",
             found,
-            ", ".join(KOMBU),
+            ", ".join(versions.KOMBU),
         )
         return replace(options, take=STOCK, lease=False, hand_back=False, carry=False, outage=False)
-    from celery_fleet.delivery import _kombu57  # of this kombu alone
+    from celery_fleet.delivery import _kombu57  # of known kombus alone
 
     _kombu57.install()
     return options
