@@ -7,7 +7,7 @@
 #   slow            these
 #   long            what is left out there: real workers of every pool, killed, frozen and cut off, minutes of it
 #   molecule:NAME   one Molecule scenario
-# Called by the Makefile, which puts .venv/bin on PATH.
+# Called by the Makefile, which puts .venv/bin on PATH. The last lines of a run that fails name each test that did.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
@@ -16,12 +16,18 @@ source scripts/lib.sh
 PARALLEL=(--numprocesses=auto --dist=worksteal)
 
 REPORT=()
+# Parts with tests that failed. What failed in them is told by what they leave here (scripts/failures.py).
+FAILED=()
+FAILURES=$PWD/$STATE_DIR/failures
 trap 'report' EXIT
 
 report() {
   ((${#REPORT[@]})) || return 0
   printf '\n%-24s %8s  %s\n' part seconds result
   printf '%s\n' "${REPORT[@]}"
+  ((${#FAILED[@]})) || return 0
+  printf '\n'
+  python -m scripts.failures "${FAILED[@]}"
 }
 
 # timed NAME COMMAND...: run COMMAND, keep how long it took; its exit status.
@@ -33,6 +39,30 @@ timed() {
   REPORT+=("$(printf '%-24s %6d.%d  %s' "$name" $((took / 10)) $((took % 10)) \
     "$( ((status)) && printf 'FAILED (%d)' "$status" || printf ok)")")
   return "$status"
+}
+
+# fresh PART: nothing of an earlier run may pass for this one's.
+fresh() {
+  mkdir -p "$FAILURES"
+  rm -f "$FAILURES/$1".{xml,log}
+}
+
+# tests PART NAME MARKERS: the tests without hosts that have these markers.
+tests() {
+  fresh "$1"
+  timed "$2" pytest "${PARALLEL[@]}" -m "$3" --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml" && return
+  FAILED+=("$1")
+  return 1
+}
+
+# scenario NAME: a Molecule scenario. Its pytest and its playbooks are handed their options by the environment.
+scenario() {
+  fresh "$1"
+  timed "molecule:$1" env ANSIBLE_LOG_PATH="$FAILURES/$1.log" \
+    PYTEST_ADDOPTS="--override-ini=junit_family=xunit1 --junit-xml='$FAILURES/$1.xml' ${PYTEST_ADDOPTS:-}" \
+    molecule test --scenario-name "$1" && return
+  FAILED+=("$1")
+  return 1
 }
 
 # Each check runs even if another fails: one run shows all there is to mend.
@@ -54,7 +84,7 @@ fast() {
   mkdir -p "$STATE_DIR"
   "${BASH_SOURCE[0]}" lint >"$log" 2>&1 &
   lint_pid=$!
-  timed 'tests without hosts' pytest "${PARALLEL[@]}" -m 'not slow and not long' || failed=1
+  tests fast 'tests without hosts' 'not slow and not long' || failed=1
   wait "$lint_pid" || failed=1
   cat "$log"
   return "$failed"
@@ -65,9 +95,9 @@ for part in "$@"; do
   case $part in
     lint) lint ;;
     fast) timed 'fast, altogether' fast ;;
-    slow) timed 'slow tests without hosts' pytest "${PARALLEL[@]}" -m 'slow and not long' ;;
-    long) timed 'long tests without hosts' pytest "${PARALLEL[@]}" -m long ;;
-    molecule:*) timed "$part" molecule test --scenario-name "${part#molecule:}" ;;
+    slow) tests slow 'slow tests without hosts' 'slow and not long' ;;
+    long) tests long 'long tests without hosts' long ;;
+    molecule:*) scenario "${part#molecule:}" ;;
     *) die "unknown part '$part'" ;;
   esac
 done
