@@ -1,4 +1,4 @@
-"""What the tests of hosts with two Debians have; `support` holds the means of all scenarios.
+"""What the tests of hosts with two versions of Debian have; `support` holds the means of all scenarios.
 
 Tests of the standing fleet come from molecule/shared/tests, with their own conftest.
 """

@@ -55,8 +55,8 @@ def python_of(fleet: Fleet, name: str) -> str:
 
 
 def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
-    debians = suites(fleet)
-    (name,) = (host for host in fleet.hosts("celery_workers") if debians[host] == "bookworm")
+    installed = suites(fleet)
+    (name,) = (host for host in fleet.hosts("celery_workers") if installed[host] == "bookworm")
     (other,) = (host for host in fleet.hosts("celery_workers") if host != name)
     assert (python_of(fleet, name), python_of(fleet, other)) == ("python3.11", "python3.13")
     before = units.main_pids(fleet)
@@ -77,7 +77,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
         capture_output=True,
         timeout=SHUTDOWN + 60,
     )
-    make_hosts({**debians, name: "trixie"})
+    make_hosts({**installed, name: "trixie"})
     assert fleet.must(name, "ls -A /opt /etc/celery-fleet 2>/dev/null; echo bare") == "bare\n"
     # Its drain and the other host's worker have done all of it before there is a fleet on the new one.
     database.assert_ran_once(fleet, label, number, 90)
