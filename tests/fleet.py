@@ -81,8 +81,11 @@ class Fleet:
         ports: dict[str, int],
         delivery: dict[str, Any] | None = None,
         conf: dict[str, Any] | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.directory = directory
+        #: What its processes run with.
+        self.python = python
         #: Of a worker's settings: its `delivery`, and what is laid over its `celery`.
         self.delivery = delivery
         self.conf = conf or {}
@@ -135,7 +138,7 @@ class Fleet:
         """A program of Celery's; what a worker says is in the file worker.log."""
         with (self.directory / f"{user}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", *argv],
+                [self.python, "-m", *argv],
                 cwd=self.directory,
                 env={**self.environment(user), **environ},
                 stdout=log,
@@ -160,7 +163,7 @@ class Fleet:
     def celery(self, *argv: str, user: str = "operator") -> str:
         """Celery's own command line as a user; what it prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "celery", "--no-color", *argv],
+            [self.python, "-m", "celery", "--no-color", *argv],
             cwd=self.directory,
             env=self.environment(user),
             capture_output=True,
@@ -192,13 +195,15 @@ def running(
     *more: str,
     delivery: dict[str, Any] | None = None,
     celery: dict[str, Any] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[Fleet]:
     """A fleet in a directory, its worker with further options.
 
-    ``delivery`` is that of the worker's settings; ``celery`` is laid over its Celery settings.
+    ``delivery`` is that of the worker's settings; ``celery`` is laid over its Celery settings;
+    ``python`` is what all its processes run with.
     """
     ports = {kind: free_port() for kind in ("broker", "results")}
-    made = Fleet(directory, ports, delivery, celery)
+    made = Fleet(directory, ports, delivery, celery, python)
     with ExitStack() as stack:
         for kind, port in ports.items():
             own = directory / kind

@@ -1,0 +1,201 @@
+"""Real workers and a beat of each minor of Celery, with the rights that the roles give them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_fleet import versions
+from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
+
+from .environments import Environment, here, interpreter, made, missing, wanted
+
+#: Seconds that an event may take on a machine that has much else to do.
+PATIENCE = 120.0
+
+DELIVERY = {
+    "profile": "at_least_once",
+    **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
+    "take": "atomic",
+}
+#: As the roles write them with that promise.
+PROMISED = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": False,
+    "task_retry_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+}
+#: Beside the tasks that all tests have.
+MORE = """
+import os
+from pathlib import Path
+from shop import app
+
+@app.task(name="shop.deadly_once", default_retry_delay=0)
+def deadly_once(name):
+    first = not Path(name).exists()
+    with open(name, "a") as file:
+        file.write("begun\\n")
+    if first:
+        os.kill(os.getpid(), 9)
+    return "lives"
+"""
+
+long = pytest.mark.long
+each = pytest.mark.parametrize("environment", here(), ids=str)
+
+
+def test_every_minor_is_tried_and_what_is_missing_has_a_reason() -> None:
+    assert {one.celery for one in wanted()} == set(versions.CELERY)
+    absent = {one.python for one in wanted() if interpreter(one.python) is None}
+    assert len(missing()) == len(absent)
+    assert {str(one) for one in here()} == {
+        str(one) for one in wanted() if one.python not in absent
+    }
+
+
+@contextmanager
+def fleet(
+    directory: Path, environment: Environment, *more: str, **delivery: Any
+) -> Iterator[Fleet]:
+    (directory / "more.py").write_text(MORE)
+    options = ("-P", "prefork", "-l", "INFO", "-Q", f"mail,{NODE}.dq2", "-I", "more", *more)
+    python = str(made(environment))
+    with running(directory, *options, delivery=delivery, celery=PROMISED, python=python) as one:
+        wait_for(lambda: "ready." in one.log(), PATIENCE)
+        yield one
+
+
+def installed(python: Path) -> dict[str, str]:
+    code = "import json; from celery_fleet import versions; print(json.dumps(versions.installed()))"
+    done = subprocess.run(
+        [str(python), "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def probed(one: Fleet) -> dict[str, Any]:
+    """What the roles' own question to the worker brings."""
+    request = {
+        "settings": one.settings("operator"),
+        "nodes": {NODE: {"queues": ["mail"], "pid": one.processes["worker"].pid}},
+        "timeout": 60,
+    }
+    done = subprocess.run(
+        [one.python, "-m", "celery_fleet.probe"],
+        cwd=one.directory,
+        env={**one.environment("operator"), "CELERY_FLEET_SETTINGS": ""},
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@long
+@each
+def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
+    """Tasks, results, a canary, a beat, a retry after a death, lost connections, a warm stop; each right is used."""
+    found = installed(made(environment))
+    assert versions.minor(found["celery"]) == environment.celery
+    assert found["python"].startswith(f"{environment.python}.")
+    assert versions.problems(dict(found)) == []
+    with fleet(tmp_path, environment, **DELIVERY) as one:
+        app = one.app()
+        assert "delivery at_least_once: atomic take" in one.log()
+        assert "as stock Celery does it" not in one.log()
+        assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
+
+        answer = probed(one)
+        assert answer["ok"] is True, answer
+
+        lost = app.send_task("shop.deadly_once", (str(tmp_path / "deadly"),))
+        assert lost.get(timeout=PATIENCE) == "lives"
+        assert (tmp_path / "deadly").read_text() == "begun\n" * 2
+
+        client(one.ports["broker"], "admin").execute_command("CLIENT", "KILL", "USER", "worker")
+        assert app.send_task("shop.add", (4, 5)).get(timeout=PATIENCE) == 9
+
+        document = one.settings("beat")
+        document["celery"]["beat_schedule"] = {
+            "often": {"task": "shop.note", "schedule": 1.0, "args": [7]}
+        }
+        (tmp_path / "own-beat.json").write_text(json.dumps(document))
+        beat = one.start(
+            *("celery", "-A", "shop", "beat", "-s", str(tmp_path / "schedule"), "-l", "INFO"),
+            user="beat",
+            CELERY_FLEET_SETTINGS=str(tmp_path / "own-beat.json"),
+        )
+        try:
+            wait_for(lambda: one.ledger().count(7) >= 2, PATIENCE)
+        finally:
+            beat.terminate()
+            assert beat.wait(PATIENCE) == 0, one.log("beat")
+
+        last = app.send_task("shop.slow", (3,))
+        wait_for(lambda: client(one.ports["broker"], "worker").hlen("unacked") == 1, PATIENCE)
+        worker = one.processes["worker"]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE) == 0, one.log()
+        assert last.get(timeout=5) is None
+        assert one.refused() == []
+
+
+@long
+@each
+def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
+    """Its own ways, too, need rights: how it looks for what is overdue is not the same in all."""
+    with fleet(tmp_path, environment, profile="at_least_once") as one:
+        app = one.app()
+        assert "delivery at_least_once: stock take" in one.log()
+        assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
+        lost = app.send_task("shop.deadly_once", (str(tmp_path / "deadly"),))
+        assert lost.get(timeout=PATIENCE) == "lives"
+        client(one.ports["broker"], "admin").execute_command("CLIENT", "KILL", "USER", "worker")
+        assert app.send_task("shop.add", (4, 5)).get(timeout=PATIENCE) == 9
+        assert one.refused() == []
+
+
+#: What the atomic take is believed for: tests of kills and of cut connections, run with that Celery.
+KILLS = (
+    "tests/unit/delivery/test_take_worker.py::test_lost_connections_lose_nothing",
+    "tests/unit/delivery/test_take_worker.py::test_a_worker_that_is_killed_loses_nothing",
+)
+
+
+@long
+@each
+def test_kills_and_cuts_lose_nothing(environment: Environment) -> None:
+    done = subprocess.run(
+        [
+            *(str(made(environment)), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-o", "addopts=--import-mode=importlib", *KILLS),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert f"{len(KILLS)} passed" in done.stdout
