@@ -491,7 +491,30 @@ class Probe:
                 f" {', '.join(report.queues) or 'nothing'}); restart it or add the consumer again"
             )
         if own not in {queue["name"] for queue in reply}:
-            report.errors.append(f"does not consume its direct queue {own} (worker_direct is off?)")
+            report.errors.append(
+                self._namesakes(node)
+                or f"does not consume its direct queue {own} (worker_direct is off?)"
+            )
+
+    def _namesakes(self, node: Node) -> str | None:
+        """What is wrong where more than one worker answers to a name: the answer may have been the other's.
+
+        Celery keeps one answer for each name, and we wait for no more than one; only here is it worth the time.
+        """
+        timeout = max(0.5, min(2.0, self._left() / 4))
+        replies = self._app.control.broadcast(
+            "stats", destination=[node.name], reply=True, timeout=timeout
+        )
+        answers = [reply[node.name] for reply in replies or () if node.name in reply]
+        if len(answers) < 2:
+            return None
+        processes = ", ".join(sorted(str(answer.get("pid")) for answer in answers))
+        known = node.pid or (self._report.nodes[node.name].answer or {}).get("pid")
+        ours = f"; the fleet's is {known}" if known else ""
+        return (
+            f"{len(answers)} workers answer to this name, the processes {processes}{ours}: end the other, on whatever"
+            " host it runs, or start it with a name of its own (--hostname)"
+        )
 
     def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:
         missing = [task for task in node.tasks if task not in (registered or ())]

@@ -38,6 +38,8 @@ class Fleet:
         self.pid = 7
         self.registered: dict[str, list[str]] = {}
         self.lists: dict[str, list[bytes]] = {}
+        #: Processes that answer to each name; the second one is not the fleet's.
+        self.processes: dict[str, list[int]] = {NODE: [7]}
         self.asked: list[str] = []
         self._tasks: dict[str, str] = {}
         self.amqp = self
@@ -109,6 +111,14 @@ class Fleet:
                 return self._reply("registered", fleet.registered)
 
         return Inspect()
+
+    def broadcast(
+        self, command: str, destination: list[str], reply: bool, timeout: float
+    ) -> list[dict[str, Any]] | None:
+        assert (command, reply) == ("stats", True)
+        assert 0 < timeout <= 2
+        found = [{name: {"pid": pid}} for name in destination for pid in self.processes[name]]
+        return found or None
 
     def route(self, _: dict[str, Any], task: str) -> dict[str, Any]:
         return {"queue": "discounts"} if task.startswith("shop.") else {}
@@ -262,6 +272,18 @@ def test_a_queue_that_is_not_consumed_is_named(fleet: Fleet) -> None:
     assert not report["ok"]
     assert any("does not consume discounts (it consumes analytics)" in e for e in report["errors"])
     assert any("does not consume its direct queue" in e for e in report["errors"])
+
+
+def test_a_second_worker_of_the_same_name_is_told_of(fleet: Fleet) -> None:
+    """Started by hand, it answers for ours: what that one says of its queues would lead astray."""
+    fleet.queues[NODE] = ["discounts"]
+    fleet.processes[NODE] = [99, 7]
+
+    report = probe.run(request())
+
+    (error,) = report["errors"]
+    assert error.startswith(f"{NODE}: 2 workers answer to this name, the processes 7, 99")
+    assert "the fleet's is 7: end the other" in error
 
 
 @pytest.mark.parametrize(

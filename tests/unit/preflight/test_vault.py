@@ -1,0 +1,66 @@
+"""Without a vault's password: which file is encrypted, and what to type, instead of Ansible's own words alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
+
+ROOT = Path(__file__).resolve().parents[3]
+SECRET = VaultSecret(b"the password of a test")
+
+
+def environment(directory: Path, vault_id: str | None) -> Path:
+    """An inventory with a file in the clear and an encrypted one."""
+    every = directory / "group_vars" / "all"
+    every.mkdir(parents=True)
+    (directory / "hosts.yml").write_text("fleet: {hosts: {one: {}}}\n")
+    (every / "celery.yml").write_text("celery_app_name: shop\n")
+    sealed = VaultLib([(vault_id, SECRET)]).encrypt("token: of-the-vault\n", vault_id=vault_id)
+    (every / "vault.yml").write_bytes(sealed)
+    (directory / ".password").write_bytes(SECRET.bytes)
+    return directory
+
+
+def read(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return subprocess.run(
+        ["ansible-inventory", f"--inventory={inventory}", "--host=one", *options],
+        cwd=ROOT,
+        env={**clean, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "1000"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("vault_id", "is_beside"), [("shop", True), ("shop", False), (None, False)]
+)
+def test_the_remedy_is_named(tmp_path: Path, vault_id: str | None, is_beside: bool) -> None:
+    inventory = environment(tmp_path / "shop", vault_id)
+    if is_beside:
+        (inventory / ".vault-password").write_bytes(SECRET.bytes)
+
+    done = read(inventory)
+
+    assert done.returncode != 0
+    source = inventory / ".vault-password" if is_beside else "prompt"
+    for words in (
+        "Attempting to decrypt but no vault secrets found",
+        f"{inventory / 'group_vars/all/vault.yml'} is encrypted",
+        f"export ANSIBLE_VAULT_IDENTITY_LIST={vault_id or 'default'}@{source}\n",
+    ):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_line_that_is_named_is_the_remedy(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    assert done.returncode == 0, done.stderr
+    assert '"token": "of-the-vault"' in done.stdout
