@@ -295,7 +295,7 @@ def check_hosts(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "inventory_hostname",
                 "can't be part of a node's name and a certificate",
-                f"name it with at most {_LONGEST_HOST} letters, digits, dots and dashes; give its address in ansible_host",
+                f"use {_LONGEST_HOST} letters, digits, dots and dashes at most; give its address in ansible_host",
                 value=model.show(("inventory_hostname",), host),
                 hosts=(host,),
             )
