@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from fleet_preflight import names, source
+from fleet_preflight import names, network, source
 
 from .options import BY_NAME, OPTIONS, Mistake, RefusedError
 
@@ -21,6 +21,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _DOMAIN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})+")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _USER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _ROUTE: Final = re.compile(r"[A-Za-z0-9_.*?\[\]-]+")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
@@ -192,6 +193,18 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_name_or_address(text: str) -> bool:
+    """Whether SSH could reach it. A name that ends in a number is to resolvers an address, and perhaps another one."""
+    if _is_address(text):
+        return "%" not in text
+    return _HOST.fullmatch(text) is not None and _NUMBER.fullmatch(text.rpartition(".")[2]) is None
+
+
+def _plain(text: str) -> str:
+    """An address as it is most shortly written; a name as it is."""
+    return str(ipaddress.ip_address(text)) if _is_address(text) else text
 
 
 def _near(word: str, words: Sequence[str]) -> str:
@@ -366,7 +379,7 @@ class _Reading:
                 continue
             found |= dict.fromkeys(self._items(option))
         for host in found:
-            if not _HOST.fullmatch(host):
+            if not _is_name_or_address(host):
                 self._wrong(
                     "HOSTS",
                     "can't be a host's name, which others resolve, and which node names and certificates have",
@@ -423,15 +436,16 @@ class _Reading:
                 self._wrong("ADDRESSES", "is an address of none of HOSTS", _near(host, hosts), host)
             elif host in found:
                 self._wrong("ADDRESSES", "has two addresses", "leave one", host)
-            elif address in found.values():
-                other = next(one for one, its in found.items() if its == address)
+            elif other := next(
+                (one for one, its in found.items() if _plain(its) == _plain(address)), ""
+            ):
                 self._wrong(
                     "ADDRESSES",
                     f"has the address of {other}",
                     "give each host its own; one host that does everything stands in HOSTS once",
                     f"{host}={address}",
                 )
-            elif not _is_address(address) and not _HOST.fullmatch(address.lower()):
+            elif not _is_name_or_address(address.lower()):
                 self._wrong(
                     "ADDRESSES",
                     "is no address and no name",
@@ -594,7 +608,7 @@ class _Reading:
             self._wrong("WEB", "has no host", "name one in PRODUCERS, or leave WEB out")
         protected = self._items("PROTECT")
         for path in protected:
-            if not _PATH.fullmatch(path):
+            if not _PATH.fullmatch(path) or not network.protects(path):
                 self._wrong("PROTECT", "is no path", "write it as in /admin/", path)
         if protected and "WEB" not in self.given:
             self._wrong(

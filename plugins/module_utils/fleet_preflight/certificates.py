@@ -34,6 +34,7 @@ def check_certificates(model: Model) -> Iterator[Problem]:
         missing = list(_missing(model, host))
         yield from missing
         yield from _numbers(model, host)
+        yield from _texts(model, host)
         found = _given(model, host)
         if found is None:
             continue
@@ -176,6 +177,31 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
             f"is not less than pki_validity_days, {lasts:g}: each run would make all certificates anew",
             "leave some days between them",
             value=f"{before:g}",
+            hosts=(host,),
+        )
+
+
+def _texts(model: Model, host: str) -> Iterator[Problem]:
+    """What a certificate is to say, where the fleet makes it: what has no place in one would end the run half-way."""
+    source = model.value(host, "pki_source")
+    if source == pki.EXTERNAL:
+        return
+    for name in as_strings(model.value(host, "pki_names")):
+        if not pki.name_fits(name):
+            yield Problem(
+                "pki_names",
+                "has what is no name and no address that a certificate could be for",
+                "write names of letters, digits, dots and dashes, others as the DNS has them (xn--…)",
+                value=model.show(("pki_names",), name),
+                hosts=(host,),
+            )
+    called = model.value(host, "pki_ca_name")
+    if source == pki.OWN and isinstance(called, str) and not pki.title_fits(called):
+        yield Problem(
+            "pki_ca_name",
+            f"can't be an authority's name, which has 1 to {pki.LONGEST_TITLE} printable characters",
+            "shorten it, or leave it out",
+            value=model.show(("pki_ca_name",), called),
             hosts=(host,),
         )
 

@@ -79,6 +79,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     source.check_source,
     network.check_ports,
     network.check_flower_prefix,
+    network.check_protected_paths,
     network.check_memory,
     firewall.check_firewall,
     redis_cluster.check_cluster,

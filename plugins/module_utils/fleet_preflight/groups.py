@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -135,7 +136,7 @@ def check_machines(model: Model) -> Iterator[Problem]:
         if given is None and "ansible_host" not in model.given[host]:
             without.append(host)
         port = as_number(model.value(host, "ansible_port")) or _SSH_PORT
-        machine = ((given or host).lower(), port)
+        machine = (_plain((given or host).lower()), port)
         other = seen.setdefault(machine, host)
         if other != host:
             yield Problem(
@@ -154,6 +155,14 @@ def check_machines(model: Model) -> Iterator[Problem]:
             hosts=tuple(without),
             severity=Severity.WARNING,
         )
+
+
+def _plain(address: str) -> str:
+    """An address as it is most shortly written; a name as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
 
 
 def check_files(model: Model) -> Iterator[Problem]:

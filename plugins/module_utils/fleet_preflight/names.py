@@ -15,6 +15,8 @@ _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Of a certificate's common name (RFC 5280, upper bounds): a longer one is not made.
+_LONGEST_HOST = 64
 # Below another one: /opt itself is nobody's. The same as a removal takes (fleet_control.belongings).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
@@ -290,11 +292,11 @@ def check_directories(model: Model) -> Iterator[Problem]:
 def check_hosts(model: Model) -> Iterator[Problem]:
     """Inventory names: they become part of node names and certificates."""
     for host in model.hosts:
-        if not _HOST.fullmatch(host):
+        if not _HOST.fullmatch(host) or len(host) > _LONGEST_HOST:
             yield Problem(
                 "inventory_hostname",
                 "can't be part of a node's name and a certificate",
-                "name the host with letters, digits, dots and dashes; give its address in ansible_host",
+                f"use {_LONGEST_HOST} letters, digits, dots and dashes at most; give its address in ansible_host",
                 value=model.show(("inventory_hostname",), host),
                 hosts=(host,),
             )

@@ -38,6 +38,9 @@ _CLIENT_PORTS: Final = {
     "celery_app_results_port": ("celery_app_results_host", "redis_results_port"),
 }
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+# What nginx compares a path with is decoded, without a query, and has no two slashes beside each other and no dots to
+# resolve; of the rest, what its configuration could not have as one word.
+_PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
 _MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
@@ -133,6 +136,29 @@ def _listens(model: Model, host: str, variable: str) -> bool:
 
 def _prefix(value: object) -> str:
     return value.strip("/") if isinstance(value, str) else ""
+
+
+def protects(path: str) -> bool:
+    """Whether requests begin with this path, as nginx reads it: one that none begins with would protect nothing."""
+    return path.isprintable() and _PROTECTED.fullmatch(path) is not None
+
+
+def check_protected_paths(model: Model) -> Iterator[Problem]:
+    """Each path that is to ask for a password does."""
+    name = "celery_producer_web_protected_paths"
+    for value, hosts in model.distinct(name, model.members("celery_producers")):
+        paths = as_strings(value)
+        for index, path in enumerate(paths):
+            if not protects(path):
+                message = "is no path that a request begins with, so it would protect nothing"
+                remedy = "write it decoded and from the root of the site, without wildcards, as in /admin/"
+            elif path in paths[:index]:
+                message, remedy = "is there twice", "write it once"
+            else:
+                continue
+            yield Problem(
+                f"{name}[{index}]", message, remedy, value=model.show((name,), path), hosts=hosts
+            )
 
 
 def check_flower_prefix(model: Model) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,10 @@ RSA_BITS, CURVE_BITS = 2048, 224
 _WEAK = (hashes.MD5, hashes.SHA1)
 # Steps from a host's certificate to its root; a longer chain is a circle.
 _LONGEST = 10
+# Of a common name; a later authority's has its number behind it.
+LONGEST_TITLE = 60
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*", re.ASCII)
 _BEGIN = "-----BEGIN "
 _FROM_FILE = (
     "give its text in PEM form, which begins with -----BEGIN; of a file on the control side by "
@@ -67,11 +72,24 @@ class Fault:
 
 
 def alternative_name(name: str) -> str:
-    """A host name or address in the form that a certificate request takes."""
+    """A host name or address in the form that a certificate request takes.
+
+    Of an IPv6 address without its link (`%eth0`), for which a certificate has no place.
+    """
     try:
-        return f"IP:{ipaddress.ip_address(str(name))}"
+        return f"IP:{ipaddress.ip_address(str(name).partition('%')[0])}"
     except ValueError:
         return f"DNS:{name}"
+
+
+def name_fits(name: str) -> bool:
+    """Whether a certificate can be for this name or address."""
+    return alternative_name(name).startswith("IP:") or _NAME.fullmatch(name) is not None
+
+
+def title_fits(text: str) -> bool:
+    """Whether an authority can be called so."""
+    return 1 <= len(text) <= LONGEST_TITLE and text.isprintable()
 
 
 def certificates(text: str) -> list[Certificate]:

@@ -55,6 +55,7 @@ W = "celery_worker_instances"
 D = f"{W}/discounts"
 B = "celery_beat_schedule"
 S = "celery_app_source"
+P = "celery_producer_web_protected_paths"
 U = "celery_app_urls/OTHER_URL"
 R = "celery_release_commands"
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
@@ -315,6 +316,16 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("redis_broker_maxmemory", 0, "redis_broker_maxmemory", "no limit at all", "256mb"),
     ("flower_url_prefix", "/a b/", "flower_url_prefix", "no path within", "as in flower"),
     ("flower_url_prefix", "admin", "flower_url_prefix", "has /admin/", "another prefix"),
+    (P, ["admin/"], f"{P}[0]", "would protect nothing", "as in /admin/"),
+    (P, ["/admin/", "/api/admin/*"], f"{P}[1]", "would protect nothing", "without wildcards"),
+    (P, ["/admin?x=1"], f"{P}[0]", "would protect nothing", "from the root"),
+    (P, ["/admin%2F"], f"{P}[0]", "would protect nothing", "decoded"),
+    (P, ["//admin"], f"{P}[0]", "would protect nothing", ""),
+    (P, ["/a/../admin"], f"{P}[0]", "would protect nothing", ""),
+    (P, ["/admin/."], f"{P}[0]", "would protect nothing", ""),
+    (P, ["/a b/"], f"{P}[0]", "would protect nothing", ""),
+    (P, ["/a; }"], f"{P}[0]", "would protect nothing", ""),
+    (P, ["/admin/", "/admin/"], f"{P}[1]", "is there twice", "once"),
     ("flower_port", 443, "celery_producer_web_port", "port of flower_port", "another"),
 ]  # fmt: skip
 
@@ -490,11 +501,24 @@ def test_groups_of_ones_own(variables: Variables, groups: dict[str, list[str]]) 
     assert problems(variables, groups={**GROUPS, **groups}) == []
 
 
+def test_a_host_s_name_has_place_in_its_certificate(variables: Variables) -> None:
+    for name, good in (("h" * 64, True), ("h" * 65, False), ("a b", False)):
+        groups = {
+            group: [name if host == "worker2" else host for host in hosts]
+            for group, hosts in GROUPS.items()
+        }
+        found = [one.variable for one in problems(variables, groups=groups)]
+        assert ("inventory_hostname" in found) != good
+
+
 def test_a_machine_is_one_host(variables: Variables) -> None:
     twice = {**ADDRESSES, "worker2": ADDRESSES["worker1"]}
     one = only(problems(variables, twice))
     assert (one.variable, one.value, one.hosts) == ("ansible_host", "10.1.0.2", ("worker2",))
     assert "address of worker1" in one.message
+    # However it is written.
+    long = {"worker1": {"ansible_host": "FD00:0::1"}, "worker2": {"ansible_host": "fd00::1"}}
+    assert only(problems(variables, long)).hosts == ("worker2",)
     # By its name, too; but not another port of a machine that forwards, nor the control side itself.
     assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
     twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}

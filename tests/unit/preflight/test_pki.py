@@ -662,6 +662,13 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
         ({"pki_ca_bundle": ["a"]}, "pki_ca_bundle"),
         ({"pki_ca_bundle": "/etc/ssl/certs/ca.crt"}, "pki_ca_bundle"),
         ({"pki_names": ["other"]}, "celery_app_broker_host"),
+        ({"pki_names": ["münchen.example.com"]}, "pki_names"),
+        ({"pki_names": ["redis1", "a b"]}, "pki_names"),
+        ({"pki_names": [""]}, "pki_names"),
+        ({"pki_names": ["a" * 64]}, "pki_names"),
+        ({"pki_names": ["a." * 127]}, "pki_names"),
+        ({"pki_ca_name": "a" * 61}, "pki_ca_name"),
+        ({"pki_ca_name": ""}, "pki_ca_name"),
     ],
 )
 def test_values_that_can_not_be(
@@ -670,6 +677,21 @@ def test_values_that_can_not_be(
     found = problems({**variables, **change})
     assert variable in {problem.variable for problem in found}, found
     assert all(problem.severity is Severity.ERROR for problem in found)
+
+
+def test_names_that_a_certificate_can_be_for() -> None:
+    for name in (
+        "redis1",
+        "a_b.example.com",
+        "*.example.com",
+        "10.1.0.1",
+        "FD00::1",
+        "xn--mnchen-3ya.de",
+    ):
+        assert pki.name_fits(name)
+    # A certificate has no place for the link; with it each run would make the certificate anew.
+    assert pki.name_fits("fd00::1%eth0")
+    assert pki.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
 
 
 def test_both_ends_agree_on_the_mode(variables: dict[str, Any]) -> None:
