@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.unit.control.certificates import Authority
+from tests.unit.control.certificates import Authority, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = "/etc/systemd/system/"
@@ -215,7 +216,11 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
     authority = Authority("fleet")
     (inventory / "pki/hosts").mkdir(parents=True)
     (inventory / "pki/ca.crt").write_text(authority.pem)
-    (inventory / "pki/ca.key").write_text("nobody signs here\n")
+    passphrase = str(given.get("pki_ca_passphrase", "")) or secrets.token_hex()
+    if "pki_ca_passphrase" not in given:  # made at the first run otherwise
+        (inventory / ".secrets").mkdir()
+        (inventory / ".secrets/pki_ca").write_text(passphrase + "\n")
+    (inventory / "pki/ca.key").write_text(text_of(authority.key, passphrase))
     for number, host in enumerate(names, 1):
         certificate, key = authority.issue([f"DNS:{host}", f"IP:192.0.2.{number}"], days=300)
         (inventory / f"pki/hosts/{host}.crt").write_text(certificate)
