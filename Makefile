@@ -59,7 +59,7 @@ bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but
 	@python scripts/bench.py
 
 bench-delivery: setup ## what taking messages costs beside stock Celery, on Redis servers of its own
-	@python scripts/bench_delivery.py
+	@python -m scripts.bench_delivery
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report

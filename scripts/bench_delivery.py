@@ -2,7 +2,7 @@
 
 import sys
 
-from delivery.bench import run
+from scripts.delivery.bench import run
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))
