@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
 # What images of test hosts and test machines are bootstrapped with. Source it after lib.sh.
 
 # Where this machine keeps CAs that it trusts beside Debian's.
