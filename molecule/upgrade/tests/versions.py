@@ -56,6 +56,18 @@ def runtimes(fleet: Fleet) -> set[str]:
     return found
 
 
+def belongings(fleet: Fleet, name: str) -> list[str]:
+    """All that is on a host, running or not, and whose name is one of ours."""
+    app = fleet.of("fleet")["celery_app_name"]
+    names = [app, f"{app}.*", f"{app}-*", "*celery-fleet*", f"redis@{app}-*", "redis@.service"]
+    tests = " -o ".join(f"-name '{pattern}'" for pattern in names)
+    # Whoever sends is the test's own.
+    sender = f"-not -path '/run/systemd/transient/{app}-*'"
+    roots = "/etc /opt /run /usr/lib /usr/local /var/lib /var/log"
+    found = fleet.must(name, f"find {roots} -maxdepth 4 \\( {tests} \\) {sender}")
+    return sorted(found.splitlines())
+
+
 @contextmanager
 def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
     """Whoever sends has a runtime for its whole life, as a web process that nobody restarts has."""
