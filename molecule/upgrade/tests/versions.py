@@ -63,8 +63,12 @@ def belongings(fleet: Fleet, name: str) -> list[str]:
     tests = " -o ".join(f"-name '{pattern}'" for pattern in names)
     # Whoever sends is the test's own.
     sender = f"-not -path '/run/systemd/transient/{app}-*'"
-    roots = "/etc /opt /run /usr/lib /usr/local /var/lib /var/log"
-    found = fleet.must(name, f"find {roots} -maxdepth 4 \\( {tests} \\) {sender}")
+    roots = "/etc /opt /run /usr/lib/systemd /usr/local /var/lib /var/log"
+    script = f"""
+        find {roots} -maxdepth 4 \\( {tests} \\) {sender}
+        find /usr/lib -maxdepth 1 -name 'celery-fleet*'
+    """
+    found = fleet.must(name, script)
     return sorted(found.splitlines())
 
 
