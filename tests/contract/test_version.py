@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -55,3 +58,38 @@ def test_what_is_upgraded_from_is_named_by_whole_ids() -> None:
     assert commits
     assert len(commits) == len(set(commits))
     assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in commits)
+
+
+def test_upgrade_refuses_a_history_without_the_older_version(tmp_path: Path) -> None:
+    """As in a shallow clone: before anything is deployed, and with the way to mend it."""
+    older = "0123456789abcdef0123456789abcdef01234567"
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/upgrade_from").write_text(f"# A reason.\n\n{older}\n")
+    scenario = ROOT / "molecule/upgrade"
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"--inventory={scenario}/inventory",
+            str(scenario / "converge.yml"),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "CELERY_FLEET_UPGRADE_FROM": "",
+            "MOLECULE_PROJECT_DIRECTORY": str(tmp_path),
+            "MOLECULE_SCENARIO_DIRECTORY": str(scenario),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout
+    said = " ".join(done.stdout.split()) + done.stderr
+    assert f"The commit {older}" in said
+    assert "git fetch --unshallow" in said
+    assert "Deploy by it" not in said

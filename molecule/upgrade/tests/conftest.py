@@ -23,6 +23,18 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
 )
 
 RATE = 8  # tasks a second
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The upgrade comes before the tests of the standing fleet, and its end after them."""
+    items.sort(key=lambda item: (_stage(item), HERE not in item.path.parents))
+
+
+def _stage(item: pytest.Item) -> int:
+    """As in molecule/shared/tests, whose conftest orders only by it."""
+    marker = item.get_closest_marker("stage")
+    return int(marker.args[0]) if marker else 0
 
 
 @pytest.fixture(scope="session")

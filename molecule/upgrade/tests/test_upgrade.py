@@ -1,10 +1,11 @@
 """A fleet of an older version becomes one of this tree, under load; it goes back, and comes again through a kill.
 
-Each test leaves the fleet to the next one, in the order of this file.
+Each test leaves the fleet to the next one, in the order of this file; the last one takes it away.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from itertools import pairwise
@@ -21,10 +22,11 @@ from ground import (
     kill,
     playbook,
 )
-from support import units
+from support import plays, units
 from support.inventory import ROOT, Fleet
 from support.waiting import wait_for
 from versions import (
+    belongings,
     newer_runtime,
     older_runtime,
     older_tree,
@@ -40,6 +42,8 @@ LONGEST = (
     1800.0  # seconds of load at the most: an upgrade builds virtualenvs and restarts everything
 )
 REST = 420.0  # seconds after the load: what an older worker would have left comes back after its visibility timeout
+# What docs/upgrading.md has the new version take back before the old one comes.
+TAKEN_BACK = json.dumps({"celery_app_delivery": "inherit", "celery_health_enabled": False})
 AWAY = 30.0  # seconds between two pulses of beat's, with its restart in between
 INTERVAL = 2.0  # seconds between two pulses of beat, in the inventory
 
@@ -141,11 +145,11 @@ def test_second_run_changes_nothing(changes: Fleets, fleet: Fleet, upgraded: Sum
 
 @pytest.fixture(scope="module")
 def gone_back(ground: Ground, fleet: Fleet, upgraded: Summary, older: str) -> Summary:
-    """Back to the older version, as docs/upgrading.md has it: first this one without its delivery."""
+    """Back to the older version, as docs/upgrading.md has it: first this one without what that does not know."""
     assert upgraded.sent
 
     def act(case: Case) -> None:
-        deploy(case, "-e", "celery_app_delivery=inherit")
+        deploy(case, "-e", TAKEN_BACK)
         deploy(case, root=older_tree(fleet))
 
     return ground.measure("back", FLEET, act, rest=REST, longest=LONGEST)
@@ -159,6 +163,16 @@ def test_older_version_runs_again(fleet: Fleet, gone_back: Summary, older: str) 
     assert gone_back.sent
     wait_until_up(fleet, 30)
     assert runtimes(fleet) == {older}
+
+
+def test_nothing_of_this_version_runs_beside_the_older_one(
+    fleet: Fleet, gone_back: Summary
+) -> None:
+    assert gone_back.sent
+    timer = f"{fleet.of('fleet')['celery_app_name']}-health.timer"
+    for name in fleet.hosts("fleet"):
+        assert units.state(fleet, name, timer)["LoadState"] == "not-found"
+        assert units.failed(fleet, name) == []
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +203,17 @@ def test_killed_upgrade_is_finished_by_the_next_run(
     units.wait_until_up(fleet, 30)
     assert runtimes(fleet) == {newer_runtime(fleet)}
     assert changes.plan("killed-after").items == []
+
+
+@pytest.mark.stage(5)
+def test_removal_takes_what_both_versions_brought(fleet: Fleet, killed: Summary) -> None:
+    """Whatever only the older version has put on a host has to be known to this one by its name."""
+    assert killed.sent
+    app = fleet.of("fleet")["celery_app_name"]
+    assert all(belongings(fleet, name) for name in fleet.hosts("fleet"))
+    # A pulse of beat's may wait.
+    answer = ("-e", f"fleet_remove_confirm={app}", "-e", "fleet_remove_discard=true")
+    removed = plays.play(fleet, "removal", *answer, playbook="playbooks/remove_fleet.yml")
+    assert removed.status == 0, removed.end
+    left = {name: belongings(fleet, name) for name in fleet.hosts("fleet")}
+    assert not any(left.values()), left

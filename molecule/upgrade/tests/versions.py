@@ -56,6 +56,22 @@ def runtimes(fleet: Fleet) -> set[str]:
     return found
 
 
+def belongings(fleet: Fleet, name: str) -> list[str]:
+    """All that is on a host, running or not, and whose name is one of ours."""
+    app = fleet.of("fleet")["celery_app_name"]
+    names = [app, f"{app}.*", f"{app}-*", "*celery-fleet*", f"redis@{app}-*", "redis@.service"]
+    tests = " -o ".join(f"-name '{pattern}'" for pattern in names)
+    # Whoever sends is the test's own.
+    sender = f"-not -path '/run/systemd/transient/{app}-*'"
+    roots = "/etc /opt /run /usr/lib/systemd /usr/local /var/lib /var/log"
+    script = f"""
+        find {roots} -maxdepth 4 \\( {tests} \\) {sender}
+        find /usr/lib -maxdepth 1 -name 'celery-fleet*'
+    """
+    found = fleet.must(name, script)
+    return sorted(found.splitlines())
+
+
 @contextmanager
 def sending_by(ground: Ground, runtime: str) -> Iterator[None]:
     """Whoever sends has a runtime for its whole life, as a web process that nobody restarts has."""
