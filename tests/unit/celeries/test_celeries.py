@@ -137,7 +137,7 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
 
         document = one.settings("beat")
         document["celery"]["beat_schedule"] = {
-            "often": {"task": "shop.note", "schedule": 1.0, "args": [7]}
+            "often": {"task": "shop.note", "interval": 1, "args": [7]}
         }
         (tmp_path / "own-beat.json").write_text(json.dumps(document))
         beat = one.start(
