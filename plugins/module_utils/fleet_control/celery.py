@@ -361,7 +361,7 @@ _BROKER_COMMANDS = {
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
-    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +time +lpush +smembers +lrange +lrem +info "
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +zrevrangebyscore +time +lpush +smembers +lrange +lrem +info "
     # Of dead letters.
     "+hget +hlen +hdel +zcard",
 }
