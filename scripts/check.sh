@@ -5,7 +5,8 @@
 #   lint            every static check
 #   fast            lint, and the tests that need no host, side by side; but for the slow ones of these
 #   slow            these
-#   long            what is left out there: real workers of every pool, killed, frozen and cut off, minutes of it
+#   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
+#                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
 #   molecule:NAME   one Molecule scenario
 # Called by the Makefile, which puts .venv/bin on PATH. The last lines of a run that fails name each test that did.
 set -euo pipefail

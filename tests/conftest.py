@@ -7,7 +7,7 @@ import pytest
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what this machine could not try, so that nobody takes it for tried."""
-    if "not long" in terminalreporter.config.option.markexpr:
+    if terminalreporter.config.option.markexpr.strip() != "long":
         return
     from tests.unit.celeries.environments import missing
 

@@ -111,8 +111,8 @@ class Fleet:
         )
         conf: dict[str, Any] = document["celery"]
         for name in ("broker_use_ssl", "redis_backend_use_ssl"):
-            conf.pop(name)
-        for name in ("broker_url", "result_backend"):
+            conf.pop(name, None)
+        for name in {"broker_url", "result_backend"} & set(conf):  # beat stores no result
             conf[name] = conf[name].replace("rediss://", "redis://")
         if user == "worker":
             if self.delivery is not None:

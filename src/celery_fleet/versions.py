@@ -11,7 +11,7 @@ PYTHON = (3, 11)
 #: Minors of Celery, the newest first: the one that remedies name. Each has a module in `celery_fleet.minors`.
 CELERY = ("5.7", "5.6", "5.5", "5.4")
 #: Minors of kombu whose transport of Redis is known, and has a module there.
-KOMBU = ("5.7", "5.6", "5.5", "5.4", "5.3")
+KOMBU = ("5.7", "5.6", "5.5", "5.4")
 #: The last Python that a minor of Celery names in its own package.
 _LAST_PYTHON = {"5.4": (3, 12), "5.5": (3, 13), "5.6": (3, 13)}
 #: The first redis-py that a minor of kombu consents to (``Channel._get_client`` of kombu 5.7.0).

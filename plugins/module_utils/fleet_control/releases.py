@@ -19,9 +19,47 @@ NOTE = "release.json"
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 
-# The minor version of Celery and kombu for which there is an atomic take, and the first redis-py with RESP3.
-_ATOMIC = "5.7"
-_RESP3 = 5
+# Minors of Celery and kombu for which there is an atomic take, as `celery_fleet.versions` has them, and the first
+# redis-py that speaks RESP3 without being told to.
+ATOMIC = {"celery": ("5.7", "5.6", "5.5", "5.4"), "kombu": ("5.7", "5.6", "5.5", "5.4")}
+_RESP3 = 8
+
+# Settings of Celery by the minor that knows them first (celery.app.defaults of each): an older one passes over them.
+SINCE = {
+    "5.5": (
+        "broker_native_delayed_delivery_queue_type",
+        "database_create_tables_at_setup",
+        "task_default_queue_type",
+        "worker_detect_quorum_queues",
+        "worker_enable_soft_shutdown_on_idle",
+        "worker_soft_shutdown_timeout",
+    ),
+    "5.6": (
+        "control_queue_durable",
+        "control_queue_exclusive",
+        "event_queue_durable",
+        "event_queue_exclusive",
+        "task_create_missing_queue_exchange_type",
+        "task_create_missing_queue_type",
+        "worker_disable_prefetch",
+        "worker_eta_task_limit",
+    ),
+    "5.7": (
+        "beat_enable_remote_control",
+        "beat_remote_control_max_tick_age",
+        "broker_pool_acquire_timeout",
+        "database_engine_callback",
+        "result_chord_expires",
+        "result_failure_expires",
+        "task_acks_on_failure",
+        "task_acks_on_timeout",
+        "task_repr_maxlevels",
+        "task_retry_on_worker_lost",
+        "worker_log_datefmt",
+        "worker_pool_start_method",
+        "worker_task_log_datefmt",
+    ),
+}
 
 _CRONTAB = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
 
@@ -87,6 +125,7 @@ def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     found = _lacking(identity, tasks, inventory, demands)
     found += _eager(identity, told, demands)
     found += _foreign(identity, _versions(whole), demands)
+    found += _ignored(identity, _versions(whole), demands)
     if policy == REFUSE and inventory:
         found.append(
             f"celery_beat_schedule has entries ({', '.join(sorted(inventory))}), while celery_beat_schedule_policy "
@@ -113,9 +152,9 @@ def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
         return []
     return [
         (
-            f"release {identity}: redis-py {redis} does not speak RESP3, by which idle workers hear of new tasks. They "
-            f"look for them instead, which costs Redis some commands a second and tasks some milliseconds. Require "
-            f"redis>={_RESP3}."
+            f"release {identity}: redis-py {redis} does not speak RESP3 by itself, by which idle workers hear of new "
+            f"tasks. They look for them instead, which costs Redis some commands a second and tasks some milliseconds. "
+            f"Require redis>={_RESP3}, which kombu goes with from 5.7 on."
         )
     ]
 
@@ -131,12 +170,41 @@ def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, A
         return []
     return [
         (
-            f"release {identity} has {name} {versions[name]}, and the atomic take knows {_ATOMIC} alone. Require "
-            f"{name}=={_ATOMIC}.*, or set celery_worker_take: stock."
+            f"release {identity} has {name} {versions[name]}, and the atomic take knows {', '.join(known)} alone. "
+            f"Require {name}=={known[0]}.*, or set celery_worker_take: stock."
         )
-        for name in ("celery", "kombu")
-        if name in versions and not f"{versions[name]}.".startswith(f"{_ATOMIC}.")
+        for name, known in ATOMIC.items()
+        if name in versions and _minor(versions[name]) not in known
     ]
+
+
+def _ignored(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
+    """Settings of the inventory's that the release's Celery does not know yet."""
+    found = _numbers(versions.get("celery", ""))
+    settings = demands.get("settings") or {}
+    if not found:
+        return []
+    lines = []
+    for minor, names in SINCE.items():
+        for name in sorted({*names} & {*settings}) if found < _numbers(minor) else ():
+            remedy = f"Require celery=={minor}.*, or remove it"
+            if name == "task_retry_on_worker_lost":
+                if not settings[name]:
+                    continue  # as it is without
+                remedy += ": with celery_app_delivery: at_least_once Celery Fleet does the same"
+            lines.append(
+                f"celery_app_settings.{name} is new in Celery {minor}, and release {identity} has "
+                f"{versions['celery']}, which passes over it. {remedy}."
+            )
+    return lines
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def in_effect(

@@ -21,6 +21,7 @@ from celery.backends.redis import RedisBackend
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_fleet import minors
 from celery_fleet.errors import one_line
 from celery_fleet.redact import redact
 
@@ -89,7 +90,7 @@ def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
         return backend
     # One attempt is one attempt: what is tried again is for Celery's own policies.
     backend.connparams["retry"] = Retry(NoBackoff(), 0)
-    ensure, safe = backend.ensure, backend.exception_safe_to_retry
+    ensure, safe = backend.ensure, minors.celery.safe_to_retry(backend)
     store, get = backend.store_result, backend.get
 
     def ensure_in_time(fun: Any, args: Any, **policy: Any) -> Any:

@@ -6,6 +6,7 @@ Checked in the source of celery 5.7.0; each function names the place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery.concurrency import prefork
@@ -47,6 +48,12 @@ def retry_lost(_request: Any, _exc: BaseException, _exc_info: Any) -> bool:
 def success_was_stored(request: Any) -> bool:
     """Whether the result store has the request's success (Request._success_was_stored)."""
     return bool(request._success_was_stored())
+
+
+def safe_to_retry(backend: Any) -> Callable[[Exception], bool]:
+    """What tells of an error whether a result may be stored again after it (celery/backends/redis.py)."""
+    asked: Callable[[Exception], bool] = backend.exception_safe_to_retry
+    return asked
 
 
 def acknowledge_now(hub: Any) -> None:

@@ -48,7 +48,14 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
 
     def on_readable(self, fileno: int) -> Any:
         """A socket has something to read."""
-        return super().on_readable(fileno) if fileno in self._fd_to_chan else None
+        if fileno not in self._fd_to_chan:
+            return None
+        channel, kind = self._fd_to_chan[fileno]
+        if kind == "BRPOP" and not channel._in_poll and not channel.qos.can_consume():
+            # No answer is due, so Redis has closed the connection. Unread, that would wake the loop without end.
+            channel.client.connection.disconnect()
+            return None
+        return super().on_readable(fileno)
 
     def handle_event(self, fileno: int, event: int) -> Any:
         """Something is the matter with a socket."""

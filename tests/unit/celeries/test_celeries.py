@@ -124,6 +124,7 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
         assert "as stock Celery does it" not in one.log()
         assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
 
+        assert "OK" in one.celery("inspect", "ping")
         answer = probed(one)
         assert answer["ok"] is True, answer
 
@@ -136,7 +137,7 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
 
         document = one.settings("beat")
         document["celery"]["beat_schedule"] = {
-            "often": {"task": "shop.note", "schedule": 1.0, "args": [7]}
+            "often": {"task": "shop.note", "interval": 1, "args": [7]}
         }
         (tmp_path / "own-beat.json").write_text(json.dumps(document))
         beat = one.start(
@@ -186,7 +187,8 @@ KILLS = (
 def test_kills_and_cuts_lose_nothing(environment: Environment) -> None:
     done = subprocess.run(
         [
-            *(str(made(environment)), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(str(made(environment)), "-m", "pytest", "-q", "--tb=native"),
+            *("-p", "no:cacheprovider"),
             *("-o", "addopts=--import-mode=importlib", *KILLS),
         ],
         cwd=ROOT,

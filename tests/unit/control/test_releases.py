@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.app.defaults import NAMESPACES, flatten
+from fleet_control import releases
 from fleet_control.releases import (
     again,
     built,
@@ -19,6 +21,8 @@ from fleet_control.releases import (
     remarks,
 )
 from fleet_control.remote import release_note
+
+from celery_fleet import versions as runtime
 
 EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
 
@@ -62,14 +66,17 @@ def versions(**found: str | None) -> str:
 @pytest.mark.parametrize(
     ("found", "name"),
     [
-        ({"celery": "5.6.2"}, "celery 5.6.2"),
+        ({"celery": "5.3.6"}, "celery 5.3.6"),
         ({"kombu": "5.70.0"}, "kombu 5.70.0"),
+        ({"kombu": "5.3.7"}, "kombu 5.3.7"),
         ({"celery": "6.0"}, "celery 6.0"),
     ],
 )
-def test_the_atomic_take_knows_one_minor_version(found: dict[str, str], name: str) -> None:
+def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: str) -> None:
     (words,) = refused(versions(**found), atomic=True)
-    assert words.startswith(f"release r1 has {name}, and the atomic take knows 5.7 alone.")
+    assert words.startswith(
+        f"release r1 has {name}, and the atomic take knows 5.7, 5.6, 5.5, 5.4 alone."
+    )
     assert "celery_worker_take: stock" in words
     # Without it, and for a release whose note is older than this.
     assert refused(versions(**found), atomic=False) == []
@@ -78,18 +85,46 @@ def test_the_atomic_take_knows_one_minor_version(found: dict[str, str], name: st
 
 
 def test_versions_that_the_atomic_take_knows() -> None:
-    for celery in ("5.7.0", "5.7", "5.7.12"):
+    assert {"celery": runtime.CELERY, "kombu": runtime.KOMBU} == releases.ATOMIC
+    for celery in ("5.7.0", "5.7", "5.7.12", "5.4.0"):
         assert refused(versions(celery=celery), atomic=True) == []
 
 
+@pytest.mark.parametrize(
+    ("celery", "name", "value", "minor"),
+    [
+        ("5.6.3", "task_retry_on_worker_lost", True, "5.7"),
+        ("5.4.0", "worker_soft_shutdown_timeout", 5, "5.5"),
+        ("5.5.3", "worker_eta_task_limit", 10, "5.6"),
+    ],
+)
+def test_settings_that_the_celery_of_a_release_would_pass_over(
+    celery: str, name: str, value: object, minor: str
+) -> None:
+    (words,) = refused(versions(celery=celery), settings={name: value})
+    assert words.startswith(
+        f"celery_app_settings.{name} is new in Celery {minor}, and release r1 has {celery}"
+    )
+    assert f"Require celery=={minor}.*, or remove it" in words
+    assert refused(versions(celery=f"{minor}.0"), settings={name: value}) == []
+    assert refused(versions(celery=None), settings={name: value}) == []
+    # What an older one does anyway.
+    assert refused(versions(celery="5.4.0"), settings={"task_retry_on_worker_lost": False}) == []
+
+
+def test_settings_and_the_minor_that_knows_them_first() -> None:
+    here = {name for name, _ in flatten(NAMESPACES)}
+    assert {name for names in releases.SINCE.values() for name in names} <= here
+
+
 def test_a_redis_py_without_resp3_is_remarked() -> None:
-    (words,) = remarks("r1", versions(redis="4.6.0"), {"atomic": True})
-    assert "redis-py 4.6.0" in words
-    assert "redis>=5" in words
-    assert refused(versions(redis="4.6.0"), atomic=True) == []
-    assert remarks("r1", versions(redis="4.6.0"), {}) == []
+    (words,) = remarks("r1", versions(redis="7.4.0"), {"atomic": True})
+    assert "redis-py 7.4.0" in words
+    assert "redis>=8" in words
+    assert refused(versions(redis="7.4.0"), atomic=True) == []
+    assert remarks("r1", versions(redis="7.4.0"), {}) == []
     for text in (
-        versions(redis="5.0.0"),
+        versions(redis="8.0.0"),
         versions(redis="8.1.0"),
         versions(),
         note(),
