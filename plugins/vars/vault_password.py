@@ -7,6 +7,7 @@ are read before it.
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ HEADER = 200
 
 
 class VarsModule(BaseVarsPlugin):
-    """Looks at each directory of an inventory or playbook once."""
+    """Is asked for each host, group and source of variables; looks at a directory once."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[str] = set()
+    # One for a run, in place of one for each question.
+    is_stateless = True
 
     def get_vars(self, loader: Any, path: str, entities: Any, cache: bool = True) -> dict[str, Any]:
         """Nothing.
@@ -40,18 +40,17 @@ class VarsModule(BaseVarsPlugin):
         Raises:
             AnsibleError: A file of variables there is encrypted, and no password was given.
         """
-        if path not in self._seen:
-            self._seen.add(path)
-            if not loader._vault.secrets and (found := encrypted(Path(path))):  # noqa: SLF001  # nothing public tells
-                raise AnsibleError(remedy(Path(path), found))
+        if not loader._vault.secrets and (found := encrypted(path)):  # noqa: SLF001  # nothing public tells
+            raise AnsibleError(remedy(Path(path), found))
         return {}
 
 
-def encrypted(directory: Path) -> list[tuple[Path, str]]:
+@cache
+def encrypted(directory: str) -> list[tuple[Path, str]]:
     """The whole files of variables that are encrypted, and the id of each one's vault, if it has one."""
     found = []
     for kind in ("group_vars", "host_vars"):
-        for file in sorted((directory / kind).rglob("*")):
+        for file in sorted((Path(directory) / kind).rglob("*")):
             try:
                 with file.open("rb") as stream:
                     first = stream.read(HEADER).split(b"\n", 1)[0]
@@ -59,7 +58,7 @@ def encrypted(directory: Path) -> list[tuple[Path, str]]:
                 # A directory; or what can't be read, which Ansible says itself.
                 continue
             if is_encrypted(first):
-                words = first.decode().strip().split(";")
+                words = first.decode(errors="replace").strip().split(";")
                 found.append((file, words[3] if len(words) > 3 else ""))
     return found
 

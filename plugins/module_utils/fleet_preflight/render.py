@@ -208,10 +208,15 @@ def _host(
 
 def secrets_of(model: Model) -> frozenset[str]:
     """All strings below secret names and `no_log` options: what no message may contain."""
+    # Hosts share most of their values, and the model keeps all of them: so an id stands for one value.
+    values = {
+        (name, id(value)): value
+        for variables in model.hosts.values()
+        for name, value in variables.items()
+    }
     found: set[str] = set()
-    for variables in model.hosts.values():
-        for name, value in variables.items():
-            found.update(_secrets(model.specs, (name,), value))
+    for (name, _), value in values.items():
+        found.update(_secrets(model.specs, (name,), value))
     return frozenset(found)
 
 
