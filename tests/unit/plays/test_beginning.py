@@ -20,6 +20,8 @@ from tests.render.fleet import ROOT, ansible, copy_inventory
 # Preflight's plays, which may be begun anywhere: they change nothing, and the lease is not taken without all of them.
 PREFLIGHT = 2
 REFUSED = "this run has left out how every run begins"
+REMOVAL = "remove_fleet.yml"
+REMOVAL_REFUSED = "this run has left out how a removal begins"
 PLAYS = [
     (name, number)
     for name, plays in (
@@ -67,11 +69,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("beginning")
 
 
-def is_refused(done: subprocess.CompletedProcess[str]) -> None:
+def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> None:
     output = done.stdout + done.stderr
     assert done.returncode != 0, output
     # Ansible breaks its lines anywhere.
-    assert REFUSED in " ".join(output.split()), output
+    assert words in " ".join(output.split()), output
     assert "Traceback" not in output
     assert set(re.findall(r"changed=(\d+) +unreachable=(\d+)", output)) == {("0", "0")}, output
 
@@ -121,3 +123,31 @@ def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
 )
 def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple[str, ...]) -> None:
     is_refused(run(directory, options[0], "--skip-tags=always", *options[1:]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task",
+    [
+        "lease | Take the lease of the fleet",
+        "plan | Show what would go",
+        "stop | Stop beat",
+        "remove | Remove what was put there",
+    ],
+)
+def test_a_removal_that_is_started_later_is_refused(directory: Path, task: str) -> None:
+    is_refused(
+        run(directory, REMOVAL, f"--start-at-task=fleet_remove : {task}"), words=REMOVAL_REFUSED
+    )
+
+
+@pytest.mark.long
+def test_a_removal_that_is_started_anywhere_is_refused(directory: Path) -> None:
+    ((look, check, *others),) = tasks(directory, REMOVAL)
+    assert len(others) > 15
+    for task in others:
+        is_refused(run(directory, REMOVAL, f"--start-at-task={task}"), words=REMOVAL_REFUSED)
+    for task in (look, check):
+        # By itself the check finds no host that has answered.
+        output = run(directory, REMOVAL, f"--start-at-task={task}").stdout
+        assert "can't be reached" in " ".join(output.split())
