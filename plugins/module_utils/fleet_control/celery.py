@@ -355,7 +355,8 @@ _BROKER_COMMANDS = {
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
     "+zrevrangebyscore +client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
-    "+punsubscribe",
+    # The last is redis-py's before 6, when it closes such a connection.
+    "+punsubscribe +unsubscribe",
     "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "

@@ -1,0 +1,124 @@
+"""One adapter for each minor: what they decide. They are tried for real in tests/unit/celeries."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_fleet import minors, versions
+from celery_fleet.minors import celery54, celery56
+
+
+@pytest.mark.parametrize(
+    ("found", "minor"),
+    [
+        ("5.7.3", "5.7"),
+        ("5.6", "5.6"),
+        ("5.4.0rc1", "5.4"),
+        # Refused elsewhere, with a message: nobody gets that far by it.
+        ("5.10.0", "5.7"),
+        ("6.0", "5.7"),
+        ("5.3.6", "5.4"),
+        (None, "5.4"),
+    ],
+)
+def test_the_module_of_a_version(found: str | None, minor: str) -> None:
+    assert minors.nearest(found, versions.CELERY) == minor
+
+
+@pytest.mark.parametrize(
+    ("package", "known"), [("celery", versions.CELERY), ("kombu", versions.KOMBU)]
+)
+def test_each_minor_has_all_that_is_read(package: str, known: tuple[str, ...]) -> None:
+    newest = import_module(f"celery_fleet.minors.{package}57")
+    public = {name for name in vars(newest) if not name.startswith("_")}
+    for minor in known:
+        module = import_module(f"celery_fleet.minors.{package}{minor.replace('.', '')}")
+        assert public <= set(vars(module)), minor
+
+
+class Request:
+    """A request whose process died, and what became of it."""
+
+    def __init__(self, wanted: bool | None, retries: int = 0, sends: bool = True) -> None:
+        self.done: list[Any] = []
+        self.id, self.task_name, self.args, self.kwargs = "i", "shop.x", (), {}
+        self.ignore_result, self.store_errors, self.acknowledged = True, False, False
+        self._context = SimpleNamespace(retries=retries)
+        self.task = SimpleNamespace(
+            app=SimpleNamespace(conf={"task_retry_on_worker_lost": wanted}),
+            backend=None,
+            acks_late=True,
+            max_retries=3,
+            default_retry_delay=180,
+            request_stack=SimpleNamespace(push=lambda _: None, pop=lambda: None),
+            on_retry=lambda *_: self.done.append("told"),
+            signature_from_request=self.signature,
+        )
+        self.sends = sends
+
+    def signature(self, _context: Any, **options: Any) -> Any:
+        def apply_async() -> None:
+            if not self.sends:
+                raise OSError("away")
+            self.done.append(options)
+
+        return SimpleNamespace(apply_async=apply_async)
+
+    def acknowledge(self) -> None:
+        self.done.append("acknowledged")
+
+    def reject(self, requeue: bool) -> None:
+        self.done.append(f"rejected {requeue}")
+
+    def send_event(self, kind: str, **_: Any) -> None:
+        self.done.append(kind)
+
+
+def retried(request: Request) -> bool:
+    return celery56.retry_lost(request, RuntimeError("died"), SimpleNamespace(traceback=None))
+
+
+def test_a_task_whose_process_died_is_sent_again_before_it_is_acknowledged() -> None:
+    request = Request(wanted=True, retries=1)
+    assert retried(request)
+    assert request.done == [
+        {"countdown": 180, "retries": 2},
+        "acknowledged",
+        "task-retried",
+        "told",
+    ]
+
+
+@pytest.mark.parametrize(
+    "request_", [Request(wanted=None), Request(False), Request(True, retries=3)]
+)
+def test_celery_does_as_ever_where_no_retry_is_wanted_or_left(request_: Request) -> None:
+    assert not retried(request_)
+    assert request_.done == []
+
+
+def test_what_cannot_be_sent_again_goes_back_to_its_queue() -> None:
+    request = Request(wanted=True, sends=False)
+    assert retried(request)
+    assert request.done == ["rejected True"]
+    # Acknowledged already, there is no message any more.
+    request = Request(wanted=True, sends=False)
+    request.acknowledged = True
+    assert not retried(request)
+    assert request.done == []
+
+
+def test_a_task_says_more_than_the_setting() -> None:
+    request = Request(wanted=True)
+    request.task.retry_on_worker_lost = False
+    assert not retried(request)
+
+
+def test_celery_5_4_tries_again_after_errors_of_the_connection_alone() -> None:
+    safe = celery54.safe_to_retry(SimpleNamespace(connection_errors=(ConnectionError,)))
+    assert safe(ConnectionError())
+    assert not safe(ValueError())
