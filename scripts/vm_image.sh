@@ -88,15 +88,15 @@ if [[ ! -d $made ]]; then
     --skip=cleanup/apt/lists --include="$PACKAGES" "${apt_flags[@]}" "${DPKG_FLAGS[@]}" \
     --aptopt='Apt::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
     --extract-hook='cp -R "$FILES/." "$1"' \
-    "$SUITE" "$work/root" - <<<"$sources"
-  quietly "$STATE_DIR/machine-finish.log" finish "$work/root"
+    "$SUITE" "$work/tree" - <<<"$sources"
+  quietly "$STATE_DIR/machine-finish.log" finish "$work/tree"
   say "writing the disk"
   mkdir "$work/made"
-  cp "$work"/root/boot/vmlinuz-* "$work/made/vmlinuz"
-  cp "$work"/root/boot/initrd.img-* "$work/made/initrd"
-  rm -f "$work"/root/boot/{vmlinuz,initrd.img}-*
+  cp "$work"/tree/boot/vmlinuz-* "$work/made/vmlinuz"
+  cp "$work"/tree/boot/initrd.img-* "$work/made/initrd"
+  rm -f "$work"/tree/boot/{vmlinuz,initrd.img}-*
   truncate --size="$SIZE" "$work/disk.raw"
-  quietly "$STATE_DIR/machine-mke2fs.log" mke2fs -q -t ext4 -F -L root -m 0 -E lazy_itable_init=1 -d "$work/root" "$work/disk.raw"
+  quietly "$STATE_DIR/machine-mke2fs.log" mke2fs -q -t ext4 -F -L root -m 0 -E lazy_itable_init=1 -d "$work/tree" "$work/disk.raw"
   quietly "$STATE_DIR/machine-qemu-img.log" qemu-img convert -O qcow2 "$work/disk.raw" "$work/made/disk.qcow2"
   mv "$work/made" "$made"
   say "made $made"
