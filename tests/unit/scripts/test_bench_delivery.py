@@ -76,7 +76,7 @@ def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_it_runs_against_real_servers_and_leaves_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/bench_delivery.py", "--quick"],
+        [sys.executable, "-m", "scripts.bench_delivery", "--quick"],
         cwd=ROOT,
         capture_output=True,
         text=True,
