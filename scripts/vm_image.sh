@@ -92,9 +92,9 @@ if [[ ! -d $made ]]; then
   quietly "$STATE_DIR/machine-finish.log" finish "$work/tree"
   say "writing the disk"
   mkdir "$work/made"
-  cp "$work/tree"/boot/vmlinuz-* "$work/made/vmlinuz"
-  cp "$work/tree"/boot/initrd.img-* "$work/made/initrd"
-  rm -f "$work/tree"/boot/{vmlinuz,initrd.img}-*
+  cp "$work"/tree/boot/vmlinuz-* "$work/made/vmlinuz"
+  cp "$work"/tree/boot/initrd.img-* "$work/made/initrd"
+  rm -f "$work"/tree/boot/{vmlinuz,initrd.img}-*
   truncate --size="$SIZE" "$work/disk.raw"
   quietly "$STATE_DIR/machine-mke2fs.log" mke2fs -q -t ext4 -F -L root -m 0 -E lazy_itable_init=1 -d "$work/tree" "$work/disk.raw"
   quietly "$STATE_DIR/machine-qemu-img.log" qemu-img convert -O qcow2 "$work/disk.raw" "$work/made/disk.qcow2"
