@@ -87,19 +87,22 @@ def test_one_that_is_filled_in_is_taken(name: str, tmp_path: Path) -> None:
 
 
 @cache
+def listed(name: str) -> dict[str, Any]:
+    """An inventory as Ansible lists it."""
+    done = ansible("ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--list")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def members(name: str) -> dict[str, list[str]]:
     """Hosts by group."""
-    done = ansible("ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--list")
-    listed = json.loads(done.stdout)
-    return {group: found.get("hosts", []) for group, found in listed.items() if group != "_meta"}
+    return {
+        group: found.get("hosts", []) for group, found in listed(name).items() if group != "_meta"
+    }
 
 
-@cache
 def variables(name: str, host: str) -> dict[str, Any]:
-    done = ansible(
-        "ansible-inventory", f"--inventory={ROOT / 'inventories' / name}", "--host", host
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = listed(name)["_meta"]["hostvars"][host]
     return found
 
 

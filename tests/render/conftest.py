@@ -1,16 +1,18 @@
 """The delivered inventories, rendered once for all tests.
 
 Each is a run of ansible-playbook that takes its seconds: they begin before the first test of all, and the tests of
-this directory come last.
+this directory come last. Processes of one run of pytest share them: whoever comes first renders one.
 """
 
 from __future__ import annotations
 
-import tempfile
+import fcntl
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,12 @@ from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, render
 
 HERE = Path(__file__).parent
 RENDERS = pytest.StashKey[dict[str, "Future[Fleet]"]]()
+# Title -> the inventory and what is given for all of its hosts.
+WANTED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, given) for name, given in FILLED_IN.items()},
+    **VARIANTS,
+    "valkey": ("staging", VALKEY),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,20 +37,41 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     wanted = any(HERE in item.path.parents for item in session.items)
     with ExitStack() as stack:
         if wanted and not session.config.option.collectonly:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             pool = stack.enter_context(ThreadPoolExecutor())
+            directory = shared(session.config)
             session.config.stash[RENDERS] = {
-                name: pool.submit(render, name, directory, given)
-                for name, given in FILLED_IN.items()
+                title: pool.submit(rendered_once, title, directory) for title in WANTED
             }
-            session.config.stash[RENDERS] |= {
-                title: pool.submit(render, name, directory, given, title=title)
-                for title, (name, given) in VARIANTS.items()
-            }
-            session.config.stash[RENDERS]["valkey"] = pool.submit(
-                render, "staging", directory, VALKEY, systemd=257, title="valkey"
-            )
         return (yield)
+
+
+def shared(config: pytest.Config) -> Path:
+    """A directory of all processes of this run: xdist gives each of them its own one there."""
+    own: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # nothing public before fixtures
+    made = (own.parent if hasattr(config, "workerinput") else own) / "renders"
+    made.mkdir(mode=0o700, exist_ok=True)
+    return made
+
+
+def rendered_once(title: str, directory: Path) -> Fleet:
+    result, failure = directory / f"{title}.pickle", directory / f"{title}.failed"
+    # Freed by the system where its holder is killed.
+    with (directory / f"{title}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if failure.exists():
+            raise AssertionError(f"another process of this run said: {failure.read_text()}")
+        if result.exists():
+            made: Fleet = pickle.loads(result.read_bytes())  # noqa: S301  # of another process of this run
+            return made
+        name, given = WANTED[title]
+        systemd = 257 if title == "valkey" else 252
+        try:
+            made = render(name, directory, given, systemd=systemd, title=title)
+        except BaseException as error:
+            failure.write_text(f"{type(error).__name__}: {error}")
+            raise
+        result.write_bytes(pickle.dumps(made))
+        return made
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -10,6 +11,14 @@ import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 ROOT = Path(__file__).resolve().parents[3]
+# A plugin of a directory, which Ansible loads by its path.
+_found = importlib.util.spec_from_file_location(
+    "vault_password", ROOT / "plugins/vars/vault_password.py"
+)
+assert _found is not None
+assert _found.loader is not None
+PLUGIN = importlib.util.module_from_spec(_found)
+_found.loader.exec_module(PLUGIN)
 SECRET = VaultSecret(b"the password of a test")
 
 
@@ -46,14 +55,22 @@ def test_the_remedy_is_named(tmp_path: Path, vault_id: str | None, is_beside: bo
     if is_beside:
         (inventory / ".vault-password").write_bytes(SECRET.bytes)
 
-    done = read(inventory)
+    found = PLUGIN.encrypted(str(inventory))
 
-    assert done.returncode != 0
+    assert found == [(inventory / "group_vars/all/vault.yml", vault_id or "")]
     source = inventory / ".vault-password" if is_beside else "prompt"
+    line = f"export ANSIBLE_VAULT_IDENTITY_LIST={vault_id or 'default'}@{source}\n"
+    assert line in PLUGIN.remedy(inventory, found)
+
+
+def test_a_run_without_the_password_ends_with_the_remedy(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    done = read(inventory)
+    assert done.returncode != 0
     for words in (
         "Attempting to decrypt but no vault secrets found",
         f"{inventory / 'group_vars/all/vault.yml'} is encrypted",
-        f"export ANSIBLE_VAULT_IDENTITY_LIST={vault_id or 'default'}@{source}\n",
+        "export ANSIBLE_VAULT_IDENTITY_LIST=shop@prompt\n",
     ):
         assert words in done.stderr
     assert "Traceback" not in done.stderr

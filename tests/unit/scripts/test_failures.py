@@ -11,7 +11,7 @@ RECORD = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="p
 <testcase classname="tests.unit.test_shop" name="test_sells" file="tests/unit/test_shop.py" line="3" />
 <testcase classname="tests.unit.test_shop" name="test_buys" file="tests/unit/test_shop.py" line="4">
   <failure message="AssertionError: these differ&#10;assert 1 == 2">def test_buys(): ...</failure></testcase>
-<testcase classname="tests.unit.test_shop.TestIn" name="test_opens[a b]" file="tests/unit/test_shop.py" line="5">
+<testcase classname="tests.unit.test_shop.TestDoors" name="test_opens[a b]" file="tests/unit/test_shop.py" line="5">
   <failure message="Failed: DID NOT RAISE ValueError">...</failure></testcase>
 <testcase classname="tests.unit.test_shop" name="test_closes" file="tests/unit/test_shop.py" line="6">
   <error message="failed on setup with &quot;RuntimeError: no key&quot;">    def key():
@@ -45,7 +45,7 @@ LOG = """
 def test_each_failed_test_is_named_with_its_first_line_of_error() -> None:
     assert failures.of_tests(RECORD) == [
         "FAILED tests/unit/test_shop.py::test_buys — AssertionError: these differ",
-        "FAILED tests/unit/test_shop.py::TestIn::test_opens[a b] — Failed: DID NOT RAISE ValueError",
+        "FAILED tests/unit/test_shop.py::TestDoors::test_opens[a b] — Failed: DID NOT RAISE ValueError",
         "FAILED tests/unit/test_shop.py::test_closes — RuntimeError: no key",
         "FAILED tests/unit/test_gone.py — ModuleNotFoundError: No module named 'gone'",
     ]
