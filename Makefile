@@ -24,7 +24,7 @@ lock: ## resolve all requirements anew: ours, Flower's, the examples'
 lint: setup ## every static check
 	@scripts/check.sh lint
 
-test-fast: setup ## lint, and the tests that need no host, but for the slow ones
+test-fast: setup ## lint, and the tests that need no host, but for what is slow of both
 	@scripts/check.sh fast
 
 test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet on bare hosts

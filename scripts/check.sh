@@ -2,9 +2,9 @@
 # Run checks and print how long each took.
 #
 # usage: check.sh PART...
-#   lint            every static check
-#   fast            lint, and the tests that need no host, side by side; but for the slow ones of these
-#   slow            these
+#   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that
+#   fast            lint, and the tests that need no host, side by side; but for what is slow of both
+#   slow            that
 #   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
 #                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
 #   molecule:NAME   one Molecule scenario
@@ -67,7 +67,7 @@ scenario() {
 }
 
 # Each check runs even if another fails: one run shows all there is to mend.
-lint() {
+quick_lint() {
   local failed=0 shells
   mapfile -t shells < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
   timed 'ruff check' ruff check --quiet . || failed=1
@@ -76,27 +76,50 @@ lint() {
   timed yamllint yamllint --strict . || failed=1
   timed codespell codespell || failed=1
   timed shellcheck shellcheck --external-sources "${shells[@]}" || failed=1
-  timed ansible-lint ansible-lint --offline --nocolor -q || failed=1
   return "$failed"
 }
 
-fast() {
-  local log=$STATE_DIR/lint.log lint_pid failed=0
+# A minute of processor time: it has Ansible read every playbook.
+slow_lint() {
+  timed ansible-lint ansible-lint --offline --nocolor -q
+}
+
+lint() {
+  local failed=0
+  quick_lint || failed=1
+  slow_lint || failed=1
+  return "$failed"
+}
+
+# beside LINT PART NAME MARKERS: checks of one kind, and tests at the same time.
+beside() {
+  local lint=$1 log=$STATE_DIR/lint.log lint_pid failed=0
+  shift
   mkdir -p "$STATE_DIR"
-  "${BASH_SOURCE[0]}" lint >"$log" 2>&1 &
+  "${BASH_SOURCE[0]}" "$lint" >"$log" 2>&1 &
   lint_pid=$!
-  tests fast 'tests without hosts' 'not slow and not long' || failed=1
+  tests "$@" || failed=1
   wait "$lint_pid" || failed=1
   cat "$log"
   return "$failed"
 }
 
-(($#)) || die "usage: check.sh lint | fast | slow | long | molecule:NAME ..."
+fast() {
+  beside quick-lint fast 'tests without hosts' 'not slow and not long'
+}
+
+slow() {
+  beside slow-lint slow 'slow tests without hosts' 'slow and not long'
+}
+
+(($#)) || die "usage: check.sh lint | quick-lint | slow-lint | fast | slow | long | molecule:NAME ..."
 for part in "$@"; do
   case $part in
     lint) lint ;;
+    quick-lint) quick_lint ;;
+    slow-lint) slow_lint ;;
     fast) timed 'fast, altogether' fast ;;
-    slow) tests slow 'slow tests without hosts' 'slow and not long' ;;
+    slow) timed 'slow, altogether' slow ;;
     long) tests long 'long tests without hosts' long ;;
     molecule:*) scenario "${part#molecule:}" ;;
     *) die "unknown part '$part'" ;;

@@ -106,6 +106,7 @@ def variables(name: str, host: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_staging_is_one_host_and_production_has_one_for_each_purpose() -> None:
     assert len({host for hosts in members("staging").values() for host in hosts}) == 1
     production = members("production")

@@ -49,6 +49,7 @@ def build(source: Path, output: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = build(ROOT, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -65,6 +66,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert loaded == [], page
 
 
+@pytest.mark.slow
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
     docs = tmp_path / "source" / "docs"
     docs.mkdir(parents=True)

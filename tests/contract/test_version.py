@@ -10,6 +10,8 @@ import tomllib
 from datetime import date
 from pathlib import Path
 
+import pytest
+
 import celery_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +62,7 @@ def test_what_is_upgraded_from_is_named_by_whole_ids() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in commits)
 
 
+@pytest.mark.slow
 def test_upgrade_refuses_a_history_without_the_older_version(tmp_path: Path) -> None:
     """As in a shallow clone: before anything is deployed, and with the way to mend it."""
     older = "0123456789abcdef0123456789abcdef01234567"

@@ -258,6 +258,7 @@ def rows(done: Result) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_list_show_replay_drop(broker: redis.Redis, call: Call) -> None:
     parked(broker, 4)
     done = call("--format", "json", "dead-letters", "list")

@@ -577,6 +577,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
     assert set(calling.DOINGS) == {"list", "send", "apply"}
 
 
+@pytest.mark.slow
 def test_monitoring_ends_when_it_is_told(place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery_fleet.monitoring"],

@@ -188,6 +188,7 @@ def full(tmp_path: Path) -> Iterator[int]:
         server.wait(10)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_full_still_says_how_long_its_queues_are(full: int) -> None:
     request = {"settings": host.settings(port=full), "queues": ["mail", "bulk"]}
     answer, _ = ask({"question": "workers", **request})

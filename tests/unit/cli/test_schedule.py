@@ -89,6 +89,7 @@ def test_the_life_of_a_schedule(call: Call, project: Project) -> None:
     assert {entry["name"]: entry["state"] for entry in entries} == dict.fromkeys(NAMES, "declared")
 
 
+@pytest.mark.slow
 def test_an_entry_that_nobody_would_take(call: Call, project: Project) -> None:
     project.entries["nightly"]["queue"] = "nowhere"
     project.ask("sync")
@@ -99,6 +100,7 @@ def test_an_entry_that_nobody_would_take(call: Call, project: Project) -> None:
     )
 
 
+@pytest.mark.slow
 def test_asks_where_a_user_may_lose_something(
     call: Call, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

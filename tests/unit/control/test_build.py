@@ -197,6 +197,7 @@ def test_requirements_stand_beside_the_code_or_above_it(place: Place) -> None:
     assert place.note()["directory"] == "source/code"
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
     place: Place, tmp_path: Path
 ) -> None:
@@ -260,6 +261,7 @@ def test_what_is_built_is_not_built_again(place: Place) -> None:
     assert (place.root / "releases/r1/release.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
+@pytest.mark.slow
 def test_a_release_for_the_python_that_the_host_had_is_built_anew(place: Place) -> None:
     build(place.wanted())
     venv = place.root / "releases/r1/venv"
@@ -302,6 +304,7 @@ def test_what_an_earlier_run_left_is_wiped(place: Place) -> None:
 BROKEN = 'print(\'{"ok": false, "errors": ["app: no module named x"], "details": "Traceback\\\\nline"}\')'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "words"),
     [
@@ -449,6 +452,7 @@ def test_what_is_in_use_stays(six: Path) -> None:
     assert left(six) == ["half", "r1", "r2"]
 
 
+@pytest.mark.slow
 def test_a_build_keeps_the_release_that_nothing_points_to_yet(place: Place) -> None:
     for identity in ("r1", "r2", "r3"):
         build(place.wanted(identity, keep=0))

@@ -119,6 +119,7 @@ exec({source!r}, {{"__name__": "__main__"}})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do", ["claim", "done"])
 @pytest.mark.parametrize("turn", range(1, 6))
 def test_a_crash_at_any_moment_leaves_a_whole_mark_or_none(

@@ -420,6 +420,7 @@ UNIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNIONS)
 def test_in_between_a_user_may_do_what_either_rules_allow_and_no_more(
     fresh: Server, case: str

@@ -602,6 +602,7 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
     assert said == "<6>handed back 1 task, none of them had begun"
 
 
+@pytest.mark.slow
 def test_a_certificate_is_shown_whose_key_is_roots_alone(
     dead: Dead, server: Server, tmp_path: Path
 ) -> None:

@@ -486,6 +486,7 @@ class Crowd:
         return all(wire.line.armed and not wire.readable(0) for wire in self.wires)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "hint"), [(1, True), (2, True), (3, True), (4, False)])
 def test_of_many_single_messages_to_idle_lines_none_is_missed(
     server: Server, monkeypatch: pytest.MonkeyPatch, seed: int, hint: bool

@@ -149,6 +149,7 @@ def test_an_environment_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["shop"]
 
 
+@pytest.mark.slow
 def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     done = run({"HOSTS": "a,a", "FLOWR": "off"}, tmp_path)
     assert done.returncode == 2
@@ -198,6 +199,7 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_make_hands_on_values_that_no_shell_has_read(tmp_path: Path) -> None:
     bad = f"a'b\"; touch {tmp_path}/hacked; $$(touch {tmp_path}/hacked) `id`"
     done = make(
@@ -311,6 +313,7 @@ def test_a_question_can_be_left(typed: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_while_it_writes_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in {**SMALL, "INVENTORIES": str(tmp_path)}.items()]

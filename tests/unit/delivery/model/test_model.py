@@ -66,6 +66,7 @@ def test_nothing_is_lost_or_doubled_beside_a_stock_worker_in_many_runs() -> None
     assert {"swept", "handed back", "cut_off"} <= set(made.seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "left_out", "fault"),
     [
