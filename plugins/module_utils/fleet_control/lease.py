@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 # Seconds between two renewals, after which a lease is gone, and after which its own run stops relying on it.
+# A renewal has taken half a minute on a host with one slow processor that was compiling a virtualenv.
 INTERVAL = 5.0
-TTL = 30.0
+TTL = 60.0
 _DOUBT = TTL - INTERVAL
 # Seconds between two looks whether a killed run's processes have ended.
 _LOOK = 0.2

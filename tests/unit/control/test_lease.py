@@ -128,7 +128,7 @@ def test_a_run_that_is_at_work_is_left_alone() -> None:
 
 def test_a_third_run_that_was_faster_is_left_alone() -> None:
     watch = Watch("shop", "redis1")
-    watch.judge(held(age=29.0))
+    watch.judge(held(age=59.0))
     with pytest.raises(Held):
         watch.judge(held(token_id="b", renewed=10.0, age=0.1))
 
@@ -136,7 +136,7 @@ def test_a_third_run_that_was_faster_is_left_alone() -> None:
 def test_a_silent_one_is_waited_for() -> None:
     watch = Watch("shop", "redis1")
     watch.judge(held())
-    assert "this run goes on in 18 s" in watch.judge(held(age=12.0))
+    assert "this run goes on in 48 s" in watch.judge(held(age=12.0))
     assert watch.judge({"state": "ours"}) == ""
 
 
@@ -284,8 +284,8 @@ def test_a_lease_that_was_given_back_is_not_lost(
 
 
 def test_a_renewer_that_died_is_noticed(run_directory: Path) -> None:
-    lease.note(run_directory, renewed=lease.now() - 26)
-    assert "not renewed for 26 s" in lease.trouble(run_directory)
+    lease.note(run_directory, renewed=lease.now() - 56)
+    assert "not renewed for 56 s" in lease.trouble(run_directory)
 
 
 def test_without_a_lease_nothing_is_relied_on(tmp_path: Path) -> None:
