@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,13 +73,12 @@ class Process:
         return done.status, done.output + done.errors
 
 
-@pytest.fixture(params=SERVICES)
+@pytest.fixture(params=SERVICES, scope="module")
 def process(request: pytest.FixtureRequest, ground: Ground) -> Process:
     """Of each service of the fleet."""
     return look(ground, request.param)
 
 
-@cache
 def look(ground: Ground, unit: str) -> Process:
     """The main process of a service that is up."""
     shown = ground.show(unit, "MainPID", "ActiveState")
