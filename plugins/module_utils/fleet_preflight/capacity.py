@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .certificates import not_strict, of_own
+from . import pki
+from .certificates import given_to
 from .control import version
 from .model import (
     Model,
@@ -50,14 +51,15 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
     releases = model.members(*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
-    refused, own = not_strict(model), of_own(model)
+    certificates = given_to(model)
     for host in model.hosts:
+        given = certificates.get(host)
         asked: dict[str, object] = {
             "release": host in releases,
-            "certificate": refused.get(host, []),
+            "certificate": pki.not_strict(given) if given else [],
         }
-        if host in own:
-            asked["authorities"] = {"directory": own[host].directory, "bundle": own[host].ca_bundle}
+        if given and given.source == pki.OWN:
+            asked["authorities"] = {"directory": given.directory, "bundle": given.ca_bundle}
         if host in redis:
             asked["redis"] = {
                 name: size

@@ -55,16 +55,10 @@ def check_certificates(model: Model) -> Iterator[Problem]:
                 yield _problem(fault, host, Severity.WARNING)
 
 
-def not_strict(model: Model) -> dict[str, list[str]]:
-    """Host → what Python from 3.13 on would refuse of its certificate."""
+def given_to(model: Model) -> dict[str, Given]:
+    """Host → what its variables say of its certificate; without those where one of them is of a wrong type."""
     found = ((host, _given(model, host)) for host in model.members(FLEET))
-    return {host: pki.not_strict(given) for host, given in found if given is not None}
-
-
-def of_own(model: Model) -> dict[str, Given]:
-    """The hosts for which an authority of the fleet's own signs."""
-    found = ((host, _given(model, host)) for host in model.members(FLEET))
-    return {host: given for host, given in found if given is not None and given.source == pki.OWN}
+    return {host: given for host, given in found if given is not None}
 
 
 def _problem(fault: Fault, host: str, severity: Severity = Severity.ERROR) -> Problem:
