@@ -435,13 +435,11 @@ def named(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parse, call, print."""
-    parser = argparse.ArgumentParser(description="Make and remove the test hosts of one fleet.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_commands(commands: Any, scenario: str, host: str, host_help: str) -> None:
+    """Add `create` and `destroy` to a parser's commands: what they are given is the same for every kind of host."""
     for name in ("create", "destroy"):
         command = commands.add_parser(name)
-        command.add_argument("--scenario", required=True, help="demo, or a Molecule scenario")
+        command.add_argument("--scenario", required=True, help=scenario)
         command.add_argument(
             "--inventory",
             required=True,
@@ -449,12 +447,18 @@ def main(arguments: Sequence[str]) -> int:
             help="the inventory source with the connections",
         )
         if name == "create":
-            command.add_argument(
-                "hosts",
-                nargs="+",
-                metavar="HOST[=SUITE]",
-                help=f"a host, and its Debian suite where that is not {SUITE}",
-            )
+            command.add_argument("hosts", nargs="+", metavar=host, help=host_help)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(description="Make and remove the test hosts of one fleet.")
+    add_commands(
+        parser.add_subparsers(dest="command", required=True),
+        "demo, or a Molecule scenario",
+        "HOST[=SUITE]",
+        f"a host, and its Debian suite where that is not {SUITE}",
+    )
     options = parser.parse_args(arguments)
     try:
         fleet = Fleet.of(options.scenario)

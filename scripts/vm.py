@@ -36,6 +36,7 @@ from scripts.hosts import (
     USER,
     Fleet,
     FleetError,
+    add_commands,
     key_archive,
     settle_key,
     ssh_arguments,
@@ -462,17 +463,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Make and remove the emulated machines of a fleet."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("create", "destroy"):
-        command = commands.add_parser(name)
-        command.add_argument("--scenario", required=True, help="a Molecule scenario")
-        command.add_argument(
-            "--inventory",
-            required=True,
-            type=Path,
-            help="the inventory source with the connections",
-        )
-        if name == "create":
-            command.add_argument("hosts", nargs="+", metavar="HOST", help="a machine")
+    add_commands(commands, "a Molecule scenario", "HOST", "a machine")
     command = commands.add_parser("keep")
     command.add_argument("directory", type=Path)
     options = parser.parse_args(arguments)
