@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -34,18 +34,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support import order, resp, skips
 from support.inventory import Fleet, Variables, load_fleet
+from support.notes import note, pytest_terminal_summary  # noqa: F401  # a fixture and a hook, as below
 from support.order import pytest_collection_modifyitems  # noqa: F401  # a hook, as below
 from support.skips import pytest_make_collect_report  # noqa: F401  # a hook, which pytest finds by its name
 from support.units import Look
 
 JOURNAL_LINES = 60
-notes_key = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers."""
     order.pytest_configure(config)
-    config.stash[notes_key] = []
     config.addinivalue_line("markers", "hosts(group, each=variable): the hosts a test runs on")
     config.addinivalue_line(
         "markers", "unit(name, group): the unit whose journal is shown on failure"
@@ -112,22 +111,6 @@ def variables(fleet: Fleet, host_name: str) -> Variables:
 def label() -> str:
     """The beginning of names that no other test, and no other run, gives to its tasks."""
     return uuid.uuid4().hex[:12]
-
-
-@pytest.fixture
-def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something at the end of the whole run, whether or not the test passes."""
-    return lambda text: request.config.stash[notes_key].append(f"{request.node.name}: {text}")
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Show the notes."""
-    if config.stash[notes_key]:
-        terminalreporter.section("notes")
-        for text in config.stash[notes_key]:
-            terminalreporter.line(text)
 
 
 def journals(item: pytest.Item) -> list[tuple[str, str]]:
