@@ -140,9 +140,10 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     if read(place.ended).get("claim") == asked["claim"]:
         place.ended.unlink()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}.log"
-    request = {key: asked[key] for key in ("app", "name", "release", "claim", "argv", "timeout")}
     attempt = secrets.token_hex(4)
+    # By its time, so that the oldest goes first; by its attempt too, since two can begin in one second.
+    log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
+    request = {key: asked[key] for key in ("app", "name", "release", "claim", "argv", "timeout")}
     write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
     command = [
         "systemd-run",

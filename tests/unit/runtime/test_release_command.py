@@ -30,7 +30,7 @@ def test_a_command_runs_to_its_end(host: Host) -> None:
     assert ended["seconds"] < 30
     log = Path(ended["log"])
     assert log.parent == host.root / "var/log/celery-fleet/shop/commands"
-    assert log.name.endswith("-r1-migrate.log")
+    assert "-r1-migrate-" in log.name
     assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     given = json.loads(host.seen.read_text())
     attempt = given.pop("--unit")
@@ -127,6 +127,13 @@ def test_one_that_takes_too_long_and_one_that_is_not_there(host: Host) -> None:
     host.ask("start", "/no/such", claim="two")
     ended = host.ask("wait", claim="two")
     assert (ended["status"], ended["tail"]) == (127, "no such command")
+
+
+def test_commands_of_one_second_have_logs_of_their_own(host: Host) -> None:
+    host.stands_still()
+    for claim in ("one", "two"):
+        host.ask("start", "/bin/echo", claim, claim=claim)
+        assert host.ask("wait", claim=claim)["tail"] == claim
 
 
 def test_a_systemd_that_refuses_is_told(host: Host) -> None:
