@@ -83,6 +83,7 @@ def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> 
 @pytest.mark.parametrize(
     "task",
     [
+        "preflight : Check the hosts",
         "fleet : lease | Take the lease of the fleet",
         "fleet : Compare the host with the inventory",
         "celery_release : Build and check the release",
