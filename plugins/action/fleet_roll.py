@@ -41,6 +41,9 @@ from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path
 KINDS: dict[str, roll.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
 _NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
 
+#: Seconds for the question who runs. A host whose processors are all at work needs most of them to begin to ask.
+_ASK = 30.0
+
 
 class ActionModule(ActionBase):
     """One phase of a roll."""
@@ -149,7 +152,7 @@ class ActionModule(ActionBase):
         """What answers; nothing on a fleet that never was."""
         if not self._interpreter():
             return {}
-        answer = self.probe({"census": True, "timeout": 10})
+        answer = self.probe({"census": True, "timeout": _ASK})
         if answer.get("errors"):
             raise AnsibleActionFail(
                 f"the running workers can't be asked, so nobody knows who may stop: {'; '.join(answer['errors'])}"
