@@ -164,6 +164,15 @@ def test_there_is_something_to_look_at() -> None:
     assert len([words for page in PAGES for words in named(page, "make")]) > 30
 
 
+def test_a_commit_to_go_back_to_is_one_that_is_tested() -> None:
+    tested = (ROOT / "tests/upgrade_from").read_text().splitlines()
+    words = named(ROOT / "docs/upgrading.md", "git")
+    commits = [word for line in words for word in line if re.fullmatch("[0-9a-f]{7,40}", word)]
+    assert commits
+    for commit in commits:
+        assert any(line.startswith(commit) for line in tested), commit
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 class TestPage:
     """One page."""
