@@ -106,7 +106,7 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             f"--inventory={directory}",
-            str(Path(__file__).with_name("preflight.yml")),
+            str(CHECKOUT / "playbooks/check_inventory.yml"),
         ],
         cwd=CHECKOUT,
         env=variables,
