@@ -71,7 +71,9 @@ class ActionModule(ActionBase):
         try:
             return dict(remote.answer(done))
         except remote.RemoteError as error:
-            raise AnsibleActionFail(f"the firewall can't be tried: {error}") from None
+            raise AnsibleActionFail(
+                f"the firewall can't be tried: {error}. Mend that there and run the same command again."
+            ) from None
 
     def _refusal(self, variables: dict[str, Any]) -> str:
         hostvars, hosts = variables["hostvars"], variables["ansible_play_hosts_all"]

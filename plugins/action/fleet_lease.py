@@ -57,7 +57,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(held)) from None
         except remote.RemoteError as error:
             raise AnsibleActionFail(
-                f"the lease of this fleet can't be had on {host}: {error}"
+                f"the lease of this fleet can't be had on {host}: {error}. Mend that there and run the same command "
+                "again."
             ) from None
         return result
 

@@ -48,6 +48,7 @@ class ActionModule(ActionBase):
             result["new"] = dict(remote.answer(answer)["new"])
         except remote.RemoteError as error:
             raise AnsibleActionFail(
-                f"which packages this run brings can't be noted in {installed.NOTE}: {error}"
+                f"which packages this run brings can't be noted in {installed.NOTE}: {error}. "
+                "Mend that there and run the same command again."
             ) from None
         return result

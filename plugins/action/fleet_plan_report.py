@@ -66,7 +66,8 @@ class ActionModule(ActionBase):
                 )
             except OSError as error:
                 raise AnsibleActionFail(
-                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}"
+                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}. Name a file in a directory "
+                    "that is there and yours, and run the same command again."
                 ) from None
         Display().display("\n" + whole.text() + "\n")
         left_out = [

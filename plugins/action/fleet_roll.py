@@ -155,7 +155,8 @@ class ActionModule(ActionBase):
         answer = self.probe({"census": True, "timeout": _ASK})
         if answer.get("errors"):
             raise AnsibleActionFail(
-                f"the running workers can't be asked, so nobody knows who may stop: {'; '.join(answer['errors'])}"
+                f"the running workers can't be asked, so nobody knows who may stop: {'; '.join(answer['errors'])}. "
+                "None was stopped. Next, on a host of workers: celery-fleet status; then run the same command again."
             )
         return dict(answer["census"])
 

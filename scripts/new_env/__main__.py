@@ -23,6 +23,8 @@ from .write import WriteError, write
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 REFUSED: Final = 2
 INTERRUPTED: Final = 130
+#: Where a task goes that nothing sends elsewhere (`task_default_queue`).
+CELERYS_QUEUE: Final = "celery"
 
 
 def place_of(given: Mapping[str, str], checkout: Path = CHECKOUT) -> Place:
@@ -104,7 +106,7 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             f"--inventory={directory}",
-            str(Path(__file__).with_name("preflight.yml")),
+            str(CHECKOUT / "playbooks/check_inventory.yml"),
         ],
         cwd=CHECKOUT,
         env=variables,
@@ -156,6 +158,11 @@ def report(wanted: Environment, place: Place) -> str:
         lines.append(
             "The firewall is off: Redis is reached by whoever reaches its host, and asks for passwords. "
             f"See {directory}/group_vars/all/firewall.yml."
+        )
+    if CELERYS_QUEUE not in {worker.queue for worker in wanted.workers}:
+        lines.append(
+            f"No worker consumes the queue {CELERYS_QUEUE}, Celery's default: a task that neither a route nor the "
+            f"application sends elsewhere is refused. See {directory}/group_vars/all/celery_app.yml."
         )
     return "\n".join(lines)
 

@@ -164,6 +164,48 @@ def test_there_is_something_to_look_at() -> None:
     assert len([words for page in PAGES for words in named(page, "make")]) > 30
 
 
+# What of a message differs from fleet to fleet, or is put together of values, as the pages have it.
+EXAMPLES = re.compile(
+    rf"{APP}|discounts|redis1:6379|DATABASE_URL|(?:host|ca)\.crt|3 of mail@worker1|10 s\b|^watchdog, verdict"
+    r"|\b(?:broker|failed|inactive|activating|ahead of|behind|dead letters|messages|since|tasks)\b"
+)
+# Of the system, of Celery.
+NOT_OURS = ("Connection refused", "no ssl options, defaulting to insecure SSL behaviour")
+
+
+@cache
+def messages() -> str:
+    """All text that our code may say, with marks where values stand."""
+    files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("plugins/**/*.py"), *ROOT.glob("roles/**/*.yml")]
+    text = "\n".join(path.read_text() for path in sorted(files))
+    # A string over several lines is one.
+    text = re.sub(r'"\s*\n\s*f?"', "", text)
+    return re.sub(r"\s+", " ", re.sub(r"\{[^{}]*\}|%\.?\d*[sdf]", "…", text))
+
+
+@pytest.mark.parametrize(("name", "least"), [("runbook", 40), ("delivery", 25)])
+def test_messages_that_are_quoted_are_said(name: str, least: int) -> None:
+    spans = [line for line in code(ROOT / f"docs/{name}.md") if "…" in line]
+    parts = [
+        part.strip(" :,;.()[]@-")
+        for span in spans
+        for part in EXAMPLES.sub("…", span).split("…")
+        if not span.startswith(("celery-fleet ", "ansible", "systemctl ", "/"))
+    ]
+    parts = [part for part in parts if len(part) > 5 and part not in NOT_OURS]
+    assert len(parts) > least
+    assert [part for part in parts if part not in messages()] == []
+
+
+def test_a_commit_to_go_back_to_is_one_that_is_tested() -> None:
+    tested = (ROOT / "tests/upgrade_from").read_text().splitlines()
+    words = named(ROOT / "docs/upgrading.md", "git")
+    commits = [word for line in words for word in line if re.fullmatch("[0-9a-f]{7,40}", word)]
+    assert commits
+    for commit in commits:
+        assert any(line.startswith(commit) for line in tested), commit
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 class TestPage:
     """One page."""

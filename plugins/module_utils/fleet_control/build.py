@@ -144,7 +144,8 @@ def _checked(build: Build) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise BuildError(
-            f"importing {build.app} took more than {min(build.timeout, 120):.0f} s"
+            f"importing {build.app} took more than {min(build.timeout, 120):.0f} s: what waits for a database or a "
+            "network when it is imported has to do so in its tasks"
         ) from None
     try:
         # An application may print while it is imported; the answer is the last line.

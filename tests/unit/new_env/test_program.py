@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO
+from scripts.new_env.__main__ import report
+from scripts.new_env.environment import environment
+from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO, place
 
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
 
@@ -73,6 +75,15 @@ def exports(inventory: Path) -> dict[str, str]:
     """The variables of an environment with SECRETS=env."""
     lines = (inventory / ".secrets/environment").read_text().splitlines()
     return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+def test_a_missing_worker_for_celerys_own_queue_is_told(tmp_path: Path) -> None:
+    told = "No worker consumes the queue celery, Celery's default"
+    # Without QUEUES it is the only one.
+    assert told not in report(environment(SMALL, place(tmp_path)), place(tmp_path))
+    for queues, is_told in (("celery=4,mail=2", False), ("orders=4,mail=2", True)):
+        wanted = environment({**SMALL, "QUEUES": queues}, place(tmp_path))
+        assert (told in report(wanted, place(tmp_path))) is is_told
 
 
 # All of them are looked at in test_files.py; by Ansible those that differ in what Ansible does with them.

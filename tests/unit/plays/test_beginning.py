@@ -32,9 +32,8 @@ PLAYS = [
     # The first one imports preflight's plays.
     for number in range(PREFLIGHT, PREFLIGHT + len(plays) - 1)
 ]
-# Where nobody answers; each host has an address of its own there, as preflight wants it.
+HOSTS = ("redis1", "worker1", "worker2", "control1")
 NOBODY = {
-    "ansible_host": "127.0.0.{{ groups['all'].index(inventory_hostname) + 1 }}",
     "ansible_port": 1,
     "ansible_ssh_retries": 0,
     # Where the first task of a play is named Ansible gathers facts, whatever the play says.
@@ -46,7 +45,10 @@ def run(directory: Path, name: str, *options: str) -> subprocess.CompletedProces
     inventory = directory / "local"
     if not inventory.exists():
         copy_inventory("local", directory)
-        (inventory / "nobody.yml").write_text(json.dumps({"all": {"vars": NOBODY}}))
+        # Each an address of its own: preflight takes no machine for two hosts.
+        hosts = {host: {"ansible_host": f"127.0.0.{n}"} for n, host in enumerate(HOSTS, 1)}
+        nobody = {"all": {"hosts": hosts, "vars": NOBODY}}
+        (inventory / "nobody.yml").write_text(json.dumps(nobody))
     playbook = f"playbooks/{name}"
     return ansible("ansible-playbook", f"--inventory={inventory}", *options, playbook)
 

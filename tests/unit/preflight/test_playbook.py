@@ -14,14 +14,7 @@ import pytest
 
 from tests.unit.preflight.inventory import GROUPS, ROOT, changed, valid
 
-INVENTORY = """
-- hosts: fleet
-  gather_facts: false
-  tasks:
-    - name: Check the inventory
-      preflight_inventory:
-      run_once: true
-"""
+INVENTORY = (ROOT / "playbooks/check_inventory.yml").read_text()
 HOSTS = """
 - hosts: fleet
   gather_facts: false
