@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,6 +147,69 @@ def test_an_authority_that_may_not_sign_is_refused() -> None:
     text = host.public_bytes(serialization.Encoding.PEM).decode()
     wrong = given(certificate=text, key=text_of(key), chain=leaf)
     assert "leads by way of 'host', which may not sign" in refusal(wrong)[1]
+
+
+def openssl(directory: Path, *words: str) -> None:
+    """For what the library makes no more."""
+    subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True, timeout=60)
+
+
+def made_by_openssl(directory: Path, *how: str) -> tuple[str, str]:
+    """A certificate that signs itself, and its key."""
+    request = ["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=odd", "-out", "x.crt"]
+    names = ["-addext", f"subjectAltName=DNS:{HOST}"]
+    openssl(directory, *request, *names, "-keyout", "x.key", "-newkey", *how)
+    return (directory / "x.crt").read_text(), (directory / "x.key").read_text()
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> None:
+    certificate, key = made_by_openssl(tmp_path, "ec", "-pkeyopt", "ec_paramgen_curve:prime239v1")
+    for of, variable in (
+        (
+            given(certificate=certificate, key=key, chain="", ca_bundle=certificate),
+            "pki_certificate",
+        ),
+        (given(chain=certificate + SIGNING.pem), "pki_chain"),
+        (intermediate(ca_certificate=certificate, ca_key=key), "pki_ca_certificate"),
+    ):
+        found = [words for name, words in refused(of) if name == variable]
+        assert "has 'odd', whose key is weak: of a kind that is not known here" in found
+    # Among others that hosts trust it is none that anybody leads to.
+    assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
+
+
+def test_a_root_that_signs_itself_by_sha1_is_one_and_others_are_not(tmp_path: Path) -> None:
+    root, key = made_by_openssl(tmp_path, "rsa:2048", "-sha1", "-addext", "keyUsage=keyCertSign")
+    (tmp_path / "names").write_text(f"subjectAltName=DNS:{HOST}")
+    sign = ["x509", "-req", "-CA", "x.crt", "-CAkey", "x.key", "-days", "9", "-extfile", "names"]
+    openssl(tmp_path, "req", "-new", "-key", "x.key", "-subj", "/CN=host", "-out", "h.csr")
+    for how in ("-sha256", "-sha1"):
+        openssl(tmp_path, *sign, "-in", "h.csr", how, "-out", "h.crt")
+        host = (tmp_path / "h.crt").read_text()
+        for chain in ("", root):
+            found = refused(given(certificate=host, key=key, chain=chain, ca_bundle=root))
+            words = [("pki_certificate", "has 'host', which is signed by way of SHA1")]
+            assert found == ([] if how == "-sha256" else words)
+
+
+def test_a_root_with_a_weak_key_is_refused() -> None:
+    root = Authority("corporate root", key=WEAK)
+    certificate, key = root.issue([f"DNS:{HOST}"])
+    of = given(certificate=certificate, key=key, chain="", ca_bundle=root.pem)
+    assert refusal(of) == (
+        "pki_ca_bundle",
+        "has 'corporate root', whose key is weak: RSA of 1024 bits",
+    )
+    # One to which nothing leads harms nobody.
+    assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
+
+
+def test_authorities_that_signed_each_other_are_no_way() -> None:
+    one, two = Authority("one"), Authority("two")
+    crossed = one.signed_by(two) + two.signed_by(one)
+    certificate, key = one.issue([f"DNS:{HOST}"])
+    variable, words = refusal(given(certificate=certificate, key=key, chain=crossed))
+    assert (variable, words.partition(":")[0]) == ("pki_certificate", "lacks its chain")
 
 
 def test_an_authority_that_has_ended_is_refused() -> None:
