@@ -175,9 +175,14 @@ def names(certificate: Certificate) -> set[str]:
 
 
 def covers(certificate: Certificate, name: str) -> bool:
-    """Whether it is for a name; a star stands for the first part of one."""
+    """Whether it is for a name."""
+    return is_named(name, names(certificate))
+
+
+def is_named(name: str, among: Iterable[str]) -> bool:
+    """Whether a name is one of those that `alternative_name` wrote; a star stands for the first part of one."""
     wanted = alternative_name(name).lower()
-    found = {item.lower() for item in names(certificate)}
+    found = {item.lower() for item in among}
     _, dot, rest = wanted.removeprefix("DNS:".lower()).partition(".")
     star = f"dns:*.{rest}" if dot and wanted.startswith("dns:") else ""
     return wanted in found or star in found

@@ -722,10 +722,16 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
         ({"pki_ca_trusted_generations": 2}, "pki_ca_trusted_generations"),
         ({"pki_ca_trusted_generations": [-1]}, "pki_ca_trusted_generations"),
         ({"pki_renew_before_days": 397}, "pki_renew_before_days"),
+        ({"pki_renew_before_days": -1}, "pki_renew_before_days"),
         ({"pki_validity_days": 0}, "pki_validity_days"),
+        ({"pki_validity_days": 10**9}, "pki_validity_days"),
+        ({"pki_ca_validity_days": 36501}, "pki_ca_validity_days"),
         ({"pki_ca_bundle": ["a"]}, "pki_ca_bundle"),
         ({"pki_ca_bundle": "/etc/ssl/certs/ca.crt"}, "pki_ca_bundle"),
         ({"pki_names": ["other"]}, "celery_app_broker_host"),
+        ({"celery_app_host_names": ["other"]}, "celery_app_broker_host"),
+        ({"celery_app_results_host": "cache.example.com"}, "celery_app_results_host"),
+        ({"celery_app_broker_host": ""}, "celery_app_broker_host"),
         ({"pki_names": ["münchen.example.com"]}, "pki_names"),
         ({"pki_names": ["redis1", "a b"]}, "pki_names"),
         ({"pki_names": [""]}, "pki_names"),
@@ -741,6 +747,22 @@ def test_values_that_can_not_be(
     found = problems({**variables, **change})
     assert variable in {problem.variable for problem in found}, found
     assert all(problem.severity is Severity.ERROR for problem in found)
+
+
+@pytest.mark.parametrize("name", ["pki_names", "celery_app_host_names"])
+@pytest.mark.parametrize("host", ["redis1", "control1"])
+def test_what_serves_has_a_name(variables: dict[str, Any], name: str, host: str) -> None:
+    (found,) = problems(variables, {host: {name: []}})
+    assert (found.variable, found.hosts) == ("pki_names", (host,))
+    # Nobody calls a host of workers.
+    assert problems(variables, {"worker1": {name: []}}) == []
+
+
+def test_redis_may_be_called_by_any_name_of_its_certificate(variables: dict[str, Any]) -> None:
+    for name in ("REDIS1", "broker.example.com", "FD00:0::1", "10.0.0.1"):
+        names = ["redis1", "*.example.com", "fd00::1", "10.0.0.1"]
+        given = {**variables, "celery_app_broker_host": name}
+        assert problems(given, {"redis1": {"celery_app_host_names": names}}) == []
 
 
 def test_names_that_a_certificate_can_be_for() -> None:
