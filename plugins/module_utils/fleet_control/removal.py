@@ -437,7 +437,9 @@ class Remover:
         )
 
     def _reload_nginx(self, current: bool) -> None:
-        if not any(path.startswith(f"{belongings.SITES}/") for path in self.removed):
+        sites = any(path.startswith(f"{belongings.SITES}/") for path in self.removed)
+        # By its mark, too: a run that was cut short may have removed them and gone no further.
+        if not sites and not (self.mark or {}).get("nginx"):
             return
         if self._show([_NGINX])[_NGINX].active != "active":
             return
@@ -510,9 +512,11 @@ class Remover:
     def _remove_own(self, path: str) -> None:
         """What the application's users own; by handles, since such a user may put a link anywhere on the way."""
         owners, gone = self._numbers(), False
-        for _, directories, names, handle in os.fwalk(
-            self._at(path), topdown=False, follow_symlinks=False
-        ):
+        real = self._at(path)
+        # As with a whole tree: what root has moved to another disk is there.
+        moved = os.path.islink(real) and self._is_roots(real)
+        top = os.path.realpath(real) if moved else real
+        for _, directories, names, handle in os.fwalk(top, topdown=False, follow_symlinks=False):
             for name in (*names, *directories):
                 about = os.lstat(name, dir_fd=handle)
                 if about.st_uid not in owners:
@@ -524,6 +528,9 @@ class Remover:
                     else:
                         os.unlink(name, dir_fd=handle)
                     gone = True
+        if moved and not os.listdir(top):
+            os.unlink(real)
+            gone = True
         if gone:
             self.removed.append(path)
 
