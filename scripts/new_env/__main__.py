@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet_control.words import count
+from fleet_preflight import source
 
 from . import secret
 from .environment import Environment, Place, environment, missing, mistakes
@@ -27,7 +28,7 @@ INTERRUPTED: Final = 130
 
 def place_of(given: Mapping[str, str], checkout: Path = CHECKOUT) -> Place:
     """Where the environment goes."""
-    chosen = Path(given.get("INVENTORIES") or "inventories").expanduser()
+    chosen = source.at_home(given.get("INVENTORIES") or "inventories")
     return Place(checkout, Path(os.path.normpath(checkout / chosen)))
 
 
@@ -96,8 +97,8 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
         "ANSIBLE_NOCOLOR": "1",
     }
     if wanted.secrets == "vault":
-        source = wanted.vault_password_file or directory / ".vault-password"
-        variables["ANSIBLE_VAULT_IDENTITY_LIST"] = f"{wanted.name}@{source}"
+        password = wanted.vault_password_file or directory / ".vault-password"
+        variables["ANSIBLE_VAULT_IDENTITY_LIST"] = f"{wanted.name}@{password}"
     else:
         variables |= {secret.variable(name): value for name, value in values.items()}
     done = subprocess.run(

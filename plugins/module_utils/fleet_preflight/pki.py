@@ -45,6 +45,8 @@ _FROM_FILE = (
     "{{ lookup('ansible.builtin.file', 'PATH') }}"
 )
 
+_PUT_BACK = "put it back; or, if it is there, let whoever deploys read it"
+
 Certificate = x509.Certificate
 _Kind = TypeVar("_Kind", bound=x509.ExtensionType)
 
@@ -485,7 +487,7 @@ def read_record(directory: str, host: str) -> Record | None:
     except FileNotFoundError:
         return _record_of_before(directory, host)
     except (OSError, ValueError, LookupError, TypeError):
-        raise CertificateError(f"{path} can't be read") from None
+        raise CertificateError(f"can't be read: {path}") from None
 
 
 def _record_of_before(directory: str, host: str) -> Record | None:
@@ -502,7 +504,7 @@ def _read(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError):
-        raise CertificateError(f"{path} can't be read") from None
+        raise CertificateError(f"can't be read: {path}") from None
 
 
 def everybody_shows_one(directory: str, hosts: Iterable[str]) -> bool:
@@ -857,9 +859,10 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
     for generation in given.generations:
         path = authority_certificate(given.directory, generation)
         try:
-            found = certificates(_read(path)) if path.exists() else []
+            text = _read(path)
+            found = certificates(text) if text or path.exists() else []
         except CertificateError as error:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
+            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
             continue
         signs = generation == number
         if found and signs and not authority_key(given.directory, generation).is_file():
@@ -918,7 +921,7 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
                 "docs/certificates.md",
             )
         else:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
+            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
         return
     if not is_encrypted(text):
         yield Fault(
@@ -1025,7 +1028,7 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
         for host, of in given.items():
             found += [(host, fault) for fault in _of_change(host, of, records, seen)]
     except CertificateError as error:
-        return [("", Fault("pki_directory", f"is damaged: {error}", "put the file back"))]
+        return [("", Fault("pki_directory", f"has a file which {error}", _PUT_BACK))]
     return found
 
 

@@ -310,6 +310,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "no address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "no address", "https://"),
+    (S, {"path": "~nobody-of-that-name/x"}, f"{S}.path", "does not exist", str(ROOT)),
     (S, {"path": "no/such/place"}, f"{S}.path", "does not exist", str(ROOT)),
     (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "there are app"),
     (f"{S}/directory", "../x", f"{S}.directory", "leads out", "without .."),

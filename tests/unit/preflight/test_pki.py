@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -594,7 +595,31 @@ def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
 def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
     fleet.run()
     (fleet.directory / "hosts/redis1.json").write_text(text)
-    assert "redis1.json can't be read" in " ".join(fleet.refused())
+    assert "can't be read: " in " ".join(fleet.refused())
+    assert "redis1.json" in " ".join(fleet.refused())
+
+
+@pytest.mark.parametrize("kind", ["a directory", "forbidden"])
+def test_an_authority_that_can_not_be_read_is_said(
+    fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a directory that belongs to whoever deployed first."""
+    fleet.run()
+    of = fleet.inventory()["redis1"]
+
+    def forbidden(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if kind == "forbidden":
+        monkeypatch.setattr(Path, "stat", forbidden)
+        monkeypatch.setattr(Path, "read_text", forbidden)
+    else:
+        (fleet.directory / "ca.crt").unlink()
+        (fleet.directory / "ca.crt").mkdir()
+    faults = list(pki.faults(of, "redis1"))
+    assert faults[0].variable == "pki_directory"
+    assert faults[0].message.startswith("has a ca.crt which can't be read: ")
+    assert "let whoever deploys read it" in faults[0].remedy
 
 
 def test_what_ends_soon_is_told(fleet: Fleet) -> None:
