@@ -622,6 +622,9 @@ class Remover:
             *belongings.site_files(self.places),
             *belongings.files(self.places),
         ]
+        if not self._had_processes():
+            others = belongings.process_files(self.places)
+            patterns = [pattern for pattern in patterns if pattern not in others]
         return list(dict.fromkeys(path for pattern in patterns for path in self._found(pattern)))
 
     def _found(self, pattern: str) -> Iterator[str]:
@@ -641,7 +644,16 @@ class Remover:
             for tree in belongings.trees(self.places)
             for path in self._glob(tree.path)
             if os.path.isdir(self._at(path)) and not self._matches(path, self.neighbours.paths)
+            if self._had_processes() or not tree.processes
         ]
+
+    def _had_processes(self) -> bool:
+        """Whether the host was ever for more than a Redis: then it has the application's users, who come first.
+
+        Without, a directory of the application's name outside of ours is somebody else's.
+        """
+        users = (self.mark or {}).get("users")
+        return bool(users) or self._exists(belongings.sysusers(self.app))
 
     def _redis_data(self) -> bool:
         path = self._at(f"{belongings.REDIS_DATA}/{self.app}-broker")

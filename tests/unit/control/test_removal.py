@@ -729,6 +729,42 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
     assert "shop-flower" in ground.accounts.users
 
 
+def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
+    """Where somebody had an application of this name before there was a fleet, which has its Redis there."""
+    theirs = [
+        ground.write(path)
+        for path in (
+            "/opt/shop/releases/20260101/app.py",
+            "/opt/shop/current",
+            "/var/lib/shop/upload.png",
+            "/var/log/shop/app.log",
+            "/etc/logrotate.d/shop",
+        )
+    ]
+    ground.deploy("shop-mails")
+    ground.deploy("shop", ("redis",))
+    (ground.base / belongings.sysusers("shop").lstrip("/")).unlink()
+    ground.accounts.users["shop"] = Account("shop", OURS, "Somebody's shop")
+    ground.stop()
+    found = ground.remover().look()
+    assert not any(
+        path.startswith(("/opt", "/var/lib/shop", "/var/log/shop")) for path in found.trees
+    )
+    ground.remover().remove()
+    assert [path for path in theirs if not path.exists()] == []
+    assert not ground.remover().present
+    left = ground.paths()
+    assert not any("shop-broker" in path or "celery-fleet/shop/" in path for path in left)
+
+
+def test_a_host_that_has_lost_its_processes_is_rid_of_what_they_left(ground: Ground) -> None:
+    ground.deploy("shop", ("redis",))
+    ground.stop()
+    ground.remover().remove()
+    assert not (ground.base / "opt/shop").exists()
+    assert not (ground.base / "var/log/shop").exists()
+
+
 def test_files_that_vanish_while_it_looks_are_no_trouble(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
