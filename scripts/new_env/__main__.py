@@ -6,6 +6,7 @@ Refused is what can't become a fleet, all of it at once, with exit status 2; the
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +118,8 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
     if done.returncode != 0:
         output = done.stdout + done.stderr
         _, found, reason = output.partition("This inventory is refused")
-        text = (found + reason.partition("\nfatal:")[0]) if found else output
+        # Behind it Ansible says where in our playbook it stands.
+        text = (found + re.split(r"\n(?:Origin|fatal):", reason)[0]) if found else output
         raise RefusedError(
             [
                 Mistake(
