@@ -49,7 +49,9 @@ def check_certificates(model: Model) -> Iterator[Problem]:
     yield from _shared(model, hosts)
     yield from _called(model)
     if given.keys() == set(hosts):
-        for name, fault in pki.rollover_faults(given):
+        # Of what is wrong in itself nobody has to know what is in its way.
+        apart = pki.disagreements(given, model.members("redis"))
+        for name, fault in apart or pki.rollover_faults(given):
             yield _problem(fault, name)
         for host, found in given.items():
             days = as_number(model.value(host, "pki_ca_warn_days")) or 0

@@ -1032,6 +1032,48 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
     return found
 
 
+def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tuple[str, Fault]]:
+    """Hosts that could not connect once all have what they are to get: they don't trust what the other side shows.
+
+    Args:
+        given: As `rollover_faults` takes it.
+        servers: Hosts of Redis, to which all others connect.
+    """
+    strange: dict[tuple[str, str], list[str]] = {}
+    for server in servers:
+        for host, of in given.items():
+            both = [(host, server), *([(server, host)] if of.clients else [])]
+            for trusting, shows in both if host != server else []:
+                if not _will_trust(given[trusting], given[shows], shows):
+                    own = {given[trusting].source, given[shows].source} == {OWN}
+                    variable = "pki_ca_trusted_generations" if own else "pki_ca_bundle"
+                    strange.setdefault((trusting, variable), []).append(shows)
+    return [
+        (
+            host,
+            Fault(
+                variable,
+                f"lacks the authority of what {_listed(shows)} {'shows' if len(shows) == 1 else 'show'}, "
+                "so nothing could connect",
+                "use one authority for all hosts, or have each of them trusted by all",
+            ),
+        )
+        for (host, variable), shows in strange.items()
+    ]
+
+
+def _will_trust(given: Given, other: Given, host: str) -> bool:
+    """Whether a host trusts another one's certificate, also where authorities of the fleet's own are yet to be made."""
+    if (given.source, other.source, given.directory) == (OWN, OWN, other.directory):
+        return int(other.ca_generation) in given.generations
+    try:
+        shown = host_state(other, host)["chain"] or signer(other)
+        return is_trusted(shown, bundle(given) or _known(given))
+    except CertificateError:
+        # Reported as what it is.
+        return True
+
+
 def _of_change(
     host: str, given: Given, records: Mapping[str, Record], seen: dict[tuple[str, str], bool]
 ) -> Iterator[Fault]:

@@ -699,6 +699,43 @@ def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
         assert "c2VjcmV0" not in str(found)
 
 
+def test_certificates_of_different_authorities_are_held_against_each_other(
+    variables: dict[str, Any],
+) -> None:
+    """Also where nothing was ever deployed."""
+    certificate, key = OTHER.issue(["DNS:redis1"])
+    redis = {
+        "pki_source": "external",
+        "pki_certificate": certificate,
+        "pki_key": key,
+        "pki_ca_bundle": OTHER.pem,
+    }
+    # The others have an authority of the fleet's own, which is yet to be made.
+    (found,) = problems(variables, hosts={"redis1": redis})
+    assert (found.variable, found.hosts) == ("pki_ca_bundle", tuple(GROUPS["fleet"][1:]))
+    assert "lacks the authority of what redis1 shows" in found.message
+    trusting = {**variables, "pki_ca_bundle": OTHER.pem}
+    assert problems(trusting, hosts={"redis1": redis}) == []
+    # Redis does not ask them for theirs, unless it is mutual.
+    certificate, key = OTHER.issue(["DNS:redis1"], purposes=[SERVER, CLIENT])
+    redis |= {"pki_certificate": certificate, "pki_key": key}
+    (found,) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
+    assert (found.variable, found.hosts) == ("pki_ca_bundle", ("redis1",))
+    assert "worker1, worker2, control1 show" in found.message
+
+
+def test_generations_that_differ_between_hosts_are_held_against_each_other(
+    variables: dict[str, Any],
+) -> None:
+    (found,) = problems(variables, hosts={"redis1": {"pki_ca_generation": 2}})
+    assert (found.variable, found.hosts) == (
+        "pki_ca_trusted_generations",
+        tuple(GROUPS["fleet"][1:]),
+    )
+    trusting = {**variables, "pki_ca_trusted_generations": [2]}
+    assert problems(trusting, hosts={"redis1": {"pki_ca_generation": 2}}) == []
+
+
 def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, Any]) -> None:
     directory = Path(variables["pki_directory"])
     directory.mkdir()
