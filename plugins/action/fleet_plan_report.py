@@ -75,9 +75,8 @@ class ActionModule(ActionBase):
             for host in variables["groups"].get("fleet", ())
             if str(host) not in hosts and str(host) not in missing
         ]
-        words = plan.second_beat(
-            items, left_out, variables["ansible_run_tags"], variables["ansible_skip_tags"]
-        )
+        tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
+        words = plan.second_beat(items, left_out, *tags, missing)
         if words:
             raise AnsibleActionFail(words)
         self._hold_against(str(args.get("approved") or ""), whole.as_dict())

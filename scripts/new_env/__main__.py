@@ -6,6 +6,7 @@ Refused is what can't become a fleet, all of it at once, with exit status 2; the
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet_control.words import count
+from fleet_preflight import source
 
 from . import secret
 from .environment import Environment, Place, environment, missing, mistakes
@@ -29,7 +31,7 @@ CELERYS_QUEUE: Final = "celery"
 
 def place_of(given: Mapping[str, str], checkout: Path = CHECKOUT) -> Place:
     """Where the environment goes."""
-    chosen = Path(given.get("INVENTORIES") or "inventories").expanduser()
+    chosen = source.at_home(given.get("INVENTORIES") or "inventories")
     return Place(checkout, Path(os.path.normpath(checkout / chosen)))
 
 
@@ -98,8 +100,8 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
         "ANSIBLE_NOCOLOR": "1",
     }
     if wanted.secrets == "vault":
-        source = wanted.vault_password_file or directory / ".vault-password"
-        variables["ANSIBLE_VAULT_IDENTITY_LIST"] = f"{wanted.name}@{source}"
+        password = wanted.vault_password_file or directory / ".vault-password"
+        variables["ANSIBLE_VAULT_IDENTITY_LIST"] = f"{wanted.name}@{password}"
     else:
         variables |= {secret.variable(name): value for name, value in values.items()}
     done = subprocess.run(
@@ -118,7 +120,8 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
     if done.returncode != 0:
         output = done.stdout + done.stderr
         _, found, reason = output.partition("This inventory is refused")
-        text = (found + reason.partition("\nfatal:")[0]) if found else output
+        # Behind it Ansible says where in our playbook it stands.
+        text = (found + re.split(r"\n(?:Origin|fatal):", reason)[0]) if found else output
         raise RefusedError(
             [
                 Mistake(

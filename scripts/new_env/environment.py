@@ -35,6 +35,7 @@ _TAKEN: Final = frozenset(
     }
 )
 _MOST_PROCESSES: Final = 1024
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 _OFF: Final = "off"
 
 REDIS: Final = "redis"
@@ -328,11 +329,18 @@ class _Reading:
                 f"is there already: {directory}",
                 "choose another name, or edit the files that are there; nothing is ever overwritten",
             )
-        elif not self.place.inventories.is_dir():
+        elif not source.is_dir(self.place.inventories):
             self._wrong(
                 "INVENTORIES",
                 "is no directory",
                 "make it, or name one that is there",
+                str(self.place.inventories),
+            )
+        elif "," in str(self.place.inventories):
+            self._wrong(
+                "INVENTORIES",
+                "has a comma: Ansible would take its path for a list of hosts",
+                "name another directory",
                 str(self.place.inventories),
             )
         elif not os.access(self.place.inventories, os.W_OK):
@@ -478,9 +486,7 @@ class _Reading:
                     "begin with a letter or digit; use letters, digits and _ . : @ + ~ / - only, as in orders=4,mail",
                     item,
                 )
-            elif equals and not (
-                number.isascii() and number.isdigit() and 1 <= int(number) <= _MOST_PROCESSES
-            ):
+            elif equals and not (_COUNT.fullmatch(number) and 1 <= int(number) <= _MOST_PROCESSES):
                 self._wrong(
                     "QUEUES",
                     "has no number of processes behind its =",
@@ -534,30 +540,31 @@ class _Reading:
             )
             directory = ""
         below = {"directory": directory} if directory else {}
-        if "://" in text or (re.match(r"[\w.-]+@[\w.-]+:", text) and not self._at(text).exists()):
+        local = source.is_dir(self._at(text)) or source.is_file(self._at(text))
+        if "://" in text or (re.match(r"[\w.-]+@[\w.-]+:", text) and not local):
             return {**self._git(text), **below}
         if "VERSION" in self.given:
             self._wrong(
                 "VERSION", "belongs to a git repository, and SOURCE is a directory", "leave it out"
             )
         root = self._at(text)
-        if not root.is_dir():
+        if not source.is_dir(root):
             self._wrong(
                 "SOURCE",
                 "is a file, not a directory"
-                if root.is_file()
-                else "is no directory of this machine",
+                if source.is_file(root)
+                else "is no directory of this machine that you may read",
                 f"write the directory of the code, relative ones as seen from {self.place.checkout}, "
                 "or the address of a git repository",
             )
-        elif not (root / directory).is_dir():
+        elif not source.is_dir(root / directory):
             self._wrong("DIRECTORY", "is no directory of the source", f"name one below {root}")
         else:
             self._code(root, root / directory)
         return {"path": text, **below}
 
     def _code(self, root: Path, directory: Path) -> None:
-        if not any((place / "requirements.txt").is_file() for place in (directory, root)):
+        if not any(source.is_file(place / "requirements.txt") for place in (directory, root)):
             self._wrong(
                 "SOURCE",
                 f"has no requirements.txt in {directory}",
@@ -594,7 +601,7 @@ class _Reading:
         return {"git": address, "version": version}
 
     def _at(self, text: str) -> Path:
-        return self.place.checkout / Path(text).expanduser()
+        return self.place.checkout / source.at_home(text)
 
     def _web(
         self, members: Mapping[str, tuple[str, ...]]
@@ -704,8 +711,8 @@ class _Reading:
         another = "name a file with the password in it, or leave it out: then one is made"
         if not text:
             return None
-        if not path.is_file():
-            self._wrong(option, "is no file", another)
+        if not source.is_file(path):
+            self._wrong(option, "is no file that you may read", another)
         elif os.access(path, os.X_OK):
             self._wrong(
                 option,
@@ -718,13 +725,24 @@ class _Reading:
                 "can be read by others on this machine",
                 f"chmod 600 {shlex.quote(str(path))}",
             )
-        elif not path.read_bytes().strip():
+        elif "," in str(path):
+            self._wrong(option, "has a comma, by which Ansible parts several files", "rename it")
+        elif (content := _content(path)) is None:
+            self._wrong(option, "can't be read by you", another)
+        elif not content.strip():
             self._wrong(option, "is empty: a vault has a password", another)
         return path
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
     return lambda text: pattern.fullmatch(text) is not None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _password(address: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -105,6 +106,7 @@ class _Renderer:
         )
         self._jinja.filters["yaml"] = yaml_text
         self._jinja.filters["secret"] = secret_text
+        self._jinja.filters["shell"] = shlex.quote
         self._environment = environment
         self._directory = shown_directory(environment, place)
 

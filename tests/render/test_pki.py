@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, whole
@@ -83,6 +88,33 @@ def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
             "flower.json",
         )
     }
+
+
+@pytest.mark.parametrize(
+    ("whole", "limited", "noted"),
+    [(True, [], True), (False, [], False), (False, ["worker2"], False), (False, ["redis1"], True)],
+)
+def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
+    whole: bool, limited: list[str], noted: bool
+) -> None:
+    """Also where the limit leaves out the first of them, who knows nothing of the roll."""
+    loader = DataLoader()
+    path = Path(__file__).parents[2] / "roles/pki/vars/main.yml"
+    own = loader.load_from_file(str(path), trusted_as_template=True)
+    hosts = limited or ["redis1", "worker1", "worker2"]
+    roll = {"__celery_restart_roll": {"whole": whole}}
+    variables = {
+        "inventory_hostname": hosts[0],
+        "ansible_play_hosts": hosts,
+        "groups": {"celery_workers": ["worker1", "worker2"]},
+        "hostvars": {
+            host: roll if host in hosts and host != "redis1" else {}
+            for host in ("redis1", "worker1", "worker2")
+        },
+        "__preflight_hosts": {"missing": {}},
+    }
+    expression = own["__pki_roll_was_whole"]
+    assert Templar(loader=loader, variables=variables).template(expression) is noted
 
 
 def test_redis_insists_on_it_once_all_have_one(flower_alone: Fleet) -> None:

@@ -29,7 +29,8 @@ def known(place: Places) -> list[str]:
         *belongings.files(place),
         *(tree.path for tree in belongings.trees(place)),
         *belongings.directories(place),
-        *(place.mark, place.directory, belongings.sysusers(place.app)),
+        *(place.mark, f"{place.directory}/{belongings.SETTLED}", place.directory),
+        belongings.sysusers(place.app),
         *belongings.REDIS_FILES,
         *belongings.NGINX_FILES,
         *belongings.NGINX_DIRECTORIES,
@@ -92,6 +93,13 @@ def test_what_is_cleaned_up_in_a_run_is_cleaned_up_by_a_removal(fleet: Fleet) ->
                 assert any(covered(one, patterns) for one in examples), (name, pattern)
             for pattern in owned.get("units", []):
                 assert covered(pattern.replace("*", "x"), units), (name, pattern)
+
+
+def test_a_deploy_forgets_what_a_removal_had_settled(fleet: Fleet) -> None:
+    """Else a later removal would take messages for given up that came since."""
+    for host in fleet.hosts.values():
+        note = f"{places(host).directory}/{belongings.SETTLED}"
+        assert note in host.parts["fleet"]["owned"]["files"], host.name
 
 
 def test_stages_are_all_and_in_order() -> None:

@@ -95,11 +95,13 @@ class Tree:
         path: A glob pattern.
         keep: The name by which it may be kept; empty where nobody could want it.
         whole: Everything in it goes; else what the application's users own.
+        processes: It is there for processes of the application, not for its Redis.
     """
 
     path: str
     keep: str = ""
     whole: bool = True
+    processes: bool = True
 
 
 def _without_end(path: str) -> str:
@@ -188,14 +190,13 @@ def sysusers(app: str) -> str:
 
 def files(places: Places) -> list[str]:
     """Patterns of all other files and links, but for the mark and the users' declaration, which go last."""
-    app, etc, root = places.app, places.directory, places.root
+    app, etc = places.app, places.directory
     environments = ("app", "exec", "worker-*", "beat", "web", "flower")
     credentials = (
         *("secret.env", "exec.env", "flower.env"),
         *("worker.json", "beat.json", "schedule.json", "producer.json", "operator.json"),
         "flower.json",
     )
-    pins = ("worker-*", "beat", "web", "flower")
     return [
         *(f"{etc}/{name}.env" for name in environments),
         *(f"{etc}/{name}" for name in ("cli.json", "health.json", "firewall.nft")),
@@ -206,9 +207,7 @@ def files(places: Places) -> list[str]:
             for kind in ("broker", "results")
             for name in ("redis.conf", "users.acl")
         ),
-        *(f"{root}/pins/{name}" for name in pins),
-        f"{root}/current",
-        f"/etc/logrotate.d/{app}",
+        *process_files(places),
         f"{NEEDRESTART}/celery-fleet-{app}.conf",
         f"{LIBRARY}/cli/pins/{app}",
         f"{STATE}/health/{app}.json",
@@ -218,21 +217,35 @@ def files(places: Places) -> list[str]:
     ]
 
 
+def process_files(places: Places) -> list[str]:
+    """Those of them outside of our own directories that are there for processes, not for a Redis."""
+    app, root = places.app, places.root
+    pins = ("worker-*", "beat", "web", "flower")
+    return [
+        *(f"{root}/pins/{name}" for name in pins),
+        f"{root}/current",
+        f"/etc/logrotate.d/{app}",
+    ]
+
+
 def trees(places: Places) -> list[Tree]:
     """Directories that go with what is in them, the inner ones first."""
     app, root, state = places.app, places.root, places.state
     return [
         Tree(f"{root}/releases", "releases"),
         Tree(f"{root}/flower", "releases"),
-        *(Tree(f"{REDIS_DATA}/{app}-{kind}", "redis_data") for kind in ("broker", "results")),
+        *(
+            Tree(f"{REDIS_DATA}/{app}-{kind}", "redis_data", processes=False)
+            for kind in ("broker", "results")
+        ),
         *(Tree(f"{state}/{name}", "state") for name in ("beat", "web", "worker-*")),
         # The application writes there as well, and somebody may have put something beside.
         Tree(state, "state", whole=False),
         Tree(f"/var/lib/{app}-flower", "state", whole=False),
         Tree(f"/var/log/{app}", "logs", whole=False),
         Tree(f"/var/log/{app}-flower", "logs", whole=False),
-        Tree(f"/var/log/celery-fleet/{app}", "logs"),
-        Tree(f"{STATE}/commands/{app}"),
+        Tree(f"/var/log/celery-fleet/{app}", "logs", processes=False),
+        Tree(f"{STATE}/commands/{app}", processes=False),
     ]
 
 

@@ -269,7 +269,11 @@ class Plan:
 
 
 def second_beat(
-    items: Iterable[Item], left_out: Sequence[str], run: Iterable[str], skip: Iterable[str]
+    items: Iterable[Item],
+    left_out: Sequence[str],
+    run: Iterable[str],
+    skip: Iterable[str],
+    missing: Iterable[str] = (),
 ) -> str:
     """Why beat must not come to a new host in this run: it may be left running on another one. Empty where it may.
 
@@ -278,20 +282,29 @@ def second_beat(
         left_out: Hosts of the fleet that the run does not look at, by `--limit`.
         run: Tags of the run.
         skip: Tags that it leaves out.
+        missing: Hosts that could not be reached.
     """
-    new = [
-        item.host
+    beats = [
+        item
         for item in items
         if item.part == "celery_beat" and item.action == "start" and item.why == ("new",)
     ]
     ends = any(part.name == "celery_runtime_surplus" for part in parts_in(run, skip))
-    if not new or (ends and not left_out):
+    down = list(missing)
+    if not beats or (ends and not left_out and not down):
         return ""
-    where = f"{', '.join(new)} would get its beat"
+    where = f"{', '.join(item.host for item in beats)} would get its beat"
     if not ends:
         return (
             f"{where}, and --skip-tags leaves out what ends it where it was before: with two of them each entry of the "
             "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
+        )
+    if not left_out:
+        unit = beats[0].subject.removesuffix(".service")
+        return (
+            f"{where}, and {', '.join(down)} can't be reached, where it may run: with two of them each entry of the "
+            "schedule is sent twice. Nothing was changed. Run the same command again once that is back; or take it out "
+            f"of hosts.yml, and should it come back with a beat, end that there: systemctl disable --now {unit}."
         )
     return (
         f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "

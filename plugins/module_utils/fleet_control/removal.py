@@ -437,7 +437,9 @@ class Remover:
         )
 
     def _reload_nginx(self, current: bool) -> None:
-        if not any(path.startswith(f"{belongings.SITES}/") for path in self.removed):
+        sites = any(path.startswith(f"{belongings.SITES}/") for path in self.removed)
+        # By its mark, too: a run that was cut short may have removed them and gone no further.
+        if not sites and not (self.mark or {}).get("nginx"):
             return
         if self._show([_NGINX])[_NGINX].active != "active":
             return
@@ -510,9 +512,11 @@ class Remover:
     def _remove_own(self, path: str) -> None:
         """What the application's users own; by handles, since such a user may put a link anywhere on the way."""
         owners, gone = self._numbers(), False
-        for _, directories, names, handle in os.fwalk(
-            self._at(path), topdown=False, follow_symlinks=False
-        ):
+        real = self._at(path)
+        # As with a whole tree: what root has moved to another disk is there.
+        moved = os.path.islink(real) and self._is_roots(real)
+        top = os.path.realpath(real) if moved else real
+        for _, directories, names, handle in os.fwalk(top, topdown=False, follow_symlinks=False):
             for name in (*names, *directories):
                 about = os.lstat(name, dir_fd=handle)
                 if about.st_uid not in owners:
@@ -524,6 +528,9 @@ class Remover:
                     else:
                         os.unlink(name, dir_fd=handle)
                     gone = True
+        if moved and not os.listdir(top):
+            os.unlink(real)
+            gone = True
         if gone:
             self.removed.append(path)
 
@@ -615,6 +622,9 @@ class Remover:
             *belongings.site_files(self.places),
             *belongings.files(self.places),
         ]
+        if not self._had_processes():
+            others = belongings.process_files(self.places)
+            patterns = [pattern for pattern in patterns if pattern not in others]
         return list(dict.fromkeys(path for pattern in patterns for path in self._found(pattern)))
 
     def _found(self, pattern: str) -> Iterator[str]:
@@ -634,7 +644,16 @@ class Remover:
             for tree in belongings.trees(self.places)
             for path in self._glob(tree.path)
             if os.path.isdir(self._at(path)) and not self._matches(path, self.neighbours.paths)
+            if self._had_processes() or not tree.processes
         ]
+
+    def _had_processes(self) -> bool:
+        """Whether the host was ever for more than a Redis: then it has the application's users, who come first.
+
+        Without, a directory of the application's name outside of ours is somebody else's.
+        """
+        users = (self.mark or {}).get("users")
+        return bool(users) or self._exists(belongings.sysusers(self.app))
 
     def _redis_data(self) -> bool:
         path = self._at(f"{belongings.REDIS_DATA}/{self.app}-broker")

@@ -9,6 +9,8 @@ from . import pki
 from .model import FLEET, UNKNOWN, Model, Problem, Severity, as_list, as_number, as_strings
 from .pki import Fault, Given
 
+# Days. A date beyond the year 9999 would end the run where the certificate is made.
+_LONGEST: Final = 36500
 _SOURCES: Final = (pki.OWN, pki.INTERMEDIATE, pki.EXTERNAL)
 # What a source can't do without.
 _NEEDED: Final = {
@@ -47,7 +49,9 @@ def check_certificates(model: Model) -> Iterator[Problem]:
     yield from _shared(model, hosts)
     yield from _called(model)
     if given.keys() == set(hosts):
-        for name, fault in pki.rollover_faults(given):
+        # Of what is wrong in itself nobody has to know what is in its way.
+        apart = pki.disagreements(given, model.members("redis"))
+        for name, fault in apart or pki.rollover_faults(given):
             yield _problem(fault, name)
         for host, found in given.items():
             days = as_number(model.value(host, "pki_ca_warn_days")) or 0
@@ -163,6 +167,14 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
                 hosts=(host,),
             )
             return
+        if days is not None and days > _LONGEST:
+            yield Problem(
+                name,
+                "is more than a hundred years",
+                f"write {_LONGEST} or less",
+                value=f"{days:g}",
+                hosts=(host,),
+            )
     lasts = as_number(model.value(host, "pki_validity_days"))
     before = as_number(model.value(host, "pki_renew_before_days"))
     if lasts is not None and before is not None and before >= lasts:
@@ -178,6 +190,16 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
 def _texts(model: Model, host: str) -> Iterator[Problem]:
     """What a certificate is to say, where the fleet makes it: what has no place in one would end the run half-way."""
     source = model.value(host, "pki_source")
+    serves = ("redis", "celery_producers", "flower")
+    if model.value(host, "pki_names") == [] and any(
+        host in model.members(group) for group in serves
+    ):
+        yield Problem(
+            "pki_names",
+            "is empty: nobody could call what this host serves, since clients check the name",
+            "name what others call it (celery_app_host_names is the default), or leave both out",
+            hosts=(host,),
+        )
     if source == pki.EXTERNAL:
         return
     for name in as_strings(model.value(host, "pki_names")):
@@ -212,14 +234,15 @@ def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _called(model: Model) -> Iterator[Problem]:
-    """Where somebody names what certificates are for, that by which clients call Redis has to be among them."""
-    servers = model.members("redis")
-    if not any("pki_names" in model.given[host] for host in servers):
-        return
-    names = {name for host in servers for name in as_strings(model.value(host, "pki_names"))}
+    """What clients call Redis has to be among the names that its certificate is for."""
+    given = {
+        pki.alternative_name(name)
+        for host in model.members("redis")
+        for name in as_strings(model.value(host, "pki_names"))
+    }
     for variable in ("celery_app_broker_host", "celery_app_results_host"):
-        for value, on in model.distinct(variable):
-            if isinstance(value, str) and value not in names:
+        for value, on in model.distinct(variable) if given else ():
+            if isinstance(value, str) and not pki.is_named(value, given):
                 yield Problem(
                     variable,
                     "is in pki_names of no host of the group redis: clients would refuse its certificate",

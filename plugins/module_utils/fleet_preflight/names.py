@@ -159,16 +159,17 @@ def check_application(model: Model) -> Iterator[Problem]:
                 value=model.show(("celery_app_user",), name),
                 hosts=hosts,
             )
-    for value, hosts in model.distinct_given("celery_app_user"):
-        name = _name(value)
-        if name is not None and not _USER.fullmatch(name):
-            yield Problem(
-                "celery_app_user",
-                "can't be the name of a Unix user",
-                "begin with a letter; use a-z, 0-9, - and _ only, 32 characters at most",
-                value=model.show(("celery_app_user",), name),
-                hosts=hosts,
-            )
+    for variable, what in (("celery_app_user", "user"), ("celery_app_proxy_group", "group")):
+        for value, hosts in model.distinct_given(variable):
+            name = _name(value)
+            if name is not None and not _USER.fullmatch(name):
+                yield Problem(
+                    variable,
+                    f"can't be the name of a Unix {what}",
+                    "begin with a letter; use a-z, 0-9, - and _ only, 32 characters at most",
+                    value=model.show((variable,), name),
+                    hosts=hosts,
+                )
     for value, hosts in model.distinct("celery_app_module"):
         name = _name(value)
         if name is not None and not _MODULE.fullmatch(name):

@@ -41,6 +41,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 # What nginx compares a path with is decoded, without a query, and has no two slashes beside each other and no dots to
 # resolve; of the rest, what its configuration could not have as one word.
 _PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
+_AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
 _MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
@@ -159,6 +160,23 @@ def check_protected_paths(model: Model) -> Iterator[Problem]:
             yield Problem(
                 f"{name}[{index}]", message, remedy, value=model.show((name,), path), hosts=hosts
             )
+
+
+def check_users(model: Model) -> Iterator[Problem]:
+    """Whoever a page asks for can log in: a name ends at the first colon, and Flower parts several by commas."""
+    for name, group in (
+        ("flower_auth_user", "flower"),
+        ("celery_producer_web_auth_user", "celery_producers"),
+    ):
+        for value, hosts in model.distinct(name, model.members(group)):
+            if isinstance(value, (str, int)) and not _AUTH_USER.fullmatch(str(value)):
+                yield Problem(
+                    name,
+                    "is no name by which a user could log in",
+                    "use letters, digits and . _ @ + - only, as in admin",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )
 
 
 def check_flower_prefix(model: Model) -> Iterator[Problem]:

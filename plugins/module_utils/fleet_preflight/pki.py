@@ -45,6 +45,8 @@ _FROM_FILE = (
     "{{ lookup('ansible.builtin.file', 'PATH') }}"
 )
 
+_PUT_BACK = "put it back; or, if it is there, let whoever deploys read it"
+
 Certificate = x509.Certificate
 _Kind = TypeVar("_Kind", bound=x509.ExtensionType)
 
@@ -175,9 +177,14 @@ def names(certificate: Certificate) -> set[str]:
 
 
 def covers(certificate: Certificate, name: str) -> bool:
-    """Whether it is for a name; a star stands for the first part of one."""
+    """Whether it is for a name."""
+    return is_named(name, names(certificate))
+
+
+def is_named(name: str, among: Iterable[str]) -> bool:
+    """Whether a name is one of those that `alternative_name` wrote; a star stands for the first part of one."""
     wanted = alternative_name(name).lower()
-    found = {item.lower() for item in names(certificate)}
+    found = {item.lower() for item in among}
     _, dot, rest = wanted.removeprefix("DNS:".lower()).partition(".")
     star = f"dns:*.{rest}" if dot and wanted.startswith("dns:") else ""
     return wanted in found or star in found
@@ -267,8 +274,43 @@ def _signed(certificate: Certificate, signer: Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return _signed_weakly(certificate, signer)
+    return True
+
+
+def _signed_weakly(certificate: Certificate, signer: Certificate) -> bool:
+    """The same by way of SHA-1, which the library takes from nobody, and OpenSSL where a root signs itself."""
+    key, how = _key_of(signer), _hash_of(certificate)
+    if certificate.issuer != signer.subject or not isinstance(how, _WEAK):
+        return False
+    by = certificate.signature_algorithm_parameters
+    given = (certificate.signature, certificate.tbs_certificate_bytes)
+    try:
+        if isinstance(key, rsa.RSAPublicKey) and not isinstance(by, ec.ECDSA | None):
+            key.verify(*given, by, how)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(by, ec.ECDSA):
+            key.verify(*given, by)
+        else:
+            return False
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _key_of(certificate: Certificate) -> Any:
+    """Its public key; nothing for one of a kind that is not known here, such as an unusual curve."""
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _hash_of(certificate: Certificate) -> hashes.HashAlgorithm | None:
+    """By way of what it is signed; nothing where no hash is said, or one that is not known here."""
+    try:
+        return certificate.signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        return None
 
 
 def chain_to(
@@ -388,7 +430,7 @@ def certificate_serves(
     """
     certificate, signer = certificates(text)[0], certificates(authority)[0]
     private = serialization.load_pem_private_key(key.encode(), password=None)
-    if private.public_key() != certificate.public_key() or not _signed(certificate, signer):
+    if private.public_key() != _key_of(certificate) or not _signed(certificate, signer):
         return False
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     return (
@@ -445,7 +487,7 @@ def read_record(directory: str, host: str) -> Record | None:
     except FileNotFoundError:
         return _record_of_before(directory, host)
     except (OSError, ValueError, LookupError, TypeError):
-        raise CertificateError(f"{path} can't be read") from None
+        raise CertificateError(f"can't be read: {path}") from None
 
 
 def _record_of_before(directory: str, host: str) -> Record | None:
@@ -462,7 +504,7 @@ def _read(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError):
-        raise CertificateError(f"{path} can't be read") from None
+        raise CertificateError(f"can't be read: {path}") from None
 
 
 def everybody_shows_one(directory: str, hosts: Iterable[str]) -> bool:
@@ -562,7 +604,7 @@ def host_state(given: Given, host: str) -> dict[str, Any]:
             key,
             given.clients,
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         # Broken, or a key that somebody has encrypted: of no use, and made anew.
         good = False
     return {
@@ -625,17 +667,18 @@ def _of_time(variable: str, found: Iterable[Certificate], now: datetime) -> Iter
 
 def _of_strength(variable: str, found: Iterable[Certificate]) -> Iterator[Fault]:
     for item in found:
-        weak = _weakness(item.public_key())
+        weak, how = _weakness(_key_of(item)), _hash_of(item)
         if weak:
             yield Fault(
                 variable,
                 f"has {title(item)}, whose key is weak: {weak}",
                 f"have it made anew with an elliptic curve of 256 bits or RSA of {RSA_BITS} or more",
             )
-        elif isinstance(item.signature_hash_algorithm, _WEAK):
+        # Nobody looks at a root's own signature.
+        elif isinstance(how, _WEAK) and not _is_self_signed(item):
             yield Fault(
                 variable,
-                f"has {title(item)}, which is signed by way of {item.signature_hash_algorithm.name.upper()}",
+                f"has {title(item)}, which is signed by way of {how.name.upper()}",
                 "have it signed anew by way of SHA-256: hosts refuse this one",
             )
 
@@ -645,12 +688,17 @@ def _weakness(key: object) -> str:
         return f"RSA of {key.key_size} bits"
     if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < CURVE_BITS:
         return f"an elliptic curve of {key.key_size} bits"
+    if key is None:
+        return "of a kind that is not known here"
     return "DSA" if isinstance(key, dsa.DSAPublicKey) else ""
 
 
 def _of_key(
     variable: str, text: str, certificate: Certificate, passphrase: str | None, owner: str
 ) -> Iterator[Fault]:
+    if _key_of(certificate) is None:
+        # Refused as what it is.
+        return
     try:
         private = private_key(text, passphrase)
     except CertificateError as error:
@@ -663,7 +711,7 @@ def _of_key(
             remedy = "mend pki_ca_passphrase"
         yield Fault(variable, str(error), remedy)
         return
-    if private.public_key() != certificate.public_key():
+    if private.public_key() != _key_of(certificate):
         yield Fault(
             variable,
             f"is not the key of {title(certificate)}, which {owner} has",
@@ -696,7 +744,9 @@ def _of_way(
                 f"leads by way of {title(item)}, which may not sign others (CA:TRUE and keyCertSign)",
                 "use a certificate that an authority has signed",
             )
-    yield from _of_time("pki_ca_bundle", (item for item in way[1:] if item in trusted), now)
+    tops = [item for item in way[1:] if item in trusted]
+    yield from _of_time("pki_ca_bundle", tops, now)
+    yield from _of_strength("pki_ca_bundle", tops)
     leaf = given.source == EXTERNAL
     wanted = names(way[0]) if leaf else map(alternative_name, given.names)
     for words in steps_refused(way, wanted, given.clients, leaf):
@@ -708,14 +758,13 @@ def _of_way(
 
 
 def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certificate]) -> Fault:
-    last = chain[0]
-    while len(chain) > 1:
-        above = next((item for item in chain[1:] if item != last and _signed(last, item)), None)
-        if above is None:
+    way = [chain[0]]
+    # Two authorities may have signed each other.
+    while above := [item for item in chain if item not in way and _signed(way[-1], item)]:
+        way.append(above[0])
+        if _is_self_signed(way[-1]):
             break
-        last = above
-        if _is_self_signed(last):
-            break
+    last = way[-1]
     if _is_self_signed(last):
         return Fault(
             variable,
@@ -810,9 +859,10 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
     for generation in given.generations:
         path = authority_certificate(given.directory, generation)
         try:
-            found = certificates(_read(path)) if path.exists() else []
+            text = _read(path)
+            found = certificates(text) if text or path.exists() else []
         except CertificateError as error:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
+            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
             continue
         signs = generation == number
         if found and signs and not authority_key(given.directory, generation).is_file():
@@ -871,7 +921,7 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
                 "docs/certificates.md",
             )
         else:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", "put it back")
+            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
         return
     if not is_encrypted(text):
         yield Fault(
@@ -879,7 +929,8 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
             f"has a {path.name} that is not encrypted",
             f"encrypt it by pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, then rename",
         )
-    if found and key != _public_bytes(found[0].public_key()):
+    own = _key_of(found[0]) if found else None
+    if found and (own is None or key != _public_bytes(own)):
         yield Fault(
             "pki_directory",
             f"has a {path.name} that is not the key of {title(found[0])}, which is in {path.stem}.crt",
@@ -977,8 +1028,50 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
         for host, of in given.items():
             found += [(host, fault) for fault in _of_change(host, of, records, seen)]
     except CertificateError as error:
-        return [("", Fault("pki_directory", f"is damaged: {error}", "put the file back"))]
+        return [("", Fault("pki_directory", f"has a file which {error}", _PUT_BACK))]
     return found
+
+
+def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tuple[str, Fault]]:
+    """Hosts that could not connect once all have what they are to get: they don't trust what the other side shows.
+
+    Args:
+        given: As `rollover_faults` takes it.
+        servers: Hosts of Redis, to which all others connect.
+    """
+    strange: dict[tuple[str, str], list[str]] = {}
+    for server in servers:
+        for host, of in given.items():
+            both = [(host, server), *([(server, host)] if of.clients else [])]
+            for trusting, shows in both if host != server else []:
+                if not _will_trust(given[trusting], given[shows], shows):
+                    own = {given[trusting].source, given[shows].source} == {OWN}
+                    variable = "pki_ca_trusted_generations" if own else "pki_ca_bundle"
+                    strange.setdefault((trusting, variable), []).append(shows)
+    return [
+        (
+            host,
+            Fault(
+                variable,
+                f"lacks the authority of what {_listed(shows)} {'shows' if len(shows) == 1 else 'show'}, "
+                "so nothing could connect",
+                "use one authority for all hosts, or have each of them trusted by all",
+            ),
+        )
+        for (host, variable), shows in strange.items()
+    ]
+
+
+def _will_trust(given: Given, other: Given, host: str) -> bool:
+    """Whether a host trusts another one's certificate, also where authorities of the fleet's own are yet to be made."""
+    if (given.source, other.source, given.directory) == (OWN, OWN, other.directory):
+        return int(other.ca_generation) in given.generations
+    try:
+        shown = host_state(other, host)["chain"] or signer(other)
+        return is_trusted(shown, bundle(given) or _known(given))
+    except CertificateError:
+        # Reported as what it is.
+        return True
 
 
 def _of_change(

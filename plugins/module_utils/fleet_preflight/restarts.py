@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
-from .model import (
-    Model,
-    Problem,
-    as_number,
-    as_strings,
-    dotted,
-    each_worker,
-    number_text,
-)
+from .model import Model, Problem, as_strings, dotted, each_worker
 from .values import suggestion
-
-_RANGES: Final[Mapping[str, tuple[float, float | None, str]]] = {
-    "celery_restart_min_capacity": (1, 100, "write a percentage from 1 to 100, without the sign"),
-    "celery_restart_batch": (1, None, "write 1 or more; 1 restarts one worker after the other"),
-}
 
 # Pools whose stopping worker hands back at once what it has not begun (fleet_control.roll).
 _OVERLAPPING: Final = ("prefork", "threads", "gevent")
 
 
 def check_restarts(model: Model) -> Iterator[Problem]:
-    """Numbers in their range, and names of workers that are there."""
-    for name, (lowest, highest, remedy) in _RANGES.items():
-        for value, hosts in model.distinct(name, model.members("celery_workers")):
-            number = as_number(value)
-            if number is None:
-                continue
-            if number < lowest or (highest is not None and number > highest):
-                what = f"below {number_text(lowest)}" if number < lowest else f"above {highest}"
-                yield Problem(
-                    name, f"is {what}", remedy, value=model.show((name,), value), hosts=hosts
-                )
+    """Names of workers that are there."""
     known = tuple(dict.fromkeys(name for name, _, _ in each_worker(model)))
     for value, hosts in model.distinct("celery_restart_only", model.members("celery_workers")):
         for name in names(value):

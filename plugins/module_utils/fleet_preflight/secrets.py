@@ -105,6 +105,9 @@ def _one(
     elif path[0] == "redis_passwords" and (" " in text or not text.isascii()):
         reason = "has a blank or a letter outside of ASCII, which Redis' ACL file can't hold"
         remedy = _GENERATE
+    elif path[0] == "flower_auth_password" and "," in text:
+        reason = "has a comma, by which Flower parts several users: nobody could log in"
+        remedy = _GENERATE
     if reason:
         yield Problem(dotted(path), reason, remedy, value=model.show(path, value), hosts=hosts)
 

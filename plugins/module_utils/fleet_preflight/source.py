@@ -93,20 +93,18 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
                 dotted((_NAME, "path")), "is empty", "write the directory of the code", value='""'
             )
         return
-    root = model.control.base_dir / Path(text).expanduser()
+    root = model.control.base_dir / at_home(text)
     shown = model.show((_NAME, "path"), text)
-    if not _is_dir(root):
+    if not is_dir(root):
         yield Problem(
             dotted((_NAME, "path")),
-            "is a file, not a directory"
-            if _is_file(root)
-            else "does not exist on the control side",
+            "is a file, not a directory" if is_file(root) else "does not exist on the control side",
             f"write the directory of the code; relative paths start from {model.control.base_dir}",
             value=shown,
         )
         return
     directory = root / (as_text(source.get("directory")) or ".")
-    if not _is_dir(directory):
+    if not is_dir(directory):
         yield Problem(
             dotted((_NAME, "directory")),
             "is no directory of the source",
@@ -115,7 +113,7 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         )
         return
     requirements = as_text(source.get("requirements")) or "requirements.txt"
-    if not any(_is_file(place / requirements) for place in (directory, root)):
+    if not any(is_file(place / requirements) for place in (directory, root)):
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
@@ -151,19 +149,27 @@ def find_module(directory: Path, module: str) -> bool:
     files = [target.with_name(target.name + ".py"), target / "__init__.py", target / "celery.py"]
     if len(parts) > 1:
         files.append(target.parent.with_name(target.parent.name + ".py"))
-    return any(_is_file(file) for file in files)
+    return any(is_file(file) for file in files)
 
 
-def _is_dir(path: Path) -> bool:
-    """Whether there is such a directory; a name that no file system takes is none."""
+def at_home(text: str) -> Path:
+    """A path with its ~ resolved; that of a user who is not there leads nowhere."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a directory; a name that no file system takes is none, nor what we may not see."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
         return False
 
 
-def _is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file system takes is none."""
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes is none, nor what we may not see."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -171,7 +177,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _listing(root: Path) -> str:
-    names = sorted(
-        item.name for item in root.iterdir() if item.is_dir() and item.name[0] not in "._"
-    )
+    try:
+        names = sorted(
+            item.name for item in root.iterdir() if item.is_dir() and item.name[0] not in "._"
+        )
+    except OSError:
+        return "(its list can't be read)"
     return ", ".join(names[:10]) or "(none)"

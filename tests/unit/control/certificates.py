@@ -44,22 +44,29 @@ class Authority:
     """Signs certificates; a root, or one that another one has signed."""
 
     def __init__(
-        self, name: str, above: Authority | None = None, days: float = 3650, begins: float = -1
+        self,
+        name: str,
+        above: Authority | None = None,
+        days: float = 3650,
+        begins: float = -1,
+        key: CertificateIssuerPrivateKeyTypes | None = None,
     ) -> None:
         self.name = _name(name)
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        signer = above or self
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
+        self.pem = self.signed_by(above or self, None if above is None else 0, days, begins)
+
+    def signed_by(
+        self, signer: Authority, path: int | None = None, days: float = 100, begins: float = -1
+    ) -> str:
+        """Its certificate by another authority, or by itself, in PEM."""
         usage = {name: name in ("key_cert_sign", "crl_sign") for name in _USAGES}
         certificate = (
             signer._builder(self.name, self.key, days, begins)
-            .add_extension(
-                x509.BasicConstraints(ca=True, path_length=None if above is None else 0),
-                critical=True,
-            )
+            .add_extension(x509.BasicConstraints(ca=True, path_length=path), critical=True)
             .add_extension(x509.KeyUsage(**usage), critical=True)
             .sign(signer.key, hashes.SHA256())
         )
-        self.pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def issue(
         self,

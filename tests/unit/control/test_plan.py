@@ -204,6 +204,14 @@ def test_beat_comes_to_a_new_host_only_where_it_ends_on_the_old_one() -> None:
     assert "without --skip-tags" in second_beat([BEAT], [], ["all"], ["flower"])
 
 
+def test_beat_comes_to_a_new_host_only_where_no_host_is_down() -> None:
+    words = second_beat([RESTART, BEAT], [], ["all"], [], ["worker1"])
+    assert "control1 would get its beat" in words
+    assert "worker1 can't be reached" in words
+    assert "systemctl disable --now shop-beat." in words
+    assert second_beat([RESTART], [], ["all"], [], ["worker1"]) == ""
+
+
 def test_a_beat_that_was_on_its_host_before_is_nobodys_second() -> None:
     stopped = Item(BEAT.host, BEAT.part, BEAT.subject, "start", ("it is inactive",))
     again = Item(BEAT.host, BEAT.part, BEAT.subject, "restart", ("setting x",))

@@ -618,6 +618,34 @@ def test_an_nginx_that_had_not_taken_something_up_is_left_to_the_next_run(ground
     assert fingerprint.read_object(f"{records}/nginx.service.json") == before
 
 
+def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nginx would serve what is gone until somebody else reloads it."""
+    ground.deploy("mails")
+    ground.deploy("shop")
+    nginx(ground)
+    ground.stop()
+    with monkeypatch.context() as patched:
+        patched.setattr(Remover, "_reload_nginx", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            ground.remover().remove()
+    assert ground.systemd.did("reload") == []
+    ground.remover().remove()
+    assert ground.systemd.did("reload") == ["systemctl reload nginx.service"]
+
+
+def test_where_there_was_no_site_nginx_is_left_alone(ground: Ground) -> None:
+    ground.deploy("mails")
+    ground.deploy("shop", ("worker",))
+    for path in belongings.site_files(Places.usual("shop")):
+        (ground.base / path.lstrip("/")).unlink()
+    nginx(ground)
+    ground.stop()
+    ground.remover().remove()
+    assert ground.systemd.did("reload") == []
+
+
 def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
     ground.deploy("mails")
     ground.deploy("shop")
@@ -664,6 +692,23 @@ def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
     assert not os.path.lexists(place)
 
 
+def test_roots_own_link_to_another_disk_is_followed_for_logs_as_well(
+    ground: Ground, bare: list[str]
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    logs = ground.write("/srv/logs/celery_w.log")
+    place = ground.base / "var/log/shop"
+    removal.shutil.rmtree(place)
+    place.symlink_to(logs.parent)
+    assert "/var/log/shop" in ground.remover().look().trees
+    remover = ground.remover()
+    remover.remove()
+    assert "/var/log/shop" in remover.removed
+    ground.remover().finish()
+    assert ground.paths() == sorted([*bare, "/srv", "/srv/logs"])
+
+
 def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(ground: Ground) -> None:
     """Where the other one has Redis alone, its mark names no user, and preflight allows both."""
     ground.deploy("shop-flower")
@@ -682,6 +727,42 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
     assert (ground.base / "var/lib/shop-flower/own.db").exists()
     assert (ground.base / "var/log/shop-flower/celery_w.log").exists()
     assert "shop-flower" in ground.accounts.users
+
+
+def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
+    """Where somebody had an application of this name before there was a fleet, which has its Redis there."""
+    theirs = [
+        ground.write(path)
+        for path in (
+            "/opt/shop/releases/20260101/app.py",
+            "/opt/shop/current",
+            "/var/lib/shop/upload.png",
+            "/var/log/shop/app.log",
+            "/etc/logrotate.d/shop",
+        )
+    ]
+    ground.deploy("shop-mails")
+    ground.deploy("shop", ("redis",))
+    (ground.base / belongings.sysusers("shop").lstrip("/")).unlink()
+    ground.accounts.users["shop"] = Account("shop", OURS, "Somebody's shop")
+    ground.stop()
+    found = ground.remover().look()
+    assert not any(
+        path.startswith(("/opt", "/var/lib/shop", "/var/log/shop")) for path in found.trees
+    )
+    ground.remover().remove()
+    assert [path for path in theirs if not path.exists()] == []
+    assert not ground.remover().present
+    left = ground.paths()
+    assert not any("shop-broker" in path or "celery-fleet/shop/" in path for path in left)
+
+
+def test_a_host_that_has_lost_its_processes_is_rid_of_what_they_left(ground: Ground) -> None:
+    ground.deploy("shop", ("redis",))
+    ground.stop()
+    ground.remover().remove()
+    assert not (ground.base / "opt/shop").exists()
+    assert not (ground.base / "var/log/shop").exists()
 
 
 def test_files_that_vanish_while_it_looks_are_no_trouble(

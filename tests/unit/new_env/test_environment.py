@@ -121,6 +121,9 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"MODULE": "a-b"}, "MODULE", "is no module"),
     ({"MODULE": "app.nothing.here"}, "MODULE", "is a module that is not below"),
     ({"SOURCE": "examples/nothing"}, "SOURCE", "is no directory of this machine"),
+    ({"SOURCE": "~nobody-of-that-name/shop"}, "SOURCE", "is no directory of this machine"),
+    ({"SOURCE": "x" * 300}, "SOURCE", "is no directory of this machine"),
+    ({"DIRECTORY": "x" * 300}, "DIRECTORY", "is no directory of the source"),
     ({"SOURCE": "README.md"}, "SOURCE", "is a file, not a directory"),
     ({"SOURCE": "docs"}, "SOURCE", "has no requirements.txt"),
     ({"SOURCE": "examples/{{ x }}"}, "SOURCE", "for a template"),
@@ -144,6 +147,7 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"QUEUES": "*"}, "QUEUES", "is no queue's name"),
     ({"QUEUES": "a=0"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": "a=many"}, "QUEUES", "has no number of processes"),
+    ({"QUEUES": f"a={'9' * 5000}"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": "a=2000"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": "a", "ROUTES": "x.*=b"}, "ROUTES", "goes to none of QUEUES"),
     ({"QUEUES": "a", "ROUTES": "x y=a"}, "ROUTES", "is no pattern of task names"),
@@ -173,6 +177,8 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"SECRETS": "plain"}, "SECRETS", "is not to be chosen from"),
     ({"VAULT_PASSWORD_FILE": ""}, "VAULT_PASSWORD_FILE", "is empty"),
     ({"VAULT_PASSWORD_FILE": "/no/such/file"}, "VAULT_PASSWORD_FILE", "is no file"),
+    ({"VAULT_PASSWORD_FILE": "~nobody-of-that-name/x"}, "VAULT_PASSWORD_FILE", "is no file"),
+    ({"VAULT_PASSWORD_FILE": "x" * 300}, "VAULT_PASSWORD_FILE", "is no file"),
 ]
 
 
@@ -198,7 +204,9 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
     assert named == {"NAME", "HOSTS", "APP", "MODULE", "SOURCE", "QUEUES", "DOMAIN"}
 
 
-def test_a_vault_has_a_password_that_is_its_owner_s_alone(tmp_path: Path) -> None:
+def test_a_vault_has_a_password_that_is_its_owner_s_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "password"
 
     def said() -> str:
@@ -210,12 +218,31 @@ def test_a_vault_has_a_password_that_is_its_owner_s_alone(tmp_path: Path) -> Non
     assert "is empty: a vault has a password" in said()
     path.write_text("a good one\n")
     assert said() == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", _forbidden)
+        assert "can't be read by you" in said()
     path.chmod(0o640)
     assert "can be read by others" in said()
     path.chmod(0o700)
     assert "is a program" in said()
     both = {**SMALL, "SECRETS": "env", "VAULT_PASSWORD_FILE": str(path)}
     assert "is of no use with SECRETS=env" in str(mistakes(both, place(tmp_path)))
+
+
+def test_a_comma_in_a_path_is_none_that_ansible_takes(tmp_path: Path) -> None:
+    path = tmp_path / "a,b"
+    path.mkdir()
+    (found,) = mistakes(SMALL, place(path))
+    assert (found.option, found.message.partition(":")[0]) == ("INVENTORIES", "has a comma")
+    password = path / "password"
+    password.write_text("a good one\n")
+    password.chmod(0o600)
+    (found,) = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(password)}, place(tmp_path))
+    assert (found.option, found.message.partition(",")[0]) == ("VAULT_PASSWORD_FILE", "has a comma")
+
+
+def _forbidden(*_: object) -> bytes:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_inventories_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -262,6 +289,8 @@ PIECES = st.sampled_from(
         "*",
         "'",
         "{{",
+        "~",
+        "9" * 300,
         "é",
         "\0",
     ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -148,6 +149,19 @@ def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
         assert (ROOT / page).is_file(), page
     assert "<<" not in text
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("name", ["variables", "own-database"])
+def test_what_the_readme_types_is_one_word_wherever_it_lies(name: str, tmp_path: Path) -> None:
+    directory = tmp_path / "our inventories"
+    directory.mkdir()
+    wanted, _, found = made(GOOD[name], directory)
+    commands = re.findall(r"^    (\S.*)", found["README.md"].text, re.MULTILINE)
+    words = [shlex.split(command, comments=True) for command in commands]
+    named = [word for line in words for word in line if "our" in word or "inventories" in word]
+    assert len(named) >= 5
+    for word in named:
+        assert f"{directory}/{wanted.name}" in word, word
 
 
 def test_files_are_as_the_project_wants_its_own(tmp_path: Path) -> None:

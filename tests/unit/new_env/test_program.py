@@ -191,6 +191,7 @@ def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
     done = run(LARGE, tmp_path, checkout)
     assert done.returncode == 2, done.stderr
     assert "is the port of flower_port on the same host" in done.stderr
+    assert "preflight.yml" not in done.stderr
     assert os.listdir(tmp_path) == ["checkout"]
 
 

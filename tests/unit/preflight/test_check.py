@@ -72,6 +72,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_name", "a" * 26, "celery_app_name", "can't be the name", "25 characters"),
     ("celery_app_user", "root", "celery_app_user", "belongs to the system", "choose a name"),
     ("celery_app_user", "valkey", "celery_app_user", "belongs to the system", "choose a name"),
+    ("celery_app_proxy_group", "a b", "celery_app_proxy_group", "name of a Unix group", "begin with"),
     ("celery_app_user", "My User", "celery_app_user", "name of a Unix user", "begin with a letter"),
     ("celery_app_module", "app/celery", "celery_app_module", "no module as", "with dots"),
     (f"{W}/a@b", {"queues": ["celery"]}, f"{W}['a@b']", "name of a worker", "use a-z"),
@@ -155,6 +156,10 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_restart_min_capacity", "101", "celery_restart_min_capacity", "above 100", "1 to 100"),
     ("celery_restart_min_capacity", "50%", "celery_restart_min_capacity", "where a whole", "whole"),
     ("celery_restart_batch", 0, "celery_restart_batch", "below 1", "1 or more"),
+    ("verify_timeout", 0, "verify_timeout", "below 1", "seconds"),
+    ("flower_start_timeout", -1, "flower_start_timeout", "below 1", "seconds"),
+    ("celery_beat_max_loop_interval", 0, "celery_beat_max_loop_interval", "below 1", "seconds"),
+    ("celery_release_keep", -1, "celery_release_keep", "below 0", "0 or more"),
     ("celery_restart_batch", [1], "celery_restart_batch", "a list where a whole", "whole"),
     ("celery_restart_only", ["analyticz"], "celery_restart_only", "does not have", "analytics?"),
     ("celery_restart_only", "discounts,zzz", "celery_restart_only", "does not have", "choose from"),
@@ -305,6 +310,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "no address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "no address", "https://"),
+    (S, {"path": "~nobody-of-that-name/x"}, f"{S}.path", "does not exist", str(ROOT)),
     (S, {"path": "no/such/place"}, f"{S}.path", "does not exist", str(ROOT)),
     (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "there are app"),
     (f"{S}/directory", "../x", f"{S}.directory", "leads out", "without .."),
@@ -314,6 +320,10 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("redis_broker_port", 70000, "redis_broker_port", "no TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "no limit of memory", "256mb"),
     ("redis_broker_maxmemory", 0, "redis_broker_maxmemory", "no limit at all", "256mb"),
+    ("flower_auth_user", "a:b", "flower_auth_user", "could log in", "as in admin"),
+    ("flower_auth_user", "a,b", "flower_auth_user", "could log in", "as in admin"),
+    ("flower_auth_user", "", "flower_auth_user", "could log in", "as in admin"),
+    ("celery_producer_web_auth_user", "#x", "celery_producer_web_auth_user", "could log in", ""),
     ("flower_url_prefix", "/a b/", "flower_url_prefix", "no path within", "as in flower"),
     ("flower_url_prefix", "admin", "flower_url_prefix", "has /admin/", "another prefix"),
     (P, ["admin/"], f"{P}[0]", "would protect nothing", "as in /admin/"),
@@ -877,6 +887,17 @@ def test_no_secret_is_ever_shown(variables: Variables, name: str, shape: int) ->
 def test_no_secret_is_shown_in_another_place(variables: Variables, name: str, value: Any) -> None:
     variables["redis_passwords"]["worker"] = MARK
     assert MARK not in text_of(problems({**variables, name: value}))
+
+
+def test_a_comma_ends_a_password_of_flowers(variables: Variables) -> None:
+    text = f"{MARK}, and more"
+    found = only(problems({**variables, "flower_auth_password": text}))
+    assert (found.variable, found.message.partition(",")[0]) == (
+        "flower_auth_password",
+        "has a comma",
+    )
+    assert MARK not in text_of([found])
+    assert problems({**variables, "celery_producer_web_auth_password": text}) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,6 +148,69 @@ def test_an_authority_that_may_not_sign_is_refused() -> None:
     text = host.public_bytes(serialization.Encoding.PEM).decode()
     wrong = given(certificate=text, key=text_of(key), chain=leaf)
     assert "leads by way of 'host', which may not sign" in refusal(wrong)[1]
+
+
+def openssl(directory: Path, *words: str) -> None:
+    """For what the library makes no more."""
+    subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True, timeout=60)
+
+
+def made_by_openssl(directory: Path, *how: str) -> tuple[str, str]:
+    """A certificate that signs itself, and its key."""
+    request = ["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=odd", "-out", "x.crt"]
+    names = ["-addext", f"subjectAltName=DNS:{HOST}"]
+    openssl(directory, *request, *names, "-keyout", "x.key", "-newkey", *how)
+    return (directory / "x.crt").read_text(), (directory / "x.key").read_text()
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> None:
+    certificate, key = made_by_openssl(tmp_path, "ec", "-pkeyopt", "ec_paramgen_curve:prime239v1")
+    for of, variable in (
+        (
+            given(certificate=certificate, key=key, chain="", ca_bundle=certificate),
+            "pki_certificate",
+        ),
+        (given(chain=certificate + SIGNING.pem), "pki_chain"),
+        (intermediate(ca_certificate=certificate, ca_key=key), "pki_ca_certificate"),
+    ):
+        found = [words for name, words in refused(of) if name == variable]
+        assert "has 'odd', whose key is weak: of a kind that is not known here" in found
+    # Among others that hosts trust it is none that anybody leads to.
+    assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
+
+
+def test_a_root_that_signs_itself_by_sha1_is_one_and_others_are_not(tmp_path: Path) -> None:
+    root, key = made_by_openssl(tmp_path, "rsa:2048", "-sha1", "-addext", "keyUsage=keyCertSign")
+    (tmp_path / "names").write_text(f"subjectAltName=DNS:{HOST}")
+    sign = ["x509", "-req", "-CA", "x.crt", "-CAkey", "x.key", "-days", "9", "-extfile", "names"]
+    openssl(tmp_path, "req", "-new", "-key", "x.key", "-subj", "/CN=host", "-out", "h.csr")
+    for how in ("-sha256", "-sha1"):
+        openssl(tmp_path, *sign, "-in", "h.csr", how, "-out", "h.crt")
+        host = (tmp_path / "h.crt").read_text()
+        for chain in ("", root):
+            found = refused(given(certificate=host, key=key, chain=chain, ca_bundle=root))
+            words = [("pki_certificate", "has 'host', which is signed by way of SHA1")]
+            assert found == ([] if how == "-sha256" else words)
+
+
+def test_a_root_with_a_weak_key_is_refused() -> None:
+    root = Authority("corporate root", key=WEAK)
+    certificate, key = root.issue([f"DNS:{HOST}"])
+    of = given(certificate=certificate, key=key, chain="", ca_bundle=root.pem)
+    assert refusal(of) == (
+        "pki_ca_bundle",
+        "has 'corporate root', whose key is weak: RSA of 1024 bits",
+    )
+    # One to which nothing leads harms nobody.
+    assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
+
+
+def test_authorities_that_signed_each_other_are_no_way() -> None:
+    one, two = Authority("one"), Authority("two")
+    crossed = one.signed_by(two) + two.signed_by(one)
+    certificate, key = one.issue([f"DNS:{HOST}"])
+    variable, words = refusal(given(certificate=certificate, key=key, chain=crossed))
+    assert (variable, words.partition(":")[0]) == ("pki_certificate", "lacks its chain")
 
 
 def test_an_authority_that_has_ended_is_refused() -> None:
@@ -530,7 +595,31 @@ def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
 def test_a_record_that_is_broken_is_said(fleet: Fleet, text: str) -> None:
     fleet.run()
     (fleet.directory / "hosts/redis1.json").write_text(text)
-    assert "redis1.json can't be read" in " ".join(fleet.refused())
+    assert "can't be read: " in " ".join(fleet.refused())
+    assert "redis1.json" in " ".join(fleet.refused())
+
+
+@pytest.mark.parametrize("kind", ["a directory", "forbidden"])
+def test_an_authority_that_can_not_be_read_is_said(
+    fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a directory that belongs to whoever deployed first."""
+    fleet.run()
+    of = fleet.inventory()["redis1"]
+
+    def forbidden(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if kind == "forbidden":
+        monkeypatch.setattr(Path, "stat", forbidden)
+        monkeypatch.setattr(Path, "read_text", forbidden)
+    else:
+        (fleet.directory / "ca.crt").unlink()
+        (fleet.directory / "ca.crt").mkdir()
+    faults = list(pki.faults(of, "redis1"))
+    assert faults[0].variable == "pki_directory"
+    assert faults[0].message.startswith("has a ca.crt which can't be read: ")
+    assert "let whoever deploys read it" in faults[0].remedy
 
 
 def test_what_ends_soon_is_told(fleet: Fleet) -> None:
@@ -610,6 +699,43 @@ def test_no_key_is_ever_shown(variables: dict[str, Any]) -> None:
         assert "c2VjcmV0" not in str(found)
 
 
+def test_certificates_of_different_authorities_are_held_against_each_other(
+    variables: dict[str, Any],
+) -> None:
+    """Also where nothing was ever deployed."""
+    certificate, key = OTHER.issue(["DNS:redis1"])
+    redis = {
+        "pki_source": "external",
+        "pki_certificate": certificate,
+        "pki_key": key,
+        "pki_ca_bundle": OTHER.pem,
+    }
+    # The others have an authority of the fleet's own, which is yet to be made.
+    (found,) = problems(variables, hosts={"redis1": redis})
+    assert (found.variable, found.hosts) == ("pki_ca_bundle", tuple(GROUPS["fleet"][1:]))
+    assert "lacks the authority of what redis1 shows" in found.message
+    trusting = {**variables, "pki_ca_bundle": OTHER.pem}
+    assert problems(trusting, hosts={"redis1": redis}) == []
+    # Redis does not ask them for theirs, unless it is mutual.
+    certificate, key = OTHER.issue(["DNS:redis1"], purposes=[SERVER, CLIENT])
+    redis |= {"pki_certificate": certificate, "pki_key": key}
+    (found,) = problems({**trusting, "pki_mode": "mutual"}, hosts={"redis1": redis})
+    assert (found.variable, found.hosts) == ("pki_ca_bundle", ("redis1",))
+    assert "worker1, worker2, control1 show" in found.message
+
+
+def test_generations_that_differ_between_hosts_are_held_against_each_other(
+    variables: dict[str, Any],
+) -> None:
+    (found,) = problems(variables, hosts={"redis1": {"pki_ca_generation": 2}})
+    assert (found.variable, found.hosts) == (
+        "pki_ca_trusted_generations",
+        tuple(GROUPS["fleet"][1:]),
+    )
+    trusting = {**variables, "pki_ca_trusted_generations": [2]}
+    assert problems(trusting, hosts={"redis1": {"pki_ca_generation": 2}}) == []
+
+
 def test_a_change_of_authorities_is_held_against_all_hosts(variables: dict[str, Any]) -> None:
     directory = Path(variables["pki_directory"])
     directory.mkdir()
@@ -658,10 +784,16 @@ def test_an_authority_that_ends_soon_is_a_warning(variables: dict[str, Any]) -> 
         ({"pki_ca_trusted_generations": 2}, "pki_ca_trusted_generations"),
         ({"pki_ca_trusted_generations": [-1]}, "pki_ca_trusted_generations"),
         ({"pki_renew_before_days": 397}, "pki_renew_before_days"),
+        ({"pki_renew_before_days": -1}, "pki_renew_before_days"),
         ({"pki_validity_days": 0}, "pki_validity_days"),
+        ({"pki_validity_days": 10**9}, "pki_validity_days"),
+        ({"pki_ca_validity_days": 36501}, "pki_ca_validity_days"),
         ({"pki_ca_bundle": ["a"]}, "pki_ca_bundle"),
         ({"pki_ca_bundle": "/etc/ssl/certs/ca.crt"}, "pki_ca_bundle"),
         ({"pki_names": ["other"]}, "celery_app_broker_host"),
+        ({"celery_app_host_names": ["other"]}, "celery_app_broker_host"),
+        ({"celery_app_results_host": "cache.example.com"}, "celery_app_results_host"),
+        ({"celery_app_broker_host": ""}, "celery_app_broker_host"),
         ({"pki_names": ["münchen.example.com"]}, "pki_names"),
         ({"pki_names": ["redis1", "a b"]}, "pki_names"),
         ({"pki_names": [""]}, "pki_names"),
@@ -677,6 +809,22 @@ def test_values_that_can_not_be(
     found = problems({**variables, **change})
     assert variable in {problem.variable for problem in found}, found
     assert all(problem.severity is Severity.ERROR for problem in found)
+
+
+@pytest.mark.parametrize("name", ["pki_names", "celery_app_host_names"])
+@pytest.mark.parametrize("host", ["redis1", "control1"])
+def test_what_serves_has_a_name(variables: dict[str, Any], name: str, host: str) -> None:
+    (found,) = problems(variables, {host: {name: []}})
+    assert (found.variable, found.hosts) == ("pki_names", (host,))
+    # Nobody calls a host of workers.
+    assert problems(variables, {"worker1": {name: []}}) == []
+
+
+def test_redis_may_be_called_by_any_name_of_its_certificate(variables: dict[str, Any]) -> None:
+    for name in ("REDIS1", "broker.example.com", "FD00:0::1", "10.0.0.1"):
+        names = ["redis1", "*.example.com", "fd00::1", "10.0.0.1"]
+        given = {**variables, "celery_app_broker_host": name}
+        assert problems(given, {"redis1": {"celery_app_host_names": names}}) == []
 
 
 def test_names_that_a_certificate_can_be_for() -> None:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from fleet_preflight import report
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from tests.unit.preflight import mutations, oracle
-from tests.unit.preflight.inventory import problems
+from tests.unit.preflight.inventory import problems, specs, valid
 
 BASE = settings(
     derandomize=True,
@@ -32,6 +33,7 @@ SHORT = settings(BASE, max_examples=50)
 DEEP = settings(BASE, max_examples=500)
 # 200 mutations in `make test-fast`, 2,000 in `make test-all`: in four parts, which run side by side.
 PARTS = 4
+EMPTY: Final[Mapping[str, Any]] = {"list": [], "dict": {}, "int": 0, "float": 0, "bool": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,11 +59,11 @@ def explore(source: Path, part: int, how: settings) -> None:
     hold()
 
 
-def assert_honest(inventory: mutations.Inventory) -> None:
+def assert_honest(inventory: mutations.Inventory, say: Callable[[str], None] = note) -> None:
     """What preflight says of it is fit to be shown, and a role would refuse nothing that it lets through."""
     found = problems(inventory.everywhere, inventory.hosts, inventory.groups)
     text = text_of(found, inventory)
-    note(text)
+    say(text)
     assert mutations.MARK not in text
     if not any(problem.severity is Severity.ERROR for problem in found):
         refused = oracle.refusals(inventory.everywhere, inventory.hosts, inventory.groups)
@@ -90,6 +92,16 @@ def test_valid_inventories_pass(source: Path) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_inventories_that_were_changed(source: Path, part: int) -> None:
     explore(source, part, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(PARTS))
+def test_each_variable_without_anything_in_it(source: Path, part: int) -> None:
+    """What is drawn reaches any one of them with any one value seldom; this one is what people leave behind most."""
+    for name in sorted(specs().options)[part::PARTS]:
+        empty = EMPTY.get(str(specs().options[name].get("type", "str")), "")
+        everywhere = {**valid(source), name: empty}
+        assert_honest(mutations.Inventory(dict(mutations.ALONE), everywhere), print)
 
 
 @pytest.mark.long
