@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from support import database, tasks, units
-from support.inventory import Done, Fleet, Variables
+from support.inventory import Fleet, Variables
 from support.waiting import wait_for
 
 from scripts import vm
@@ -18,8 +18,6 @@ QUEUE = "discounts"
 PATIENCE = 180.0
 #: Seconds until all is up again.
 BOOT = 600.0
-#: How celery-fleet ends where nothing it asked has answered (docs/cli.md).
-NO_ANSWER = 3
 
 
 @dataclass(frozen=True)
@@ -104,27 +102,23 @@ class Ground:
 
         return wait_for(f"{run_id} ends", seconds, look, pause=1)
 
-    def ask(self, *words: str) -> Any:
-        """What a command of celery-fleet says in JSON; the slow machine does not always answer in its 10 s."""
-        command = ["celery-fleet", "--format", "json", *words]
-
-        def answer() -> Done | None:
-            done = self.fleet.execute(self.name, command, timeout=PATIENCE)
-            return None if done.status == NO_ANSWER else done
-
-        done = wait_for(f"an answer to {words}", PATIENCE, answer, pause=1)
-        assert done is not None
-        assert done.output, f"{words}: status {done.status}: {done.errors[-2000:]}"
-        return json.loads(done.output)
-
     def end_of(self, identity: str) -> Mapping[str, Any]:
         """State, and result or error, of a task by its id, once there is one."""
+        words = ["--format", "json", "result", "--wait", f"{PATIENCE:g}", identity]
+        done = self.fleet.execute(self.name, ["celery-fleet", *words], timeout=2 * PATIENCE)
+        assert done.output, f"{words}: status {done.status}: {done.errors[-2000:]}"
+        found: Mapping[str, Any] = json.loads(done.output)
+        assert found["ready"], found
+        return found
 
-        def look() -> Mapping[str, Any]:
-            found: Mapping[str, Any] = self.ask("result", identity)
-            return found if found["ready"] else {}
+    def dead_letter(self, identity: str) -> Mapping[str, Any]:
+        """A dead letter by its task's id; empty where there is none.
 
-        return wait_for(f"the result of {identity}", PATIENCE, look, pause=2)
+        From Redis: `celery-fleet dead-letters` takes more than the 10 s here in which it has to be done.
+        """
+        words = ["redis", "--timeout", "0", "--", "--raw", "hget", "fleet:dead-letters", identity]
+        text = self.must(["celery-fleet", *words]).strip()
+        return dict(json.loads(text)) if text else {}
 
     # --- the whole
 

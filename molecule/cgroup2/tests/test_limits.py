@@ -111,12 +111,10 @@ def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label:
     before = units.state(ground.fleet, ground.name, unit)
     identity = ground.send("app.trials.take_memory", f"{label}-poison", deaths=100)
 
-    def letters() -> list[dict[str, Any]]:
-        found = ground.ask("dead-letters", "list", "--reason", "poison")
-        return [one for one in found if one["id"] == identity]
-
-    letter = wait_for("it is a dead letter", 2 * PATIENCE, letters, pause=3)[0]
-    assert letter["task"] == "app.trials.take_memory"
+    letter = wait_for(
+        "it is a dead letter", 2 * PATIENCE, lambda: ground.dead_letter(identity), pause=3
+    )
+    assert (letter["reason"], letter["task"]) == ("poison", "app.trials.take_memory")
     assert letter["node"] == f"{QUEUE}@{ground.name}"
     attempts = ground.begun(f"{label}-poison", deaths)
     assert len(attempts) == deaths
@@ -127,4 +125,3 @@ def test_make_a_dead_letter_of_what_always_takes_too_much(ground: Ground, label:
     same_process(ground, before)
     ground.send("app.trials.take_memory", f"{label}-modest", deaths=0)
     ground.ended(f"{label}-modest")
-    ground.must(["celery-fleet", "dead-letters", "drop", identity, "--yes"])
