@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -240,19 +240,22 @@ def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bo
             stopped = not found["State"]["Running"]
             if stopped:
                 docker("start", host.container)
-            wait_for_boot(host)
+            wait_for_boot(host, {"running", "degraded"})
             return stopped
         docker("rm", "--force", "--volumes", host.container)
 
     docker("create", "--label", f"{LABEL_SPEC}={spec}", *flags)
     docker("cp", "-", f"{host.container}:/", stdin=key_archive(authorized_key, host_key))
     docker("start", host.container)
-    wait_for_boot(host)
+    wait_for_boot(host, {"running"})
     return True
 
 
-def wait_for_boot(host: Host) -> None:
-    """Wait until systemd has started all it should; FleetError with the reason if it does not."""
+def wait_for_boot(host: Host, wanted: Collection[str]) -> None:
+    """Wait for the end of a boot; FleetError with what failed if systemd is in none of the wanted states then.
+
+    A host with a fleet is `degraded` while its check of health finds something, as when another host is down.
+    """
     deadline = time.monotonic() + BOOT_TIMEOUT
     state = ""
     while time.monotonic() < deadline:
@@ -263,7 +266,7 @@ def wait_for_boot(host: Host) -> None:
             check=False,
         )
         state = done.stdout.strip() or done.stderr.strip()
-        if state == "running":
+        if state in wanted:
             return
         if state in ("degraded", "maintenance", "stopping"):
             break
