@@ -227,7 +227,7 @@ def test_a_failure_stops_the_run_and_the_next_goes_on_with_it(fleet: Fleet) -> N
     assert "quite-secret" not in output
     assert "switched" not in output
     # The log is root's, and has it all.
-    log = next((fleet.host.root / "var/log/celery-fleet/shop/commands").glob("*-bad.log"))
+    log = next((fleet.host.root / "var/log/celery-fleet/shop/commands").glob("*-bad-*.log"))
     assert "quite-secret" in log.read_text()
     status, output = fleet.run([bad[0], fleet.command("bad"), last])
     assert status == 0, output
