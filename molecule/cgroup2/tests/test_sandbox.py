@@ -125,10 +125,9 @@ def test_sees_no_process_of_others(process: Process) -> None:
 
 
 def test_writes_to_nothing_of_the_system(process: Process) -> None:
-    """ProtectSystem, ProtectKernelTunables, ProtectControlGroups: to the kernel, not by modes of files alone."""
+    """ProtectSystem and ProtectControlGroups: read-only to the kernel, not by modes of files alone."""
     mounts = process.mounts()
     assert "ro" in mounts["/"]
-    assert "ro" in mounts["/proc/sys"]
     assert {"ro", "cgroup2"} <= mounts["/sys/fs/cgroup"]
     for place in ("/usr", "/etc", "/sys/fs/cgroup"):
         # As root of the host, to whom modes say nothing, in what the process sees.
@@ -136,6 +135,15 @@ def test_writes_to_nothing_of_the_system(process: Process) -> None:
         done = process.ground.fleet.execute(process.ground.name, command)
         assert done.status != 0, place
         assert "Read-only file system" in done.errors
+
+
+def test_sees_nothing_of_the_kernel_s_settings(process: Process) -> None:
+    """ProcSubset: of /proc there are the processes alone."""
+    command = ["nsenter", f"--target={process.pid}", "--mount", "--", "ls", "/proc/sys"]
+    done = process.ground.fleet.execute(process.ground.name, command)
+    assert done.status != 0
+    assert "No such file" in done.errors
+    assert process.inside("test -e /proc/self")[0] == 0
 
 
 def test_has_its_own_temporary_files_and_devices_and_no_homes(process: Process) -> None:
