@@ -61,14 +61,9 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from None
         if args.get("path"):
             try:
-                Path(str(args["path"])).write_text(
-                    json.dumps(whole.as_dict(), indent=2, ensure_ascii=False) + "\n"
-                )
-            except OSError as error:
-                raise AnsibleActionFail(
-                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}. Name a file in a directory "
-                    "that is there and yours, and run the same command again."
-                ) from None
+                plan.save(str(args["path"]), whole.as_dict())
+            except plan.UnwrittenError as error:
+                raise AnsibleActionFail(str(error)) from None
         Display().display("\n" + whole.text() + "\n")
         left_out = [
             str(host)

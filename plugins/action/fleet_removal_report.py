@@ -6,7 +6,6 @@ Thin over `fleet_control.removal_plan`. `do: check` refuses what can't be remove
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import removal_plan  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import plan, removal_plan  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_control.words import count  # noqa: E402  # needs the path above
 
 
@@ -96,7 +95,7 @@ class ActionModule(ActionBase):
 
     def _plan(self) -> dict[str, Any]:
         args = self._task.args
-        plan = {
+        document = {
             "format": 1,
             "app": self._app,
             "hosts": {host: dict(found) for host, found in self._found.items()},
@@ -104,14 +103,9 @@ class ActionModule(ActionBase):
         }
         if args.get("path"):
             try:
-                Path(str(args["path"])).write_text(
-                    json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
-                )
-            except OSError as error:
-                raise AnsibleActionFail(
-                    f"fleet_plan_json: {error.filename} can't be written: {error.strerror}. Name a file in a directory "
-                    "that is there and yours, and run the same command again."
-                ) from None
+                plan.save(str(args["path"]), document)
+            except plan.UnwrittenError as error:
+                raise AnsibleActionFail(str(error)) from None
         Display().display("\n" + removal_plan.text(self._app, self._found, self._missing) + "\n")
         self._refuse(removal_plan.busy(self._found))
         messages = {host: found.get("messages") or {} for host, found in self._found.items()}

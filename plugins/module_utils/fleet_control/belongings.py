@@ -188,8 +188,11 @@ def sysusers(app: str) -> str:
     return f"/etc/sysusers.d/{app}.conf"
 
 
-def files(places: Places) -> list[str]:
-    """Patterns of all other files and links, but for the mark and the users' declaration, which go last."""
+def files(places: Places, *, processes: bool = True) -> list[str]:
+    """Patterns of all other files and links, but for the mark and the users' declaration, which go last.
+
+    Without `processes`, as on a host of Redis alone, none of those outside of our own directories that are theirs.
+    """
     app, etc = places.app, places.directory
     environments = ("app", "exec", "worker-*", "beat", "web", "flower")
     credentials = (
@@ -207,7 +210,7 @@ def files(places: Places) -> list[str]:
             for kind in ("broker", "results")
             for name in ("redis.conf", "users.acl")
         ),
-        *process_files(places),
+        *(_process_files(places) if processes else ()),
         f"{NEEDRESTART}/celery-fleet-{app}.conf",
         f"{LIBRARY}/cli/pins/{app}",
         f"{STATE}/health/{app}.json",
@@ -217,8 +220,7 @@ def files(places: Places) -> list[str]:
     ]
 
 
-def process_files(places: Places) -> list[str]:
-    """Those of them outside of our own directories that are there for processes, not for a Redis."""
+def _process_files(places: Places) -> list[str]:
     app, root = places.app, places.root
     pins = ("worker-*", "beat", "web", "flower")
     return [

@@ -6,8 +6,10 @@ Plain functions over what the hosts have answered; `fleet_plan` asks them, `flee
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .roll import Worker
@@ -310,6 +312,25 @@ def second_beat(
         f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "
         "schedule is sent twice. Nothing was changed. Run the same command without --limit, or with these hosts in it."
     )
+
+
+class UnwrittenError(ValueError):
+    """A plan can't be written where `fleet_plan_json` says; the message has the remedy."""
+
+
+def save(path: str, document: Mapping[str, Any]) -> None:
+    """Write a plan as JSON, that of a run or of a removal.
+
+    Raises:
+        UnwrittenError: It can't be written there.
+    """
+    try:
+        Path(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UnwrittenError(
+            f"fleet_plan_json: {error.filename} can't be written: {error.strerror}. Name a file in a directory "
+            "that is there and yours, and run the same command again."
+        ) from None
 
 
 class ApprovedError(ValueError):

@@ -620,11 +620,8 @@ class Remover:
         patterns = [
             *belongings.unit_files(self.app),
             *belongings.site_files(self.places),
-            *belongings.files(self.places),
+            *belongings.files(self.places, processes=self._had_processes()),
         ]
-        if not self._had_processes():
-            others = belongings.process_files(self.places)
-            patterns = [pattern for pattern in patterns if pattern not in others]
         return list(dict.fromkeys(path for pattern in patterns for path in self._found(pattern)))
 
     def _found(self, pattern: str) -> Iterator[str]:
@@ -639,12 +636,13 @@ class Remover:
                 yield path
 
     def _trees(self) -> list[tuple[belongings.Tree, str]]:
+        all_of_them = self._had_processes()
         return [
             (tree, path)
             for tree in belongings.trees(self.places)
+            if all_of_them or not tree.processes
             for path in self._glob(tree.path)
             if os.path.isdir(self._at(path)) and not self._matches(path, self.neighbours.paths)
-            if self._had_processes() or not tree.processes
         ]
 
     def _had_processes(self) -> bool:
