@@ -9,19 +9,14 @@ from .model import FLEET, Model, Problem, as_number, number_text
 
 _WORKERS: Final = "celery_workers"
 _SECONDS: Final = "write seconds, 1 or more"
+_PERCENTAGE: Final = "write a percentage from 1 to 100, without the sign"
+_WORKERS_AT_A_TIME: Final = "write 1 or more; 1 restarts one worker after the other"
+_RELEASES: Final = "write how many releases stay beside those in use, 0 or more"
 
 # Lowest and highest, what to write, and whose hosts it concerns.
 _RANGES: Final[Mapping[str, tuple[float, float | None, str, str]]] = {
-    "celery_restart_min_capacity": (
-        *(1, 100),
-        "write a percentage from 1 to 100, without the sign",
-        _WORKERS,
-    ),
-    "celery_restart_batch": (
-        *(1, None),
-        "write 1 or more; 1 restarts one worker after the other",
-        _WORKERS,
-    ),
+    "celery_restart_min_capacity": (1, 100, _PERCENTAGE, _WORKERS),
+    "celery_restart_batch": (1, None, _WORKERS_AT_A_TIME, _WORKERS),
     "celery_worker_start_timeout": (1, None, _SECONDS, _WORKERS),
     # Celery takes 0 for its own default, and with less beat never sleeps.
     "celery_beat_max_loop_interval": (1, None, _SECONDS, "celery_beat"),
@@ -29,11 +24,7 @@ _RANGES: Final[Mapping[str, tuple[float, float | None, str, str]]] = {
     "celery_producer_web_start_timeout": (1, None, _SECONDS, "celery_producers"),
     "flower_start_timeout": (1, None, _SECONDS, "flower"),
     "redis_start_timeout": (1, None, _SECONDS, "redis"),
-    "celery_release_keep": (
-        *(0, None),
-        "write how many releases stay beside those in use, 0 or more",
-        FLEET,
-    ),
+    "celery_release_keep": (0, None, _RELEASES, FLEET),
     "celery_release_timeout": (1, None, _SECONDS, FLEET),
     "verify_canary_timeout": (1, None, _SECONDS, FLEET),
     "verify_timeout": (1, None, _SECONDS, FLEET),
