@@ -22,17 +22,20 @@ import heapq
 import json
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
-from celery_fleet.delivery.lease import ROUNDS, Run
+from celery_fleet.delivery.lease import LONGEST_ROUND, RETRY, ROUNDS, Run
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, number_of, owner_of
 
 logger = logging.getLogger("celery_fleet.delivery.sweep")
+
+Answer = TypeVar("Answer")
 
 #: Messages, and bytes of them, in one answer; a single larger message comes alone.
 BATCH = 100
@@ -50,13 +53,20 @@ ROUTINE_LOOKS = 1000
 #: Seconds for which a take's answer may be under way, before an unknown message of ours counts as forgotten.
 UNKNOWN_AGE = 10.0
 
+#: Seconds in which every worker that lives has renewed what it holds, be it at the second attempt.
+RENEWED = LONGEST_ROUND + 2 * RETRY
+
+#: Seconds by which Redis' clock may be ahead of ours between two looks without counting as set.
+CLOCK_SLACK = 2.0
+
 #: Fields of ``unacked`` looked at in one call when it is mended.
 MEND_COUNT = 200
 
 #: What has expired, newest first, so that messages of several rounds get back in order; and what is ours.
 #: KEYS: unacked_index, unacked. ARGV: seconds of the lease, seconds of stock workers, messages, bytes, places to
 #: look at, own prefix, seconds of own messages, places to look at for those, the newest first.
-#: Returns {sizes of unacked and of unacked_index, expired as tag, score, message ..., own as tag, score ...}.
+#: Returns {sizes of unacked and of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis'
+#: time}.
 LOOK = Script("""
 local index, unacked = KEYS[1], KEYS[2]
 local now = redis.call('TIME')
@@ -97,7 +107,7 @@ for _, tag in ipairs(redis.call('ZRANGE', index, old, '-inf', 'BYSCORE', 'REV', 
     own[#own + 1] = redis.call('ZSCORE', index, tag)
   end
 end
-return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own}
+return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own, string.format('%.6f', now)}
 """)
 
 #: Puts messages back at the head of their lists, each only if its place is what it was; in the order given.
@@ -202,6 +212,42 @@ class Broker:
         return self.run(script, [self.index, self.unacked, *lists], args)
 
 
+class RedisClock:
+    """Notices when Redis' clock is set forward: then every place looks older than it is.
+
+    Args:
+        memory: Seconds for which a step is remembered.
+        clock: Our own clock, which nobody sets.
+    """
+
+    def __init__(self, memory: float, clock: Callable[[], float] = time.monotonic) -> None:
+        #: When the clock was set last, by our own; for all we know, just before we began.
+        self.set_at = clock()
+        self._memory = memory
+        self._clock = clock
+        self._step = 0.0
+        self._before: tuple[float, float] | None = None
+
+    @property
+    def step(self) -> float:
+        """Seconds by which places from before the step look too old; 0 once there can be none of them."""
+        return self._step if self._clock() - self.set_at < self._memory else 0.0
+
+    def ask(self, look: Callable[[], tuple[Answer, float]]) -> Answer:
+        """Return the answer of a look, and compare Redis' time, which it has as well, with that of the one before."""
+        began = self._clock()
+        answer, now = look()
+        if self._before is not None:
+            asked, then = self._before
+            ahead = (now - then) - (self._clock() - asked)
+            if ahead > CLOCK_SLACK:
+                logger.warning("Redis' clock was set forward by %.0f s", ahead)
+                self._step = self.step + ahead
+                self.set_at = self._clock()
+        self._before = (began, now)
+        return answer
+
+
 class Sweep:
     """What a round of one worker does.
 
@@ -210,6 +256,7 @@ class Sweep:
         known: tags of all that this process has, awaits, or still has to acknowledge.
         seconds: the lease.
         stock_seconds: the visibility timeout of workers that take as stock kombu does.
+        clock: Our own clock, in seconds.
     """
 
     def __init__(
@@ -218,6 +265,7 @@ class Sweep:
         known: Callable[[], Iterable[str]],
         seconds: float,
         stock_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         #: Messages put back since the process began.
         self.swept = 0
@@ -225,6 +273,8 @@ class Sweep:
         self._known = known
         self._seconds = seconds
         self._stock_seconds = max(seconds, stock_seconds)
+        self._clock = clock
+        self.redis_clock = RedisClock(self._stock_seconds, clock)
         self._unknown: dict[str, bytes] = {}
         self._uneven = False
         self._kept: set[str] = set()
@@ -245,7 +295,10 @@ class Sweep:
         batches = 0
         while more and batches < BATCHES:
             batches += 1
-            counts, expired, owned = self._look(broker, suspicious)
+            counts, expired, owned = self.redis_clock.ask(lambda: self._look(broker, suspicious))
+            if self._clock() - self.redis_clock.set_at < RENEWED:
+                # What others hold looks expired until they have renewed it.
+                return False
             known = set(self._known())
             if batches == 1:
                 self._put_back_unknown(broker, owned, known)
@@ -256,17 +309,19 @@ class Sweep:
 
     def _look(
         self, broker: Broker, suspicious: bool
-    ) -> tuple[tuple[int, int], list[Place], list[Place]]:
-        unacked, index, expired, owned = broker.ask(
+    ) -> tuple[tuple[tuple[int, int], list[Place], list[Place]], float]:
+        # A stock worker renews nothing: what it took before the clock was set is younger than it looks.
+        stock_seconds = self._stock_seconds + self.redis_clock.step
+        unacked, index, expired, owned, now = broker.ask(
             LOOK,
             [
-                *(self._seconds, self._stock_seconds, BATCH, BATCH_BYTES, LOOKS),
+                *(self._seconds, stock_seconds, BATCH, BATCH_BYTES, LOOKS),
                 self._owner.prefix,
                 UNKNOWN_AGE + (0 if suspicious else self._seconds / ROUNDS),
                 LOOKS if suspicious else ROUTINE_LOOKS,
             ],
         )
-        return (
+        found = (
             (int(unacked), int(index)),
             [
                 Place(_text(tag), score, _text(entry))
@@ -274,6 +329,7 @@ class Sweep:
             ],
             [Place(_text(tag), score) for tag, score in zip(*[iter(owned)] * 2, strict=True)],
         )
+        return found, float(now)
 
     def _put_back_unknown(self, broker: Broker, owned: Sequence[Place], known: set[str]) -> None:
         # Once is not enough: the answer of a take may have been read a moment ago and not filed yet.

@@ -34,7 +34,7 @@ class Case:
         self.calls: list[tuple[float, Script, Sequence[Any]]] = []
         self.keeper = Keeper(
             Lease(lambda: self.held, seconds, clock=lambda: self.now),
-            Sweep(OWN, lambda: self.held, seconds, seconds),
+            Sweep(OWN, lambda: self.held, seconds, seconds, clock=lambda: self.now),
             self,
             clock=lambda: self.now,
         )
@@ -47,7 +47,7 @@ class Case:
         self.calls.append((self.now, script, args))
         if self.trouble is not None:
             raise self.trouble
-        return [] if script is RENEW else [0, 0, [], []]
+        return [] if script is RENEW else [0, 0, [], [], self.now]
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from celery_fleet.delivery import sweep as module
-from celery_fleet.delivery.sweep import Place, Sweep, holders, in_order
+from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.sweep import Broker, Place, Sweep, holders, in_order
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import client
 
@@ -21,9 +25,16 @@ def known() -> set[str]:
     return set()
 
 
+def sweeping(owner: Owner, known: Callable[[], set[str]], stock: float = STOCK) -> Sweep:
+    """A sweep that began long ago."""
+    made = Sweep(owner, known, LEASE, stock)
+    made.redis_clock.set_at = float("-inf")
+    return made
+
+
 @pytest.fixture
 def sweep(known: set[str]) -> Sweep:
-    return Sweep(OWN, lambda: known, LEASE, STOCK)
+    return sweeping(OWN, lambda: known)
 
 
 def tags_of(owner: Owner, number: int) -> list[str]:
@@ -134,7 +145,7 @@ def test_a_message_that_was_renewed_meanwhile_stays(store: Store, sweep: Sweep) 
 def test_of_two_sweeps_one_puts_it_back(store: Store, sweep: Sweep, known: set[str]) -> None:
     (tag,) = tags_of(GONE, 1)
     store.hold(tag, LEASE + 1)
-    other = Sweep(Owner("other@test"), lambda: known, LEASE, STOCK)
+    other = sweeping(Owner("other@test"), lambda: known)
 
     def lists(*_: object) -> list[str]:
         other.round(store.broker())
@@ -169,7 +180,7 @@ def test_many_of_a_stock_workers_hide_none_of_ours(
 
 
 def test_with_one_timeout_for_all_there_is_no_difference(store: Store, known: set[str]) -> None:
-    sweep = Sweep(OWN, lambda: known, LEASE, 15.0)
+    sweep = sweeping(OWN, lambda: known, 15.0)
     store.hold("stock", LEASE + 1)
     store.hold("stock, young", LEASE - 60)
     (tag,) = tags_of(GONE, 1)
@@ -314,6 +325,84 @@ def test_the_log_says_whose_they_were(
     assert [record.message for record in caplog.records] == [
         "put back 2 messages, since no lease covers them any more: 2 of gone@test"
     ]
+
+
+# --- Redis' clock is set ------------------------------------------------------------------------------
+
+
+class Clocks:
+    """Redis' clock and ours, as the test says, over a real Redis."""
+
+    def __init__(self, store: Store) -> None:
+        self.ours = 0.0
+        self.ahead = 0.0
+        self._broker = store.broker()
+
+    def broker(self) -> Broker:
+        def run(script: Script, keys: Any, args: Any) -> Any:
+            text = script.text.replace("now[1] +", f"now[1] + {self.ahead + self.ours} +")
+            return self._broker.run(Script(text), keys, args)
+
+        return replace(self._broker, run=run)
+
+
+@pytest.mark.parametrize("seconds", [LEASE + 5, 3600])
+def test_a_clock_that_is_set_forward_takes_nothing_from_who_lives(
+    store: Store, known: set[str], seconds: float
+) -> None:
+    clocks = Clocks(store)
+    sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: clocks.ours)
+    alive, dead = tags_of(GONE, 2)
+    clocks.ours += 60
+    assert not sweep.round(clocks.broker())
+    for tag in (alive, dead):
+        store.hold(tag, 0 - clocks.ours)
+    stock = "5d3a0cbd-3a51-4a63-a1b0-2d5c1b0e8d11"
+    store.hold(stock, 0 - clocks.ours)
+    clocks.ours += 5
+
+    clocks.ahead = seconds
+    assert not sweep.round(clocks.broker())
+    clocks.ours += 5
+    # The worker that lives has renewed; the other one has not.
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    assert not sweep.round(clocks.broker())
+    assert store.held() == {alive, dead, stock}
+    clocks.ours += 5
+    sweep.round(clocks.broker())
+    assert store.names() == [dead]
+    assert store.held() == {alive, stock}
+    # A stock worker renews nothing: its time counts without the step.
+    clocks.ours += STOCK - 20
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    sweep.round(clocks.broker())
+    assert store.held() == {alive, stock}
+    clocks.ours += 30
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    sweep.round(clocks.broker())
+    assert store.held() == {alive}
+
+
+def test_a_clock_that_is_set_back_puts_nothing_back(store: Store, sweep: Sweep) -> None:
+    clocks = Clocks(store)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, 0)
+    sweep.round(clocks.broker())
+    clocks.ahead = -3600
+    sweep.round(clocks.broker())
+    assert store.held() == {tag}
+
+
+def test_a_worker_that_begins_gives_the_others_time_to_renew(store: Store, known: set[str]) -> None:
+    now = 0.0
+    sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: now)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+    sweep.round(store.broker())
+    assert store.held() == {tag}
+    now = module.RENEWED
+    sweep.round(store.broker())
+    assert store.names() == [tag]
 
 
 def test_order_is_by_number_within_an_owner_and_by_time_between_owners() -> None:
