@@ -73,7 +73,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         try:
             pooled = minors.kombu.pooled(channel.async_pool)
             try:
-                require_redis(getattr(pooled, "handshake_metadata", None))
+                require_redis(pooled)
             finally:
                 channel.async_pool.release(pooled)
         except FleetError as exc:

@@ -71,15 +71,30 @@ def tell_once(text: str) -> None:
         logger.warning("%s", text)
 
 
-def require_redis(hello: Any) -> None:
-    """Refuse a Redis that is too old, by its reply to HELLO; with RESP2 there is none, and it is not known.
+def require_redis(connection: Any) -> None:
+    """Refuse a Redis that is too old, by its reply to HELLO, which keeps the connection's protocol.
+
+    Args:
+        connection: redis-py's, on which no answer is due.
 
     Raises:
-        FleetError: naming its version and the remedy.
+        FleetError: It is too old; the text has its version and the remedy.
+        redis.exceptions.RedisError, OSError: It does not answer.
     """
-    said = (hello or {}).get(b"version") or (hello or {}).get("version") or ""
-    text = said.decode() if isinstance(said, bytes) else str(said)
-    parts = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+    connection.send_command("HELLO")
+    try:
+        hello = connection.read_response()
+    except ResponseError as exc:
+        if "unknown command" not in str(exc).lower():
+            raise
+        text = "older than 6.0"
+        parts: tuple[int, ...] = (5,)
+    else:
+        # With RESP2 it is a list: name, value, name, value.
+        said = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
+        version = said.get(b"version") or said.get("version") or ""
+        text = version.decode() if isinstance(version, bytes) else str(version)
+        parts = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
     if parts and parts < OLDEST_REDIS:
         wanted = ".".join(map(str, OLDEST_REDIS))
         raise FleetError(

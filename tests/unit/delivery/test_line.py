@@ -707,31 +707,57 @@ def test_over_tls(tmp_path: Path) -> None:
         wire.connection.disconnect()
 
 
+class Answering:
+    """A connection on which HELLO gets an answer, be it an error."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def send_command(self, *command: str) -> None:
+        assert command == ("HELLO",)
+
+    def read_response(self) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
 @pytest.mark.parametrize(
     "hello",
     [
         {b"version": b"6.2.0"},
         {"version": "8.1.1"},
-        {b"version": b"10.0"},
+        [b"server", b"redis", b"version", b"10.0"],
         {},
-        None,
+        [],
         {b"version": b"x"},
     ],
 )
-def test_a_redis_that_is_new_enough_or_does_not_tell(hello: Any) -> None:
-    require_redis(hello)
+def test_a_redis_that_is_new_enough_or_does_not_tell_is_taken(hello: Any) -> None:
+    require_redis(Answering(hello))
 
 
-@pytest.mark.parametrize("version", [b"6.0.16", "5.0.14", b"6.1"])
-def test_an_older_redis_is_refused_with_the_remedy(version: Any) -> None:
+@pytest.mark.parametrize(
+    "hello",
+    [
+        {b"version": b"6.0.16"},
+        {"version": "5.0.14"},
+        [b"server", b"redis", b"version", b"6.1"],
+        ResponseError("unknown command `HELLO`, with args beginning with:"),
+    ],
+)
+def test_an_older_redis_is_refused_with_the_remedy(hello: Any) -> None:
     with pytest.raises(FleetError, match=r"too old.*6\.2.*celery_worker_take: stock"):
-        require_redis({b"version": version})
+        require_redis(Answering(hello))
 
 
-def test_hello_is_where_the_version_is_looked_for(server: Server) -> None:
-    connection = Connection(port=server.port)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_real_redis_tells_its_version_in_either_protocol(
+    server: Server, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    monkeypatch.setattr(module, "OLDEST_REDIS", (99, 0))
+    connection = Connection(port=server.port, protocol=protocol)
     connection.connect()
-    assert (
-        connection.handshake_metadata[b"version"].decode() == server.client.info()["redis_version"]
-    )
+    with pytest.raises(FleetError, match=server.client.info()["redis_version"]):
+        require_redis(connection)
     connection.disconnect()
