@@ -120,12 +120,12 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         self.process = subprocess.Popen(
             [
                 *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self.directory), "--save", ""),
-                *("--appendonly", "yes", "--appendfsync", "always"),
+                *("--appendonly", "yes", "--appendfsync", "always", *more),
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -201,10 +201,12 @@ class Worker:
         port: int | None = None,
         delivery: dict[str, Any] | None = None,
         conf: dict[str, Any] | None = None,
+        shop: str = SHOP,
     ) -> None:
         self.directory = directory
         self.server = server
         self.options = more
+        self.pool = more[more.index("-P") + 1] if "-P" in more else "prefork"
         self.port = port or server.port
         self.delivery = DELIVERY if delivery is None else delivery
         self.conf = conf or {}
@@ -212,7 +214,7 @@ class Worker:
         #: Between it and its Redis, where there is one.
         self.proxy: Proxy | None = None
         (directory / "run").mkdir()
-        (directory / "shop.py").write_text(SHOP)
+        (directory / "shop.py").write_text(shop)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -252,6 +254,7 @@ class Worker:
             "CELERY_FLEET_SETTINGS": str(settings),
             "RUNTIME_DIRECTORY": str(self.directory / "run"),
             "LEDGER": str(self.directory),
+            "POOL": self.pool,
         }
         options = ("-n", NODE, "-Q", QUEUE, "-l", "INFO", *self.options)
         with (self.directory / "worker.log").open("ab") as log:

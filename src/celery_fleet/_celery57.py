@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from queue import Empty
 from typing import Any
 
-from celery import beat, bootsteps
+from celery import beat, bootsteps, signals
+from celery._state import get_current_worker_task
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
 from celery.worker import state as worker_state
@@ -617,6 +618,44 @@ def _text_of(schedule: Any) -> str:
     if isinstance(every, timedelta):
         return f"every {every.total_seconds():g} s"
     return str(schedule)
+
+
+# --- tasks that begin, and what they send (celery/app/amqp.py, celery/_state.py) ---
+
+
+def running_task() -> Any:
+    """Return the task that the caller runs for the worker, None outside of one."""
+    return get_current_worker_task()
+
+
+def before_each_task(may_begin: Callable[[Any], bool]) -> None:
+    """Have the worker that starts ask ``may_begin`` about each request, just before it gives it to its pool.
+
+    A request that may not begin is dropped as a revoked one is (celery/worker/worker.py).
+    """
+
+    def wrap(sender: Any, **_: Any) -> None:
+        process = sender._process_task
+
+        def process_task(request: Any) -> None:
+            if may_begin(request):
+                process(request)
+                return
+            worker_state.task_ready(request)
+            with suppress(AttributeError):  # only prefork has slots to give back
+                sender._quick_release()
+
+        sender._process_task = process_task
+
+    signals.worker_init.connect(wrap, weak=False, dispatch_uid="celery_fleet.before_each_task")
+
+
+def wrap_sender(app: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace the function by which an app sends every task; Celery makes it when the first one is sent."""
+    amqp = app.amqp
+    create = amqp._create_task_sender
+    amqp._create_task_sender = lambda: wrap(create())
+    vars(amqp).pop("send_task_message", None)
 
 
 # --- the broker (kombu/connection.py) ---

@@ -169,8 +169,8 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
         said.append(f"{_INFO}acknowledged {count(outcome.acknowledged, 'task')} that had ended")
     if outcome.parked:
         said.append(
-            f"{_WARNING}{count(outcome.parked, 'task')} put to the dead letters, since {estate.deaths} processes died"
-            " while they ran: celery-fleet dead-letters list --reason poison"
+            f"{_WARNING}{count(outcome.parked, 'task')} put to the dead letters, since the worker kept dying while"
+            " they ran: celery-fleet dead-letters list --reason poison"
         )
     troubles = [outcome.trouble] if outcome.trouble else []
     if outcome.left:

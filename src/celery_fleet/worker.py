@@ -102,9 +102,11 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     pulse = Pulse()
     gate = drain.install(app)
     if delivery is not None and delivery != Options():
-        from celery_fleet.delivery import parking
+        from celery_fleet.delivery import at_most_once, parking, sending
 
         parking.install(app, delivery)
+        sending.install(app, delivery)
+        at_most_once.install(delivery)
     ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery import steady

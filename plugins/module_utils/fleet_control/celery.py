@@ -310,6 +310,8 @@ def process_settings(
             redis_socket_timeout=3,
         )
     if component == "beat":
+        # A beat that has lost its connection would otherwise give up an entry after 4 s, whatever the policy says.
+        transport["connect_retries_timeout"] = 60
         # Beat has no use for results, and so needs no user on that instance.
         pins["result_backend"] = "disabled://"
         # With a result_expires beat would add an entry that cleans such results up.

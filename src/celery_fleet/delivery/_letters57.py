@@ -12,7 +12,14 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import signals
-from celery.exceptions import NotRegistered, Terminated, WorkerLostError
+from celery.exceptions import (
+    NotRegistered,
+    Reject,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from celery.utils.objects import Bunch
 from celery.worker import state as worker_state
 from kombu.transport.redis import Channel
@@ -21,7 +28,13 @@ from kombu.utils import json as kombu_json
 from kombu.utils.imports import symbol_by_name
 
 from celery_fleet import minors
+from celery_fleet.delivery import _outage57 as internals
 from celery_fleet.delivery.dead_letters import Places, neutral
+
+
+class OutOfMemoryError(Exception):
+    """A task raised MemoryError."""
+
 
 # --- messages (kombu/transport/redis.py, kombu/transport/virtual/base.py) ---
 
@@ -46,6 +59,22 @@ def forget(message: Any) -> None:
     """Have kombu forget a message that is no longer in ``unacked``."""
     message.channel.qos._quick_ack(message.delivery_tag)
     message._state = "REQUEUED"
+
+
+def remove(message: Any) -> bool:
+    """Acknowledge a message; return whether it was still in ``unacked``.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: Redis did not say so.
+    """
+    channel, tag = message.channel, message.delivery_tag
+    with client(channel) as redis:
+        # Not in MULTI, which a Redis without memory refuses.
+        removed = bool(redis.hdel(channel.unacked_key, tag))
+        redis.zrem(channel.unacked_index_key, tag)
+    channel.qos._quick_ack(tag)
+    message._state = "ACK"
+    return removed
 
 
 def raw(message: Any) -> dict[str, Any]:
@@ -90,7 +119,7 @@ def client(channel: Any) -> Iterator[Any]:
         yield found
 
 
-def noted(channel: Any, tag: str, name: str, value: int) -> str | None:
+def noted(channel: Any, tag: str, name: str, value: float) -> str | None:
     """What ``unacked`` is to have of a delivery with a header on it; None where it is not there."""
     with client(channel) as redis:
         found = redis.hget(channel.unacked_key, tag)
@@ -119,10 +148,16 @@ def retries_lost() -> bool:
     return minors.celery.RETRIES_LOST
 
 
-def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> None:
+def use_request(
+    task: Any,
+    died: Callable[[Any, BaseException, Any], bool],
+    is_broker_away: Callable[[], bool] = lambda: False,
+) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
     It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
+    A late-acknowledged task whose hard time limit passes while the broker is away is put back: it may have waited to
+    send what follows.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
@@ -131,12 +166,28 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
     def on_failure(
         self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
+        exc = _error(exc_info)
+        if isinstance(exc, MemoryError):
+            # Celery would end the worker for it.
+            exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
+        elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
+            # Its retry could not be sent before its time was up (Task.retry).
+            exc.requeue = self.task.acks_late
+        elif isinstance(exc, TimeLimitExceeded) and self.task.acks_late and is_broker_away():
+            self.waited_for_broker = True
+            worker_state.task_ready(self)
+            self.reject(requeue=True)
+            return None
         lost = _lost(self, exc_info)
         if lost is not None and (
             died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
         ):
             return None
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
+        # A hard limit is told to on_failure first (billiard/pool.py).
+        return None if self.waited_for_broker else base.on_timeout(self, soft, timeout)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
         """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
@@ -149,18 +200,25 @@ def use_request(task: Any, died: Callable[[Any, BaseException, Any], bool]) -> N
 
     added = {
         "celery_fleet": True,
+        "waited_for_broker": False,
         "on_failure": on_failure,
+        "on_timeout": on_timeout,
         "_retry_worker_lost": retry_worker_lost,
     }
     task.Request = type("Request", (base,), added)
+
+
+def _error(exc_info: Any) -> BaseException:
+    exc = exc_info.exception
+    found: BaseException = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    return found
 
 
 def _lost(request: Any, exc_info: Any) -> BaseException | None:
     """The error of a request whose process died by itself, by its task, or by the kernel; as Request.on_failure."""
     if request._already_revoked or request._already_cancelled or worker_state.should_terminate:
         return None
-    exc = exc_info.exception
-    exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    exc = _error(exc_info)
     if isinstance(exc, Terminated):
         return None
     if isinstance(exc, (SystemExit, KeyboardInterrupt)):
@@ -169,7 +227,7 @@ def _lost(request: Any, exc_info: Any) -> BaseException | None:
     return exc if isinstance(exc, WorkerLostError) else None
 
 
-def carry_header(request: Any, name: str, value: int) -> None:
+def carry_header(request: Any, name: str, value: float) -> None:
     """Have the message of a retry carry a header (Context.as_execution_options)."""
     context = request._context
     context.headers = {**(context.headers or {}), name: value}
@@ -206,6 +264,11 @@ def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
     finally:
         task.request_stack.pop()
     request.send_event("task-failed", exception=repr(exc), traceback=None)
+
+
+def messages_at_work() -> list[Any]:
+    """Return the messages of the requests that the pool has."""
+    return [request.message for request in internals.running()]
 
 
 def consumer_class(app: Any) -> type[Any]:

@@ -12,8 +12,11 @@ DEAD_LETTERS_INDEX = "fleet:dead-letters:index"
 #: Headers of a message: how often a worker did not know its task, and since when (Unix time) ...
 UNKNOWN = "x-fleet-unknown"
 UNKNOWN_SINCE = "x-fleet-unknown-since"
-#: ... and how many processes died while they ran it.
+#: ... how many processes died because of it, as far as is known: a part of one where several tasks ran; ...
 DEATHS = "x-fleet-deaths"
+#: ... and at how many deaths of a whole worker it ran. From SUSPECT of them on, it is run beside no other such task.
+CRASHES = "x-fleet-crashes"
+SUSPECT = 2
 
 #: List of what could not be read, where there are no dead letters; the newest first.
 UNREADABLE = "fleet:unreadable"

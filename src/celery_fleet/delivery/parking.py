@@ -45,6 +45,9 @@ logger = logging.getLogger("celery_fleet.delivery")
 #: Seconds until what Redis did not take is tried again.
 RETRY = 5.0
 
+#: Seconds until a suspect that has to wait for another one asks again.
+TURN = 0.5
+
 #: What a message's time in a worker's hands lies between, as parts of ``unknown_delay``.
 AROUND = (0.75, 1.25)
 
@@ -85,6 +88,11 @@ def install(app: Any, options: Options) -> None:
 def _not_counted(*_: Any) -> bool:
     """A task's process died, and there are no dead letters."""
     return False
+
+
+def _is_suspect(message: Any) -> bool:
+    """Return whether a task ran at several deaths of a worker, so that it runs beside no other suspect."""
+    return dead_letters.header(adapter.raw(message), keys.CRASHES) >= keys.SUSPECT
 
 
 class Parking(Mixin):  # type: ignore[misc]  # see mixin
@@ -152,6 +160,9 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         def on_task_received(message: Any) -> Any:
             try:
                 self._known(message)
+                if self._has_to_wait(message):
+                    self._hold(message, TURN, on_task_received)
+                    return None
                 why = self._misshapen(message)
                 if why is None:
                     return handle(message)
@@ -168,9 +179,15 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
 
     def update_strategies(self) -> None:
         """Make each task's way through the worker, as at each connection."""
+        died = self._died if self.delivery.dead_letters else _not_counted
         for task in self.app.tasks.values():
-            adapter.use_request(task, self._died if self.delivery.dead_letters else _not_counted)
+            adapter.use_request(task, died, self._is_broker_away)
         super().update_strategies()
+
+    def _is_broker_away(self) -> bool:
+        # Only a worker with the outage guard knows.
+        steady = getattr(self, "fleet", None)
+        return steady is not None and bool(steady.breaker.open)
 
     def on_close(self) -> None:
         """The connection goes: what it held is put back by kombu, with all the rest."""
@@ -307,7 +324,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
 
     def _dead(self, request: Any, exc: BaseException, exc_info: Any) -> bool:
         message = request.message
-        deaths = int(dead_letters.header(adapter.raw(message), keys.DEATHS)) + 1
+        deaths = round(dead_letters.header(adapter.raw(message), keys.DEATHS) + 1, 3)
         adapter.set_header(message, keys.DEATHS, deaths)
         adapter.carry_header(request, keys.DEATHS, deaths)
         held = not request.acknowledged and adapter.in_unacked(message)
@@ -317,7 +334,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             return False
         if adapter.succeeded(request):
             return False
-        detail = described(f"{deaths} processes died of it; the last: {exc}")
+        detail = described(f"{deaths:g} processes died of it; the last: {exc}")
         after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
         # One that was acknowledged before it ran is nowhere else.
         tag = None if held else ""
@@ -329,7 +346,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             action(message)
         return True
 
-    def _note(self, message: Any, deaths: int) -> None:
+    def _note(self, message: Any, deaths: float) -> None:
         """Have whoever takes it next know of the death, too."""
         channel, tag = message.channel, message.delivery_tag
         value = adapter.noted(channel, tag, keys.DEATHS, deaths)
@@ -337,6 +354,14 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             return
         with adapter.client(channel) as client:
             dead_letters.evaluate(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
+
+    def _has_to_wait(self, message: Any) -> bool:
+        """Return whether a task that may be the one that kills workers would run beside another such task."""
+        return (
+            self._ours(message)
+            and _is_suspect(message)
+            and any(_is_suspect(other) for other in adapter.messages_at_work())
+        )
 
     # --- holding ---
 

@@ -12,10 +12,11 @@ import re
 import ssl
 from bisect import bisect
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from celery_fleet import health_redis
+from celery_fleet import health_redis, words
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.begun import Estate
 from celery_fleet.delivery.scripts import RESTORE, Script
@@ -112,16 +113,17 @@ def key_of(queue: str, priority: int, estate: Estate) -> str:
     return f"{queue}{estate.separator}{step}" if step else queue
 
 
-def redelivered(raw: Mapping[str, Any], deaths: int | None) -> dict[str, Any]:
-    """A message as it goes back: marked as kombu does it, and with the processes that died of it.
+def redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+    """Return a message as it goes back: marked as kombu does it, and with its share of the worker's death.
 
-    ``deaths`` is None where none is to be counted.
+    ``share`` is None for a message whose task had not begun.
     """
     message = dead_letters.neutral(raw)
     headers = message.get("headers")
     message["headers"] = {**(headers if isinstance(headers, dict) else {}), "redelivered": True}
-    if deaths is not None:
-        message["headers"][keys.DEATHS] = deaths
+    if share is not None:
+        message["headers"][keys.DEATHS] = round(dead_letters.header(raw, keys.DEATHS) + share, 3)
+        message["headers"][keys.CRASHES] = int(dead_letters.header(raw, keys.CRASHES)) + 1
     information = message["properties"].get("delivery_info")
     if isinstance(information, dict):
         message["properties"]["delivery_info"] = {**information, "redelivered": True}
@@ -133,7 +135,7 @@ class Return:
 
     Args:
         estate: Whose messages.
-        begun: Numbers of those deliveries that count a death, since the process had begun to run them.
+        begun: Numbers of the deliveries that the process had begun to run, among which its death is shared out.
         pending: Tags of those that had ended.
         outcome: Where it is noted.
     """
@@ -146,6 +148,7 @@ class Return:
         self._pending = list(pending)
         self._outcome = outcome
         self._left: set[str] = set()
+        self._shares: dict[str, float] | None = None
 
     def attempt(self, client: Client) -> None:
         """Do what is to be done still.
@@ -162,6 +165,8 @@ class Return:
             if not look:
                 for script in (RESTORE, PARK):
                     client.ask("SCRIPT", "LOAD", script.text)
+            if self._shares is None:
+                self._shares = self._share_out(client, tags)
             # RPUSH makes the last one the first to be popped, so the newest goes first.
             for start in range(0, len(tags), CHUNK):
                 self._move(client, tags[start : start + CHUNK])
@@ -189,6 +194,25 @@ class Return:
             found.update(tag for tag in members[::2] if owner.holds(tag))
             if cursor == "0":
                 return sorted(found - self._left, key=_number, reverse=True)
+
+    def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
+        """Return what part of the process's death each task that ran has.
+
+        Nothing says which of them it was. Those that have run at several deaths already are the suspects, and a worker
+        runs one suspect at a time.
+        """
+        running = [tag for tag in tags if _number(tag) in self._begun]
+        crashes: dict[str, float] = {}
+        for start in range(0, len(running), CHUNK):
+            chunk = running[start : start + CHUNK]
+            values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in chunk)
+            for tag, value in zip(chunk, values, strict=True):
+                with suppress(ValueError):
+                    held = Held.parse(tag, value, self._estate)
+                    crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
+        suspects = [tag for tag, number in crashes.items() if number >= keys.SUSPECT]
+        blamed = suspects or list(crashes)
+        return {tag: 1 / len(blamed) if tag in blamed else 0.0 for tag in crashes}
 
     def _move(self, client: Client, tags: Sequence[str]) -> None:
         values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in tags)
@@ -219,23 +243,25 @@ class Return:
 
     def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
         """What becomes of a message, and the command that does it."""
-        deaths = None
-        if _number(held.tag) in self._begun:
-            deaths = int(dead_letters.header(held.raw, keys.DEATHS)) + 1
-        message = json.dumps(redelivered(held.raw, deaths))
-        if deaths is not None and self._estate.deaths is not None and deaths >= self._estate.deaths:
+        share = (self._shares or {}).get(held.tag)
+        raw = redelivered(held.raw, share)
+        message = json.dumps(raw)
+        deaths = dead_letters.header(raw, keys.DEATHS)
+        # Thirds of a death are rounded.
+        if share and self._estate.deaths is not None and deaths > self._estate.deaths - 0.01:
+            crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
                 message,
                 held.key,
                 dead_letters.POISON,
-                f"{deaths} processes died while they ran it",
+                f"its worker died {words.count(crashes, 'time')} while it ran",
                 self._estate.node,
                 keep=self._estate.keep,
                 tag=held.tag,
                 places=dead_letters.Places(self._estate.unacked, self._estate.index),
             )
             return "parked", _evaluation(PARK, names, arguments)
-        kind = "returned" if deaths is None else "begun"
+        kind = "returned" if share is None else "begun"
         places = [self._estate.unacked, self._estate.index, held.key]
         return kind, _evaluation(RESTORE, places, [held.tag, message])
 

@@ -388,6 +388,36 @@ def test_only_what_had_begun_counts_a_death(dead: Dead) -> None:
     assert [deaths(item) for item in dead.queued()] == [2, None, None]
 
 
+def crashes(item: dict[str, Any]) -> object:
+    return item["headers"].get(keys.CRASHES)
+
+
+def test_a_death_is_shared_out_among_the_tasks_that_ran(dead: Dead) -> None:
+    for name in ("one", "two", "three"):
+        dead.begun.note(dead.take(message(name)))
+    dead.take(message("waited"))
+    # Noted, and acknowledged before the death: it has no share.
+    dead.begun.note(dead.tags.next())
+
+    assert dead.hand_back() == "<6>handed back 4 tasks, 3 of them had begun"
+    assert [deaths(item) for item in dead.queued()] == [0.333, 0.333, 0.333, None]
+    assert [crashes(item) for item in dead.queued()] == [1, 1, 1, None]
+
+
+def test_a_death_counts_for_those_that_ran_at_several_before(dead: Dead) -> None:
+    dead.begun.note(dead.take(message("fresh")))
+    dead.begun.note(dead.take(message("suspect", **{keys.DEATHS: 0.5, keys.CRASHES: 2})))
+    dead.begun.note(dead.take(message("once", **{keys.DEATHS: 0.25, keys.CRASHES: 1})))
+    dead.hand_back()
+    assert [deaths(item) for item in dead.queued()] == [0, 1.5, 0.25]
+    assert [crashes(item) for item in dead.queued()] == [1, 3, 2]
+
+
+def test_thirds_of_deaths_add_up(dead: Dead) -> None:
+    dead.begun.note(dead.take(message("poison", **{keys.DEATHS: 1.999, keys.CRASHES: 5})))
+    assert "dead letters" in dead.hand_back()
+
+
 def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
     dead: Dead, broker: redis.Redis
 ) -> None:
@@ -400,7 +430,7 @@ def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
     dead.begun.note(dead.take(item, key="mail\x06\x166"))
 
     assert dead.hand_back() == (
-        "<4>1 task put to the dead letters, since 3 processes died while they ran:"
+        "<4>1 task put to the dead letters, since the worker kept dying while they ran:"
         " celery-fleet dead-letters list --reason poison"
     )
     assert dead.names("mail\x06\x166") == []
@@ -411,7 +441,7 @@ def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
         *("poison", "shop.add", "mail", "poison", NODE),
         "mail\x06\x166",
     )
-    assert letter.detail == "3 processes died while they ran it"
+    assert letter.detail == "its worker died 3 times while it ran"
     assert json.loads(letter.message or "")["headers"]["id"] == "poison"
 
 

@@ -55,6 +55,12 @@ def early(name):
 @app.task(name="poison")
 def poison():
     os.kill(os.getpid(), 9)
+
+@app.task(name="kills_worker")
+def kills_worker(in_child):
+    write("begin poison")
+    time.sleep(0.5)
+    os.kill(os.getppid() if in_child else os.getpid(), 9)
 """
 
 DELIVERY: dict[str, Any] = {
@@ -84,7 +90,9 @@ class Workers:
     def clear(self) -> None:
         for name in ("ledger.txt", "release"):
             (self.fleet.directory / name).unlink(missing_ok=True)
-        self.broker.delete(QUEUE, "unacked", "unacked_index")
+        self.broker.delete(
+            *(QUEUE, "unacked", "unacked_index", keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
+        )
 
     def start(self, *options: str, there: bool = True) -> tuple[subprocess.Popen[bytes], Path]:
         """A worker and its runtime directory, which is empty before."""
@@ -278,13 +286,77 @@ def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
         assert worker.wait(60) == -9
         said.append(bulk.hand_back(directory))
     assert "1 of them had begun" in said[0]
-    assert "1 task put to the dead letters, since 2 processes died while they ran" in said[1]
+    assert "1 task put to the dead letters, since the worker kept dying while they ran" in said[1]
     (text,) = bulk.broker.execute_command("ZRANGE", keys.DEAD_LETTERS_INDEX, 0, -1)
     letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, text.decode()))
     assert (letter.task, letter.queue, letter.reason) == ("poison", QUEUE, "poison")
 
     bulk.start("-P", "threads", "-c", "1")
     wait_for(lambda: bulk.ledger("end") == ["after"], 60)
+
+
+POOLS = [
+    pytest.param("threads", "4", marks=pytest.mark.slow),
+    pytest.param("prefork", "4", marks=pytest.mark.long),
+    pytest.param("solo", "1", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("pool", "width"), POOLS)
+def test_only_the_task_that_kills_its_worker_becomes_a_dead_letter(
+    bulk: Workers, monkeypatch: pytest.MonkeyPatch, pool: str, width: str
+) -> None:
+    monkeypatch.setattr(bulk.fleet, "delivery", {**DELIVERY, "deaths": 3})
+    innocents = {str(number) for number in range(6)}
+    # Three of them are at work whenever the fourth kills their worker.
+    for number in range(3):
+        bulk.send("note", number, 4)
+    bulk.send("kills_worker", pool == "prefork")
+    for number in range(3, 6):
+        bulk.send("note", number, 4)
+
+    def over(worker: subprocess.Popen[bytes]) -> bool:
+        return worker.poll() is not None or done()
+
+    def done() -> bool:
+        return set(bulk.ledger("end")) >= innocents and not bulk.held() and not bulk.queued()
+
+    starts = 0
+    while not done():
+        starts += 1
+        assert starts <= 8
+        worker, directory = bulk.start("-P", pool, "-c", width)
+        wait_for(lambda worker=worker: over(worker), 90)
+        if worker.poll() is None:
+            worker.terminate()
+            worker.wait(60)
+        bulk.hand_back(directory)
+    (identity,) = bulk.broker.zrange(keys.DEAD_LETTERS_INDEX, 0, -1)
+    letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, identity))
+    assert letter.task == "kills_worker"
+    assert bulk.ledger("begin").count("poison") <= 5
+
+
+@pytest.mark.parametrize(("pool", "width"), POOLS)
+def test_no_task_becomes_a_dead_letter_because_its_workers_are_killed(
+    bulk: Workers, monkeypatch: pytest.MonkeyPatch, pool: str, width: str
+) -> None:
+    monkeypatch.setattr(bulk.fleet, "delivery", {**DELIVERY, "deaths": 3})
+    for number in range(120):
+        bulk.send("note", number, 0.2)
+    for _ in range(8):
+        worker, directory = bulk.start("-P", pool, "-c", width)
+        before = len(bulk.ledger("end"))
+        wait_for(lambda before=before: len(bulk.ledger("end")) > before + 1, 60)
+        worker.kill()
+        worker.wait(30)
+        said = bulk.hand_back(directory)
+        assert "dead letters" not in said
+    worker, _ = bulk.start("-P", pool, "-c", width)
+    wait_for(lambda: len(set(bulk.ledger("end"))) == 120, 90)
+    assert bulk.broker.hlen(keys.DEAD_LETTERS) == 0
+    worker.terminate()
+    worker.wait(60)
 
 
 @pytest.mark.long

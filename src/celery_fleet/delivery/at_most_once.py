@@ -1,0 +1,50 @@
+"""A task that is acknowledged before it begins, so that it begins at most once.
+
+Celery acknowledges early only when it has read that a process of its pool accepted the task. By then the task runs:
+a worker that is killed in between leaves a message behind that runs again. Here the worker removes the message first,
+and gives the task to its pool only if it was still there.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery_fleet import _celery57 as adapter
+from celery_fleet.delivery import _letters57 as letters
+from celery_fleet.delivery.breaker import text_of
+from celery_fleet.delivery.options import AT_MOST_ONCE, Options
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+def install(options: Options) -> None:
+    """Have an ``at_most_once`` worker acknowledge its tasks first, except those that say ``acks_late`` themselves."""
+    if options.profile == AT_MOST_ONCE:
+        adapter.before_each_task(may_begin)
+
+
+def may_begin(request: Any) -> bool:
+    """Acknowledge a request's message; return whether its task may begin."""
+    message = request.message
+    if request.task.acks_late or request.acknowledged or not letters.in_unacked(message):
+        return True
+    try:
+        removed = letters.remove(message)
+    except Exception as exc:  # noqa: BLE001  # whatever Redis has against it, the task must not begin
+        logger.warning(
+            "task %s[%s] does not begin here, since its message can't be acknowledged (%s); it is put back when the"
+            " connection closes",
+            request.name,
+            request.id,
+            text_of(exc),
+        )
+        return False
+    request.acknowledged = True
+    if not removed:
+        logger.info(
+            "task %s[%s] does not begin here: its message was put back meanwhile",
+            request.name,
+            request.id,
+        )
+    return removed

@@ -1,0 +1,121 @@
+"""Workers that promise to begin a task at most once, killed just when a task begins."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.outage import QUEUE, Server, Worker, wait_for
+
+SHOP = """
+import os, signal, time
+from celery import Celery
+from celery.worker.request import Request
+
+app = Celery("shop")
+on_accepted = Request.on_accepted
+
+
+def late(self, *args, **kwargs):
+    # A worker that is busy reads late that its pool has accepted a task.
+    time.sleep(1)
+    on_accepted(self, *args, **kwargs)
+
+
+Request.on_accepted = late
+
+
+def write(text):
+    with open(os.path.join(os.environ["LEDGER"], "ledger"), "a") as file:
+        file.write(text + chr(10))
+
+
+@app.task
+def kills_worker(number):
+    write(f"start {number}")
+    os.kill(os.getppid() if os.environ["POOL"] == "prefork" else os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task
+def work(number, seconds=0):
+    write(f"start {number}")
+"""
+
+#: Seconds until kombu puts back what a killed worker held.
+VISIBILITY = 2
+
+
+def killed(directory: Path, server: Server, pool: str, delivery: dict[str, Any]) -> Worker:
+    """Have a worker be killed by the first task that it begins; return one that takes its place."""
+    conf = {
+        "task_acks_late": False,
+        "broker_transport_options": {"visibility_timeout": VISIBILITY},
+    }
+    options = ("-P", pool, "-c", "1")
+    first = Worker(directory, server, *options, conf=conf, delivery=delivery, shop=SHOP)
+    first.start()
+    try:
+        first.ready()
+        with first.app() as app:
+            app.send_task("shop.kills_worker", (0,))
+        assert first.process is not None
+        first.process.wait(60)
+    finally:
+        first.stop()
+    return first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_task_whose_worker_is_killed_does_not_begin_again(tmp_path: Path, pool: str) -> None:
+    server = Server(tmp_path / "redis")
+    try:
+        worker = killed(tmp_path, server, pool, {"profile": "at_most_once"})
+        assert worker.times("start") == {0: 1}
+        assert server.client.hlen("unacked") == 0
+        assert server.client.llen(QUEUE) == 0
+    finally:
+        server.end()
+
+
+@pytest.mark.slow
+def test_without_the_promise_its_message_is_left_behind(tmp_path: Path) -> None:
+    """What the test above is about: Celery acknowledges a task when it has heard that the task runs."""
+    server = Server(tmp_path / "redis")
+    try:
+        killed(tmp_path, server, "prefork", {})
+        assert server.client.hlen("unacked") == 1
+    finally:
+        server.end()
+
+
+@pytest.mark.slow
+def test_a_message_that_was_put_back_meanwhile_does_not_begin(tmp_path: Path) -> None:
+    server = Server(tmp_path / "redis")
+    conf = {"task_acks_late": False, "worker_prefetch_multiplier": 4}
+    worker = Worker(
+        tmp_path, server, "-c", "1", conf=conf, delivery={"profile": "at_most_once"}, shop=SHOP
+    )
+    worker.start()
+    try:
+        worker.ready()
+        with worker.app() as app:
+            app.send_task("shop.work", (1,), countdown=3)
+            wait_for(lambda: server.client.hlen("unacked") == 1, "held until its time comes")
+            # As kombu does when a message was held for longer than the visibility timeout.
+            for tag in server.client.hkeys("unacked"):
+                server.client.hdel("unacked", tag)
+            app.send_task("shop.work", (2,), countdown=4)
+            worker.done([2], "start")
+        assert worker.times("start") == {2: 1}
+        assert "its message was put back meanwhile" in worker.log
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(60) == 0
+    finally:
+        worker.stop()
+        server.end()
