@@ -202,7 +202,9 @@ class Worker:
         delivery: dict[str, Any] | None = None,
         conf: dict[str, Any] | None = None,
         shop: str = SHOP,
+        python: str = sys.executable,
     ) -> None:
+        self.python = python
         self.directory = directory
         self.server = server
         self.options = more
@@ -259,7 +261,7 @@ class Worker:
         options = ("-n", NODE, "-Q", QUEUE, "-l", "INFO", *self.options)
         with (self.directory / "worker.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "shop", "worker", *options],
+                [self.python, "-m", "celery", "-A", "shop", "worker", *options],
                 cwd=self.directory,
                 env=environment,
                 stdout=log,

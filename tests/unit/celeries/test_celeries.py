@@ -15,6 +15,7 @@ import pytest
 
 from celery_fleet import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
+from tests.follow_ups import survives
 
 from .environments import Environment, here, interpreter, made, missing, wanted
 
@@ -60,6 +61,16 @@ def test_every_minor_is_tried_and_what_is_missing_has_a_reason() -> None:
     assert {str(one) for one in here()} == {
         str(one) for one in wanted() if one.python not in absent
     }
+
+
+@long
+@each
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_what_tasks_send_survives_an_outage(
+    tmp_path: Path, environment: Environment, fault: str
+) -> None:
+    cold = ("-P", "prefork", "-c", "10", "--max-tasks-per-child", "1")
+    survives(tmp_path, fault, 12, *cold, store=True, python=str(made(environment)))
 
 
 @contextmanager
