@@ -696,6 +696,17 @@ def _database(virtual_host: Any) -> int:
     return int(text) if text.isdigit() else 0
 
 
+def fanout_queues(app: Any) -> list[str]:
+    """Names of the worker's queues that are bound to a fanout exchange (celery/app/amqp.py, kombu/entity.py)."""
+
+    def is_fanout(queue: Any) -> bool:
+        exchanges = [queue.exchange, *(binding.exchange for binding in queue.bindings)]
+        return any(exchange is not None and exchange.type == "fanout" for exchange in exchanges)
+
+    queues = app.amqp.queues.consume_from.values()
+    return sorted(str(queue.alias or queue.name) for queue in queues if is_fanout(queue))
+
+
 def priority_keys(channel: Any, queue: str) -> list[str]:
     """The Redis lists that hold a queue's messages, one for each priority step."""
     return [str(channel._q_for_pri(queue, step)) for step in channel.priority_steps]

@@ -167,11 +167,14 @@ def test_a_message_whose_list_redis_refuses_is_not_lost(server: Server, take: st
 
 
 DECLARED = """
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
+from kombu.common import Broadcast
 post = Exchange("post", type={kind!r})
 app.conf.task_queues = [
     Queue("mail", post, routing_key={keys[0]!r}),
     Queue("bulk", post, routing_key={keys[1]!r}),
+    Broadcast("news"),
+    Queue("flash", [binding(post, routing_key="flash"), binding(Exchange("flash", type="fanout"))]),
 ]
 """
 
@@ -286,3 +289,19 @@ def test_an_unknown_task_becomes_a_dead_letter(tmp_path: Path, kind: str, take: 
         assert made.copies() == {sent: 1}
         until(lambda: made.shop.unacked() == set())
         assert "can't be parked" not in worker.log
+
+
+@pytest.mark.slow
+@takes
+@pytest.mark.parametrize("queue", ["news", "flash"])
+def test_a_worker_refuses_a_fanout_exchange(tmp_path: Path, queue: str, take: str) -> None:
+    with post(tmp_path, "topic", TAKES[take]) as made:
+        command = ("celery", "-A", "shop", "worker", "-n", "w@test", "-c", "1")
+        process = made.shop.fleet.start(*command, "-Q", f"mail,{queue}")
+        try:
+            assert process.wait(60) == 78
+        finally:
+            process.kill()
+        (line,) = (one for one in made.shop.fleet.log().splitlines() if "fanout" in one)
+        assert line.startswith(f"celery_fleet: this worker can't consume {queue}: ")
+        assert "Traceback" not in made.shop.fleet.log()
