@@ -31,6 +31,8 @@ from kombu.utils import json as kombu_json
 
 from celery_fleet import minors
 from celery_fleet._pools57 import GREENLETS, Door, door_of, kind_of
+from celery_fleet.delivery.messages import redelivered
+from celery_fleet.delivery.scripts import RESTORE
 from celery_fleet.loaded import CODE, INVENTORY, Loaded
 
 logger = logging.getLogger("celery_fleet")
@@ -179,20 +181,6 @@ def view_worker(worker: Any) -> WorkerView:
 
 
 # --- what the worker has taken and not finished (celery/worker/, celery/concurrency/asynpool.py) ---
-
-#: Puts one delivered message back, unless it has become another's meanwhile. ZREM comes first: it
-#: writes, so a Redis at its memory limit lets the script go on to RPUSH.
-#: KEYS: unacked_index, unacked, list. ARGV: tag, payload, time of an earlier attempt or "".
-_GIVE_BACK = """
-if ARGV[3] ~= '' then
-  local taken = redis.call('ZSCORE', KEYS[1], ARGV[1])
-  if not taken or tonumber(taken) > tonumber(ARGV[3]) then return 0 end
-end
-redis.call('ZREM', KEYS[1], ARGV[1])
-if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-redis.call('RPUSH', KEYS[3], ARGV[2])
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -377,42 +365,68 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
 
     With each comes the Unix time of the first attempt whose answer was lost, None without one: it
     may have succeeded, and somebody else may have the message by now, under the same tag. Returns
-    for each 1 where it was put back, 0 where it was no longer this worker's, or an error of Redis.
+    for each 1 where it was put back, 0 where it was no longer this worker's, or the error that kept
+    it from being put back, of Redis or of a message that can't be read.
 
     Raises:
         Exception: where Redis could not be asked, so that it is not known what happened.
     """
     channel = consumer.task_consumer.channel
+    # kombu prefixes the first key of a script alone.
+    prefix = channel.global_keyprefix
+    answers: dict[int, Any] = {}
     with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-        script = client.register_script(_GIVE_BACK)
-        for message, tried in reversed(held):
-            raw = message._raw
-            for parent, name in ((raw, "headers"), (raw["properties"], "delivery_info")):
-                parent[name] = {**(parent.get(name) or {}), "redelivered": True}
-            # The atomic take knows the list, and has a tag for each delivery, so no doubt whose it is.
-            known = getattr(message, "list_key", None)
-            key = known or channel._q_for_pri(
-                _queue_of_message(channel, message),
-                channel._get_message_priority(raw, reverse=False),
-            )
-            first = "" if tried is None or known else repr(tried)
-            payload = kombu_json.dumps(raw)  # type: ignore[no-untyped-call]  # typed in part only
-            # kombu prefixes the first key of a script alone.
-            prefix = channel.global_keyprefix
+        script = client.register_script(RESTORE.text)
+        for number, (message, tried) in reversed(list(enumerate(held))):
+            try:
+                key = list_of(message)
+                payload = kombu_json.dumps(redelivered(message._raw))  # type: ignore[no-untyped-call]  # typed in part only
+            except Exception as exc:  # noqa: BLE001  # the others are to be put back
+                answers[number] = exc
+                continue
+            # The atomic take has a tag for each delivery, so no doubt whose it is.
+            certain = tried is None or getattr(message, "list_key", None)
             script(
-                keys=[channel.unacked_index_key, prefix + channel.unacked_key, prefix + key],
-                args=[message.delivery_tag, payload, first],
+                keys=[channel.unacked_key, prefix + channel.unacked_index_key, prefix + key],
+                args=[message.delivery_tag, payload, "" if certain else repr(tried)],
                 client=pipe,
             )
-        return list(reversed(pipe.execute(raise_on_error=False)))
+        sent = [number for number in reversed(range(len(held))) if number not in answers]
+        answers.update(zip(sent, pipe.execute(raise_on_error=False), strict=True))
+    return [answers[number] for number in range(len(held))]
 
 
-def _queue_of_message(channel: Any, message: Any) -> str:
-    """The queue that a message came from: kombu keeps no more than exchange and routing key."""
-    info = message.delivery_info or {}
-    key = info.get("routing_key")
-    found = channel._lookup(info.get("exchange"), key) or [key]
-    return str(next((queue for queue in found if queue in channel.active_queues), found[0]))
+def note_queues(consumer: Any) -> None:
+    """Have each message tell in ``queue`` which queue it was taken from; to be called before anything is consumed.
+
+    kombu keeps only exchange and routing key, and several queues may be bound to these.
+    """
+    if not isinstance(consumer.task_consumer.channel, Channel):
+        return
+    channel: Any = consumer.task_consumer.channel
+    consume = channel.basic_consume
+
+    def basic_consume(
+        queue: str, *args: Any, callback: Callable[[Any], object], **options: Any
+    ) -> Any:
+        def noted(message: Any) -> object:
+            message.queue = queue
+            return callback(message)
+
+        return consume(queue, *args, callback=noted, **options)
+
+    channel.basic_consume = basic_consume
+
+
+def list_of(message: Any) -> str:
+    """The list that a message was taken from: the atomic take notes it, `note_queues` the queue of any other."""
+    known = getattr(message, "list_key", None)
+    return str(known or list_for(message.channel, message.queue, message._raw))
+
+
+def list_for(channel: Any, queue: str, raw: Mapping[str, Any]) -> str:
+    """The list of a queue that a message belongs to by its priority (kombu/transport/redis.py)."""
+    return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
 
 
 def at_work(pool: Any) -> int:
@@ -719,6 +733,17 @@ def _endpoints(first: Any) -> list[Endpoint]:
 def _database(virtual_host: Any) -> int:
     text = str(virtual_host or "").strip("/")
     return int(text) if text.isdigit() else 0
+
+
+def fanout_queues(app: Any) -> list[str]:
+    """Names of the worker's queues that are bound to a fanout exchange (celery/app/amqp.py, kombu/entity.py)."""
+
+    def is_fanout(queue: Any) -> bool:
+        exchanges = [queue.exchange, *(binding.exchange for binding in queue.bindings)]
+        return any(exchange is not None and exchange.type == "fanout" for exchange in exchanges)
+
+    queues = app.amqp.queues.consume_from.values()
+    return sorted(str(queue.alias or queue.name) for queue in queues if is_fanout(queue))
 
 
 def priority_keys(channel: Any, queue: str) -> list[str]:

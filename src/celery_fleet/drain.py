@@ -154,6 +154,7 @@ class Gate:
         self._away_since = None
         self._consumer, self._pool = consumer, consumer.pool
         self._drains = adapter.why_not_drained(consumer) is None
+        adapter.note_queues(consumer)
         adapter.door(consumer)
         if consumer.hub is None and self._drains:
             self._nudge = self._nudge or Nudge()

@@ -11,11 +11,12 @@ from typing import Any
 from celery import bootsteps, signals
 
 from celery_fleet import _celery57 as adapter
-from celery_fleet import broker, drain
+from celery_fleet import broker, drain, errors
 from celery_fleet.delivery import keeper
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
 from celery_fleet.drain import Mode, Standing
+from celery_fleet.errors import FleetError
 from celery_fleet.notify import Notifier
 from celery_fleet.watch import Look, State, Watch
 from celery_fleet.words import count
@@ -157,8 +158,13 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
             if end is not None:
                 end()
 
-    if delivery is not None and delivery.atomic:
-        _take_for_the_worker_alone(app)
+    if delivery is not None:
+        # The last moment at which an application changes its worker's queues.
+        signals.celeryd_after_setup.connect(
+            lambda **_: _refuse_fanout(app), weak=False, dispatch_uid="celery_fleet.fanout"
+        )
+        if delivery.atomic:
+            _take_for_the_worker_alone(app)
     app.steps["worker"].add(Watchdog)
     app.steps["consumer"].add(Ticker)
 
@@ -166,6 +172,22 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
         pulse.ready = True
 
     signals.worker_ready.connect(ready, weak=False, dispatch_uid="celery_fleet.ready")
+
+
+def _refuse_fanout(app: Any) -> None:
+    """End a worker that would consume a queue of a fanout exchange: Redis would refuse it, and Celery try for ever.
+
+    Raises:
+        SystemExit: with :data:`errors.EX_CONFIG`.
+    """
+    found = adapter.fanout_queues(app)
+    if found:
+        error = FleetError(
+            f"this worker can't consume {', '.join(found)}: its exchange is of type fanout (kombu's Broadcast), and"
+            " Redis neither keeps such messages nor lets the worker's user subscribe to them; remove it from the"
+            " worker's queues (celery_worker_instances), and bind a queue for each worker to a topic exchange instead"
+        )
+        errors.refuse(error, os.environ)
 
 
 def _take_for_the_worker_alone(app: Any) -> None:

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from fleet_control import celery
 from kombu.transport.redis import Channel
 
-from celery_fleet import _celery57 as adapter
 from celery_fleet import broker
+from celery_fleet.delivery.scripts import RESTORE
 
 QUEUE = "discounts"
 
@@ -28,8 +28,8 @@ def rules() -> list[str]:
 
 
 def test_a_worker_may_run_every_command_of_its_drain() -> None:
-    calls = re.findall(r"redis\.p?call\('(\w+)'", adapter._GIVE_BACK)
-    assert len(calls) == adapter._GIVE_BACK.count("redis."), "a call that this test does not read"
+    calls = re.findall(r"redis\.p?call\('(\w+)'", RESTORE.text)
+    assert len(calls) == RESTORE.text.count("redis."), "a call that this test does not read"
     missing = {call.lower() for call in calls} | SCRIPT
     missing -= {rule.removeprefix("+") for rule in rules() if rule.startswith("+")}
     assert not missing, "messages could not be handed back: grant it in celery.py"

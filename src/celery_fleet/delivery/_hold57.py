@@ -19,6 +19,7 @@ from redis import sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_fleet._celery57 import list_for
 from celery_fleet.delivery import _outage57
 from celery_fleet.delivery._outage57 import held as held
 from celery_fleet.delivery.run import run
@@ -121,9 +122,8 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
         return dict.fromkeys(queue for queue in found if queue) or [routing_key]
 
     def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:
-        priority = channel._get_message_priority(raw, reverse=False)
         return [
-            prefix + channel._q_for_pri(queue, priority)
+            prefix + list_for(channel, queue, raw)
             for queue in queues(exchange, routing_key)
             if queue
         ]

@@ -94,19 +94,6 @@ def item_of(message: Any) -> str:
     return str(kombu_json.dumps(neutral(raw(message))))  # type: ignore[no-untyped-call]  # typed in part only
 
 
-def list_of(message: Any) -> str:
-    """The list that a message came from: the atomic take knows it, kombu no more than exchange and routing key."""
-    known = getattr(message, "list_key", None)
-    if known:
-        return str(known)
-    channel, info = message.channel, message.delivery_info or {}
-    key = info.get("routing_key")
-    found = channel._lookup(info.get("exchange"), key) or [key]
-    queue = next((queue for queue in found if queue in channel.active_queues), found[0])
-    step = channel._get_message_priority(raw(message), reverse=False)
-    return str(channel._q_for_pri(queue, step))
-
-
 def places(channel: Any) -> Places:
     """Where a channel keeps what it holds."""
     return Places(channel.unacked_key, channel.unacked_index_key, channel.global_keyprefix or "")

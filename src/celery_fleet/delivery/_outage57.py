@@ -71,11 +71,6 @@ def in_flight(channel: Any) -> str | None:
     return tag
 
 
-def list_of(channel: Any, raw: dict[str, Any], queue: str) -> str:
-    """The list of a queue that a message belongs to, by its priority (kombu/transport/redis.py)."""
-    return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
-
-
 # --- the connection that is lost ---
 
 

@@ -221,7 +221,7 @@ class Carry:
             entry = client.hget(channel.unacked_key, tag)
         try:
             raw, _, queue = json.loads(entry.decode())  # type: ignore[no-untyped-call]  # typed in part only
-            key = internals.list_of(channel, raw, queue)
+            key = adapter.list_for(channel, queue, raw)
             marked = redelivered(raw)
         except Exception as exc:  # noqa: BLE001  # gone meanwhile, or no message: the sweep deals with it
             logger.debug("message %s is left to the sweep: %s", tag, redact(one_line(exc)))

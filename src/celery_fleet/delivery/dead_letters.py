@@ -81,15 +81,6 @@ end
 return {1, 0, id}
 """
 
-#: Puts a message that no worker here knows at the far end of its queue, so that the others come first.
-#: KEYS: unacked_index, unacked, list. ARGV: tag, item. Returns 0 where the tag is no longer there.
-PUT_BACK = """
-redis.call('ZREM', KEYS[1], ARGV[1])
-if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-redis.call('LPUSH', KEYS[3], ARGV[2])
-return 1
-"""
-
 #: Replaces what ``unacked`` has of a delivery. KEYS: unacked. ARGV: tag, value.
 NOTE = """
 if not redis.call('HGET', KEYS[1], ARGV[1]) then return 0 end

@@ -24,6 +24,7 @@ from typing import Any
 from celery import signals
 
 from celery_fleet import words
+from celery_fleet._celery57 import list_of
 from celery_fleet.delivery import _letters57 as adapter
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.dead_letters import (
@@ -39,6 +40,7 @@ from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.mixin import Mixin
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.parked import Aside, park_raw, tell
+from celery_fleet.delivery.scripts import REQUEUE
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -230,7 +232,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     ) -> None:
         channel = message.channel
         where = adapter.places(channel)
-        key = adapter.list_of(message)
+        key = list_of(message)
         item = adapter.item_of(message)
         names, arguments = dead_letters.park_call(
             item,
@@ -272,7 +274,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             " another release; in %.0f s it becomes a dead letter",
             task,
             identifier,
-            dead_letters.queue_of(adapter.list_of(message)),
+            dead_letters.queue_of(list_of(message)),
             min(seconds, left),
             left,
         )
@@ -294,12 +296,11 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             return
         channel = message.channel
         where = adapter.places(channel)
-        names = [where.unacked_index, where.unacked, adapter.list_of(message)]
+        # To the far end of its queue, so that the others come first.
+        names = [where.unacked, where.unacked_index, list_of(message)]
         arguments = [message.delivery_tag, adapter.item_of(message)]
         with adapter.client(channel) as client:
-            dead_letters.evaluate(
-                client, dead_letters.PUT_BACK, names, arguments, prefix=where.prefix
-            )
+            dead_letters.evaluate(client, REQUEUE.text, names, arguments, prefix=where.prefix)
         adapter.forget(message)
 
     def _now(self, message: Any) -> float:

@@ -77,6 +77,10 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 def _put_back(push: str) -> Script:
     # First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
     return Script(f"""
+if (ARGV[3] or '') ~= '' then
+  local taken = redis.call('ZSCORE', KEYS[2], ARGV[1])
+  if not taken or tonumber(taken) > tonumber(ARGV[3]) then return 0 end
+end
 redis.call('ZREM', KEYS[2], '')
 local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
 if held == 1 then redis.call('{push}', KEYS[3], ARGV[2]) end
@@ -86,7 +90,8 @@ return held
 """)
 
 
-#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message.
+#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message, and for a tag that
+#: is not its delivery's alone, the Unix time of an earlier attempt that may have succeeded.
 #: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
 RESTORE = _put_back("RPUSH")
 

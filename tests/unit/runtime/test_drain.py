@@ -41,6 +41,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from celery_fleet import _celery57 as adapter
 from celery_fleet import drain
+from celery_fleet.delivery.scripts import RESTORE
 from celery_fleet.drain import Bell, Gate, Mode
 from celery_fleet.record import Record
 
@@ -69,7 +70,7 @@ class Redis:
 
     def _run(self, keys: list[str], args: list[str]) -> int:
         tag, payload, tried = args
-        assert keys[:2] == ["unacked_index", "unacked"]
+        assert keys[:2] == ["unacked", "unacked_index"]
         if tried and self.index.get(tag, float("inf")) > float(tried):
             return 0
         self.index.pop(tag, None)
@@ -80,7 +81,7 @@ class Redis:
 
     # As a client and as its pipeline.
     def register_script(self, text: str) -> Any:
-        assert text == adapter._GIVE_BACK
+        assert text == RESTORE.text
         return lambda keys, args, client: client.calls.append(lambda: self._run(keys, args))
 
     def __enter__(self) -> Self:
@@ -274,6 +275,7 @@ class Worker:
         }
         message = self.channel.Message(payload, channel=self.channel)
         message.accept = None
+        message.queue = "q"
         self.channel.qos.append(message, message.delivery_tag)
         return message
 
@@ -797,15 +799,6 @@ def test_which_workers_drain_and_pause(
     ):
         assert (found is None) if expected is None else (expected in str(found))
     assert late.gate.can_drain is (drained is None)
-
-
-def test_a_queue_is_found_by_its_exchange(late: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = late.message("x")
-    message.delivery_info.update(exchange="shop", routing_key="new")
-    monkeypatch.setattr(late.channel, "_lookup", lambda *_: ["audit", "q"], raising=False)
-    assert adapter._queue_of_message(late.channel, message) == "q"
-    monkeypatch.setattr(late.channel, "_lookup", lambda *_: [])
-    assert adapter._queue_of_message(late.channel, message) == "new"
 
 
 # --- what asks for it ---
