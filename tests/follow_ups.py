@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.outage import QUEUE, Server, Worker, wait_for, working
+from tests.outage import PATIENCE, QUEUE, Server, Worker, wait_for, working
 
 SHOP = """
 import os, time
@@ -164,7 +164,8 @@ def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]
         # It answers at once, that it loads what it has: so long, in microseconds a command.
         delay = int(seconds * 1e6 / commands)
         server.start(
-            *("--key-load-delay", str(delay), "--loading-process-events-interval-bytes", "1024")
+            *("--key-load-delay", str(delay), "--loading-process-events-interval-bytes", "1024"),
+            patience=2 * seconds + PATIENCE,
         )
 
 

@@ -120,7 +120,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self, *more: str) -> None:
+    def start(self, *more: str, patience: float = PATIENCE) -> None:
         self.process = subprocess.Popen(
             [
                 *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
@@ -129,7 +129,7 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
         )
-        wait_for(lambda: self.client.ping(), "Redis")
+        wait_for(lambda: self.client.ping(), "Redis", patience)
 
     @property
     def client(self) -> redis.Redis:

@@ -178,6 +178,24 @@ def resume_writes(consumer: Any) -> None:
             consumer.hub.add_writer(process.inqW_fd, writer)
 
 
+def track_living_children(consumer: Any) -> None:
+    """Keep the loop of a new connection from looking for children that have ended.
+
+    A pool that takes no more tasks does not replace them, and asynpool then fails for want of a file descriptor, which
+    would end the worker (celery/concurrency/asynpool.py).
+    """
+    pool: Any = getattr(consumer.pool, "_pool", None)
+    track = getattr(pool, "_track_child_process", None)
+    if track is None or "_track_child_process" in vars(pool):
+        return
+
+    def track_living(process: Any, hub: Any) -> None:
+        if getattr(process, "_sentinel_poll", 0) is not None:
+            track(process, hub)
+
+    pool._track_child_process = track_living
+
+
 def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
     """Have the events of a dispatcher go to ``put`` as (event, routing key).
 

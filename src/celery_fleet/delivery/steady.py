@@ -265,6 +265,7 @@ def _add_steps(app: Any, steady: Steady) -> None:
             for end in self.ends:
                 end()
             internals.keep_time_limits(consumer)
+            internals.track_living_children(consumer)
             self.ends = (adapter.repeat(consumer.timer, LOOK, steady.look),)
             if steady.carry is not None:
                 steady.carry.connected(consumer)

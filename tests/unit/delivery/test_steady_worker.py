@@ -63,6 +63,25 @@ def test_tasks_that_are_acknowledged_early_run_once_as_well(tmp_path: Path) -> N
         settled(w, numbers)
 
 
+def test_a_drain_goes_on_though_a_process_ended_before_the_broker_was_back(tmp_path: Path) -> None:
+    """Processes that end after one task are not replaced in a drain, and the pool still lists them."""
+    options = ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "1")
+    with working(tmp_path, *options) as worker:
+        assert worker.process is not None
+        worker.send(1, 6)
+        long = worker.send(1, 20, first=1)
+        worker.done([0, 1], "start")
+        worker.server.kill()
+        worker.process.send_signal(signal.SIGTERM)
+        worker.done([0])
+        time.sleep(3)
+        worker.server.start()
+        worker.done(long)
+        assert worker.process.wait(60) == 0
+        assert worker.times("start") == {0: 1, 1: 1}
+        assert "CRITICAL" not in worker.log
+
+
 def test_what_had_not_begun_comes_back_in_order(tmp_path: Path) -> None:
     with working(
         tmp_path, "-P", "prefork", "-c", "1", conf={"worker_prefetch_multiplier": 16}
