@@ -271,7 +271,9 @@ def _in_use(root: Path) -> set[str]:
 
 
 def prune(root: Path, keep: int, spared: str = "") -> list[str]:
-    """Remove releases that nothing points to, but for the newest `keep`; returns the names of the removed.
+    """Remove releases that nothing points to, except the newest `keep`, and builds that never finished.
+
+    Returns the names of the removed. The caller holds the lock of `build`: no other build is going on.
 
     Args:
         root: Directory of the application.
@@ -279,17 +281,19 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         spared: Name of one that is about to be used.
     """
     used = _in_use(root) | {spared}
-    noted = [path for path in (root / "releases").iterdir() if (path / NOTE).is_file()]
-    spare = sorted(
-        (path for path in noted if path.name not in used),
+    spare = [path for path in (root / "releases").iterdir() if path.name not in used]
+    unfinished = [path for path in spare if not (path / NOTE).is_file()]
+    finished = sorted(
+        (path for path in spare if path not in unfinished),
         key=lambda path: (path / NOTE).stat().st_mtime,
         reverse=True,
     )
-    for path in spare[keep:]:
+    removed = [*finished[keep:], *unfinished]
+    for path in removed:
         # The note goes first: a removal that is cut short leaves nothing that looks like a release.
-        (path / NOTE).unlink()
+        (path / NOTE).unlink(missing_ok=True)
         shutil.rmtree(path)
-    return [path.name for path in spare[keep:]]
+    return [path.name for path in removed]
 
 
 def _require_unused(path: Path) -> None:

@@ -435,8 +435,17 @@ def left(root: Path) -> list[str]:
 
 
 def test_the_newest_stay(six: Path) -> None:
-    assert sorted(prune(six, 2)) == ["r1", "r2", "r3", "r4"]
-    assert left(six) == ["half", "r5", "r6"]
+    assert sorted(prune(six, 2)) == ["half", "r1", "r2", "r3", "r4"]
+    assert left(six) == ["r5", "r6"]
+
+
+def test_what_was_never_finished_goes(six: Path) -> None:
+    """Builds and removals that were cut short: nothing else would ever remove them."""
+    for name in ("about-to-be-used", "in-use"):
+        (six / "releases" / name).mkdir()
+    (six / "pins/beat").symlink_to("../releases/in-use")
+    assert prune(six, 6, spared="about-to-be-used") == ["half"]
+    assert left(six) == ["about-to-be-used", "in-use", "r1", "r2", "r3", "r4", "r5", "r6"]
 
 
 def test_what_is_in_use_stays(six: Path) -> None:
@@ -445,11 +454,11 @@ def test_what_is_in_use_stays(six: Path) -> None:
     (six / "pins/beat").symlink_to("../releases/gone")
     (six / "pins/file").touch()
     prune(six, 1)
-    assert left(six) == ["half", "r1", "r2", "r6"]
+    assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0, spared="r6")
-    assert left(six) == ["half", "r1", "r2", "r6"]
+    assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0)
-    assert left(six) == ["half", "r1", "r2"]
+    assert left(six) == ["r1", "r2"]
 
 
 @pytest.mark.slow
@@ -465,7 +474,8 @@ def test_a_removal_that_is_cut_short_leaves_no_release(
     def fail(path: Path) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(shutil, "rmtree", fail)
-    with pytest.raises(OSError, match="killed"):
-        prune(six, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(OSError, match="killed"):
+            prune(six, 5)
     assert not (six / "releases/r1/release.json").exists()
