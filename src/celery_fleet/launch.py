@@ -1,6 +1,6 @@
 """Start a process of the fleet from the release that its unit is pinned to.
 
-Run as a file by the system's Python, before any virtualenv: ``python3 -S -E launch.py COMPONENT
+Run as a file by the system's Python, before any virtualenv: ``python3 -S -I launch.py COMPONENT
 --pin LINK [-- ARGV…]``. Only the standard library, and no import of this package.
 
 The link is resolved once. From then on the process knows real paths only, so a deploy that moves

@@ -59,7 +59,7 @@ def test_every_service_is_part_of_a_delivered_fleet(fleet: Fleet) -> None:
     assert [name for name in SERVICES if not services(fleet, name)] == []
 
 
-RECORD = "-+/usr/bin/python3 -S -E /usr/lib/celery-fleet/fingerprint.py record %n"
+RECORD = "-+/usr/bin/python3 -S -I /usr/lib/celery-fleet/fingerprint.py record %n"
 
 
 def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> None:
@@ -538,7 +538,7 @@ def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
     # Its end is not the unit's, and it runs as root without the sandbox.
     assert program == "-+/usr/bin/python3"
     assert words == [
-        *("-S", "-E", "/rt/celery_fleet/hand_back.py"),
+        *("-S", "-I", "/rt/celery_fleet/hand_back.py"),
         *("--settings", "/etc/fleet/shop/credentials/worker.json"),
         # By the instance's own name: a stand-in has a copy of the drop-in.
         *("--directory", "%t/shop-worker-%i"),

@@ -35,7 +35,7 @@ def launch(
 ) -> subprocess.CompletedProcess[str]:
     pin = release.parents[1] / "pins" / "worker"
     return subprocess.run(
-        [sys.executable, "-S", "-E", str(LAUNCH), component, "--pin", str(pin), *argv],
+        [sys.executable, "-S", "-I", str(LAUNCH), component, "--pin", str(pin), *argv],
         env={"PATH": "/usr/bin:/bin", **environ},
         capture_output=True,
         text=True,
