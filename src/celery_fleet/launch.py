@@ -30,6 +30,8 @@ URL_VARIABLES = (
     "CELERY_BROKER_WRITE_URL",
     "CELERY_RESULT_BACKEND",
 )
+# Variables such as LD_PRELOAD, which no command that root runs for the unit is to have.
+CARRIED = "CELERY_FLEET_ENV_"
 USAGE = f"usage: launch.py {'|'.join(COMPONENTS)} --pin LINK [-- ARGV…]"
 
 
@@ -126,7 +128,11 @@ def environment(
 ) -> dict[str, str]:
     """The process's environment: the unit's, with the release in it."""
     venv = os.path.join(release, "venv")
-    result = {key: value for key, value in environ.items() if key not in URL_VARIABLES}
+    result = {
+        key.removeprefix(CARRIED): value
+        for key, value in environ.items()
+        if key not in URL_VARIABLES
+    }
     result.update(
         CELERY_FLEET_COMPONENT=component,
         CELERY_FLEET_RELEASE=os.path.basename(release),

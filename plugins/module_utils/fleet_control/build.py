@@ -83,9 +83,7 @@ def _run(
     user: pwd.struct_passwd,
     stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> str:
-    """Run a command as the application's user, with none of the environment of whoever runs Ansible.
-
-    Never as root: packages, and the application itself, decide what it does.
+    """Run a command as the user of the build, with none of the environment of whoever runs Ansible.
 
     Returns what it printed.
     """
