@@ -28,7 +28,6 @@ changed, so check mode runs it as well.
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +41,7 @@ UTILS: Final = Path(__file__).resolve().parents[1] / "module_utils"
 if str(UTILS) not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(UTILS))
 
+from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight import owners  # noqa: E402  # needs the path above
 
 PROBE: Final = UTILS / "fleet_preflight/probe.py"
@@ -109,14 +109,9 @@ class ActionModule(ActionBase):
     def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
         claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
-        command = shlex.join(
-            [
-                interpreter if interpreter.startswith("/") else "python3",
-                "-S",
-                "-E",
-                "-c",
-                PROBE.read_text(encoding="utf-8"),
-            ]
+        command = remote.command(
+            PROBE.read_text(encoding="utf-8"),
+            interpreter if interpreter.startswith("/") else "python3",
         )
         before = time.time()
         try:

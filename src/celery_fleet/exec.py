@@ -1,6 +1,6 @@
 """Run a command as the application's user, with exactly its environment and its credentials.
 
-    /usr/bin/python3 -S -E exec.py --app APP [--as producer|operator|…] [--release ID] [--timeout SECONDS]
+    /usr/bin/python3 -S -I exec.py --app APP [--as producer|operator|…] [--release ID] [--timeout SECONDS]
         [--unit NAME] [--output PATH] -- CMD…
 
 As root, by the system's Python; the standard library alone. What the application is and where it lies is read from
@@ -37,8 +37,8 @@ from types import FrameType
 from typing import IO
 
 if __name__ == "__main__":
-    # Run as a file, whose directory comes first on the path; the package is beside it.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from celery_fleet import client_certificate, health_result, launch
 
@@ -341,7 +341,7 @@ def unit_command(
     inner = [
         *("/bin/sh", "-c", _SUPERVISOR, "sh", str(status)),
         *("/usr/bin/env", *(f"{name}={value}" for name, value in environment(app).items())),
-        *("/usr/bin/python3", "-S", "-E", str(Path(launch.__file__).resolve())),
+        *("/usr/bin/python3", "-S", "-I", str(Path(launch.__file__).resolve())),
         *(
             "beat" if request.component == "schedule" else request.component,
             "--pin",

@@ -1,6 +1,6 @@
 """ExecStopPost of a worker's unit: hand back what its process held when it ended, however it did.
 
-    /usr/bin/python3 -S -E hand_back.py --settings FILE --directory DIRECTORY --user USER
+    /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
 Run as root, outside of the unit's sandbox: by now the unit has no credentials any more. Root reads the
 settings file for the broker's address and nothing else, and then becomes the user whose process it was. The
@@ -31,8 +31,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 if __name__ == "__main__":
-    # Run as a file, whose directory comes first on the path; the package is beside it.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from celery_fleet.delivery import begun
 from celery_fleet.delivery.begun import Estate

@@ -1,7 +1,7 @@
 """Check how this host of a fleet fares, without Celery: run as root by a systemd timer, with the system's Python.
 
-    /usr/bin/python3 -S -E health.py check APP     the checks; ExecStart= of <app>-health.service
-    /usr/bin/python3 -S -E health.py tell APP      the command on a change of state; its ExecStopPost=
+    /usr/bin/python3 -S -I health.py check APP     the checks; ExecStart= of <app>-health.service
+    /usr/bin/python3 -S -I health.py tell APP      the command on a change of state; its ExecStopPost=
 
 What is checked, and from when on a value is a warning or bad, stands in ``/etc/celery-fleet/<app>/health.json``. The
 checks run side by side, each with a bound of its own, so that one that hangs delays no other. The result is written to
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # Run as a file, whose directory comes first on the path; the package is beside it.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from celery_fleet import health_checks, health_result
 from celery_fleet.health_checks import CheckError, Setup

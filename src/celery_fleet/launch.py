@@ -1,6 +1,6 @@
 """Start a process of the fleet from the release that its unit is pinned to.
 
-Run as a file by the system's Python, before any virtualenv: ``python3 -S -E launch.py COMPONENT
+Run as a file by the system's Python, before any virtualenv: ``python3 -S -I launch.py COMPONENT
 --pin LINK [-- ARGV…]``. Only the standard library, and no import of this package.
 
 The link is resolved once. From then on the process knows real paths only, so a deploy that moves
@@ -30,6 +30,8 @@ URL_VARIABLES = (
     "CELERY_BROKER_WRITE_URL",
     "CELERY_RESULT_BACKEND",
 )
+# Variables such as LD_PRELOAD, which no command that root runs for the unit is to have.
+CARRIED = "CELERY_FLEET_ENV_"
 USAGE = f"usage: launch.py {'|'.join(COMPONENTS)} --pin LINK [-- ARGV…]"
 
 
@@ -126,7 +128,11 @@ def environment(
 ) -> dict[str, str]:
     """The process's environment: the unit's, with the release in it."""
     venv = os.path.join(release, "venv")
-    result = {key: value for key, value in environ.items() if key not in URL_VARIABLES}
+    result = {
+        key.removeprefix(CARRIED): value
+        for key, value in environ.items()
+        if key not in URL_VARIABLES
+    }
     result.update(
         CELERY_FLEET_COMPONENT=component,
         CELERY_FLEET_RELEASE=os.path.basename(release),

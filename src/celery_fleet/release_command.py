@@ -1,4 +1,4 @@
-"""Run a command of a release on this host: ``python3 -S -E release_command.py`` with JSON on stdin, as root.
+"""Run a command of a release on this host: ``python3 -S -I release_command.py`` with JSON on stdin, as root.
 
     {"do": "start", "app", "name", "release", "claim", "argv", "timeout"}
     {"do": "wait", "app", "name", "claim", "argv", "seconds"}
@@ -152,7 +152,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
         f"--unit={place.unit}",
         "--property=Type=exec",
         f"--description={asked['app']}: {asked['name']} of release {asked['release']}",
-        *(PYTHON, "-S", "-E", os.path.abspath(__file__), "supervise", str(place.request)),
+        *(PYTHON, "-S", "-I", os.path.abspath(__file__), "supervise", str(place.request)),
     ]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -184,7 +184,7 @@ def supervise(path: Path) -> int:
     inner = place.inner(asked["attempt"])
     began = time.time()
     command = [
-        *(PYTHON, "-S", "-E", str(Path(__file__).with_name("exec.py"))),
+        *(PYTHON, "-S", "-I", str(Path(__file__).with_name("exec.py"))),
         *("--app", asked["app"], "--as", "producer", "--release", asked["release"]),
         *("--timeout", f"{float(asked['timeout']):.15g}", "--unit", inner),
         *("--output", str(log), "--", *asked["argv"]),

@@ -1,6 +1,6 @@
 """ExecStop of a worker's unit: TERM, wait for the drain, QUIT, wait again, KILL.
 
-Run as a file with `python3 -S -E`: standard library alone, nothing of this package. SIGTERM makes Celery stop
+Run as a file with `python3 -S -I`: standard library alone, nothing of this package. SIGTERM makes Celery stop
 taking tasks and wait for those that run, without bound. When the drain is over, SIGQUIT makes it hand back what
 it has not acknowledged. With the threads pool SIGQUIT would hand back tasks that
 run to their end all the same, and so run twice; with gevent it hands back nothing: there `--no-quit` has it wait and no

@@ -253,3 +253,15 @@ def test_no_variables_beside_playbooks() -> None:
         "playbooks/group_vars/", "playbooks/host_vars/", "group_vars/", "host_vars/"
     )
     assert found == []
+
+
+# --- what runs as root --------------------------------------------------------------------------------
+
+
+def test_python_on_hosts_is_isolated() -> None:
+    """What root runs imports neither from the working directory nor from where the environment says."""
+    without_site = hits(r"-SE?\b", names_under("plugins/", "roles/", "src/", "templates/"))
+    assert len(without_site) > 20
+    assert [
+        line for line in without_site if not re.search(r"-S -I\b|\"-S\", \"-I\"|-SI\b", line)
+    ] == []

@@ -59,7 +59,10 @@ def test_every_service_is_part_of_a_delivered_fleet(fleet: Fleet) -> None:
     assert [name for name in SERVICES if not services(fleet, name)] == []
 
 
-RECORD = "-+/usr/bin/python3 -S -E /usr/lib/celery-fleet/fingerprint.py record %n"
+RECORD = (
+    "-+/usr/bin/env -i INVOCATION_ID=${INVOCATION_ID} "
+    "/usr/bin/python3 -S -I /usr/lib/celery-fleet/fingerprint.py record %n"
+)
 
 
 def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> None:
@@ -74,6 +77,19 @@ def test_every_unit_that_runs_records_what_it_is_started_with(fleet: Fleet) -> N
         for drop_in in (p for p in host.unit_files() if p.startswith("nginx.service.d/")):
             # nginx's own commands of that kind come first: Debian's tests the configuration.
             assert parse(host.unit_files()[drop_in])["Service"]["ExecStartPre"] == [RECORD]
+
+
+def test_what_root_runs_for_a_process_has_none_of_its_environment(fleet: Fleet) -> None:
+    """`celery_app_env` may name a library or a file that the application can write."""
+    found = 0
+    for host in fleet.hosts.values():
+        for text in host.unit_files().values():
+            if "EnvironmentFile=" not in text and "hand_back.py" not in text:
+                continue
+            commands = re.findall(r"(?m)^Exec\w+=([-@:!|]*\+.*)$", text)
+            assert all(command.startswith("-+/usr/bin/env -i ") for command in commands), commands
+            found += len(commands)
+    assert found
 
 
 def test_systemd_takes_every_unit(fleet: Fleet, tmp_path: Path) -> None:
@@ -536,9 +552,9 @@ def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
     (command,) = parse(with_hand_back())["Service"]["ExecStopPost"]
     program, *words = command.split()
     # Its end is not the unit's, and it runs as root without the sandbox.
-    assert program == "-+/usr/bin/python3"
+    assert program == "-+/usr/bin/env"
     assert words == [
-        *("-S", "-E", "/rt/celery_fleet/hand_back.py"),
+        *("-i", "/usr/bin/python3", "-S", "-I", "/rt/celery_fleet/hand_back.py"),
         *("--settings", "/etc/fleet/shop/credentials/worker.json"),
         # By the instance's own name: a stand-in has a copy of the drop-in.
         *("--directory", "%t/shop-worker-%i"),

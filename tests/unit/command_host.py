@@ -104,7 +104,7 @@ class Host:
         self.argv = list(argv) if do == "start" else self.argv
         request |= {"argv": self.argv, "timeout": 30, "seconds": 20, **more}
         done = subprocess.run(
-            [sys.executable, "-S", "-E", str(self.runtime / "release_command.py")],
+            [sys.executable, "-S", "-I", str(self.runtime / "release_command.py")],
             input=json.dumps(request),
             env={"PATH": f"{self.bin}:/usr/bin:/bin"},
             capture_output=True,

@@ -13,12 +13,13 @@ import json
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .celery import environment_text
 from .releases import NOTE, built, outlived, refusals
@@ -76,22 +77,25 @@ def _user(name: str) -> pwd.struct_passwd:
 
 
 def _run(
-    command: Sequence[str], timeout: float, what: str, user: pwd.struct_passwd | None = None
+    command: Sequence[str],
+    timeout: float,
+    what: str,
+    user: pwd.struct_passwd,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
 ) -> str:
-    """Run a command, as root or as another user, with none of the environment of whoever runs Ansible.
+    """Run a command as the user of the build, with none of the environment of whoever runs Ansible.
 
     Returns what it printed.
     """
-    identity: dict[str, Any] = {}
-    if user is not None:
-        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     try:
         done = subprocess.run(
             list(command),
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
             cwd="/",
-            **identity,
-            stdin=subprocess.DEVNULL,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -108,6 +112,10 @@ def _run(
     if done.returncode != 0:
         raise CommandFailed(f"{what} failed; its last lines:\n{_tail(done.stdout)}")
     return str(done.stdout)
+
+
+# Seconds for the import of the application.
+_IMPORT = 120.0
 
 
 def _checked(build: Build) -> dict[str, Any]:
@@ -139,12 +147,13 @@ def _checked(build: Build) -> dict[str, Any]:
             user=user.pw_uid,
             group=user.pw_gid,
             extra_groups=[],
-            timeout=min(build.timeout, 120),
+            timeout=min(build.timeout, _IMPORT),
             check=False,
         )
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        limit = "celery_release_timeout" if build.timeout < _IMPORT else "a fixed limit"
         raise BuildError(
-            f"importing {build.app} took more than {min(build.timeout, 120):.0f} s: what waits for a database or a "
+            f"importing {build.app} took more than {late.timeout:.0f} s ({limit}): what waits for a database or a "
             "network when it is imported has to do so in its tasks"
         ) from None
     try:
@@ -172,33 +181,41 @@ def _checked(build: Build) -> dict[str, Any]:
     return dict(answer)
 
 
-def _unpack(archive: str, target: Path) -> None:
-    target.mkdir()
+def _unpack(archive: str, target: Path, timeout: float, user: pwd.struct_passwd) -> None:
     # Not tarfile: its filters against names that lead elsewhere came with Python 3.11.4, and Debian 12 has 3.11.2.
-    command = ["tar", "--extract", "--no-same-owner", "--file", archive, "--directory", str(target)]
-    _run(command, 120, "unpacking the source")
+    command = ["tar", "--extract", "--gzip", "--file", "-", "--directory", str(target)]
+    # Only root can open the archive.
+    with open(archive, "rb") as stream:
+        _run(command, timeout, "unpacking the source", user, stream)
 
 
 def _build(build: Build) -> Mapping[str, Any]:
-    _unpack(build.archive, build.path / "source")
-    places = [build.code / build.requirements, build.path / "source" / build.requirements]
+    deadline = time.monotonic() + build.timeout
+
+    def left() -> float:
+        return max(1.0, deadline - time.monotonic())
+
+    user = _user(build.user)
+    source, venv = build.path / "source", build.path / "venv"
+    # Until they are complete, both belong to the application's user.
+    for directory in (source, venv):
+        directory.mkdir()
+        os.chown(directory, user.pw_uid, user.pw_gid)
+    _unpack(build.archive, source, build.timeout, user)
+    places = [build.code / build.requirements, source / build.requirements]
     requirements = next((path for path in places if path.is_file()), None)
     if requirements is None:
         raise BuildError(
             f"the source has no {build.directory}/{build.requirements} (celery_app_source.requirements)"
         )
-    deadline = time.monotonic() + build.timeout
-    venv = build.path / "venv"
-    # What a package runs while it is installed is a stranger's code: not as root.
-    user = _user(build.user)
-    venv.mkdir()
-    os.chown(venv, user.pw_uid, user.pw_gid)
-    wheel = _pip_wheel(build)
+    wheel = _pip_wheel(build, user)
     # A copy of pip in each virtualenv takes longer than all else but the packages: the host's own one serves from its
     # wheel, run by the virtualenv's interpreter.
     make = [build.python, "-m", "venv", *(["--without-pip"] if wheel else []), str(venv)]
-    _run(make, build.timeout, "making the virtualenv", user)
-    left = max(1.0, deadline - time.monotonic())
+    _run(make, left(), "making the virtualenv", user)
+    made = _links_out(venv)
+    _run([*_compile_all(build), str(source)], left(), "compiling the source", user)
+    _give_to_root(source)
     install = [
         f"{venv}/bin/python",
         *([f"{wheel}/pip"] if wheel else ["-m", "pip"]),
@@ -211,9 +228,13 @@ def _build(build: Build) -> Mapping[str, Any]:
         "--requirement",
         str(requirements),
     ]
-    _run(install, left, "installing the requirements", user)
+    _run(install, left(), "installing the requirements", user)
+    # Packages may bring files for other versions of Python; as with pip, these stay as they are.
+    quietly = [*_compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
+    with contextlib.suppress(CommandFailed):
+        _run(quietly, left(), "compiling the packages", user)
     _give_to_root(venv)
-    _compile(build, venv, max(1.0, deadline - time.monotonic()))
+    _refuse_links_out(venv, made)
     # Flower's own virtualenv holds no application that could be checked.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
 
@@ -225,14 +246,14 @@ _BUNDLED = (
 )
 
 
-def _pip_wheel(build: Build) -> str:
+def _pip_wheel(build: Build, user: pwd.struct_passwd) -> str:
     """Path of the pip that the host has for new virtualenvs; nothing where the interpreter has to bring its own."""
     patterns = list(_WHEELS)
     if os.path.dirname(os.path.realpath(build.python)) != "/usr/bin":
         # Another interpreter than Debian's: its pip may need a newer Python than this one, and the other way round.
         try:
             bundled = _run(
-                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip"
+                [build.python, "-I", "-c", _BUNDLED], min(30, build.timeout), "asking for pip", user
             )
         except BuildError:
             return ""
@@ -241,28 +262,55 @@ def _pip_wheel(build: Build) -> str:
     return found[-1] if found else ""
 
 
-def _compile(build: Build, venv: Path, timeout: float) -> None:
-    """Compile all code: the application's user can't write here, so what is not compiled now is at every start.
+def _compile_all(build: Build) -> list[str]:
+    """The start of a command that compiles: the application's user can't write there later, when it would be needed.
 
     By the system's interpreter: the virtualenv's would run what its packages have put into .pth files.
     """
-    compile_all = [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
-    _run([*compile_all, str(build.path / "source")], 120, "compiling the source")
-    # Packages may bring files for other versions of Python; as with pip, these stay as they are.
-    quietly = [*compile_all, "-q", *(str(path) for path in venv.glob("lib/python*/site-packages"))]
-    with contextlib.suppress(CommandFailed):
-        _run(quietly, timeout, "compiling the packages")
+    return [build.python, "-I", "-m", "compileall", "-q", "-j", "0"]
 
 
 def _give_to_root(directory: Path) -> None:
-    """Owner and group of a whole tree, links themselves and not what they point to.
+    """Make root the owner of a whole tree, which anybody may read and nobody else may write.
 
-    Never by path: a process that a package has left behind could put a link to elsewhere on the way.
+    Links change owner, what they point to does not. A directory is root's before its content is listed, and no entry
+    is looked up by its whole path: a process that a package has left behind could still add or exchange entries.
     """
+
+    def settle(name: Path | str, handle: int | None = None) -> None:
+        os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
+        mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
+        if not stat.S_ISLNK(mode):
+            runs = stat.S_ISDIR(mode) or mode & 0o111
+            os.chmod(name, 0o755 if runs else 0o644, dir_fd=handle)
+
+    settle(directory)
     for _, directories, names, handle in os.fwalk(directory, follow_symlinks=False):
-        os.chown(handle, 0, 0)
         for name in (*directories, *names):
-            os.chown(name, 0, 0, dir_fd=handle, follow_symlinks=False)
+            settle(name, handle)
+
+
+def _links_out(venv: Path) -> set[tuple[str, str]]:
+    """Links in a virtualenv that lead out of it, each with its target."""
+    root = os.path.realpath(venv)
+    found = set()
+    for base, directories, names in os.walk(root):
+        for path in (os.path.join(base, name) for name in (*directories, *names)):
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
+                found.add((os.path.relpath(path, root), os.readlink(path)))
+    return found
+
+
+def _refuse_links_out(venv: Path, made: set[tuple[str, str]]) -> None:
+    """Refuse links that packages have left, other than those to the interpreter that `venv` has `made`."""
+    strange = sorted(_links_out(venv) - made)
+    if strange:
+        shown = "\n".join(f"  {name} -> {target}" for name, target in strange[:5])
+        raise BuildError(
+            "installing the requirements has left links that lead out of the virtualenv:\n"
+            f"{shown}\n"
+            "Find the package that makes them, and take it out of the requirements or report it to its authors."
+        )
 
 
 def _in_use(root: Path) -> set[str]:
@@ -271,7 +319,9 @@ def _in_use(root: Path) -> set[str]:
 
 
 def prune(root: Path, keep: int, spared: str = "") -> list[str]:
-    """Remove releases that nothing points to, but for the newest `keep`; returns the names of the removed.
+    """Remove releases that nothing points to, except the newest `keep`, and builds that never finished.
+
+    Returns the names of the removed. The caller holds the lock of `build`: no other build is going on.
 
     Args:
         root: Directory of the application.
@@ -279,17 +329,19 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         spared: Name of one that is about to be used.
     """
     used = _in_use(root) | {spared}
-    noted = [path for path in (root / "releases").iterdir() if (path / NOTE).is_file()]
-    spare = sorted(
-        (path for path in noted if path.name not in used),
+    spare = [path for path in (root / "releases").iterdir() if path.name not in used]
+    unfinished = [path for path in spare if not (path / NOTE).is_file()]
+    finished = sorted(
+        (path for path in spare if path not in unfinished),
         key=lambda path: (path / NOTE).stat().st_mtime,
         reverse=True,
     )
-    for path in spare[keep:]:
+    removed = [*finished[keep:], *unfinished]
+    for path in removed:
         # The note goes first: a removal that is cut short leaves nothing that looks like a release.
-        (path / NOTE).unlink()
+        (path / NOTE).unlink(missing_ok=True)
         shutil.rmtree(path)
-    return [path.name for path in spare[keep:]]
+    return [path.name for path in removed]
 
 
 def _require_unused(path: Path) -> None:

@@ -497,10 +497,19 @@ def environment_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+# The dynamic linker and the C library read these before a program begins, `env -i` included.
+_BEFORE_MAIN = re.compile(r"LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH")
+# `celery_fleet.launch` takes this off again.
+_CARRIED = "CELERY_FLEET_ENV_"
+
+
 def environment_file(values: Mapping[str, Any] | None) -> str:
     """The text of a systemd environment file: each value in double quotes, as systemd.exec(5) reads them.
 
     A line break within the quotes is part of the value, so that a key in PEM form can be one.
+
+    systemd also gives a unit's variables to the commands that it runs for it as root. Those by which a library of the
+    application's could become root have another name in the file; only the process gets them by their own.
 
     Raises:
         ValueError: A name that systemd would pass over in silence.
@@ -513,7 +522,8 @@ def environment_file(values: Mapping[str, Any] | None) -> str:
         escaped = (
             text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
         )
-        lines.append(f'{name}="{escaped}"')
+        prefix = _CARRIED if _BEFORE_MAIN.fullmatch(str(name)) else ""
+        lines.append(f'{prefix}{name}="{escaped}"')
     return "\n".join(lines) + ("\n" if lines else "")
 
 

@@ -3,7 +3,7 @@
 Used twice. `settle` computes from it what a unit would be started with now. And this very file lies on each host as
 the recorder, which every service of the fleet runs before its process:
 
-    ExecStartPre=-+/usr/bin/python3 -S -E /usr/lib/celery-fleet/fingerprint.py record %n
+    ExecStartPre=-+/usr/bin/python3 -S -I /usr/lib/celery-fleet/fingerprint.py record %n
 
 Its record carries the start's invocation ID, and counts only while that is the unit's: so it belongs to the process,
 whoever started it. Standard library alone, and little of it, since it runs before each start.

@@ -19,14 +19,18 @@ _PYTHON = "/usr/bin/python3"
 _SETTLE = 10
 
 
-def command(source: str) -> str:
-    """The shell command that runs a script's source on a host."""
-    return shlex.join([_PYTHON, "-S", "-E", "-c", source])
+def command(source: str, python: str = _PYTHON) -> str:
+    """The shell command that runs a script's source on a host.
+
+    Isolated (`-I`), since it runs as root: otherwise Python would first import from the working directory, which is the
+    home of whoever logs in.
+    """
+    return shlex.join([python, "-S", "-I", "-c", source])
 
 
 def program(path: str) -> str:
     """The shell command that runs a program of the runtime that needs nothing but the standard library."""
-    return shlex.join([_PYTHON, "-S", "-E", path])
+    return shlex.join([_PYTHON, "-S", "-I", path])
 
 
 def script(name: str) -> str:

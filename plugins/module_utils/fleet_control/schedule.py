@@ -28,7 +28,7 @@ _SCRIPT = (
     '[ -f "$runtime/celery_fleet/database_schedule.py" ] || exit {early}; '
     'if [ -f "$root/releases/$release/release.json" ]; then set -- --release "$release" "$@"; '
     'elif [ "$do" = plan ] && [ -f "$root/current/release.json" ]; then echo {current}; else exit {early}; fi; '
-    'exec /usr/bin/python3 -S -E "$runtime/celery_fleet/exec.py" "$@"'
+    'exec /usr/bin/python3 -S -I "$runtime/celery_fleet/exec.py" "$@"'
 )
 
 

@@ -150,7 +150,7 @@ def exec_command(application: Application, component: str, *words: str) -> list[
     """The command line of :mod:`celery_fleet.exec` without the command itself."""
     script = application.runtime / "celery_fleet" / "exec.py"
     own = ["--app", application.name, "--as", component, *words]
-    return ["/usr/bin/python3", "-S", "-E", str(script), *own]
+    return ["/usr/bin/python3", "-S", "-I", str(script), *own]
 
 
 def in_release(

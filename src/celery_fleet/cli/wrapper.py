@@ -1,4 +1,4 @@
-#!/usr/bin/python3 -SE
+#!/usr/bin/python3 -SI
 # Written by Celery Fleet as /usr/local/bin/celery-fleet. It belongs to no application and to no version: it runs the
 # command of the application that is meant, as that application's own /etc/celery-fleet/<app>/cli.json names it.
 """Find the operator's command of an application and become it."""

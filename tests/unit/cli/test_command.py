@@ -270,7 +270,7 @@ def test_exec_becomes_the_script_that_runs_commands(
     assert call("exec", *options, "--", *words).exit_code == 7
     script = f"{host.SOURCE}/celery_fleet/exec.py"
     assert seen == [
-        ["/usr/bin/python3", "-S", "-E", script, "--app", "shop", *options, "--", *words]
+        ["/usr/bin/python3", "-S", "-I", script, "--app", "shop", *options, "--", *words]
     ]
 
 

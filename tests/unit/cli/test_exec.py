@@ -336,7 +336,7 @@ def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
     script = str(host.SOURCE / "celery_fleet/exec.py")
     done = subprocess.run(
-        [sys.executable, "-S", "-E", script, "--app", "no-such", "--", "true"],
+        [sys.executable, "-S", "-I", script, "--app", "no-such", "--", "true"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -71,7 +71,7 @@ def systemd(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sys
     made = Systemd(tmp_path / "units.json")
     script = tmp_path / "systemctl"
     fake = Path(__file__).with_name("fake_systemctl.py")
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {fake} {made.path} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I {fake} {made.path} "$@"\n')
     script.chmod(0o755)
     monkeypatch.undo()
     monkeypatch.setattr("celery_fleet.cli.application.CONFIGURATION", place / "etc")

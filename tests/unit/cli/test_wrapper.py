@@ -39,11 +39,11 @@ def test_the_file_that_is_read() -> None:
 
 def run(root: Path, *argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
     text = (host.SOURCE / "celery_fleet/cli/wrapper.py").read_text()
-    assert text.startswith("#!/usr/bin/python3 -SE\n")
+    assert text.startswith("#!/usr/bin/python3 -SI\n")
     path = root / "celery-fleet"
     path.write_text(text.replace("/etc/celery-fleet/*", f"{root}/etc/*"))
     return subprocess.run(
-        [sys.executable, "-S", "-E", str(path), *argv],
+        [sys.executable, "-S", "-I", str(path), *argv],
         cwd=root,
         env={"PATH": os.environ["PATH"], **environ},
         capture_output=True,

@@ -100,7 +100,7 @@ class Network:
         """Whether somebody with this address gets an answer from the host; an empty one is the host itself."""
         target = address or (HOST[1] if ":" in source else HOST[0])
         who = self.others if source else self.host
-        done = self.on(who, sys.executable, "-S", "-E", "-c", _CALL, source, target, str(port))
+        done = self.on(who, sys.executable, "-S", "-I", "-c", _CALL, source, target, str(port))
         assert done.returncode == 0, done.stderr
         return bool(json.loads(done.stdout))
 
@@ -139,7 +139,7 @@ def network(ports: list[int]) -> Iterator[Network]:
         )
         made.root(made.others, f"ip link set lo up; {addresses}; ip link set other0 up")
         server = subprocess.Popen(
-            [*enter, sys.executable, "-S", "-E", "-c", _SERVE, *(str(port) for port in ports)],
+            [*enter, sys.executable, "-S", "-I", "-c", _SERVE, *(str(port) for port in ports)],
             stdout=subprocess.PIPE,
         )
         assert server.stdout is not None

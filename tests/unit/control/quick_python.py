@@ -2,7 +2,8 @@
 `quick_python.py -I -m compileall …`, which the real one does, and as `quick_python.py -I -c …`, which asks where its
 pip's wheel is.
 
-It has none, so that its virtualenvs get a pip of their own: one that knows of two kinds of requirements.
+It has none, so that its virtualenvs get a pip of their own: one that knows of three kinds of requirements. What stands
+below the line `# setup.py` is run, as the code of a package is that is installed from its source.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import venv
 from pathlib import Path
 
 PIP = """
-import sys
+import pathlib, sys
 *words, requirements = sys.argv[1:]
 options = ["--no-input", "--quiet", "--no-compile"]
 assert words == ["--disable-pip-version-check", "install", *options, "--requirement"]
-if "nothing-of-the-kind" in open(requirements).read():
+text = open(requirements).read()
+if "nothing-of-the-kind" in text:
     sys.exit("ERROR: No matching distribution found for nothing-of-the-kind")
+packages = pathlib.Path(__file__).parents[1]
+exec(text.partition("# setup.py\\n")[2])
 """
 
 if __name__ == "__main__":

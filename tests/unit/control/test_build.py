@@ -10,11 +10,11 @@ import pwd
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ import pytest
 from fleet_control import build as module
 from fleet_control.build import Build, BuildError, build, prune
 
-ME = pwd.getpwuid(os.geteuid()).pw_name
+# Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
+USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+# As on hosts. The one that runs the tests may lie where that user can't go.
+PYTHON = "/usr/bin/python3"
 # Says what it was asked, as `celery_fleet.check` would answer.
 CHECK = """
 import json, os, sys
@@ -46,24 +49,39 @@ def umask() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let someone else than root build, who can't become another user but need not."""
-    run = subprocess.run
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The command and options of each process that was started.
 
-    def as_me(*args: Any, **options: Any) -> Any:
+    Someone else than root can build, who can't become another user or give away files but need not.
+    """
+    run, found = subprocess.run, []
+
+    def recorded(command: Any, **options: Any) -> Any:
+        found.append({"command": command, **options})
         if os.geteuid() != 0:
             for name in ("user", "group", "extra_groups"):
                 options.pop(name, None)
-        return run(*args, **options)
+        return run(command, **options)
 
-    monkeypatch.setattr(subprocess, "run", as_me)
+    monkeypatch.setattr(subprocess, "run", recorded)
+    if os.geteuid() != 0:
+        monkeypatch.setattr(os, "chown", lambda *_args, **_options: None)
+    return found
 
 
-@pytest.fixture(scope="session")
-def quick_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("python") / "python"
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory that the build's user can enter; pytest's own is closed to all but its owner."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made).resolve()
+
+
+@pytest.fixture
+def quick_python(tmp_path: Path) -> str:
+    path = tmp_path / "quick-python"
     script = Path(__file__).with_name("quick_python.py")
-    path.write_text(f"#!{sys.executable}\n{script.read_text()}")
+    path.write_text(f"#!{PYTHON}\n{script.read_text()}")
     path.chmod(0o755)
     return str(path)
 
@@ -74,16 +92,31 @@ class Place:
     def __init__(self, root: Path, python: str) -> None:
         self.root = root / "opt"
         self.runtime = root / "runtime"
-        self.seen = root / "seen.json"
+        self.seen = root / "seen/seen.json"
         self.python = python
         (self.runtime / "celery_fleet").mkdir(parents=True)
         self.check(CHECK)
+        for path, mode in (
+            (self.seen.parent, 0o777),
+            (self.root, 0o755),
+            (self.root / "releases", 0o755),
+            (self.runtime, 0o755),
+            (self.runtime / "celery_fleet", 0o755),
+        ):
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
 
     def check(self, text: str) -> None:
-        (self.runtime / "celery_fleet" / "check.py").write_text(text)
+        path = self.runtime / "celery_fleet" / "check.py"
+        path.write_text(text)
+        path.chmod(0o644)
 
     def wanted(
-        self, identity: str = "r1", files: dict[str, str] | None = None, **more: Any
+        self,
+        identity: str = "r1",
+        files: dict[str, str] | None = None,
+        links: dict[str, str] | None = None,
+        **more: Any,
     ) -> Build:
         given = {"app.py": "x = 1\n", "requirements.txt": ""} if files is None else files
         archive = self.root.parent / f"{identity}.tar.gz"
@@ -92,6 +125,10 @@ class Place:
                 info = tarfile.TarInfo(name)
                 info.size, info.mode = len(text.encode()), 0o644
                 opened.addfile(info, io.BytesIO(text.encode()))
+            for name, target in (links or {}).items():
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, target
+                opened.addfile(info)
         options: dict[str, Any] = {
             "directory": ".",
             "requirements": "requirements.txt",
@@ -105,7 +142,7 @@ class Place:
             archive=str(archive),
             root=str(self.root),
             runtime=str(self.runtime),
-            user=ME,
+            user=USER.pw_name,
             **options,
         )
 
@@ -149,12 +186,12 @@ def test_a_release(place: Place) -> None:
     # As the unit's environment file has them.
     assert (seen["A"], seen["FLAG"]) == ("1", "true")
     assert seen["path"] == str(path / "venv/bin")
-    assert seen["home"] == pwd.getpwnam(ME).pw_dir
+    assert seen["home"] == USER.pw_dir
 
 
 @pytest.mark.slow
 def test_a_release_with_the_real_pip(place: Place) -> None:
-    build(place.wanted(python=sys.executable))
+    build(place.wanted(python=PYTHON))
     assert place.note()["id"] == "r1"
 
 
@@ -169,6 +206,7 @@ def wheel(directory: Path, name: str = "small", code: str = "x = 1\n") -> str:
         tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr(f"{info}/WHEEL", tag)
         archive.writestr(f"{info}/RECORD", "")
+    path.chmod(0o644)
     return f"{name} @ file://{path} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
@@ -178,11 +216,9 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
 ) -> None:
     if not hosts_own:
-        monkeypatch.setattr(module, "_pip_wheel", lambda _build: "")
-    wanted = place.wanted(
-        python=sys.executable, files={"requirements.txt": wheel(tmp_path)}, app=""
-    )
-    assert bool(module._pip_wheel(wanted)) == hosts_own, "no wheel of pip; run `make setup`"
+        monkeypatch.setattr(module, "_pip_wheel", lambda _build, _user: "")
+    wanted = place.wanted(python=PYTHON, files={"requirements.txt": wheel(tmp_path)}, app="")
+    assert bool(module._pip_wheel(wanted, USER)) == hosts_own, "no wheel of pip; run `make setup`"
     build(wanted)
     packages = next((place.root / "releases/r1/venv/lib").glob("python3*/site-packages"))
     assert bool(list(packages.glob("pip"))) == (not hosts_own)
@@ -204,8 +240,126 @@ def test_a_package_that_is_not_the_one_that_was_locked_is_refused(
     locked = wheel(tmp_path)
     wheel(tmp_path, code="x = 2\n")
     with pytest.raises(BuildError, match=r"(?s)installing the requirements failed.*DO NOT MATCH"):
-        build(place.wanted(python=sys.executable, files={"requirements.txt": locked}))
+        build(place.wanted(python=PYTHON, files={"requirements.txt": locked}))
     assert place.releases() == []
+
+
+# --- what a package may do while it is installed ---------------------------------------------------------
+
+
+def setup_py(*lines: str) -> dict[str, str]:
+    """A source whose only requirement runs these lines as it is installed."""
+    return {"app.py": "x = 1\n", "requirements.txt": "\n".join(["# setup.py", *lines, ""])}
+
+
+def test_all_of_a_build_runs_as_the_applications_user(
+    place: Place, ran: list[dict[str, Any]]
+) -> None:
+    build(place.wanted())
+    words = [" ".join(map(str, each["command"])) for each in ran]
+    parts = ("tar ", "/source", "-m venv", " install ", "site-packages", "celery_fleet.check")
+    assert all(any(part in text for text in words) for part in parts), words
+    assert {each.get("user") for each in ran} == {USER.pw_uid}
+    assert {each.get("group") for each in ran} == {USER.pw_gid}
+    assert all(each.get("extra_groups") == [] for each in ran)
+
+
+def test_nothing_in_a_release_stays_the_applications_to_write(place: Place) -> None:
+    files = setup_py(
+        "wide = packages / 'wide'",
+        "wide.mkdir()",
+        "(wide / 'module.py').touch()",
+        "(wide / 'program').touch()",
+        "(wide / 'link').symlink_to('module.py')",
+        "(wide / 'module.py').chmod(0o666)",
+        "(wide / 'program').chmod(0o4777)",
+        "wide.chmod(0o2777)",
+        "packages.chmod(0o777)",
+    )
+    build(place.wanted(files=files))
+    release = place.root / "releases/r1"
+    (wide,) = release.glob("venv/lib/python3*/site-packages/wide")
+    modes = {path.name: path.lstat().st_mode & 0o7777 for path in (wide, *wide.iterdir())}
+    assert modes == {
+        "wide": 0o755,
+        "module.py": 0o644,
+        "program": 0o755,
+        "link": 0o777,
+        "__pycache__": 0o755,
+    }
+    for path in (release, *release.rglob("*")):
+        status = path.lstat()
+        assert status.st_uid == os.geteuid(), path
+        assert path.is_symlink() or status.st_mode & 0o022 == 0, path
+
+
+@pytest.fixture
+def stdlib(tmp_path: Path) -> Path:
+    """Where an interpreter of root's would look for compiled code."""
+    path = tmp_path / "stdlib/__pycache__"
+    path.mkdir(parents=True)
+    path.parent.chmod(0o755)
+    path.chmod(0o555)
+    return path
+
+
+def test_a_package_that_leads_compiled_code_elsewhere_is_refused(
+    place: Place, stdlib: Path
+) -> None:
+    files = setup_py(
+        "(packages / 'a').mkdir()",
+        "(packages / 'a/victim.py').touch()",
+        f"(packages / 'a/__pycache__').symlink_to({str(stdlib)!r})",
+    )
+    with pytest.raises(BuildError) as caught:
+        build(place.wanted(files=files))
+    assert re.search(
+        rf"(?m)^  lib/python3[^/]*/site-packages/a/__pycache__ -> {stdlib}$", str(caught.value)
+    )
+    assert "take it out of the requirements" in str(caught.value)
+    assert list(stdlib.iterdir()) == []
+    assert place.releases() == []
+
+
+def test_a_source_that_leads_compiled_code_elsewhere_writes_nothing_there(
+    place: Place, stdlib: Path
+) -> None:
+    with suppress(BuildError):
+        build(place.wanted(links={"__pycache__": str(stdlib)}))
+    assert list(stdlib.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("(packages / 'far').symlink_to('/etc/passwd')", "/far -> /etc/passwd"),
+        ("(packages / 'gone').symlink_to('/nowhere')", "/gone -> /nowhere"),
+        # Inside by its text, outside by way of another link.
+        (
+            "(packages / 'a').symlink_to('../../..'); (packages / 'c').symlink_to('a/../x')",
+            "/c -> a/../x",
+        ),
+        (
+            "python = packages.parents[2] / 'bin/python3'; python.unlink(); python.symlink_to('/bin/sh')",
+            "bin/python3 -> /bin/sh",
+        ),
+    ],
+    ids=["file", "nowhere", "by another link", "interpreter"],
+)
+def test_links_that_lead_out_of_the_virtualenv_are_refused(
+    place: Place, line: str, shown: str
+) -> None:
+    with pytest.raises(BuildError, match="links that lead out of the virtualenv") as caught:
+        build(place.wanted(files=setup_py(line)))
+    assert shown in str(caught.value)
+    assert place.releases() == []
+
+
+def test_links_within_the_virtualenv_stay(place: Place) -> None:
+    files = setup_py("(packages / 'b').symlink_to('pip')", "(packages / 'c').symlink_to('c')")
+    build(place.wanted(files=files))
+    (packages,) = (place.root / "releases/r1/venv/lib").glob("python3*/site-packages")
+    assert [os.readlink(packages / name) for name in "bc"] == ["pip", "c"]
 
 
 def test_a_python_of_ones_own_has_its_own_pip(
@@ -218,9 +372,9 @@ def test_a_python_of_ones_own_has_its_own_pip(
     python.write_text(f"#!/bin/sh\necho {ours}\n")
     python.chmod(0o755)
     wanted = place.wanted(python=str(python))
-    assert module._pip_wheel(wanted) == str(ours / "pip-1.0-py3-none-any.whl")
+    assert module._pip_wheel(wanted, USER) == str(ours / "pip-1.0-py3-none-any.whl")
     python.write_text("#!/bin/sh\nexit 1\n")
-    assert module._pip_wheel(wanted) == ""
+    assert module._pip_wheel(wanted, USER) == ""
 
 
 def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place) -> None:
@@ -358,17 +512,45 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 30\n")
     slow.chmod(0o755)
-    with pytest.raises(BuildError, match="took more than 0 s; raise celery_release_timeout"):
+    with pytest.raises(
+        BuildError, match="virtualenv took more than 1 s; raise celery_release_timeout"
+    ):
         build(place.wanted(python=str(slow), timeout=0.1))
     assert place.releases() == []
 
 
-def test_an_import_that_takes_too_long(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("timeout", "fixed", "words"),
+    [
+        # Enough for the virtualenv, too little for the import.
+        pytest.param(10, 120.0, r"10 s \(celery_release_timeout\): ", marks=pytest.mark.slow),
+        (900, 1.0, r"1 s \(a fixed limit\): "),
+    ],
+    ids=["variable", "fixed"],
+)
+def test_an_import_that_takes_too_long(
+    place: Place, monkeypatch: pytest.MonkeyPatch, timeout: float, fixed: float, words: str
+) -> None:
+    monkeypatch.setattr(module, "_IMPORT", fixed)
     place.check("import time; time.sleep(30)")
-    # Enough for the virtualenv, too little for the import.
-    with pytest.raises(BuildError, match=r"importing app took more than .* in its tasks"):
-        build(place.wanted(timeout=1))
+    with pytest.raises(BuildError, match=f"importing app took more than {words}.* in its tasks"):
+        build(place.wanted(timeout=timeout))
     assert place.releases() == []
+
+
+def test_whatever_the_timeout_is_said_to_bound_it_does(
+    place: Place, ran: list[dict[str, Any]]
+) -> None:
+    """Else `raise celery_release_timeout` would be a remedy that has no effect."""
+    build(place.wanted(timeout=5000))
+    other = ("import ensurepip", "celery_fleet.check")
+    bounds = {
+        str(each["command"]): each["timeout"]
+        for each in ran
+        if not any(part in str(each["command"]) for part in other)
+    }
+    assert len(bounds) == 5
+    assert all(4000 < bound <= 5000 for bound in bounds.values()), bounds
 
 
 def test_a_user_that_is_not_there(place: Place) -> None:
@@ -379,33 +561,59 @@ def test_a_user_that_is_not_there(place: Place) -> None:
     assert place.releases() == []
 
 
-def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that a package left behind puts a link to elsewhere in the place of a directory."""
-    outside = tmp_path / "outside"
-    for path in (outside / "shadow", tmp_path / "venv/bin/python", tmp_path / "venv/lib/a.py"):
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A virtualenv, and a tree outside of it, both open to everybody."""
+    for name in ("outside/shadow", "venv/bin/python", "venv/lib/a.py"):
+        path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        path.chmod(0o666)
+    return tmp_path
+
+
+def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a package left behind puts a link to elsewhere in the place of a directory."""
     given: list[Path] = []
 
-    def chown(path: int | str, uid: int, gid: int, **options: Any) -> None:
-        base = Path(os.readlink(f"/proc/self/fd/{options['dir_fd'] if options else path}"))
-        given.append((base / str(path) if options else base).relative_to(tmp_path))
-        assert (uid, gid) == (0, 0)
+    def chown(path: Path | str, uid: int, gid: int, **options: Any) -> None:
+        handle = options["dir_fd"]
+        base = tree if handle is None else Path(os.readlink(f"/proc/self/fd/{handle}"))
+        given.append((base / path).relative_to(tree))
+        assert (uid, gid, options["follow_symlinks"]) == (0, 0, False)
         if path == "python":
-            lib = tmp_path / "venv/lib"
-            lib.rename(tmp_path / "lib")
-            lib.symlink_to(outside)
+            lib = tree / "venv/lib"
+            lib.rename(tree / "lib")
+            lib.symlink_to(tree / "outside")
 
     monkeypatch.setattr(os, "chown", chown)
     # The directory that is entered last is the one that goes.
     walk = os.fwalk
     monkeypatch.setattr(os, "fwalk", lambda *a, **k: _sorted(walk(*a, **k)))
-    module._give_to_root(tmp_path / "venv")
+    module._give_to_root(tree / "venv")
     assert {str(path) for path in given} == {
         *("venv", "venv/bin", "venv/lib", "venv/bin/python"),
     }
+    assert (tree / "outside/shadow").stat().st_mode & 0o777 == 0o666
+
+
+def test_what_comes_while_a_tree_is_given_to_root_is_given_as_well(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a package left behind adds files as long as a directory is its own."""
+    stat = os.stat
+
+    def late(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == "lib" and not (tree / "venv/lib/late").exists():
+            (tree / "venv/lib/late").touch()
+            (tree / "venv/lib/late").chmod(0o666)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", late)
+    module._give_to_root(tree / "venv")
+    assert (tree / "venv/lib/late").stat().st_mode & 0o777 == 0o644
 
 
 def _sorted(walk: Iterator[Any]) -> Iterator[Any]:
@@ -435,8 +643,17 @@ def left(root: Path) -> list[str]:
 
 
 def test_the_newest_stay(six: Path) -> None:
-    assert sorted(prune(six, 2)) == ["r1", "r2", "r3", "r4"]
-    assert left(six) == ["half", "r5", "r6"]
+    assert sorted(prune(six, 2)) == ["half", "r1", "r2", "r3", "r4"]
+    assert left(six) == ["r5", "r6"]
+
+
+def test_what_was_never_finished_goes(six: Path) -> None:
+    """Builds and removals that were cut short: nothing else would ever remove them."""
+    for name in ("about-to-be-used", "in-use"):
+        (six / "releases" / name).mkdir()
+    (six / "pins/beat").symlink_to("../releases/in-use")
+    assert prune(six, 6, spared="about-to-be-used") == ["half"]
+    assert left(six) == ["about-to-be-used", "in-use", "r1", "r2", "r3", "r4", "r5", "r6"]
 
 
 def test_what_is_in_use_stays(six: Path) -> None:
@@ -445,11 +662,11 @@ def test_what_is_in_use_stays(six: Path) -> None:
     (six / "pins/beat").symlink_to("../releases/gone")
     (six / "pins/file").touch()
     prune(six, 1)
-    assert left(six) == ["half", "r1", "r2", "r6"]
+    assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0, spared="r6")
-    assert left(six) == ["half", "r1", "r2", "r6"]
+    assert left(six) == ["r1", "r2", "r6"]
     prune(six, 0)
-    assert left(six) == ["half", "r1", "r2"]
+    assert left(six) == ["r1", "r2"]
 
 
 @pytest.mark.slow
@@ -465,7 +682,8 @@ def test_a_removal_that_is_cut_short_leaves_no_release(
     def fail(path: Path) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(shutil, "rmtree", fail)
-    with pytest.raises(OSError, match="killed"):
-        prune(six, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(OSError, match="killed"):
+            prune(six, 5)
     assert not (six / "releases/r1/release.json").exists()

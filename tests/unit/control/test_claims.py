@@ -16,7 +16,7 @@ import pytest
 from fleet_control import commands, remote
 
 COMMAND = {"name": "migrate", "when": "release"}
-PYTHON = [sys.executable, "-S", "-E", "-c"]
+PYTHON = [sys.executable, "-S", "-I", "-c"]
 
 
 def asked(directory: Path, do: str, **more: Any) -> dict[str, Any]:

@@ -409,7 +409,7 @@ def test_a_start_goes_on_where_nothing_can_be_written(
 
 def test_it_runs_as_a_file_with_the_hosts_python_alone() -> None:
     done = subprocess.run(
-        ["/usr/bin/python3", "-S", "-E", fingerprint.__file__],
+        ["/usr/bin/python3", "-S", "-I", fingerprint.__file__],
         env={"PATH": "/nowhere", "PYTHONPATH": "/nowhere"},
         capture_output=True,
         text=True,

@@ -252,7 +252,7 @@ def ask(lan: Network, who: int, **asked: Any) -> dict[str, Any]:
     path = str(asked.pop("path", os.environ["PATH"]))
     done = lan.on(
         who,
-        *(sys.executable, "-S", "-E", "-c", remote.script("firewall")),
+        *(sys.executable, "-S", "-I", "-c", remote.script("firewall")),
         text=json.dumps(asked),
         PATH=f"{path}:{os.environ['PATH']}:/usr/sbin:/sbin",
     )
@@ -346,7 +346,7 @@ print(json.dumps(blocked("redis1", 6379, 3.0)))
 """
 
     def answer() -> Any:
-        return json.loads(lan.on(lan.others, sys.executable, "-S", "-E", "-c", script).stdout)
+        return json.loads(lan.on(lan.others, sys.executable, "-S", "-I", "-c", script).stdout)
 
     # Where there is no way to one, nobody waits for it.
     assert answer() is None

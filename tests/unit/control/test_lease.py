@@ -20,7 +20,7 @@ from fleet_control.lease import Held, Renewer, Watch
 def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop") -> dict[str, Any]:
     asked = {"directory": str(directory), "app": app, "do": do, "token": token, "ttl": ttl}
     done = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", remote.script("lease")],
+        [sys.executable, "-S", "-I", "-c", remote.script("lease")],
         input=json.dumps({**asked, "owner": f"owner of {token}"}),
         capture_output=True,
         text=True,
@@ -88,7 +88,7 @@ def test_what_is_no_lease_of_this_boot_keeps_nobody_out(tmp_path: Path, content:
 
 
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-S", "-E", "-c", remote.script("lease")]
+    command = [sys.executable, "-S", "-I", "-c", remote.script("lease")]
     asked = {"directory": str(tmp_path), "app": "shop", "do": "acquire", "owner": "o", "ttl": 30}
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -24,7 +24,20 @@ from tests.unit.control.certificates import Authority
 def test_a_script_is_one_word_of_the_command() -> None:
     source = 'print(\'a "b"\')\nprint("$HOME `ls`")\n'
     words = shlex.split(remote.command(source))
-    assert words == ["/usr/bin/python3", "-S", "-E", "-c", source]
+    assert words == ["/usr/bin/python3", "-S", "-I", "-c", source]
+
+
+def test_a_script_imports_nothing_from_where_it_is_run(tmp_path: Path) -> None:
+    """The working directory is the home of whoever logs in, and the script is root's."""
+    (tmp_path / "json.py").write_text("print('the home of a user')\n")
+    done = subprocess.run(
+        ["/bin/sh", "-c", remote.command("import json; print(json.dumps({}))")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "{}\n"
 
 
 def test_what_is_asked_of_the_serving_script() -> None:
@@ -44,7 +57,7 @@ def test_what_is_asked_of_the_serving_script() -> None:
 
 def test_scripts_need_nothing_but_the_standard_library() -> None:
     done = subprocess.run(
-        [sys.executable, "-S", "-E", "-I", "-c", remote.script("serving")],
+        [sys.executable, "-S", "-I", "-c", remote.script("serving")],
         input=json.dumps(request()),
         capture_output=True,
         text=True,

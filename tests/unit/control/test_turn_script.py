@@ -148,7 +148,7 @@ def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_the_script_needs_nothing_but_the_standard_library() -> None:
     asked = {"do": [["juggle", "x"]], "units": {}, "seen": {}, "wait": 0, "journals": []}
     done = subprocess.run(
-        [sys.executable, "-S", "-E", "-I", "-c", remote.script("turn")],
+        [sys.executable, "-S", "-I", "-c", remote.script("turn")],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

@@ -97,7 +97,7 @@ def test_the_parks_need_no_release() -> None:
     argv = [
         sys.executable,
         "-S",
-        "-E",
+        "-I",
         "-c",
         f"import sys; sys.path.insert(0, {str(SOURCE)!r}); {code}",
     ]

@@ -149,7 +149,7 @@ class Dead:
         """As the unit does it."""
         return subprocess.run(
             [
-                *("/usr/bin/python3", "-S", "-E", str(PROGRAM), "--settings", str(self.settings)),
+                *("/usr/bin/python3", "-S", "-I", str(PROGRAM), "--settings", str(self.settings)),
                 *("--directory", str(self.directory), "--user", user or getpass.getuser()),
             ],
             capture_output=True,

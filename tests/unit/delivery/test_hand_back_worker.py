@@ -110,7 +110,7 @@ class Workers:
         """What the unit's ExecStopPost says."""
         done = subprocess.run(
             [
-                *("/usr/bin/python3", "-S", "-E", str(PROGRAM), "--user", "root"),
+                *("/usr/bin/python3", "-S", "-I", str(PROGRAM), "--user", "root"),
                 *("--settings", str(self.fleet.directory / "worker.json")),
                 *("--directory", str(directory)),
             ],

@@ -251,7 +251,7 @@ def test_the_unit_of_a_process(text: str, unit: str) -> None:
 def probed(tmp_path: Path, port: int, certificate: str = "a/fleet.json") -> dict[str, Any]:
     """What the probe says of this machine."""
     answer = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", PROBE.read_text(encoding="utf-8")],
+        [sys.executable, "-S", "-I", "-c", PROBE.read_text(encoding="utf-8")],
         input=json.dumps(
             {
                 "paths": ["/opt", "/no/such/place"],

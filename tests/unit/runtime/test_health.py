@@ -338,7 +338,7 @@ def test_a_check_that_was_killed_is_bad(
 
 def run_script(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["/usr/bin/python3", "-S", "-E", str(SOURCE / "celery_fleet/health.py"), *argv],
+        ["/usr/bin/python3", "-S", "-I", str(SOURCE / "celery_fleet/health.py"), *argv],
         capture_output=True,
         text=True,
         timeout=60,

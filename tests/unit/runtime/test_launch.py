@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fleet_control.celery import environment_file
+
+from celery_fleet.launch import CARRIED
 
 from .conftest import SOURCE
 
@@ -35,7 +38,7 @@ def launch(
 ) -> subprocess.CompletedProcess[str]:
     pin = release.parents[1] / "pins" / "worker"
     return subprocess.run(
-        [sys.executable, "-S", "-E", str(LAUNCH), component, "--pin", str(pin), *argv],
+        [sys.executable, "-S", "-I", str(LAUNCH), component, "--pin", str(pin), *argv],
         env={"PATH": "/usr/bin:/bin", **environ},
         capture_output=True,
         text=True,
@@ -67,6 +70,19 @@ def test_the_process_knows_real_paths_only(release: Path) -> None:
     assert environ["PATH"] == f"{release}/venv/bin:/usr/bin:/bin"
     assert environ["KEPT"] == "1"
     assert "CELERY_BROKER_URL" not in environ
+
+
+def test_what_would_load_code_into_roots_commands_reaches_the_process_alone(release: Path) -> None:
+    variables = {"LD_LIBRARY_PATH": "/opt/shop/lib", "GCONV_PATH": "/x", "KEPT": "1"}
+    lines = environment_file(variables).splitlines()
+    of_the_unit = {name: text.strip('"') for name, _, text in (x.partition("=") for x in lines)}
+    assert of_the_unit.keys() & variables.keys() == {"KEPT"}
+
+    done = launch(release, "--", "python", "-c", SHOW, **of_the_unit)
+
+    environ = json.loads(done.stdout)[3]
+    assert {name: environ.get(name) for name in variables} == variables
+    assert not [name for name in environ if name.startswith(CARRIED)]
 
 
 @pytest.mark.parametrize("python", ["python", "{python}"])

@@ -1,6 +1,6 @@
 """Run a command with its standard input, in which root puts the text of a client's certificate and key.
 
-    python3 -S -E -c … COMMAND
+    python3 -S -I -c … COMMAND
 
 The input is JSON with Celery's settings, which name both files; the command runs as somebody who can't read them. As
 `celery_fleet.client_certificate.carried`, without a runtime on the host.

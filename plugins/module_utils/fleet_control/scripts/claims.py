@@ -1,4 +1,4 @@
-"""Keeps which commands of a release are done, and who is at one; runs as root by `python3 -S -E -c`.
+"""Keeps which commands of a release are done, and who is at one; runs as root by `python3 -S -I -c`.
 
 Those that run on one host have their marks on the fleet's first Redis host, where all hosts' runs look; those that run
 on all hosts have them on each.

@@ -1,6 +1,6 @@
 """Tries a firewall's table before it is written, and tells who gets through.
 
-It runs on the host, as root, by `python3 -S -E -c`.
+It runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"do": "try" | "back" | "keep" | "connect", "unit": name without suffix of the timer that takes a table back,
 "table": its name, "file": path of the table of before, "text": the new one, "seconds": until the timer takes it back,

@@ -1,4 +1,4 @@
-"""Takes, renews or gives back the lease of a fleet; runs on the lease's host, as root, by `python3 -S -E -c`.
+"""Takes, renews or gives back the lease of a fleet; runs on the lease's host, as root, by `python3 -S -I -c`.
 
 Input: {"directory": where leases lie, "app": whose, "do": "acquire" | "renew" | "release", "token": a word that nobody
 else knows, "owner": who asks, for people, "ttl": seconds after which a lease that was not renewed is gone}.

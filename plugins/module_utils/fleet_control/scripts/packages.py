@@ -1,4 +1,4 @@
-"""Notes which Debian packages a run brings to a host; runs there, as root, by `python3 -S -E -c`.
+"""Notes which Debian packages a run brings to a host; runs there, as root, by `python3 -S -I -c`.
 
 Input: {"path": of the note, "do": "begin" | "end", "asked": [names]}. `begin` comes before they are installed and
 writes down what is there, `end` after it.

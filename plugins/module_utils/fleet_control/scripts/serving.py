@@ -1,4 +1,4 @@
-"""Waits until the units of a host serve; runs on the host, as root, by `python3 -S -E -c`.
+"""Waits until the units of a host serve; runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"units": [names], "https": [{"name", "host", "port", "path", "ca", "status"}], "journals": [units whose last
 lines are wanted], "schedule": path of what beat wrote or empty, "release": path of its release's note or empty,

@@ -1,4 +1,4 @@
-"""Moves workers' units and shows how far they are; runs on the host, as root, by `python3 -S -E -c`.
+"""Moves workers' units and shows how far they are; runs on the host, as root, by `python3 -S -I -c`.
 
 Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": what the last
 answer said of them, "wait": seconds to wait for something else, "journals": [units whose last lines are wanted]}.
