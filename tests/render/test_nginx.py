@@ -186,6 +186,20 @@ def test_protected_paths_ask_for_the_password(
         assert done.stdout.strip() == hashed
 
 
+def test_the_password_of_before_goes_where_nothing_is_protected(
+    valkey: Fleet, local: Fleet
+) -> None:
+    (path,) = (
+        path for path in local.hosts["control1"].files if path.endswith("-nginx/web.htpasswd")
+    )
+    (host,) = valkey.hosts.values()
+    assert path not in host.files
+    assert set(host.parts["celery_producer"]["owned"]["files"]) == {
+        path,
+        "/run/flexiprice-web.sock",
+    }
+
+
 def test_what_is_not_protected_is_open(server: Block, site: str) -> None:
     if site == "web":
         assert locations(server)["location /"].all("auth_basic") == []
