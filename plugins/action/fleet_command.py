@@ -22,7 +22,12 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import commands, lease, remote  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    commands,
+    lease,
+    payload,
+    remote,
+)
 
 
 class ActionModule(ActionBase):
@@ -100,10 +105,12 @@ class ActionModule(ActionBase):
         command, claim = dict(args["command"]), dict(args["claim"])
         here = str(variables["inventory_hostname"])
         program = remote.program(f"{args['runtime']}/celery_fleet/release_command.py")
+        # Ansible shows what a task returns: -v does, a callback or a log of the run may.
+        known = payload.secrets(self._templar)
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
-            return dict(remote.answer(done))
+            return dict(remote.answer(done, known))
 
         ended = commands.carry_out(
             ask,
@@ -118,10 +125,7 @@ class ActionModule(ActionBase):
             resumed=bool(claim["resumed"]),
             say=lambda line: Display().display(f"{here}: {line}"),
         )
-        # Ansible shows what a task returns: -v does, a callback or a log of the run may.
-        known = commands.secrets_of(str(args.get("secrets", "")))
-        tail = commands.clean(str(ended.get("tail") or ""), known)
-        return {"changed": True, "ended": {**ended, "tail": tail}}
+        return {"changed": True, "ended": dict(ended)}
 
     def _settle(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command, claim, ended = dict(args["command"]), dict(args["claim"]), dict(args["ended"])

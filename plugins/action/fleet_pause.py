@@ -19,7 +19,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import payload, remote  # noqa: E402  # needs the path above
 
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
 # file takes its time.
@@ -71,6 +71,6 @@ class ActionModule(ActionBase):
             )
             if done["rc"] == NOBODY:
                 return {}
-            return remote.finding(done)
+            return remote.finding(done, payload.secrets(self._templar))
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

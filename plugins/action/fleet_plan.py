@@ -18,7 +18,12 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import packed, payload, plan  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    packed,
+    payload,
+    plan,
+    redact,
+)
 
 
 class ActionModule(ActionBase):
@@ -48,7 +53,7 @@ class ActionModule(ActionBase):
             task_vars=variables,
         )
         if answer.get("failed"):
-            return answer
+            return dict(redact.clean_answer(answer, payload.secrets(self._templar)))
         host = str(variables["inventory_hostname"])
         items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
         result = {

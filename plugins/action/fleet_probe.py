@@ -17,7 +17,12 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import celery, remote, report  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    celery,
+    payload,
+    remote,
+    report,
+)
 
 
 class ActionModule(ActionBase):
@@ -56,7 +61,7 @@ class ActionModule(ActionBase):
             in_data=json.dumps(request, default=str).encode(),
         )
         try:
-            answer = remote.finding(done)
+            answer = remote.finding(done, payload.secrets(self._templar))
         except remote.RemoteError as error:
             result.update(failed=True, msg=f"the canaries can't be sent: {error}")
             return result
@@ -87,4 +92,4 @@ class ActionModule(ActionBase):
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
         command, stdin = remote.serving(journals=[node["unit"] for node in bad])
         answer = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(answer)["journals"])
+        return dict(remote.answer(answer, payload.secrets(self._templar))["journals"])

@@ -7,6 +7,7 @@ host, in a process of their own, and take the host's turns; `report` prints the 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path
     ledger,
     packed,
     payload,
+    redact,
     remote,
     report,
     roll,
@@ -209,6 +211,11 @@ class ActionModule(ActionBase):
             forced=not turns["wanted"] or boolean(turns["force"]),
         )
 
+    @functools.cached_property
+    def _known(self) -> list[str]:
+        """Values that may not be shown; rendered once, since each may be a question to a password manager."""
+        return payload.secrets(self._templar)
+
     # -- the host: `crew.Hands` ------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
@@ -225,7 +232,7 @@ class ActionModule(ActionBase):
             answer = self._low_level_execute_command(
                 remote.command(remote.script("turn")), in_data=json.dumps(request).encode()
             )
-            return dict(remote.answer(answer))
+            return dict(remote.answer(answer, self._known))
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             raise crew.LostError(str(error)) from None
 
@@ -255,7 +262,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             raise crew.LostError(str(error)) from None
         try:
-            return remote.finding(done)
+            return remote.finding(done, self._known)
         except remote.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
@@ -265,13 +272,14 @@ class ActionModule(ActionBase):
             return {"pending": []}
         renderer = payload.Renderer(self._templar, self._loader, self._variables)
         text = packed.pack(renderer.wanted(self._turns["wanted"]))
-        return dict(
-            self._execute_module(
-                module_name="settle",
-                module_args={"payload": text, **options},
-                task_vars=self._variables,
-            )
+        answer = self._execute_module(
+            module_name="settle",
+            module_args={"payload": text, **options},
+            task_vars=self._variables,
         )
+        if answer.get("failed"):
+            answer = redact.clean_answer(answer, self._known)
+        return dict(answer)
 
     def _interpreter(self) -> str:
         """A Python with the application's Celery on this host; empty where there is none yet."""

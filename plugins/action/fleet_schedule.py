@@ -19,7 +19,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease, schedule  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import lease, payload, schedule  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -40,12 +40,13 @@ class ActionModule(ActionBase):
         result.update(changed=False)
         variables = task_vars or {}
         host = str(variables["inventory_hostname"])
+        known = payload.secrets(self._templar)
         try:
             if self._task.args["do"] == "plan":
-                result.update(schedule.foretold(host, self._ask()))
+                result.update(schedule.foretold(host, self._ask(), known))
             elif not self._task.check_mode:
                 with lease.held(variables, check=False):
-                    done = schedule.written(host, self._ask())
+                    done = schedule.written(host, self._ask(), known)
                 for line in done["lines"]:
                     Display().display(f"{host}: {line}")
                 result.update(changed=done["changed"])

@@ -16,7 +16,7 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import payload, remote  # noqa: E402  # needs the path above
 
 
 class ActionModule(ActionBase):
@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
         )
         answer = self._low_level_execute_command(command, in_data=stdin)
         try:
-            result.update(remote.answer(answer), changed=False)
+            result.update(remote.answer(answer, payload.secrets(self._templar)), changed=False)
         except remote.RemoteError as error:
             result.update(failed=True, msg=f"the services can't be looked at: {error}")
         return result

@@ -14,7 +14,13 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease, packed, remote  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    lease,
+    packed,
+    payload,
+    redact,
+    remote,
+)
 from ansible.module_utils.fleet_control.releases import refusals  # noqa: E402  # needs the path above
 
 
@@ -68,4 +74,6 @@ class ActionModule(ActionBase):
             },
             task_vars=variables,
         )
+        if built.get("failed"):
+            built = redact.clean_answer(built, payload.secrets(self._templar))
         return built

@@ -14,7 +14,12 @@ PLUGINS = Path(__file__).resolve().parents[1]
 if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
-from ansible.module_utils.fleet_control import lease, packed, payload  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+    lease,
+    packed,
+    payload,
+    redact,
+)
 
 OPTIONS = ("units", "restart", "finish")
 
@@ -42,10 +47,13 @@ class ActionModule(ActionBase):
         text = packed.pack(renderer.wanted(wanted))
         try:
             with lease.held(variables, check=self._task.check_mode):
-                return self._execute_module(
+                answer = self._execute_module(
                     module_name="settle",
                     module_args={"payload": text, **options},
                     task_vars=variables,
                 )
         except lease.LostError as lost:
             raise AnsibleActionFail(str(lost)) from None
+        if answer.get("failed"):
+            answer = redact.clean_answer(answer, payload.secrets(self._templar))
+        return dict(answer)

@@ -95,8 +95,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# And on Debian 13, all its clients with a certificate; what this machine's own systemd would judge is left out.
-VALKEY: dict[str, Any] = {**PRODUCTION, "redis_flavor": "valkey", "pki_mode": "mutual"}
+# And on Debian 13, all its clients with a certificate, and a site without a password; what this machine's own systemd
+# would judge is left out.
+VALKEY: dict[str, Any] = {
+    **PRODUCTION,
+    "redis_flavor": "valkey",
+    "pki_mode": "mutual",
+    "celery_producer_web_listen": "127.0.0.1:5000",
+    "celery_producer_web_protected_paths": [],
+}
 
 
 @dataclass

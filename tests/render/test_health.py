@@ -73,6 +73,9 @@ def test_a_check_is_bounded_and_shut_in(local: Fleet, tmp_path: Path) -> None:
     assert service["Type"] == ["oneshot"]
     assert parse(text)["Unit"]["StartLimitIntervalSec"] == ["0"]
     assert service["TimeoutStartSec"] == ["60s"]
+    # The threshold below leaves room for all capabilities of root.
+    allowed = "CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID CAP_KILL"
+    assert service["CapabilityBoundingSet"] == [allowed]
     path = tmp_path / unit(host, "service")
     path.write_text(text)
     done = systemd.analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(path))

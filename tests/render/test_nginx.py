@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import socket
+import socketserver
+import ssl
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,6 +186,20 @@ def test_protected_paths_ask_for_the_password(
         assert done.stdout.strip() == hashed
 
 
+def test_the_password_of_before_goes_where_nothing_is_protected(
+    valkey: Fleet, local: Fleet
+) -> None:
+    (path,) = (
+        path for path in local.hosts["control1"].files if path.endswith("-nginx/web.htpasswd")
+    )
+    (host,) = valkey.hosts.values()
+    assert path not in host.files
+    assert set(host.parts["celery_producer"]["owned"]["files"]) == {
+        path,
+        "/run/flexiprice-web.sock",
+    }
+
+
 def test_what_is_not_protected_is_open(server: Block, site: str) -> None:
     if site == "web":
         assert locations(server)["location /"].all("auth_basic") == []
@@ -261,25 +281,110 @@ def test_each_part_is_whole_for_nginx(
     odd: Fleet, flower_alone: Fleet, local: Fleet, tmp_path: Path
 ) -> None:
     """By nginx's own word."""
-    nginx = required("nginx")
     for number, fleet in enumerate((odd, flower_alone, local)):
-        root = tmp_path / str(number)
-        for host in fleet.hosts.values():
-            for path, item in host.files.items():
-                if "/nginx/conf.d/" in path or "/nginx-web/" in path or "/pki/" in path:
-                    place = root / path.removeprefix("/")
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_text(item["content"].replace("/etc/", f"{root}/etc/"))
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        places = " ".join(f"{kind}_temp_path {root}/{kind};" for kind in kinds)
-        main = root / "nginx.conf"
-        main.write_text(
-            f"pid {root}/pid; events {{}} http {{ access_log off; {places} include {root}/etc/nginx/conf.d/*.conf; }}"
-        )
-        done = subprocess.run(
-            [nginx, "-t", "-q", "-e", f"{root}/error.log", "-c", str(main)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = written(fleet, tmp_path / str(number))
+        done = subprocess.run([*command, "-t", "-q"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+# --- What a running nginx lets through ----------------------------------------------------------------
+
+
+def written(fleet: Fleet, root: Path, more: str = "") -> list[str]:
+    """Write all of nginx's files of a fleet below a directory, and return the command that starts it there."""
+    for host in fleet.hosts.values():
+        for path, item in host.files.items():
+            if any(part in path for part in ("/nginx/conf.d/", "/nginx-web/", "/pki/", "-nginx/")):
+                place = root / path.removeprefix("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(item["content"].replace("/etc/", f"{root}/etc/"))
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = " ".join(f"{kind}_temp_path {root}/{kind};" for kind in kinds)
+    main = root / "nginx.conf"
+    main.write_text(
+        f"pid {root}/pid; events {{}} {more} "
+        f"http {{ access_log off; {places} include {root}/etc/nginx/conf.d/*.conf; }}"
+    )
+    return [required("nginx"), "-e", f"{root}/error.log", "-c", str(main)]
+
+
+class Backend(socketserver.ThreadingUnixStreamServer):
+    """What stands behind nginx: notes the target of each request and answers 200."""
+
+    def __init__(self, path: Path) -> None:
+        self.targets: list[str] = []
+        super().__init__(str(path), Answer)
+
+
+class Answer(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        server = self.server
+        assert isinstance(server, Backend)
+        server.targets.append(self.rfile.readline().decode().split(" ")[1])
+        while self.rfile.readline().strip():
+            continue
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@pytest.fixture
+def running(odd: Fleet, tmp_path: Path) -> Iterator[tuple[int, Backend]]:
+    """The web site with Flower in it, as a host would have it: its port, and what is behind it."""
+    command = written(odd, tmp_path, "daemon off; master_process off;")
+    (site,) = (tmp_path / "etc/nginx/conf.d").iterdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    text = re.sub(r"listen \[::\]:\d+ ssl;", "", site.read_text())
+    text = re.sub(r"listen \d+ ssl;", f"listen 127.0.0.1:{port} ssl;", text)
+    site.write_text(re.sub(r"http://[^;]+;", f"http://unix:{tmp_path}/socket:;", text))
+    backend = Backend(tmp_path / "socket")
+    serving = threading.Thread(target=backend.serve_forever, args=(0.01,))
+    serving.start()
+    with subprocess.Popen(command) as nginx:
+        try:
+            deadline = time.monotonic() + 20
+            while not listens(port):
+                assert nginx.poll() is None, (tmp_path / "error.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield port, backend
+        finally:
+            nginx.terminate()
+            backend.shutdown()
+            backend.server_close()
+            serving.join()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def status(port: int, target: str) -> int:
+    """What is answered to a request for exactly these bytes; no client of HTTP sends such ones."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain) as stream,
+    ):
+        stream.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return int(stream.makefile("rb").readline().split()[1])
+
+
+def test_no_way_up_or_fragment_leads_past_the_password(running: tuple[int, Backend]) -> None:
+    """nginx chooses the location by a tidied path, and passes the raw one on."""
+    port, backend = running
+    assert status(port, "/api/v1/admin/x") == 401
+    ups = ["..", "../", "..?x", ".%2e", "%2E%2e/x", "../x/..", "..#", "..#/delete", ".%2e#", "x#"]
+    targets = [f"/api/v1/admin/{up}" for up in ups]
+    targets += ["/open/../api/v1/admin/x", "/open%2f..%2fapi", "/#/api/v1/admin/x", "/open?x#y"]
+    targets += ["/tools/flower/..", "/tools/flower/..#/api/tasks"]
+    assert {target: status(port, target) for target in targets} == dict.fromkeys(targets, 400)
+    assert backend.targets == []
+
+
+def test_paths_that_only_resemble_a_way_up_pass(running: tuple[int, Backend]) -> None:
+    port, backend = running
+    targets = ["/", "/a..b", "/..a", "/x?next=/../y", "/x%23y"]
+    assert {target: status(port, target) for target in targets} == dict.fromkeys(targets, 200)
+    assert backend.targets == targets

@@ -998,6 +998,8 @@ def _proxied(
         )
     passwords = {"path": f"{directory}/credentials-nginx", "group": "www-data", "mode": "0750"}
     return {
+        # Without a protected path the password of before is of no use.
+        **({} if password_line else {"owned": {"files": [_htpasswd(directory, name)]}}),
         # The package brings conf.d; whoever deleted it as empty gets it back.
         "directories": [passwords, *directories, {"path": drop_in}, {"path": "/etc/nginx/conf.d"}],
         "files": files,
@@ -1018,19 +1020,22 @@ def _proxied(
     }
 
 
-# The role, and so the tag, that starts a component.
-_ROLES = {
-    "worker": "celery_worker",
-    "beat": "celery_beat",
-    "web": "celery_producer",
-    "web_site": "celery_producer",
-    "flower": "flower",
-    "flower_site": "flower",
-    "flower_location": "flower",
+# The roles, and so the tags, that start a component.
+_ROLES: dict[str, tuple[str, ...]] = {
+    "worker": ("celery_worker",),
+    "beat": ("celery_beat",),
+    "web": ("celery_producer",),
+    "web_site": ("celery_producer",),
+    "flower": ("flower",),
+    "flower_site": ("flower",),
+    "flower_location": ("flower",),
     # Of workers and beat: written by celery_runtime, as is what else they share.
-    "logs": "celery_worker",
+    "logs": ("celery_worker",),
     # The last that reads what it leaves.
-    "release": "celery_producer",
+    "release": ("celery_producer",),
+    # All whose processes read it: one that this run does not end could not start again without it.
+    "secrets": ("celery_worker", "celery_beat", "celery_producer"),
+    "environment": ("celery_worker", "celery_beat", "celery_producer", "flower"),
 }
 
 
@@ -1107,16 +1112,22 @@ def surplus(
         "flower_location": ([], [f"{_added(directory)}/flower.conf"]),
         # Not the web process's alone: a host with a release has it for the release's commands as well.
         "release": ([], [f"{directory}/credentials/producer.json"]),
+        "secrets": ([], [f"{directory}/credentials/secret.env"]),
+        "environment": ([], [f"{directory}/app.env"]),
     }
     present = set(components)
     if present & {"worker", "beat", "producer", "web"}:
-        present.add("release")
+        present |= {"release", "secrets", "environment"}
+    if "flower" in present:
+        present.add("environment")
     tags, left_out = set(run), set(skip)
     whole = not tags.isdisjoint(("all", "deploy", "configure"))
     absent = [
         owned[name]
         for name in owned
-        if name not in present and (whole or _ROLES[name] in tags) and _ROLES[name] not in left_out
+        if name not in present
+        and (whole or tags.issuperset(_ROLES[name]))
+        and left_out.isdisjoint(_ROLES[name])
     ]
     return {
         "units": [unit for names, _ in absent for unit in names],

@@ -8,15 +8,11 @@ of the answers.
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
-
-from .redact import hide_logins
 
 DIRECTORY = "/var/lib/celery-fleet/commands"
 
@@ -27,16 +23,6 @@ SLACK = 120.0
 _PAUSE = 2.0
 # So often a command is begun anew that has ended without a word.
 _ATTEMPTS = 3
-# Shorter values are no secrets, and would be struck out of ordinary words.
-_SHORTEST = 4
-
-_VARIABLE = re.compile(r'^[A-Za-z_][A-Za-z0-9_]*="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
-
-# Of a URL: to its last @, since a password that nobody has encoded may hold one, and to its first.
-_PASSWORDS = (
-    re.compile(r"://[^/\s:@]*:(\S*)@"),
-    re.compile(r"://[^/\s:@]*:([^\s@]*)@"),
-)
 
 Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -309,27 +295,6 @@ def failure(
         f"Mend the cause and run the same playbook again: it goes on with {command['name']}.",
     ]
     return "\n".join(lines)
-
-
-def clean(text: str, secrets: Iterable[str]) -> str:
-    """A program's own words without the secrets of its environment."""
-    for secret in sorted(
-        {item for item in secrets if len(item) >= _SHORTEST}, key=len, reverse=True
-    ):
-        text = text.replace(secret, "***")
-    return hide_logins(text)
-
-
-def secrets_of(environment: str) -> list[str]:
-    """The values in the text of an environment file.
-
-    Beside them each line of one that has several, and the password of one that is a URL, as it is written there and as
-    a library prints it.
-    """
-    values = [re.sub(r"\\(.)", r"\1", value) for value in _VARIABLE.findall(environment)]
-    lines = [line for value in values if "\n" in value for line in value.splitlines()]
-    written = [found for value in values for form in _PASSWORDS for found in form.findall(value)]
-    return [*values, *lines, *written, *map(unquote, written)]
 
 
 def shown(command: Mapping[str, Any]) -> str:

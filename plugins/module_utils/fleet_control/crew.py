@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .ledger import Ledger
-from .redact import hide_logins
 from .roll import Kind, Turn, Worker
 from .turn import Observed, Order, Postponed, Steps, Steward, TurnError
 
@@ -268,8 +267,7 @@ class Crew:
             f"No other worker begins. Next, on {self.host}: journalctl -u {error.unit} -n 100. Once the cause is gone, "
             "run the same command again: it goes on where this one ended."
         )
-        # Programs write the addresses that they use into their journals.
-        return hide_logins("\n".join(lines))
+        return "\n".join(lines)
 
     def _lost(self, error: LostError) -> str:
         whose = " and ".join(sorted(self._running)) or "no worker"

@@ -13,9 +13,16 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
 
+from .redact import secrets_of
 from .wanted import KEYS
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+
+
+def secrets(templar: Any) -> list[str]:
+    """Values of the application's secret environment, which no output may show."""
+    text = "{{ __celery_app_secret_env | default({}) | fleet_environment_file }}"
+    return secrets_of(str(templar.template(trust_as_template(text))))
 
 
 class Renderer:

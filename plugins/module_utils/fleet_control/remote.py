@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .redact import clean, clean_answer
 from .releases import NOTE
 
 _PYTHON = "/usr/bin/python3"
@@ -123,8 +124,12 @@ class RemoteError(Exception):
     """A script ended without an answer; the message holds its last words."""
 
 
-def answer(result: dict[str, Any]) -> Any:
-    """What a script answered.
+def answer(result: dict[str, Any], secrets: Iterable[str] = ()) -> Any:
+    """What a script answered, with its text for people redacted (see `redact.clean_answer`).
+
+    Args:
+        result: How its command ended.
+        secrets: Values that may not be shown.
 
     Raises:
         RemoteError: It failed, or what it printed is not JSON.
@@ -132,19 +137,23 @@ def answer(result: dict[str, Any]) -> Any:
     lines = str(result.get("stdout", "")).strip().splitlines()
     if result.get("rc") == 0 and lines:
         try:
-            return json.loads(lines[-1])
+            return clean_answer(json.loads(lines[-1]), secrets)
         except ValueError:
             pass
     words = (
         str(result.get("stderr", "")).strip() or str(result.get("stdout", "")).strip()
     ).splitlines()
-    raise RemoteError(words[-1] if words else f"no answer, exit status {result.get('rc')}")
+    raise RemoteError(
+        clean(words[-1], secrets) if words else f"no answer, exit status {result.get('rc')}"
+    )
 
 
-def finding(result: dict[str, Any]) -> dict[str, Any]:
+def finding(result: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
     """What the probe answered: what it finds wrong is an answer as well, which it says by its exit status.
+
+    The arguments are those of `answer`.
 
     Raises:
         RemoteError: What it printed is not JSON.
     """
-    return dict(answer({**result, "rc": 0}))
+    return dict(answer({**result, "rc": 0}, secrets))

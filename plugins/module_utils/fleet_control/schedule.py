@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import remote
@@ -53,12 +53,13 @@ def command(do: str, app: str, root: str, runtime: str, release: str, timeout: f
     return shlex.join(["/bin/sh", "-c", script, "sh", runtime, root, release, do, *own, *program])
 
 
-def foretold(host: str, done: dict[str, Any]) -> dict[str, Any]:
+def foretold(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
     """What a run would do with the schedule: `items` and `notes` of the plan, and whether it has to ask again.
 
     Args:
         host: Name of beat's host.
         done: How the command for `plan` ended.
+        secrets: Values that may not be shown.
 
     Raises:
         ScheduleError: What is declared has to be mended.
@@ -68,7 +69,7 @@ def foretold(host: str, done: dict[str, Any]) -> dict[str, Any]:
     # A login shell's greeting may stand before it.
     current = _CURRENT in str(done.get("stdout", "")).splitlines()
     try:
-        answer = _answer(done)
+        answer = _answer(done, secrets)
     except remote.RemoteError as error:
         return _later(host, f"the database can't be asked yet: {error}")
     if not answer["ok"]:
@@ -90,16 +91,18 @@ def _later(host: str, why: str) -> dict[str, Any]:
     return {"items": [item.as_dict()], "notes": [], "due": True}
 
 
-def _answer(done: dict[str, Any]) -> dict[str, Any]:
+def _answer(done: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
     """The program's; a mistake is an answer as well, which it says by its exit status."""
-    answer = remote.finding(done)
+    answer = remote.finding(done, secrets)
     if "ok" not in answer:
         raise remote.RemoteError(json.dumps(answer))
     return answer
 
 
-def written(host: str, done: dict[str, Any]) -> dict[str, Any]:
+def written(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
     """What was done, in lines for a person, and whether it was anything.
+
+    The arguments are those of `foretold`.
 
     Raises:
         ScheduleError: It was not done.
@@ -110,7 +113,7 @@ def written(host: str, done: dict[str, Any]) -> dict[str, Any]:
             "Run site.yml without --skip-tags or --tags that leave its build out."
         )
     try:
-        answer = _answer(done)
+        answer = _answer(done, secrets)
         error = None if answer["ok"] else str(answer["error"])
     except remote.RemoteError as words:
         answer, error = {}, str(words)

@@ -9,6 +9,7 @@ from typing import Final
 from . import (
     certificates,
     commands,
+    connections,
     control,
     delivery,
     environment,
@@ -70,6 +71,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     ranges.check_ranges,
     restarts.check_restarts,
     restarts.check_overlap,
+    redis_cluster.check_cluster,
+    connections.check_connections,
     delivery.check_promise,
     delivery.check_take,
     delivery.check_parts,
@@ -85,7 +88,6 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_users,
     network.check_memory,
     firewall.check_firewall,
-    redis_cluster.check_cluster,
     certificates.check_certificates,
 )
 

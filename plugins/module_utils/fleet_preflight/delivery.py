@@ -12,7 +12,6 @@ from .model import (
     Severity,
     as_mapping,
     as_number,
-    as_text,
     dotted,
     each_worker,
     number_text,
@@ -30,7 +29,6 @@ _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
 _SETTINGS: Final = "celery_app_settings"
 _TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
 _STOCK: Final = "write celery_worker_take: stock"
-_SCHEMES: Final = ("redis", "rediss", "sentinel")
 # Pools whose worker has no event loop that could be kept going.
 _WITHOUT_LOOP: Final = ("gevent", "eventlet")
 _ATOMIC_PARTS: Final = tuple(
@@ -154,14 +152,6 @@ def _unfit(
             False,
             "has tasks forgotten when they are taken, against the atomic take, which notes them",
             f"remove it, or {_STOCK}",
-        )
-    url = as_text(settings.get("broker_url"))
-    if url is not None and url.partition(":")[0].partition("+")[0] not in _SCHEMES:
-        yield (
-            (_SETTINGS, "broker_url"),
-            url,
-            "is no address of a Redis, for which alone the atomic take is",
-            f"remove it to have the fleet's, or {_STOCK}",
         )
     for queue, declared in as_mapping(settings.get("task_queues")).items():
         # Without any it consumes the one of its own name.

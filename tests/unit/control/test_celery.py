@@ -596,6 +596,9 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     assert (secret["dest"], secret["mode"]) == ("/etc/shop/credentials-nginx/web.htpasswd", "0640")
     open_to_all = celery.site("web", protected=[], **options)
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
+    # The one of before goes.
+    assert open_to_all["owned"] == {"files": [secret["dest"]]}
+    assert "owned" not in site
     # nginx is asked about the site alone: its own drop-in is systemd's.
     assert [check["files"] for check in site["checks"]] == [["/etc/nginx/conf.d/shop-web.conf"]]
     # Deleted with the last site by whoever had only ours there.
@@ -642,6 +645,23 @@ def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left(
     assert path not in files("redis", run="celery_worker")
     for component in ("worker", "beat", "producer"):
         assert path not in files(component)
+
+
+def test_the_environment_goes_with_its_last_reader() -> None:
+    def files(*components: str, run: str = "all", skip: tuple[str, ...] = ()) -> set[str]:
+        found = celery.surplus("shop", components, "/etc/shop", "/opt/shop", (run,), skip)
+        return {secret, plain} & set(found["files"])
+
+    secret, plain = "/etc/shop/credentials/secret.env", "/etc/shop/app.env"
+    assert files("redis") == {secret, plain}
+    # It reads the plain part.
+    assert files("flower", "flower_site") == {secret}
+    for component in ("worker", "beat", "producer", "web"):
+        assert files(component) == set()
+    # Whoever is not ended by this run still reads it.
+    for role in ("celery_worker", "celery_beat", "celery_producer"):
+        assert files("redis", run=role) == files("redis", skip=(role,)) == set()
+    assert files("redis", skip=("flower",)) == {secret}
 
 
 GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")

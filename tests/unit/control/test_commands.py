@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from fleet_control import commands
-from fleet_control.celery import environment_file, urls
 from fleet_control.commands import CommandError, carry_out, claim, due, failure, items, names, parse
 
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"], "timeout": 300}
@@ -249,32 +248,3 @@ def test_a_failure_names_host_command_status_last_lines_and_what_to_do() -> None
 def test_a_status_that_is_not_the_programs_own_is_told_in_words(status: int, words: str) -> None:
     assert told(status).splitlines()[0].startswith(f"worker1: migrate of release r1 {words}")
     assert "Its last lines" not in told(status)
-
-
-def test_no_secret_is_told() -> None:
-    text = "could not connect: postgresql://u:other@db/shop, password geheim, abc"
-    cleaned = commands.clean(text, ["geheim", "abc"])
-    assert cleaned == "could not connect: postgresql://***@db/shop, password ***, abc"
-
-
-def test_the_secrets_of_an_environment() -> None:
-    values = {"A": 'quo"ted $HOME `x` \\', "KEY": "BEGIN\nline of a key\nEND", "N": 5}
-    assert commands.secrets_of(environment_file(values)) == [
-        'quo"ted $HOME `x` \\',
-        "BEGIN\nline of a key\nEND",
-        "5",
-        "BEGIN",
-        "line of a key",
-        "END",
-    ]
-    assert commands.secrets_of("") == []
-
-
-def test_the_password_of_a_url_is_a_secret_by_itself() -> None:
-    parts = {"scheme": "postgresql", "host": "db", "user": "u", "password": "a:b/c d@e"}
-    text = environment_file({**urls({"DATABASE_URL": parts}), "PLAIN": "amqp://u:x@y@h/v?to=me@z"})
-    known = commands.secrets_of(text)
-    words = "authentication failed for u with a:b/c d@e, a%3Ab%2Fc%20d%40e"
-    assert commands.clean(words, known) == "authentication failed for u with ***, ***"
-    assert "x@y@h/v?to=me" in known
-    assert commands.clean("short is x", known) == "short is x"

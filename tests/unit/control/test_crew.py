@@ -62,7 +62,7 @@ class Host:
             if verb == "stop":
                 unit.update(active="inactive")
         units = {name: dict(self.state(name)) for name in request["units"]}
-        journals = dict.fromkeys(request["journals"], "line one\nline two redis://u:p/w@h:1/0")
+        journals = dict.fromkeys(request["journals"], "line one\nline two")
         if self.deaf > 0 and request["units"]:
             self.deaf -= 1
             units = {}
@@ -152,7 +152,7 @@ def test_a_worker_that_does_not_start_ends_the_roll_and_is_told_whole(
     text = str(failure.value)
     assert text == book.failure
     assert f"h1: {unit('a')} does not start: it is failed" in text
-    assert "  line one\n  line two redis://***@h:1/0\n" in text, "no password of a URL"
+    assert "  line one\n  line two\n" in text
     assert "Queue q is consumed by b@h1, c@h2." in text
     assert f"journalctl -u {unit('a')} -n 100" in text
     assert "run the same command again" in text

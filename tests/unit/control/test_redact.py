@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fleet_control.redact import hide_logins
+from fleet_control.celery import environment_file, urls
+from fleet_control.redact import clean, clean_answer, hide_logins, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,47 @@ from fleet_control.redact import hide_logins
 )
 def test_logins_of_urls(text: str, shown: str) -> None:
     assert hide_logins(text) == shown
+
+
+def test_no_secret_is_told() -> None:
+    text = "could not connect: postgresql://u:other@db/shop, password geheim, abc"
+    cleaned = clean(text, ["geheim", "abc"])
+    assert cleaned == "could not connect: postgresql://***@db/shop, password ***, abc"
+
+
+def test_the_secrets_of_an_environment() -> None:
+    values = {"A": 'quo"ted $HOME `x` \\', "KEY": "BEGIN\nline of a key\nEND", "N": 5}
+    assert secrets_of(environment_file(values)) == [
+        'quo"ted $HOME `x` \\',
+        "BEGIN\nline of a key\nEND",
+        "5",
+        "BEGIN",
+        "line of a key",
+        "END",
+    ]
+    assert secrets_of("") == []
+
+
+def test_the_password_of_a_url_is_a_secret_by_itself() -> None:
+    parts = {"scheme": "postgresql", "host": "db", "user": "u", "password": "a:b/c d@e"}
+    text = environment_file({**urls({"DATABASE_URL": parts}), "PLAIN": "amqp://u:x@y@h/v?to=me@z"})
+    known = secrets_of(text)
+    words = "authentication failed for u with a:b/c d@e, a%3Ab%2Fc%20d%40e"
+    assert clean(words, known) == "authentication failed for u with ***, ***"
+    assert "x@y@h/v?to=me" in known
+    assert clean("short is x", known) == "short is x"
+
+
+def test_text_for_people_is_redacted_and_names_are_left_alone() -> None:
+    answer = {
+        "units": {"shop-beat.service": {"StatusText": "no shop-beat", "ActiveState": "shop-beat"}},
+        "journals": {"shop-beat.service": "shop-beat at x://u:p@h"},
+        "nodes": {"a": {"errors": ["shop-beat", 1], "queues": ["shop-beat"]}},
+        "msg": None,
+    }
+    assert clean_answer(answer, ["shop-beat"]) == {
+        "units": {"shop-beat.service": {"StatusText": "no ***", "ActiveState": "shop-beat"}},
+        "journals": {"shop-beat.service": "*** at x://***@h"},
+        "nodes": {"a": {"errors": ["***", 1], "queues": ["shop-beat"]}},
+        "msg": None,
+    }

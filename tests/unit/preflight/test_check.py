@@ -58,6 +58,7 @@ S = "celery_app_source"
 P = "celery_producer_web_protected_paths"
 U = "celery_app_urls/OTHER_URL"
 R = "celery_release_commands"
+SET = "celery_app_settings"
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"]}
 
 # path, value, variable that is named, part of the message, part of the remedy
@@ -150,6 +151,26 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_env.CELERY_BROKER_URL", CLUSTER, "take it out"),
     ("celery_app_urls", {"CELERY_RESULT_BACKEND": {"scheme": "rediscluster", "host": "h"}},
      "celery_app_urls.CELERY_RESULT_BACKEND.scheme", CLUSTER, "take it out"),
+    # settings that would leave the fleet's Redis, or its certificate unchecked
+    (SET, {"broker_url": "redis://h/0"}, f"{SET}.broker_url", "broker, which has to be the", "celery_app_broker_host"),
+    (SET, {"broker_url": "amqp://h"}, f"{SET}.broker_url", "broker, which has to be the", "not supported"),
+    (SET, {"broker_read_url": "rediss://h"}, f"{SET}.broker_read_url", "broker, which has to be the", "remove it"),
+    (SET, {"broker_write_url": None}, f"{SET}.broker_write_url", "broker, which has to be the", "remove it"),
+    (SET, {"CELERY_BROKER_URL": "redis://h"}, f"{SET}.CELERY_BROKER_URL", "broker, which has to", "remove it"),
+    (SET, {"BROKER_URL": "redis://h"}, f"{SET}.BROKER_URL", "broker, which has to be the", "remove it"),
+    (SET, {"result_backend": "rediss://h/0"}, f"{SET}.result_backend", "another Redis", "celery_app_results_host"),
+    (SET, {"CELERY_RESULT_BACKEND": "redis"}, f"{SET}.CELERY_RESULT_BACKEND", "another Redis", "django-db"),
+    (SET, {"result_backend": "sentinel://h"}, f"{SET}.result_backend", "another Redis", "remove it"),
+    (SET, {"result_backend": "celery.backends.redis:RedisBackend"}, f"{SET}.result_backend", "another Redis", "remove"),
+    (SET, {"broker_use_ssl": False}, f"{SET}.broker_use_ssl", "turns off a check", "pki_source: external"),
+    (SET, {"BROKER_USE_SSL": True}, f"{SET}.BROKER_USE_SSL", "turns off a check", "remove it"),
+    (SET, {"redis_backend_use_ssl": None}, f"{SET}.redis_backend_use_ssl", "turns off a check", "remove it"),
+    (SET, {"broker_use_ssl": {"ssl_cert_reqs": "none"}}, f"{SET}.broker_use_ssl.ssl_cert_reqs", "turns off", "remove"),
+    (SET, {"broker_use_ssl": {"ssl_cert_reqs": 0}}, f"{SET}.broker_use_ssl.ssl_cert_reqs", "turns off", "remove"),
+    (SET, {"redis_backend_use_ssl": {"ssl_cert_reqs": "CERT_OPTIONAL"}},
+     f"{SET}.redis_backend_use_ssl.ssl_cert_reqs", "turns off a check", "remove it"),
+    (SET, {"CELERY_REDIS_BACKEND_USE_SSL": {"ssl_check_hostname": False}},
+     f"{SET}.CELERY_REDIS_BACKEND_USE_SSL.ssl_check_hostname", "turns off a check", "remove it"),
     # restarts
     ("celery_restart_min_capacity", 0, "celery_restart_min_capacity", "below 1", "from 1 to 100"),
     ("celery_restart_min_capacity", 101, "celery_restart_min_capacity", "above 100", "1 to 100"),
@@ -310,6 +331,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "no address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "no address", "https://"),
+    (S, {"git": "https://ghp_token@github.com/a/b"}, f"{S}.git", "has a login in it", "credential helper"),
+    (S, {"git": "https://me:hush@github.com/a/b"}, f"{S}.git", "has a login in it", "SSH key"),
+    (S, {"git": "ssh://git:hush@github.com/a/b"}, f"{S}.git", "has a login in it", "SSH key"),
     (S, {"path": "~nobody-of-that-name/x"}, f"{S}.path", "does not exist", str(ROOT)),
     (S, {"path": "no/such/place"}, f"{S}.path", "does not exist", str(ROOT)),
     (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "there are app"),
@@ -1200,3 +1224,64 @@ def test_directories_of_an_application_may_lie_elsewhere(variables: dict[str, An
         == []
     )
     assert problems({**variables, "celery_app_directory": "/etc/celery-fleet/shop"}) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # The command line and the plan know of results that are elsewhere.
+        {"result_backend": "django-db"},
+        {"result_backend": "db+postgresql://redis.example/x"},
+        {"result_backend": None},
+        {"broker_use_ssl": {"ssl_cert_reqs": "required", "ssl_check_hostname": True}},
+        {"redis_backend_use_ssl": {"ssl_cert_reqs": "CERT_REQUIRED", "ssl_min_version": 771}},
+        {"broker_transport_options": {}, "broker_pool_limit": 5},
+    ],
+)
+def test_settings_that_leave_the_connections_as_they_are(
+    variables: Variables, settings: Variables
+) -> None:
+    assert problems(variables | {SET: settings}) == []
+
+
+def test_the_login_of_a_refused_address_is_not_shown(variables: Variables) -> None:
+    one = only(problems(variables | {SET: {"broker_url": "redis://u:s3cret@h/0"}}))
+    assert "s3cret" not in text_of([one])
+    assert one.value == "redis://***@h/0"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "todoist-7f3a9c",
+        "replacement-service-token",
+        "replace_Xk39sk2",
+        "<RSAKeyValue><Modulus>x</Modulus></RSAKeyValue>",
+    ],
+)
+def test_a_secret_that_begins_like_a_placeholder_is_taken(variables: Variables, value: str) -> None:
+    given = changed(variables, "celery_app_secret_env/SECRET", value)
+    assert problems(given) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["TODO", "todo: ask ops", "FIXME-later", "replace", "replace_with_yours", "change_me_please"],
+)
+def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: str) -> None:
+    one = only(problems(changed(variables, "celery_app_secret_env/SECRET", value)))
+    assert "placeholder" in one.message
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://github.com/team/shop.git",
+        "https://git.example.org/@team/shop@v1",
+        "ssh://git@github.com/team/shop.git",
+        "git@github.com:team/shop.git",
+        "/srv/me:x@y",
+    ],
+)
+def test_an_address_without_a_login_is_taken(variables: Variables, address: str) -> None:
+    assert problems(variables | {S: {"git": address}}) == []

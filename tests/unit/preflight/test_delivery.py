@@ -145,7 +145,6 @@ TRANSPORT_PATH = f"celery_app_settings.{TRANSPORT}"
 UNFIT: list[tuple[dict[str, Any], str, str]] = [
     ({TRANSPORT: {"global_keyprefix": "shop:"}}, f"{TRANSPORT_PATH}.global_keyprefix", "remove it"),
     ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT_PATH}.ack_emulation", "take: stock"),
-    ({"broker_url": "amqp://h"}, "celery_app_settings.broker_url", "take: stock"),
     (
         {"task_queues": {"discounts": {"no_ack": True}}},
         "celery_app_settings.task_queues.discounts.no_ack",
@@ -173,7 +172,6 @@ def test_what_the_atomic_take_can_not_do_is_refused(
     "settings",
     [
         {TRANSPORT: {"global_keyprefix": "", "ack_emulation": True}},
-        {"broker_url": "sentinel://h:26379"},
         # Nobody consumes it.
         {"task_queues": {"other": {"no_ack": True}}},
         {"task_queues": {"discounts": {"no_ack": False}}},

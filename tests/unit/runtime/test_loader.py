@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import ssl
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ LOADER = "celery_fleet.loader.FleetLoader"
 BROKER = "rediss://worker:s3cr3tpw@redis1:6379/0"
 PINS: dict[str, Any] = {
     "broker_use_ssl": {"ssl_cert_reqs": "required", "ssl_ca_certs": "/ca.crt"},
+    "redis_backend_use_ssl": {"ssl_cert_reqs": "required", "ssl_ca_certs": "/ca.crt"},
     "broker_transport_options": {"visibility_timeout": 3600, "priority_steps": [0, 5]},
     "task_acks_late": True,
     "task_time_limit": 77,
@@ -39,6 +41,7 @@ THEIRS: dict[str, Any] = {
     "broker_read_url": "redis://theirs:6379/8",
     "result_backend": "redis://theirs:6379/7",
     "broker_use_ssl": False,
+    "redis_backend_use_ssl": {"ssl_cert_reqs": "none"},
     "broker_transport_options": {"visibility_timeout": 5},
     "task_acks_late": False,
     "task_time_limit": 1,
@@ -158,6 +161,7 @@ def by_old_names() -> Celery:
         BROKER_URL=THEIRS["broker_url"],
         CELERY_RESULT_BACKEND=THEIRS["result_backend"],
         BROKER_USE_SSL=False,
+        CELERY_REDIS_BACKEND_USE_SSL={"ssl_cert_reqs": "none"},
         BROKER_TRANSPORT_OPTIONS=THEIRS["broker_transport_options"],
         CELERY_ACKS_LATE=False,
         CELERYD_TASK_TIME_LIMIT=1,
@@ -183,7 +187,8 @@ def test_the_inventory_wins(make: Callable[[], Celery]) -> None:
     assert conf.broker_url == conf.broker_read_url == conf.broker_write_url == BROKER
     assert conf["broker_url"] == conf.get("broker_url") == BROKER
     assert conf.result_backend == document()["celery"]["result_backend"]
-    assert conf.broker_use_ssl["ssl_ca_certs"] == "/ca.crt"
+    for tls in (conf.broker_use_ssl, conf.redis_backend_use_ssl):
+        assert tls == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.crt"}
     assert conf.broker_transport_options["visibility_timeout"] == 3600
     assert conf.task_acks_late is True
     assert conf.worker_prefetch_multiplier == 1

@@ -1,0 +1,126 @@
+"""What actions return or fail with: the words of a unit or a program, without a secret of the application."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.control.test_action_remedies import action
+
+WORDS = "failed: quite-secret, postgresql://shop:other@db/shop"
+CLEAN = "failed: ***, postgresql://***@db/shop"
+#: The application's secret environment, as Ansible renders it for the action.
+TEMPLAR = SimpleNamespace(template=lambda text: 'PASSWORD="quite-secret"\n')
+UNIT = "shop-worker@a.service"
+RUN = ("group_names", "ansible_run_tags", "ansible_skip_tags")
+
+
+def free(*_: Any, **__: Any) -> Any:
+    """A lease that nobody else holds."""
+    return nullcontext()
+
+
+def answering(name: str, args: dict[str, Any], answer: dict[str, Any], **methods: Any) -> Any:
+    """An action whose host gives this answer."""
+    done = {"rc": 0, "stdout": json.dumps(answer), "stderr": ""}
+    methods = {"_low_level_execute_command": lambda *_, **__: done, **methods}
+    made = action(name, args, _templar=TEMPLAR)
+    vars(made).update(methods)
+    return made
+
+
+def test_services_that_are_waited_for() -> None:
+    answer = {"journals": {UNIT: WORDS}, "errors": {UNIT: WORDS}, "units": {}}
+    answer["units"] = {UNIT: {"StatusText": WORDS}}
+    found = answering("fleet_serving", {"timeout": 0}, answer).run(task_vars={})
+    assert found["journals"] == found["errors"] == {UNIT: CLEAN}
+    assert found["units"] == {UNIT: {"StatusText": CLEAN}}
+
+
+def test_a_canary_that_fails_and_the_journal_of_its_worker() -> None:
+    node = {"host": "h1", "worker": "a", "unit": UNIT, "queues": ["q"]}
+    args = {"nodes": {"a@h1": node}, "hosts": ["h1"], "settings": {}, "schedule": {}, "routes": {}}
+    args |= {"timeout": 1, "pins": "/pins", "runtime": "/r", "user": "shop", "strict": True}
+    answer = {"nodes": {"a@h1": {"ok": False, "errors": [WORDS], "state": "x"}}, "errors": [WORDS]}
+    made = answering("fleet_probe", args, {**answer, "journals": {UNIT: WORDS}})
+    found = made.run(task_vars={"inventory_hostname": "h1"})
+    assert found["failed"]
+    assert found["msg"].count(CLEAN) == 2
+    assert "quite-secret" not in str(found)
+    assert "other@" not in str(found)
+
+
+def test_a_turn_of_a_worker() -> None:
+    answer = {"units": {UNIT: {"status": WORDS}}, "journals": {UNIT: WORDS}, "error": WORDS}
+    found = answering("fleet_roll", {}, answer).move({"journals": [UNIT]})
+    assert found == {"units": {UNIT: {"status": CLEAN}}, "journals": {UNIT: CLEAN}, "error": CLEAN}
+
+
+def test_a_probe_within_a_roll() -> None:
+    place = {"settings": {}, "runtime": "/r", "user": "shop"}
+    made = answering("fleet_roll", {}, {"errors": [WORDS]}, _place=place, _python="/p")
+    assert made.probe({"census": True}) == {"errors": [CLEAN]}
+    made._low_level_execute_command = lambda *_, **__: {"rc": 1, "stderr": WORDS}
+    assert made.probe({"census": True})["errors"] == [f"the probe can't be run: {CLEAN}"]
+
+
+def test_workers_that_pause() -> None:
+    args = {"configuration": "/c", "root": "/o", "user": "shop", "settings": {}}
+    assert answering("fleet_pause", args, {"errors": [WORDS]})._ask({}) == {"errors": [CLEAN]}
+
+
+FAILED = {"failed": True, "msg": WORDS}
+REDACTED = {"failed": True, "msg": CLEAN}
+
+
+def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = answering("settle", {"wanted": {}}, {}, _loader=None, _execute_module=lambda **_: FAILED)
+    monkeypatch.setattr(type(made).run.__globals__["lease"], "held", free)
+    assert made.run(task_vars={}) == REDACTED
+
+
+def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = answering("fleet_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
+    part = SimpleNamespace(name="redis", variable="x")
+    monkeypatch.setattr(type(made).run.__globals__["plan"], "parts_of", lambda *_: [part])
+    monkeypatch.setattr(made, "_value", lambda name: {})
+    assert made.run(task_vars={name: [] for name in RUN}) == REDACTED
+
+
+def test_files_of_a_worker_within_a_roll() -> None:
+    turns = {"_variables": {}, "_turns": {"wanted": {"files": []}}, "_loader": None}
+    made = answering("fleet_roll", {}, {}, _execute_module=lambda **_: FAILED, **turns)
+    assert made._settle({}) == REDACTED
+
+
+def test_a_release_that_can_t_be_built() -> None:
+    """By what pip or the application itself has said."""
+    made = answering("release", {}, {}, _execute_module=lambda **_: FAILED)
+    made._connection._shell.join_path = lambda *parts: "/".join(parts)
+    vars(made).update(_make_tmp_path=lambda: "/tmp", _transfer_file=lambda *_: None)
+    assert made._build({}, "/a", {}) == REDACTED
+
+
+def test_a_schedule_that_can_t_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = {
+        "do": "plan",
+        "app": "shop",
+        "root": "/o",
+        "runtime": "/r",
+        "release": "r",
+        "timeout": 1,
+    }
+    answer = {"ok": False, "error": WORDS}
+    made = answering("fleet_schedule", {**args, "settings": {}}, answer)
+    found = made.run(task_vars={"inventory_hostname": "h1"})
+    assert CLEAN in found["items"][0]["why"][0]
+    module = type(made).run.__globals__
+    monkeypatch.setattr(module["lease"], "held", free)
+    made._task.args["do"] = "sync"
+    with pytest.raises(module["AnsibleActionFail"]) as failed:
+        made.run(task_vars={"inventory_hostname": "h1"})
+    assert CLEAN in str(failed.value)
