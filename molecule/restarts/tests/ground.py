@@ -47,7 +47,9 @@ SELECT json_build_object(
     (SELECT node, event, queues, processes, at FROM workers
     ORDER BY at) w),
   'revoked', (SELECT coalesce(json_agg(v), '[]') FROM
-    (SELECT task, node, at FROM revoked WHERE starts_with(task, :'run' || '.') ORDER BY at) v))
+    (SELECT task, node, at FROM revoked WHERE starts_with(task, :'run' || '.') ORDER BY at) v),
+  'held_up', (SELECT coalesce(json_agg(h), '[]') FROM
+    (SELECT task, attempt, node, at FROM held_up WHERE starts_with(task, :'run' || '.')) h))
 """
 # Tasks of a run that have not come to their end: not lost yet, since some may wait or run.
 _OPEN = """
@@ -107,9 +109,20 @@ class Case:
         """What playbooks print."""
         return self.path("log")
 
-    def mark(self, what: str, host: str = "", node: str = "", *, fatal: bool = False) -> None:
+    def mark(
+        self, what: str, host: str = "", node: str = "", *, fatal: bool = False, pid: int = 0
+    ) -> None:
         """Note what is done to the fleet in this moment."""
-        self.marks.append(Mark(time.time(), what, host, fatal, node))
+        self.marks.append(Mark(time.time(), what, host, fatal, node, pid))
+
+    @contextmanager
+    def lasting(self, what: str, host: str = "") -> Iterator[None]:
+        """Note what is done to the fleet, to all of it or to a host, until the block ends."""
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.marks.append(Mark(began, what, host, until=time.time()))
 
 
 class Ground:
