@@ -19,8 +19,9 @@ from support import resp
 from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
 from support.waiting import wait_for
 
+from scripts.restarts import origin, verdicts
 from scripts.restarts.record import Mark, Record
-from scripts.restarts.summary import Rules, Summary, summarise
+from scripts.restarts.summary import Origin, Rules, Summary, summarise
 
 ROLL = "playbooks/restart_workers.yml"
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
@@ -138,6 +139,9 @@ class Ground:
         self.results = ROOT / ".state" / "results" / family
         self.results.mkdir(parents=True, exist_ok=True)
         self.now_running: Way | None = None
+        #: With the commit of the checkout when the tests began.
+        scenario = Path(fleet.sources[-1]).parts[1]
+        self.origin = Origin(origin.commit(scenario), scenario, origin.command_of(scenario))
         #: More words for whoever sends; see `load.send`.
         self.load_options: tuple[str, ...] = ()
 
@@ -313,7 +317,7 @@ class Ground:
         # Begins the ids of tasks: of letters, digits and `-`, and never used before.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
-        for kind in ("log", "report.json", "recovery.json"):
+        for kind in ("log", "report.json", "recovery.json", "summary.json"):
             case.path(kind).unlink(missing_ok=True)
         self.start_load(run, longest, long)
         try:
@@ -329,8 +333,10 @@ class Ground:
         self.settle(run, rest)
         record = self.read(case)
         rules = self.rules() if way is FLEET else None
-        summary = summarise(name, way.name, SEED, record, began, ended, rules, case.report)
-        summary.write(case.path("summary.json"))
+        summary = summarise(
+            name, way.name, SEED, record, began, ended, rules, case.report, self.origin
+        )
+        verdicts.wrote(summary, case.path("summary.json"))
         return summary
 
     def sleep(self, seconds: float) -> None:
