@@ -12,7 +12,16 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from deaths import LEASE, PAUSE, Recoveries, kill_clients, kill_worker, unit_of, wait_until_active
+from deaths import (
+    HOST_LOST,
+    LEASE,
+    PAUSE,
+    Recoveries,
+    kill_clients,
+    kill_worker,
+    unit_of,
+    wait_until_active,
+)
 from faults import bring_back, docker
 from ground import FLEET, Case, Ground, end_of, playbook
 from support import resp
@@ -126,7 +135,6 @@ def small_disk(ground: Ground, size: str = "64m") -> Iterator[str]:
 def full_disk(ground: Ground, case: Case, path: str) -> Iterator[None]:
     """Nothing more can be written there, and Redis has noticed."""
     host, _ = broker(ground)
-    case.mark(DISK_FULL)
     fill = f'fallocate -l "$(df --output=avail --block-size=1 {path} | tail -n 1)" {path}/ballast'
 
     def is_noticed() -> bool:
@@ -135,12 +143,12 @@ def full_disk(ground: Ground, case: Case, path: str) -> Iterator[None]:
         with resp.session(ground.fleet, "broker", "admin") as admin:
             return "aof_last_write_status:err" in str(admin.send("INFO", "persistence"))
 
-    try:
-        wait_for("Redis can't write", 30, is_noticed)
-        yield
-    finally:
-        ground.fleet.must(host, ["rm", "-f", f"{path}/ballast"])
-        case.mark(DISK_FULL)
+    with case.lasting(DISK_FULL):
+        try:
+            wait_for("Redis can't write", 30, is_noticed)
+            yield
+        finally:
+            ground.fleet.must(host, ["rm", "-f", f"{path}/ballast"])
 
 
 # --- the network -----------------------------------------------------------------------------------
@@ -198,11 +206,10 @@ def hold_replies(ground: Ground, case: Case, host: str, seconds: float) -> None:
     """Keep back what Redis tells a host; its requests arrive."""
     # A lease that was renewed a moment ago lasts for so long; one renewed with its request on the way, a third longer.
     what = LATE_REPLIES if seconds <= LEASE * 2 / 3 else NO_REPLIES
-    case.mark(what, host=host)
-    ground.fleet.must(host, f"echo hold > {LATE}/broker")
-    ground.sleep(seconds)
-    ground.fleet.must(host, f"echo pass > {LATE}/broker")
-    case.mark(what, host=host)
+    with case.lasting(what, host):
+        ground.fleet.must(host, f"echo hold > {LATE}/broker")
+        ground.sleep(seconds)
+        ground.fleet.must(host, f"echo pass > {LATE}/broker")
 
 
 def said(ground: Ground, host: str, text: str, since: float) -> bool:
@@ -329,7 +336,7 @@ def lose_for(ground: Ground, case: Case, host: str, seconds: float) -> float:
     """Take a host's power until what it held is back, and give it again; how long that was."""
     before = {tag for worker in ground.instances for tag in held(ground.fleet, f"{worker}@{host}")}
     assert before, f"the workers of {host} held nothing"
-    case.mark("its host was lost", host=host, fatal=True)
+    case.mark(HOST_LOST, host=host, fatal=True)
     ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
     docker("kill", ground.fleet.containers[host])
     began = time.monotonic()
