@@ -69,7 +69,7 @@ bench-delivery: setup ## what taking messages costs beside stock Celery, on Redi
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report
 
-report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-outages, delivery-conditions
+report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-…
 	@python -m scripts.restarts.delivery_report
 
 docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, what is put on a host

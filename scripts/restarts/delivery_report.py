@@ -43,6 +43,13 @@ FAULTS = {
     "a host cut off beyond its lease": "a host is cut off for longer than its lease",
     "from atomic to stock workers": "change from the atomic take to stock's, and `kill -9` of atomic workers",
     "from stock to atomic workers": "change from stock's take to the atomic one, and `kill -9` of atomic workers",
+    "workers of all kinds killed": (
+        "`kill -9` of workers with threads, greenlets, processes of one task each, and at most once"
+    ),
+    "Redis stopped for 12 and 40 s": "Redis is stopped while such workers retry and go on with chains",
+    "Redis frozen for 12 and 40 s": "the same, and it hangs",
+    "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
+    "drains behind named exchanges": "workers with the stock take drain, behind named exchanges",
 }
 #: Cases that stock Celery is measured in as well: without its row, ours would show nothing. Each with its scenario.
 STOCK = {"workers killed": "delivery", "all connections cut": "delivery"}
@@ -93,6 +100,8 @@ def _line(case: str, result: Result) -> list[str]:
     done = f"{one.done:,}"
     if one.revoked:
         done += f", {one.revoked} of them revoked"
+    if one.dropped:
+        done += f"; dropped, as `at_most_once` allows: {causes_text(one.dropped)}"
     if one.unheeded:
         done += f"; {causes_text(one.unheeded)}"
     sent = f"{one.sent:,}"
@@ -126,8 +135,7 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
     """
     if not found:
         raise ReportError(
-            f"{RESULTS.relative_to(ROOT)} has no run; run `make test-delivery`, `make test-delivery-outages` or "
-            "`make test-delivery-conditions` first"
+            f"{RESULTS.relative_to(ROOT)} has no run; run `make soak`, or `make test-delivery` and the others, first"
         )
     others = {name: name for name, _ in sorted(found) if name not in FAULTS and name not in APART}
     text = f"The broker was {about.get('broker', 'a Redis of unknown version')}."

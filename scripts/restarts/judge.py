@@ -16,6 +16,8 @@ UNDER_WAY = 2.0
 #: Seconds after which something that was done to Redis, or to the way to it, still has effects.
 LASTING = 15.0
 UNEXPLAINED = "unexplained"
+#: What ran again although that is excluded: no fault is an excuse, unless its sender may have sent two messages.
+AT_MOST_ONCE = "begun again, of at_most_once"
 STARTING = 5.0  # seconds before a worker consumes in which it has asked the others what is revoked, and hears no more
 
 
@@ -36,13 +38,22 @@ class Fate:
 
 
 def lost(record: Record) -> list[Fate]:
-    """Tasks that were sent and never came to the end of their last attempt.
+    """Tasks that were sent and never came to the end of their last attempt, where that is promised.
 
     To be asked once nothing waits or runs any more: until then every running task looks lost.
     """
+    return _not_ended(record, lambda send: send.queue not in record.at_most_once)
+
+
+def dropped(record: Record) -> list[Fate]:
+    """The same of those that may be lost, since they are run at most once."""
+    return _not_ended(record, lambda send: send.queue in record.at_most_once)
+
+
+def _not_ended(record: Record, wanted: Callable[[Send], bool]) -> list[Fate]:
     found = []
     for send in record.sends:
-        if send.refused:
+        if send.refused or not wanted(send):
             continue
         attempts = record.by_attempt.get(send.task, {})
         # At least: an attempt whose process died may be retried as the next one.
@@ -107,14 +118,19 @@ def unheeded(record: Record) -> list[Fate]:
     for send in record.sends:
         if send.kind != "revoked":
             continue
-        name, _, number = send.task.rpartition(".")
-        told = ends.get(f"{name}.{int(number) + 1:06d}")
+        told = ends.get(_beside(send.task, 1))
         for runs in record.by_attempt.get(send.task, {}).values():
             for run in runs:
                 if told is not None and told + SLACK < run.started:
                     cause = "it began though it was revoked" + _starting(record, run.node, told)
                     found.append(Fate(send.task, run.started, cause))
     return found
+
+
+def _beside(task: str, distance: int) -> str:
+    """Return the task whose number is so much greater."""
+    name, _, number = task.rpartition(".")
+    return f"{name}.{int(number) + distance:06d}"
 
 
 def _starting(record: Record, node: str, at: float) -> str:
@@ -127,13 +143,15 @@ def _starting(record: Record, node: str, at: float) -> str:
 
 
 def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
+    sender = record.waited_for.get((send.task, first.attempt))
+    if send.queue in record.at_most_once and sender is None:
+        return AT_MOST_ONCE
     if first.ended is None:
         return was_cut_off(_cut(record, first, send.seconds)[1])
     if first.attempt == second.attempt:
         # What is put back is marked: two that are not were two messages, of a sender that was not told of the first.
         # One of these may have been put back meanwhile.
         again = first.redelivered + second.redelivered
-        sender = record.waited_for.get((send.task, first.attempt))
         if again <= 1 and sender is not None:
             return was_sent_twice(_around(record, sender.at, lambda mark: _holds_up(mark, sender)))
     # Who is cut off may run what it had taken after another has run it.
@@ -223,8 +241,9 @@ def waits(record: Record, begin: float = 0.0, end: float = math.inf) -> list[flo
     What never began has no wait; it is counted as lost.
     """
     found = []
+    ends = {run.task: run.ended for run in record.runs}
     for send in record.sends:
-        ready = send.ready
+        ready = ends.get(_beside(send.task, -1)) if send.kind == "relayed" else send.ready
         for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
             if ready is not None and not send.refused and begin <= ready <= end:
                 found.append(max(0.0, runs[0].started - ready))

@@ -119,7 +119,11 @@ class HeldUp:
 
 @dataclass(frozen=True)
 class Record:
-    """All of one run of the load."""
+    """All of one run of the load.
+
+    Attributes:
+        at_most_once: Queues whose tasks may be lost, and may not be begun again.
+    """
 
     sends: Sequence[Send]
     runs: Sequence[Run]
@@ -127,6 +131,7 @@ class Record:
     marks: Sequence[Mark] = field(default=())
     revoked: Sequence[Revoked] = field(default=())
     held_up: Sequence[HeldUp] = field(default=())
+    at_most_once: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, rows: Mapping[str, Any]) -> Record:
@@ -141,6 +146,7 @@ class Record:
             [Mark(**row) for row in rows.get("marks", ())],
             [Revoked(**row) for row in rows.get("revoked", ())],
             [HeldUp(**row) for row in rows.get("held_up", ())],
+            frozenset(rows.get("at_most_once", ())),
         )
 
     @cached_property

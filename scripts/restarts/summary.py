@@ -61,6 +61,7 @@ class Summary:
         series: What the picture shows.
         revoked: Of `done` those that were revoked and did not begin.
         unheeded: Those that were revoked and began later all the same, by cause.
+        dropped: Of `sent` those that may be lost, and were, by cause: they are run at most once.
         faults: How often something was done to the fleet.
         commit: Of the checkout that was run, with `-dirty` if it had changes.
         made: When, as ISO 8601 has it, in UTC.
@@ -87,6 +88,7 @@ class Summary:
     report: Mapping[str, Any]
     revoked: int = 0
     unheeded: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
     faults: int = 0
     commit: str = ""
     made: str = ""
@@ -147,7 +149,7 @@ def summarise(
         report: The roll's own.
         origin: What it was run by.
     """
-    lost, doubled = judge.lost(record), judge.doubled(record)
+    lost, dropped, doubled = judge.lost(record), judge.dropped(record), judge.doubled(record)
     accepted = [send for send in record.sends if not send.refused]
     first = min(send.sent for send in record.sends)
     last = max(send.sent for send in record.sends)
@@ -162,7 +164,7 @@ def summarise(
         way=way,
         seed=seed,
         sent=len(accepted),
-        done=len(accepted) - len(lost),
+        done=len(accepted) - len(lost) - len(dropped),
         refused=len(record.sends) - len(accepted),
         lost=len(lost),
         lost_causes=judge.causes(lost),
@@ -177,6 +179,7 @@ def summarise(
         report=dict(report or {}),
         revoked=judge.revoked(record),
         unheeded=judge.causes(judge.unheeded(record)),
+        dropped=judge.causes(dropped),
         faults=len(record.marks),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(origin or Origin()),

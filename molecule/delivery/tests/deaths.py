@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -102,12 +102,18 @@ def kill_worker(ground: Ground, case: Case, way: Way, host: str, worker: str, wh
 
 
 def kill_workers(
-    ground: Ground, case: Case, way: Way, number: int, numbers: random.Random
+    ground: Ground,
+    case: Case,
+    way: Way,
+    number: int,
+    numbers: random.Random,
+    names: Collection[str] = (),
 ) -> Recoveries:
-    """So many, one after the other, each when it consumes again; a while lies between two."""
+    """So many of all, or of some names, one after the other, each when it consumes again; a while lies between two."""
     found = Recoveries()
     began = time.monotonic()
-    workers = [(host, worker) for host in ground.workers for worker in ground.instances]
+    chosen = names or ground.instances
+    workers = [(host, worker) for host in ground.workers for worker in chosen]
     for count in range(number):
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))

@@ -101,6 +101,14 @@ def test_refused_and_revoked_tasks_are_told() -> None:
     assert line[3].startswith("5,000, 40 of them revoked; 1 it began though it was revoked")
 
 
+def test_what_was_dropped_is_told() -> None:
+    one = summary("Redis full", done=4998, dropped={"never begun, as its worker was killed": 2})
+    line = cells(report.figures({(one.name, "fleet"): Result(one)}, {}), report.FAULTS[one.name])[0]
+    assert line[3] == (
+        "4,998; dropped, as `at_most_once` allows: 2 never begun, as its worker was killed"
+    )
+
+
 def test_what_was_not_run_is_named() -> None:
     text = report.figures({("Redis full", "fleet"): Result(summary("Redis full"))}, {})
     missing = text.rpartition("Not run yet: ")[2]

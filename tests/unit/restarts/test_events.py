@@ -33,7 +33,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]
     rows: list[tuple[str, int, str]] = []
     record = SimpleNamespace(note_held_up=lambda *row: rows.append(row))
     package = ModuleType("load")
-    package.record = record  # type: ignore[attr-defined]
+    vars(package)["record"] = record
     monkeypatch.setitem(sys.modules, "load", package)
     spec = importlib.util.spec_from_file_location("load_events", APPLICATION / "load" / "events.py")
     assert spec is not None

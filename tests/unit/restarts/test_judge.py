@@ -334,6 +334,32 @@ def test_causes_are_counted_most_first() -> None:
     assert list(judge.causes(found).items()) == [("y", 2), ("x", 1)]
 
 
+# --- at most once -----------------------------------------------------------------------------------
+
+
+def test_what_runs_at_most_once_may_be_dropped_and_is_not_lost() -> None:
+    found = record(
+        sends=[send("a", queue="once"), send("b")],
+        runs=[run("a", 100.0, None)],
+        at_most_once=["once"],
+    )
+    assert fates(judge.dropped(found)) == {"a": "cut off while it ran: unexplained"}
+    assert fates(judge.lost(found)) == {"b": "never begun"}
+
+
+def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
+    killed = mark(100.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
+    rows = {
+        "sends": [send("a", queue="once")],
+        "runs": [run("a", 100.0, None), run("a", 102.0, 103.0)],
+        "marks": [killed],
+        "at_most_once": ["once"],
+    }
+    assert fates(judge.doubled(record(**rows))) == {"a": judge.AT_MOST_ONCE}
+    twice = {**rows, "runs": [run("a", 100.0, 101.0), run("a", 100.2, 101.2)]}
+    assert fates(judge.doubled(record(**twice, held_up=[held_up("a")]))) == {"a": "sent twice"}
+
+
 # --- revoked ---------------------------------------------------------------------------------------
 
 
@@ -400,6 +426,12 @@ def test_a_retry_waits_from_when_it_is_due() -> None:
     found = record(sends=[send("a", attempts=2)], runs=runs)
     assert judge.waits(found) == pytest.approx([0.0, 0.4])
     assert judge.waits(found, 102.0, 110.0) == pytest.approx([0.4])
+
+
+def test_what_another_task_sends_waits_from_the_end_of_that_one() -> None:
+    sends = [send("r.000004", kind="relay"), send("r.000005", kind="relayed", ready=None)]
+    runs = [run("r.000004", 100.5, 101.0), run("r.000005", 103.0, 104.0)]
+    assert judge.waits(record(sends=sends, runs=runs)) == pytest.approx([0.5, 2.0])
 
 
 def test_the_body_of_a_chord_has_no_wait() -> None:
