@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery docs clean
+.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,11 @@ test-all: setup ## all tests without hosts, then every Molecule scenario, each o
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
+
+soak: $(patsubst molecule/%/molecule.yml,soak-%,$(wildcard molecule/delivery*/molecule.yml)) ## the delivery's scenarios with all faults of its page; hours
+
+soak-%: setup ## one of them
+	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
 	@ansible-inventory --inventory inventories/local/hosts.yml --list \
@@ -64,7 +69,7 @@ bench-delivery: setup ## what taking messages costs beside stock Celery, on Redi
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report
 
-report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-outages, delivery-conditions
+report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-…
 	@python -m scripts.restarts.delivery_report
 
 docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, what is put on a host

@@ -1,7 +1,7 @@
 """Write the table of what was killed, cut off and filled on hosts into docs/delivery-proof.md: `make report-delivery`.
 
-Reads what the scenarios `delivery`, `delivery-outages` and `delivery-conditions` have left in .state/results/delivery;
-measures nothing itself. A run of a scenario, or of one of its tests, takes the place of its last one.
+Reads what the scenarios `delivery…` have left in .state/results/delivery; measures nothing itself. A run of a scenario,
+or of one of its tests, takes the place of its last one. Runs whose test failed, and stale ones, are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .report import ReportError, between, causes_text, seconds_text, table
+from .origin import ORIGINS, ReportError, require_sound, table_of_origins
+from .report import between, causes_text, seconds_text, table
 from .summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +43,22 @@ FAULTS = {
     "a host cut off beyond its lease": "a host is cut off for longer than its lease",
     "from atomic to stock workers": "change from the atomic take to stock's, and `kill -9` of atomic workers",
     "from stock to atomic workers": "change from stock's take to the atomic one, and `kill -9` of atomic workers",
+    "workers of all kinds killed": (
+        "`kill -9` of workers with threads, greenlets, processes of one task each, and at most once"
+    ),
+    "Redis stopped for 12 and 40 s": "Redis is stopped while such workers retry and go on with chains",
+    "Redis frozen for 12 and 40 s": "the same, and it hangs",
+    "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
+    "drains behind named exchanges": "workers with the stock take drain, behind named exchanges",
 }
+#: Cases that stock Celery is measured in as well: without its row, ours would show nothing. Each with its scenario.
+STOCK = {"workers killed": "delivery", "all connections cut": "delivery"}
 #: What is measured, and not promised.
 APART = {
     "Redis killed with appendfsync everysec": "`kill -9` of Redis, with `appendfsync everysec`"
 }
 HEADINGS = (
-    *("fault", "run by", "sent", "done", "**lost**", "by", "**doubled**", "by"),
+    *("fault", "times", "run by", "sent", "done", "**lost**", "by", "**doubled**", "by"),
     *("back after, p50", "longest"),
 )
 NOTHING = "-"
@@ -90,13 +100,15 @@ def _line(case: str, result: Result) -> list[str]:
     done = f"{one.done:,}"
     if one.revoked:
         done += f", {one.revoked} of them revoked"
+    if one.dropped:
+        done += f"; dropped, as `at_most_once` allows: {causes_text(one.dropped)}"
     if one.unheeded:
         done += f"; {causes_text(one.unheeded)}"
     sent = f"{one.sent:,}"
     if one.refused:
         sent += f", {one.refused:,} more refused"
     return [
-        *(case, WAYS.get(one.way, one.way), sent, done),
+        *(case, str(one.faults), WAYS.get(one.way, one.way), sent, done),
         *(f"**{one.lost}**", causes_text(one.lost_causes)),
         *(f"**{one.doubled}**", causes_text(one.doubled_causes)),
         *(seconds_text(recovery.p50), seconds_text(recovery.longest)),
@@ -123,8 +135,7 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
     """
     if not found:
         raise ReportError(
-            f"{RESULTS.relative_to(ROOT)} has no run; run `make test-delivery`, `make test-delivery-outages` or "
-            "`make test-delivery-conditions` first"
+            f"{RESULTS.relative_to(ROOT)} has no run; run `make soak`, or `make test-delivery` and the others, first"
         )
     others = {name: name for name, _ in sorted(found) if name not in FAULTS and name not in APART}
     text = f"The broker was {about.get('broker', 'a Redis of unknown version')}."
@@ -137,14 +148,31 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
     missing = [title for name, title in {**FAULTS, **APART}.items() if (name, "fleet") not in found]
     if missing:
         text += "\n\nNot run yet: " + "; ".join(missing) + "."
-    return text
+    origins = table_of_origins([result.summary for result in found.values()])
+    return f"{text}\n\nMeasured by:\n\n{table(ORIGINS, origins)}"
+
+
+def require_publishable(found: Mapping[tuple[str, str], Result], root: Path = ROOT) -> None:
+    """Refuse what must not be published: failed, stale, or without the control.
+
+    Raises:
+        ReportError: With each such run and the command that measures it again.
+    """
+    missing = [
+        (f"{name} (stock)", scenario)
+        for name, scenario in STOCK.items()
+        if (name, "fleet") in found and (name, "stock") not in found
+    ]
+    require_sound([result.summary for result in found.values()], missing, root)
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Read, render, write; `--print` shows the tables instead."""
     about_path = RESULTS / "about.json"
     about = json.loads(about_path.read_text()) if about_path.exists() else {}
-    text = figures(load(RESULTS), about)
+    found = load(RESULTS)
+    require_publishable(found)
+    text = figures(found, about)
     if list(arguments) == ["--print"]:
         print(text)
         return 0

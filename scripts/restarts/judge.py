@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from .record import Record, Run, Send
+from .record import HeldUp, Mark, Record, Run, Send
 
 SLACK = 1.0  # seconds by which marks and the processes' own times may differ
+#: Seconds from the end of a task until Redis has its acknowledgement, on a machine that has much else to do.
+UNDER_WAY = 2.0
+#: Seconds after which something that was done to Redis, or to the way to it, still has effects.
+LASTING = 15.0
+UNEXPLAINED = "unexplained"
+#: What ran again although that is excluded: no fault is an excuse, unless its sender may have sent two messages.
+AT_MOST_ONCE = "begun again, of at_most_once"
 STARTING = 5.0  # seconds before a worker consumes in which it has asked the others what is revoked, and hears no more
 
 
 @dataclass(frozen=True)
 class Fate:
-    """A task that was lost, or an attempt that ran more than once.
+    """A task that was lost, or an attempt that was begun again.
 
     Attributes:
         at: When it went wrong, as far as can be told: for the picture.
@@ -30,13 +38,22 @@ class Fate:
 
 
 def lost(record: Record) -> list[Fate]:
-    """Tasks that were sent and never came to the end of their last attempt.
+    """Tasks that were sent and never came to the end of their last attempt, where that is promised.
 
     To be asked once nothing waits or runs any more: until then every running task looks lost.
     """
+    return _not_ended(record, lambda send: send.queue not in record.at_most_once)
+
+
+def dropped(record: Record) -> list[Fate]:
+    """The same of those that may be lost, since they are run at most once."""
+    return _not_ended(record, lambda send: send.queue in record.at_most_once)
+
+
+def _not_ended(record: Record, wanted: Callable[[Send], bool]) -> list[Fate]:
     found = []
     for send in record.sends:
-        if send.refused:
+        if send.refused or not wanted(send):
             continue
         attempts = record.by_attempt.get(send.task, {})
         # At least: an attempt whose process died may be retried as the next one.
@@ -50,21 +67,24 @@ def lost(record: Record) -> list[Fate]:
 def _lost(record: Record, send: Send, attempts: Mapping[int, Sequence[Run]]) -> Fate:
     if not attempts:
         ready = send.sent if send.ready is None else send.ready
-        return Fate(send.task, ready, "never begun" + _around(record, send.sent, None))
+        return Fate(
+            send.task, ready, _because("never begun", _around(record, send.sent, _may_have_taken))
+        )
     runs = attempts[max(attempts)]
     ended = [run for run in runs if run.ended is not None]
     if ended:
         at = ended[0].retry_at or ended[0].ended or ended[0].started
-        return Fate(send.task, at, "its retry never began" + _around(record, at, None))
+        why = _around(record, at, _may_have_taken)
+        return Fate(send.task, at, _because("its retry never began", why))
     at, why = _cut(record, runs[-1], send.seconds)
     return Fate(send.task, at, f"cut off while it ran: {why}")
 
 
 def doubled(record: Record) -> list[Fate]:
-    """Attempts that were begun again, those of tasks that the sender was told are refused included.
+    """Each time that an attempt was begun again, also of tasks that the sender was told are refused.
 
-    That is one with two starts, and one that follows an attempt which did not ask for it: so Celery retries a task
-    whose process died.
+    That is each start of an attempt after its first, and an attempt that the one before did not ask for: so Celery
+    retries a task whose process died.
     """
     found = []
     for send in record.sends:
@@ -72,8 +92,7 @@ def doubled(record: Record) -> list[Fate]:
         for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
             asked = not before or any(run.retry_at is not None for run in before)
             starts = runs if asked else [before[-1], *runs]
-            if len(starts) > 1:
-                first, second = starts[:2]
+            for first, second in pairwise(starts):
                 cause = _doubled(record, send, first, second)
                 found.append(Fate(send.task, second.started, cause))
             before = runs
@@ -99,14 +118,19 @@ def unheeded(record: Record) -> list[Fate]:
     for send in record.sends:
         if send.kind != "revoked":
             continue
-        name, _, number = send.task.rpartition(".")
-        told = ends.get(f"{name}.{int(number) + 1:06d}")
+        told = ends.get(_beside(send.task, 1))
         for runs in record.by_attempt.get(send.task, {}).values():
             for run in runs:
                 if told is not None and told + SLACK < run.started:
                     cause = "it began though it was revoked" + _starting(record, run.node, told)
                     found.append(Fate(send.task, run.started, cause))
     return found
+
+
+def _beside(task: str, distance: int) -> str:
+    """Return the task whose number is so much greater."""
+    name, _, number = task.rpartition(".")
+    return f"{name}.{int(number) + distance:06d}"
 
 
 def _starting(record: Record, node: str, at: float) -> str:
@@ -119,26 +143,59 @@ def _starting(record: Record, node: str, at: float) -> str:
 
 
 def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
+    sender = record.waited_for.get((send.task, first.attempt))
+    if send.queue in record.at_most_once and sender is None:
+        return AT_MOST_ONCE
     if first.ended is None:
-        return f"run again after it was cut off: {_cut(record, first, send.seconds)[1]}"
+        return was_cut_off(_cut(record, first, send.seconds)[1])
     if first.attempt == second.attempt:
         # What is put back is marked: two that are not were two messages, of a sender that was not told of the first.
-        # One of these may have been put back meanwhile; that the sender tried again shows in when it sent the next.
+        # One of these may have been put back meanwhile.
         again = first.redelivered + second.redelivered
-        if again == 0 or (again == 1 and send.task in record.waited_for):
-            return "sent twice" + _around(record, send.sent, None)
+        if again <= 1 and sender is not None:
+            return was_sent_twice(_around(record, sender.at, lambda mark: _holds_up(mark, sender)))
+    # Who is cut off may run what it had taken after another has run it.
+    late = _around(record, second.started, lambda mark: not mark.fatal and mark.concerns(second))
     if first.ended <= second.started:
-        return "run again though it had ended" + _around(record, first.ended, first.host)
-    return "run twice at once" + _around(record, second.started, first.host)
+        return had_ended(_around(record, first.ended, lambda mark: mark.concerns(first)) or late)
+    return ran_at_once(_around(record, second.started, lambda mark: mark.concerns(first)) or late)
+
+
+# The causes of what ran again, in words: for the tests, which name those that they allow. Without a reason it is one
+# that nothing explains, and no test allows it.
+
+
+def was_cut_off(reason: str) -> str:
+    """Say that a task had not ended."""
+    return f"run again after it was cut off: {reason}"
+
+
+def had_ended(reason: str) -> str:
+    """Say that a task had ended, and its acknowledgement had not arrived."""
+    return _because("run again though it had ended", reason)
+
+
+def ran_at_once(reason: str) -> str:
+    """Say that a task was begun again while it ran."""
+    return _because("run twice at once", reason)
+
+
+def was_sent_twice(reason: str) -> str:
+    """Say that a sender was not told that the broker has a task, and sent it again."""
+    return _because("sent twice", reason)
+
+
+def _because(what: str, reason: str) -> str:
+    return f"{what}, as {reason}" if reason else what
 
 
 def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
     """When and why a run that has no end was cut off: by a mark, or else by its worker's stop."""
     until = run.started + seconds + SLACK
     for mark in record.marks:
-        # What was cut off from its host, or ended with it, can have begun before the mark alone.
-        concerned = mark.fatal and mark.host in ("", run.host) and mark.node in ("", run.node)
-        if concerned and run.started <= mark.at + SLACK and mark.at <= until:
+        # What was cut off from its host, or ended with it, can only have begun before the mark.
+        is_near = run.started <= mark.at + SLACK and mark.at <= until
+        if mark.fatal and mark.concerns(run) and is_near:
             return mark.at, mark.what
     for event in record.workers:
         if (
@@ -147,27 +204,27 @@ def _cut(record: Record, run: Run, seconds: float) -> tuple[float, str]:
             and run.started - SLACK <= event.at <= until
         ):
             return event.at, "its worker was stopped"
-    return run.started, "nobody knows why"
+    return run.started, UNEXPLAINED
 
 
-def _around(
-    record: Record, at: float, host: str | None, before: float = 5.0, after: float = 15.0
-) -> str:
-    """The mark that something fell together with, in words.
-
-    Args:
-        record: The run's.
-        at: When it happened.
-        host: Where, so that what was done to another host is not its cause; None where nobody knows, as of a message
-            that a host took and did not live to begin.
-        before: Seconds by which a cause may be noted late.
-        after: Seconds for which one lasts.
-    """
+def _around(record: Record, at: float, concerned: Callable[[Mark], bool]) -> str:
+    """What was done at the time to whatever is concerned, in words; empty if nothing was."""
     for mark in record.marks:
-        concerned = mark.host in ("", host) or (host is None and mark.fatal)
-        if concerned and mark.at - before <= at <= mark.at + after:
-            return f", as {mark.what}"
+        # Who is killed can't be the cause of anything later: another process has taken its place.
+        after = SLACK if mark.fatal and mark.host else LASTING
+        if concerned(mark) and mark.covers(at, UNDER_WAY, after):
+            return mark.what
     return ""
+
+
+def _holds_up(mark: Mark, sender: HeldUp) -> bool:
+    """Check whether something was done to the broker, or to the way of a sender to it."""
+    return not mark.fatal and mark.concerns_node(sender.node)
+
+
+def _may_have_taken(mark: Mark) -> bool:
+    """Check whether a message that no task began may have gone by it: with whoever had taken it, or with the broker."""
+    return mark.fatal or not mark.host
 
 
 def causes(fates: Iterable[Fate]) -> dict[str, int]:
@@ -184,8 +241,9 @@ def waits(record: Record, begin: float = 0.0, end: float = math.inf) -> list[flo
     What never began has no wait; it is counted as lost.
     """
     found = []
+    ends = {run.task: run.ended for run in record.runs}
     for send in record.sends:
-        ready = send.ready
+        ready = ends.get(_beside(send.task, -1)) if send.kind == "relayed" else send.ready
         for _, runs in sorted(record.by_attempt.get(send.task, {}).items()):
             if ready is not None and not send.refused and begin <= ready <= end:
                 found.append(max(0.0, runs[0].started - ready))
@@ -219,7 +277,7 @@ def fewest_consumers(record: Record, begin: float, end: float) -> dict[str, int]
         for event in record.workers
     ]
     for mark in record.marks:
-        if mark.fatal:
+        if mark.fatal and not mark.pid:
             gone = {event.node for event in record.workers}
             changes += [
                 (mark.at, node, (), 0)

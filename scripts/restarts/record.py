@@ -6,11 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
-
-#: Seconds between two sends that are no more the rate of the load: Celery waits at least one before it tries again.
-HELD_UP = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +77,8 @@ class Mark:
         host: Where; empty for what concerns all.
         fatal: All processes of the host, or those of `node`, end by it.
         node: The one worker that it concerns, if it is one.
+        pid: The one process of that worker, if it is one.
+        until: When it was over; None is at once.
     """
 
     at: float
@@ -88,17 +86,52 @@ class Mark:
     host: str = ""
     fatal: bool = False
     node: str = ""
+    pid: int = 0
+    until: float | None = None
+
+    def concerns(self, run: Run) -> bool:
+        """Check whether the process of a run is among those that it was done to."""
+        return self.concerns_node(run.node) and self.pid in (0, run.pid)
+
+    def concerns_node(self, node: str) -> bool:
+        """Check whether a worker is among those that it was done to."""
+        return self.host in ("", node.partition("@")[2]) and self.node in ("", node)
+
+    def covers(self, at: float, before: float, after: float) -> bool:
+        """Check whether a moment lies in it, or within some seconds of it."""
+        return self.at - before <= at <= (self.until or self.at) + after
+
+
+@dataclass(frozen=True)
+class HeldUp:
+    """The sender of an attempt waited for long until it was told that the broker has it; `load.events` notes that.
+
+    Attributes:
+        node: The worker that sent it, as with a retry; empty if it was the load's sender.
+        at: When it was told.
+    """
+
+    task: str
+    attempt: int
+    node: str
+    at: float
 
 
 @dataclass(frozen=True)
 class Record:
-    """All of one run of the load."""
+    """All of one run of the load.
+
+    Attributes:
+        at_most_once: Queues whose tasks may be lost, and may not be begun again.
+    """
 
     sends: Sequence[Send]
     runs: Sequence[Run]
     workers: Sequence[WorkerEvent]
     marks: Sequence[Mark] = field(default=())
     revoked: Sequence[Revoked] = field(default=())
+    held_up: Sequence[HeldUp] = field(default=())
+    at_most_once: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, rows: Mapping[str, Any]) -> Record:
@@ -112,6 +145,8 @@ class Record:
             ],
             [Mark(**row) for row in rows.get("marks", ())],
             [Revoked(**row) for row in rows.get("revoked", ())],
+            [HeldUp(**row) for row in rows.get("held_up", ())],
+            frozenset(rows.get("at_most_once", ())),
         )
 
     @cached_property
@@ -120,11 +155,10 @@ class Record:
         return frozenset(found.task for found in self.revoked)
 
     @cached_property
-    def waited_for(self) -> frozenset[str]:
-        """Tasks by which their sender, which sends one after the other, was held up: not told, it tried again."""
-        moments = sorted({send.sent for send in self.sends})
-        held_up = {at for at, then in pairwise(moments) if then - at > HELD_UP}
-        return frozenset(send.task for send in self.sends if send.sent in held_up)
+    def waited_for(self) -> Mapping[tuple[str, int], HeldUp]:
+        """Attempts whose sender was held up: it was not told that the broker has the message, and sent it again."""
+        refused = [HeldUp(send.task, 0, "", send.sent) for send in self.sends if send.refused]
+        return {(found.task, found.attempt): found for found in (*refused, *self.held_up)}
 
     @cached_property
     def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .origin import ORIGINS, ReportError, require_sound, table_of_origins
 from .picture import Panel, draw
 from .summary import Summary
 
@@ -30,10 +31,26 @@ NOTHING = "-"
 # Cases in which nothing breaks.
 ORDERLY = ("calm", "roll", "overlap")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
-
-class ReportError(Exception):
-    """What stops the report, in words for the person who asked for it."""
+#: Runs that the page has to have, by scenario: without those of the stock units, ours would show nothing.
+WANTED = {
+    "restarts": (
+        *(("calm", "fleet"), ("overlap", "fleet")),
+        *(("roll", way) for way in TITLES),
+    ),
+    "restarts-faults": (
+        *(
+            (name, "fleet")
+            for name in (
+                "ansible-playbook killed and run again",
+                "a worker does not start",
+                "a host is lost in its turn",
+                "Redis is restarted",
+                "a task longer than its drain",
+            )
+        ),
+        *(("all of these", way) for way in ("plain", "multi")),
+    ),
+}
 
 
 def load(directory: Path) -> dict[tuple[str, str], Summary]:
@@ -106,22 +123,11 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figures(found: Mapping[tuple[str, str], Summary]) -> str:
-    """Both tables, with a sentence between them.
-
-    Raises:
-        ReportError: A run is missing without which nothing can be compared.
-    """
-    if ("calm", "fleet") not in found or ("roll", "fleet") not in found:
-        raise ReportError(
-            f"{RESULTS.relative_to(ROOT)} has no run with and without a restart; "
-            "run `molecule test --scenario-name restarts` first"
-        )
+    """Both tables, with a sentence between them, of runs that have all that is wanted."""
     calm = found["calm", "fleet"]
     columns = [found["roll", way] for way in TITLES if ("roll", way) in found]
     text = table(["", *(TITLES[one.way] for one in columns)], rows(columns, calm))
-    overlap = found.get(("overlap", "fleet"))
-    if overlap is not None:
-        text += "\n\n" + _sentence(overlap)
+    text += "\n\n" + _sentence(found["overlap", "fleet"])
     faults = [
         [
             *(one.name, TITLES[way], f"{one.sent:,}"),
@@ -137,7 +143,22 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
     if faults:
         heading = ["fault", "run by", "sent", "lost", "by", "doubled", "by", "longest wait"]
         text += "\n\n" + table(heading, faults)
-    return text
+    return f"{text}\n\nMeasured by:\n\n{table(ORIGINS, table_of_origins(list(found.values())))}"
+
+
+def require_publishable(found: Mapping[tuple[str, str], Summary], root: Path = ROOT) -> None:
+    """Refuse what must not be published: failed, stale or incomplete.
+
+    Raises:
+        ReportError: With each such run and the command that measures it again.
+    """
+    missing = [
+        (f"{name} ({way})", scenario)
+        for scenario, wanted in WANTED.items()
+        for name, way in wanted
+        if (name, way) not in found
+    ]
+    require_sound(list(found.values()), missing, root)
 
 
 def _sentence(overlap: Summary) -> str:
@@ -176,6 +197,7 @@ def between(text: str, figures: str, page: Path = PAGE) -> str:
 def main() -> int:
     """Read, render, write."""
     found = load(RESULTS)
+    require_publishable(found)
     PAGE.write_text(between(PAGE.read_text(), figures(found)))
     PICTURE.write_text(picture(found))
     print(f"{PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)} are written")

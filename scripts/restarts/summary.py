@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run was run by; see `Summary`."""
+
+    commit: str = ""
+    scenario: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class Summary:
     """One run of the load.
 
@@ -51,6 +61,12 @@ class Summary:
         series: What the picture shows.
         revoked: Of `done` those that were revoked and did not begin.
         unheeded: Those that were revoked and began later all the same, by cause.
+        dropped: Of `sent` those that may be lost, and were, by cause: they are run at most once.
+        faults: How often something was done to the fleet.
+        commit: Of the checkout that was run, with `-dirty` if it had changes.
+        made: When, as ISO 8601 has it, in UTC.
+        scenario: Whose test it was; `command` runs it again.
+        tests: The tests that judged it, each `passed` or `failed`; empty until then.
     """
 
     name: str
@@ -72,6 +88,19 @@ class Summary:
     report: Mapping[str, Any]
     revoked: int = 0
     unheeded: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    faults: int = 0
+    commit: str = ""
+    made: str = ""
+    scenario: str = ""
+    command: str = ""
+    tests: Mapping[str, str] = field(default_factory=dict)
+
+    def unexpected(self, allowed: Collection[str]) -> dict[str, int]:
+        """Return what was doubled by causes other than these, which are compared word by word."""
+        return {
+            cause: number for cause, number in self.doubled_causes.items() if cause not in allowed
+        }
 
     def write(self, path: Path) -> None:
         """Keep it as JSON."""
@@ -105,6 +134,7 @@ def summarise(
     ended: float,
     rules: Rules | None = None,
     report: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
 ) -> Summary:
     """All figures of one run.
 
@@ -117,8 +147,9 @@ def summarise(
         ended: Moment at which it was over.
         rules: Of the roll, where it has some.
         report: The roll's own.
+        origin: What it was run by.
     """
-    lost, doubled = judge.lost(record), judge.doubled(record)
+    lost, dropped, doubled = judge.lost(record), judge.dropped(record), judge.doubled(record)
     accepted = [send for send in record.sends if not send.refused]
     first = min(send.sent for send in record.sends)
     last = max(send.sent for send in record.sends)
@@ -133,7 +164,7 @@ def summarise(
         way=way,
         seed=seed,
         sent=len(accepted),
-        done=len(accepted) - len(lost),
+        done=len(accepted) - len(lost) - len(dropped),
         refused=len(record.sends) - len(accepted),
         lost=len(lost),
         lost_causes=judge.causes(lost),
@@ -148,4 +179,8 @@ def summarise(
         report=dict(report or {}),
         revoked=judge.revoked(record),
         unheeded=judge.causes(judge.unheeded(record)),
+        dropped=judge.causes(dropped),
+        faults=len(record.marks),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        **asdict(origin or Origin()),
     )

@@ -7,12 +7,21 @@ import random
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from deaths import LEASE, PAUSE, Recoveries, kill_clients, kill_worker, unit_of, wait_until_active
+from deaths import (
+    HOST_LOST,
+    LEASE,
+    PAUSE,
+    Recoveries,
+    kill_clients,
+    kill_worker,
+    unit_of,
+    wait_until_active,
+)
 from faults import bring_back, docker
 from ground import FLEET, Case, Ground, end_of, playbook
 from support import resp
@@ -29,6 +38,11 @@ LATE_REPLIES = "its replies came late"
 NO_REPLIES = "its replies stayed away for longer than its lease"
 KILLED = "Redis was killed"
 DISK_FULL = "Redis's disk was full"
+STOPPED = "Redis was stopped"
+MOVED = "Redis's clock was moved"
+
+#: By how much Redis's clock is wrong.
+CLOCK = "/run/redis-clock"
 
 
 # --- units -----------------------------------------------------------------------------------------
@@ -60,7 +74,7 @@ def start_of(ground: Ground, host: str, unit: str) -> str:
 
 def restart_workers(ground: Ground, host: str) -> None:
     """All of a host, in order and at once."""
-    ground.fleet.must(host, ["systemctl", "restart", *FLEET.units])
+    ground.fleet.must(host, ["systemctl", "restart", *ground.units(FLEET)])
 
 
 # --- Redis -----------------------------------------------------------------------------------------
@@ -86,6 +100,18 @@ def kill_broker(ground: Ground, case: Case, number: int) -> None:
         case.mark(KILLED)
         ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", unit])
         ground.sleep(6)
+
+
+@contextmanager
+def stopped_redis(ground: Ground, case: Case) -> Iterator[None]:
+    """The broker is not there, and refuses connections."""
+    host, unit = broker(ground)
+    with case.lasting(STOPPED):
+        ground.fleet.must(host, ["systemctl", "stop", unit])
+        try:
+            yield
+        finally:
+            ground.fleet.must(host, ["systemctl", "start", unit])
 
 
 @contextmanager
@@ -126,7 +152,6 @@ def small_disk(ground: Ground, size: str = "64m") -> Iterator[str]:
 def full_disk(ground: Ground, case: Case, path: str) -> Iterator[None]:
     """Nothing more can be written there, and Redis has noticed."""
     host, _ = broker(ground)
-    case.mark(DISK_FULL)
     fill = f'fallocate -l "$(df --output=avail --block-size=1 {path} | tail -n 1)" {path}/ballast'
 
     def is_noticed() -> bool:
@@ -135,12 +160,12 @@ def full_disk(ground: Ground, case: Case, path: str) -> Iterator[None]:
         with resp.session(ground.fleet, "broker", "admin") as admin:
             return "aof_last_write_status:err" in str(admin.send("INFO", "persistence"))
 
-    try:
-        wait_for("Redis can't write", 30, is_noticed)
-        yield
-    finally:
-        ground.fleet.must(host, ["rm", "-f", f"{path}/ballast"])
-        case.mark(DISK_FULL)
+    with case.lasting(DISK_FULL):
+        try:
+            wait_for("Redis can't write", 30, is_noticed)
+            yield
+        finally:
+            ground.fleet.must(host, ["rm", "-f", f"{path}/ballast"])
 
 
 # --- the network -----------------------------------------------------------------------------------
@@ -198,11 +223,10 @@ def hold_replies(ground: Ground, case: Case, host: str, seconds: float) -> None:
     """Keep back what Redis tells a host; its requests arrive."""
     # A lease that was renewed a moment ago lasts for so long; one renewed with its request on the way, a third longer.
     what = LATE_REPLIES if seconds <= LEASE * 2 / 3 else NO_REPLIES
-    case.mark(what, host=host)
-    ground.fleet.must(host, f"echo hold > {LATE}/broker")
-    ground.sleep(seconds)
-    ground.fleet.must(host, f"echo pass > {LATE}/broker")
-    case.mark(what, host=host)
+    with case.lasting(what, host):
+        ground.fleet.must(host, f"echo hold > {LATE}/broker")
+        ground.sleep(seconds)
+        ground.fleet.must(host, f"echo pass > {LATE}/broker")
 
 
 def said(ground: Ground, host: str, text: str, since: float) -> bool:
@@ -222,18 +246,64 @@ SLEEP = (
 )
 
 
-@contextmanager
-def wrong_clock(ground: Ground, host: str, seconds: int) -> Iterator[None]:
-    """The workers of a host live so many seconds ahead, or behind; only the time of day, as a wrong clock has it.
-
-    That is their own processes: what their units run to stop them and to hand back has the host's clock.
-    """
+def faketime(ground: Ground, host: str) -> str:
+    """Install libfaketime; the path of what is to be loaded before a program."""
     installed = ground.fleet.execute(
         host, "apt-get -qq update && apt-get -qq install --yes libfaketime", timeout=300
     )
     assert installed.status == 0, installed.errors
     listed = ground.fleet.must(host, ["dpkg", "--listfiles", "libfaketime"]).split()
     (library,) = [path for path in listed if path.endswith("/libfaketimeMT.so.1")]
+    return library
+
+
+@contextmanager
+def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
+    """Redis's time of day can be moved; gives what moves it to so many seconds ahead, or behind."""
+    host, unit = broker(ground)
+    values = {
+        # Redis's own allocator asks for the time before libfaketime can tell it, so it gets the C library's.
+        "LD_PRELOAD": f"{faketime(ground, host)}:libc.so.6",
+        "FAKETIME_TIMESTAMP_FILE": CLOCK,
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+    }
+
+    def write(seconds: int) -> None:
+        # In one step: Redis may read it at any moment.
+        ground.fleet.must(
+            host,
+            f"cat > {CLOCK}.new && chmod 0644 {CLOCK}.new && mv {CLOCK}.new {CLOCK}",
+            f"{seconds:+d}\n",
+        )
+
+    def is_ahead(seconds: int) -> bool:
+        with resp.session(ground.fleet, "broker", "worker") as client:
+            return abs(float(client.send("TIME")[0]) - time.time() - seconds) < 5
+
+    def move(seconds: int) -> None:
+        write(seconds)
+        wait_for(f"Redis's clock is {seconds:+d} s off", 20, lambda: is_ahead(seconds), pause=0.2)
+
+    write(0)
+    words = " ".join(f"{key}={value}" for key, value in values.items())
+    text = f"ExecStart=\nExecStart=/usr/bin/env {words} {start_of(ground, host, unit)}\n"
+    try:
+        with drop_in(ground, host, unit, text):
+            ground.fleet.must(host, ["systemctl", "restart", unit])
+            yield move
+    finally:
+        ground.fleet.must(host, f"systemctl restart {unit} && rm {CLOCK}")
+
+
+@contextmanager
+def wrong_clock(ground: Ground, host: str, seconds: int) -> Iterator[None]:
+    """The workers of a host live so many seconds ahead, or behind; only the time of day, as a wrong clock has it.
+
+    That is their own processes: what their units run to stop them and to hand back has the host's clock.
+    """
+    library = faketime(ground, host)
     values = {
         "LD_PRELOAD": library,
         "FAKETIME": f"{seconds:+d}",
@@ -251,7 +321,7 @@ def wrong_clock(ground: Ground, host: str, seconds: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(restart_workers, ground, host)
         stack.callback(ground.fleet.must, host, ["rm", hook])
-        for unit in FLEET.units:
+        for unit in ground.units(FLEET):
             command = start_of(ground, host, unit)
             text = f"ExecStart=\nExecStart=/usr/bin/env {words} {command}\n"
             stack.enter_context(drop_in(ground, host, f"{unit}.service", text))
@@ -329,7 +399,7 @@ def lose_for(ground: Ground, case: Case, host: str, seconds: float) -> float:
     """Take a host's power until what it held is back, and give it again; how long that was."""
     before = {tag for worker in ground.instances for tag in held(ground.fleet, f"{worker}@{host}")}
     assert before, f"the workers of {host} held nothing"
-    case.mark("its host was lost", host=host, fatal=True)
+    case.mark(HOST_LOST, host=host, fatal=True)
     ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
     docker("kill", ground.fleet.containers[host])
     began = time.monotonic()

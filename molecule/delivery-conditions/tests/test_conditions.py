@@ -28,16 +28,19 @@ from conditions import (
     wrong_clock,
 )
 from deaths import (
-    CUT_OFF,
-    SENT_TWICE,
-    UNACKNOWLEDGED,
+    HOST_LOST,
+    WORKER_KILLED,
     Recoveries,
     assert_delivered,
     counted,
+    died,
     kill_workers,
     pids,
+    so_many,
 )
 from ground import FLEET, Case, Ground
+
+from scripts.restarts import judge
 
 #: The lease that is the default, with which a lost host is waited for once.
 DEFAULT_LEASE = 300.0
@@ -54,7 +57,7 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
 
     def act(case: Case) -> None:
         with behind_proxies(ground, case):
-            short = [round(numbers.uniform(1, 10), 1) for _ in range(9)]
+            short = [round(numbers.uniform(1, 10), 1) for _ in range(so_many(9, 5))]
             for length in [*short[:4], 30.0, *short[4:], 18.0]:
                 hold_replies(ground, case, numbers.choice(ground.workers), length)
                 # Whatever goes wrong now belongs to this one, and not to the next.
@@ -62,11 +65,7 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
 
     summary, _ = counted(ground, "replies that come late", FLEET, act)
     # A host that hears nothing for longer than its lease is cut off from it.
-    after = [
-        f"{what}, as {NO_REPLIES}"
-        for what in ("run twice at once", "run again though it had ended")
-    ]
-    assert_delivered(summary, *after)
+    assert_delivered(summary, judge.ran_at_once(NO_REPLIES), judge.had_ended(NO_REPLIES))
     assert pids(ground) == before
     text = "the broker does not answer"
     assert any(said(ground, host, text, since) for host in ground.workers), "none noticed it"
@@ -85,7 +84,7 @@ def test_disk_full(ground: Ground) -> None:
                 ground.sleep(10)
 
         summary, _ = counted(ground, "disk of Redis full", FLEET, act)
-    assert_delivered(summary, f"{SENT_TWICE} {DISK_FULL}")
+    assert_delivered(summary, judge.was_sent_twice(DISK_FULL))
     assert summary.refused > 0, "it was never full"
     assert pids(ground) == before
 
@@ -98,12 +97,13 @@ def test_redis_killed_that_syncs_always(ground: Ground) -> None:
             ground,
             "Redis killed with appendfsync always",
             FLEET,
-            lambda case: kill_broker(ground, case, 10),
+            lambda case: kill_broker(ground, case, so_many(10, 6)),
         )
-    assert_delivered(summary, SENT_TWICE)
+    assert_delivered(summary, judge.was_sent_twice(KILLED))
     assert pids(ground) == before
 
 
+@pytest.mark.soak
 def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
     """Measured and not promised: what it loses then is lost, and nothing else."""
     before = pids(ground)
@@ -111,7 +111,7 @@ def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
         ground,
         "Redis killed with appendfsync everysec",
         FLEET,
-        lambda case: kill_broker(ground, case, 10),
+        lambda case: kill_broker(ground, case, so_many(10, 6)),
     )
     causes = {**summary.lost_causes, **summary.doubled_causes}
     assert not [cause for cause in causes if not cause.endswith(f"as {KILLED}")], causes
@@ -126,13 +126,13 @@ def test_wrong_clocks(ground: Ground, numbers: random.Random) -> None:
     ahead, behind, _ = ground.workers
 
     def act(case: Case) -> Recoveries:
-        return kill_on(ground, case, ground.workers, 12, numbers)
+        return kill_on(ground, case, ground.workers, so_many(12, 8), numbers)
 
     with wrong_clock(ground, ahead, 60), wrong_clock(ground, behind, -60):
         assert clock_of(ground, ahead) > 30
         assert clock_of(ground, behind) < -30
         summary, _ = counted(ground, "clocks 60 s off", FLEET, act)
-    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
+    assert_delivered(summary, *died(WORKER_KILLED))
 
 
 def test_every_kind_of_message(ground: Ground, numbers: random.Random) -> None:
@@ -147,7 +147,7 @@ def test_every_kind_of_message(ground: Ground, numbers: random.Random) -> None:
         )
     finally:
         ground.load_options = ()
-    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
+    assert_delivered(summary, *died(WORKER_KILLED))
     assert summary.revoked > 0, "none was revoked"
     # What is revoked in the moment in which a worker starts passes it by, as with every Celery.
     assert not [cause for cause in summary.unheeded if not cause.endswith("as its worker started")]
@@ -156,7 +156,7 @@ def test_every_kind_of_message(ground: Ground, numbers: random.Random) -> None:
 # --- other workers beside, and the default ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("new", ["stock", "atomic"])
+@pytest.mark.parametrize("new", ["stock", pytest.param("atomic", marks=pytest.mark.soak)])
 def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None:
     """From one take to the other under load: one host first, where atomic workers are killed, then all of them."""
     first, *others = ground.workers
@@ -184,9 +184,10 @@ def test_changing_over(ground: Ground, numbers: random.Random, new: str) -> None
         return found
 
     summary, _ = counted(ground, f"from {other} to {new} workers", FLEET, act)
-    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
+    assert_delivered(summary, *died(WORKER_KILLED))
 
 
+@pytest.mark.soak
 def test_default_lease(ground: Ground) -> None:
     """A lost host is waited for as long as its lease, however long that is, and for no longer than 10 s more."""
     found = Recoveries()
@@ -201,6 +202,6 @@ def test_default_lease(ground: Ground) -> None:
         return found
 
     summary, _ = counted(ground, "a host lost with a lease of 300 s", FLEET, act)
-    assert_delivered(summary, CUT_OFF, UNACKNOWLEDGED)
+    assert_delivered(summary, *died(HOST_LOST))
     # It was renewed a third of it ago at the most.
     assert DEFAULT_LEASE / 2 < found.longest <= DEFAULT_LEASE + 10, found.as_dict()

@@ -6,16 +6,16 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from faults import docker
 from ground import FLEET, Case, Ground, Way
 from support import units
 from support.deliveries import cut_connections, held
 from support.waiting import wait_for
 
+from scripts.restarts import judge, origin
 from scripts.restarts.summary import Summary
 
 LEASE = 15.0  # seconds, as the inventory has it
@@ -28,11 +28,23 @@ PAUSE = 3.0
 #: Seconds of load at the most: 200 deaths take some eleven minutes.
 LONGEST = 1800.0
 
-#: What late acknowledgement can't prevent, and what is no fault of it: counted, and never more than this.
-CUT_OFF = "run again after it was cut off"
-UNACKNOWLEDGED = "run again though it had ended, as"
-#: Celery's senders try again where they are not told that the broker has a message.
-SENT_TWICE = "sent twice, as"
+#: What is done to the fleet, as the causes name it.
+WORKER_KILLED = "its worker was killed"
+PROCESS_KILLED = "its process was killed"
+HOST_LOST = "its host was lost"
+HOST_CUT_OFF = "its host was cut off from Redis"
+CONNECTIONS_CUT = "all connections were cut"
+REDIS_FROZEN = "Redis was frozen"
+
+
+def died(what: str) -> tuple[str, str]:
+    """Name what a death excuses: a task that ran, and one whose acknowledgement was under way."""
+    return judge.was_cut_off(what), judge.had_ended(what)
+
+
+def so_many(soak: int, test: int) -> int:
+    """Return how often a fault is made by `make soak`, and how often by `make test-…`, which has less time."""
+    return soak if origin.is_soak() else test
 
 
 @dataclass
@@ -84,18 +96,24 @@ def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60)
 def kill_worker(ground: Ground, case: Case, way: Way, host: str, worker: str, whom: str) -> None:
     """SIGKILL to its main process (`main`), or to all (`all`)."""
     node = f"{worker}@{host}"
-    case.mark("its worker was killed", host=host, node=node, fatal=True)
+    case.mark(WORKER_KILLED, host=host, node=node, fatal=True)
     unit = unit_of(way, worker)
     ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", f"--kill-whom={whom}", unit])
 
 
 def kill_workers(
-    ground: Ground, case: Case, way: Way, number: int, numbers: random.Random
+    ground: Ground,
+    case: Case,
+    way: Way,
+    number: int,
+    numbers: random.Random,
+    names: Collection[str] = (),
 ) -> Recoveries:
-    """So many, one after the other, each when it consumes again; a while lies between two."""
+    """So many of all, or of some names, one after the other, each when it consumes again; a while lies between two."""
     found = Recoveries()
     began = time.monotonic()
-    workers = [(host, worker) for host in ground.workers for worker in ground.instances]
+    chosen = names or ground.instances
+    workers = [(host, worker) for host in ground.workers for worker in chosen]
     for count in range(number):
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))
@@ -116,42 +134,42 @@ def kill_workers(
 
 def kill_child(ground: Ground, case: Case, host: str, worker: str, numbers: random.Random) -> None:
     """SIGKILL to one process of a pool."""
-    case.mark("its process was killed", host=host, node=f"{worker}@{host}", fatal=True)
     unit = unit_of(FLEET, worker)
     main = units.state(ground.fleet, host, unit)["MainPID"]
-    children = ground.fleet.must(host, ["pgrep", "--parent", main]).split()
-    ground.fleet.must(host, ["kill", "-KILL", numbers.choice(children)])
+    child = numbers.choice(ground.fleet.must(host, ["pgrep", "--parent", main]).split())
+    case.mark(PROCESS_KILLED, host=host, node=f"{worker}@{host}", fatal=True, pid=int(child))
+    ground.fleet.must(host, ["kill", "-KILL", child])
 
 
 def kill_clients(ground: Ground, case: Case) -> None:
     """All connections of workers to the broker."""
-    case.mark("all connections were cut")
+    case.mark(CONNECTIONS_CUT)
     cut_connections(ground.fleet)
 
 
 @contextmanager
 def frozen_redis(ground: Ground, case: Case) -> Iterator[None]:
     """The broker's process is stopped, as a host that swaps would have it; its connections stay open."""
-    case.mark("Redis was frozen")
     host, unit = ground.fleet.one("redis"), "redis@load-broker.service"
     kill = ["systemctl", "kill", "--kill-whom=main", unit]
-    ground.fleet.must(host, [*kill, "--signal=STOP"])
-    try:
-        yield
-    finally:
-        ground.fleet.must(host, [*kill, "--signal=CONT"])
-        case.mark("Redis was frozen")
+    with case.lasting(REDIS_FROZEN):
+        ground.fleet.must(host, [*kill, "--signal=STOP"])
+        try:
+            yield
+        finally:
+            ground.fleet.must(host, [*kill, "--signal=CONT"])
 
 
 @contextmanager
 def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
-    """Nothing reaches a host and nothing leaves it, and its workers go on."""
-    case.mark("its host was cut off", host=host)
-    ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
-    try:
-        yield
-    finally:
-        docker("restart", "--time=0", ground.fleet.containers[host])
+    """Nothing that a host sends reaches Redis, and its workers go on: the record, which is elsewhere, sees it."""
+    address = ground.fleet.of("redis")["ansible_host"]
+    with case.lasting(HOST_CUT_OFF, host):
+        ground.fleet.must(host, ["ip", "route", "add", "blackhole", address])
+        try:
+            yield
+        finally:
+            ground.fleet.must(host, ["ip", "route", "del", "blackhole", address])
 
 
 def counted(
@@ -178,11 +196,6 @@ def counted(
 
 
 def assert_delivered(summary: Summary, *allowed: str) -> None:
-    """Nothing is lost, and nothing ran again but for the reasons that are allowed."""
+    """Nothing is lost, and nothing ran again but for the causes that are allowed, each named in full."""
     assert (summary.lost, summary.lost_causes) == (0, {})
-    unexpected = {
-        cause: number
-        for cause, number in summary.doubled_causes.items()
-        if not cause.startswith(allowed)
-    }
-    assert not unexpected, summary.doubled_causes
+    assert not summary.unexpected(allowed), summary.doubled_causes

@@ -11,6 +11,22 @@ from ground import SEED, Ground
 from support import resp
 from support.inventory import load_fleet
 
+from scripts.restarts import origin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker of what takes too long for `make test-…`."""
+    config.addinivalue_line("markers", "soak: is only run by `make soak` and `make soak-…`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked so, unless it is wanted."""
+    left_out = (
+        [] if origin.is_soak() else [item for item in items if item.get_closest_marker("soak")]
+    )
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:

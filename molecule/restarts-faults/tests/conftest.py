@@ -20,6 +20,12 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
     pytest_runtest_makereport,
 )
 
+from scripts.restarts.verdicts import (  # noqa: F401  # the same
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+    pytest_runtest_teardown,
+)
+
 
 @pytest.fixture(scope="session")
 def ground() -> Ground:

@@ -11,12 +11,14 @@ from ground import Case, Ground
 from support import units
 from support.waiting import wait_for
 
+HOST_LOST = "its host was lost"
+REDIS_RESTARTED = "Redis was restarted"
 DROPPED = 10.0  # seconds in which a host answers nobody, before it is gone
 
 
 def lose_host(ground: Ground, case: Case, name: str) -> None:
     """Nothing reaches a host any more and nothing leaves it; then it loses its power."""
-    case.mark("its host was lost", host=name, fatal=True)
+    case.mark(HOST_LOST, host=name, fatal=True)
     ground.fleet.must(name, ["ip", "link", "set", "eth0", "down"])
     time.sleep(DROPPED)
     docker("kill", ground.fleet.containers[name])
@@ -39,7 +41,7 @@ def bring_back(ground: Ground, name: str) -> None:
 
 def restart_redis(ground: Ground, case: Case) -> None:
     """Both instances."""
-    case.mark("Redis was restarted")
+    case.mark(REDIS_RESTARTED)
     app = ground.fleet.of("redis")["celery_app_name"]
     both = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
     ground.fleet.must(ground.fleet.one("redis"), ["systemctl", "restart", *both])

@@ -39,3 +39,10 @@ CREATE TABLE IF NOT EXISTS revoked (
     at double precision NOT NULL
 );
 CREATE INDEX IF NOT EXISTS revoked_task ON revoked (task);
+CREATE TABLE IF NOT EXISTS held_up (
+    task text NOT NULL,
+    attempt integer NOT NULL,
+    node text NOT NULL,
+    at double precision NOT NULL
+);
+CREATE INDEX IF NOT EXISTS held_up_task ON held_up (task);

@@ -19,9 +19,11 @@ from support import resp
 from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
 from support.waiting import wait_for
 
+from scripts.restarts import origin, verdicts
 from scripts.restarts.record import Mark, Record
-from scripts.restarts.summary import Rules, Summary, summarise
+from scripts.restarts.summary import Origin, Rules, Summary, summarise
 
+APP = "load"
 ROLL = "playbooks/restart_workers.yml"
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
 VISIBILITY_TIMEOUT = 120  # seconds, as the application and the inventory have it
@@ -47,7 +49,9 @@ SELECT json_build_object(
     (SELECT node, event, queues, processes, at FROM workers
     ORDER BY at) w),
   'revoked', (SELECT coalesce(json_agg(v), '[]') FROM
-    (SELECT task, node, at FROM revoked WHERE starts_with(task, :'run' || '.') ORDER BY at) v))
+    (SELECT task, node, at FROM revoked WHERE starts_with(task, :'run' || '.') ORDER BY at) v),
+  'held_up', (SELECT coalesce(json_agg(h), '[]') FROM
+    (SELECT task, attempt, node, at FROM held_up WHERE starts_with(task, :'run' || '.')) h))
 """
 # Tasks of a run that have not come to their end: not lost yet, since some may wait or run.
 _OPEN = """
@@ -63,7 +67,7 @@ class Way:
 
     Attributes:
         name: In results and in the table.
-        units: Host's units that are all of its workers.
+        units: Host's units that are all of its workers; those of the fleet are the inventory's.
         late: Whether late acknowledgement is asked of a stock unit; the fleet's own is the inventory's.
         visibility_timeout: Seconds, of a stock unit; None is the application's.
     """
@@ -74,7 +78,7 @@ class Way:
     visibility_timeout: int | None = None
 
 
-FLEET = Way("fleet", ("load-worker@fast", "load-worker@medium", "load-worker@slow"))
+FLEET = Way("fleet", ())
 PLAIN = Way("plain", ("plain-fast", "plain-medium", "plain-slow"))
 MULTI = Way("multi", ("celery",))
 PLAIN_LATE = Way("plain-late", PLAIN.units, late=True)
@@ -107,9 +111,20 @@ class Case:
         """What playbooks print."""
         return self.path("log")
 
-    def mark(self, what: str, host: str = "", node: str = "", *, fatal: bool = False) -> None:
+    def mark(
+        self, what: str, host: str = "", node: str = "", *, fatal: bool = False, pid: int = 0
+    ) -> None:
         """Note what is done to the fleet in this moment."""
-        self.marks.append(Mark(time.time(), what, host, fatal, node))
+        self.marks.append(Mark(time.time(), what, host, fatal, node, pid))
+
+    @contextmanager
+    def lasting(self, what: str, host: str = "") -> Iterator[None]:
+        """Note what is done to the fleet, to all of it or to a host, until the block ends."""
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.marks.append(Mark(began, what, host, until=time.time()))
 
 
 class Ground:
@@ -125,8 +140,24 @@ class Ground:
         self.results = ROOT / ".state" / "results" / family
         self.results.mkdir(parents=True, exist_ok=True)
         self.now_running: Way | None = None
+        #: With the commit of the checkout when the tests began.
+        scenario = Path(fleet.sources[-1]).parts[1]
+        self.origin = Origin(origin.commit(scenario), scenario, origin.command_of(scenario))
         #: More words for whoever sends; see `load.send`.
         self.load_options: tuple[str, ...] = ()
+
+    def units(self, way: Way) -> Sequence[str]:
+        """The units of each host that are all of its workers."""
+        return way.units or [f"{APP}-worker@{name}" for name in self.instances]
+
+    def queues(self, delivery: str = "") -> list[str]:
+        """What the workers consume; of those with a promise of their own if one is given."""
+        return [
+            queue
+            for name, options in self.instances.items()
+            if delivery in ("", options.get("delivery"))
+            for queue in options.get("queues") or [name]
+        ]
 
     # --- the record ------------------------------------------------------------------------------
 
@@ -140,6 +171,7 @@ class Ground:
         """All of a run; of the workers, whatever they ever did."""
         rows = json.loads(self.ask(_EVERYTHING, run=case.run))
         rows["marks"] = [asdict(mark) for mark in case.marks]
+        rows["at_most_once"] = self.queues("at_most_once")
         with gzip.open(case.path("record.json.gz"), "wt") as stream:
             json.dump(rows, stream)
         return Record.of(rows)
@@ -147,7 +179,7 @@ class Ground:
     def waiting(self) -> int:
         """Messages that the broker holds: in queues, and taken but not acknowledged."""
         with resp.session(self.fleet, "broker", "worker") as broker:
-            queued = sum(broker.send("LLEN", queue) for queue in self.instances)
+            queued = sum(broker.send("LLEN", queue) for queue in self.queues())
             return int(queued) + len(broker.send("ZRANGE", "unacked_index", 0, -1))
 
     # --- the load --------------------------------------------------------------------------------
@@ -213,7 +245,8 @@ class Ground:
         """Run the workers in one way, and in no other."""
         if self.now_running == way:
             return
-        others = {unit for other in WAYS for unit in other.units} - set(way.units)
+        own = self.units(way)
+        others = {unit for other in WAYS for unit in self.units(other)} - set(own)
         environment = 'LOAD_ACKNOWLEDGE="late"\n' if way.late else ""
         if way.visibility_timeout is not None:
             environment += f'LOAD_VISIBILITY_TIMEOUT="{way.visibility_timeout}"\n'
@@ -223,8 +256,8 @@ class Ground:
             self.fleet.must(name, "cat > /etc/stock/acknowledge.env", environment)
             # Stopped as well: one that stands may run with another environment.
             if way is not FLEET:
-                self.fleet.must(name, ["systemctl", "stop", *way.units])
-            self.fleet.must(name, ["systemctl", "start", *way.units])
+                self.fleet.must(name, ["systemctl", "stop", *own])
+            self.fleet.must(name, ["systemctl", "start", *own])
         # Those of the fleet have said so already: its units are started when they consume.
         if way is not FLEET:
             self.wait_for_workers(since)
@@ -271,7 +304,7 @@ class Ground:
     def restart(self, way: Way) -> None:
         """As the users of a stock unit do: on each host in turn."""
         for name in self.workers:
-            self.fleet.must(name, ["systemctl", "restart", *way.units])
+            self.fleet.must(name, ["systemctl", "restart", *self.units(way)])
 
     # --- one run -----------------------------------------------------------------------------------
 
@@ -300,7 +333,7 @@ class Ground:
         # Begins the ids of tasks: of letters, digits and `-`, and never used before.
         run = f"{stem}-{int(time.time())}"
         case = Case(run, self.results / stem)
-        for kind in ("log", "report.json", "recovery.json"):
+        for kind in ("log", "report.json", "recovery.json", "summary.json"):
             case.path(kind).unlink(missing_ok=True)
         self.start_load(run, longest, long)
         try:
@@ -316,8 +349,10 @@ class Ground:
         self.settle(run, rest)
         record = self.read(case)
         rules = self.rules() if way is FLEET else None
-        summary = summarise(name, way.name, SEED, record, began, ended, rules, case.report)
-        summary.write(case.path("summary.json"))
+        summary = summarise(
+            name, way.name, SEED, record, began, ended, rules, case.report, self.origin
+        )
+        verdicts.wrote(summary, case.path("summary.json"))
         return summary
 
     def sleep(self, seconds: float) -> None:

@@ -22,6 +22,12 @@ from support.skips import (  # noqa: F401  # hooks, which pytest finds by their 
     pytest_runtest_makereport,
 )
 
+from scripts.restarts.verdicts import (  # noqa: F401  # the same
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+    pytest_runtest_teardown,
+)
+
 RATE = 8  # tasks a second
 HERE = Path(__file__).parent
 

@@ -156,3 +156,20 @@ def test_a_stock_workers_long_task_is_left_to_it(workers: Workers) -> None:
     workers.send("work", "short")
     all_ended(workers, {"long", "short"})
     assert workers.ledger.count("begin") == {"long": 1, "short": 1}
+
+
+def test_a_longer_timeout_is_rolled_out_beside_the_shorter_one(workers: Workers) -> None:
+    """As when some hosts go to the stock take: each worker sweeps by its own timeout, and none may take from another.
+
+    The timeouts are those of the scenario `delivery-conditions`, and the shortest that preflight takes.
+    """
+    workers.start("before", "-c", "1", visibility=15)
+    workers.start("after", "-c", "1", visibility=120)
+    workers.start("stock", "-c", "1", delivery=STOCK, visibility=120)
+    names = {f"long-{number}" for number in range(3)}
+    for name in sorted(names):
+        workers.send("work", name, 30)
+    all_ended(workers, names)
+
+    assert {node for _, _, node in workers.ledger.lines()} == {"before", "after", "stock"}
+    assert workers.ledger.count("begin") == dict.fromkeys(names, 1)

@@ -5,38 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scripts.restarts import delivery_report as report
 from scripts.restarts.delivery_report import Recovery, Result
-from scripts.restarts.judge import Series
 from scripts.restarts.report import ReportError
 from scripts.restarts.summary import Summary
 
-
-def summary(name: str, way: str = "fleet", **changed: Any) -> Summary:
-    values: dict[str, Any] = {
-        "name": name,
-        "way": way,
-        "seed": 20,
-        "sent": 5000,
-        "done": 5000,
-        "refused": 0,
-        "lost": 0,
-        "lost_causes": {},
-        "doubled": 0,
-        "doubled_causes": {},
-        "waits": {"p50": 0.1, "p99": 1.0, "longest": 2.0},
-        "restart": (20.0, 80.0),
-        "fewest": {},
-        "roll": None,
-        "critical": None,
-        "series": Series(0, [], []),
-        "report": {},
-    }
-    return Summary(**{**values, **changed})
+from .runs import summary
 
 
 def keep(directory: Path, one: Summary, recovery: dict[str, float] | None = None) -> None:
@@ -64,7 +41,7 @@ def test_kept_runs_are_read_with_their_recoveries(tmp_path: Path) -> None:
 
 def test_each_case_is_a_line_with_causes_and_recoveries() -> None:
     cause = "run again after it was cut off: its worker was killed"
-    doubled = summary("workers killed", doubled=7, doubled_causes={cause: 7})
+    doubled = summary("workers killed", faults=200, doubled=7, doubled_causes={cause: 7})
     stock = summary("workers killed", "stock", lost=51, done=4949, lost_causes={"never begun": 51})
     found = {
         ("workers killed", "stock"): Result(stock),
@@ -74,16 +51,27 @@ def test_each_case_is_a_line_with_causes_and_recoveries() -> None:
     assert text.startswith("The broker was Redis 7.0.15.\n")
     fleet, other = cells(text, report.FAULTS["workers killed"])
     assert fleet == [
-        *("Celery Fleet", "5,000", "5,000", "**0**", "-", "**7**", f"7 {cause}", "0.35 s", "1.20 s")
+        *(
+            "200",
+            "Celery Fleet",
+            "5,000",
+            "5,000",
+            "**0**",
+            "-",
+            "**7**",
+            f"7 {cause}",
+            "0.35 s",
+            "1.20 s",
+        )
     ]
-    assert other[:5] == ["stock Celery", "5,000", "4,949", "**51**", "51 never begun"]
+    assert other[1:6] == ["stock Celery", "5,000", "4,949", "**51**", "51 never begun"]
     assert other[-2:] == ["-", "-"]
 
 
 def test_cases_have_the_order_of_the_page_and_unknown_ones_come_last() -> None:
     names = ["a new one", "Redis full", "workers killed"]
     found = {(name, "fleet"): Result(summary(name)) for name in names}
-    lines = report.figures(found, {}).splitlines()
+    lines = report.figures(found, {}).partition("Measured by:")[0].splitlines()
     first = [line.strip("| ").split(" | ")[0] for line in lines if line.startswith("| ")][2:]
     assert first == [report.FAULTS["workers killed"], report.FAULTS["Redis full"], "a new one"]
 
@@ -97,7 +85,7 @@ def test_what_is_not_promised_stands_apart() -> None:
     text = report.figures(found, {})
     promised, _, apart = text.partition("Measured, and not promised:")
     assert not cells(promised, report.APART[name])
-    assert cells(apart, report.APART[name])[0][3] == "**3**"
+    assert cells(apart, report.APART[name])[0][4] == "**3**"
 
 
 def test_refused_and_revoked_tasks_are_told() -> None:
@@ -109,8 +97,16 @@ def test_refused_and_revoked_tasks_are_told() -> None:
     )
     text = report.figures({(kinds.name, "fleet"): Result(kinds)}, {})
     line = cells(text, report.FAULTS[kinds.name])[0]
-    assert line[1] == "5,000, 12 more refused"
-    assert line[2].startswith("5,000, 40 of them revoked; 1 it began though it was revoked")
+    assert line[2] == "5,000, 12 more refused"
+    assert line[3].startswith("5,000, 40 of them revoked; 1 it began though it was revoked")
+
+
+def test_what_was_dropped_is_told() -> None:
+    one = summary("Redis full", done=4998, dropped={"never begun, as its worker was killed": 2})
+    line = cells(report.figures({(one.name, "fleet"): Result(one)}, {}), report.FAULTS[one.name])[0]
+    assert line[3] == (
+        "4,998; dropped, as `at_most_once` allows: 2 never begun, as its worker was killed"
+    )
 
 
 def test_what_was_not_run_is_named() -> None:

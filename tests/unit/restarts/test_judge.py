@@ -72,7 +72,7 @@ def test_a_stop_after_its_time_is_no_cause() -> None:
         runs=[run("a", 100.0, None)],
         workers=[worker("fast@w1", "leaving", 122.0)],
     )
-    assert fates(judge.lost(found)) == {"a": "cut off while it ran: nobody knows why"}
+    assert fates(judge.lost(found)) == {"a": "cut off while it ran: unexplained"}
 
 
 def test_a_mark_of_its_host_is_the_cause_and_one_of_another_is_not() -> None:
@@ -83,7 +83,7 @@ def test_a_mark_of_its_host_is_the_cause_and_one_of_another_is_not() -> None:
     }
     for other in ({"host": "w2"}, {"fatal": False}, {"at": 99 - judge.SLACK}, {"at": 130.0}):
         unknown = record(**rows, marks=[{**lost_host, **other}])
-        assert fates(judge.lost(unknown)) == {"a": "cut off while it ran: nobody knows why"}
+        assert fates(judge.lost(unknown)) == {"a": "cut off while it ran: unexplained"}
 
 
 def test_a_retry_that_never_came_is_lost() -> None:
@@ -126,34 +126,177 @@ def test_doubled_by_cause(ended: float | None, second: float, cause: str) -> Non
     assert judge.lost(found) == []
 
 
+def held_up(task: str, attempt: int = 0, **changed: Any) -> dict[str, Any]:
+    return {"task": task, "attempt": attempt, "node": "", "at": 101.0, **changed}
+
+
 def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
     """Neither was put back by anybody, so neither is marked as redelivered."""
     found = record(
         sends=[send("a")],
         runs=[run("a", 100.0, 101.0), run("a", 100.5, 101.5)],
         marks=[mark(99.5, "Redis was restarted")],
+        held_up=[held_up("a")],
     )
     assert fates(judge.doubled(found)) == {"a": "sent twice, as Redis was restarted"}
 
 
 @pytest.mark.parametrize(
-    ("next_sent", "cause"),
+    ("rows", "cause"),
     [
-        (103.2, "sent twice, as Redis was killed"),
-        (100.02, "run twice at once, as Redis was killed"),
+        ([held_up("a")], "sent twice, as Redis was killed"),
+        ([held_up("a", attempt=1)], "run twice at once, as Redis was killed"),
+        ([held_up("b")], "run twice at once, as Redis was killed"),
+        ([], "run twice at once, as Redis was killed"),
     ],
 )
-def test_two_messages_of_which_one_was_put_back(next_sent: float, cause: str) -> None:
-    """Told from one message that ran twice by the sender, which sends nothing else while it tries again."""
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_only_a_sender_that_was_held_up_has_sent_twice(
+    rows: list[dict[str, Any]], cause: str, redelivered: bool
+) -> None:
+    """Whether one of the two was put back meanwhile, or none."""
     found = record(
-        sends=[send("a"), send("b", sent=next_sent)],
+        sends=[send("a"), send("b", sent=103.2)],
         runs=[
-            *(run("a", 105.00, 105.10, redelivered=True), run("a", 105.02, 105.12)),
+            *(run("a", 105.00, 105.10, redelivered=redelivered), run("a", 105.02, 105.12)),
             run("b", 105.0, 106.0),
         ],
         marks=[mark(99.5, "Redis was killed")],
+        held_up=rows,
     )
     assert fates(judge.doubled(found)) == {"a": cause}
+
+
+def test_two_messages_that_were_put_back_are_not_the_senders() -> None:
+    runs = [run("a", 105.0, 105.1, redelivered=True), run("a", 105.3, 105.4, redelivered=True)]
+    found = record(sends=[send("a")], runs=runs, held_up=[held_up("a")])
+    assert fates(judge.doubled(found)) == {"a": "run again though it had ended"}
+
+
+def test_a_worker_that_was_held_up_has_sent_a_retry_twice() -> None:
+    runs = [
+        run("a", 100.0, 100.5, retry_at=102.5),
+        *(run("a", 102.6, 103.0, attempt=1), run("a", 102.7, 103.1, attempt=1)),
+    ]
+    rows = {"sends": [send("a", attempts=2)], "runs": runs}
+    assert fates(judge.doubled(record(**rows, held_up=[held_up("a", attempt=1)]))) == {
+        "a": "sent twice"
+    }
+    assert fates(judge.doubled(record(**rows, held_up=[held_up("a")]))) == {
+        "a": "run twice at once"
+    }
+
+
+def test_a_retry_is_sent_twice_by_what_was_done_to_the_worker_that_sent_it() -> None:
+    """At that time, which is not when the task was sent."""
+    runs = [
+        run("a", 148.0, 148.5, retry_at=150.5),
+        *(run("a", 151.0, 151.5, attempt=1), run("a", 161.0, 161.5, attempt=1, node="fast@w2")),
+    ]
+    rows = {
+        "sends": [send("a", attempts=2)],
+        "runs": runs,
+        "held_up": [held_up("a", attempt=1, node="fast@w1", at=160.0)],
+    }
+    late = mark(145.0, "its replies came late", host="w1", until=159.0)
+    assert fates(judge.doubled(record(**rows, marks=[late]))) == {
+        "a": "sent twice, as its replies came late"
+    }
+    for other in ({"host": "w3"}, {"at": 100.0, "until": 105.0}):
+        found = record(**rows, marks=[{**late, **other}])
+        assert fates(judge.doubled(found)) == {"a": "sent twice"}
+
+
+def test_a_refused_task_may_be_sent_twice_before_it_is_refused() -> None:
+    runs = [run("a", 100.0, 101.0), run("a", 103.0, 104.0)]
+    found = record(sends=[send("a", refused=True)], runs=runs)
+    assert fates(judge.doubled(found)) == {"a": "sent twice"}
+
+
+def test_no_sender_is_held_up_by_what_is_done_to_a_worker() -> None:
+    killed = mark(99.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
+    found = record(
+        sends=[send("a")],
+        runs=[run("a", 100.0, 101.0), run("a", 103.0, 104.0)],
+        marks=[killed],
+        held_up=[held_up("a")],
+    )
+    assert fates(judge.doubled(found)) == {"a": "sent twice"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_cause"),
+    [
+        ({"node": "fast@w1"}, True),
+        ({"node": "slow@w1"}, False),
+        ({"node": "fast@w1", "pid": 7}, True),
+        ({"node": "fast@w1", "pid": 8}, False),
+        ({}, True),
+        ({"host": "w2"}, False),
+    ],
+)
+def test_a_mark_excuses_only_what_ran_where_it_was_made(
+    changed: dict[str, Any], is_cause: bool
+) -> None:
+    """A mark of a worker its worker, that of a process its process, that of a host all of its host."""
+    killed = mark(101.5, "it was killed", **{"host": "w1", "fatal": True, **changed})
+    again = run("a", 102.0, 103.0, redelivered=True)
+    rows = {"sends": [send("a", seconds=5.0)], "marks": [killed]}
+
+    ended = record(**rows, runs=[run("a", 100.0, 101.0), again])
+    words = ", as it was killed" if is_cause else ""
+    assert fates(judge.doubled(ended)) == {"a": f"run again though it had ended{words}"}
+
+    cut = record(**rows, runs=[run("a", 100.0, None), again])
+    words = "it was killed" if is_cause else "unexplained"
+    assert fates(judge.doubled(cut)) == {"a": f"run again after it was cut off: {words}"}
+
+
+@pytest.mark.parametrize(
+    ("at", "is_cause"), [(98.9, False), (99.1, False), (100.1, True), (102.9, True), (103.1, False)]
+)
+def test_a_kill_excuses_what_ended_just_before_it(at: float, is_cause: bool) -> None:
+    """What ends later is another process's, and what ended long before was acknowledged."""
+    killed = mark(at, "its worker was killed", host="w1", node="fast@w1", fatal=True)
+    again = run("a", 104.0, 105.0, redelivered=True)
+    found = record(sends=[send("a")], runs=[run("a", 100.0, 101.0), again], marks=[killed])
+    words = ", as its worker was killed" if is_cause else ""
+    assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
+
+
+def test_what_lasts_is_the_cause_until_it_is_over() -> None:
+    runs = [run("a", 100.0, 140.0), run("a", 130.0, 170.0, redelivered=True)]
+    rows = {"sends": [send("a", seconds=40.0)], "runs": runs}
+    cut = mark(105.0, "its host was cut off", host="w1", until=135.0)
+    assert fates(judge.doubled(record(**rows, marks=[cut]))) == {
+        "a": "run twice at once, as its host was cut off"
+    }
+    short = {**cut, "until": 106.0}
+    assert fates(judge.doubled(record(**rows, marks=[short]))) == {"a": "run twice at once"}
+
+
+def test_who_is_cut_off_runs_what_another_has_run_before_it() -> None:
+    late = run("a", 118.0, 119.0, node="fast@w2")
+    rows = {"sends": [send("a")], "runs": [run("a", 116.0, 117.0, redelivered=True), late]}
+    for host, words in (("w2", ", as its host was cut off"), ("w3", "")):
+        cut = mark(100.0, "its host was cut off", host=host, until=130.0)
+        found = record(**rows, marks=[cut])
+        assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
+
+
+def test_each_time_that_it_ran_again_has_a_cause_of_its_own() -> None:
+    """A kill explains the first; nothing explains the second."""
+    runs = [
+        run("a", 100.0, None),
+        run("a", 101.0, 102.0, node="fast@w2", redelivered=True),
+        run("a", 103.0, 104.0, node="fast@w3", redelivered=True),
+    ]
+    killed = mark(100.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
+    found = judge.doubled(record(sends=[send("a")], runs=runs, marks=[killed]))
+    assert [fate.cause for fate in found] == [
+        "run again after it was cut off: its worker was killed",
+        "run again though it had ended",
+    ]
 
 
 def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
@@ -189,6 +332,32 @@ def test_a_refused_task_that_ran_twice_is_doubled() -> None:
 def test_causes_are_counted_most_first() -> None:
     found = [judge.Fate("a", 0, "x"), judge.Fate("b", 0, "y"), judge.Fate("c", 0, "y")]
     assert list(judge.causes(found).items()) == [("y", 2), ("x", 1)]
+
+
+# --- at most once -----------------------------------------------------------------------------------
+
+
+def test_what_runs_at_most_once_may_be_dropped_and_is_not_lost() -> None:
+    found = record(
+        sends=[send("a", queue="once"), send("b")],
+        runs=[run("a", 100.0, None)],
+        at_most_once=["once"],
+    )
+    assert fates(judge.dropped(found)) == {"a": "cut off while it ran: unexplained"}
+    assert fates(judge.lost(found)) == {"b": "never begun"}
+
+
+def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
+    killed = mark(100.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
+    rows = {
+        "sends": [send("a", queue="once")],
+        "runs": [run("a", 100.0, None), run("a", 102.0, 103.0)],
+        "marks": [killed],
+        "at_most_once": ["once"],
+    }
+    assert fates(judge.doubled(record(**rows))) == {"a": judge.AT_MOST_ONCE}
+    twice = {**rows, "runs": [run("a", 100.0, 101.0), run("a", 100.2, 101.2)]}
+    assert fates(judge.doubled(record(**twice, held_up=[held_up("a")]))) == {"a": "sent twice"}
 
 
 # --- revoked ---------------------------------------------------------------------------------------
@@ -257,6 +426,12 @@ def test_a_retry_waits_from_when_it_is_due() -> None:
     found = record(sends=[send("a", attempts=2)], runs=runs)
     assert judge.waits(found) == pytest.approx([0.0, 0.4])
     assert judge.waits(found, 102.0, 110.0) == pytest.approx([0.4])
+
+
+def test_what_another_task_sends_waits_from_the_end_of_that_one() -> None:
+    sends = [send("r.000004", kind="relay"), send("r.000005", kind="relayed", ready=None)]
+    runs = [run("r.000004", 100.5, 101.0), run("r.000005", 103.0, 104.0)]
+    assert judge.waits(record(sends=sends, runs=runs)) == pytest.approx([0.5, 2.0])
 
 
 def test_the_body_of_a_chord_has_no_wait() -> None:

@@ -115,3 +115,47 @@ def test_a_revoked_task_leaves_the_next_number_to_who_revokes_it(load_plan: Modu
     revoked = [send.number for send in rich if send.kind == "revoked"]
     assert revoked
     assert all(after[number] == number + 2 for number in revoked)
+
+
+# --- other kinds of workers -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_worker(load_plan: ModuleType) -> list[Any]:
+    return list(islice(load_plan.by_worker(7, list(load_plan.WORKERS)), 2400))
+
+
+def test_each_kind_of_worker_has_its_share(load_plan: ModuleType, by_worker: list[Any]) -> None:
+    found = Counter(send.queue for send in by_worker)
+    total = sum(load_plan.WORKERS.values())
+    assert found == {name: 2400 * share / total for name, share in load_plan.WORKERS.items()}
+    warm = list(islice(load_plan.by_worker(7, ["warm"]), 30))
+    assert {send.queue for send in warm} == {"warm"}
+
+
+def test_each_kind_of_worker_publishes_at_the_end_of_some_tasks(by_worker: list[Any]) -> None:
+    kinds: dict[str, Counter[str]] = {}
+    for send in by_worker:
+        kinds.setdefault(send.queue, Counter())[send.kind] += 1
+    assert set(kinds.pop("once")) == {"nap"}
+    assert set(kinds.pop("exchanges")) == {"relay"}
+    for found in kinds.values():
+        assert found["stumble"] == found["chain"] == found["chord"] == found.total() / 10
+
+
+def test_no_two_tasks_of_a_load_by_worker_have_one_number(
+    load_plan: ModuleType, by_worker: list[Any]
+) -> None:
+    sizes = {"chord": load_plan.CHORD_HEADERS + 1, "chain": load_plan.CHAIN_LINKS, "relay": 2}
+    assert all(
+        after.number - before.number == sizes.get(before.kind, 1)
+        for before, after in pairwise(by_worker)
+    )
+
+
+def test_workers_are_those_of_the_inventory(load_plan: ModuleType) -> None:
+    scenario = APPLICATION.parents[1] / "delivery-workers/inventory/group_vars/all/celery.yml"
+    variables = yaml.safe_load(scenario.read_text())
+    assert set(variables["celery_worker_instances"]) == set(load_plan.WORKERS)
+    # A drain waits for the longest of them.
+    assert max(load_plan.NAPS.values()) < variables["celery_worker_defaults"]["drain_timeout"]

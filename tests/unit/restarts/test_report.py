@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.restarts import report
+from scripts.restarts import judge, report
 from scripts.restarts.judge import Series
 from scripts.restarts.picture import Panel, draw, nice, smooth
 from scripts.restarts.record import Record
@@ -89,11 +89,6 @@ def test_table_has_a_column_for_each_way_and_a_line_for_each_fault(summary: Summ
     assert len({line.count("|") for line in text.split("\n\n")[0].splitlines()}) == 1
 
 
-def test_no_table_without_the_run_that_it_compares_with(summary: Summary) -> None:
-    with pytest.raises(report.ReportError, match="molecule test --scenario-name restarts"):
-        report.figures({("roll", "fleet"): summary})
-
-
 def test_page_keeps_what_stands_around_the_figures() -> None:
     page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
     new = report.between(page, "new")
@@ -138,3 +133,21 @@ def test_picture_shows_each_way_with_its_losses() -> None:
     assert len({y for _, y in lines[1]}) == 1
     assert lines[3][-1][1] < lines[3][0][1]
     assert not any(math.isnan(x) for line in lines for x, _ in line)
+
+
+# --- what a test allows ------------------------------------------------------------------------------
+
+
+def test_causes_are_allowed_in_full_and_not_by_how_they_begin(summary: Summary) -> None:
+    killed, unexplained = (
+        judge.was_cut_off(reason) for reason in ("its worker was killed", judge.UNEXPLAINED)
+    )
+    causes = {killed: 3, unexplained: 1, judge.had_ended(""): 2, judge.was_sent_twice(""): 1}
+    found = altered(summary, doubled_causes=causes)
+    allowed = [killed, judge.had_ended("its worker was killed"), judge.was_sent_twice("it hung")]
+    assert found.unexpected(allowed) == {
+        unexplained: 1,
+        judge.had_ended(""): 2,
+        judge.was_sent_twice(""): 1,
+    }
+    assert altered(summary, doubled_causes={killed: 3}).unexpected(allowed) == {}

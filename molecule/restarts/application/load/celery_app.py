@@ -10,6 +10,12 @@ from kombu import Exchange, Queue
 from load import events
 
 QUEUES = ("fast", "medium", "slow")
+# Of the scenario `delivery-workers`, where `named` and `topic` have exchanges that are not called like them.
+WORKERS = ("warm", "cold", "threads", "greenlets", "once")
+EXCHANGES = (
+    Queue("named", Exchange("jobs"), routing_key="job"),
+    Queue("topic", Exchange("media", type="topic"), routing_key="media.#"),
+)
 # Seconds; every ETA and every task is well below it. The fleet has its own from the inventory.
 VISIBILITY_TIMEOUT = int(os.environ.get("LOAD_VISIBILITY_TIMEOUT", "120"))
 
@@ -21,7 +27,10 @@ app = Celery(
 )
 app.conf.update(
     # The exchange is named because Celery would bind queues without one to one shared exchange.
-    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
+    task_queues=[
+        *(Queue(name, Exchange(name), routing_key=name) for name in (*QUEUES, *WORKERS)),
+        *EXCHANGES,
+    ],
     task_default_queue="fast",
     result_expires=600,
     broker_connection_retry_on_startup=True,

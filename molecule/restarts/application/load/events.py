@@ -1,12 +1,19 @@
-"""When workers begin and end to consume, and leave what is revoked, told by Celery's own signals."""
+"""When workers begin and end to consume, leave what is revoked, and wait for the broker: by Celery's own signals."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from celery import signals
+from celery import current_task, signals
 
 from load import record
+
+#: Seconds that sending takes at most while nothing is wrong. Celery tries again at once if the connection is lost.
+HELD_UP = 0.2
+
+#: Attempts that are being sent, and since when.
+_sending: dict[tuple[str, int], float] = {}
 
 
 def connect() -> None:
@@ -14,6 +21,8 @@ def connect() -> None:
     signals.worker_ready.connect(_ready)
     signals.worker_shutting_down.connect(_leaving)
     signals.task_revoked.connect(_revoked)
+    signals.before_task_publish.connect(_send)
+    signals.after_task_publish.connect(_sent)
 
 
 def _ready(sender: Any, **_: Any) -> None:
@@ -32,3 +41,20 @@ def _leaving(sender: str, **_: Any) -> None:
 def _revoked(request: Any, **_: Any) -> None:
     """A worker has a task that was revoked, and does not begin it; `request` is the worker's own."""
     record.note_revoked(request.id, request.hostname)
+
+
+def _attempt(headers: dict[str, Any]) -> tuple[str, int]:
+    return str(headers["id"]), int(headers["retries"])
+
+
+def _send(headers: dict[str, Any], **_: Any) -> None:
+    """A process, be it a worker's or the sender's, begins to send an attempt of a task."""
+    _sending[_attempt(headers)] = time.monotonic()
+
+
+def _sent(headers: dict[str, Any], **_: Any) -> None:
+    """The broker has it. Whoever was held up may have sent it more than once."""
+    task, attempt = _attempt(headers)
+    if time.monotonic() - _sending.pop((task, attempt), float("inf")) > HELD_UP:
+        node = str(current_task.request.hostname or "") if current_task else ""
+        record.note_held_up(task, attempt, node)

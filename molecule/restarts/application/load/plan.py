@@ -8,6 +8,10 @@ now and then, and the wait of the last percent would tell the seed rather than t
 With `rich` the same tasks go to the same queues at the same moments, and are more than they were: all have a body of
 1 kB and a priority, and of each hundred one has a body of 1 MB, five have a rate limit and one, with an ETA, is revoked
 by another task.
+
+`by_worker` is another load, for workers of several kinds. Each has a queue of its name, whose tasks publish only at
+their end, if at all: a retry, the next one of a chain, the body of a chord. So a process that runs one task has never
+published before.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 RATE = 50.0  # tasks a second, where nobody says another
 BLOCK = 100
@@ -28,6 +33,22 @@ SMALL, LARGE = 1_000, 1_000_000  # bytes of a body
 LIMITED = 5  # of each hundred
 PRIORITIES = (0, 3, 6, 9)  # those that kombu has lists for
 
+CHAIN_LINKS = 3
+#: Workers of other kinds, with their shares of the load. What `exchanges` has is sent to named exchanges, by tasks of
+#: `warm`: senders have no right to it.
+WORKERS: Mapping[str, int] = {
+    "warm": 4,
+    "cold": 4,
+    "threads": 5,
+    "greenlets": 6,
+    "once": 3,
+    "exchanges": 2,
+}
+#: What each ten tasks of a worker are; those that are not named are naps.
+TENTHS: Mapping[int, str] = {3: "stumble", 6: "chain", 9: "chord"}
+#: Seconds of a nap, by its place in each twenty.
+NAPS: Mapping[int, float] = {1: 3.0, 10: 8.0}
+
 # In the proportion of the processes that the inventory gives to each queue.
 SHARES: Mapping[str, int] = {"fast": 6, "medium": 4, "slow": 3}
 
@@ -40,7 +61,8 @@ class Send:
         number: Its place in the order; with the run's name, its id.
         at: Seconds after the beginning.
         kind: nap, eta, stumble or chord; a chord's number and seconds are its first header's. Of a rich load also
-            limited and revoked; the number after a revoked one's is that of the task that revokes it.
+            limited and revoked; the number after a revoked one's is that of the task that revokes it. Of a load by
+            worker also chain, whose number is its first link's, and relay, which sends the task of the next number.
         queue: Where it goes.
         seconds: How long it sleeps.
         delay: Seconds until its ETA; 0 is at once.
@@ -117,6 +139,29 @@ def plan(
             yield send
             number += {"chord": CHORD_HEADERS + 1, "revoked": 2}.get(kind, 1)
         block += 1
+
+
+def by_worker(seed: int, workers: Sequence[str], rate: float = RATE) -> Iterator[Send]:
+    """All sends to workers of some kinds, without an end.
+
+    Args:
+        seed: Of the random numbers.
+        workers: Which of `WORKERS`.
+        rate: Tasks a second.
+    """
+    numbers = random.Random(seed)  # noqa: S311  # a load, no secret
+    queues = _deal({name: WORKERS[name] for name in workers})
+    sent = dict.fromkeys(workers, 0)
+    number = 0
+    for index in count():
+        queue = next(queues)
+        place = sent[queue]
+        sent[queue] += 1
+        seconds = NAPS.get(place % 20) or round(numbers.uniform(0.01, 0.1), 3)
+        # What may be lost is no part of anything: other tasks would be waited for in vain.
+        kind = {"exchanges": "relay", "once": "nap"}.get(queue) or TENTHS.get(place % 10, "nap")
+        yield Send(number, index / rate, kind, queue, seconds)
+        number += {"chord": CHORD_HEADERS + 1, "chain": CHAIN_LINKS, "relay": 2}.get(kind, 1)
 
 
 def _seconds(numbers: random.Random, length: str) -> float:

@@ -29,6 +29,7 @@ _WORKER = (
     "INSERT INTO workers (node, pid, event, queues, processes, at) VALUES (%s, %s, %s, %s, %s, %s)"
 )
 _REVOKED = "INSERT INTO revoked (task, node, at) VALUES (%s, %s, %s)"
+_HELD_UP = "INSERT INTO held_up (task, attempt, node, at) VALUES (%s, %s, %s, %s)"
 
 
 def now() -> float:
@@ -89,3 +90,9 @@ def note_revoked(task: str, node: str) -> None:
     """Record that a worker's main process left a task, since it was revoked; by a connection of its own as well."""
     with connect() as connection:
         connection.execute(_REVOKED, (task, node, now()))
+
+
+def note_held_up(task: str, attempt: int, node: str) -> None:
+    """Record that a sender waited for the broker; it may be a worker's main process, so by a connection of its own."""
+    with connect() as connection:
+        connection.execute(_HELD_UP, (task, attempt, node, now()))

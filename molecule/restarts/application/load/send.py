@@ -1,6 +1,6 @@
 """Send the load until told to stop.
 
-`python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich] [--rate N]`
+`python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich] [--rate N] [--workers NAME…]`
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from celery import chord
+from celery import chain, chord
 from kombu.exceptions import OperationalError
 
 from load import record, tasks
-from load.plan import CHORD_HEADERS, RATE, Send, plan
+from load.plan import CHAIN_LINKS, CHORD_HEADERS, RATE, WORKERS, Send, by_worker, plan
 
 FLUSH = 1.0  # seconds between two writes to the record
+
+#: By turns, the ways to the queues that have exchanges of other names.
+WAYS: Sequence[dict[str, str]] = (
+    {"queue": "named", "exchange": "jobs", "routing_key": "job"},
+    {"queue": "topic", "routing_key": "media.clip.new"},
+)
 
 Row = tuple[Any, ...]
 
@@ -35,6 +41,10 @@ def dispatch(run: str, send: Send) -> list[Row]:
     own = task_id(run, send.number)
     if send.kind == "chord":
         rows, call = _chord(run, send, now)
+    elif send.kind == "chain":
+        rows, call = _chain(run, send, now)
+    elif send.kind == "relay":
+        rows, call = _relay(run, send, now)
     else:
         ready = now + send.delay
         attempts = 2 if send.kind == "stumble" else 1
@@ -90,6 +100,29 @@ def _chord(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], An
     return rows, lambda: chord(headers)(body)
 
 
+def _chain(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
+    """A chain of tasks, each of which is sent by the process of the one before."""
+    names = [task_id(run, send.number + n) for n in range(CHAIN_LINKS)]
+    links = [tasks.nap.si(send.seconds).set(task_id=name, queue=send.queue) for name in names]
+    rows: list[Row] = [
+        (name, run, "chain", send.queue, send.seconds, 1, now, None if n else now, False)
+        for n, name in enumerate(names)
+    ]
+    return rows, lambda: chain(*links).apply_async()
+
+
+def _relay(run: str, send: Send, now: float) -> tuple[list[Row], Callable[[], Any]]:
+    """A task that sends another one by a named exchange."""
+    own, other = (task_id(run, send.number + n) for n in range(2))
+    way = WAYS[send.number // 2 % len(WAYS)]
+    rows: list[Row] = [
+        (own, run, "relay", "warm", 0.0, 1, now, now, False),
+        (other, run, "relayed", way["queue"], send.seconds, 1, now, None, False),
+    ]
+    arguments = (send.seconds, other, way)
+    return rows, lambda: tasks.relay.apply_async(arguments, task_id=own, queue="warm")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, send, record."""
     parser = argparse.ArgumentParser(description="Send the load.")
@@ -99,6 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--long", type=float, nargs="*", default=[], help="naps sent at once")
     parser.add_argument("--rich", action="store_true", help="every kind of message: see load.plan")
     parser.add_argument("--rate", type=float, default=RATE, help="tasks a second")
+    parser.add_argument("--workers", nargs="*", choices=WORKERS, help="instead: to these kinds")
     options = parser.parse_args(arguments)
 
     stopping = False
@@ -110,7 +144,10 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     rows: list[Row] = []
     began = flushed = time.monotonic()
-    every = plan(options.seed, options.long, rich=options.rich, rate=options.rate)
+    if options.workers:
+        every = by_worker(options.seed, options.workers, options.rate)
+    else:
+        every = plan(options.seed, options.long, rich=options.rich, rate=options.rate)
     planned = takewhile(lambda send: send.at < options.seconds, every)
     for send in planned:
         while (early := began + send.at - time.monotonic()) > 0 and not stopping:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Task
+from kombu.exceptions import OperationalError
 
 from load import record
 from load.celery_app import app
@@ -58,6 +60,19 @@ def stumble(self: Task[Any, Any], seconds: float) -> None:
         return
     record.end(row, retry_at=record.now() + RETRY_AFTER)
     raise self.retry(countdown=RETRY_AFTER)
+
+
+@app.task(name="load.relay", bind=True, ignore_result=True, max_retries=None)
+def relay(self: Task[Any, Any], seconds: float, task: str, way: Mapping[str, str]) -> None:
+    """Send a task by a named exchange, and again later if that fails: the broker may have it all the same."""
+    row = _start(self)
+    try:
+        nap.apply_async((seconds,), task_id=task, **way)
+    except OperationalError as error:
+        record.note_held_up(task, 0, str(self.request.hostname))
+        record.end(row, retry_at=record.now() + RETRY_AFTER)
+        raise self.retry(exc=error, countdown=RETRY_AFTER) from error
+    record.end(row)
 
 
 @app.task(name="load.count", bind=True)

@@ -1,0 +1,65 @@
+"""What the load's application notes of senders that wait for the broker."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+
+from tests.unit.delivery.servers import Server, serving
+
+from .conftest import APPLICATION
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, str]]]:
+    """What is written into the record, which is a database elsewhere."""
+    rows: list[tuple[str, int, str]] = []
+    record = SimpleNamespace(note_held_up=lambda *row: rows.append(row))
+    package = ModuleType("load")
+    vars(package)["record"] = record
+    monkeypatch.setitem(sys.modules, "load", package)
+    spec = importlib.util.spec_from_file_location("load_events", APPLICATION / "load" / "events.py")
+    assert spec is not None
+    assert spec.loader is not None
+    events: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(events)
+    signals.before_task_publish.connect(events._send)
+    signals.after_task_publish.connect(events._sent)
+    yield rows
+    signals.before_task_publish.disconnect(events._send)
+    signals.after_task_publish.disconnect(events._sent)
+
+
+def test_who_waits_for_the_broker_is_noted_and_nobody_else(
+    broker: Server, noted: list[tuple[str, int, str]]
+) -> None:
+    app = Celery("load", broker=broker.url, set_as_current=False)
+    app.send_task("load.nap", task_id="quick")
+    assert noted == []
+    assert broker.process is not None
+    os.kill(broker.process.pid, signal.SIGSTOP)
+    thaw = threading.Timer(1.0, os.kill, (broker.process.pid, signal.SIGCONT))
+    thaw.start()
+    began = time.monotonic()
+    app.send_task("load.nap", task_id="waits", retries=1)
+    assert time.monotonic() - began > 0.5, "it was not held up"
+    thaw.join()
+    assert noted == [("waits", 1, "")]
+    app.close()

@@ -1,0 +1,162 @@
+"""Which kept runs may be published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.restarts import delivery_report, origin, report
+from scripts.restarts.delivery_report import Result
+
+from .runs import Checkout, summary
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_a_commit_is_dirty_if_what_is_measured_has_changes(checkout: Checkout) -> None:
+    head = checkout.git("rev-parse", "HEAD")
+    checkout.write("docs/page.md", "second\n")
+    checkout.write("molecule/other/a", "second\n")
+    assert origin.commit("delivery", checkout.root) == head
+    checkout.write("roles/new", "untracked\n")
+    assert origin.commit("delivery", checkout.root) == f"{head}-dirty"
+
+
+def test_outside_of_a_checkout_the_message_says_so(tmp_path: Path) -> None:
+    with pytest.raises(origin.ReportError, match="is no git checkout"):
+        origin.commit("delivery", tmp_path)
+
+
+def test_a_run_that_passed_on_this_commit_is_published(checkout: Checkout) -> None:
+    assert origin.objection(checkout.run(), checkout.root) == ""
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "src/a.py",
+        "plugins/a.py",
+        "roles/a.yml",
+        "templates/a.j2",
+        "molecule/delivery/tests/test_a.py",
+        "molecule/restarts/application/load/tasks.py",
+        "scripts/restarts/judge.py",
+    ],
+)
+def test_a_run_is_stale_once_what_it_measured_has_changed(checkout: Checkout, changed: str) -> None:
+    run = checkout.run()
+    checkout.write(changed, "second\n")
+    checkout.commit()
+    why = origin.objection(run, checkout.root)
+    assert why == f"{changed} changed since its commit {run.commit[:7]}"
+
+
+def test_a_change_of_something_else_makes_no_run_stale(checkout: Checkout) -> None:
+    run = checkout.run()
+    checkout.write("docs/page.md", "second\n")
+    checkout.write("molecule/other/a", "second\n")
+    checkout.commit()
+    assert origin.objection(run, checkout.root) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"tests": {"test_a": "passed", "test_b": "failed"}}, "its test failed: test_b"),
+        ({"tests": {}}, "no test has judged it"),
+        ({"commit": ""}, "no test has judged it"),
+        ({"commit": "0" * 40}, "its commit 0000000 is unknown here"),
+    ],
+)
+def test_other_objections(checkout: Checkout, changed: dict[str, Any], why: str) -> None:
+    assert origin.objection(checkout.run(**changed), checkout.root) == why
+
+
+def test_a_run_with_uncommitted_changes_is_not_published(checkout: Checkout) -> None:
+    head = checkout.git("rev-parse", "HEAD")
+    run = checkout.run(commit=f"{head}-dirty")
+    why = origin.objection(run, checkout.root)
+    assert why == f"it was measured with uncommitted changes to {head[:7]}"
+
+
+def test_a_run_of_before_commits_were_noted_is_refused(checkout: Checkout) -> None:
+    assert origin.objection(summary("workers killed"), checkout.root) == "no test has judged it"
+
+
+def found(*runs: Any) -> dict[tuple[str, str], Result]:
+    return {(run.name, run.way): Result(run) for run in runs}
+
+
+def test_the_refusal_names_each_run_its_scenario_and_the_command(checkout: Checkout) -> None:
+    bad = checkout.run(
+        "Redis full", tests={"test_redis_full": "failed"}, command="make soak-delivery-outages"
+    )
+    runs = found(checkout.run(), checkout.run(way="stock"), bad)
+    with pytest.raises(origin.ReportError) as refused:
+        delivery_report.require_publishable(runs, checkout.root)
+    assert str(refused.value) == (
+        "these runs can't be published:\n"
+        "  Redis full (fleet): its test failed: test_redis_full\n"
+        "run again: make soak-delivery-outages"
+    )
+    delivery_report.require_publishable(
+        found(checkout.run(), checkout.run(way="stock")), checkout.root
+    )
+
+
+def test_without_the_row_of_stock_celery_nothing_is_published(checkout: Checkout) -> None:
+    with pytest.raises(origin.ReportError) as refused:
+        delivery_report.require_publishable(found(checkout.run()), checkout.root)
+    assert "workers killed (stock): it was not run" in str(refused.value)
+    assert str(refused.value).endswith("run again: make test-delivery")
+
+
+def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: Checkout) -> None:
+    runs = {
+        (name, way): checkout.run(name, way, scenario=scenario)
+        for scenario, wanted in report.WANTED.items()
+        for name, way in wanted
+    }
+    report.require_publishable(runs, checkout.root)
+    for missing in (("roll", "plain"), ("all of these", "multi")):
+        fewer = {key: run for key, run in runs.items() if key != missing}
+        with pytest.raises(
+            origin.ReportError, match=rf"{missing[0]} \({missing[1]}\): it was not run"
+        ):
+            report.require_publishable(fewer, checkout.root)
+
+
+def test_every_wanted_run_is_one_of_the_scenarios() -> None:
+    """A name that is no longer the tests' own would be missing for ever."""
+    for scenario, wanted in report.WANTED.items():
+        tests = "\n".join(
+            path.read_text()
+            for path in (report.ROOT / "molecule" / scenario).glob("tests/test_*.py")
+        )
+        for name, _ in wanted:
+            assert f'"{name}"' in tests, name
+
+
+def test_origins_are_grouped_by_command_and_commit(checkout: Checkout) -> None:
+    head = checkout.git("rev-parse", "HEAD")[:7]
+    runs = [
+        checkout.run("a"),
+        checkout.run("b", made="2026-11-23T01:00:00+00:00"),
+        checkout.run("c", command="make soak-delivery-outages"),
+    ]
+    assert origin.table_of_origins(runs) == [
+        ["`make test-delivery`", f"`{head}`", "2026-11-22 to 2026-11-23", "2"],
+        ["`make soak-delivery-outages`", f"`{head}`", "2026-11-22", "1"],
+    ]
+
+
+def test_the_command_is_the_one_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(origin.SOAK, raising=False)
+    assert origin.command_of("delivery") == "make test-delivery"
+    monkeypatch.setenv(origin.SOAK, "1")
+    assert origin.command_of("delivery") == "make soak-delivery"
