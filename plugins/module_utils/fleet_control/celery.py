@@ -367,8 +367,9 @@ _BROKER_COMMANDS = {
     "+hget +hlen +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
+    # The last is `Task.add_to_chord`; the lists are chords with `result_chord_ordered: false`.
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
-    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember",
+    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
