@@ -21,6 +21,11 @@ from celery import chord, group
 from celery.result import GroupResult
 from shop import add, app, fail, note
 
+app.conf.task_queues = {
+    "mail": {"exchange": "letters", "exchange_type": "direct", "routing_key": "letter"},
+    "bulk": {"exchange": "media", "exchange_type": "topic", "routing_key": "media.#"},
+}
+
 
 @app.task(name="shop.total")
 def total(numbers):
@@ -78,7 +83,7 @@ def fleet(
     directory = tmp_path_factory.mktemp("application")
     (directory / "more.py").write_text(MORE)
     options = {"result_backend_transport_options": {"result_chord_ordered": request.param}}
-    with running(directory, "-I", "more", celery=options) as made:
+    with running(directory, "-I", "more", "-Q", "mail,bulk", celery=options) as made:
         yield made
 
 
@@ -88,8 +93,8 @@ def nothing_refused(fleet: Fleet) -> Iterator[None]:
     assert fleet.refused() == []
 
 
-def sent(fleet: Fleet, expression: str) -> Any:
-    """What an expression is in a process of the application that has the producer's settings."""
+def sent(fleet: Fleet, expression: str, user: str = "producer") -> Any:
+    """What an expression is in a process of the application that has a user's settings."""
     code = (
         "import json; from celery import chord, group; from more import *;"
         f"print(json.dumps({expression}))"
@@ -97,7 +102,7 @@ def sent(fleet: Fleet, expression: str) -> Any:
     done = subprocess.run(
         [fleet.python, "-c", code],
         cwd=fleet.directory,
-        env=fleet.environment("producer"),
+        env=fleet.environment(user),
         capture_output=True,
         text=True,
         timeout=40,
@@ -130,3 +135,21 @@ def test_a_chord_whose_part_fails_calls_its_errback(fleet: Fleet) -> None:
 
 def test_a_producer_keeps_and_forgets_results(fleet: Fleet) -> None:
     assert sent(fleet, "kept(group(add.si(1, 2), add.si(3, 4)).apply_async())") == [[3, 7], None]
+
+
+@pytest.mark.parametrize("user", ["producer", "beat", "worker"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue": "mail"},
+        {"queue": "bulk"},
+        {"queue": "bulk", "routing_key": "media.film"},
+        {"exchange": "letters", "routing_key": "letter"},
+        {"queue": "bulk", "exchange": "letters", "routing_key": "letter"},
+    ],
+    ids=json.dumps,
+)
+def test_a_route_by_an_exchange(fleet: Fleet, user: str, options: dict[str, str]) -> None:
+    before = fleet.ledger().count(9)
+    assert sent(fleet, f"bool(note.apply_async((9,), **{options}))", user)
+    wait_for(lambda: fleet.ledger().count(9) == before + 1)
