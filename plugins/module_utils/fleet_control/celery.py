@@ -359,8 +359,8 @@ _BROKER_COMMANDS = {
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
     # The last is redis-py's before 6, when it closes such a connection.
     "+punsubscribe +unsubscribe",
-    "beat": "+llen +lpush +sadd +multi +exec +discard +publish",
-    "producer": "+llen +lpush +sadd +multi +exec +discard +publish",
+    "beat": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
+    "producer": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
     "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
@@ -369,8 +369,9 @@ _BROKER_COMMANDS = {
     "+hget +hlen +hdel +zcard",
 }
 _RESULTS_COMMANDS = {
+    # The last is `Task.add_to_chord`; the lists are chords with `result_chord_ordered: false`.
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
-    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember",
+    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
     "flower": "+select +get +mget +subscribe +unsubscribe",
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
@@ -410,8 +411,9 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         ]
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
-        bindings = [f"_kombu.binding{kind}.{name}" for name in names for kind in ("", "_permanent")]
-        return [f"%W~{key}" for key in [*tasks, *bindings, _ROOM_KEY]]
+        # Of any exchange: the application's code names them. Sending by one reads which queues are bound to it.
+        written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
+        return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
     if component == "flower":
         bindings = [
             f"_kombu.binding{kind}.{name}"

@@ -79,6 +79,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     delivery.check_numbers,
     delivery.check_rollout,
     queues.check_keys,
+    queues.check_exchanges,
     queues.check_routes,
     queues.check_scheduled,
     source.check_source,

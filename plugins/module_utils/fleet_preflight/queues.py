@@ -32,22 +32,99 @@ _ROUTE: Final = (
 
 def queue_for(
     task: str, entry: Mapping[str, object], routes: Mapping[str, object], default: str
-) -> str:
-    """The queue that a scheduled task goes to.
+) -> str | None:
+    """The queue that a scheduled task goes to; None if an exchange is named without a queue.
 
     As Celery decides it (`celery.app.routes`, read at 5.7.0): the entry's own queue, a route of exactly
     this name, the first pattern with a `*` that fits, the default queue.
     """
-    own = as_text(entry.get("queue")) or as_text(as_mapping(entry.get("options")).get("queue"))
-    if own:
+    options = as_mapping(entry.get("options"))
+    own = as_text(entry.get("queue")) or as_text(options.get("queue"))
+    if own or "exchange" in options:
         return own
     exact = routes.get(task) if "*" not in task else None
     if exact is not None:
-        return as_text(as_mapping(exact).get("queue")) or default
+        return _queue_of(as_mapping(exact), default)
     for pattern, route in routes.items():
         if "*" in pattern and re.match(fnmatch.translate(pattern), task):
-            return as_text(as_mapping(route).get("queue")) or default
+            return _queue_of(as_mapping(route), default)
     return default
+
+
+def _queue_of(route: Mapping[str, object], default: str) -> str | None:
+    return as_text(route.get("queue")) or (None if "exchange" in route else default)
+
+
+def check_exchanges(model: Model) -> Iterator[Problem]:
+    """Refuse exchanges by which a task would reach no queue, and queues that fan out or expire."""
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            path: tuple[object, ...] = ("celery_app_task_routes", pattern)
+            for problem in _by_exchange(model, path, as_mapping(route)):
+                yield replace(problem, hosts=hosts)
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for name, entry in as_mapping(value).items():
+            body = as_mapping(entry)
+            options = {**as_mapping(body.get("options"))}
+            if "queue" in body:
+                options["queue"] = body["queue"]
+            for problem in _by_exchange(model, ("celery_beat_schedule", name, "options"), options):
+                yield replace(problem, hosts=hosts)
+    for value, hosts in model.distinct("celery_app_settings"):
+        path = ("celery_app_settings", "task_queues")
+        queues = as_mapping(value).get("task_queues")
+        if queues not in (None, UNKNOWN) and not isinstance(queues, Mapping):
+            yield replace(
+                no_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}"),
+                hosts=hosts,
+            )
+        for name, queue in as_mapping(queues).items():
+            for problem in _declared(model, (*path, name), as_mapping(queue)):
+                yield replace(problem, hosts=hosts)
+
+
+def _by_exchange(
+    model: Model, path: tuple[object, ...], options: Mapping[str, object]
+) -> Iterator[Problem]:
+    yield from _fanout(model, path, options)
+    if "exchange" in options and "queue" not in options:
+        yield Problem(
+            dotted((*path, "exchange")),
+            "names no queue beside it. With Redis, Celery drops such a task without an error if the exchange is of the "
+            "type topic, or if no worker has bound a queue to it yet",
+            "add the queue that is bound to it; exchange and routing_key then still decide where the task goes",
+            value=model.show((*path, "exchange"), options["exchange"]),
+        )
+
+
+def _declared(
+    model: Model, path: tuple[object, ...], queue: Mapping[str, object]
+) -> Iterator[Problem]:
+    yield from _fanout(model, path, queue)
+    arguments = "queue_arguments"
+    for where, options in ((path, queue), ((*path, arguments), as_mapping(queue.get(arguments)))):
+        for key in ("expires", "x-expires"):
+            if options.get(key) is not None:
+                yield Problem(
+                    dotted((*where, key)),
+                    "has Redis delete the queue with its tasks when it is not used for that long. Senders have no "
+                    "right to that, so sending fails",
+                    "remove it; give the tasks themselves an expires",
+                    value=model.show((*where, key), options[key]),
+                )
+
+
+def _fanout(
+    model: Model, path: tuple[object, ...], options: Mapping[str, object]
+) -> Iterator[Problem]:
+    if options.get("exchange_type") == "fanout":
+        yield Problem(
+            dotted((*path, "exchange_type")),
+            "asks for a broadcast to all workers, which the rights of Redis's users and the delivery of tasks don't "
+            "allow",
+            "write direct or topic; send a task to each worker's queue instead",
+            value="fanout",
+        )
 
 
 def check_keys(model: Model) -> Iterator[Problem]:
@@ -111,7 +188,7 @@ def check_scheduled(model: Model) -> Iterator[Problem]:
             if task is None or entry.get("enabled") is False or entry.get("queue") is UNKNOWN:
                 continue
             queue = queue_for(task, entry, routes, default)
-            if not queue_fits(queue) or queue in known:
+            if queue is None or not queue_fits(queue) or queue in known:
                 continue
             path = ("celery_beat_schedule", name, "queue")
             if entry.get("queue") == queue:

@@ -51,6 +51,15 @@ def test_a_valid_inventory_passes(variables: Variables) -> None:
     assert problems(variables) == []
 
 
+def test_queues_of_exchanges_pass(variables: Variables) -> None:
+    topic = {"exchange": "media", "exchange_type": "topic", "routing_key": "media.#"}
+    variables["celery_app_settings"] = {"task_queues": {"discounts": topic}}
+    route = {"queue": "discounts", "exchange": "media", "routing_key": "media.film"}
+    variables["celery_app_task_routes"] = {"app.*": route}
+    variables["celery_beat_schedule"]["history"]["options"] = {"routing_key": "media.film"}
+    assert problems(variables) == []
+
+
 W = "celery_worker_instances"
 D = f"{W}/discounts"
 B = "celery_beat_schedule"
@@ -260,6 +269,19 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_task_routes/app.*", {"queue": ["discounts"]}, "celery_app_task_routes['app.*'].queue",
      "a list where the name of a queue", "write the queue's name"),
     ("celery_app_task_routes/app.*", {"queue": ""}, "celery_app_task_routes['app.*'].queue", "no queue name", "begin"),
+    ("celery_app_task_routes/app.*", {"exchange": "media", "routing_key": "media.film"},
+     "celery_app_task_routes['app.*'].exchange", "drops such a task without an error", "add the queue"),
+    ("celery_app_task_routes/app.*", {"queue": "discounts", "exchange": "all", "exchange_type": "fanout"},
+     "celery_app_task_routes['app.*'].exchange_type", "a broadcast", "direct or topic"),
+    (f"{B}/recompute/options", {"exchange": "media"}, f"{B}.recompute.options.exchange", "names no queue", "add the"),
+    ("celery_app_settings", {"task_queues": {"news": {"exchange": "news", "exchange_type": "fanout"}}},
+     "celery_app_settings.task_queues.news.exchange_type", "a broadcast", "direct or topic"),
+    ("celery_app_settings", {"task_queues": {"news": {"expires": 60}}},
+     "celery_app_settings.task_queues.news.expires", "sending fails", "remove it"),
+    ("celery_app_settings", {"task_queues": {"news": {"queue_arguments": {"x-expires": 60}}}},
+     "celery_app_settings.task_queues.news.queue_arguments.x-expires", "sending fails", "remove it"),
+    ("celery_app_settings", {"task_queues": ["news"]},
+     "celery_app_settings.task_queues", "a list where a mapping", "exchange"),
     ("celery_app_task_routes/app tasks", {"queue": "discounts"}, "celery_app_task_routes['app tasks']", "fits no task",
      "as Celery registers it"),
     (f"{B}/clean/options", {"priorityy": 3}, f"{B}.clean.options.priorityy", "no option that Celery", "priority?"),
