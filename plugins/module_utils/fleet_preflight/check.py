@@ -63,6 +63,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     names.check_workers_and_queues,
     workers.check_enabled,
     workers.check_limits,
+    workers.check_paths,
     visibility.check_visibility,
     visibility.check_lease,
     logs.check_logs,
@@ -79,6 +80,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     queues.check_routes,
     queues.check_scheduled,
     source.check_source,
+    source.check_interpreter,
     network.check_ports,
     network.check_flower_prefix,
     network.check_protected_paths,
@@ -86,6 +88,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     redis_cluster.check_cluster,
+    environment.check_overruled,
     certificates.check_certificates,
 )
 
