@@ -102,6 +102,7 @@ class FilterModule:
             "fleet_running": _plain(celery.running),
             "fleet_parts": _plain(parts),
             "fleet_longest_drain": _plain(celery.longest_drain),
+            "fleet_knows_setinfo": _plain(celery.knows_setinfo),
             "fleet_redis_state": _plain(celery.redis_state),
             "fleet_surplus": _plain(celery.surplus),
             "fleet_visibility_timeout": _plain(celery.visibility_timeout),

@@ -517,7 +517,10 @@ def test_an_application_with_a_jit_compiler_can_be_let_out() -> None:
     )
     assert drop_in(memory_deny_write_execute=False)["MemoryDenyWriteExecute"] == ["no"]
     assert drop_in(proc_subset_pid=False)["ProcSubset"] == ["all"]
-    assert drop_in(read_write_paths=["/srv/a", "/srv/b"])["ReadWritePaths"] == ["/srv/a", "/srv/b"]
+    assert drop_in(read_write_paths=["/srv/a", "/srv/b"])["ReadWritePaths"] == [
+        '"/srv/a"',
+        '"/srv/b"',
+    ]
 
 
 def test_all_limits() -> None:
@@ -528,6 +531,13 @@ def test_all_limits() -> None:
         ["150%"],
         ["64"],
     ]
+
+
+def test_a_path_with_a_space_is_one_path(tmp_path: Path) -> None:
+    (path,) = drop_in(read_write_paths=["/srv/my data"])["ReadWritePaths"]
+    unit = tmp_path / "one.service"
+    unit.write_text(f"[Service]\nExecStart=/bin/true\nReadWritePaths={path}\n")
+    assert verify([str(unit)]) == ""
 
 
 def test_the_threads_pool_is_not_made_to_quit() -> None:

@@ -213,6 +213,7 @@ def _build(build: Build) -> Mapping[str, Any]:
     # wheel, run by the virtualenv's interpreter.
     make = [build.python, "-m", "venv", *(["--without-pip"] if wheel else []), str(venv)]
     _run(make, left(), "making the virtualenv", user)
+    _require_visible(build, os.path.realpath(f"{venv}/bin/python"))
     made = _links_out(venv)
     _run([*_compile_all(build), str(source)], left(), "compiling the source", user)
     _give_to_root(source)
@@ -237,6 +238,20 @@ def _build(build: Build) -> Mapping[str, Any]:
     _refuse_links_out(venv, made)
     # Flower's own virtualenv holds no application that could be checked.
     return _checked(build) if build.app else {"tasks": [], "versions": {}}
+
+
+# As in fleet_preflight.source, which sees only what is written in the inventory.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - none is written to
+
+
+def _require_visible(build: Build, python: str) -> None:
+    """Refuse an interpreter that the check could run, but no unit."""
+    if any(Path(python).is_relative_to(place) for place in _HIDDEN):
+        raise BuildError(
+            f"celery_release_python: {build.python} leads to {python}, which no process of the fleet sees: its units "
+            "have ProtectHome= and PrivateTmp=. Name an interpreter that is installed elsewhere, such as below /opt or "
+            "/usr/local."
+        )
 
 
 # Where Debian keeps the wheels that its own ensurepip unpacks, and where an interpreter of its own making has them.

@@ -454,6 +454,21 @@ def _user(name: str, password: str, rules: str) -> str:
     return f"user {name} on >{password} resetchannels -@all +ping {rules}".rstrip()
 
 
+def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a host's server knows `CLIENT SETINFO`, as Redis does from 7.2 on, of which Valkey was made.
+
+    Args:
+        flavor: `redis_flavor`.
+        facts: `ansible_facts['fleet']` of the host.
+    """
+    package = str((facts.get("versions") or {}).get("redis-server") or "")
+    found = re.match(r"(?:\d+:)?(\d+)\.(\d+)", package)
+    if flavor != "redis" or not found:
+        # A host whose package lists are empty does not know which version it will get.
+        return flavor != "redis" or str(facts.get("distribution_version", "12")) != "12"
+    return (int(found[1]), int(found[2])) >= (7, 2)
+
+
 def acl(
     instance: str, passwords: Mapping[str, str], names: Iterable[str], setinfo: bool = False
 ) -> str:

@@ -64,6 +64,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     names.check_workers_and_queues,
     workers.check_enabled,
     workers.check_limits,
+    workers.check_paths,
     visibility.check_visibility,
     visibility.check_lease,
     logs.check_logs,
@@ -83,12 +84,14 @@ CHECKS: Final[tuple[Check, ...]] = (
     queues.check_routes,
     queues.check_scheduled,
     source.check_source,
+    source.check_interpreter,
     network.check_ports,
     network.check_flower_prefix,
     network.check_protected_paths,
     network.check_users,
     network.check_memory,
     firewall.check_firewall,
+    environment.check_overruled,
     certificates.check_certificates,
 )
 

@@ -12,6 +12,20 @@ from .values import spoken_key
 
 URLS: Final = "celery_app_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
+# What the fleet sets or removes itself in every process (`fleet_control.celery.process_environment`,
+# `celery_fleet.launch`), each with what serves instead.
+_SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
+_OVERRULED: Final = {
+    "PYTHONPATH": "celery_app_source.directory says where the code's imports begin",
+    "CELERY_LOADER": "the fleet's loader calls the application's own configuration",
+    "VIRTUAL_ENV": "it is the release's",
+    "PWD": "it is the directory of the release's code",
+    "CELERY_BROKER_URL": _SETTINGS,
+    "CELERY_BROKER_READ_URL": _SETTINGS,
+    "CELERY_BROKER_WRITE_URL": _SETTINGS,
+    "CELERY_RESULT_BACKEND": _SETTINGS,
+}
+_OWN_PREFIX: Final = "CELERY_FLEET_"
 # systemd passes over any other name in silence.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What systemd's env_value_is_valid refuses.
@@ -40,6 +54,21 @@ def check_environment(model: Model) -> Iterator[Problem]:
             if _VARIABLE.fullmatch(name):
                 yield from _parts(model, name, as_mapping(parts), hosts)
     yield from _twice(model)
+
+
+def check_overruled(model: Model) -> Iterator[Problem]:
+    """Names whose values no process would ever see."""
+    urls = [((URLS,), as_mapping(value), hosts) for value, hosts in model.distinct(URLS)]
+    for path, environment, hosts in [*_environments(model), *urls]:
+        for name in environment:
+            if name in _OVERRULED or name.startswith(_OWN_PREFIX):
+                instead = _OVERRULED.get(name, f"{_OWN_PREFIX}… are the fleet's own")
+                yield Problem(
+                    dotted((*path, name)),
+                    "has no effect: Celery Fleet sets or removes this variable itself in each process",
+                    f"remove it; {instead}",
+                    hosts=hosts,
+                )
 
 
 def _texts(model: Model) -> Iterator[Problem]:

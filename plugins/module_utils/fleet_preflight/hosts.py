@@ -223,6 +223,20 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             value=unit,
             hosts=(host,),
         )
+    packages = as_strings(facts.get("packages"))
+    # Each nginx of Debian's needs nginx-common.
+    if (
+        as_mapping(facts.get("claims")).get("nginx")
+        and "nginx" in packages
+        and "nginx-common" not in packages
+    ):
+        yield Problem(
+            "nginx",
+            "of this host is not Debian's: nginx.org's runs as the user nginx, who can open neither the sockets nor "
+            "the password files of the fleet's sites",
+            "remove it (`apt-get remove nginx`), and the next run installs Debian's; or use another host",
+            hosts=(host,),
+        )
     yield from _flavor(host, facts)
     yield from check_owners(host, facts)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from .model import UNKNOWN, Model, Problem, as_mapping, as_text, dotted
@@ -17,6 +18,9 @@ _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNOR
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
+_PYTHON: Final = "celery_release_python"
+# By ProtectHome= and PrivateTmp= of templates/systemd/_service.j2.
+HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 
 
 def check_source(model: Model) -> Iterator[Problem]:
@@ -66,6 +70,24 @@ def _source(
         yield from _git(model, source)
     else:
         yield from _path(model, source, hosts)
+
+
+def check_interpreter(model: Model) -> Iterator[Problem]:
+    """An interpreter that the units' sandbox hides would build a release that can't start."""
+    for value, hosts in model.distinct(_PYTHON, model.hosts_of_role("celery_release")):
+        path = PurePosixPath(os.path.normpath(as_text(value) or "/"))
+        hidden = next((place for place in HIDDEN if path.is_relative_to(place)), None)
+        if hidden is None and path.is_absolute():
+            continue
+        yield Problem(
+            _PYTHON,
+            f"is below {hidden}, which no process of the fleet sees: its units have ProtectHome= and PrivateTmp="
+            if hidden
+            else "is no absolute path",
+            "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt or /usr/local",
+            value=model.show((_PYTHON,), value),
+            hosts=hosts,
+        )
 
 
 def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:

@@ -36,6 +36,7 @@ _LOWEST: Final[Mapping[str, float]] = {
 _DRAIN: Final = 600.0
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
 _CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
+_UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
 _TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
 _SYNTAX: Final = {
     "memory_max": (_MEMORY, "512M, 2G, 40% or infinity"),
@@ -187,6 +188,21 @@ def check_limits(model: Model) -> Iterator[Problem]:
                 value="[]",
                 hosts=hosts,
             )
+
+
+def check_paths(model: Model) -> Iterator[Problem]:
+    """Paths that systemd could not be given as one word in quotes."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name, "read_write_paths")
+        for number, text in enumerate(as_strings(options.get("read_write_paths"))):
+            if _UNQUOTABLE.search(text):
+                yield Problem(
+                    dotted((*path, number)),
+                    "has a quotation mark or a control character, which systemd can't take in a path here",
+                    "rename the directory",
+                    value=model.show((*path, number), text),
+                    hosts=hosts,
+                )
 
 
 def _cut_short(

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from fleet_control import build as module
 from fleet_control.build import Build, BuildError, build, prune
+from fleet_preflight import source
 
 # Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -497,6 +498,16 @@ def test_a_build_that_fails_leaves_nothing(
 ) -> None:
     with pytest.raises(BuildError, match=words):
         build(place.wanted(**change))
+    assert place.releases() == []
+
+
+def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module._HIDDEN == source.HIDDEN
+    monkeypatch.setattr(module, "_HIDDEN", (*module._HIDDEN, "/usr/bin"))
+    with pytest.raises(BuildError, match=r"leads to /usr/bin/python3\.\d+, which .* ProtectHome="):
+        build(place.wanted())
     assert place.releases() == []
 
 

@@ -544,6 +544,33 @@ def test_setinfo_only_where_the_server_knows_it() -> None:
     assert "+client|setinfo" in rules("broker", setinfo=True)["worker"]
 
 
+@pytest.mark.parametrize(
+    ("flavor", "debian", "version", "knows"),
+    [
+        ("redis", "12", "5:7.0.15-1~deb12u4", False),
+        # packages.redis.io on Debian 12, and an older server than Debian 13's own.
+        ("redis", "12", "6:7.4.1-1rl1~bookworm1", True),
+        ("redis", "12", "6:8.0.0-1rl1~bookworm1", True),
+        ("redis", "13", "5:7.0.15-1", False),
+        ("redis", "13", "5:7.2.0", True),
+        ("redis", "13", "7.10.1", True),
+        # Nothing is known of the package yet.
+        ("redis", "12", "", False),
+        ("redis", "13", "", True),
+        ("valkey", "12", "", True),
+    ],
+)
+def test_whether_the_server_knows_setinfo_is_its_version(
+    flavor: str, debian: str, version: str, knows: bool
+) -> None:
+    facts = {"distribution_version": debian, "versions": {"redis-server": version}}
+    assert celery.knows_setinfo(flavor, facts) == knows
+
+
+def test_a_host_of_which_nothing_is_known_gets_the_oldest_servers_rules() -> None:
+    assert not celery.knows_setinfo("redis", {})
+
+
 def test_queues_may_come_from_anything_that_is_walked_once() -> None:
     assert celery.acl("broker", PASSWORDS, iter(QUEUES)) == celery.acl("broker", PASSWORDS, QUEUES)
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from fleet_control import fingerprint
 from fleet_control import settle as module
-from fleet_control.files import Files
+from fleet_control.files import Files, replace
 from fleet_control.outcome import Pending, Report, SettleError
 from fleet_control.redis_live import Command, RedisError
 from fleet_control.settle import Host as Reached
@@ -267,6 +267,27 @@ def test_what_a_killed_write_left_is_swept_up_and_nothing_else(host: Host) -> No
     assert host.tree().keys() == {*names, *others, "units"}
     host.settle(wanted)
     assert host.tree().keys() == {*others, "units", "a", "l"}
+
+
+def test_nobody_can_read_a_secret_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory may be open to everybody, as that of users.acl is."""
+    modes = []
+    fchown = os.fchown
+
+    def noted(handle: int, uid: int, gid: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(handle).st_mode))
+        fchown(handle, uid, gid)
+
+    monkeypatch.setattr(os, "fchown", noted)
+    before = os.umask(0)
+    try:
+        replace(tmp_path / "users.acl", b"secret", 0o640, os.getuid(), os.getgid())
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    assert stat.S_IMODE((tmp_path / "users.acl").stat().st_mode) == 0o640
 
 
 def test_the_diff_shows_files_but_no_secret(host: Host) -> None:

@@ -606,8 +606,10 @@ def secured(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) 
     return said
 
 
-def secured_settings(dead: Dead, server: Server, scheme: str = "rediss", **options: Any) -> None:
-    url = f"{scheme}://worker:{PASSWORDS['worker']}@127.0.0.1:{server.tls_port}/0"
+def secured_settings(
+    dead: Dead, server: Server, scheme: str = "rediss", host: str = "127.0.0.1", **options: Any
+) -> None:
+    url = f"{scheme}://worker:{PASSWORDS['worker']}@{host}:{server.tls_port}/0"
     tls = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(server.ca), "ssl_check_hostname": True}
     dead.write_settings(url, broker_use_ssl={**tls, **options})
 
@@ -629,6 +631,15 @@ def test_over_tls_as_the_roles_have_it(dead: Dead, server: Server, tmp_path: Pat
 
     dead.take(message("two"))
     said = secured(dead, server, ssl_cert_reqs="none", ssl_ca_certs=str(other))
+    assert said == "<6>handed back 1 task, none of them had begun"
+
+
+def test_a_certificate_of_another_name_is_not_believed(dead: Dead, server: Server) -> None:
+    """Any host of the fleet has one of the same authority, and the password follows."""
+    tag = dead.take(message("one"))
+    assert "not valid for 'localhost'" in secured(dead, server, host="localhost")
+    assert dead.held() == {tag}
+    said = secured(dead, server, host="localhost", ssl_check_hostname=False)
     assert said == "<6>handed back 1 task, none of them had begun"
 
 

@@ -48,6 +48,12 @@ def test_a_good_host_passes() -> None:
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
         ({"unresolved_names": ["redis1"]}, "celery_app_broker_host", "resolve", Severity.ERROR),
         ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
+        (
+            {"packages": ["nginx", "openssl"], "claims": {"nginx": ["shop_web"]}},
+            "nginx",
+            "is not Debian's",
+            Severity.ERROR,
+        ),
         ({"redis_flavor": "valkey"}, "redis_flavor", "in no package", Severity.ERROR),
         (
             {"redis_flavor": "valkey", "versions": {"valkey-server": ""}},
@@ -81,6 +87,10 @@ def test_a_host_that_is_refused(
         {"distribution_version": "13"},
         {"redis_flavor": "valkey", "distribution_version": "13"},
         {"redis_flavor": "valkey", "packages": ["valkey-server"]},
+        {"packages": ["nginx", "nginx-common"], "claims": {"nginx": ["shop_web"]}},
+        {"packages": ["openssl"], "claims": {"nginx": ["shop_web"]}},
+        # Not ours to use.
+        {"packages": ["nginx"], "claims": {"nginx": []}},
         # From other sources of packages than Debian's own.
         {"redis_flavor": "valkey", "versions": {"valkey-server": "8.1.1-1~bpo12+1"}},
         {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "redis"}},
