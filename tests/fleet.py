@@ -196,11 +196,12 @@ def running(
     delivery: dict[str, Any] | None = None,
     celery: dict[str, Any] | None = None,
     python: str = sys.executable,
+    remote_control: bool = False,
 ) -> Iterator[Fleet]:
     """A fleet in a directory, its worker with further options.
 
     ``delivery`` is that of the worker's settings; ``celery`` is laid over its Celery settings;
-    ``python`` is what all its processes run with.
+    ``python`` is what all its processes run with; ``remote_control`` is that of producers.
     """
     ports = {kind: free_port() for kind in ("broker", "results")}
     made = Fleet(directory, ports, delivery, celery, python)
@@ -209,7 +210,7 @@ def running(
             own = directory / kind
             own.mkdir()
             (own / "users.acl").write_text(
-                roles.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
+                roles.acl(kind, PASSWORDS, QUEUES, knows_setinfo(), remote_control)
             )
             server = subprocess.Popen(
                 [

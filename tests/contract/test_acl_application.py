@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
-from tests.fleet import NODE, Fleet, running, wait_for
+from tests.fleet import NODE, Fleet, client, running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +22,8 @@ from celery import chord, group
 from celery.result import GroupResult
 from shop import add, app, fail, note
 
+app.conf.beat_enable_remote_control = True
+app.conf.beat_schedule = {"often": {"task": "shop.note", "schedule": 1, "args": [5]}}
 app.conf.task_queues = {
     "mail": {"exchange": "letters", "exchange_type": "direct", "routing_key": "letter"},
     "bulk": {"exchange": "media", "exchange_type": "topic", "routing_key": "media.#"},
@@ -87,10 +90,20 @@ def fleet(
         yield made
 
 
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet whose producers have remote control."""
+    directory = tmp_path_factory.mktemp("controlled")
+    (directory / "more.py").write_text(MORE)
+    with running(directory, "-I", "more", remote_control=True) as made:
+        yield made
+
+
 @pytest.fixture(autouse=True)
-def nothing_refused(fleet: Fleet) -> Iterator[None]:
+def nothing_refused(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    assert fleet.refused() == []
+    for name in {"fleet", "controlled"} & set(request.fixturenames):
+        assert request.getfixturevalue(name).refused() == []
 
 
 def sent(fleet: Fleet, expression: str, user: str = "producer") -> Any:
@@ -153,3 +166,67 @@ def test_a_route_by_an_exchange(fleet: Fleet, user: str, options: dict[str, str]
     before = fleet.ledger().count(9)
     assert sent(fleet, f"bool(note.apply_async((9,), **{options}))", user)
     wait_for(lambda: fleet.ledger().count(9) == before + 1)
+
+
+def test_a_beat_whose_code_asks_for_remote_control(fleet: Fleet) -> None:
+    """Celery's beat would be refused its mailbox and log a traceback every 5 s; the fleet's goes without."""
+    path = str(fleet.directory / "schedule")
+    beat = fleet.start("celery", "-A", "more", "beat", "-s", path, "-l", "INFO", user="beat")
+    try:
+        wait_for(lambda: fleet.ledger().count(5) >= 2, 30)
+    finally:
+        beat.terminate()
+        beat.wait(20)
+    assert "pidbox" not in fleet.log("beat")
+
+
+def test_a_producer_with_remote_control(controlled: Fleet) -> None:
+    assert sent(controlled, "app.control.ping(timeout=2)") == [{NODE: {"ok": "pong"}}]
+    assert NODE in sent(controlled, "app.control.inspect(timeout=2).active()")
+    revoked = "(r := add.apply_async((1, 2), countdown=3)).revoke() or r.get(20, propagate=False)"
+    assert sent(controlled, f"repr({revoked})").startswith("TaskRevokedError")
+
+
+def test_a_producer_with_remote_control_leaves_overdue_tasks_alone(controlled: Fleet) -> None:
+    """Kombu has whoever waits for replies put such tasks back, and a producer may not."""
+    worker = client(controlled.ports["broker"], "worker")
+    worker.hset("unacked", "t", '[{"properties": {"delivery_info": {}}}, "", "mail"]')
+    worker.zadd("unacked_index", {"t": 1})
+    try:
+        assert sent(controlled, "app.control.ping(timeout=2)") == [{NODE: {"ok": "pong"}}]
+        assert worker.hexists("unacked", "t")
+    finally:
+        worker.zrem("unacked_index", "t")
+        worker.hdel("unacked", "t")
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("DEL", "mail"),
+        ("SET", "mail", "x"),
+        ("RPOP", "mail"),
+        ("BRPOP", "mail", "1"),
+        ("HGETALL", "unacked"),
+        ("ZREM", "unacked_index", "t"),
+        ("SUBSCRIBE", "/0.celery.pidbox"),
+        ("KEYS", "*"),
+    ],
+)
+def test_remote_control_gives_no_more(controlled: Fleet, command: tuple[str, ...]) -> None:
+    with (
+        client(controlled.ports["broker"], "producer") as producer,
+        pytest.raises(redis.exceptions.NoPermissionError),
+    ):
+        producer.execute_command(*command)
+    assert len(controlled.refused()) == 1
+
+
+def test_without_it_a_producer_reaches_no_worker(fleet: Fleet) -> None:
+    with (
+        client(fleet.ports["broker"], "producer") as producer,
+        pytest.raises(redis.exceptions.NoPermissionError),
+    ):
+        producer.publish("/0.celery.pidbox", "{}")
+    assert len(fleet.refused()) == 1

@@ -189,7 +189,7 @@ _MERGED = (
 # They listen to replies and events, and kombu has every consumer put back tasks whose time is up; they may not write to
 # queues, so that whatever they were doing would end with an error of Redis. Seconds: a hundred years, so
 # that whatever has a time is younger.
-_NO_WORKERS = ("flower", "operator")
+_NO_WORKERS = ("producer", "flower", "operator")
 _NEVER = 3_153_600_000
 
 
@@ -316,6 +316,8 @@ def process_settings(
         pins["result_backend"] = "disabled://"
         # With a result_expires beat would add an entry that cleans such results up.
         pins["result_expires"] = None
+        # Its user may not have a mailbox, and beat would try every 5 s. The unit's watchdog sees whether it is alive.
+        pins["beat_enable_remote_control"] = False
     else:
         pins["result_backend"] = _url(user, password, str(results["host"]), int(results["port"]))
         pins["redis_backend_use_ssl"] = _tls(ca, client)
@@ -450,6 +452,25 @@ _BROKER_CHANNELS = {
 }
 
 
+# What a producer gets to ask and to control workers. In a selector of its own: DEL and SET must not reach queues.
+_REMOTE_CONTROL = (
+    f"+brpop +del +exists {_SCRIPTS} +get +llen +publish +sadd +set +smembers +srem +time +zadd +zrem +zrange "
+    "+zrangebyscore +zrevrangebyscore"
+)
+
+
+def _remote_control() -> str:
+    keys = [
+        *_lists("*.reply.celery.pidbox"),
+        "_kombu.binding.reply.celery.pidbox",
+        "_kombu.binding_permanent.reply.celery.pidbox",
+        "_kombu.binding_deadlines",
+        "unacked_mutex",
+    ]
+    rules = [_REMOTE_CONTROL, *(f"~{key}" for key in keys), "%R~unacked_index", "&/0.celery.pidbox"]
+    return f"({' '.join(rules)})"
+
+
 def _user(name: str, password: str, rules: str) -> str:
     return f"user {name} on >{password} resetchannels -@all +ping {rules}".rstrip()
 
@@ -470,7 +491,11 @@ def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
 
 
 def acl(
-    instance: str, passwords: Mapping[str, str], names: Iterable[str], setinfo: bool = False
+    instance: str,
+    passwords: Mapping[str, str],
+    names: Iterable[str],
+    setinfo: bool = False,
+    remote_control: bool = False,
 ) -> str:
     """The ACL file of one Redis instance: one user for each component, with no more than it uses.
 
@@ -480,6 +505,7 @@ def acl(
         names: All queues.
         setinfo: The server knows `CLIENT SETINFO` (7.2 on), which clients send at connect. Older ones refuse
             to start with a rule that they don't know.
+        remote_control: celery_producer_remote_control.
     """
     names = list(names)
     # Nobody can log in as it. Its rights are those with which Redis replays its append-only file, where it checks
@@ -501,6 +527,8 @@ def acl(
             ]
             channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
         text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
+        if remote_control and (instance, component) == ("broker", "producer"):
+            text += f" {_remote_control()}"
         lines.append(_user(component, passwords[component], text))
     if "admin" in passwords:
         lines.append(_user("admin", passwords["admin"], _ADMIN))
@@ -819,6 +847,7 @@ def redis_state(
     flavor: str = "redis",
     setinfo: bool = False,
     client: Mapping[str, str] | None = None,
+    remote_control: bool = False,
 ) -> dict[str, Any]:
     """All that the Redis instances of a host need there, in the form that `settle` takes.
 
@@ -834,6 +863,7 @@ def redis_state(
         flavor: `redis` or `valkey`: which server it is, and what its Unix user is called.
         setinfo: See `acl`.
         client: As for `process_settings`, where clients show a certificate: then Redis reads their authorities, too.
+        remote_control: See `acl`.
     """
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
@@ -853,7 +883,7 @@ def redis_state(
             },
             {
                 "dest": f"{own}/users.acl",
-                "content": acl(str(instance["kind"]), passwords, names, setinfo),
+                "content": acl(str(instance["kind"]), passwords, names, setinfo, remote_control),
                 "group": flavor,
                 "mode": "0640",
                 "secret": True,

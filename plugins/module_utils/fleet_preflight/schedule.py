@@ -209,6 +209,13 @@ def check_zone(model: Model) -> Iterator[Problem]:
                 "remove it; it is for a developer's machine",
                 hosts=hosts,
             )
+        if settings.get("beat_enable_remote_control") is True:
+            yield Problem(
+                "celery_app_settings.beat_enable_remote_control",
+                "is on, while beat's user in Redis may not have a mailbox, so that beat would log an error every 5 s",
+                "remove it; systemd's watchdog and `celery-fleet status` tell whether beat is alive",
+                hosts=hosts,
+            )
         zone = settings.get("timezone")
         known = zoneinfo.available_timezones() if isinstance(zone, str) else set()
         # Without a database of zones nothing can be told here; the release's check tells it then.

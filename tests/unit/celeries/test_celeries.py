@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import chord
 
 from celery_fleet import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
@@ -38,7 +39,16 @@ PROMISED = {
 MORE = """
 import os
 from pathlib import Path
-from shop import app
+from shop import add, app
+
+@app.task(name="shop.grow", bind=True)
+def grow(self):
+    self.add_to_chord(add.si(1, 1))
+    return 1
+
+@app.task(name="shop.total")
+def total(numbers):
+    return sum(numbers)
 
 @app.task(name="shop.deadly_once", default_retry_delay=0)
 def deadly_once(name):
@@ -81,7 +91,14 @@ def fleet(
     options = ("-P", "prefork", "-l", "INFO", "-Q", f"mail,{NODE}.dq2", "-I", "more", *more)
     python = str(made(environment))
     settings = {**PROMISED, "task_track_started": True}
-    with running(directory, *options, delivery=delivery, celery=settings, python=python) as one:
+    with running(
+        directory,
+        *options,
+        delivery=delivery,
+        celery=settings,
+        python=python,
+        remote_control=True,
+    ) as one:
         wait_for(lambda: "ready." in one.log(), PATIENCE)
         yield one
 
@@ -136,7 +153,15 @@ def test_a_fleet_of_it_works(tmp_path: Path, environment: Environment) -> None:
         assert "as stock Celery does it" not in one.log()
         assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
 
-        assert "OK" in one.celery("inspect", "ping")
+        parts = [
+            app.signature("shop.grow", immutable=True),
+            app.signature("shop.add", args=(3, 4), immutable=True),
+        ]
+        grown = chord(parts, app.signature("shop.total"), app=app).apply_async()
+        assert grown.get(timeout=PATIENCE) == 10
+
+        for user in ("operator", "producer"):
+            assert "OK" in one.celery("inspect", "ping", user=user)
         answer = probed(one)
         assert answer["ok"] is True, answer
 

@@ -69,12 +69,12 @@ def test_a_password_of_any_letters_survives_the_url() -> None:
 
 def test_tasks_are_given_away_by_workers_alone() -> None:
     own = {"broker_transport_options": {"visibility_timeout": 60}}
-    for component in ("worker", "beat", "producer"):
+    for component in ("worker", "beat"):
         pins = settings(component, visibility_timeout=9000)
         assert pins["broker_transport_options"]["visibility_timeout"] == 9000
         pins = settings(component, visibility_timeout=9000, settings=own)
         assert pins["broker_transport_options"]["visibility_timeout"] == 60
-    for component in ("flower", "operator"):
+    for component in ("producer", "flower", "operator"):
         for more in ({}, own):
             options = settings(component, settings=more)["broker_transport_options"]
             # Longer ago than any clock begins.
@@ -494,6 +494,25 @@ def test_a_producer_writes_to_queues_and_reads_none() -> None:
             "%W~fleet:room",
         ]
         assert not {"+brpop", "+del", "+get", "+lrange"} & set(found)
+
+
+def test_a_producer_has_remote_control_only_if_it_is_switched_on() -> None:
+    before, after = rules("broker"), rules("broker", remote_control=True)
+    assert "&/0.celery.pidbox" not in " ".join(before["producer"])
+    size = len(before["producer"])
+    assert after["producer"][:size] == before["producer"]
+    # One selector, which gives nothing to the rest, nor to a queue.
+    added = " ".join(after["producer"][size:])
+    assert added.startswith("(+brpop ")
+    assert added.endswith(" &/0.celery.pidbox)")
+    assert not [queue for queue in QUEUES if queue in added]
+    assert {**after, "producer": []} == {**before, "producer": []}
+    assert rules("results", remote_control=True) == rules("results")
+
+
+def test_beats_remote_control_is_off_whatever_the_code_says() -> None:
+    assert settings("beat")["beat_enable_remote_control"] is False
+    assert "beat_enable_remote_control" not in settings("worker")
 
 
 def test_flower_changes_no_task() -> None:

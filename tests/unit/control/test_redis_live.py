@@ -327,6 +327,26 @@ def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
     running.close()
 
 
+def test_remote_control_of_producers_is_switched_on_and_off_live(fresh: Server) -> None:
+    """Its rules are a selector, which SETUSER takes in several words."""
+    off, on = (
+        celery.acl("broker", {"producer": "p"}, ["mail"], remote_control=given)
+        .splitlines()[1]
+        .removeprefix("user producer ")
+        for given in (False, True)
+    )
+    fresh.apply(producer=off)
+    for rules in (on, off):
+        fresh.apply(producer=rules)
+        assert fresh.may("producer", "PUBLISH", "/0.celery.pidbox", "{}")
+        assert fresh.may("producer", "DEL", "x.reply.celery.pidbox")
+        assert not fresh.may("producer", "DEL", "mail")
+        fresh.finish(producer=rules)
+        for command in (("PUBLISH", "/0.celery.pidbox", "{}"), ("DEL", "x.reply.celery.pidbox")):
+            assert fresh.may("producer", *command) is (rules == on)
+        assert fresh.may("producer", "LPUSH", "mail", "x")
+
+
 def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
     rules = "on >l resetchannels -@all +ping +subscribe"
     fresh.apply(listener=f"{rules} &x")

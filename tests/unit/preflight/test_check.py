@@ -280,6 +280,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_app_settings.task_queues.news.expires", "sending fails", "remove it"),
     ("celery_app_settings", {"task_queues": {"news": {"queue_arguments": {"x-expires": 60}}}},
      "celery_app_settings.task_queues.news.queue_arguments.x-expires", "sending fails", "remove it"),
+    ("celery_app_settings", {"beat_enable_remote_control": True},
+     "celery_app_settings.beat_enable_remote_control", "may not have a mailbox", "celery-fleet status"),
     ("celery_app_settings", {"task_queues": ["news"]},
      "celery_app_settings.task_queues", "a list where a mapping", "exchange"),
     ("celery_app_task_routes/app tasks", {"queue": "discounts"}, "celery_app_task_routes['app tasks']", "fits no task",
