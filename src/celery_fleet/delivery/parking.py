@@ -26,7 +26,7 @@ from celery import signals
 from celery_fleet import words
 from celery_fleet._celery57 import list_of
 from celery_fleet.delivery import _letters57 as adapter
-from celery_fleet.delivery import dead_letters, keys
+from celery_fleet.delivery import dead_letters, keys, sending
 from celery_fleet.delivery.dead_letters import (
     INVALID,
     MALFORMED,
@@ -75,11 +75,9 @@ class Held:
 def install(app: Any, options: Options) -> None:
     """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints.
 
-    Without dead letters: have it retry tasks whose process died, where Celery itself does not know how.
+    Without dead letters: have it retry tasks whose process died, and put back what a time limit kept from sending.
     """
-    if not options.dead_letters and (
-        options.profile != AT_LEAST_ONCE or not adapter.retries_lost()
-    ):
+    if not options.dead_letters and options.profile != AT_LEAST_ONCE:
         return
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
@@ -183,13 +181,8 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         """Make each task's way through the worker, as at each connection."""
         died = self._died if self.delivery.dead_letters else _not_counted
         for task in self.app.tasks.values():
-            adapter.use_request(task, died, self._is_broker_away)
+            adapter.use_request(task, died, sending.was_waiting)
         super().update_strategies()
-
-    def _is_broker_away(self) -> bool:
-        # Only a worker with the outage guard knows.
-        steady = getattr(self, "fleet", None)
-        return steady is not None and bool(steady.breaker.open)
 
     def on_close(self) -> None:
         """The connection goes: what it held is put back by kombu, with all the rest."""
