@@ -63,6 +63,13 @@ def hard(self, number):
     write(f"end {number}")
 
 
+@app.task(time_limit=4)
+def member(number):
+    if not os.path.exists(os.path.join(os.environ["LEDGER"], "outage")):
+        wait_for_outage(number)
+    return number
+
+
 @app.task
 def greedy(number):
     write(f"start {number}")
@@ -163,6 +170,8 @@ if what == "late":
 OTHERS = {"soft": soft, "hard": hard, "greedy": greedy, "ending": ending}
 if what in OTHERS:
     OTHERS[what].delay(0)
+if what == "chord":
+    chord([member.si(0)])(ending.si(0))
 for number in range(100, 130):
     if what == "warm":
         warms.delay(number)

@@ -166,6 +166,11 @@ def use_request(
             self.reject(requeue=True)
             return None
         lost = _lost(self, exc_info)
+        if lost is not None and self.chord and self.task.acks_late and succeeded(self):
+            # Its process died between its result and its chord, which Celery would not look at again.
+            worker_state.task_ready(self)
+            self.reject(requeue=True)
+            return None
         if lost is not None and (
             died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
         ):

@@ -56,6 +56,9 @@ _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_c
 #: A byte for each PID that Linux can give, 1 while the task of that process waits. The pool's children share it.
 _WAITING = mmap.mmap(-1, 1 << 22)
 
+#: Whether the process was told to end while its task waited.
+_CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
+
 #: The backend's method that is called again and again.
 _METHOD = ContextVar("celery_fleet_method", default="")
 
@@ -98,6 +101,7 @@ def patiently(
     pause = 0.0
     task = adapter.running_task()
     name = f"{task.name}[{task.request.id}]"
+    _CUT_OFF.set(False)
     with _noted():
         while True:
             try:
@@ -116,6 +120,9 @@ def patiently(
                     raise
                 if not pause:
                     logger.warning("task %s waits for %s: %s", name, what, text_of(exc))
+            except BaseException:
+                _CUT_OFF.set(True)
+                raise
             else:
                 if pause:
                     logger.info(
@@ -207,7 +214,43 @@ def _patient_backend(backend: Any) -> Any:
     backend.exception_safe_to_retry = lambda exc: not _METHOD.get() and may_retry(exc)
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
+    if hasattr(type(backend), "_chord_cleanup_script"):
+        backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # no other place knows of the end
+        count = backend.on_chord_part_return
+        backend.on_chord_part_return = partial(_until_dispatched, backend, count)
     return backend
+
+
+def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
+    """Mark a chord as dispatched, which Celery 5.7 does at the end of any attempt; not if it was cut off."""
+    if _CUT_OFF.get():
+        # Without its claim, the next attempt can begin at once.
+        return client.delete(keys[0])
+    script = type(backend)._chord_cleanup_script.func(backend)  # noqa: SLF001
+    return script(keys=keys, args=args, client=client)
+
+
+def _until_dispatched(
+    backend: Any, count: Callable[..., Any], request: Any, *args: Any, **kwargs: Any
+) -> None:
+    """Count a chord's member; again, while its chord is claimed by a process that may have died.
+
+    The process that counts the last member claims the chord for up to two minutes while it sends the body (Celery 5.7).
+    If it is killed, the message of its member comes back sooner.
+    """
+    again = request.retries or (request.delivery_info or {}).get("redelivered")
+    key = request.group and backend.get_key_for_group(request.group, ".c")
+    claimed = False
+    while True:
+        count(request, *args, **kwargs)
+        if not (again and key and adapter.running_task()):
+            return
+        claim = patiently(lambda: backend.client.get(key), "the result store")
+        if claim == b"done" or not (claim or claimed):
+            return
+        claimed = bool(claim)
+        if claimed:
+            time.sleep(LONGEST_PAUSE)
 
 
 def _is_needed(name: str, request: Any, args: tuple[Any, ...]) -> bool:

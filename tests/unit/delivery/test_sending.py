@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +124,43 @@ def test_a_lost_connection_while_a_queue_is_declared(
         assert server.client.llen("mail") == 1
     finally:
         server.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["by its time limit", "by SIGKILL"])
+def test_a_chord_that_a_process_claimed_before_it_was_killed_gets_its_body(
+    tmp_path: Path, end: str
+) -> None:
+    """Celery 5.7 has a claim outlive its process: here for 20 s, by default for two minutes."""
+    results = Server(tmp_path / "results")
+    conf = {
+        "result_backend": f"redis://127.0.0.1:{results.port}/0",
+        "broker_connection_timeout": 1,
+        "result_chord_join_timeout": 10,
+        "task_publish_retry_policy": {"max_retries": 1},
+    }
+    options = ("-P", "prefork", "-c", "1")
+    with ExitStack() as stack:
+        stack.callback(results.end)
+        worker = stack.enter_context(
+            working(tmp_path, *options, delivery=DELIVERY, conf=conf, shop=SHOP)
+        )
+        send(worker, results, "chord")
+        worker.done([0], "start")
+
+        def begun() -> None:
+            (tmp_path / "outage").touch()
+            if end == "by SIGKILL":
+                wait_for(lambda: "waits for the broker" in worker.log, "the chord is claimed")
+                assert worker.process is not None
+                main = worker.process.pid
+                (child,) = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+                os.kill(int(child), signal.SIGKILL)
+
+        away(worker.server, "killed", 6, begun)
+        worker.done([0])
+        settled(worker)
+    assert worker.times("end") == {0: 1}
 
 
 @pytest.mark.slow
