@@ -15,7 +15,7 @@ from tests.outage import PATIENCE, QUEUE, Server, Worker, wait_for, working
 
 SHOP = """
 import os, time
-from celery import Celery
+from celery import Celery, chord
 
 app = Celery("shop")
 
@@ -80,6 +80,28 @@ def replaces(self, number):
     raise self.replace(ending.si(number))
 
 
+@app.task(soft_time_limit=4)
+def soft_first(number):
+    wait_for_outage(number)
+
+
+@app.task
+def fails(number):
+    wait_for_outage(number)
+    1 / 0
+
+
+@app.task
+def passes():
+    pass
+
+
+@app.task(bind=True)
+def replaces_by_chord(self, number):
+    wait_for_outage(number)
+    raise self.replace(chord([passes.si(), passes.si()], ending.si(number)))
+
+
 @app.task
 def sends(number):
     wait_for_outage(number)
@@ -115,7 +137,7 @@ CHORD = KINDS.index("chord")
 SENDER = """
 import sys
 from celery import chain, chord, group
-from shop import app, autoretries, ending, first, greedy, hard, replaces, retries, sends, soft, warms
+from shop import *
 
 broker, results, what = sys.argv[1:]
 app.conf.update(broker_url=broker, result_backend=results, task_default_queue="mail")
@@ -132,6 +154,12 @@ WAYS = {
 for number, way in enumerate(WAYS.values()):
     if what == "all":
         way(number)
+if what == "late":
+    chain(first.si(0), chord([passes.si(), passes.si()], ending.si(0))).apply_async()
+    replaces_by_chord.delay(1)
+    fails.apply_async((2,), link_error=ending.si(2))
+    chain(soft_first.si(3), ending.si(3)).apply_async()
+    chord([soft_first.si(4), first.si(4)], ending.si(4)).apply_async()
 OTHERS = {"soft": soft, "hard": hard, "greedy": greedy, "ending": ending}
 if what in OTHERS:
     OTHERS[what].delay(0)
@@ -153,6 +181,12 @@ def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]
         begun()
         time.sleep(seconds)
         server.signal(signal.SIGCONT)
+        return
+    if fault == "full":
+        server.client.config_set("maxmemory", 1)
+        begun()
+        time.sleep(seconds)
+        server.client.config_set("maxmemory", 0)
         return
     commands = sum(file.read_bytes().count(b"*") for file in server.directory.rglob("*.aof"))
     server.kill()

@@ -103,10 +103,9 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     pulse = Pulse()
     gate = drain.install(app)
     if delivery is not None and delivery != Options():
-        from celery_fleet.delivery import at_most_once, parking, sending
+        from celery_fleet.delivery import at_most_once, parking
 
         parking.install(app, delivery)
-        sending.install(app, delivery)
         at_most_once.install(delivery)
     ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
     if delivery is not None and (delivery.carry or delivery.outage):
@@ -115,6 +114,10 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
         steadying = steady.install(app, delivery, lambda: gate.is_ending)
         if steadying is not None and steadying.carry is not None:
             ended = steadying.carry.pending.tags
+    if delivery is not None:
+        from celery_fleet.delivery import sending
+
+        sending.install(app, delivery)  # after what bounds the attempts to store a result
     verdict = keeper.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

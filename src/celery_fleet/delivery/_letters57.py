@@ -138,13 +138,13 @@ def retries_lost() -> bool:
 def use_request(
     task: Any,
     died: Callable[[Any, BaseException, Any], bool],
-    is_broker_away: Callable[[], bool] = lambda: False,
+    was_waiting: Callable[[int], bool] = lambda _: False,
 ) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
     It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
-    A late-acknowledged task whose hard time limit passes while the broker is away is put back: it may have waited to
-    send what follows.
+    A late-acknowledged task whose hard time limit passes while it waits to send something is put back;
+    ``was_waiting`` is asked about its process.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
@@ -160,8 +160,13 @@ def use_request(
         elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
             # Its retry could not be sent before its time was up (Task.retry).
             exc.requeue = self.task.acks_late
-        elif isinstance(exc, TimeLimitExceeded) and self.task.acks_late and is_broker_away():
-            self.waited_for_broker = True
+        elif (
+            isinstance(exc, TimeLimitExceeded)
+            and self.task.acks_late
+            and self.worker_pid
+            and was_waiting(self.worker_pid)
+        ):
+            self.waited_to_send = True
             worker_state.task_ready(self)
             self.reject(requeue=True)
             return None
@@ -174,7 +179,7 @@ def use_request(
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         # A hard limit is told to on_failure first (billiard/pool.py).
-        return None if self.waited_for_broker else base.on_timeout(self, soft, timeout)
+        return None if self.waited_to_send else base.on_timeout(self, soft, timeout)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
         """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
@@ -187,7 +192,7 @@ def use_request(
 
     added = {
         "celery_fleet": True,
-        "waited_for_broker": False,
+        "waited_to_send": False,
         "on_failure": on_failure,
         "on_timeout": on_timeout,
         "_retry_worker_lost": retry_worker_lost,

@@ -26,7 +26,7 @@ from celery import signals
 from celery_fleet import words
 from celery_fleet._celery57 import list_of
 from celery_fleet.delivery import _letters57 as adapter
-from celery_fleet.delivery import dead_letters, keys
+from celery_fleet.delivery import dead_letters, keys, sending
 from celery_fleet.delivery.dead_letters import (
     INVALID,
     MALFORMED,
@@ -183,13 +183,8 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         """Make each task's way through the worker, as at each connection."""
         died = self._died if self.delivery.dead_letters else _not_counted
         for task in self.app.tasks.values():
-            adapter.use_request(task, died, self._is_broker_away)
+            adapter.use_request(task, died, sending.was_waiting)
         super().update_strategies()
-
-    def _is_broker_away(self) -> bool:
-        # Only a worker with the outage guard knows.
-        steady = getattr(self, "fleet", None)
-        return steady is not None and bool(steady.breaker.open)
 
     def on_close(self) -> None:
         """The connection goes: what it held is put back by kombu, with all the rest."""

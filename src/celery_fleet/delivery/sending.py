@@ -2,19 +2,25 @@
 
 A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up when the
 broker stays away: after 4 s in a process that has no connection yet, after some 30 s in one that has. It then
-acknowledges the task, and what was to follow is lost. Here the task waits instead, and so does the result of a chord's
-member for the result store, which counts them. It stays unacknowledged, so a worker
+acknowledges the task, and what was to follow is lost. Here the task waits instead, also for the result store where what
+follows depends on it: a chord begins and counts there. It stays unacknowledged, so a worker
 that dies or is stopped meanwhile leaves its message to the hand-back or the lease.
 """
 
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
+from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.states import FAILURE
 from redis import exceptions as redis_errors
 
 from celery_fleet import _celery57 as adapter
@@ -44,6 +50,19 @@ _REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 #: How error replies begin that Redis soon gives no more; redis-py has no class for them.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 
+#: What sending does with the result store: it begins a chord, and subscribes to results.
+_AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
+
+#: A byte for each PID that Linux can give, 1 while the task of that process waits. The pool's children share it.
+_WAITING = mmap.mmap(-1, 1 << 22)
+
+#: The backend's method that is called again and again.
+_METHOD = ContextVar("celery_fleet_method", default="")
+
+
+class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
+    """The soft time limit passed while the task waited: if the task does not handle that, it runs again."""
+
 
 def is_away(exc: BaseException | None) -> bool:
     """Return whether an error means that the broker can't take a message now, but will.
@@ -72,30 +91,55 @@ def patiently(
         again: Called before each further attempt.
 
     Raises:
+        PutBackError: The task's soft time limit has passed.
         Exception: The attempt failed for another reason.
     """
     began = time.monotonic()
     pause = 0.0
-    while True:
-        try:
-            answer = attempt()
-        except Exception as exc:
-            if not is_away(exc):
-                raise
-            if not pause:
-                logger.warning("task %s waits for %s: %s", _name(), what, text_of(exc))
-        else:
-            if pause:
-                logger.info("task %s waited %.1f s for %s", _name(), time.monotonic() - began, what)
-            return answer
-        pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
-        time.sleep(pause)
-        again()
-
-
-def _name() -> str:
     task = adapter.running_task()
-    return f"{task.name}[{task.request.id}]"
+    name = f"{task.name}[{task.request.id}]"
+    with _noted():
+        while True:
+            try:
+                if pause:
+                    time.sleep(pause)
+                    again()
+                answer = attempt()
+            except SoftTimeLimitExceeded as exc:
+                # Celery would take it for a failure of the chord, whose member is done.
+                if _METHOD.get() != "on_chord_part_return":
+                    if task.acks_late:
+                        raise PutBackError(exc, requeue=True) from exc
+                    raise
+            except Exception as exc:
+                if not is_away(exc):
+                    raise
+                if not pause:
+                    logger.warning("task %s waits for %s: %s", name, what, text_of(exc))
+            else:
+                if pause:
+                    logger.info(
+                        "task %s waited %.1f s for %s", name, time.monotonic() - began, what
+                    )
+                return answer
+            pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Note that this process's task waits."""
+    pid = os.getpid()
+    before, _WAITING[pid] = _WAITING[pid], 1
+    try:
+        yield
+    finally:
+        _WAITING[pid] = before
+
+
+def was_waiting(pid: int) -> bool:
+    """Return whether the task of a process that is about to be killed waits, and forget it."""
+    before, _WAITING[pid] = _WAITING[pid], 0
+    return bool(before)
 
 
 class PatientProducer:
@@ -108,21 +152,24 @@ class PatientProducer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
 
-    def publish(
-        self, *args: Any, retry: bool = True, retry_policy: Any = None, **options: Any
-    ) -> Any:
-        """Publish as kombu does; ``retry`` is always on.
+    def publish(self, *args: Any, **options: Any) -> Any:
+        """Publish as kombu does, as often as it takes.
 
         Raises:
             kombu.exceptions.OperationalError: The broker refuses the message.
         """
-        # One reconnect for each attempt: the pauses are ours, and kombu's own would take minutes if the broker hangs.
-        policy = {**(retry_policy or {}), "max_retries": 1}
+        # Without kombu's retry: if it reconnects to declare the queue, it publishes on the closed channel.
+        options["retry"] = False
         return patiently(
-            lambda: self._producer.publish(*args, retry=True, retry_policy=policy, **options),
+            lambda: self._producer.publish(*args, **options),
             f"the broker, to send {self._task}",
-            lambda: self._producer.revive(self._producer.connection),
+            self._reconnect,
         )
+
+    def _reconnect(self) -> None:
+        connection = self._producer.connection
+        connection.collect()
+        self._producer.revive(connection)
 
 
 def install(app: Any, options: Options) -> None:
@@ -143,14 +190,27 @@ def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patient_backend(backend: Any) -> Any:
-    """Have the result of a chord's member wait for the result store: the chord's body depends on it."""
+    """Have the calls wait for the result store on which something depends that is sent."""
 
-    def patient(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def patient(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         task = adapter.running_task()
-        if task is None or not task.request.chord:
+        if task is None or not _is_needed(name, task.request, args):
             return call(*args, **kwargs)
-        return patiently(lambda: call(*args, **kwargs), "the result store, for its chord")
+        token = _METHOD.set(_METHOD.get() or name)
+        try:
+            return patiently(lambda: call(*args, **kwargs), "the result store")
+        finally:
+            _METHOD.reset(token)
 
-    for name in ("store_result", "on_chord_part_return"):
-        setattr(backend, name, partial(patient, getattr(backend, name)))
+    may_retry = backend.exception_safe_to_retry
+    # Celery's own retries log a traceback each, and would begin again with each of ours.
+    backend.exception_safe_to_retry = lambda exc: not _METHOD.get() and may_retry(exc)
+    for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
+        setattr(backend, name, partial(patient, name, getattr(backend, name)))
     return backend
+
+
+def _is_needed(name: str, request: Any, args: tuple[Any, ...]) -> bool:
+    # Celery stores a failure before it calls the errbacks.
+    fails = name == "store_result" and FAILURE in args[2:3]
+    return bool(name in _AT_SENDING or request.chord or (fails and request.errbacks))

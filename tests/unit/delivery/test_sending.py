@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from kombu import Connection, Producer, Queue
 from kombu.exceptions import OperationalError
+from kombu.transport.redis import Channel
 from redis import exceptions as redis_errors
 
 from celery_fleet.delivery.breaker import BrokerAwayError
-from celery_fleet.delivery.sending import is_away
+from celery_fleet.delivery.sending import PatientProducer, is_away
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
-from tests.outage import Server, working
+from tests.outage import Server, Worker, wait_for, working
 
 POOLS = {
     "cold": ("-P", "prefork", "-c", "10", "--max-tasks-per-child", "1"),
@@ -43,8 +46,12 @@ def test_follow_ups_survive_any_outage(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", ["soft", "hard"])
-def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(tmp_path: Path, limit: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "fault"), [("soft", "killed"), ("hard", "killed"), ("hard", "full")]
+)
+def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
+    tmp_path: Path, limit: str, fault: str
+) -> None:
     results = Server(tmp_path / "results")
     with ExitStack() as stack:
         stack.callback(results.end)
@@ -53,11 +60,61 @@ def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(tmp_path: Path, l
         )
         send(worker, results, limit)
         worker.done([0], "start")
-        away(worker.server, "killed", 12, (tmp_path / "outage").touch)
+        away(worker.server, fault, 12, (tmp_path / "outage").touch)
         worker.done([0])
         settled(worker)
-    assert worker.times("start")[0] == 2
+    # A full Redis gives it out again at once.
+    assert 2 <= worker.times("start")[0] <= (2 if fault == "killed" else 4)
     assert worker.times("end")[0] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["killed", "full"])
+def test_what_depends_on_the_result_store_waits_for_it(tmp_path: Path, fault: str) -> None:
+    with ExitStack() as stack:
+        conf = {"result_backend_transport_options": {"retry_policy": {"max_retries": 1}}}
+        server = Server(tmp_path / "redis")
+        stack.callback(server.end)
+        conf["result_backend"] = f"redis://127.0.0.1:{server.port}/0"
+        worker = Worker(tmp_path, server, *POOLS["warm"], delivery=DELIVERY, conf=conf, shop=SHOP)
+        stack.callback(worker.stop)
+        worker.start()
+        worker.ready()
+        send(worker, server, "late")
+        worker.done([0, 1, 2, 3, 4], "start")
+        wait_for(lambda: worker.times("start")[4] == 2, "both tasks of the chord")
+        away(server, fault, 10, (tmp_path / "outage").touch)
+        worker.done([0, 1, 2, 3, 4])
+        settled(worker)
+        assert server.client.hlen("fleet:dead-letters") == 0
+        assert worker.log.count("Failed operation") == 0
+    assert worker.times("end") == dict.fromkeys(range(5), 1)
+
+
+def test_a_lost_connection_while_a_queue_is_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tmp_path / "redis")
+    sizes = Channel._size
+    failures = [redis_errors.ConnectionError("reset")]
+
+    def size(self: Channel, queue: str) -> int:
+        if failures:
+            raise failures.pop()
+        return int(sizes(self, queue))
+
+    monkeypatch.setattr(Channel, "_size", size)
+    monkeypatch.setattr(
+        "celery_fleet._celery57.running_task",
+        lambda: SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True),
+    )
+    try:
+        with Connection(f"redis://127.0.0.1:{server.port}") as connection:
+            producer = PatientProducer(Producer(connection), "t")
+            producer.publish("body", routing_key="mail", declare=[Queue("mail")])
+        assert server.client.llen("mail") == 1
+    finally:
+        server.end()
 
 
 @pytest.mark.slow
