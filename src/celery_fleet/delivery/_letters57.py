@@ -130,11 +130,6 @@ def longest_hold(message: Any) -> float:
 # --- requests (celery/worker/request.py) ---
 
 
-def retries_lost() -> bool:
-    """Whether Celery leaves it to us to retry a task whose process died."""
-    return minors.celery.RETRIES_LOST
-
-
 def use_request(
     task: Any,
     died: Callable[[Any, BaseException, Any], bool],

@@ -75,11 +75,9 @@ class Held:
 def install(app: Any, options: Options) -> None:
     """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints.
 
-    Without dead letters: have it retry tasks whose process died, where Celery itself does not know how.
+    Without dead letters: have it retry tasks whose process died, and put back what a time limit kept from sending.
     """
-    if not options.dead_letters and (
-        options.profile != AT_LEAST_ONCE or not adapter.retries_lost()
-    ):
+    if not options.dead_letters and options.profile != AT_LEAST_ONCE:
         return
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):

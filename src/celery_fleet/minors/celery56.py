@@ -69,10 +69,6 @@ def success_was_stored(request: Any) -> bool:
         return False
 
 
-#: Whether Celery leaves it to us to retry a task whose process died.
-RETRIES_LOST = True
-
-
 def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
     """Retry a task whose process died, where ``task_retry_on_worker_lost`` wants it; whether that was seen to.
 

@@ -36,10 +36,6 @@ def worker_lost(request: Any, exc: BaseException) -> Any:
     return request._worker_lost_info(exc).exception
 
 
-#: Whether Celery leaves it to us to retry a task whose process died.
-RETRIES_LOST = False
-
-
 def retry_lost(_request: Any, _exc: BaseException, _exc_info: Any) -> bool:
     """Whether a task whose process died was retried: not yet, Celery does it (Request.on_failure)."""
     return False

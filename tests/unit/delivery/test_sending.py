@@ -47,16 +47,23 @@ def test_follow_ups_survive_any_outage(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "fault"), [("soft", "killed"), ("hard", "killed"), ("hard", "full")]
+    ("limit", "fault", "dead_letters"),
+    [
+        ("soft", "killed", True),
+        ("soft", "killed", False),
+        ("hard", "killed", True),
+        ("hard", "full", True),
+    ],
 )
 def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
-    tmp_path: Path, limit: str, fault: str
+    tmp_path: Path, limit: str, fault: str, dead_letters: bool
 ) -> None:
+    delivery = {**DELIVERY, "dead_letters": dead_letters}
     results = Server(tmp_path / "results")
     with ExitStack() as stack:
         stack.callback(results.end)
         worker = stack.enter_context(
-            working(tmp_path, "-P", "prefork", "-c", "1", delivery=DELIVERY, shop=SHOP)
+            working(tmp_path, "-P", "prefork", "-c", "1", delivery=delivery, shop=SHOP)
         )
         send(worker, results, limit)
         worker.done([0], "start")
