@@ -14,7 +14,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
@@ -58,6 +58,12 @@ _WAITING = mmap.mmap(-1, 1 << 22)
 
 #: Whether the process was told to end while its task waited.
 _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
+
+#: Renews the claim of the chord whose body is being sent.
+_RENEW_CLAIM = ContextVar[Callable[[], object] | None]("celery_fleet_renew_claim", default=None)
+
+#: Seconds for which a chord's claim outlives its process, and the longest that another attempt waits for it.
+CLAIM = 15
 
 #: The backend's method that is called again and again.
 _METHOD = ContextVar("celery_fleet_method", default="")
@@ -107,6 +113,7 @@ def patiently(
             try:
                 if pause:
                     time.sleep(pause)
+                    _renew_claim()
                     again()
                 answer = attempt()
             except SoftTimeLimitExceeded as exc:
@@ -215,14 +222,32 @@ def _patient_backend(backend: Any) -> Any:
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):
-        backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # no other place knows of the end
+        # No other places know of a claim and of its end.
+        backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001
+        backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001
         count = backend.on_chord_part_return
         backend.on_chord_part_return = partial(_until_dispatched, backend, count)
     return backend
 
 
+def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
+    """Claim a chord to send its body, for as long as the claim is renewed; Celery 5.7 claims it for minutes."""
+    script = type(backend)._chord_claim_extend_script.func(backend)  # noqa: SLF001
+    renew = partial(script, keys=keys, args=[args[0], CLAIM], client=client)
+    _RENEW_CLAIM.set(renew)
+    return renew()
+
+
+def _renew_claim() -> None:
+    renew = _RENEW_CLAIM.get()
+    if renew is not None:
+        with suppress(redis_errors.RedisError, OSError):  # the result store may be away as well
+            renew()
+
+
 def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
     """Mark a chord as dispatched, which Celery 5.7 does at the end of any attempt; not if it was cut off."""
+    _RENEW_CLAIM.set(None)
     if _CUT_OFF.get():
         # Without its claim, the next attempt can begin at once.
         return client.delete(keys[0])
@@ -235,22 +260,24 @@ def _until_dispatched(
 ) -> None:
     """Count a chord's member; again, while its chord is claimed by a process that may have died.
 
-    The process that counts the last member claims the chord for up to two minutes while it sends the body (Celery 5.7).
-    If it is killed, the message of its member comes back sooner.
+    The process that counts the last member claims the chord while it sends the body (Celery 5.7). If it is killed, the
+    message of its member comes back before the claim ends, and nobody else would send the body.
     """
     again = request.retries or (request.delivery_info or {}).get("redelivered")
     key = request.group and backend.get_key_for_group(request.group, ".c")
     claimed = False
-    while True:
-        count(request, *args, **kwargs)
-        if not (again and key and adapter.running_task()):
-            return
-        claim = patiently(lambda: backend.client.get(key), "the result store")
-        if claim == b"done" or not (claim or claimed):
-            return
-        claimed = bool(claim)
-        if claimed:
-            time.sleep(LONGEST_PAUSE)
+    with _noted():
+        while True:
+            count(request, *args, **kwargs)
+            if not (again and key and adapter.running_task()):
+                return
+            claim = patiently(lambda: backend.client.get(key), "the result store")
+            if claim == b"done" or not (claim or claimed):
+                return
+            claimed = bool(claim)
+            if claimed:
+                with suppress(SoftTimeLimitExceeded):  # the member has ended
+                    time.sleep(LONGEST_PAUSE)
 
 
 def _is_needed(name: str, request: Any, args: tuple[Any, ...]) -> bool:

@@ -84,7 +84,7 @@ def test_what_depends_on_the_result_store_waits_for_it(tmp_path: Path, fault: st
         conf = {"result_backend_transport_options": {"retry_policy": {"max_retries": 1}}}
         server = Server(tmp_path / "redis")
         stack.callback(server.end)
-        conf["result_backend"] = f"redis://127.0.0.1:{server.port}/1"
+        conf["result_backend"] = f"redis://127.0.0.1:{server.port}/0"
         worker = Worker(tmp_path, server, *POOLS["warm"], delivery=DELIVERY, conf=conf, shop=SHOP)
         stack.callback(worker.stop)
         worker.start()
