@@ -1,0 +1,206 @@
+"""Celery's own integration tests, against a worker of ours whose connections are cut meanwhile.
+
+They are a load that was not written for this project: chords in chains in groups, which fail if a task is lost. They
+come with Celery's source distribution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fleet_control import celery as roles
+
+from scripts.hosts import cache_directory, pip_cache
+from scripts.restarts import origin
+from tests.fleet import ROOT, wait_for
+from tests.unit.delivery.servers import Server, serving
+
+from .environments import PATIENCE, Environment, made
+
+pytestmark = pytest.mark.long
+
+OWN = Environment(
+    f"{sys.version_info.major}.{sys.version_info.minor}",
+    "own",
+    ("celery[redis]==5.7.*", "pydantic>=2", "pytest-timeout>=2"),
+)
+#: With CELERY_FLEET_SOAK=1 all that need no RabbitMQ; the others take two minutes.
+CHOSEN = "not rabbitmq" if origin.is_soak() else "test_chord and chain and not rabbitmq"
+DELIVERY = {
+    "profile": "at_least_once",
+    **dict.fromkeys(("lease", "hand_back", "carry", "outage", "dead_letters"), True),
+    "take": "atomic",
+}
+#: Seconds between two cuts, by turns. Not all the same: a worker that comes back in step with them would never consume.
+PAUSES = (4.0, 9.0, 6.0)
+
+#: In place of the worker that these tests embed in their own process.
+CONFTEST = """
+
+@pytest.fixture(scope="session")
+def celery_session_worker():
+    return None
+"""
+INI = """
+[pytest]
+python_classes = test_*
+markers =
+    amqp: needs RabbitMQ
+    flaky: may be tried again, which is not done here
+"""
+
+
+def source(python: Path) -> Path:
+    """Celery's source distribution of the version that is installed there."""
+    version = subprocess.run(
+        [python, "-c", "import celery; print(celery.__version__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    place = cache_directory() / "celeries"
+    found = place / f"celery-{version}.tar.gz"
+    if not found.exists():
+        done = subprocess.run(
+            [
+                *(python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+                *("--cache-dir", str(pip_cache()), "--no-deps", "--no-binary=celery"),
+                *("--dest", str(place), f"celery=={version}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert found.exists(), f"no source of Celery; pip says:\n{done.stdout[-2000:]}"
+    return found
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Celery's tests, and the application of their tasks."""
+    with tarfile.open(source(made(OWN))) as archive:
+        inside = [
+            member for member in archive.getmembers() if member.name.partition("/")[2][:2] == "t/"
+        ]
+        archive.extractall(tmp_path, inside, filter="data")
+    (root,) = (path for path in tmp_path.iterdir() if path.name.startswith("celery-"))
+    conftest = root / "t/integration/conftest.py"
+    conftest.write_text(conftest.read_text() + CONFTEST)
+    (root / "pytest.ini").write_text(INI)
+    (root / "own.py").write_text(
+        'from celery import Celery\napp = Celery("own", include=["t.integration.tasks"])\n'
+    )
+    return root
+
+
+@contextmanager
+def worker(directory: Path, port: int) -> Iterator[Path]:
+    """A worker of ours for them; its log."""
+    place = {"host": "127.0.0.1", "port": port}
+    document = roles.process_settings(
+        *("own", "worker", "worker", "pw", place, place, "/no/ca", 300),
+        delivery="at_least_once",
+        parts=DELIVERY,
+    )
+    conf = document["celery"]
+    for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+        conf.pop(name)
+    for name in ("broker_url", "result_backend"):
+        conf[name] = conf[name].replace("rediss://", "redis://")
+    conf["result_extended"] = True  # as these tests have it
+    settings, runtime, path = (
+        directory / name for name in ("worker.json", "runtime", "worker.log")
+    )
+    settings.write_text(json.dumps(document))
+    runtime.mkdir()
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(made(OWN), "-m", "celery", "-A", "own", "worker", "-n", "w@own", "-Q", "celery"),
+                *("-c", "4", "-l", "INFO"),
+            ],
+            cwd=directory,
+            env={
+                **environment(directory, port),
+                "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
+                "CELERY_FLEET_COMPONENT": "worker",
+                "CELERY_FLEET_SETTINGS": str(settings),
+                "RUNTIME_DIRECTORY": str(runtime),
+                "PYTHONPATH": f"{ROOT / 'src'}:{directory}",
+            },
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for(lambda: "w@own ready." in path.read_text(), 90)
+        yield path
+        assert process.poll() is None, path.read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def environment(directory: Path, port: int) -> dict[str, str]:
+    url = f"redis://127.0.0.1:{port}/0"
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(directory),
+        "REDIS_PORT": str(port),
+        "TEST_BROKER": url,
+        "TEST_BACKEND": url,
+    }
+
+
+@contextmanager
+def cuts(server: Server) -> Iterator[None]:
+    """The connections of the worker, and only its, are cut now and then."""
+    over = threading.Event()
+
+    def cut() -> None:
+        number = 0
+        while not over.wait(PAUSES[number % len(PAUSES)]):
+            server.client.client_kill_filter(user="worker")
+            number += 1
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_celerys_own_tests_pass_while_connections_are_cut(directory: Path, tmp_path: Path) -> None:
+    place = tmp_path / "redis"
+    place.mkdir()
+    with serving(place) as server:
+        rights = {"keys": ["*"], "channels": ["*"], "categories": ["+@all"]}
+        server.client.acl_setuser("worker", enabled=True, passwords=["+pw"], **rights)
+        with worker(directory, server.port) as log, cuts(server):
+            done = subprocess.run(
+                [
+                    *(made(OWN), "-m", "pytest", "-q", "-p", "celery.contrib.pytest"),
+                    *("-p", "no:cacheprovider", "--tb=short", "-k", CHOSEN),
+                    "t/integration/test_canvas.py",
+                ],
+                cwd=directory,
+                env=environment(directory, server.port),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert log.read_text().count("connection to broker lost") >= 5, "nothing was cut"
