@@ -71,6 +71,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     restarts.check_restarts,
     restarts.check_overlap,
     delivery.check_promise,
+    delivery.check_prefix,
     delivery.check_take,
     delivery.check_parts,
     delivery.check_numbers,
