@@ -75,6 +75,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     redis_cluster.check_cluster,
     connections.check_connections,
     delivery.check_promise,
+    delivery.check_prefix,
     delivery.check_take,
     delivery.check_parts,
     delivery.check_numbers,

@@ -19,7 +19,11 @@ from .model import (
 
 # What a promise rests on, with the values that keep it.
 _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
-    "at_least_once": {"task_acks_late": True},
+    "at_least_once": {
+        "task_acks_late": True,
+        "task_retry_on_worker_lost": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    },
     "at_most_once": {
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,
@@ -84,13 +88,10 @@ def check_promise(model: Model) -> Iterator[Problem]:
             path = dotted(("celery_worker_instances", name, "delivery"))
             there = tuple(h for h in hosts if model.value(h, "celery_app_delivery") != own)
             yield from _against(model, str(own), f"{path} ({own})", there)
+        promised = tuple(h for h in hosts if promise_of(model, h, options) == "at_least_once")
+        yield from _forgetting(model, name, options, promised)
         ahead = as_number(options.get("prefetch_multiplier"))
-        wide = tuple(
-            host
-            for host in hosts
-            if promise_of(model, host, options) == "at_least_once"
-            and not renews(model, host, options)
-        )
+        wide = tuple(host for host in promised if not renews(model, host, options))
         if wide and ahead is not None and ahead != 1:
             of = ("celery_worker_instances", name, "prefetch_multiplier")
             yield Problem(
@@ -105,16 +106,92 @@ def check_promise(model: Model) -> Iterator[Problem]:
 
 
 def _against(model: Model, promise: str, what: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
-    for settings, there in model.distinct(_SETTINGS, hosts):
-        for name, kept in _PROMISES.get(promise, {}).items():
-            given = as_mapping(settings).get(name, kept)
-            if isinstance(given, bool) and given is not kept:
+    for given, there in model.distinct(_SETTINGS, hosts):
+        settings = as_mapping(given)
+        for path, options in _said_of_all_tasks(settings):
+            for name, kept in _PROMISES.get(promise, {}).items():
+                key = name if path == (_SETTINGS,) else name.removeprefix("task_")
+                value = options.get(key, kept)
+                if not isinstance(value, bool) or value is kept:
+                    continue
+                if key.endswith("retry_on_worker_lost") and promise == "at_least_once":
+                    # Put back into its queue instead, it is not lost either.
+                    instead = key.replace("retry", "reject")
+                    if options.get(instead, settings.get(f"task_{instead}")) is True:
+                        continue
                 yield Problem(
-                    dotted((_SETTINGS, name)),
-                    f"is {str(given).lower()} against {what}, and would win",
+                    dotted((*path, key)),
+                    f"is {str(value).lower()} against {what}, and would win",
                     "remove it, or write inherit in place of the promise and all of Celery's settings yourself",
-                    value=str(given).lower(),
+                    value=str(value).lower(),
                     hosts=there,
+                )
+
+
+def _said_of_all_tasks(
+    settings: Mapping[str, object],
+) -> Iterator[tuple[tuple[object, ...], Mapping[str, object]]]:
+    """The settings and the annotations of every task, each with its path. A single task may say what it likes."""
+    path: tuple[object, ...] = (_SETTINGS, "task_annotations")
+    annotations = settings.get("task_annotations")
+    yield (_SETTINGS,), settings
+    yield (*path, "*"), as_mapping(as_mapping(annotations).get("*"))
+    for number, one in enumerate(annotations if isinstance(annotations, list) else ()):
+        yield (*path, number, "*"), as_mapping(as_mapping(one).get("*"))
+
+
+def _forgetting(
+    model: Model, name: str, options: Mapping[str, object], hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    """What has a worker that promises at_least_once, on these hosts, lose tasks by taking or by starting."""
+    message = "has tasks forgotten when they are taken, against at_least_once"
+    remedy = "remove it, or write inherit in place of at_least_once"
+    if options.get("purge") is True and hosts:
+        yield Problem(
+            dotted(("celery_worker_instances", name, "purge")),
+            "deletes the tasks that wait in its queues at each start, against at_least_once",
+            f"remove it, or write delivery: inherit for {name}",
+            value="true",
+            hosts=hosts,
+        )
+    # Without any it consumes the one of its own name.
+    consumed = options.get("queues") or [name]
+    for given, there in model.distinct(_SETTINGS, hosts):
+        settings = as_mapping(given)
+        if as_mapping(settings.get(_TRANSPORT[1])).get("ack_emulation") is False:
+            yield Problem(
+                dotted((*_TRANSPORT, "ack_emulation")),
+                message,
+                remedy,
+                value="false",
+                hosts=there,
+            )
+        for queue, declared in as_mapping(settings.get("task_queues")).items():
+            if as_mapping(declared).get("no_ack") is True and (
+                isinstance(consumed, list) and queue in consumed
+            ):
+                yield Problem(
+                    dotted((_SETTINGS, "task_queues", queue, "no_ack")),
+                    message,
+                    remedy,
+                    value="true",
+                    hosts=there,
+                )
+
+
+def check_prefix(model: Model) -> Iterator[Problem]:
+    """Refuse a prefix of all keys: Redis would refuse the keys."""
+    for settings, hosts in model.distinct(_SETTINGS):
+        for name in (_TRANSPORT[1], "result_backend_transport_options"):
+            prefix = as_mapping(as_mapping(settings).get(name)).get("global_keyprefix")
+            if prefix:
+                path = (_SETTINGS, name, "global_keyprefix")
+                yield Problem(
+                    dotted(path),
+                    "puts a word before the keys of Redis, to which its users have no right then",
+                    "remove it: an application of the fleet has its own Redis",
+                    value=model.show(path, prefix),
+                    hosts=hosts,
                 )
 
 
@@ -138,14 +215,6 @@ def _unfit(
 ) -> Iterator[tuple[tuple[object, ...], object, str, str]]:
     """Settings under which a worker can't take atomically: path, value, message and remedy of each."""
     transport = as_mapping(settings.get(_TRANSPORT[1]))
-    prefix = transport.get("global_keyprefix")
-    if prefix:
-        yield (
-            (*_TRANSPORT, "global_keyprefix"),
-            prefix,
-            "puts a word before the keys of Redis, which the atomic take and the users' rights there do not know",
-            "remove it: an application of the fleet has a Redis of its own",
-        )
     if transport.get("ack_emulation") is False:
         yield (
             (*_TRANSPORT, "ack_emulation"),

@@ -549,6 +549,7 @@ def test_own_variables_are_allowed_by_list(variables: Variables) -> None:
         ({"redis": []}, "redis", "external broker"),
         ({"redis": ["redis1", "worker1"]}, "redis", "more than one host"),
         ({"redis": ["redis1", "worker1"]}, "redis", CLUSTER),
+        ({"redis": ["redis1", "other"]}, "redis", "not in fleet"),
         ({"celery_beat": ["control1", "worker1"]}, "celery_beat", "more than one host"),
         ({"celery_beat": []}, "celery_beat", "nothing would send them"),
         ({"flower": ["control1", "other"]}, "flower", "not in fleet"),

@@ -80,6 +80,8 @@ def test_a_lease_has_no_bound_but_its_own(variables: Variables) -> None:
 
 BREAKING = [
     ("at_least_once", {"task_acks_late": False}),
+    ("at_least_once", {"task_retry_on_worker_lost": False}),
+    ("at_least_once", {"worker_cancel_long_running_tasks_on_connection_loss": True}),
     ("at_most_once", {"task_acks_late": True}),
     ("at_most_once", {"task_reject_on_worker_lost": True}),
     ("at_most_once", {"task_retry_on_worker_lost": True}),
@@ -112,8 +114,72 @@ def test_the_promise_of_one_worker_is_held_against_them_too(
     assert one.hosts == ("worker1", "worker2")
 
 
-def test_settings_that_agree_are_no_matter(variables: Variables) -> None:
-    assert problems(with_settings(variables, task_acks_late=True)) == []
+@pytest.mark.parametrize(
+    ("annotations", "path"),
+    [
+        ({"*": {"acks_late": False}}, "['*'].acks_late"),
+        ({"*": {"retry_on_worker_lost": False}}, "['*'].retry_on_worker_lost"),
+        ([{"*": {"acks_late": False}}], "[0]['*'].acks_late"),
+    ],
+)
+def test_annotations_of_all_tasks_that_break_the_promise_are_refused(
+    variables: Variables, annotations: Any, path: str
+) -> None:
+    given = with_settings(variables, task_annotations=annotations)
+    one = only(problems(given))
+    assert one.variable == f"celery_app_settings.task_annotations{path}"
+    assert "is false against celery_app_delivery (at_least_once)" in one.message
+    assert problems({**given, APP: "inherit"}) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task_acks_late": True},
+        # Put back into the queue, a task of a lost process is not lost.
+        {"task_retry_on_worker_lost": False, "task_reject_on_worker_lost": True},
+        # What a task says of itself.
+        {"task_annotations": {"app.tasks.clean": {"acks_late": False}}},
+        {"task_annotations": {"*": {"rate_limit": "10/m"}}},
+    ],
+)
+def test_settings_that_keep_the_promise_are_no_matter(
+    variables: Variables, settings: dict[str, Any]
+) -> None:
+    assert problems(with_settings(variables, **settings)) == []
+
+
+FORGETTING: list[tuple[dict[str, Any], str]] = [
+    ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT}.ack_emulation"),
+    ({"task_queues": {"discounts": {"no_ack": True}}}, "task_queues.discounts.no_ack"),
+]
+
+
+@pytest.mark.parametrize("take", ["auto", "stock"])
+@pytest.mark.parametrize(("settings", "path"), FORGETTING)
+def test_tasks_that_are_forgotten_when_taken_break_the_promise(
+    variables: Variables, settings: dict[str, Any], path: str, take: str
+) -> None:
+    given = {**with_settings(variables, **settings), TAKE: take}
+    one = only(problems(given))
+    assert one.variable == f"celery_app_settings.{path}"
+    assert one.message.endswith("against at_least_once")
+    assert problems({**given, APP: "inherit"}) == []
+
+
+def test_a_worker_that_purges_its_queues_breaks_the_promise(variables: Variables) -> None:
+    given = changed(variables, f"{D}/purge", True)
+    assert only(problems(given)).variable == f"{W}.discounts.purge"
+    assert problems(changed(given, f"{D}/delivery", "inherit")) == []
+
+
+@pytest.mark.parametrize("take", ["atomic", "stock"])
+@pytest.mark.parametrize("options", [TRANSPORT, "result_backend_transport_options"])
+def test_a_prefix_of_all_keys_is_refused(variables: Variables, options: str, take: str) -> None:
+    given = with_settings(variables, **{options: {"global_keyprefix": "shop:"}})
+    for promise in ("inherit", "at_least_once"):
+        one = only(problems({**given, APP: promise, TAKE: take}))
+        assert one.variable == f"celery_app_settings.{options}.global_keyprefix"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +209,6 @@ def test_values_out_of_range_are_refused(
 
 TRANSPORT_PATH = f"celery_app_settings.{TRANSPORT}"
 UNFIT: list[tuple[dict[str, Any], str, str]] = [
-    ({TRANSPORT: {"global_keyprefix": "shop:"}}, f"{TRANSPORT_PATH}.global_keyprefix", "remove it"),
     ({TRANSPORT: {"ack_emulation": False}}, f"{TRANSPORT_PATH}.ack_emulation", "take: stock"),
     (
         {"task_queues": {"discounts": {"no_ack": True}}},
@@ -157,15 +222,14 @@ UNFIT: list[tuple[dict[str, Any], str, str]] = [
 def test_what_the_atomic_take_can_not_do_is_refused(
     variables: Variables, settings: dict[str, Any], variable: str, remedy: str
 ) -> None:
-    given = with_settings(variables, **settings)
+    given = {**with_settings(variables, **settings), APP: "inherit", TAKE: "atomic"}
     one = only(problems(given))
     assert (one.variable, one.severity) == (variable, Severity.ERROR)
     assert remedy in one.remedy
     assert one.hosts == ("worker1", "worker2")
-    # The same where it is asked for by name, and nothing where it is not there.
-    assert [p.variable for p in problems({**given, APP: "inherit", TAKE: "atomic"})] == [variable]
+    # Nothing where it is not there.
     assert problems({**given, TAKE: "stock"}) == []
-    assert problems({**given, APP: "inherit"}) == []
+    assert problems({**given, TAKE: "auto"}) == []
 
 
 @pytest.mark.parametrize(
