@@ -222,9 +222,9 @@ def _patient_backend(backend: Any) -> Any:
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):
-        # No other places know of a claim and of its end.
-        backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001
-        backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001
+        # No other place knows of a claim and of its end.
+        backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001  # see above
+        backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # see above
         count = backend.on_chord_part_return
         backend.on_chord_part_return = partial(_until_dispatched, backend, count)
     return backend
@@ -232,7 +232,7 @@ def _patient_backend(backend: Any) -> Any:
 
 def _claim(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
     """Claim a chord to send its body, for as long as the claim is renewed; Celery 5.7 claims it for minutes."""
-    script = type(backend)._chord_claim_extend_script.func(backend)  # noqa: SLF001
+    script = type(backend)._chord_claim_extend_script.func(backend)  # noqa: SLF001  # what is replaced above
     renew = partial(script, keys=keys, args=[args[0], CLAIM], client=client)
     _RENEW_CLAIM.set(renew)
     return renew()
@@ -251,7 +251,7 @@ def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
     if _CUT_OFF.get():
         # Without its claim, the next attempt can begin at once.
         return client.delete(keys[0])
-    script = type(backend)._chord_cleanup_script.func(backend)  # noqa: SLF001
+    script = type(backend)._chord_cleanup_script.func(backend)  # noqa: SLF001  # the same
     return script(keys=keys, args=args, client=client)
 
 
