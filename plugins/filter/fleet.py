@@ -6,7 +6,7 @@ import base64
 import ctypes
 import ctypes.util
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,17 @@ def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
     return pki.host_state(pki.Given(source=source, **options), host)
 
 
-def htpasswd(password: str, user: str) -> str:
+def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
     """A line of an htpasswd file (SHA-512-crypt), the same at each call for the same password.
+
+    The salt is made of the user and of names that another fleet does not have. The password must not be part of it: the
+    salt stands in the file, and who has that could then try passwords without the rounds of the hash.
 
     Python 3.13 has no crypt module any more; libcrypt, which glibc's own login uses, is on every Linux host.
     """
     library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p
-    # The salt need not be secret; derived from both, it differs by user and password and stays put.
-    seed = hashlib.sha256(f"htpasswd\0{user}\0{password}".encode()).digest()
+    seed = hashlib.sha256("\0".join(map(str, ("htpasswd", *names, user))).encode()).digest()
     salt = base64.b64encode(seed, altchars=b"./")[:16].decode()
     hashed = library.crypt(password.encode(), f"$6${salt}$".encode())
     if not hashed or not hashed.startswith(b"$6$"):
@@ -69,15 +71,17 @@ def parts(run: list[str], skip: list[str]) -> list[str]:
     return [part.name for part in plan.parts_in(run, skip)]
 
 
-def site(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
-    """`celery.site` with the password in the form that nginx reads."""
-    line = htpasswd(password, user) if options["protected"] else ""
+def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:
+    """`celery.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
     return celery.site(name, password_line=line, **options)
 
 
-def location(name: str, user: str, password: str, **options: Any) -> dict[str, Any]:
-    """`celery.location` with the password in the form that nginx reads."""
-    return celery.location(name, password_line=htpasswd(password, user), **options)
+def location(
+    name: str, user: str, password: str, names: list[str], **options: Any
+) -> dict[str, Any]:
+    """`celery.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    return celery.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
 
 
 class FilterModule:

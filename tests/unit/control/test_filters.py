@@ -43,12 +43,14 @@ def test_an_error_is_ansibles_and_names_the_filter() -> None:
 # --- htpasswd ----------------------------------------------------------------------------------------
 
 
-def htpasswd(password: str, user: str) -> str:
+def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.example.org") -> str:
     """The line that a site gets."""
     site = FILTERS["fleet_site"](
-        "web",
+        name,
         user,
         password,
+        # YAML makes a number of an owner that has digits only.
+        names=["production", 2026, fleet],
         app="shop",
         directory="/d",
         port=443,
@@ -78,10 +80,16 @@ def test_a_password_file_as_openssl_makes_it(password: str) -> None:
     assert hashed == done.stdout.strip()
 
 
-def test_a_password_file_is_the_same_at_each_run_and_differs_by_user_and_password() -> None:
+def test_a_password_file_is_the_same_at_each_run_and_differs_by_user_site_and_fleet() -> None:
     assert htpasswd("a", "u") == htpasswd("a", "u")
-    salts = {htpasswd(*pair).split("$")[2] for pair in (("a", "u"), ("a", "v"), ("b", "u"))}
-    assert len(salts) == 3
+    given = (("a", "u"), ("a", "v"), ("a", "u", "flower"), ("a", "u", "web", "other.example.org"))
+    assert len({htpasswd(*one).split("$")[2] for one in given}) == len(given)
+
+
+def test_the_salt_of_a_password_file_says_nothing_of_the_password() -> None:
+    first, second = (htpasswd(password, "u").split("$")[2:] for password in ("a", "b"))
+    assert first[0] == second[0]
+    assert first[1] != second[1]
 
 
 # --- certificates ------------------------------------------------------------------------------------
