@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,24 @@ if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 
 from ansible.module_utils.fleet_control.source import SourceError, pack  # noqa: E402  # needs the path above
+
+#: Seconds that an archive is kept after the last run that packed the same; longer than any run takes.
+KEPT = 7 * 24 * 3600.0
+
+
+def _keep(path: Path, archive: bytes) -> None:
+    """Write an archive where it is not there yet, and remove those that no run has packed for long."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+            stream.write(archive)
+        os.replace(stream.name, path)
+    for other in path.parent.iterdir():
+        # Another run may remove it first.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - other.stat().st_mtime > KEPT:
+                other.unlink()
 
 
 class ActionModule(ActionBase):
@@ -48,12 +68,11 @@ class ActionModule(ActionBase):
             / "celery-fleet"
             / "releases"
         )
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = cache / f"{identity}.tar.gz"
-        if not path.exists():
-            with tempfile.NamedTemporaryFile(dir=cache, delete=False) as stream:
-                stream.write(archive)
-            os.replace(stream.name, path)
+        # A dry run builds nothing, and so sends no archive.
+        if not self._task.check_mode:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _keep(path, archive)
         queues = [str(name) for name in self._task.args.get("queues") or []]
         result.update(changed=False, id=identity, archive=str(path), queues=queues)
         return result
