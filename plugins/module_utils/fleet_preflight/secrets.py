@@ -13,7 +13,9 @@ from .specs import Option, options_of
 
 SHORTEST: Final = 16
 _PLACEHOLDER = re.compile(
-    r"(change|replace|fill|insert)[-_ ]?(me|this|it|in|here)\b.*|replace.*|todo.*|fixme.*|x{3,}|\*{3,}|\.{3,}|<.*>"
+    # As whole words: a token may begin with todoist or replacement, and XML with <.
+    r"(change|replace|fill|insert)[-_ ]?(me|this|it|in|here|with)(?![a-z0-9]).*|replace|(todo|fixme)([-_ :].*)?"
+    r"|x{3,}|\*{3,}|\.{3,}|<[^<>]*>"
     r"|(my|your)?[-_ ]?(secret|password|passphrase|example|placeholder)[0-9]*",
     re.IGNORECASE | re.DOTALL,
 )

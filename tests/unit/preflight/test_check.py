@@ -1245,3 +1245,26 @@ def test_the_login_of_a_refused_address_is_not_shown(variables: Variables) -> No
     one = only(problems(variables | {SET: {"broker_url": "redis://u:s3cret@h/0"}}))
     assert "s3cret" not in text_of([one])
     assert one.value == "redis://***@h/0"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "todoist-7f3a9c",
+        "replacement-service-token",
+        "replace_Xk39sk2",
+        "<RSAKeyValue><Modulus>x</Modulus></RSAKeyValue>",
+    ],
+)
+def test_a_secret_that_begins_like_a_placeholder_is_taken(variables: Variables, value: str) -> None:
+    given = changed(variables, "celery_app_secret_env/SECRET", value)
+    assert problems(given) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["TODO", "todo: ask ops", "FIXME-later", "replace", "replace_with_yours", "change_me_please"],
+)
+def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: str) -> None:
+    one = only(problems(changed(variables, "celery_app_secret_env/SECRET", value)))
+    assert "placeholder" in one.message
