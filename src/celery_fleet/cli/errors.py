@@ -30,7 +30,9 @@ class CommandError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it as all messages of the command look."""
-        click.echo(f"celery-fleet: {self.message}", err=True, file=file)
+        from celery_fleet.cli.output import printable  # rich takes its time to load
+
+        click.echo(printable(f"celery-fleet: {self.message}"), err=True, file=file)
 
 
 def need_root(path: object) -> CommandError:

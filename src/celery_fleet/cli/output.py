@@ -18,6 +18,39 @@ from rich.text import Text
 WIDE = 240
 
 
+def printable(value: object, keep: str = "") -> str:
+    """Replace the control characters of a text that others wrote, such as an application or who sent a message.
+
+    On a terminal such characters move the cursor, change its title or hide what was printed before.
+
+    Args:
+        value: The text, or what becomes one.
+        keep: Control characters that may stay.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}"
+        for char in str(value)
+    )
+
+
+def say(value: object, *, err: bool = False) -> None:
+    """Print a text of one or several lines."""
+    click.echo(printable(value, keep="\n\t"), err=err)
+
+
+def say_exactly(value: str) -> None:
+    """Print a text as it is, unless a person looks on."""
+    if sys.stdout.isatty():
+        say(value)
+    else:
+        click.echo(value, color=True)  # else it takes out what looks like a colour
+
+
+def text(value: object, style: str = "") -> Text:
+    """A text for tables and pictures; never markup, since it may hold brackets."""
+    return Text(printable(value), style=style)
+
+
 def as_json(value: Any) -> None:
     """Print JSON, one document."""
     click.echo(json.dumps(value, indent=2, default=str, sort_keys=False))
@@ -35,9 +68,15 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
 ) -> None:
     """Print a table; a cell is text, or a text and whether it is well."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(
+        title=text(title, "table.title"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(cell) for cell in row))
     console().print(made)
@@ -45,11 +84,10 @@ def table(
 
 
 def _cell(cell: Any) -> Text:
-    # Never markup: a status text may hold brackets.
     if isinstance(cell, tuple):
-        text, well = cell
-        return Text(str(text), style="green" if well else "bold red")
-    return Text("-" if cell is None else str(cell))
+        value, well = cell
+        return text(value, "green" if well else "bold red")
+    return text("-" if cell is None else cell)
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:

@@ -107,30 +107,23 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _printable(value: object) -> str:
-    """Text of whoever sent the message, on somebody's terminal."""
-    return "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value)
-    )
-
-
 def show_table(found: Iterable[Mapping[str, Any]]) -> None:
     """Print some, one a line."""
     now = datetime.now(UTC)
     rows = [
         (
-            _printable(one["id"]),
-            "-" if one["task"] is None else _printable(one["task"]),
-            _printable(one["queue"]),
+            one["id"],
+            one["task"],
+            one["queue"],
             one["reason"],
             one["count"],
             output.ago(_moment(one["last_seen"]), now),
-            _printable(one["node"]),
+            one["node"],
         )
         for one in found
     ]
     if not rows:
-        click.echo("No dead letters.")
+        output.say("No dead letters.")
         return
     output.table(
         count(len(rows), "dead letter").capitalize(),
@@ -142,7 +135,7 @@ def show_table(found: Iterable[Mapping[str, Any]]) -> None:
 
 def show_letter(one: Mapping[str, Any]) -> None:
     """Print one with all that is known of it."""
-    click.echo(f"{_printable(one['id'])}")
+    output.say(output.printable(one["id"]))
     lines = {
         "task": one["task"] or "-",
         "queue": one["queue"],
@@ -155,7 +148,7 @@ def show_letter(one: Mapping[str, Any]) -> None:
         **one.get("payload", {}),
     }
     for name, value in lines.items():
-        click.echo(f"  {name + ':':12} {_printable(value)}")
+        output.say(f"  {name + ':':12} {output.printable(value)}")
 
 
 @command(
@@ -208,7 +201,7 @@ def show(context: Context, ids: Sequence[str], payload: bool) -> None:
     missing = [one for one in dict.fromkeys(ids) if one not in {known["id"] for known in found}]
     if missing:
         raise CommandError(
-            f"no dead letter has the id {', '.join(map(_printable, missing))}; see"
+            f"no dead letter has the id {', '.join(map(output.printable, missing))}; see"
             " celery-fleet dead-letters list",
             BAD,
         )
@@ -256,7 +249,7 @@ def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
         output.as_json(answer)
     else:
         gone = f"; {answer['gone']} were somebody else's by then" if answer["gone"] else ""
-        click.echo(f"{count(answer['done'], 'dead letter')} {done}{gone}.")
+        output.say(f"{count(answer['done'], 'dead letter')} {done}{gone}.")
     if answer["refused"]:
         raise CommandError(
             f"{count(answer['refused'], 'dead letter')} not {done}: Redis refuses it ({'; '.join(answer['reasons'])})",

@@ -146,7 +146,7 @@ def show(found: Mapping[str, Any], seconds: float) -> None:
         ],
     )
     since = datetime.fromisoformat(str(found["since"]))
-    click.echo(
+    output.say(
         f"Checked {seconds:.0f} s ago, in {found['seconds']:g} s; {found['state']} since"
         f" {since:%Y-%m-%d %H:%M:%S} UTC."
     )

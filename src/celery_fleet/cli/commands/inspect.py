@@ -134,9 +134,9 @@ def show(method: str, found: Mapping[str, Any]) -> None:
         output.table(method, ("worker", *columns), rows, right)
         return
     for node in sorted(found):
-        click.echo(f"{node}:")
+        output.say(f"{node}:")
         for text in tree(found[node], 2):
-            click.echo(text)
+            output.say(text)
 
 
 #: Columns beside the worker's name, and those of numbers.

@@ -167,7 +167,7 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
 def view(context: Context, duration: float) -> Iterator[Callable[[Summary], None]]:
     """What shows each sample: JSON, lines, or on a terminal a picture that changes."""
     if context.json:
-        yield lambda summary: click.echo(json.dumps(summary.samples[-1].as_dict()))
+        yield lambda summary: output.say(json.dumps(summary.samples[-1].as_dict()))
     elif not sys.stdout.isatty():
         yield lambda summary: _print_lines(summary.samples[-1])
     else:
@@ -178,7 +178,7 @@ def view(context: Context, duration: float) -> Iterator[Callable[[Summary], None
 def finish(context: Context, summary: Summary, duration: float) -> None:
     """Print the sums."""
     if context.json:
-        click.echo(json.dumps({"summary": summary.as_dict()}))
+        output.say(json.dumps({"summary": summary.as_dict()}))
     elif summary.samples:
         output.console().print(picture(summary, duration))
 
@@ -205,25 +205,25 @@ def picture(summary: Summary, duration: float) -> Group:
     """All that is known, as tables."""
     sample = summary.samples[-1]
     parts: list[Any] = [
-        Text(
+        output.text(
             f"{sample.at:%Y-%m-%d %H:%M:%S} UTC, {sample.elapsed:.0f} of {duration:.0f} s",
             style="bold",
         ),
         _rates(summary),
-        Text(f"Mean runtime: {_seconds(sample.mean)} now, {_seconds(summary.mean)} in all"),
+        output.text(f"Mean runtime: {_seconds(sample.mean)} now, {_seconds(summary.mean)} in all"),
         _workers(sample),
     ]
     if sample.by_totals:
         parts.append(
-            Text(
+            output.text(
                 f"Without task events, so counted by what they begin: {', '.join(sample.by_totals)}"
             )
         )
     queues = ", ".join(f"{name} {waiting}" for name, waiting in sample.queues.items())
-    parts.append(Text(f"Queues: {queues or '-'}"))
-    parts += [Text(_failure(one), style="red") for one in summary.failures[-SHOWN:]]
+    parts.append(output.text(f"Queues: {queues or '-'}"))
+    parts += [output.text(_failure(one), style="red") for one in summary.failures[-SHOWN:]]
     if sample.trouble:
-        parts.append(Text(f"The broker does not answer: {sample.trouble}", style="bold red"))
+        parts.append(output.text(f"The broker does not answer: {sample.trouble}", style="bold red"))
     return Group(*parts, Text(""))
 
 
@@ -242,21 +242,21 @@ def _rates(summary: Summary) -> Table:
 def _workers(sample: Sample) -> Text:
     text = f"Workers: {len(sample.online)} of {len(sample.workers)} online"
     if sample.offline:
-        return Text(f"{text}; no answer from {', '.join(sample.offline)}", style="bold red")
-    return Text(text)
+        return output.text(f"{text}; no answer from {', '.join(sample.offline)}", style="bold red")
+    return output.text(text)
 
 
 def _print_lines(sample: Sample) -> None:
     rates = ", ".join(f"{name} {sample.rates[name]:.1f}/s" for name in COUNTS)
     queues = ", ".join(f"{name} {waiting}" for name, waiting in sample.queues.items())
-    click.echo(
+    output.say(
         f"{sample.at:%H:%M:%S} {rates}; mean {_seconds(sample.mean)};"
         f" {len(sample.online)}/{len(sample.workers)} workers; {queues}"
     )
     for one in sample.failures:
-        click.echo(f"{sample.at:%H:%M:%S} {_failure(one)}")
+        output.say(f"{sample.at:%H:%M:%S} {_failure(one)}")
     if sample.trouble:
-        click.echo(f"{sample.at:%H:%M:%S} the broker does not answer: {sample.trouble}")
+        output.say(f"{sample.at:%H:%M:%S} the broker does not answer: {sample.trouble}")
 
 
 def _failure(one: Any) -> str:

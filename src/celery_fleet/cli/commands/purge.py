@@ -79,4 +79,4 @@ def _tell(context: Context, queue: str, purged: int) -> None:
     if context.json:
         output.as_json({"queue": queue, "purged": purged})
     else:
-        click.echo(f"{count(purged, 'task')} deleted from {queue}.")
+        output.say(f"{count(purged, 'task')} deleted from {queue}.")

@@ -63,11 +63,13 @@ def show_outcome(found: Mapping[str, Any]) -> None:
     """Print how a task ended: its result, or its error with the traceback."""
     if found["ok"]:
         result = found["result"]
-        click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, default=str))
+        output.say_exactly(
+            result if isinstance(result, str) else json.dumps(result, indent=2, default=str)
+        )
         return
     if found.get("traceback"):
-        click.echo(str(found["traceback"]).rstrip(), err=True)
-    click.echo(f"celery-fleet: {found['state']}: {found['error'] or 'without a text'}", err=True)
+        output.say(str(found["traceback"]).rstrip(), err=True)
+    output.say(f"celery-fleet: {found['state']}: {found['error'] or 'without a text'}", err=True)
 
 
 @command(
@@ -99,7 +101,7 @@ def result(context: Context, task_id: str, wait: float) -> None:
     if context.json:
         output.as_json(found)
     else:
-        click.echo(f"{found['state']}" + (f" at {found['done']} UTC" if found["done"] else ""))
+        output.say(f"{found['state']}" + (f" at {found['done']} UTC" if found["done"] else ""))
         if found["ready"]:
             show_outcome(found)
     if (found["ready"] or wait) and not found["ok"]:

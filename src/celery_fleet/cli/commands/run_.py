@@ -177,9 +177,9 @@ def _only_sent(context: Context, sent: Mapping[str, Any]) -> None:
     if context.json:
         output.as_json(sent)
         return
-    click.echo(sent["id"])
+    output.say(sent["id"])
     if sent["ignored"]:
-        click.echo(
+        output.say(
             f"celery-fleet: {sent['task']} leaves no result, so nobody can wait for it", err=True
         )
 
@@ -188,7 +188,7 @@ def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
     identity = sent["id"]
     later = f"{sent['task']} goes on: celery-fleet result {identity}"
     if not context.json:
-        click.echo(f"{sent['task']} is sent to {sent['queue']} as {identity}", err=True)
+        output.say(f"{sent['task']} is sent to {sent['queue']} as {identity}", err=True)
     try:
         found = results.ask_for(context, identity, max(context.left(whole), 0))
     except KeyboardInterrupt:

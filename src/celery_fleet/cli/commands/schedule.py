@@ -169,7 +169,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     output.table(f"Schedule, {zone}", columns, rows)
     for entry in found["entries"]:
         if entry["due"] and entry["error"]:
-            click.echo(f"{entry['name']}: {entry['error']}")
+            output.say(f"{entry['name']}: {entry['error']}")
 
 
 def change(
@@ -194,7 +194,7 @@ def change(
         if coming["items"]:
             # Where JSON is wanted, that alone goes to standard output.
             for item in coming["items"]:
-                click.echo(_line(item), err=True)
+                output.say(_line(item), err=True)
             agree(question)
     found = answer(application, *words, *(["--dry-run"] if dry else []))
     if context.json:
@@ -204,9 +204,9 @@ def change(
     if rows:
         output.table(f"{title}, not done yet" if dry else title, ("entry", "what", "why"), rows)
     else:
-        click.echo("Nothing to do.")
+        output.say("Nothing to do.")
     for note in found["notes"]:
-        click.echo(note)
+        output.say(note)
 
 
 def _line(item: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
     with context.within(verb):
         course = services.Course(verb, wanted)
         course.go()
-    say: Callable[..., None] = click.echo
+    say: Callable[..., None] = output.say
     last: dict[str, services.Step] = {}
     if wait:
         if not context.json:

@@ -239,17 +239,17 @@ def show(found: Found, application: Application) -> None:
             right=("waiting", "consumers"),
         )
     if found.dead_letters:
-        click.echo(
+        output.say(
             f"Dead letters: {found.dead_letters}, which could not be run: celery-fleet dead-letters list\n"
         )
     if found.due:
-        click.echo(f"Next due: {found.due['name']} at {found.due['due']}\n")
+        output.say(f"Next due: {found.due['name']} at {found.due['due']}\n")
     if found.note:
-        click.echo(f"Note: {found.note}.")
+        output.say(f"Note: {found.note}.")
     for problem in found.problems:
-        click.echo(f"Problem: {problem}")
+        output.say(f"Problem: {problem}")
     if not found.problems and not found.unknown:
-        click.echo("All is well.")
+        output.say("All is well.")
 
 
 def show_details(found: Found) -> None:

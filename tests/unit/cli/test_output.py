@@ -1,0 +1,109 @@
+"""What others wrote, on somebody's terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from celery_fleet import health_result
+from celery_fleet.cli import application, output
+from celery_fleet.cli.commands import inspect, monitor, results
+from celery_fleet.cli.errors import CommandError
+from celery_fleet.cli.main import cli
+from celery_fleet.cli.watching import Sample, Summary
+from celery_fleet.health_result import BAD, Finding
+from tests.unit.cli import host
+
+#: Sets the terminal's title, clears it, and hides the rest.
+EVIL = "x\x1b]0;owned\x07\x1b[2J\x1b[8my\x9b2J"
+SHOWN = EVIL.translate(dict.fromkeys(map(ord, "\x1b\x07\x9b"), "\N{REPLACEMENT CHARACTER}"))
+SAMPLE: dict[str, Any] = {
+    "at": datetime.now(UTC).timestamp(),
+    "elapsed": 1.0,
+    "span": 1.0,
+    "counts": {},
+    "mean": None,
+    "workers": {EVIL: {"online": False, "source": "events"}},
+    "queues": {EVIL: 1},
+    "last": False,
+}
+
+
+def sample(**more: Any) -> Sample:
+    failure = {"task": EVIL, "id": EVIL, "worker": EVIL, "error": EVIL}
+    return Sample.of({**SAMPLE, "failures": [failure], "trouble": EVIL, **more})
+
+
+def picture() -> None:
+    summary = Summary()
+    summary.add(sample())
+    output.console().print(monitor.picture(summary, 5))
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda: output.say(EVIL),
+        lambda: output.table(EVIL, (EVIL,), [(EVIL,), ((EVIL, True),)]),
+        lambda: CommandError(EVIL).show(),
+        lambda: results.show_outcome(
+            {"ok": False, "state": EVIL, "error": EVIL, "traceback": EVIL}
+        ),
+        lambda: inspect.show("conf", {EVIL: {EVIL: EVIL}}),
+        lambda: inspect.show("active", {EVIL: [{"name": EVIL, "id": EVIL}]}),
+        lambda: monitor._print_lines(sample()),
+        picture,
+    ],
+)
+def test_no_escape_sequence_reaches_a_terminal(
+    show: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show()
+    said = "".join(capsys.readouterr())
+    assert SHOWN in said
+    assert "\x1b" not in said
+    assert "\x9b" not in said
+
+
+def test_health_shows_what_a_check_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
+    monkeypatch.setattr(health_result, "STATE", tmp_path)
+    host.install(tmp_path)
+    found = health_result.compose(
+        app="shop",
+        host="worker1",
+        interval=300,
+        findings={"disk": Finding(BAD, EVIL)},
+        last={},
+        checked=health_result.moment(datetime.now(UTC)),
+        seconds=1.0,
+        invocation="x",
+    )
+    health_result.write(tmp_path / "shop.json", found)
+    assert SHOWN in CliRunner().invoke(cli, ["health"]).output
+
+
+def test_a_result_is_exact_for_a_program_and_harmless_for_a_person(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"ok": True, "result": f"one\n\ttwo {EVIL}"}
+    results.show_outcome(found)
+    assert capsys.readouterr().out == f"one\n\ttwo {EVIL}\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    results.show_outcome(found)
+    assert capsys.readouterr().out == f"one\n\ttwo {SHOWN}\n"
+
+
+def test_commands_print_by_this_alone() -> None:
+    """But for completion, whose output is a shell's, and logs, which loads fast and says a sentence of ours."""
+    commands = Path(inspect.__file__).parent.glob("*.py")
+    found = {path.stem for path in commands if "click.echo" in path.read_text()}
+    assert found == {"completion", "logs"}
