@@ -9,13 +9,13 @@ forgotten where a run ends before. A server that is started anew has the rules o
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
+import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from .fingerprint import Disk, users
 from .wanted import RedisAccess, Unit
@@ -103,10 +103,8 @@ READ_ANEW = frozenset(("tls-cert-file", "tls-ca-cert-file"))
 # The server's own key: systemd hands it over at the start alone, so a new one is put where the running server can read
 # it, and set together with its certificate.
 _KEY = "tls-key-file"
-# Seconds for the server's answer to all commands of one change.
+# Seconds for connecting, and for the server's answer to each command.
 _PATIENCE = 20.0
-# Redis's client and Valkey's take the same arguments and talk to both.
-_CLIENTS = ("/usr/bin/redis-cli", "/usr/bin/valkey-cli")
 # Label in the record of a unit for a user who is allowed more than the file says. A label of its own differs from all
 # that is ever wanted.
 _WIDER = "wider"
@@ -343,73 +341,87 @@ def _agreed(answers: Sequence[object], what: str) -> None:
 # --- the client ----------------------------------------------------------------------------------------
 
 
-def _quoted(word: str) -> str:
-    """One word of a command as redis-cli reads it from its standard input."""
-    escaped = "".join(
-        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
-        for byte in word.encode(errors="surrogateescape")
-    )
-    return f'"{escaped}"'
-
-
 def redacted(text: str) -> str:
     """A server's message without passwords and their hashes, which it repeats where it refuses them."""
     return re.sub(r"(?<![\w-])[><#!][^\s'\"]+", "<secret>", text)
 
 
-def parse_answers(output: str, commands: Sequence[Command]) -> list[object]:
-    """What redis-cli printed for each command with `--json`: a line of JSON, or `error:` and its text.
+class RefusedError(RedisError):
+    """An answer of the server that is an error."""
+
+
+def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
+    """Send commands over TLS; redis-cli does not look for the server's name in its certificate.
 
     Raises:
-        RedisError: A command was refused or has no answer.
+        RedisError: It can't be reached, is not the server that it should be, or refuses the login or a command.
     """
-    lines = output.splitlines()
-    answers: list[object] = []
-    for number, command in enumerate(commands):
-        what = " ".join(command[:2])
-        line = lines[number] if number < len(lines) else ""
-        if line.startswith("error:"):
-            raise RedisError(f"it refused {what}: {redacted(line.removeprefix('error:'))}")
-        try:
-            answers.append(json.loads(line))
-        except ValueError:
-            raise RedisError(f"it gave no answer to {what}") from None
-    return answers
+    where = f"Redis at {access.host}:{access.port}, user {access.user}"
+    try:
+        context = ssl.create_default_context(cafile=access.ca)
+        if access.certificate:
+            context.load_cert_chain(access.certificate, access.key)
+        with (
+            socket.create_connection((access.host, access.port), _PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname=access.host) as connection,
+            connection.makefile("rb") as stream,
+        ):
+            answers = []
+            login = ["HELLO", "3", "AUTH", access.user, access.password]
+            for command in (login, *commands):
+                connection.sendall(_packed(command))
+                try:
+                    answers.append(_answer(stream))
+                except RefusedError as error:
+                    did = "AUTH failed" if command is login else f"it refused {_what(command)}"
+                    raise RedisError(f"{where}: {did}: {redacted(str(error))}") from None
+                except (RedisError, ValueError):
+                    raise RedisError(f"{where}: it gave no answer to {_what(command)}") from None
+            return answers[1:]
+    except TimeoutError:
+        raise RedisError(f"{where}: it did not answer within {_PATIENCE:.0f} s") from None
+    except OSError as error:
+        raise RedisError(f"{where}: {error}") from None
 
 
-def talk_by_cli(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
-    """Send commands over TLS by redis-cli: by standard input, since anybody can read a command line.
+def _what(command: Command) -> str:
+    return " ".join(command[:2])
+
+
+def _packed(command: Command) -> bytes:
+    words = [word.encode(errors="surrogateescape") for word in command]
+    parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in words]
+    return b"".join([b"*%d\r\n" % len(words), *parts])
+
+
+def _answer(stream: BinaryIO) -> object:
+    """One answer in RESP3, of the kinds that our commands have.
 
     Raises:
-        RedisError: It can't be reached, refuses the login or a command.
+        RedisError: It is an error (then a `RefusedError`), or none of these kinds.
     """
-    where = f"{access.host}:{access.port}"
-    arguments = ["--tls", "--cacert", access.ca, "-h", access.host, "-p", str(access.port)]
-    if access.certificate:
-        arguments += ["--cert", access.certificate, "--key", access.key]
-    text = "".join(" ".join(_quoted(word) for word in command) + "\n" for command in commands)
-    client = next((path for path in _CLIENTS if os.access(path, os.X_OK)), _CLIENTS[0])
-    try:
-        done = subprocess.run(
-            [client, *arguments, "--user", access.user, "--no-auth-warning", "--json"],
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PATIENCE,
-            env={"LC_ALL": "C.UTF-8", "REDISCLI_AUTH": access.password},
-            check=False,
-        )
-    except FileNotFoundError:
-        raise RedisError(f"{client} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise RedisError(f"Redis at {where} did not answer within {_PATIENCE:.0f} s") from None
-    trouble = [
-        line for line in done.stderr.splitlines() if "AUTH failed" in line or "connect" in line
-    ]
-    if trouble:
-        raise RedisError(f"Redis at {where}, user {access.user}: {redacted(trouble[0])}")
-    try:
-        return parse_answers(done.stdout, commands)
-    except RedisError as error:
-        raise RedisError(f"Redis at {where}, user {access.user}: {error}") from None
+    line = stream.readline()
+    kind, rest = line[:1], line[1:].rstrip(b"\r\n").decode(errors="surrogateescape")
+    if not line.endswith(b"\r\n"):
+        raise RedisError("no answer")
+    if kind == b"-":
+        raise RefusedError(rest)
+    if kind == b"_":
+        return None
+    if kind in b"+,":
+        return rest if kind == b"+" else float(rest)
+    if kind == b":":
+        return int(rest)
+    if kind not in b"$=*~%" or not rest.isdigit():
+        raise RedisError("no answer of Redis")
+    number = int(rest)
+    if kind in b"*~":
+        return [_answer(stream) for _ in range(number)]
+    if kind == b"%":
+        return {str(_answer(stream)): _answer(stream) for _ in range(number)}
+    content = stream.read(number + 2)
+    if len(content) < number + 2:
+        raise RedisError("half an answer")
+    text = content[:-2].decode(errors="surrogateescape")
+    # Of text that is meant to be read, its kind stands before it.
+    return text[4:] if kind == b"=" else text

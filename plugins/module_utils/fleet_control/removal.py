@@ -92,7 +92,7 @@ class Host:
     """The host as a removal reaches it; tests have one of their own, below a directory `base`."""
 
     run: systemd.Runner = systemd.run
-    talk: redis_live.Talk = redis_live.talk_by_cli
+    talk: redis_live.Talk = redis_live.talk
     accounts: Accounts = field(default_factory=Accounts)
     base: str = ""
     sleep: Callable[[float], None] = time.sleep

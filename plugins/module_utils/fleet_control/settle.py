@@ -77,7 +77,7 @@ class Host:
     """The host as `settle` reaches it; tests have one of their own."""
 
     run: systemd.Runner = systemd.run
-    talk: redis_live.Talk = redis_live.talk_by_cli
+    talk: redis_live.Talk = redis_live.talk
     places: Places = field(default_factory=Places)
     children: Callable[[int], frozenset[int]] = systemd.children
     sleep: Callable[[float], None] = time.sleep

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.cli import application, ask, units
 from celery_fleet.cli.commands import logs, redis, status
@@ -21,6 +23,9 @@ from celery_fleet.cli.main import cli
 from tests.programs import required
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call, unit
+from tests.unit.control.certificates import Authority
+
+CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[dict[str, Any]]:
@@ -410,11 +415,11 @@ def test_redis_by_the_right_user_over_tls(
 ) -> None:
     fake_redis_cli(place, monkeypatch, f'echo "$@"; echo "$REDISCLI_AUTH" >{place}/auth')
     assert call("redis", "--", "ping").exit_code == 0
-    tls = f"--tls --cacert {place}/ca.crt"
-    assert capfd.readouterr().out == f"-e -h redis1 -p 6379 {tls} --user operator ping\n"
+    # Redis itself is behind the socket; see below.
+    assert re.fullmatch(r"-s /\S+/redis -e --user operator ping\n", capfd.readouterr().out)
     assert (place / "auth").read_text().strip() == host.PASSWORD
     assert call("redis", "results", "--", "info", "memory").exit_code == 0
-    assert capfd.readouterr().out == f"-e -h redis1 -p 6380 {tls} --user operator info memory\n"
+    assert capfd.readouterr().out.endswith(" -e --user operator info memory\n")
 
 
 def test_redis_by_valkeys_client_where_there_is_no_other(
@@ -428,18 +433,6 @@ def test_redis_by_valkeys_client_where_there_is_no_other(
     )
     assert call("redis", "--", "ping").exit_code == 0
     assert capfd.readouterr().out == "valkey\n"
-
-
-def test_redis_is_shown_a_certificate(
-    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    fake_redis_cli(place, monkeypatch, 'echo "$@"')
-    path = place / "etc/shop/cli.json"
-    document = json.loads(path.read_text())
-    document["redis"]["client"] = {"certificate": "/pki/host.crt", "key": "/pki/host.key"}
-    path.write_text(json.dumps(document))
-    assert call("redis", "--", "ping").exit_code == 0
-    assert "ca.crt --cert /pki/host.crt --key /pki/host.key --user" in capfd.readouterr().out
 
 
 def test_redis_as_admin_where_its_password_lies(
@@ -471,33 +464,88 @@ def test_redis_that_refuses_hangs_or_is_not_there(
     assert (done.exit_code, "apt install redis-tools" in done.stderr) == (3, True)
 
 
-def test_redis_that_refuses_by_the_real_redis_cli(
-    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A command that is refused, and a login that fails."""
+@pytest.fixture
+def real(place: Path) -> Iterator[Callable[..., None]]:
+    """A real server with TLS that asks for certificates; called, it is `cli.json` that names it."""
+    authority = Authority("fleet")
+    (place / "ca.crt").write_text(authority.pem)
+    for name, names in (("server", ["DNS:localhost"]), ("client", ["DNS:worker1"])):
+        certificate, key = authority.issue(names, purposes=None if name == "server" else [CLIENT])
+        (place / f"{name}.crt").write_text(certificate)
+        (place / f"{name}.key").write_text(key)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    address = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place)]
-    users = place / "users.acl"
-    users.write_text(f"user operator on >{host.PASSWORD} +ping\nuser default off\n")
-    server = subprocess.Popen(
-        [required("redis-server"), *address, "--aclfile", str(users)], stdout=subprocess.DEVNULL
+    (place / "users.acl").write_text(
+        f"user operator on >{host.PASSWORD} +ping +echo +command\nuser default off\n"
     )
-    # Without TLS, at the port of this machine; the user and the rest as they come.
-    local = f'first=$1; while [ "$1" != --user ]; do shift; done; [ "$first" = -e ] || first=; \
-        exec {required("redis-cli")} $first -p {port} "$@"'
-    fake_redis_cli(place, monkeypatch, local)
+    options = {
+        "port": 0,
+        "tls-port": port,
+        "bind": "127.0.0.1",
+        "save": "",
+        "dir": place,
+        "tls-cert-file": place / "server.crt",
+        "tls-key-file": place / "server.key",
+        "tls-ca-cert-file": place / "ca.crt",
+        "aclfile": place / "users.acl",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    server = subprocess.Popen([required("redis-server"), *words], stdout=subprocess.DEVNULL)
+
+    def named(address: str = "localhost", **client: str) -> None:
+        path = place / "etc/shop/cli.json"
+        document = json.loads(path.read_text())
+        document["redis"]["instances"]["broker"] |= {"host": address, "port": port}
+        document["redis"]["client"] = {name: str(place / file) for name, file in client.items()}
+        path.write_text(json.dumps(document))
+
     try:
         deadline = time.monotonic() + 10
-        while call("redis", "--", "ping").exit_code != 0:
+        while not listens(port):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert call("redis", "--", "get", "x").exit_code == 1
-        monkeypatch.setattr(redis, "password", lambda *_: "wrong")
-        assert call("redis", "--", "ping").exit_code == 1
+        yield named
     finally:
         server.terminate()
         server.wait(10)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_redis_by_the_real_redis_cli(
+    call: Call,
+    real: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its answer; a command that is refused, and a login that fails."""
+    real(certificate="client.crt", key="client.key")
+    assert call("redis", "--", "ping").exit_code == 0
+    assert capfd.readouterr().out == "PONG\n"
+    long = "x" * 100_000
+    assert call("redis", "--", "echo", long).exit_code == 0
+    assert capfd.readouterr().out == f"{long}\n"
+    assert call("redis", "--", "get", "x").exit_code == 1
+    monkeypatch.setattr(redis, "password", lambda *_: "wrong")
+    assert call("redis", "--", "ping").exit_code == 1
+
+
+def test_redis_of_another_name_gets_no_password(call: Call, real: Callable[..., None]) -> None:
+    real("127.0.0.1", certificate="client.crt", key="client.key")
+    done = call("redis", "--", "ping")
+    assert done.exit_code == 3
+    assert "broker 127.0.0.1:" in done.stderr
+    assert "certificate is not valid for '127.0.0.1'" in done.stderr
+
+
+def test_redis_that_wants_a_certificate_gets_one(call: Call, real: Callable[..., None]) -> None:
+    real()
+    assert call("redis", "--", "ping").exit_code != 0
+    real(certificate="client.crt", key="client.key")
+    assert call("redis", "--", "ping").exit_code == 0
 
 
 # --- schedule ---

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +22,11 @@ from fleet_control.redis_live import (
     RedisError,
     change_between,
     marks,
-    parse_answers,
     redacted,
     split,
     stage,
     takes_password,
-    talk_by_cli,
+    talk,
     wanted_users,
 )
 from fleet_control.wanted import RedisAccess, Unit
@@ -111,15 +112,6 @@ def test_a_record_names_users_who_are_allowed_more_than_their_rules() -> None:
     assert split(marked) == (KNOWN, ["old", "worker"])
 
 
-def test_answers_in_the_form_of_redis_cli() -> None:
-    commands = [["PING"], ["ACL", "GETUSER", "x"], ["CONFIG", "SET", "a", "hush"]]
-    assert parse_answers('"PONG"\nnull\n"OK"\n', commands) == ["PONG", None, "OK"]
-    with pytest.raises(RedisError, match=r"^it refused CONFIG SET: \"ERR no\"$"):
-        parse_answers('"PONG"\nnull\nerror:"ERR no"\n', commands)
-    with pytest.raises(RedisError, match=r"^it gave no answer to ACL GETUSER$"):
-        parse_answers('"PONG"\n', commands)
-
-
 def test_a_refused_rule_is_not_repeated_where_it_is_a_password() -> None:
     assert redacted("Error in '>hush': x") == "Error in '<secret>': x"
     assert redacted(f"bad #{'a' * 64}, +nosuch") == "bad <secret> +nosuch"
@@ -139,13 +131,13 @@ class Server:
     directory: Path
 
     def ask(self, *command: str) -> object:
-        return talk_by_cli(self.access, [command])[0]
+        return talk(self.access, [command])[0]
 
     def as_user(self, name: str, password: str) -> RedisAccess:
         return replace(self.access, user=name, password=password)
 
     def takes(self, *passwords: str, user: str = "worker") -> list[bool]:
-        return [takes_password(self.as_user(user, word), talk_by_cli) for word in passwords]
+        return [takes_password(self.as_user(user, word), talk) for word in passwords]
 
     def may(self, user: str, *command: str) -> bool:
         return self.ask("ACL", "DRYRUN", user, *command) == "OK"
@@ -153,11 +145,11 @@ class Server:
     def apply(self, settings: Mapping[str, str] | None = None, **rules: str) -> tuple[str, ...]:
         """Set these settings and users live, as in the middle of a run."""
         change = Change(settings or {}, tuple(rules))
-        return redis_live.apply(self.access, change, rules, talk_by_cli)
+        return redis_live.apply(self.access, change, rules, talk)
 
     def finish(self, *gone: str, **rules: str) -> None:
         """Leave these users no more than their rules."""
-        redis_live.finish(self.access, Change(gone=gone), rules, rules, talk_by_cli)
+        redis_live.finish(self.access, Change(gone=gone), rules, rules, talk)
 
 
 class Connection:
@@ -222,7 +214,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     access = RedisAccess("localhost", port, str(directory / "ca.crt"), "admin", "adm")
     try:
         deadline = time.monotonic() + 10
-        while not takes_password(access, talk_by_cli):
+        while not takes_password(access, talk):
             assert time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.05)
         yield Server(access, directory)
@@ -352,7 +344,7 @@ def test_who_listens_keeps_its_channel_until_the_end(fresh: Server) -> None:
 
 def test_a_user_who_left_goes_at_the_end(fresh: Server, old: Connection) -> None:
     gone = Change(gone=("worker",))
-    assert redis_live.apply(fresh.access, gone, {}, talk_by_cli) == ("worker",)
+    assert redis_live.apply(fresh.access, gone, {}, talk) == ("worker",)
     assert fresh.takes("w1") == [True]
     assert old.ask("GET a") is None
     fresh.finish("worker")
@@ -532,20 +524,20 @@ def test_it_is_shown_a_certificate_where_it_asks_for_one(
     pair = {"certificate": str(tmp_path / "client.crt"), "key": str(tmp_path / "client.key")}
     shown = replace(server.access, **pair)
     server.apply({"tls-auth-clients": "optional"})
-    assert takes_password(server.access, talk_by_cli)
-    assert takes_password(shown, talk_by_cli)
+    assert takes_password(server.access, talk)
+    assert takes_password(shown, talk)
     # Insisting on it cuts off nobody who is there without.
     standing = Connection(server, "admin", "adm")
     server.apply({"tls-auth-clients": "yes"})
     try:
-        assert not takes_password(server.access, talk_by_cli)
-        assert takes_password(shown, talk_by_cli)
+        assert not takes_password(server.access, talk)
+        assert takes_password(shown, talk)
         assert standing.ask("PING") == "+PONG"
         (tmp_path / "client.crt").write_text(Authority("one").issue(["DNS:worker1"])[0])
-        assert not takes_password(shown, talk_by_cli)
+        assert not takes_password(shown, talk)
     finally:
         (tmp_path / "client.crt").write_text(certificate)
-        assert talk_by_cli(shown, [["CONFIG", "SET", "tls-auth-clients", "no"]]) == ["OK"]
+        assert talk(shown, [["CONFIG", "SET", "tls-auth-clients", "no"]]) == ["OK"]
         standing.close()
 
 
@@ -563,7 +555,7 @@ def test_both_authorities_are_trusted_while_one_takes_over(
         pairs.append(replace(server.access, certificate=str(paths[0]), key=str(paths[1])))
 
     def let_in() -> list[bool]:
-        return [takes_password(access, talk_by_cli) for access in pairs]
+        return [takes_password(access, talk) for access in pairs]
 
     bundle = server.directory / "ca.crt"
     reread = {"tls-ca-cert-file": str(bundle)}
@@ -572,37 +564,80 @@ def test_both_authorities_are_trusted_while_one_takes_over(
     try:
         assert let_in() == [True, False]
         bundle.write_text(authority.pem + new.pem)
-        talk_by_cli(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
+        talk(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
         assert let_in() == [True, True]
     finally:
         bundle.write_text(authority.pem)
-        talk_by_cli(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
-        talk_by_cli(through, [["CONFIG", "SET", "tls-auth-clients", "no"]])
+        talk(through, [["CONFIG", "SET", *next(iter(reread.items()))]])
+        talk(through, [["CONFIG", "SET", "tls-auth-clients", "no"]])
     assert let_in() == [True, True]
 
 
 def test_who_can_not_get_in_is_told_so(server: Server) -> None:
     wrong = replace(server.access, password="hush")
     with pytest.raises(RedisError, match=r"user admin: AUTH failed: WRONGPASS") as caught:
-        talk_by_cli(wrong, [["PING"]])
+        talk(wrong, [["PING"]])
     assert "hush" not in str(caught.value)
     nobody = replace(server.access, port=1)
     with pytest.raises(RedisError, match=r"localhost:1, .*refused"):
-        talk_by_cli(nobody, [["PING"]])
-    assert not takes_password(nobody, talk_by_cli)
+        talk(nobody, [["PING"]])
+    assert not takes_password(nobody, talk)
 
 
-def test_nothing_secret_is_in_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Sequence[str]] = []
+def test_the_password_is_not_for_a_server_of_another_name(
+    server: Server, authority: Authority
+) -> None:
+    """Any certificate of a company's authority would do otherwise."""
+    other, key = authority.issue(["DNS:worker7.example"])
+    (server.directory / "other.crt").write_text(other)
+    (server.directory / "other.key").write_text(key)
+    heard = []
 
-    def spy(command: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
-        seen.append(command)
-        return subprocess.CompletedProcess(command, 0, '"OK"\n', "")
+    def listen() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server.directory / "other.crt", server.directory / "other.key")
+        with (
+            suppress(ssl.SSLError),
+            listener.accept()[0] as plain,
+            context.wrap_socket(plain, server_side=True) as stream,
+        ):
+            heard.append(stream.recv(4096))
 
-    monkeypatch.setattr(redis_live.subprocess, "run", spy)
-    access = RedisAccess("h", 1, "/ca", "admin", "hush")
-    talk_by_cli(access, [["ACL", "SETUSER", "worker", ">hush"]])
-    assert "hush" not in " ".join(seen[0])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        with pytest.raises(RedisError, match=r"user admin: .*Hostname mismatch"):
+            talk(replace(server.access, port=listener.getsockname()[1]), [["PING"]])
+        thread.join(10)
+    assert heard in ([], [b""])
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+no end", b"$9\r\nshort"]
+)
+def test_what_is_no_redis_is_told(server: Server, words: bytes) -> None:
+    def listen() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server.directory / "host.crt", server.directory / "host.key")
+        with (
+            listener.accept()[0] as plain,
+            context.wrap_socket(plain, server_side=True) as stream,
+        ):
+            stream.recv(4096)
+            stream.sendall(words)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        with pytest.raises(RedisError, match="gave no answer to HELLO 3"):
+            talk(replace(server.access, port=listener.getsockname()[1]), [["PING"]])
+        thread.join(10)
+
+
+def test_answers_of_each_kind(server: Server) -> None:
+    assert talk(server.access, [["PING"], ["ACL", "GETUSER", "nobody"]]) == ["PONG", None]
+    (information,) = talk(server.access, [["INFO", "server"]])
+    assert str(information).startswith("# Server\r\n")
 
 
 def test_users_are_read_from_the_acl_file(tmp_path: Path) -> None:

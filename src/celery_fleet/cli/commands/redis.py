@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
-import subprocess
+import ssl
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -51,7 +54,10 @@ def password(application: Application, instance: Instance, user: str) -> str:
 
 
 def line(application: Application, instance: Instance, user: str, words: list[str]) -> list[str]:
-    """The command line of redis-cli, or of Valkey's, which is the same; the password is not in it."""
+    """The command line of redis-cli, or of Valkey's, which is the same, but for its socket.
+
+    The password is not in it.
+    """
     found = (shutil.which(name, path="/usr/local/bin:/usr/bin:/bin") for name in CLIENTS)
     program = next((path for path in found if path is not None), None)
     if program is None:
@@ -59,13 +65,77 @@ def line(application: Application, instance: Instance, user: str, words: list[st
             f"redis-cli is not on {application.host}: run this on {instance.host}, or apt install"
             " redis-tools"
         )
-    address = ["-h", instance.host, "-p", str(instance.port)]
-    tls = ["--tls", "--cacert", str(application.ca)]
-    if application.client:
-        tls += ["--cert", str(application.client["certificate"])]
-        tls += ["--key", str(application.client["key"])]
     # Without -e a command that Redis refuses, and a login that fails, end with 0.
-    return [program, "-e", *address, *tls, "--user", user, *words]
+    return [program, "-e", "--user", user, *words]
+
+
+class Tunnel:
+    """A socket of this host's that leads to Redis over TLS.
+
+    redis-cli does not look for the server's name in its certificate, and would give the password to whoever has one of
+    the same authority. So it is this that talks TLS, and redis-cli is behind it.
+    """
+
+    def __init__(self, application: Application, instance: Instance) -> None:
+        self._application = application
+        self._instance = instance
+        #: Why a connection could not be made.
+        self.trouble: OSError | None = None
+
+    async def run(self, program: list[str], environment: dict[str, str], timeout: float) -> int:
+        """Run redis-cli to its end; what it ends with.
+
+        Raises:
+            TimeoutError: It took longer.
+            OSError: It can't be run.
+        """
+        # For root alone, which the directory is made for.
+        with tempfile.TemporaryDirectory(prefix="celery-fleet-") as directory:
+            path = f"{directory}/redis"
+            server = await asyncio.start_unix_server(self._lead, path)
+            client = await asyncio.create_subprocess_exec(
+                program[0], "-s", path, *program[1:], env=environment
+            )
+            try:
+                return await asyncio.wait_for(client.wait(), timeout or None)
+            finally:
+                server.close()
+                if client.returncode is None:
+                    client.kill()
+                    await client.wait()
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            context = ssl.create_default_context(cafile=self._application.ca)
+            if self._application.client:
+                pair = self._application.client
+                context.load_cert_chain(pair["certificate"], pair["key"])
+            answers, questions = await asyncio.open_connection(
+                self._instance.host, self._instance.port, ssl=context
+            )
+        except OSError as error:
+            self.trouble = error
+            writer.close()
+            return
+        ways = [
+            asyncio.create_task(_copy(reader, questions)),
+            asyncio.create_task(_copy(answers, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.close()
+            questions.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes until one side ends."""
+    with suppress(OSError):
+        while content := await reader.read(1 << 16):
+            writer.write(content)
+            await writer.drain()
 
 
 @command(
@@ -103,14 +173,19 @@ def redis(context: Context, words: tuple[str, ...], user: str, timeout: float) -
     secret = password(context.application, instance, user)
     program = line(context.application, instance, user, rest)
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "REDISCLI_AUTH": secret}
+    tunnel = Tunnel(context.application, instance)
     try:
-        done = subprocess.run(program, env=environment, timeout=timeout or None, check=False)
-    except subprocess.TimeoutExpired:
+        status = asyncio.run(tunnel.run(program, environment, timeout))
+    except TimeoutError:
         raise CommandError(
             f"{kind} {instance.host}:{instance.port}: no answer within {timeout:g} s; see"
             f" systemctl status {instance.unit} on {instance.host}"
         ) from None
     except OSError as error:
         raise CommandError(f"{program[0]} can't be run: {error.strerror}") from None
-    if done.returncode:
+    if tunnel.trouble is not None:
+        raise CommandError(
+            f"{kind} {instance.host}:{instance.port} can't be reached: {tunnel.trouble}"
+        )
+    if status:
         raise click.exceptions.Exit(BAD)
