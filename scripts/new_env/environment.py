@@ -585,12 +585,12 @@ class _Reading:
                 "is no address of a git repository",
                 "write it as in https://git.example.com/team/shop.git or git@git.example.com:team/shop.git",
             )
-        elif "://" in address and _password(address):
+        elif source.has_login(address):
             # Not shown: it may be a real one.
             self._wrong(
                 "SOURCE",
-                "has a password in it, which would stand in a file that is not encrypted",
-                "leave it out, and let git find it by an SSH key or its credential helper",
+                "has a login in it, which would stand in a file that is not encrypted",
+                f"leave it out: {source.FIND_LOGIN}",
                 "(not shown)",
             )
         version = self.given.get("VERSION", "")
@@ -742,13 +742,6 @@ def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:
-        return None
-
-
-def _password(address: str) -> str | None:
-    try:
-        return urlsplit(address).password
-    except ValueError:
         return None
 
 

@@ -12,8 +12,11 @@ from .model import UNKNOWN, Model, Problem, as_mapping, as_text, dotted
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
+# By SSH a user is none: it is the same for everybody, and a key belongs to it.
+_LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNORECASE)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
+FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 
 
 def check_source(model: Model) -> Iterator[Problem]:
@@ -75,6 +78,13 @@ def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
             "write it as in https://git.example.org/team/app.git or git@git.example.org:team/app.git",
             value=model.show((_NAME, "git"), address),
         )
+    elif isinstance(address, str) and has_login(address):
+        yield Problem(
+            dotted((_NAME, "git")),
+            "has a login in it, which everybody on the control side could see in git's command line",
+            f"take it out of the address; {FIND_LOGIN}",
+            value=model.show((_NAME, "git"), address),
+        )
     version = source.get("version")
     if isinstance(version, str) and not _VERSION.fullmatch(version):
         yield Problem(
@@ -133,6 +143,11 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
 def address_fits(address: str) -> bool:
     """Whether git takes it as the address of a repository, and not as an option."""
     return _GIT.fullmatch(address) is not None
+
+
+def has_login(address: str) -> bool:
+    """Whether an address holds a password or a token, which stands in the place of a user as well."""
+    return _LOGIN.fullmatch(address) is not None
 
 
 def version_fits(version: str) -> bool:

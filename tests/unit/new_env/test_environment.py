@@ -133,8 +133,9 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     (
         {**GIT, "SOURCE": "https://me:hush@git.example.com/shop.git"},
         "SOURCE",
-        "has a password in it",
+        "has a login in it",
     ),
+    ({**GIT, "SOURCE": "https://token@git.example.com/shop.git"}, "SOURCE", "has a login in it"),
     ({**GIT, "VERSION": "--upload-pack=x"}, "VERSION", "is no branch"),
     ({"VERSION": "v1"}, "VERSION", "belongs to a git repository"),
     ({"DIRECTORY": "../.."}, "DIRECTORY", "leads out of the source"),

@@ -331,6 +331,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"archive": "a.tar"}, f"{S}.archive", "not supported yet", "use path"),
     (S, {"git": "not an address"}, f"{S}.git", "no address", "https://"),
     (S, {"git": "--upload-pack=x"}, f"{S}.git", "no address", "https://"),
+    (S, {"git": "https://ghp_token@github.com/a/b"}, f"{S}.git", "has a login in it", "credential helper"),
+    (S, {"git": "https://me:hush@github.com/a/b"}, f"{S}.git", "has a login in it", "SSH key"),
+    (S, {"git": "ssh://git:hush@github.com/a/b"}, f"{S}.git", "has a login in it", "SSH key"),
     (S, {"path": "~nobody-of-that-name/x"}, f"{S}.path", "does not exist", str(ROOT)),
     (S, {"path": "no/such/place"}, f"{S}.path", "does not exist", str(ROOT)),
     (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "there are app"),
@@ -1268,3 +1271,17 @@ def test_a_secret_that_begins_like_a_placeholder_is_taken(variables: Variables, 
 def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: str) -> None:
     one = only(problems(changed(variables, "celery_app_secret_env/SECRET", value)))
     assert "placeholder" in one.message
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://github.com/team/shop.git",
+        "https://git.example.org/@team/shop@v1",
+        "ssh://git@github.com/team/shop.git",
+        "git@github.com:team/shop.git",
+        "/srv/me:x@y",
+    ],
+)
+def test_an_address_without_a_login_is_taken(variables: Variables, address: str) -> None:
+    assert problems(variables | {S: {"git": address}}) == []
