@@ -64,8 +64,8 @@ class ActionModule(ActionBase):
         return result
 
     def _claims(self, asked: dict[str, Any]) -> dict[str, Any]:
-        command = remote.command(remote.script("claims"))
-        done = self._low_level_execute_command(command, in_data=json.dumps(asked).encode())
+        command, stdin = remote.call("claims", asked)
+        done = self._low_level_execute_command(command, in_data=stdin)
         return dict(remote.answer(done))
 
     def _scope(self, command: dict[str, Any]) -> str:

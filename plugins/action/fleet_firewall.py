@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,8 @@ class ActionModule(ActionBase):
         return result
 
     def _ask(self, **asked: Any) -> dict[str, Any]:
-        done = self._low_level_execute_command(
-            remote.command(remote.script("firewall")), in_data=json.dumps(asked).encode()
-        )
+        command, stdin = remote.call("firewall", asked)
+        done = self._low_level_execute_command(command, in_data=stdin)
         try:
             return dict(remote.answer(done))
         except remote.RemoteError as error:

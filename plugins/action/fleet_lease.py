@@ -6,7 +6,6 @@ on a process of its own renews it until the run ends. `state: absent` gives it b
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -63,11 +62,8 @@ class ActionModule(ActionBase):
         return result
 
     def _ask(self, app: str, do: lease.Do, token: str, who: str = "") -> lease.Answer:
-        answer = self._low_level_execute_command(
-            remote.command(remote.script("lease")),
-            in_data=json.dumps(lease.request(app, do, token, who)).encode(),
-        )
-        return dict(remote.answer(answer))
+        command, stdin = remote.call("lease", lease.request(app, do, token, who))
+        return dict(remote.answer(self._low_level_execute_command(command, in_data=stdin)))
 
     def _acquire(self, app: str, host: str) -> Path:
         token, main = secrets.token_hex(16), os.getppid()

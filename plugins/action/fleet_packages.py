@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,8 @@ class ActionModule(ActionBase):
             return result
         args = self._task.args
         request = {"path": installed.NOTE, "do": args["do"], "asked": list(args.get("asked", []))}
-        answer = self._low_level_execute_command(
-            remote.command(remote.script("packages")), in_data=json.dumps(request).encode()
-        )
+        command, stdin = remote.call("packages", request)
+        answer = self._low_level_execute_command(command, in_data=stdin)
         try:
             result["new"] = dict(remote.answer(answer)["new"])
         except remote.RemoteError as error:

@@ -229,9 +229,8 @@ class ActionModule(ActionBase):
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the script `turn`."""
         try:
-            answer = self._low_level_execute_command(
-                remote.command(remote.script("turn")), in_data=json.dumps(request).encode()
-            )
+            command, stdin = remote.call("turn", request)
+            answer = self._low_level_execute_command(command, in_data=stdin)
             return dict(remote.answer(answer, self._known))
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             raise crew.LostError(str(error)) from None

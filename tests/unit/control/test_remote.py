@@ -31,8 +31,8 @@ def test_what_is_asked_of_the_serving_script() -> None:
     command, stdin = remote.serving(
         journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3
     )
-    assert command == remote.command(remote.script("serving"))
-    assert json.loads(stdin) == {
+    assert command == remote.call("serving", {})[0]
+    assert json.loads(stdin.splitlines()[1]) == {
         **request(),
         "journals": ["no-such.service"],
         "schedule": "/run/x.json",
@@ -40,6 +40,23 @@ def test_what_is_asked_of_the_serving_script() -> None:
         "timeout": 3,
         "settle": 10,
     }
+
+
+@pytest.mark.parametrize("path", sorted(Path(serving.__file__).parent.glob("*.py")))
+def test_no_script_is_in_a_command_line(path: Path) -> None:
+    """sudo logs these, every few seconds in a run."""
+    command, stdin = remote.call(path.stem, {"a": 1})
+    assert len(command) < 200
+    assert [json.loads(line) for line in stdin.splitlines()] == [path.read_text(), {"a": 1}]
+
+
+def test_a_script_is_run_with_what_it_is_asked() -> None:
+    command, stdin = remote.serving(journals=["no-such.service"])
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], input=stdin, capture_output=True, check=False, timeout=20
+    )
+    answer = remote.answer({"rc": done.returncode, "stdout": done.stdout.decode()})
+    assert list(answer["journals"]) == ["no-such.service"]
 
 
 def test_scripts_need_nothing_but_the_standard_library() -> None:
