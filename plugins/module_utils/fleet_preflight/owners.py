@@ -71,7 +71,11 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
             if mark.get("owner") != claim.get("owner"):
                 yield _of_another_inventory(host, claim, mark, path)
         else:
-            yield from _collisions(host, claim, mark, taken)
+            collisions = list(_collisions(host, claim, mark, taken))
+            if collisions and mark.get("owner") == claim.get("owner"):
+                yield _renamed(host, claim, mark, collisions)
+            else:
+                yield from collisions
     yield from _strangers(host, claim, own, facts, taken)
 
 
@@ -84,6 +88,24 @@ def _of_another_inventory(
         f"and this inventory is {claim.get('owner')}",
         "choose another name; or, if this inventory is to take the application over, "
         f"set celery_app_owner to {mark.get('owner')}",
+        value=str(claim.get("app")),
+        hosts=(host,),
+    )
+
+
+def _renamed(
+    host: str, claim: Mapping[str, object], mark: Mapping[str, object], collisions: list[Problem]
+) -> Problem:
+    """What meets an application of the same inventory: it is mostly that application, by its old name."""
+    old = mark.get("app")
+    others = sorted({problem.variable for problem in collisions} - {"celery_app_name"})
+    both = f"; if both are to run here, change {', '.join(others)}" if others else ""
+    return Problem(
+        "celery_app_name",
+        f"is not the name by which this inventory (owner {mark.get('owner')}) has an application on this host already, "
+        f"which is {old}. By a new name it would be a second one beside it, with a second beat",
+        f"set it back to {old}, or take {old} off its hosts first: ansible-playbook playbooks/remove_fleet.yml -e "
+        f"celery_app_name={old}{both}",
         value=str(claim.get("app")),
         hosts=(host,),
     )

@@ -94,6 +94,20 @@ def test_names_that_meet_are_refused_both_ways(one: str, other: str, what: str) 
         assert any(what in problem.message for problem in problems)
 
 
+def test_an_application_that_was_renamed_is_told_so() -> None:
+    listeners = {"6379": listener("redis-server", "redis@shop-broker.service")}
+    old, new = claim("shop", owner="production"), claim("store", owner="production")
+    (problem,) = found(new, old, listeners=listeners)
+    assert (problem.variable, problem.value) == ("celery_app_name", "store")
+    for text in ("owner production", "which is shop", "a second beat"):
+        assert text in problem.message
+    assert "set it back to shop" in problem.remedy
+    assert "playbooks/remove_fleet.yml -e celery_app_name=shop;" in problem.remedy
+    assert "change celery_app_broker_port, celery_app_results_port, " in problem.remedy
+    # Two of one inventory that share nothing are its own matter.
+    assert found(claim("store", owner="production", ports=OTHERS), old) == []
+
+
 def test_a_mark_that_can_not_be_read_is_named() -> None:
     (problem,) = found(claim("shop"), {"path": "/etc/celery-fleet/x/fleet.json", "error": "broken"})
     assert problem.variable == "host"
