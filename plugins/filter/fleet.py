@@ -58,7 +58,7 @@ def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
     """
     library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p
-    seed = hashlib.sha256("\0".join(("htpasswd", *names, user)).encode()).digest()
+    seed = hashlib.sha256("\0".join(map(str, ("htpasswd", *names, user))).encode()).digest()
     salt = base64.b64encode(seed, altchars=b"./")[:16].decode()
     hashed = library.crypt(password.encode(), f"$6${salt}$".encode())
     if not hashed or not hashed.startswith(b"$6$"):

@@ -49,7 +49,8 @@ def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.exa
         name,
         user,
         password,
-        names=["production", fleet],
+        # YAML makes a number of an owner that has digits only.
+        names=["production", 2026, fleet],
         app="shop",
         directory="/d",
         port=443,
