@@ -49,26 +49,6 @@ def call(name: str, request: Mapping[str, Any]) -> tuple[str, bytes]:
     return command(_READER), "\n".join(lines).encode()
 
 
-# What runs a script that comes by standard input, in its first line; what it is asked comes after that.
-_READER = (
-    "import json, sys; "
-    "exec(compile(json.loads(sys.stdin.readline()), 'script', 'exec'), {'__name__': '__main__'})"
-)
-
-
-def call(name: str, request: Mapping[str, Any]) -> tuple[str, bytes]:
-    """Command and standard input that run one of the scripts beside this file.
-
-    The script is in the input as well: sudo logs whole command lines, and a run asks every few seconds.
-
-    Args:
-        name: Of the script.
-        request: What its own text says that it reads.
-    """
-    lines = (json.dumps(script(name)), json.dumps(request))
-    return command(_READER), "\n".join(lines).encode()
-
-
 def program(path: str) -> str:
     """The shell command that runs a program of the runtime that needs nothing but the standard library."""
     return shlex.join([_PYTHON, "-S", "-I", path])
