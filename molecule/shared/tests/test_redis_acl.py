@@ -87,11 +87,13 @@ BROKER_MAY = {
     },
     "beat": {
         *("send a task", "send with a priority", "count tasks", "declare a queue"),
-        "publish task.sent",
+        # By any exchange, which the application names.
+        *("declare no queue of ours", "read bindings", "publish task.sent"),
     },
     "producer": {
         *("send a task", "send with a priority", "count tasks", "declare a queue"),
-        "publish task.sent",
+        # By any exchange, which the application names.
+        *("declare no queue of ours", "read bindings", "publish task.sent"),
     },
     "flower": {
         *_CONTROL,
