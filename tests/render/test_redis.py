@@ -79,6 +79,13 @@ def test_the_broker_survives_a_restart(conf: dict[str, str], kind: str) -> None:
     assert (conf["save"] == "") == (kind == "broker"), "saved in two ways, or in none"
 
 
+def test_a_crash_of_the_host_loses_no_more_than_the_last_second(conf: dict[str, str]) -> None:
+    """As delivery.md, operations.md and architecture.md promise it."""
+    assert conf["appendfsync"] == "everysec"
+    # While the file is rewritten, too.
+    assert conf.get("no-appendfsync-on-rewrite", "no") == "no"
+
+
 def test_its_data_is_in_its_own_directory(conf: dict[str, str], host: Host, name: str) -> None:
     service = parse(whole(host, f"redis@{name}.service"))["Service"]
     assert conf["dir"] == f"/var/lib/{service['StateDirectory'][-1]}"
