@@ -32,7 +32,6 @@ SAME = [
     "/%61%70%69/v1/admin/discounts/trigger-recompute",
     "/api/v1/admin%2Fdiscounts/trigger-recompute",
     "/api%2Fv1%2Fadmin%2Fdiscounts%2Ftrigger-recompute",
-    f"{TRIGGER}#part",
     f"https://elsewhere{TRIGGER}",
 ]
 # With a way up in them: nginx refuses these at once, since it passes a path on as it came.
@@ -42,6 +41,9 @@ UP = [
     "/api/v1/x%2f..%2fadmin/discounts/trigger-recompute",
     "/static/..%2f..%2fapi/v1/admin/discounts/trigger-recompute",
     "/api/v1/admin/../products",
+    # nginx ends a path there, and passes all of it on.
+    f"{TRIGGER}#part",
+    "/api/v1/admin/..#/trigger-recompute",
 ]
 # Spellings that only look like it: whoever serves them, it is not the admin's code.
 OTHER = [
