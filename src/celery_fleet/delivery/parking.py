@@ -79,8 +79,8 @@ class Held:
 def install(app: Any, options: Options) -> None:
     """Have the app's worker survive malformed messages, whatever consumer it has; before it builds its blueprints.
 
-    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, and puts back what a time
-    limit kept from sending.
+    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, and puts back what a
+    time limit kept from sending.
     """
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
