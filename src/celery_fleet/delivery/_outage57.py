@@ -184,7 +184,7 @@ def track_living_children(consumer: Any) -> None:
     A pool that takes no more tasks does not replace them, and asynpool then fails for want of a file descriptor, which
     would end the worker (celery/concurrency/asynpool.py).
     """
-    pool: Any = getattr(consumer.pool, "_pool", None)
+    pool: Any = getattr(getattr(consumer, "pool", None), "_pool", None)
     track = getattr(pool, "_track_child_process", None)
     if track is None or "_track_child_process" in vars(pool):
         return
