@@ -101,7 +101,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
     gate = drain.install(app)
-    if delivery is not None and delivery != Options():
+    if delivery is not None:
         from celery_fleet.delivery import parking
 
         parking.install(app, delivery)

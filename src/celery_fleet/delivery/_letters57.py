@@ -21,7 +21,7 @@ from kombu.utils import json as kombu_json
 from kombu.utils.imports import symbol_by_name
 
 from celery_fleet import minors
-from celery_fleet.delivery.dead_letters import Places, neutral
+from celery_fleet.delivery.dead_letters import Places, identity, neutral
 
 # --- messages (kombu/transport/redis.py, kombu/transport/virtual/base.py) ---
 
@@ -244,5 +244,5 @@ def rejected(consumer: Any, message: Any, exc: BaseException | None) -> None:
 
 def begun(message: Any, consumer: Any) -> bool:
     """Whether a message has become a request that Celery has or will run."""
-    identifier = (message.headers or {}).get("id")
-    return isinstance(identifier, str) and minors.celery.is_known(identifier, consumer)
+    identifier, _ = identity(raw(message))
+    return identifier is not None and minors.celery.is_known(identifier, consumer)

@@ -9,6 +9,9 @@ All of it happens on the loop's thread, but for results and signals of what was 
 they like. What Redis does not take is tried again; until then the message stays in ``unacked``, and goes back with
 the rest where the connection is lost. Where messages are in no ``unacked`` (another broker, ``ack_emulation`` off,
 ``no_ack``), all is as in stock Celery.
+
+Without dead letters a malformed message is dropped, as Celery drops an invalid one. Stock Celery lets some of them end
+the worker, which puts them back and takes them again after its restart.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from celery_fleet.delivery.dead_letters import (
     UNDECODABLE,
     UNKNOWN,
     described,
+    misheaded,
     misshapen,
 )
 from celery_fleet.delivery.hooks import HOOKS
@@ -68,14 +72,11 @@ class Held:
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the app's worker drop nothing, whatever consumer it has; before it builds its blueprints.
+    """Have the app's worker survive malformed messages, whatever consumer it has; before it builds its blueprints.
 
-    Without dead letters: have it retry tasks whose process died, where Celery itself does not know how.
+    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, where Celery itself
+    does not know how.
     """
-    if not options.dead_letters and (
-        options.profile != AT_LEAST_ONCE or not adapter.retries_lost()
-    ):
-        return
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
         return
@@ -146,8 +147,6 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """What takes each message; stock Celery's lets some of them end the worker."""
         handle = super().create_task_handler(*args, **kwargs)
-        if not self.delivery.dead_letters:
-            return handle  # type: ignore[no-any-return]  # Celery ships no types
 
         def on_task_received(message: Any) -> Any:
             try:
@@ -157,18 +156,20 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
                     return handle(message)
             except Exception as exc:
                 lost = isinstance(exc, self.connection_errors) and not isinstance(exc, KeyError)
-                if lost or adapter.begun(message, self) or not self._ours(message):
+                # Celery ends the worker by a task's MemoryError.
+                if lost or isinstance(exc, MemoryError) or adapter.begun(message, self):
                     raise
-                self.park(message, MALFORMED, described(exc), exc)
+                self._malformed(message, described(exc), exc)
                 return None
-            self.park(message, MALFORMED, why)
+            self._malformed(message, why)
             return None
 
         return on_task_received
 
     def update_strategies(self) -> None:
         """Make each task's way through the worker, as at each connection."""
-        for task in self.app.tasks.values():
+        retries = self.delivery.profile == AT_LEAST_ONCE and adapter.retries_lost()
+        for task in self.app.tasks.values() if self.delivery.dead_letters or retries else ():
             adapter.use_request(task, self._died if self.delivery.dead_letters else _not_counted)
         super().update_strategies()
 
@@ -201,6 +202,17 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
 
         action = partial(self._park, reason=reason, detail=detail, after=after)
         self._attempt(message, action)
+
+    def _malformed(self, message: Any, detail: str, exc: BaseException | None = None) -> None:
+        """Park a message that no worker can ever run; without dead letters, drop it."""
+        if self._ours(message):
+            self.park(message, MALFORMED, detail, exc)
+            return
+        identifier, task = dead_letters.identity(adapter.raw(message))
+        logger.error("malformed message of task %s[%s] dropped: %s", task, identifier, detail)
+        if not message.acknowledged:
+            message.reject_log_error(logger, self.connection_errors)
+        adapter.rejected(self, message, exc)
 
     def _park(
         self,
@@ -344,14 +356,17 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         return self.delivery.dead_letters and adapter.in_unacked(message)
 
     def _misshapen(self, message: Any) -> str | None:
-        """Why no task can be called with such a body; what Celery itself refuses is left to it."""
-        if not self._ours(message) or message.headers.get("task") not in self.strategies:
-            return None
+        """Why no task can be called with such a message; what Celery itself refuses is left to it."""
         try:
             payload = message.payload
         except Exception:  # noqa: BLE001  # the strategy decodes it as well, and its errors are told apart
             return None
-        return misshapen(payload)
+        # In protocol 1 the body says what headers say in protocol 2.
+        second = "task" in message.headers
+        said = message.headers if second else payload
+        if not isinstance(said, Mapping) or said.get("task") not in self.strategies:
+            return None
+        return misheaded(said) or (misshapen(payload) if second else None)
 
     def _known(self, message: Any) -> None:
         """Forget that a task was unknown once it is not: its retries would carry that with them."""

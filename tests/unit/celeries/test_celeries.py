@@ -16,6 +16,7 @@ from celery import chord
 
 from celery_fleet import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
+from tests.unit.delivery.crew import message
 
 from .environments import Environment, here, interpreter, made, missing, wanted
 
@@ -194,11 +195,16 @@ def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
     with fleet(tmp_path, environment, profile="at_least_once") as one:
         app = one.app()
         assert "delivery at_least_once: stock take" in one.log()
+        for number, body in enumerate(([[], {}, {}, 1], 7, "text", None, {"args": 5})):
+            sent = message(f"bad-{number}", body=b"null" if body is None else body)
+            client(one.ports["broker"], "worker").lpush("mail", json.dumps(sent))
         assert app.send_task("shop.add", (2, 3)).get(timeout=PATIENCE) == 5
         lost = app.send_task("shop.deadly_once", (str(tmp_path / "deadly"),))
         assert lost.get(timeout=PATIENCE) == "lives"
         client(one.ports["broker"], "admin").execute_command("CLIENT", "KILL", "USER", "worker")
         assert app.send_task("shop.add", (4, 5)).get(timeout=PATIENCE) == 9
+        assert "malformed message of task shop.add[bad-0] dropped" in one.log()
+        assert one.processes["worker"].poll() is None
         assert one.refused() == []
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.dead_letters import misshapen
+from celery_fleet.delivery.dead_letters import misheaded, misshapen
 from celery_fleet.delivery.letter_box import Box, Choice
 from tests.fleet import client, wait_for
 from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
@@ -76,6 +76,12 @@ def test_what_nobody_knows_is_parked_in_the_end(fleet: Crew) -> None:
     assert "secret" not in fleet.log("a")
 
 
+def first(identifier: str, **more: Any) -> dict[str, Any]:
+    """A message of protocol 1, whose body says what headers say in protocol 2."""
+    body = {"task": "shop.add", "id": identifier, "args": [1, 2], "kwargs": {}, **more}
+    return {**message(identifier, body=body), "headers": {}}
+
+
 BAD = {
     "json": (message("json", body=b"{not json"), "undecodable"),
     "bytes": (message("bytes", body=b"\xff\xfe"), "undecodable"),
@@ -96,6 +102,17 @@ BAD = {
     "args": (message("args", body=["ab", {}, {}]), "malformed"),
     "kwargs": (message("kwargs", body=[[], [], {}]), "malformed"),
     "options": (message("options", body=[[], {}, 5]), "malformed"),
+    "four": (message("four", body=[[], {}, {}, {}]), "malformed"),
+    "chain": (message("chain", body=[[1, 2], {}, {"chain": [{}]}]), "malformed"),
+    "limit": (message("limit", timelimit=5), "malformed"),
+    "limits": (message("limits", timelimit=[1, 2, 3]), "malformed"),
+    "words": (message("words", timelimit=["a", "b"]), "malformed"),
+    "shadow": (message("shadow", shadow=["x"]), "malformed"),
+    "stamped": (message("stamped", stamped_headers=5), "malformed"),
+    "stamps": (message("stamps", stamps=[1]), "malformed"),
+    "first": (first("first", timelimit=5), "malformed"),
+    "first-kwargs": (first("first-kwargs", kwargs=5), "invalid"),
+    "first-shadow": (first("first-shadow", shadow={"a": 1}), "malformed"),
     "unhashable": (message("unhashable", task=["x"]), "malformed"),  # type: ignore[arg-type]  # on purpose
     "no-headers": ({**message("no-headers"), "headers": {}}, "malformed"),
     "null": ({**message("null"), "headers": None}, "malformed"),
@@ -323,6 +340,24 @@ def test_what_is_no_message_at_all(fleet: Crew) -> None:
 
 
 @slow
+@both
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_without_dead_letters_a_worker_drops_them_and_goes_on(fleet: Crew, pool: str) -> None:
+    """Also with late acknowledgement, where each end of the worker would bring the message back."""
+    worker = fleet.worker("a", "-P", pool, "-c", "2", profile="inherit", dead_letters=False)
+    for raw, _ in BAD.values():
+        fleet.send(raw)
+    fleet.send(first("old"), message("good"))
+    fleet.heard("add", "old", "good")
+    assert worker.poll() is None
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert "malformed message of task shop.add[four] dropped: its body is not" in fleet.log("a")
+    assert "four" in fleet.said("signal-rejected")
+    assert set(fleet.said("add")) == {"old", "good"}
+    assert fleet.box.count() == 0
+
+
+@slow
 def test_a_worker_that_dies_loses_none_that_it_held(fleet: Crew) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
@@ -359,11 +394,25 @@ def test_other_pools(fleet: Crew, pool: str) -> None:
         [[], {}, {}],
         ((), {}, None),
         {"args": [], "task": "shop.add"},
-        [[1], {"a": 1}, {"chord": None}],
+        [[1], {"a": 1}, {"chord": None, "chain": None}],
+        [[], {}, {"chain": [{"task": "shop.add", "args": [1]}]}],
     ],
 )
 def test_bodies_that_call_a_task(payload: Any) -> None:
     assert misshapen(payload) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"timelimit": [None, None], "shadow": None},
+        {"timelimit": [60, 5.5], "shadow": "x", "stamped_headers": ["a"], "stamps": {"a": 1}},
+        {"timelimit": None, "stamped_headers": None, "stamps": None},
+    ],
+)
+def test_headers_that_call_a_task(headers: dict[str, Any]) -> None:
+    assert misheaded(headers) is None
 
 
 def test_the_harness_sends_what_celery_sends() -> None:
