@@ -257,6 +257,31 @@ def misshapen(payload: Any) -> str | None:
         return f"its kwargs are of type {type(kwargs).__name__}, not a mapping"
     if embed is not None and not isinstance(embed, Mapping):
         return f"its options are of type {type(embed).__name__}, not a mapping"
+    chain = (embed or {}).get("chain") or []
+    if not isinstance(chain, list | tuple) or not all(map(_is_signature, chain)):
+        return "its chain is no list of signatures"
+    return None
+
+
+def _is_signature(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and "task" in value)
+
+
+def misheaded(headers: Mapping[str, Any]) -> str | None:
+    """Why Celery could not have a pool run a message with such headers; what it refuses by itself is not looked at."""
+    limits = headers.get("timelimit")
+    numbers = isinstance(limits, list | tuple) and all(
+        one is None or isinstance(one, int | float) for one in limits
+    )
+    if limits and (not numbers or len(limits) != 2):
+        return "its timelimit is not a pair of numbers"
+    if not isinstance(headers.get("shadow") or "", str):
+        return "its shadow is no text"
+    stamped = headers.get("stamped_headers") or []
+    if not isinstance(stamped, list) or not all(isinstance(one, str) for one in stamped):
+        return "its stamped_headers are no list of texts"
+    if not isinstance(headers.get("stamps") or {}, Mapping):
+        return "its stamps are no mapping"
     return None
 
 

@@ -103,6 +103,7 @@ BAD = {
     "kwargs": (message("kwargs", body=[[], [], {}]), "malformed"),
     "options": (message("options", body=[[], {}, 5]), "malformed"),
     "four": (message("four", body=[[], {}, {}, {}]), "malformed"),
+    "chain": (message("chain", body=[[1, 2], {}, {"chain": [{}]}]), "malformed"),
     "limit": (message("limit", timelimit=5), "malformed"),
     "limits": (message("limits", timelimit=[1, 2, 3]), "malformed"),
     "words": (message("words", timelimit=["a", "b"]), "malformed"),
@@ -393,7 +394,8 @@ def test_other_pools(fleet: Crew, pool: str) -> None:
         [[], {}, {}],
         ((), {}, None),
         {"args": [], "task": "shop.add"},
-        [[1], {"a": 1}, {"chord": None}],
+        [[1], {"a": 1}, {"chord": None, "chain": None}],
+        [[], {}, {"chain": [{"task": "shop.add", "args": [1]}]}],
     ],
 )
 def test_bodies_that_call_a_task(payload: Any) -> None:

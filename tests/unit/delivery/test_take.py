@@ -139,7 +139,8 @@ app.conf.broker_url
 app.loader.on_worker_init()
 from celery_fleet.loader import current_settings
 print(json.dumps([
-    dict(app.conf.broker_transport_options), current_settings().delivery.take, app.conf.worker_consumer,
+    dict(app.conf.broker_transport_options), current_settings().delivery.take,
+    [one.__name__ for one in app.conf.worker_consumer.__mro__],
 ]))
 """
 
@@ -177,7 +178,8 @@ def test_with_an_unknown_kombu_the_visibility_timeout_is_that_of_a_worker_withou
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    transport, kept, consumer = json.loads(done.stdout.splitlines()[-1])
+    transport, kept, consumers = json.loads(done.stdout.splitlines()[-1])
     assert transport == {"visibility_timeout": 4500.0, "socket_timeout": 7}
     assert kept == STOCK
-    assert consumer == "celery.worker.consumer:Consumer"
+    # With none of what makes tasks go on through a lost connection.
+    assert consumers == ["ParkingConsumer", "Parking", "Consumer", "object"]
