@@ -285,24 +285,6 @@ def misheaded(headers: Mapping[str, Any]) -> str | None:
     return None
 
 
-def misheaded(headers: Mapping[str, Any]) -> str | None:
-    """Why Celery could not have a pool run a message with such headers; what it refuses by itself is not looked at."""
-    limits = headers.get("timelimit")
-    numbers = isinstance(limits, list | tuple) and all(
-        one is None or isinstance(one, int | float) for one in limits
-    )
-    if limits and (not numbers or len(limits) != 2):
-        return "its timelimit is not a pair of numbers"
-    if not isinstance(headers.get("shadow") or "", str):
-        return "its shadow is no text"
-    stamped = headers.get("stamped_headers") or []
-    if not isinstance(stamped, list) or not all(isinstance(one, str) for one in stamped):
-        return "its stamped_headers are no list of texts"
-    if not isinstance(headers.get("stamps") or {}, Mapping):
-        return "its stamps are no mapping"
-    return None
-
-
 @dataclass(frozen=True)
 class Places:
     """The keys of one broker; ``prefix`` is kombu's ``global_keyprefix``."""
