@@ -33,7 +33,7 @@ RATE = 20  # tasks a second
 #: Those with the atomic take.
 ATOMIC = ("warm", "cold", "threads", "greenlets")
 #: What a worker without a lease holds is back after the visibility timeout of the inventory, and a look for it.
-REST = 60.0 + 225.0
+REST = 120.0 + 225.0
 #: Seconds: above the four that Celery waits for a first connection, and the thirty that it tries to send something.
 AWAY = (12.0, 40.0)
 

@@ -134,16 +134,21 @@ def use_request(
     task: Any,
     died: Callable[[Any, BaseException, Any], bool],
     was_waiting: Callable[[int], bool] = lambda _: False,
+    was_cut_off: Callable[[], bool] = lambda: False,
 ) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
     It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
-    A late-acknowledged task whose hard time limit passes while it waits to send something is put back;
-    ``was_waiting`` is asked about its process.
+    A late-acknowledged task whose hard time limit passes while it waits to send something is put back: ``was_waiting``
+    is asked about its process, and ``was_cut_off`` in its greenlet.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
         return
+
+    def put_back(self: Any) -> None:
+        worker_state.task_ready(self)
+        self.reject(requeue=True)
 
     def on_failure(
         self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -162,14 +167,12 @@ def use_request(
             and was_waiting(self.worker_pid)
         ):
             self.waited_to_send = True
-            worker_state.task_ready(self)
-            self.reject(requeue=True)
+            put_back(self)
             return None
         lost = _lost(self, exc_info)
         if lost is not None and self.chord and self.task.acks_late and succeeded(self):
             # Its process died between its result and its chord, which Celery would not look at again.
-            worker_state.task_ready(self)
-            self.reject(requeue=True)
+            put_back(self)
             return None
         if lost is not None and (
             died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
@@ -178,8 +181,13 @@ def use_request(
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
-        # A hard limit is told to on_failure first (billiard/pool.py).
-        return None if self.waited_to_send else base.on_timeout(self, soft, timeout)
+        # Prefork tells on_failure of a hard limit first (billiard/pool.py); greenlets tell only this.
+        if self.waited_to_send:
+            return None
+        if not soft and self.task.acks_late and was_cut_off():
+            put_back(self)
+            return None
+        return base.on_timeout(self, soft, timeout)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
         """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""

@@ -184,7 +184,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         promised = self.delivery.profile == AT_LEAST_ONCE
         died = self._died if self.delivery.dead_letters else _not_counted
         for task in self.app.tasks.values() if self.delivery.dead_letters or promised else ():
-            adapter.use_request(task, died, sending.was_waiting)
+            adapter.use_request(task, died, sending.was_waiting, sending.was_cut_off)
         super().update_strategies()
 
     def on_close(self) -> None:

@@ -56,7 +56,7 @@ _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_c
 #: A byte for each PID that Linux can give, 1 while the task of that process waits. The pool's children share it.
 _WAITING = mmap.mmap(-1, 1 << 22)
 
-#: Whether the process was told to end while its task waited.
+#: Whether the process, or the greenlet, was told to end while its task waited.
 _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
 
 #: Renews the claim of the chord whose body is being sent.
@@ -154,6 +154,11 @@ def was_waiting(pid: int) -> bool:
     """Return whether the task of a process that is about to be killed waits, and forget it."""
     before, _WAITING[pid] = _WAITING[pid], 0
     return bool(before)
+
+
+def was_cut_off() -> bool:
+    """Return whether the task of this greenlet was ended while it waited."""
+    return _CUT_OFF.get()
 
 
 class PatientProducer:

@@ -49,23 +49,24 @@ def test_follow_ups_survive_any_outage(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("limit", "fault", "dead_letters"),
+    ("limit", "fault", "dead_letters", "pool"),
     [
-        ("soft", "killed", True),
-        ("soft", "killed", False),
-        ("hard", "killed", True),
-        ("hard", "full", True),
+        ("soft", "killed", True, "prefork"),
+        ("soft", "killed", False, "prefork"),
+        ("hard", "killed", True, "prefork"),
+        ("hard", "full", True, "prefork"),
+        ("hard", "killed", True, "gevent"),
     ],
 )
 def test_a_time_limit_that_passes_meanwhile_puts_the_task_back(
-    tmp_path: Path, limit: str, fault: str, dead_letters: bool
+    tmp_path: Path, limit: str, fault: str, dead_letters: bool, pool: str
 ) -> None:
     delivery = {**DELIVERY, "dead_letters": dead_letters}
     results = Server(tmp_path / "results")
     with ExitStack() as stack:
         stack.callback(results.end)
         worker = stack.enter_context(
-            working(tmp_path, "-P", "prefork", "-c", "1", delivery=delivery, shop=SHOP)
+            working(tmp_path, "-P", pool, "-c", "1", delivery=delivery, shop=SHOP)
         )
         send(worker, results, limit)
         worker.done([0], "start")
