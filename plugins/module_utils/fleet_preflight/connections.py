@@ -10,7 +10,7 @@ from .model import Model, Problem, as_mapping, dotted
 
 _SETTINGS: Final = "celery_app_settings"
 # In each spelling that Celery reads: of today, of Celery 3, with Django's prefix.
-_BROKER: Final = re.compile(r"(celery_)?broker(_read|_write)?(_url)?", re.IGNORECASE)
+_BROKER: Final = re.compile(r"(celery_)?broker(_read|_write|_transport)?(_url)?", re.IGNORECASE)
 _RESULTS: Final = re.compile(r"(celery_)?(result_)?backend", re.IGNORECASE)
 _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNORECASE)
 # In the scheme of an address, or in the whole name of a class.

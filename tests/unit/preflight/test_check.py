@@ -167,6 +167,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (SET, {"broker_write_url": None}, f"{SET}.broker_write_url", "broker, which has to be the", "remove it"),
     (SET, {"CELERY_BROKER_URL": "redis://h"}, f"{SET}.CELERY_BROKER_URL", "broker, which has to", "remove it"),
     (SET, {"BROKER_URL": "redis://h"}, f"{SET}.BROKER_URL", "broker, which has to be the", "remove it"),
+    (SET, {"broker_transport": "memory"}, f"{SET}.broker_transport", "broker, which has to be the", "remove it"),
     (SET, {"result_backend": "rediss://h/0"}, f"{SET}.result_backend", "another Redis", "celery_app_results_host"),
     (SET, {"CELERY_RESULT_BACKEND": "redis"}, f"{SET}.CELERY_RESULT_BACKEND", "another Redis", "django-db"),
     (SET, {"result_backend": "sentinel://h"}, f"{SET}.result_backend", "another Redis", "remove it"),
