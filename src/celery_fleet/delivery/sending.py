@@ -2,9 +2,9 @@
 
 A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up when the
 broker stays away: after 4 s in a process that has no connection yet, after some 30 s in one that has. It then
-acknowledges the task, and what was to follow is lost. Here the task waits instead, also for the result store where what
-follows depends on it: a chord begins and counts there. It stays unacknowledged, so a worker
-that dies or is stopped meanwhile leaves its message to the hand-back or the lease.
+acknowledges the task, and what was to follow is lost. Here the task waits instead, also for the result store if what
+follows depends on it: a chord begins and counts there. It stays unacknowledged, so a worker that dies or is stopped
+meanwhile leaves its message to the hand-back or the lease.
 """
 
 from __future__ import annotations
@@ -270,12 +270,13 @@ def _until_dispatched(
     """
     again = request.retries or (request.delivery_info or {}).get("redelivered")
     key = request.group and backend.get_key_for_group(request.group, ".c")
+    if not (again and key and adapter.running_task()):
+        count(request, *args, **kwargs)
+        return
     claimed = False
     with _noted():
         while True:
             count(request, *args, **kwargs)
-            if not (again and key and adapter.running_task()):
-                return
             claim = patiently(lambda: backend.client.get(key), "the result store")
             if claim == b"done" or not (claim or claimed):
                 return
