@@ -18,6 +18,10 @@ LASTING = 15.0
 UNEXPLAINED = "unexplained"
 #: What ran again although that is excluded: no fault is an excuse, unless its sender may have sent two messages.
 AT_MOST_ONCE = "begun again, of at_most_once"
+#: What was sent twice, by a task that ran again: that one has a cause of its own, which a test allows or not.
+SENT_BY_RERUN = "sent again by a task that ran again"
+#: Of how many tasks, those of the numbers before its own, one sends a task of some kind.
+SENDERS: Mapping[str, int] = {"relayed": 1, "chain": 1, "gather": 4}
 STARTING = 5.0  # seconds before a worker consumes in which it has asked the others what is revoked, and hears no more
 
 
@@ -99,6 +103,16 @@ def doubled(record: Record) -> list[Fate]:
     return found
 
 
+def _senders(record: Record, send: Send, attempt: int) -> list[Sequence[Run]]:
+    """The runs of each attempt that may have sent an attempt: its own before, a chain's link, a chord's members."""
+    if attempt:
+        return [record.by_attempt[send.task].get(attempt - 1, ())]
+    # The first link of a chain comes from whoever sends the load.
+    number = 0 if send.ready is not None else SENDERS.get(send.kind, 0)
+    before = [_beside(send.task, -distance) for distance in range(1, number + 1)]
+    return [runs for task in before for runs in record.by_attempt.get(task, {}).values()]
+
+
 def revoked(record: Record) -> int:
     """Tasks that were revoked, were left by a worker for that, and never began."""
     return sum(
@@ -144,16 +158,16 @@ def _starting(record: Record, node: str, at: float) -> str:
 
 def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
     sender = record.waited_for.get((send.task, first.attempt))
-    if send.queue in record.at_most_once and sender is None:
+    is_same = first.message == second.message
+    if send.queue in record.at_most_once and (is_same or sender is None):
         return AT_MOST_ONCE
     if first.ended is None:
         return was_cut_off(_cut(record, first, send.seconds)[1])
-    if first.attempt == second.attempt:
-        # What is put back is marked: two that are not were two messages, of a sender that was not told of the first.
-        # One of these may have been put back meanwhile.
-        again = first.redelivered + second.redelivered
-        if again <= 1 and sender is not None:
+    if first.attempt == second.attempt and not is_same:
+        if sender is not None:
             return was_sent_twice(_around(record, sender.at, lambda mark: _holds_up(mark, sender)))
+        if any(len(runs) > 1 for runs in _senders(record, send, first.attempt)):
+            return SENT_BY_RERUN
     # Who is cut off may run what it had taken after another has run it.
     late = _around(record, second.started, lambda mark: not mark.fatal and mark.concerns(second))
     if first.ended <= second.started:

@@ -31,7 +31,11 @@ class Send:
 
 @dataclass(frozen=True)
 class Run:
-    """One start of one attempt of a task, and its end, if it came to one."""
+    """One start of one attempt of a task, and its end, if it came to one.
+
+    Attributes:
+        message: Which it came by. One that is put back stays the same; one that is sent again is another.
+    """
 
     task: str
     attempt: int
@@ -40,7 +44,7 @@ class Run:
     started: float
     ended: float | None
     retry_at: float | None
-    redelivered: bool
+    message: str
 
     @property
     def host(self) -> str:

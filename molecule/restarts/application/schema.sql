@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS runs (
     node text NOT NULL,
     pid integer NOT NULL,
     started double precision NOT NULL,
-    redelivered boolean NOT NULL,
+    message text NOT NULL,
     ended double precision,
     retry_at double precision
 );

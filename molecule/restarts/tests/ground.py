@@ -43,7 +43,7 @@ SELECT json_build_object(
     (SELECT task, kind, queue, seconds, attempts, sent, ready, refused
        FROM sends WHERE run = :'run') s),
   'runs', (SELECT coalesce(json_agg(r), '[]') FROM
-    (SELECT task, attempt, node, pid, started, ended, retry_at, redelivered
+    (SELECT task, attempt, node, pid, started, ended, retry_at, message
        FROM runs WHERE starts_with(task, :'run' || '.')) r),
   'workers', (SELECT coalesce(json_agg(w), '[]') FROM
     (SELECT node, event, queues, processes, at FROM workers

@@ -16,7 +16,7 @@ def send(task: str, **changed: Any) -> dict[str, Any]:
 
 def run(task: str, started: float, ended: float | None, **changed: Any) -> dict[str, Any]:
     what = {"task": task, "attempt": 0, "node": "fast@w1", "pid": 7, "started": started}
-    return what | {"ended": ended, "retry_at": None, "redelivered": False} | changed
+    return what | {"ended": ended, "retry_at": None, "message": "m"} | changed
 
 
 def worker(
@@ -119,7 +119,7 @@ def test_what_was_sent_as_a_host_went_is_lost_by_it() -> None:
 def test_doubled_by_cause(ended: float | None, second: float, cause: str) -> None:
     found = record(
         sends=[send("a")],
-        runs=[run("a", second, second + 1, redelivered=True), run("a", 100.0, ended)],
+        runs=[run("a", second, second + 1), run("a", 100.0, ended)],
         workers=[worker("fast@w1", "leaving", 100.5)],
     )
     assert judge.doubled(found) == [judge.Fate("a", second, cause)]
@@ -131,10 +131,9 @@ def held_up(task: str, attempt: int = 0, **changed: Any) -> dict[str, Any]:
 
 
 def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
-    """Neither was put back by anybody, so neither is marked as redelivered."""
     found = record(
         sends=[send("a")],
-        runs=[run("a", 100.0, 101.0), run("a", 100.5, 101.5)],
+        runs=[run("a", 100.0, 101.0), run("a", 100.5, 101.5, message="n")],
         marks=[mark(99.5, "Redis was restarted")],
         held_up=[held_up("a")],
     )
@@ -150,15 +149,13 @@ def test_two_messages_of_a_sender_that_was_not_told_of_the_first() -> None:
         ([], "run twice at once, as Redis was killed"),
     ],
 )
-@pytest.mark.parametrize("redelivered", [True, False])
 def test_only_a_sender_that_was_held_up_has_sent_twice(
-    rows: list[dict[str, Any]], cause: str, redelivered: bool
+    rows: list[dict[str, Any]], cause: str
 ) -> None:
-    """Whether one of the two was put back meanwhile, or none."""
     found = record(
         sends=[send("a"), send("b", sent=103.2)],
         runs=[
-            *(run("a", 105.00, 105.10, redelivered=redelivered), run("a", 105.02, 105.12)),
+            *(run("a", 105.00, 105.10, message="n"), run("a", 105.02, 105.12)),
             run("b", 105.0, 106.0),
         ],
         marks=[mark(99.5, "Redis was killed")],
@@ -167,8 +164,8 @@ def test_only_a_sender_that_was_held_up_has_sent_twice(
     assert fates(judge.doubled(found)) == {"a": cause}
 
 
-def test_two_messages_that_were_put_back_are_not_the_senders() -> None:
-    runs = [run("a", 105.0, 105.1, redelivered=True), run("a", 105.3, 105.4, redelivered=True)]
+def test_one_message_that_ran_twice_is_not_the_senders_doing() -> None:
+    runs = [run("a", 105.0, 105.1), run("a", 105.3, 105.4)]
     found = record(sends=[send("a")], runs=runs, held_up=[held_up("a")])
     assert fates(judge.doubled(found)) == {"a": "run again though it had ended"}
 
@@ -176,7 +173,7 @@ def test_two_messages_that_were_put_back_are_not_the_senders() -> None:
 def test_a_worker_that_was_held_up_has_sent_a_retry_twice() -> None:
     runs = [
         run("a", 100.0, 100.5, retry_at=102.5),
-        *(run("a", 102.6, 103.0, attempt=1), run("a", 102.7, 103.1, attempt=1)),
+        *(run("a", 102.6, 103.0, attempt=1), run("a", 102.7, 103.1, attempt=1, message="n")),
     ]
     rows = {"sends": [send("a", attempts=2)], "runs": runs}
     assert fates(judge.doubled(record(**rows, held_up=[held_up("a", attempt=1)]))) == {
@@ -191,7 +188,8 @@ def test_a_retry_is_sent_twice_by_what_was_done_to_the_worker_that_sent_it() -> 
     """At that time, which is not when the task was sent."""
     runs = [
         run("a", 148.0, 148.5, retry_at=150.5),
-        *(run("a", 151.0, 151.5, attempt=1), run("a", 161.0, 161.5, attempt=1, node="fast@w2")),
+        run("a", 151.0, 151.5, attempt=1),
+        run("a", 161.0, 161.5, attempt=1, node="fast@w2", message="n"),
     ]
     rows = {
         "sends": [send("a", attempts=2)],
@@ -208,16 +206,43 @@ def test_a_retry_is_sent_twice_by_what_was_done_to_the_worker_that_sent_it() -> 
 
 
 def test_a_refused_task_may_be_sent_twice_before_it_is_refused() -> None:
-    runs = [run("a", 100.0, 101.0), run("a", 103.0, 104.0)]
+    runs = [run("a", 100.0, 101.0), run("a", 103.0, 104.0, message="n")]
     found = record(sends=[send("a", refused=True)], runs=runs)
     assert fates(judge.doubled(found)) == {"a": "sent twice"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "distance"), [("chain", 1), ("relayed", 1), ("gather", 1), ("gather", 4)]
+)
+def test_what_a_task_has_sent_is_sent_again_when_it_runs_again(kind: str, distance: int) -> None:
+    """Unless it did not run again, or what it sent is one message that ran twice."""
+    sender, other = f"r.{10 - distance:06d}", "r.000010"
+    cut, again = run(sender, 100.0, 101.0), run(sender, 103.0, 104.0)
+    first, second = run(other, 101.5, 102.0), run(other, 104.5, 105.0, message="n")
+    sends = [send(sender), send(other, kind=kind, ready=None)]
+
+    def cause(*runs: dict[str, Any]) -> str:
+        return fates(judge.doubled(record(sends=sends, runs=list(runs))))[other]
+
+    assert cause(cut, again, first, second) == judge.SENT_BY_RERUN
+    assert cause(again, first, second) == "run again though it had ended"
+    assert cause(cut, again, first, {**second, "message": "m"}) == "run again though it had ended"
+
+
+def test_a_retry_is_sent_again_by_an_attempt_that_runs_again() -> None:
+    runs = [
+        *(run("a", 100.0, 100.5, retry_at=102.5), run("a", 101.0, 101.5, retry_at=103.5)),
+        *(run("a", 102.6, 103.0, attempt=1), run("a", 103.6, 104.0, attempt=1, message="n")),
+    ]
+    found = judge.doubled(record(sends=[send("a", attempts=2)], runs=runs))
+    assert [fate.cause for fate in found] == ["run again though it had ended", judge.SENT_BY_RERUN]
 
 
 def test_no_sender_is_held_up_by_what_is_done_to_a_worker() -> None:
     killed = mark(99.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
     found = record(
         sends=[send("a")],
-        runs=[run("a", 100.0, 101.0), run("a", 103.0, 104.0)],
+        runs=[run("a", 100.0, 101.0), run("a", 103.0, 104.0, message="n")],
         marks=[killed],
         held_up=[held_up("a")],
     )
@@ -240,7 +265,7 @@ def test_a_mark_excuses_only_what_ran_where_it_was_made(
 ) -> None:
     """A mark of a worker its worker, that of a process its process, that of a host all of its host."""
     killed = mark(101.5, "it was killed", **{"host": "w1", "fatal": True, **changed})
-    again = run("a", 102.0, 103.0, redelivered=True)
+    again = run("a", 102.0, 103.0)
     rows = {"sends": [send("a", seconds=5.0)], "marks": [killed]}
 
     ended = record(**rows, runs=[run("a", 100.0, 101.0), again])
@@ -258,14 +283,14 @@ def test_a_mark_excuses_only_what_ran_where_it_was_made(
 def test_a_kill_excuses_what_ended_just_before_it(at: float, is_cause: bool) -> None:
     """What ends later is another process's, and what ended long before was acknowledged."""
     killed = mark(at, "its worker was killed", host="w1", node="fast@w1", fatal=True)
-    again = run("a", 104.0, 105.0, redelivered=True)
+    again = run("a", 104.0, 105.0)
     found = record(sends=[send("a")], runs=[run("a", 100.0, 101.0), again], marks=[killed])
     words = ", as its worker was killed" if is_cause else ""
     assert fates(judge.doubled(found)) == {"a": f"run again though it had ended{words}"}
 
 
 def test_what_lasts_is_the_cause_until_it_is_over() -> None:
-    runs = [run("a", 100.0, 140.0), run("a", 130.0, 170.0, redelivered=True)]
+    runs = [run("a", 100.0, 140.0), run("a", 130.0, 170.0)]
     rows = {"sends": [send("a", seconds=40.0)], "runs": runs}
     cut = mark(105.0, "its host was cut off", host="w1", until=135.0)
     assert fates(judge.doubled(record(**rows, marks=[cut]))) == {
@@ -277,7 +302,7 @@ def test_what_lasts_is_the_cause_until_it_is_over() -> None:
 
 def test_who_is_cut_off_runs_what_another_has_run_before_it() -> None:
     late = run("a", 118.0, 119.0, node="fast@w2")
-    rows = {"sends": [send("a")], "runs": [run("a", 116.0, 117.0, redelivered=True), late]}
+    rows = {"sends": [send("a")], "runs": [run("a", 116.0, 117.0), late]}
     for host, words in (("w2", ", as its host was cut off"), ("w3", "")):
         cut = mark(100.0, "its host was cut off", host=host, until=130.0)
         found = record(**rows, marks=[cut])
@@ -288,8 +313,8 @@ def test_each_time_that_it_ran_again_has_a_cause_of_its_own() -> None:
     """A kill explains the first; nothing explains the second."""
     runs = [
         run("a", 100.0, None),
-        run("a", 101.0, 102.0, node="fast@w2", redelivered=True),
-        run("a", 103.0, 104.0, node="fast@w3", redelivered=True),
+        run("a", 101.0, 102.0, node="fast@w2"),
+        run("a", 103.0, 104.0, node="fast@w3"),
     ]
     killed = mark(100.5, "its worker was killed", host="w1", node="fast@w1", fatal=True)
     found = judge.doubled(record(sends=[send("a")], runs=runs, marks=[killed]))
@@ -300,7 +325,7 @@ def test_each_time_that_it_ran_again_has_a_cause_of_its_own() -> None:
 
 
 def test_an_acknowledgement_that_went_with_its_host_is_the_cause_and_no_other_host_is() -> None:
-    again = run("a", 130.0, 131.0, redelivered=True)
+    again = run("a", 130.0, 131.0)
     rows = {"sends": [send("a")], "runs": [run("a", 100.0, 101.0), again]}
     for host, words in (("w1", ", as its host was lost"), ("w2", "")):
         gone = mark(101.2, "its host was lost", host=host, fatal=True)
@@ -356,7 +381,7 @@ def test_what_runs_at_most_once_has_no_excuse_to_be_begun_again() -> None:
         "at_most_once": ["once"],
     }
     assert fates(judge.doubled(record(**rows))) == {"a": judge.AT_MOST_ONCE}
-    twice = {**rows, "runs": [run("a", 100.0, 101.0), run("a", 100.2, 101.2)]}
+    twice = {**rows, "runs": [run("a", 100.0, 101.0), run("a", 100.2, 101.2, message="n")]}
     assert fates(judge.doubled(record(**twice, held_up=[held_up("a")]))) == {"a": "sent twice"}
 
 

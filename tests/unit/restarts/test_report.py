@@ -23,7 +23,7 @@ def record() -> Record:
         task | {"task": name, "sent": at, "ready": at}
         for name, at in (("a", 90.0), ("b", 100.0), ("c", 102.0))
     ]
-    start = {"attempt": 0, "node": "fast@w1", "pid": 1, "retry_at": None, "redelivered": False}
+    start = {"attempt": 0, "node": "fast@w1", "pid": 1, "retry_at": None, "message": "m"}
     runs = [
         start | {"task": name, "started": at, "ended": ended}
         for name, at, ended in (("a", 90.1, 92.1), ("b", 100.5, None), ("c", 105.0, 107.0))

@@ -20,6 +20,7 @@ def connect() -> None:
     """Note it from now on; Celery keeps only weak references to functions that are not a module's."""
     signals.worker_ready.connect(_ready)
     signals.worker_shutting_down.connect(_leaving)
+    signals.task_received.connect(_received)
     signals.task_revoked.connect(_revoked)
     signals.before_task_publish.connect(_send)
     signals.after_task_publish.connect(_sent)
@@ -36,6 +37,11 @@ def _ready(sender: Any, **_: Any) -> None:
 def _leaving(sender: str, **_: Any) -> None:
     """A worker was told to stop; `sender` is its node's name. It takes no more from here on."""
     record.note_worker(sender, "leaving", [], 0)
+
+
+def _received(request: Any, **_: Any) -> None:
+    """Tell a task which message it came by: the tag that kombu gave it when it was sent, which stays with it."""
+    request.request_dict["sent_as"] = request.message._raw["properties"]["delivery_tag"]  # noqa: SLF001  # no public name
 
 
 def _revoked(request: Any, **_: Any) -> None:

@@ -17,7 +17,7 @@ import psycopg
 _connections: dict[int, psycopg.Connection[Any]] = {}
 
 _START = """
-INSERT INTO runs (task, attempt, node, pid, started, redelivered)
+INSERT INTO runs (task, attempt, node, pid, started, message)
 VALUES (%s, %s, %s, %s, %s, %s) RETURNING id
 """
 _END = "UPDATE runs SET ended = %s, retry_at = %s WHERE id = %s"
@@ -56,9 +56,9 @@ def _own() -> psycopg.Connection[Any]:
     return connection
 
 
-def start(task: str, attempt: int, node: str, *, redelivered: bool) -> int:
+def start(task: str, attempt: int, node: str, message: str) -> int:
     """Record that an attempt begins; the number of its row."""
-    values = (task, attempt, node, os.getpid(), now(), redelivered)
+    values = (task, attempt, node, os.getpid(), now(), message)
     row = _own().execute(_START, values).fetchone()
     if row is None:
         raise RuntimeError("INSERT … RETURNING gave no row")

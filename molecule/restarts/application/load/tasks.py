@@ -21,7 +21,7 @@ def _start(task: Task[Any, Any]) -> int:
         str(request.id),
         int(request.retries),
         request.hostname or "local",
-        redelivered=bool((request.delivery_info or {}).get("redelivered")),
+        str(request.sent_as),
     )
 
 
