@@ -164,10 +164,13 @@ def _doubled(record: Record, send: Send, first: Run, second: Run) -> str:
     if first.ended is None:
         return was_cut_off(_cut(record, first, send.seconds)[1])
     if first.attempt == second.attempt and not is_same:
+        why = ""
         if sender is not None:
-            return was_sent_twice(_around(record, sender.at, lambda mark: _holds_up(mark, sender)))
-        if any(len(runs) > 1 for runs in _senders(record, send, first.attempt)):
+            why = _around(record, sender.at, lambda mark: _holds_up(mark, sender))
+        if not why and any(len(runs) > 1 for runs in _senders(record, send, first.attempt)):
             return SENT_BY_RERUN
+        if sender is not None:
+            return was_sent_twice(why)
     # Who is cut off may run what it had taken after another has run it.
     late = _around(record, second.started, lambda mark: not mark.fatal and mark.concerns(second))
     if first.ended <= second.started:

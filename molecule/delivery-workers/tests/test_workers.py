@@ -30,6 +30,8 @@ from ground import FLEET, Case, Ground
 from scripts.restarts import judge
 
 RATE = 20  # tasks a second
+#: Seconds between two deaths: processes of one task each have the machine start enough of them as it is.
+PAUSE = 5.0
 #: Those with the atomic take.
 ATOMIC = ("warm", "cold", "threads", "greenlets")
 #: What a worker without a lease holds is back after the visibility timeout of the inventory, and a look for it.
@@ -64,7 +66,7 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
     names = (*ATOMIC, "once")
 
     def act(case: Case) -> Recoveries:
-        return kill_workers(ground, case, FLEET, so_many(150, 45), numbers, names)
+        return kill_workers(ground, case, FLEET, so_many(150, 45), numbers, names, PAUSE)
 
     with loaded(ground, names):
         summary, recoveries = counted(ground, "workers of all kinds killed", FLEET, act, REST)

@@ -108,6 +108,7 @@ def kill_workers(
     number: int,
     numbers: random.Random,
     names: Collection[str] = (),
+    pause: float = PAUSE,
 ) -> Recoveries:
     """So many of all, or of some names, one after the other, each when it consumes again; a while lies between two."""
     found = Recoveries()
@@ -117,7 +118,7 @@ def kill_workers(
     for count in range(number):
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))
-        time.sleep(max(0.0, began + PAUSE - time.monotonic()) + numbers.uniform(0, 0.4))
+        time.sleep(max(0.0, began + pause - time.monotonic()) + numbers.uniform(0, 0.4))
         before = held(ground.fleet, f"{worker}@{host}")
         kill_worker(ground, case, way, host, worker, numbers.choice(["main", "main", "all"]))
         began = time.monotonic()

@@ -221,10 +221,14 @@ def test_what_a_task_has_sent_is_sent_again_when_it_runs_again(kind: str, distan
     first, second = run(other, 101.5, 102.0), run(other, 104.5, 105.0, message="n")
     sends = [send(sender), send(other, kind=kind, ready=None)]
 
-    def cause(*runs: dict[str, Any]) -> str:
-        return fates(judge.doubled(record(sends=sends, runs=list(runs))))[other]
+    def cause(*runs: dict[str, Any], **rows: Any) -> str:
+        return fates(judge.doubled(record(sends=sends, runs=list(runs), **rows)))[other]
 
     assert cause(cut, again, first, second) == judge.SENT_BY_RERUN
+    slow = {"held_up": [held_up(other)]}
+    assert cause(cut, again, first, second, **slow) == judge.SENT_BY_RERUN
+    frozen = {**slow, "marks": [mark(99.5, "Redis was frozen")]}
+    assert cause(cut, again, first, second, **frozen) == "sent twice, as Redis was frozen"
     assert cause(again, first, second) == "run again though it had ended"
     assert cause(cut, again, first, {**second, "message": "m"}) == "run again though it had ended"
 
