@@ -17,6 +17,7 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       marks: [the claims of all applications that lie there],
       listeners: {"443": [{command, unit}]},         # on the ports of the claims
       certificate: "-----BEGIN …",        # that the host shows, with its chain; nothing where it has none yet
+      interpreter: {path, exists, version, places},  # celery_release_python; nothing where a package brings it
       files: [those that nginx serves this application's ports by, as far as they are there],
       clock_offset: 0.0,                  # seconds that its clock is surely off the control side's, + ahead
     }
@@ -43,6 +44,7 @@ if str(UTILS) not in ansible.module_utils.__path__:
 
 from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
 from ansible.module_utils.fleet_preflight import owners  # noqa: E402  # needs the path above
+from ansible.module_utils.fleet_preflight.specs import ROLE_GROUPS  # noqa: E402  # needs the path above
 
 PROBE: Final = UTILS / "fleet_preflight/probe.py"
 PATHS: Final = ("/opt", "/var")
@@ -84,6 +86,7 @@ class ActionModule(ActionBase):
             ]
             if flavor
             else [],
+            "interpreter": self._interpreter(variables),
             "marks": MARKS,
             "ports": ports,
             "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
@@ -100,6 +103,15 @@ class ActionModule(ActionBase):
         if "redis" not in variables["group_names"]:
             return ""
         return str(self._templar.template(variables.get("redis_flavor", "redis")))
+
+    def _interpreter(self, variables: dict[str, Any]) -> str:
+        """The Python of releases; nothing where the host has none, or a package that the run installs may bring it."""
+        path = str(self._templar.template(variables.get("celery_release_python", "")))
+        packages = self._templar.template(variables.get("celery_runtime_packages", []))
+        name = Path(path).name
+        brought = any(f"{package}-".startswith(f"{name}-") for package in packages)
+        builds = {*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"]}
+        return "" if brought or not builds & {*variables["group_names"]} else path
 
     def _claims(self, variables: dict[str, Any]) -> dict[str, Any]:
         """What the inventory wants on the host, by celery_app's variables; nothing where that role is not there."""

@@ -173,7 +173,8 @@ def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _url(user: str, password: str, host: str, port: int) -> str:
-    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(port)}/0"
+    address = f"[{host}]" if ":" in host else host
+    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{address}:{int(port)}/0"
 
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.

@@ -18,7 +18,7 @@ from .model import (
     as_text,
 )
 from .specs import ROLE_GROUPS
-from .workers import enabled
+from .workers import enabled, memory_bytes
 
 _MIB: Final = 2**20
 # Bytes. Below the first a virtualenv is likely to fill the disk, below the second nothing could be written any more.
@@ -28,7 +28,6 @@ _LEAST_ROOM: Final = 250 * _MIB
 _REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
 _REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
 _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "memory_max")
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
 _REDIS_SIZE: Final = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 _REDIS_UNITS: Final = {
     "": 1,
@@ -141,10 +140,10 @@ def worker_bytes(options: Mapping[str, object], processors: float, memory: float
         count = as_number(largest) or as_number(options.get("concurrency")) or processors
         bounds.append(count * child * 1024)
     limit = str(options.get("memory_max", ""))
-    found = _SIZE.fullmatch(limit)
+    size = memory_bytes(limit)
     percent = as_number(limit[:-1]) if limit.endswith("%") else None
-    if found:
-        bounds.append(float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " "))
+    if size is not None:
+        bounds.append(size)
     elif percent is not None:
         bounds.append(memory * percent / 100)
     return min(bounds, default=None)

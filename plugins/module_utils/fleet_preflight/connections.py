@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from .model import Model, Problem, as_mapping, dotted
@@ -22,35 +23,37 @@ def check_connections(model: Model) -> Iterator[Problem]:
     """Refuse another broker, another Redis for results, and TLS that verifies less."""
     for value, hosts in model.distinct(_SETTINGS):
         for name, item in as_mapping(value).items():
-            path: tuple[object, ...] = (_SETTINGS, name)
-            if _BROKER.fullmatch(name):
-                yield Problem(
-                    dotted(path),
-                    "is an address of the broker, which has to be the fleet's own: the users' rights, the firewall and "
-                    "the lease of workers are there",
-                    "remove it; processes get the address from celery_app_broker_host and celery_app_broker_port. An "
-                    "external broker is not supported",
-                    value=model.show(path, item),
-                    hosts=hosts,
-                )
-            elif _RESULTS.fullmatch(name) and _is_redis(item):
-                yield Problem(
-                    dotted(path),
-                    "is another Redis than the fleet's result store",
-                    "remove it; processes get the address from celery_app_results_host and celery_app_results_port. A "
-                    "backend of another kind, such as django-db, may stand here",
-                    value=model.show(path, item),
-                    hosts=hosts,
-                )
-            elif _TLS.fullmatch(name):
-                for weak, shown in _weaker(path, item):
-                    yield Problem(
-                        dotted(weak),
-                        "turns off a check of Redis's certificate, by which a client knows whom it gives its password",
-                        "remove it; with pki_source: external the fleet trusts your own authority",
-                        value=model.show(weak, shown),
-                        hosts=hosts,
-                    )
+            yield from (replace(problem, hosts=hosts) for problem in refusals(model, name, item))
+
+
+def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
+    """Problems of one setting, without hosts."""
+    path: tuple[object, ...] = (_SETTINGS, name)
+    if _BROKER.fullmatch(name):
+        yield Problem(
+            dotted(path),
+            "is an address of the broker, which has to be the fleet's own: the users' rights, the firewall and "
+            "the lease of workers are there",
+            "remove it; processes get the address from celery_app_broker_host and celery_app_broker_port. An "
+            "external broker is not supported",
+            value=model.show(path, item),
+        )
+    elif _RESULTS.fullmatch(name) and _is_redis(item):
+        yield Problem(
+            dotted(path),
+            "is another Redis than the fleet's result store",
+            "remove it; processes get the address from celery_app_results_host and celery_app_results_port. A "
+            "backend of another kind, such as django-db, may stand here",
+            value=model.show(path, item),
+        )
+    elif _TLS.fullmatch(name):
+        for weak, shown in _weaker(path, item):
+            yield Problem(
+                dotted(weak),
+                "turns off a check of Redis's certificate, by which a client knows whom it gives its password",
+                "remove it; with pki_source: external the fleet trusts your own authority",
+                value=model.show(weak, shown),
+            )
 
 
 def _is_redis(value: object) -> bool:

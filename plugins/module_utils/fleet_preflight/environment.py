@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .model import Model, Problem, as_mapping, as_number, as_text, dotted, each_worker
-from .values import spoken_key
+from .values import kind_of, spoken_key
 
 URLS: Final = "celery_app_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
@@ -80,6 +80,13 @@ def _texts(model: Model) -> Iterator[Problem]:
                     dotted((*path, spoken_key(name))),
                     "can't be the name of an environment variable",
                     "use letters, digits and _ only, and no digit first; mind the space after the colon",
+                    hosts=hosts,
+                )
+            elif isinstance(text, (list, Mapping)):
+                yield Problem(
+                    dotted((*path, name)),
+                    f"is {kind_of(text)} where a string is wanted",
+                    "write one string, such as a,b or JSON in quotes, as the application reads it",
                     hosts=hosts,
                 )
             elif isinstance(text, str) and _CONTROL.search(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Final
 
 from . import pki
@@ -11,6 +12,7 @@ from .control import version
 from .model import MEMBER_GROUPS, Problem, Severity, as_mapping, as_number, as_strings
 from .owners import check_owners
 from .report import grouped
+from .source import ANOTHER_PYTHON, PYTHON, hidden
 
 SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
@@ -207,6 +209,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
             value=str(facts.get("python_version")),
             hosts=(host,),
         )
+    yield from _interpreter(host, as_mapping(facts.get("interpreter")))
     for name in as_strings(facts.get("unresolved_names")):
         yield Problem(
             "celery_app_broker_host",
@@ -239,6 +242,28 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         )
     yield from _flavor(host, facts)
     yield from check_owners(host, facts)
+
+
+def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
+    """The Python of releases, where it is looked for: it is there, new enough, and seen by the units."""
+    path, text = str(found.get("path", "")), str(found.get("version", ""))
+    if not path:
+        return
+    places = [PurePosixPath(place) for place in as_strings(found.get("places"))]
+    unseen = next((f"leads {why}" for place in places if (why := hidden(place))), "")
+    if found.get("exists") is not True:
+        message = "does not exist on the host"
+        remedy = (
+            f"install it there (a package named {PurePosixPath(path).name} in celery_runtime_packages is installed "
+            f"by the run), or {ANOTHER_PYTHON}"
+        )
+    elif unseen:
+        message, remedy = unseen, ANOTHER_PYTHON
+    elif text and version(text) < PYTHON_FROM:
+        message, remedy = f"is Python {text}, older than 3.11", "name one of 3.11 or newer"
+    else:
+        return
+    yield Problem(PYTHON, message, remedy, value=path, hosts=(host,))
 
 
 def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:

@@ -217,6 +217,10 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
             named = as_mapping(route).get("queue")
             if isinstance(named, str):
                 yield from _queue(model, ("celery_app_task_routes", pattern, "queue"), named, hosts)
+    for value, hosts in model.distinct("celery_app_settings"):
+        default = as_mapping(value).get("task_default_queue")
+        if isinstance(default, str):
+            yield from _queue(model, ("celery_app_settings", "task_default_queue"), default, hosts)
     for value, hosts in model.distinct("celery_beat_schedule"):
         for entry, body in as_mapping(value).items():
             named = as_mapping(body).get("queue")

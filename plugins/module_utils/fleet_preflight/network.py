@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .capacity import redis_bytes
 from .model import (
     UNKNOWN,
     Model,
@@ -42,6 +43,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 # resolve; of the rest, what its configuration could not have as one word.
 _PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
 _AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
+# Redis itself takes about one MiB.
+_LEAST_MEMORY: Final = 4 * 2**20
 _MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
@@ -249,6 +252,17 @@ def check_memory(model: Model) -> Iterator[Problem]:
                     if match is None
                     else "is no limit at all: Redis would grow until the host has no memory left",
                     "write it as in 256mb or 2gb",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )
+            elif redis_bytes(value) < _LEAST_MEMORY:
+                likely = not match[2] and _LEAST_MEMORY / 2**20 <= int(match[1]) < 10**6
+                yield Problem(
+                    variable,
+                    "is hardly more than Redis needs for itself: it would be full at once",
+                    f"did you mean {match[1]}mb? A number without a unit is bytes"
+                    if likely
+                    else "write it as in 256mb or 2gb; a number without a unit is bytes",
                     value=model.show((variable,), value),
                     hosts=hosts,
                 )

@@ -2,7 +2,8 @@
 
 This file is not imported on the host but sent there as text, so it needs nothing but Python 3.7. Input: JSON
 on stdin with `paths`, `names` to resolve, `units` to look at, `versions` of which packages, `ports`, `marks`, a
-pattern of files, and the `certificate`, `files` and directories of `data` that may be there. Output: one JSON object.
+pattern of files, the `interpreter` of releases, and the `certificate`, `files` and directories of `data` that may be
+there. Output: one JSON object.
 """
 
 from __future__ import annotations
@@ -220,6 +221,30 @@ def unit_of(cgroups: str) -> str:
     return "no unit"
 
 
+def interpreter(path: str) -> dict[str, object]:
+    """The Python at a path: whether it is there, where it and its library really are, and its version.
+
+    It is run as nobody, since it may belong to the application; where nobody may not run it, its version is unknown.
+    """
+    if not path:
+        return {}
+    found: dict[str, object] = {"path": path, "exists": os.path.isfile(path)}
+    code = "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)"
+    command = [path, "-I", "-S", "-c", code]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    try:
+        answer = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, cwd="/"
+        )
+        lines = answer.stdout.decode("utf-8", "replace").splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        lines = []
+    version, library = lines if len(lines) == 2 else ("", "")
+    places = [os.path.realpath(place) for place in (path, library) if place]
+    return {**found, "version": version, "places": places}
+
+
 def main() -> None:
     """Print all facts."""
     clock = time.time()
@@ -249,6 +274,7 @@ def main() -> None:
         "redis_data": owners(wanted["data"]),
         "certificate": text(wanted["certificate"]),
         "files": [path for path in wanted["files"] if os.path.isfile(path)],
+        "interpreter": interpreter(wanted["interpreter"]),
         "uid": os.geteuid(),
     }
     json.dump(facts, sys.stdout)

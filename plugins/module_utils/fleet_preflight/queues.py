@@ -159,6 +159,18 @@ def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:
         )
 
 
+def check_default(model: Model) -> Iterator[Problem]:
+    """A default queue that the inventory names is consumed."""
+    known = consumed(model)
+    if _workers_unknown(model):
+        return
+    for value, hosts in model.distinct("celery_app_settings"):
+        queue = as_text(as_mapping(value).get("task_default_queue"))
+        if queue and queue_fits(queue) and queue not in known:
+            path = ("celery_app_settings", "task_default_queue")
+            yield _unconsumed(model, path, queue, hosts, known)
+
+
 def check_routes(model: Model) -> Iterator[Problem]:
     """Each queue that a route names is consumed."""
     known = consumed(model)

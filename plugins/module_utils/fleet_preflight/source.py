@@ -18,7 +18,8 @@ _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNOR
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
-_PYTHON: Final = "celery_release_python"
+PYTHON: Final = "celery_release_python"
+ANOTHER_PYTHON: Final = "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
 # By ProtectHome= and PrivateTmp= of templates/systemd/_service.j2.
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 
@@ -74,20 +75,28 @@ def _source(
 
 def check_interpreter(model: Model) -> Iterator[Problem]:
     """An interpreter that the units' sandbox hides would build a release that can't start."""
-    for value, hosts in model.distinct(_PYTHON, model.hosts_of_role("celery_release")):
+    for value, hosts in model.distinct(PYTHON, model.hosts_of_role("celery_release")):
         path = PurePosixPath(os.path.normpath(as_text(value) or "/"))
-        hidden = next((place for place in HIDDEN if path.is_relative_to(place)), None)
-        if hidden is None and path.is_absolute():
+        message = hidden(path)
+        if not message and path.is_absolute():
             continue
         yield Problem(
-            _PYTHON,
-            f"is below {hidden}, which no process of the fleet sees: its units have ProtectHome= and PrivateTmp="
-            if hidden
-            else "is no absolute path",
-            "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt or /usr/local",
-            value=model.show((_PYTHON,), value),
+            PYTHON,
+            f"is {message}" if message else "is no absolute path",
+            ANOTHER_PYTHON,
+            value=model.show((PYTHON,), value),
             hosts=hosts,
         )
+
+
+def hidden(path: PurePosixPath) -> str:
+    """Return where a path lies, and why that does not do, if the units' sandbox hides it."""
+    place = next((place for place in HIDDEN if path.is_relative_to(place)), None)
+    return (
+        f"below {place}, which no process of the fleet sees: its units have ProtectHome= and PrivateTmp="
+        if place
+        else ""
+    )
 
 
 def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:

@@ -32,11 +32,19 @@ _LOWEST: Final[Mapping[str, float]] = {
     "watchdog_sec": 0,
     "heartbeat_interval": 1,
 }
+_MIB: Final = 2**20
+# A process with Celery in it has more than this before it runs its first task.
+_LEAST_MEMORY: Final = 32 * _MIB
+# Of processes or threads of one worker: Celery itself can't handle more files, and each takes memory.
+_MOST: Final = 1000
+_GREENLETS: Final = ("gevent", "eventlet")
 # Seconds that a stopping worker waits where its own options bound nothing.
 _DRAIN: Final = 600.0
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
 _CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
 _UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
+_AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
 _TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
 _SYNTAX: Final = {
     "memory_max": (_MEMORY, "512M, 2G, 40% or infinity"),
@@ -44,6 +52,12 @@ _SYNTAX: Final = {
     "cpu_quota": (_CPU, "50% for half a core, or 200% for two"),
     "tasks_max": (_TASKS, "64 or infinity"),
 }
+
+
+def memory_bytes(value: object) -> float | None:
+    """Return the bytes of a limit as systemd has it; None for a percentage, infinity and anything else."""
+    found = _SIZE.fullmatch(str(value))
+    return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
 
 
 def enabled(model: Model, host: str) -> tuple[str, ...]:
@@ -190,8 +204,99 @@ def check_limits(model: Model) -> Iterator[Problem]:
             )
 
 
+def check_sizes(model: Model) -> Iterator[Problem]:
+    """Limits of memory and numbers of processes that are far off, mostly by a wrong unit."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        for key, message, remedy in _sizes(options):
+            yield Problem(
+                dotted((*path, key)),
+                message,
+                remedy,
+                value=model.show((*path, key), options[key]),
+                hosts=hosts,
+            )
+
+
+def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Option, message and remedy of each."""
+    for key in ("memory_max", "memory_high"):
+        size = memory_bytes(options.get(key))
+        if size is not None and size < _LEAST_MEMORY:
+            unit = "a number without a unit is bytes"
+            likely = str(options[key]).isdigit() and _LEAST_MEMORY / _MIB <= size < 10**6
+            yield (
+                key,
+                f"is less than a worker needs to start ({_LEAST_MEMORY // _MIB}M or more)",
+                f"did you mean {options[key]}M? {unit.capitalize()}"
+                if likely
+                else f"write it as in 512M or 2G; {unit}",
+            )
+    if _above(options.get("memory_high"), options.get("memory_max")):
+        yield (
+            "memory_high",
+            f"is above memory_max ({options['memory_max']}), so it has no effect",
+            "write less than memory_max, or remove it",
+        )
+    child = as_number(options.get("max_memory_per_child"))
+    if child is not None and 1 <= child < _LEAST_MEMORY / 1024:
+        likely = child * 1024 >= _LEAST_MEMORY / 1024
+        yield (
+            "max_memory_per_child",
+            "is in KiB, and less than a process has before it runs a task: each would be replaced after every task",
+            f"did you mean {number_text(child * 1024)} ({number_text(child)} MiB)?"
+            if likely
+            else "write KiB, such as 204800 for 200 MiB",
+        )
+    yield from _processes(options)
+
+
+def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    numbers = {"concurrency": as_number(options.get("concurrency"))}
+    autoscale = options.get("autoscale")
+    if isinstance(autoscale, (str, int)):
+        found = _AUTOSCALE.fullmatch(str(autoscale))
+        if found is None:
+            yield (
+                "autoscale",
+                "is not a pair of numbers",
+                "write the largest and the smallest number of processes, as in 10,3",
+            )
+        elif int(found[1]) < int(found[2] or 0):
+            yield (
+                "autoscale",
+                "has the smallest number of processes first",
+                f"write {found[2]},{found[1]}: the largest number comes first",
+            )
+        elif int(found[1]) == 0:
+            yield ("autoscale", "allows no process", "write 1 or more, as in 10,3")
+        else:
+            numbers["autoscale"] = float(found[1])
+    for key, number in numbers.items():
+        if number is not None and number > _MOST and options.get("pool") not in _GREENLETS:
+            yield (
+                key,
+                f"is more than the {_MOST} processes or threads that one worker can have",
+                "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
+            )
+
+
+def _above(one: object, other: object) -> bool:
+    """Return whether a limit is above another one of the same kind, bytes or percent."""
+    for read in (memory_bytes, _percent):
+        first, second = read(one), read(other)
+        if first is not None and second is not None:
+            return first > second
+    return False
+
+
+def _percent(value: object) -> float | None:
+    text = str(value)
+    return as_number(text[:-1]) if text.endswith("%") else None
+
+
 def check_paths(model: Model) -> Iterator[Problem]:
-    """Paths that systemd could not be given as one word in quotes."""
+    """Paths that systemd could not be given as one word in quotes, or that don't begin at the root."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name, "read_write_paths")
         for number, text in enumerate(as_strings(options.get("read_write_paths"))):
@@ -201,6 +306,15 @@ def check_paths(model: Model) -> Iterator[Problem]:
                     "has a quotation mark or a control character, which systemd can't take in a path here",
                     "rename the directory",
                     value=model.show((*path, number), text),
+                    hosts=hosts,
+                )
+            # systemd's marks: of a path that may be missing, and of one below RootDirectory=.
+            elif not text.lstrip("-+").startswith("/"):
+                yield Problem(
+                    dotted((*path, number)),
+                    "is not an absolute path",
+                    "begin it with /",
+                    value=model.show((*path, number), text or '""'),
                     hosts=hosts,
                 )
 

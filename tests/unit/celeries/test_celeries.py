@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from celery import chord
+from fleet_preflight.settings import KNOWN
 
 from celery_fleet import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
@@ -138,6 +139,21 @@ def probed(one: Fleet) -> dict[str, Any]:
     assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@long
+@each
+def test_preflight_knows_its_settings(environment: Environment) -> None:
+    """Those of the newest are all, so that nothing of an older one is refused."""
+    code = "import json; from celery.app.defaults import DEFAULTS; print(json.dumps([*DEFAULTS]))"
+    done = subprocess.run(
+        [str(made(environment)), "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert set(json.loads(done.stdout)) <= set(KNOWN)
 
 
 @long

@@ -13,7 +13,9 @@ import pytest
 from celery import Celery
 from celery.app.routes import MapRoute
 from fleet_control import celery
+from kombu import Connection
 
+from celery_fleet import health_redis
 from tests.systemd import environment
 
 BROKER = {"host": "redis1", "port": 6379}
@@ -65,6 +67,18 @@ def test_a_password_of_any_letters_survives_the_url() -> None:
     url = urlsplit(settings(password=password)["broker_url"])
     assert unquote(url.password or "") == password
     assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
+
+
+def test_an_ipv6_address_stands_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for server in (BROKER, RESULTS):
+        monkeypatch.setitem(server, "host", "fd00::1")
+    pins = settings()
+    for name, port in (("broker_url", 6379), ("result_backend", 6380)):
+        assert pins[name] == f"rediss://worker:secret@[fd00::1]:{port}/0"
+        connection = Connection(pins[name])
+        assert (connection.hostname, connection.port) == ("fd00::1", port)
+        server = health_redis.server_of(pins[name], {})
+        assert (server.host, server.port) == ("fd00::1", port)
 
 
 def test_tasks_are_given_away_by_workers_alone() -> None:

@@ -99,7 +99,7 @@ def _workers(draw: Draw) -> dict[str, Any]:
         "pool": st.sampled_from(["prefork", "threads", "solo"]),
         "prefetch_multiplier": st.integers(1, 4),
         "max_tasks_per_child": st.integers(1, 1000),
-        "max_memory_per_child": st.integers(1000, 10**6),
+        "max_memory_per_child": st.integers(40_000, 10**6),
         "memory_max": _SIZES,
         "cpu_quota": st.sampled_from(["50%", "200%"]),
         "tasks_max": st.sampled_from(["64", "infinity"]),
@@ -151,7 +151,7 @@ def _extras(draw: Draw) -> dict[str, Any]:
         "celery_release_commands": st.just([{"name": "migrate", "argv": ["python", "-V"], "on": "one"}]),
         "celery_worker_defaults": st.sampled_from([{}, {"memory_max": "1G"}, {"concurrency": 2}]),
         "flower_url_prefix": st.sampled_from(["", "flower", "/a/b/"]),
-        "redis_broker_maxmemory": st.sampled_from(["1gb", 1000000, "64MB"]),
+        "redis_broker_maxmemory": st.sampled_from(["1gb", 10**7, "64MB"]),
         "celery_worker_take": st.sampled_from(["auto", "stock"]),
     }  # fmt: skip
     chosen = draw(st.lists(st.sampled_from(sorted(possible)), max_size=6, unique=True))

@@ -23,7 +23,7 @@ from ansible.vars.hostvars import HostVarsVars
 from fleet_control import payload, plan, wanted
 from fleet_preflight.specs import ROLE_GROUPS
 
-from celery_fleet import schedule
+from celery_fleet import schedule, settings
 from tests.unit.preflight.inventory import ROOT, specs, trusted
 
 FACTS: Final[Mapping[str, Any]] = {
@@ -147,6 +147,11 @@ def _host(scope: dict[str, Any]) -> list[str]:
         for file in read.files:
             if file.content is not None and _CONTROL.search(file.content):
                 found.append(f"{part.name}: {file.dest} has a control character")
+    given = templar.template(trust_as_template("{{ celery_app_settings }}"))
+    try:
+        settings.parse_celery(_plain(given))
+    except settings.FleetError as error:
+        found.append(f"settings: {error}")
     if "celery_beat" in names:
         found += [f"beat: {text}" for text in _schedule(templar)]
     return found

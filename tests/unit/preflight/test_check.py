@@ -60,6 +60,30 @@ def test_queues_of_exchanges_pass(variables: Variables) -> None:
     assert problems(variables) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"memory_max": "64M", "memory_high": "64M"},
+        {"memory_max": "2147483648", "memory_high": "1.5G"},
+        {"memory_max": "1G", "memory_high": "90%"},
+        {"memory_max": "1G", "memory_high": "infinity"},
+        {"memory_max": "40%", "memory_high": "30%"},
+        {"max_memory_per_child": 204800},
+        {"autoscale": "10,2"},
+        {"autoscale": "3,3"},
+        {"autoscale": "10"},
+        {"concurrency": 1000},
+        {"concurrency": 4000, "pool": "gevent"},
+        {"read_write_paths": ["/srv/my data", "-/srv/b", "+/srv/c"]},
+        {"environment": {"A": True, "B": None, "C": 1}},
+    ],
+    ids=str,
+)
+def test_options_of_a_worker_that_pass(variables: Variables, options: Variables) -> None:
+    variables["celery_worker_instances"]["discounts"] = options
+    assert problems(variables) == []
+
+
 W = "celery_worker_instances"
 D = f"{W}/discounts"
 B = "celery_beat_schedule"
@@ -130,6 +154,24 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "nothing that systemd", "512M"),
     (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "nothing that systemd", "64"),
     ("celery_worker_defaults", {"memory_max": "1GB"}, f"{W}.discounts.memory_max", "nothing that", "512M"),
+    # sizes that are far off
+    (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a worker needs", "did you mean 2048M?"),
+    (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a worker needs", "without a unit is bytes"),
+    (f"{D}/memory_max", "31M", f"{W}.discounts.memory_max", "less than a worker needs", "512M or 2G"),
+    (f"{D}/memory_max", "20000000", f"{W}.discounts.memory_max", "less than a worker needs", "512M or 2G"),
+    (f"{D}/memory_high", "512", f"{W}.discounts.memory_high", "less than a worker needs", "did you mean 512M?"),
+    (D, {"memory_max": "1G", "memory_high": "2G"}, f"{W}.discounts.memory_high", "above memory_max (1G)", "less than"),
+    (D, {"memory_max": "1G", "memory_high": "1025M"}, f"{W}.discounts.memory_high", "above memory_max", "remove it"),
+    (D, {"memory_max": "20%", "memory_high": "30%"}, f"{W}.discounts.memory_high", "above memory_max", "remove it"),
+    (f"{D}/max_memory_per_child", 200, f"{W}.discounts.max_memory_per_child", "in KiB", "mean 204800 (200 MiB)"),
+    (f"{D}/max_memory_per_child", 1, f"{W}.discounts.max_memory_per_child", "in KiB", "204800 for 200 MiB"),
+    (f"{D}/autoscale", "2,10", f"{W}.discounts.autoscale", "the smallest number of processes first", "write 10,2"),
+    (f"{D}/autoscale", "10-2", f"{W}.discounts.autoscale", "not a pair", "as in 10,3"),
+    (f"{D}/autoscale", "10,2,1", f"{W}.discounts.autoscale", "not a pair", "as in 10,3"),
+    (f"{D}/autoscale", "0", f"{W}.discounts.autoscale", "allows no process", "as in 10,3"),
+    (f"{D}/autoscale", "4000,2", f"{W}.discounts.autoscale", "more than the 1000", "pool: gevent"),
+    (f"{D}/concurrency", 4000, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
+    (D, {"concurrency": 4000, "pool": "threads"}, f"{W}.discounts.concurrency", "more than the 1000", "pool: gevent"),
     # the web process's address
     ("celery_producer_web_listen", "5000", "celery_producer_web_listen", "no address with a port", "127.0.0.1:5000"),
     ("celery_producer_web_listen", "localhost:5000", "celery_producer_web_listen", "no address with", "[::1]:5000"),
@@ -143,6 +185,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("firewall_enabled", "yes", "firewall_enabled", "a string where a boolean", "true or false"),
     ("firewall_redis_clients", ["monitor1"], "firewall_redis_clients[0]", "is no address", "10.1.0.0/24"),
     ("firewall_redis_clients", ["10.1.0.7/24"], "firewall_redis_clients[0]", "address where a network", "10.1.0.0/24"),
+    ("firewall_redis_clients", ["10.0.0.0/33"], "firewall_redis_clients[0]", "mask that no network has", "10.1.0.0/24"),
     ("firewall_redis_clients", ["0.0.0.0/0"], "firewall_redis_clients[0]", "let everybody in", "write the address"),
     ("firewall_redis_clients", ["127.0.0.1"], "firewall_redis_clients[0]", "no address that connections", "the client"),
     ("firewall_redis_clients", ["fe80::1"], "firewall_redis_clients[0]", "of one link alone", "write the address"),
@@ -289,6 +332,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "as Celery registers it"),
     (f"{B}/clean/options", {"priorityy": 3}, f"{B}.clean.options.priorityy", "no option that Celery", "priority?"),
     (f"{B}/history/interval", 1e300, f"{B}.history.interval", "longer than Python", "fewer"),
+    (SET, {"task_default_queue": "maintenanc"}, f"{SET}.task_default_queue", "no enabled worker", "maintenance?"),
+    (SET, {"task_default_queue": "zzz"}, f"{SET}.task_default_queue", "no enabled worker", "add it to a worker's"),
+    (SET, {"task_default_queue": "a b"}, f"{SET}.task_default_queue", "no queue name", "use letters"),
     # secrets
     ("redis_passwords/worker", "", "redis_passwords.worker", "is empty", "openssl rand"),
     ("redis_passwords/worker", "CHANGE_ME", "redis_passwords.worker", "placeholder", "openssl"),
@@ -338,6 +384,11 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_app_env/A", "a\x1bb", "celery_app_env.A", "control character", "base64"),
     ("celery_app_secret_env/A", "a\r\n", "celery_app_secret_env.A", "control character", "base64"),
     (f"{D}/environment", {"A": "\0"}, f"{W}.discounts.environment.A", "control character", "base64"),
+    ("celery_app_env/HOSTS", ["a", "b"], "celery_app_env.HOSTS", "a list where a string", "JSON in quotes"),
+    ("celery_app_env/MAP", {"a": 1}, "celery_app_env.MAP", "a mapping where a string", "JSON in quotes"),
+    ("celery_app_secret_env/HOSTS", ["a"], "celery_app_secret_env.HOSTS", "a list where a string", "a,b"),
+    (f"{D}/environment", {"A": []}, f"{W}.discounts.environment.A", "a list where a string", "a,b"),
+    ("celery_producer_web/environment", {"A": {}}, "celery_producer_web.environment.A", "a mapping where", "a,b"),
     ("celery_app_env/PYTHONPATH", "/srv/lib", "celery_app_env.PYTHONPATH", "has no effect",
      "celery_app_source.directory"),
     ("celery_app_secret_env/CELERY_BROKER_URL", "redis://h/0", "celery_app_secret_env.CELERY_BROKER_URL",
@@ -350,13 +401,14 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_producer_web.environment.CELERY_FLEET_ARGS", "has no effect", "the fleet's own"),
     ("celery_app_env/1ST", "x", "celery_app_env.1ST", "name of an environment variable", "letters"),
     # what the sandbox hides
-    ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "/usr/local"),
+    ("celery_release_python", "/home//python3", "celery_release_python", "below /home", "one below /opt"),
     ("celery_release_python", "/opt/../root", "celery_release_python", "below /root", "/usr/bin/python3"),
     ("celery_release_python", "/tmp/python3", "celery_release_python", "PrivateTmp=", "below /opt"),
     ("celery_release_python", "python3.12", "celery_release_python", "no absolute path", "/usr/bin/python3"),
     (f"{D}/read_write_paths", ["/srv/a", '/srv/"b'], f"{W}.discounts.read_write_paths[1]", "quotation mark", "rename"),
     (f"{D}/read_write_paths", ["/srv/a\nUser=root"], f"{W}.discounts.read_write_paths[0]",
      "control character", "rename"),
+    (f"{D}/read_write_paths", ["srv/a"], f"{W}.discounts.read_write_paths[0]", "not an absolute path", "with /"),
     # logs
     ("celery_app_log_format", "%(message)s %(task_name)s", "celery_app_log_format", "'task_name'", "%(asctime)s"),
     ("celery_app_task_log_format", "%(messages)s", "celery_app_task_log_format", "'messages'", "%(asctime)s"),
@@ -387,6 +439,9 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("redis_broker_port", 70000, "redis_broker_port", "no TCP port", "1 to 65535"),
     ("redis_broker_maxmemory", "256 MB", "redis_broker_maxmemory", "no limit of memory", "256mb"),
     ("redis_broker_maxmemory", 0, "redis_broker_maxmemory", "no limit at all", "256mb"),
+    ("redis_broker_maxmemory", "256", "redis_broker_maxmemory", "full at once", "did you mean 256mb?"),
+    ("redis_broker_maxmemory", 256, "redis_broker_maxmemory", "full at once", "without a unit is bytes"),
+    ("redis_results_maxmemory", "1mb", "redis_results_maxmemory", "full at once", "256mb or 2gb"),
     ("flower_auth_user", "a:b", "flower_auth_user", "could log in", "as in admin"),
     ("flower_auth_user", "a,b", "flower_auth_user", "could log in", "as in admin"),
     ("flower_auth_user", "", "flower_auth_user", "could log in", "as in admin"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from fleet_preflight.model import Severity
 from tests.unit.preflight.inventory import ROOT, model, valid
 
 PROBE = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
+# All users may run it, which a virtualenv's may not let them.
+INTERPRETER = "/usr/bin/python3"
 GOOD: dict[str, Any] = {
     "reachable": True,
     "reason": "",
@@ -46,6 +49,31 @@ def test_a_good_host_passes() -> None:
         ({"systemd_is_init": False}, "systemd", "process 1", Severity.ERROR),
         ({"systemd_version": 247}, "systemd", "older than 252", Severity.ERROR),
         ({"python_version": "3.9.2"}, "python", "older", Severity.ERROR),
+        (
+            {"interpreter": {"path": "/usr/bin/python3.9", "exists": False}},
+            "celery_release_python",
+            "does not exist",
+            Severity.ERROR,
+        ),
+        (
+            {"interpreter": {"path": "/opt/python3", "exists": True, "version": "3.9.2"}},
+            "celery_release_python",
+            "is Python 3.9.2, older than 3.11",
+            Severity.ERROR,
+        ),
+        (
+            {
+                "interpreter": {
+                    "path": "/opt/python3",
+                    "exists": True,
+                    "version": "3.12.1",
+                    "places": ["/opt/python3", "/home/me/.pyenv/versions/3.12.1"],
+                }
+            },
+            "celery_release_python",
+            "leads below /home",
+            Severity.ERROR,
+        ),
         ({"unresolved_names": ["redis1"]}, "celery_app_broker_host", "resolve", Severity.ERROR),
         ({"active_units": ["redis-server.service"]}, "redis", "Debian's own", Severity.ERROR),
         (
@@ -85,6 +113,10 @@ def test_a_host_that_is_refused(
     "change",
     [
         {"distribution_version": "13"},
+        {"interpreter": {}},
+        {"interpreter": {"path": "/p", "exists": True, "version": "3.11.2", "places": ["/p"]}},
+        # One that nobody but the application may run: the build tells.
+        {"interpreter": {"path": "/p", "exists": True, "version": "", "places": ["/p"]}},
         {"redis_flavor": "valkey", "distribution_version": "13"},
         {"redis_flavor": "valkey", "packages": ["valkey-server"]},
         {"packages": ["nginx", "nginx-common"], "claims": {"nginx": ["shop_web"]}},
@@ -228,6 +260,13 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     assert facts["active_units"] == []
     assert facts["versions"]["dpkg"][0].isdigit()
     assert facts["versions"]["no-such-package"] == ""
+    system = subprocess.run([INTERPRETER, "--version"], capture_output=True, text=True, check=True)
+    assert facts["interpreter"] == {
+        "path": INTERPRETER,
+        "exists": True,
+        "version": system.stdout.removeprefix("Python ").strip(),
+        "places": [os.path.realpath(INTERPRETER), "/usr"],
+    }
     assert facts["python_version"].startswith("3.")
     assert [mark.get("app") for mark in facts["marks"]] == ["a", None, None]
     assert [bool(mark.get("error")) for mark in facts["marks"]] == [False, True, True]
@@ -258,7 +297,27 @@ def test_the_unit_of_a_process(text: str, unit: str) -> None:
     assert names["unit_of"](text) == unit
 
 
-def probed(tmp_path: Path, port: int, certificate: str = "a/fleet.json") -> dict[str, Any]:
+@pytest.mark.parametrize(
+    ("path", "exists"), [("", None), ("/no/such/python3", False), ("/etc/hostname", True)]
+)
+def test_an_interpreter_that_can_not_be_asked(
+    tmp_path: Path, path: str, exists: bool | None
+) -> None:
+    found = probed(tmp_path, 1, interpreter=path)["interpreter"]
+    assert found == (
+        {"path": path, "exists": exists, "version": "", "places": [path]} if path else {}
+    )
+
+
+def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to("/home/me/bin/python3")
+    found = probed(tmp_path, 1, interpreter=str(tmp_path / "python3"))["interpreter"]
+    assert found["places"] == ["/home/me/bin/python3"]
+
+
+def probed(
+    tmp_path: Path, port: int, certificate: str = "a/fleet.json", interpreter: str = INTERPRETER
+) -> dict[str, Any]:
     """What the probe says of this machine."""
     answer = subprocess.run(
         [sys.executable, "-S", "-I", "-c", PROBE.read_text(encoding="utf-8")],
@@ -270,6 +329,7 @@ def probed(tmp_path: Path, port: int, certificate: str = "a/fleet.json") -> dict
                 "versions": ["dpkg", "no-such-package"],
                 "marks": f"{tmp_path}/*/fleet.json",
                 "ports": [port, 1],
+                "interpreter": interpreter,
                 "certificate": f"{tmp_path}/{certificate}",
                 "files": [f"{tmp_path}/a/fleet.json", f"{tmp_path}/none"],
                 "data": [str(tmp_path), f"{tmp_path}/none"],

@@ -109,6 +109,23 @@ def test_facts_of_a_host(tmp_path: Path, options: tuple[str, ...]) -> None:
     assert "can't be used" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("packages", [[], ["python3.9-venv"]])
+def test_an_interpreter_is_looked_for_where_no_package_brings_it(
+    tmp_path: Path, packages: list[str]
+) -> None:
+    variables = {
+        "ansible_connection": "local",
+        "celery_release_python": "/no/such/python3.9",
+        "celery_runtime_packages": packages,
+    }
+    done = run(tmp_path, HOSTS, variables)
+    output = done.stdout + done.stderr
+    # Not on a host of Redis alone.
+    refused = "celery_release_python = /no/such/python3.9 (worker1, worker2, control1)" in output
+    assert refused is (packages == []), output
+    assert "python=3." in output
+
+
 def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
     """By what celery_app says of each host, as the role preflight knows it."""
     playbook = HOSTS.replace(

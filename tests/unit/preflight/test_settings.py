@@ -1,0 +1,126 @@
+"""Names in `celery_app_settings`: what has no effect or stops a process is refused; what is somebody else's is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.app.defaults import DEFAULTS
+from fleet_preflight import settings
+from fleet_preflight.model import Problem, Severity
+
+from celery_fleet import settings as runtime
+from celery_fleet import versions
+from celery_fleet.errors import FleetError
+from tests.unit.preflight.inventory import problems, valid
+
+ALLOWED = "preflight_allowed_variables"
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, Any]:
+    return valid(tmp_path / "source")
+
+
+def found(variables: dict[str, Any], name: str, value: Any = 5) -> list[Problem]:
+    return problems({**variables, settings.VARIABLE: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "remedy"),
+    [
+        # misspelt
+        ("task_time_limt", "no effect", "did you mean task_time_limit?"),
+        ("worker_prefetch_multipler", "no effect", "did you mean worker_prefetch_multiplier?"),
+        ("result_expire", "no effect", "did you mean result_expires?"),
+        ("timezon", "no effect", "add celery_app_settings.timezon to preflight_allowed_variables"),
+        # in another spelling
+        ("CELERY_TASK_TIME_LIMIT", "not the name of a setting", "write task_time_limit"),
+        ("CELERYD_TASK_TIME_LIMIT", "not the name of a setting", "write task_time_limit"),
+        ("CELERYD_CONCURRENCY", "not the name of a setting", "write worker_concurrency"),
+        ("CELERYBEAT_SCHEDULE_FILENAME", "not the name of", "write beat_schedule_filename"),
+        ("CELERY_ACKS_LATE", "not the name of a setting", "write task_acks_late"),
+        ("CELERY_RESULT_BACKEND", "not the name of a setting", "write result_backend"),
+        ("CELERY_TASK_TIME_LIMT", "not the name of", "mean task_time_limit?"),
+        ("beat-max-loop-interval", "not the name of a setting", "write beat_max_loop_interval"),
+        ("Task_Time_Limit", "not the name of a setting", "write task_time_limit"),
+        ("ONCE", "not the name of a setting", "in the application's code"),
+        ("celery_task_time_limit", "another name", "write task_time_limit"),
+        ("celeryd_concurrency", "another name", "write worker_concurrency"),
+        # what no process would take
+        ("include", "sets it itself", "`include` of the worker"),
+        ("CELERY_IMPORTS", "sets it itself", "in the application's code"),
+    ],
+)
+def test_a_name_without_effect_is_refused(
+    variables: dict[str, Any], name: str, message: str, remedy: str
+) -> None:
+    (one,) = found(variables, name)
+    assert one.variable in (f"celery_app_settings.{name}", f"celery_app_settings['{name}']")
+    assert one.severity is Severity.ERROR
+    assert message in one.message
+    assert remedy in one.remedy
+
+
+def test_a_missing_space_shows_no_value(variables: dict[str, Any]) -> None:
+    (one,) = found(variables, "redis_password:hush")
+    assert "write redis_password; mind the space" in one.remedy
+    assert "hush" not in str(one)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "redbeat_redis_url",
+        "redbeat_lock_timeout",
+        "django_celery_beat_tz_aware",
+        "once_backend",
+        "shop_currency",
+        "redis_backend_health_check_interval",
+    ],
+)
+def test_settings_of_packages_and_of_the_application_pass(
+    variables: dict[str, Any], name: str
+) -> None:
+    assert found(variables, name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("task_max_retries", "preflight_allowed_variables"),
+        ("worker_max_tasks_child", "did you mean worker_max_tasks_per_child?"),
+        ("concurrency", "did you mean worker_concurrency?"),
+    ],
+)
+def test_a_name_that_celery_could_have_is_warned_of(
+    variables: dict[str, Any], name: str, remedy: str
+) -> None:
+    (one,) = found(variables, name)
+    assert one.severity is Severity.WARNING
+    assert remedy in one.remedy
+
+
+@pytest.mark.parametrize("name", ["task_time_limt", "task_max_retries"])
+def test_names_are_allowed_by_list(variables: dict[str, Any], name: str) -> None:
+    assert found({**variables, ALLOWED: [f"celery_app_settings.{name}"]}, name) == []
+    assert found({**variables, ALLOWED: ["celery_app_settings.task_*"]}, name) == []
+    assert found({**variables, ALLOWED: [name]}, name) != []
+
+
+@pytest.mark.parametrize("name", ["include", "TASK_TIME_LIMIT"])
+def test_what_stops_a_process_is_never_allowed(variables: dict[str, Any], name: str) -> None:
+    assert found({**variables, ALLOWED: ["celery_app_settings.*"]}, name) != []
+    with pytest.raises(FleetError):
+        runtime.parse_celery({name: 5})
+
+
+def test_the_runtime_refuses_the_same() -> None:
+    assert set(settings.UNPINNABLE) == runtime.UNPINNABLE
+    assert runtime._NAME.pattern == settings.NAME.pattern + r"\Z"
+
+
+def test_the_names_are_those_of_celery() -> None:
+    assert set(settings._DEFAULTS) == set(DEFAULTS)
+    assert (versions.CELERY[-1], versions.CELERY[0]) == settings.SUPPORTED
