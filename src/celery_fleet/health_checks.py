@@ -591,7 +591,7 @@ def queues(setup: Setup) -> Finding:
 
 
 def dead_letters(setup: Setup) -> Finding:
-    """How many messages could not be run and wait for somebody's decision."""
+    """How many messages could not be run, or failed for good, and wait for a decision."""
     if setup.operator is None:
         raise CheckError("this host has no credentials of the operator; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}

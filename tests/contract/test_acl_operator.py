@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from celery import Celery
 
 from tests.fleet import NODE, QUEUES, ROOT, Fleet, client, running, wait_for
 
@@ -54,6 +55,19 @@ def test_a_task_whose_time_is_up_is_no_business_of_a_question(
 )
 def test_celerys_questions(fleet: Fleet, question: str) -> None:
     assert NODE in fleet.celery("inspect", "--timeout=0.5", question)
+
+
+def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
+    """As docs/operations.md has it: whoever has Flower's password can't have tasks run, by a retry either."""
+    sent = fleet.app().send_task("shop.add", (1, 2), countdown=3)
+    fleet.celery("control", "revoke", sent.id, user="flower")
+    wait_for(lambda: sent.state == "REVOKED", 30)
+    assert fleet.refused() == []
+    flower = Celery("shop", set_as_current=False)
+    flower.conf.update(fleet.settings("flower")["celery"])
+    with pytest.raises(Exception, match="(?i)permission"):
+        flower.send_task("shop.add", (1, 2), queue="mail", retry=False, ignore_result=True)
+    assert fleet.refused() != []
 
 
 def test_the_commands_questions(fleet: Fleet) -> None:

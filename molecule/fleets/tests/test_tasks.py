@@ -342,5 +342,9 @@ def test_fails_for_good_after_three_more_tries_a_minute_apart(flash: Fleet, doom
     assert [text.rpartition("] ")[2] for _, text in lines] == [
         f"attempt {number}" for number in (1, 2, 3, 4)
     ]
+    # And is kept, for somebody to send it again.
+    words = f"--format json dead-letters list --reason failed {doomed}"
+    letters = fleets.must(flash, flash.one("celery_workers"), words).output
+    assert doomed in letters
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(lines)]
     assert [gap for gap in gaps if not 59 < gap < 66] == []

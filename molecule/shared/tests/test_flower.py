@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
-from support import resp, web
+from support import fleets, resp, web
 from support.inventory import ROOT
 from support.waiting import wait_for
 
@@ -96,6 +97,15 @@ def test_refuses_a_way_up(fleet: Fleet, path: str) -> None:
 def test_does_nothing_without_a_password(fleet: Fleet, path: str) -> None:
     path = path.format(node=next(iter(nodes(fleet))))
     assert web.flower(fleet, path, "POST", login=False).status == 401
+
+
+def test_revokes_a_task_with_the_password(fleet: Fleet) -> None:
+    """One that a worker holds until it is due; then it is dropped."""
+    source = f"flower-{uuid4().hex[:8]}"
+    task = fleets.task("app.tasks.my_custom_task", source, 1, countdown=10)
+    sent = fleets.send(fleet, task)[0]
+    assert web.flower(fleet, f"/api/task/revoke/{sent.id}", "POST").status == 200
+    wait_for("it is dropped", 30, lambda: fleets.state_of(fleet, sent.id) == "REVOKED")
 
 
 def test_refuses_a_wrong_password(fleet: Fleet) -> None:

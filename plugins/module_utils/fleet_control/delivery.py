@@ -42,6 +42,7 @@ _KNOBS: dict[str, Any] = {
     "unknown_for": 3600,
     "poison_deaths": 3,
     "dead_letters_keep": 10_000,
+    "failed_keep": 0,
     "stock_visibility": 3600,
 }
 # Options of the runtime that are numbers: theirs -> ours, and their type.
@@ -50,6 +51,7 @@ _NUMBERS: dict[str, tuple[str, type[int | float]]] = {
     "unknown_for": ("unknown_for", float),
     "deaths": ("poison_deaths", int),
     "keep": ("dead_letters_keep", int),
+    "failed": ("failed_keep", int),
     "stock_visibility": ("stock_visibility", float),
 }
 

@@ -285,6 +285,19 @@ def check_numbers(model: Model) -> Iterator[Problem]:
                     value=model.show((name,), value),
                     hosts=hosts,
                 )
+    failed, keep = "celery_worker_failed_keep", "celery_worker_dead_letters_keep"
+    for value, hosts in model.distinct(failed, workers):
+        for kept, there in model.distinct(keep, hosts):
+            number, most = as_number(value), as_number(kept)
+            if number is None or most is None or 0 <= number <= most:
+                continue
+            yield Problem(
+                failed,
+                "is below 0" if number < 0 else f"is above {keep} ({number_text(most)})",
+                "write 0 or more" if number < 0 else f"write {number_text(most)} or less",
+                value=model.show((failed,), value),
+                hosts=there,
+            )
     delay, total = "celery_worker_unknown_delay", "celery_worker_unknown_for"
     for value, hosts in model.distinct(delay, workers):
         for longest, there in model.distinct(total, hosts):

@@ -13,8 +13,10 @@ from typing import Any
 from billiard.einfo import ExceptionWithTraceback
 from celery import signals
 from celery.exceptions import (
+    Ignore,
     NotRegistered,
     Reject,
+    Retry,
     SoftTimeLimitExceeded,
     Terminated,
     TimeLimitExceeded,
@@ -59,6 +61,20 @@ def forget(message: Any) -> None:
     """Have kombu forget a message that is no longer in ``unacked``."""
     message.channel.qos._quick_ack(message.delivery_tag)
     message._state = "REQUEUED"
+
+
+def instead_of_ack(message: Any, action: Callable[[Any], bool]) -> None:
+    """Have a message's next acknowledgement, which Celery makes on the loop's thread, be an action.
+
+    It is called with the message; where it returns False, the message is acknowledged after all.
+    """
+
+    def ack(multiple: bool = False) -> None:
+        del message.ack
+        if not action(message):
+            message.ack(multiple=multiple)
+
+    message.ack = ack
 
 
 def remove(message: Any) -> bool:
@@ -135,12 +151,14 @@ def use_request(
     died: Callable[[Any, BaseException, Any], bool],
     was_waiting: Callable[[int], bool] = lambda _: False,
     was_cut_off: Callable[[], bool] = lambda: False,
+    failed: Callable[[Any, BaseException], object] | None = None,
 ) -> None:
     """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
 
     It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
     A late-acknowledged task whose hard time limit passes while it waits to send something is put back: ``was_waiting``
-    is asked about its process, and ``was_cut_off`` in its greenlet.
+    is asked about its process, and ``was_cut_off`` in its greenlet. ``failed`` is told of a request that has failed for
+    good and is about to be acknowledged, on any thread.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
@@ -178,6 +196,8 @@ def use_request(
             died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
         ):
             return None
+        if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
+            self.failure = exc if lost is None else lost
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
@@ -187,12 +207,24 @@ def use_request(
         if not soft and self.task.acks_late and was_cut_off():
             put_back(self)
             return None
+        if not soft:
+            self.failure = TimeLimitExceeded(timeout)
         return base.on_timeout(self, soft, timeout)
+
+    def acknowledge(self: Any) -> None:
+        exc = self.failure
+        # One whose process died may have succeeded before.
+        late = failed is not None and exc is not None and not self.acknowledged
+        if late and not (isinstance(exc, WorkerLostError) and succeeded(self)):
+            failed(self, exc)
+        base.acknowledge(self)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
         """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
+        failure, self.failure = self.failure, None
         if base._retry_worker_lost(self, exc, exc_info):
             return True
+        self.failure = failure
         if not self.task.acks_late or self.acknowledged:
             return False  # there is no message any more
         self.reject(requeue=True)
@@ -201,8 +233,10 @@ def use_request(
     added = {
         "celery_fleet": True,
         "waited_to_send": False,
+        "failure": None,
         "on_failure": on_failure,
         "on_timeout": on_timeout,
+        "acknowledge": acknowledge,
         "_retry_worker_lost": retry_worker_lost,
     }
     task.Request = type("Request", (base,), added)

@@ -1,4 +1,4 @@
-"""Dead letters: messages that can't be run, kept with the reason instead of being dropped.
+"""Dead letters: messages that can't be run or failed for good, kept with the reason instead of being dropped.
 
 Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id; a sorted set has
 the ids by when they were last seen. What changes them is one script each, all of it or nothing of it. Those
@@ -26,8 +26,8 @@ from celery_fleet.errors import one_line
 from celery_fleet.redact import redact
 
 UNKNOWN, UNDECODABLE, MALFORMED = "unknown", "undecodable", "malformed"
-INVALID, POISON = "invalid", "poison"
-REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON)
+INVALID, POISON, FAILED = "invalid", "poison", "failed"
+REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON, FAILED)
 
 #: What all headers begin with that the fleet adds to a message.
 OWN_HEADERS = "x-fleet-"
@@ -91,7 +91,7 @@ return 1
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One message that could not be run.
+    """One message that could not be run, or whose task failed for good.
 
     Attributes:
         id: The message's id, or a made one where it has none.
@@ -155,7 +155,8 @@ class DeadLetter:
         """
         if self.message is None:
             raise ValueError(f"dead letter {self.id} was read without its message")
-        return replayed(self.message).encode(errors="surrogateescape")
+        fresh = {"retries": 0} if self.reason == FAILED else {}
+        return replayed(self.message, fresh).encode(errors="surrogateescape")
 
 
 def text_of(item: bytes | str) -> str:
@@ -227,14 +228,14 @@ def neutral(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "properties": properties}
 
 
-def replayed(item: str) -> str:
-    """The item that a replay puts into the list: without our headers; what is no message stays as it is."""
+def replayed(item: str, fresh: Mapping[str, Any]) -> str:
+    """The item that a replay puts into the list: without our headers, with ``fresh`` ones; what is no message stays."""
     message = parsed(item)
     headers = message.get("headers")
     if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
         return item
     kept = {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)}
-    return json.dumps({**neutral(message), "headers": kept})
+    return json.dumps({**neutral(message), "headers": {**kept, **fresh}})
 
 
 def described(error: BaseException | str) -> str:

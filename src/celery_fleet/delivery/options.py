@@ -48,6 +48,8 @@ class Options:
     deaths: int = 3
     #: Dead letters that are kept; the oldest go first.
     keep: int = 10_000
+    #: While there are fewer dead letters than this, a task that has failed for good becomes one; 0 is never.
+    failed: int = 0
 
     @property
     def atomic(self) -> bool:
@@ -80,6 +82,10 @@ def parse(document: object) -> Options:
             value = float(value)
         if type(value) is not wanted:
             errors.append(f"delivery.{name} is {value!r}, not of type {wanted.__name__}")
+        elif name == "failed":
+            if value < 0:
+                errors.append(f"delivery.failed is {value!r}, not 0 or more")
+            given[name] = value
         elif wanted is not bool and isinstance(value, int | float) and value <= 0:
             errors.append(f"delivery.{name} is {value!r}, not above 0")
         else:

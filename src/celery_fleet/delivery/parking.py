@@ -10,6 +10,9 @@ they like. What Redis does not take is tried again; until then the message stays
 the rest where the connection is lost. Where messages are in no ``unacked`` (another broker, ``ack_emulation`` off,
 ``no_ack``), all is as in stock Celery.
 
+A task that failed for good is parked in place of its acknowledgement, if
+:attr:`~celery_fleet.delivery.options.Options.failed` says so.
+
 Without dead letters a malformed message is dropped, as Celery drops an invalid one. Stock Celery lets some of them end
 the worker, which puts them back and takes them again after its restart.
 """
@@ -31,6 +34,7 @@ from celery_fleet._celery57 import list_of
 from celery_fleet.delivery import _letters57 as adapter
 from celery_fleet.delivery import dead_letters, keys, sending
 from celery_fleet.delivery.dead_letters import (
+    FAILED,
     INVALID,
     MALFORMED,
     POISON,
@@ -41,6 +45,7 @@ from celery_fleet.delivery.dead_letters import (
     misshapen,
 )
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.letter_box import COUNT
 from celery_fleet.delivery.mixin import Mixin
 from celery_fleet.delivery.options import AT_LEAST_ONCE, Options
 from celery_fleet.delivery.parked import Aside, park_raw, tell
@@ -183,8 +188,9 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         """Make each task's way through the worker, as at each connection."""
         promised = self.delivery.profile == AT_LEAST_ONCE
         died = self._died if self.delivery.dead_letters else _not_counted
+        failed = self._failed if self.delivery.dead_letters and self.delivery.failed else None
         for task in self.app.tasks.values() if self.delivery.dead_letters or promised else ():
-            adapter.use_request(task, died, sending.was_waiting, sending.was_cut_off)
+            adapter.use_request(task, died, sending.was_waiting, sending.was_cut_off, failed)
         super().update_strategies()
 
     def on_close(self) -> None:
@@ -352,6 +358,46 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
             self._attempt(message, action)
         else:
             action(message)
+        return True
+
+    # --- tasks that failed for good ---
+
+    def _failed(self, request: Any, exc: BaseException) -> None:
+        adapter.instead_of_ack(request.message, partial(self._keep_failed, exc=exc))
+
+    def _keep_failed(self, message: Any, exc: BaseException) -> bool:
+        """Make the message of a failed task a dead letter; return False where it has to be acknowledged.
+
+        Others are not pushed out for it: they have not run at all.
+        """
+        channel = message.channel
+        identifier, task = dead_letters.identity(adapter.raw(message))
+        try:
+            if not adapter.in_unacked(message):
+                raise ConnectionError("the connection is lost")
+            with adapter.client(channel) as client:
+                number = int(dead_letters.evaluate(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
+            if number >= self.delivery.failed:
+                logger.error(
+                    "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_failed_keep)",
+                    task,
+                    identifier,
+                    number,
+                )
+                return False
+            self._park(message, FAILED, described(exc))
+        except Exception as error:  # noqa: BLE001  # it has failed, and its end is not that of the worker
+            away = sending.is_away(error)
+            logger.error(
+                "failed task %s[%s] can't be kept (%s): %s",
+                task,
+                identifier,
+                described(error),
+                "it runs again" if away else "it is acknowledged",
+            )
+            if away:
+                message.reject_log_error(logger, self.connection_errors, requeue=True)
+            return away
         return True
 
     def _note(self, message: Any, deaths: float) -> None:

@@ -20,7 +20,13 @@ from celery_fleet.settings import FleetSettings, read
 from tests import systemd
 
 ALL = ("lease", "hand_back", "carry", "outage")
-KNOBS = {"unknown_delay": 5, "unknown_for": 600, "poison_deaths": 2, "dead_letters_keep": 50}
+KNOBS = {
+    "unknown_delay": 5,
+    "unknown_for": 600,
+    "poison_deaths": 2,
+    "dead_letters_keep": 50,
+    "failed_keep": 20,
+}
 
 
 def environment(directory: Path, content: str) -> dict[str, str]:
@@ -74,6 +80,7 @@ def test_where_all_is_celery_s_own_nothing_is_written() -> None:
     assert delivery.document("at_most_once")["profile"] == "at_most_once"
     written = delivery.document("at_least_once", KNOBS)
     assert (written["unknown_delay"], written["deaths"], written["keep"]) == (5.0, 2, 50)
+    assert (written["failed"], delivery.document("at_least_once")["failed"]) == (20, 0)
 
 
 def test_a_worker_that_does_not_differ_has_nothing_of_its_own() -> None:

@@ -31,6 +31,7 @@ PATIENCE = 90.0
 SHOP = """
 import os, signal, time
 from celery import Celery, signals
+from celery.exceptions import Ignore, Reject
 
 from celery_fleet.delivery import parking
 
@@ -80,6 +81,21 @@ def deadly_rejected(self):
 def deadly_once(self):
     say("deadly_once", self.request.id)
     os._exit(3)
+
+@app.task(bind=True, max_retries=1)
+def fails(self, how):
+    say("fails", self.request.id, self.request.retries)
+    if how == "retries":
+        raise self.retry(exc=ValueError("no such row"), countdown=0)
+    if how == "reject":
+        raise Reject("not wanted")
+    if how == "ignore":
+        raise Ignore
+    if how == "waits":
+        while not os.path.exists(os.environ["LEDGER"] + ".go"):
+            time.sleep(0.1)
+    if how != "mended":
+        raise ValueError("no such row in postgresql://me:hunter2@db/shop")
 
 if os.environ.get("NEW_RELEASE"):
     @app.task(name="shop.fresh", bind=True)

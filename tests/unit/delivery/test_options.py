@@ -30,6 +30,7 @@ def test_numbers_of_the_inventory_are_taken() -> None:
         ({"lease": 1, "take": "atomic"}, "delivery.lease is 1, not of type bool"),
         ({"keep": True}, "delivery.keep is True, not of type int"),
         ({"keep": 0}, "delivery.keep is 0, not above 0"),
+        ({"failed": -1}, "delivery.failed is -1, not 0 or more"),
         ({"unknown_delay": "soon"}, "not of type float"),
         ({"take": "fast"}, "delivery.take is 'fast', not one of stock, atomic"),
         ({"profile": "exactly_once"}, "not one of inherit, at_least_once, at_most_once"),

@@ -181,6 +181,99 @@ def test_retries_end_where_the_task_says_so(fleet: Crew) -> None:
     assert fleet.box.count() == 0
 
 
+def failing(identifier: str, how: str) -> dict[str, Any]:
+    return message(identifier, "shop.fails", [[how], {}, {}])
+
+
+@slow
+@both
+def test_what_fails_for_good_is_kept_and_may_be_retried_again(fleet: Crew) -> None:
+    fleet.worker("a", failed=100)
+    # None of these has failed for good: they succeed, or are given up by their own word.
+    fleet.send(*(failing(how, how) for how in ("mended", "reject", "ignore")))
+    fleet.send(failing("once", "at once"), failing("twice", "retries"))
+    fleet.send(message("late", "shop.endless", [[], {}, {}]))
+    fleet.send(message("died", "shop.deadly_once", [[], {}, {}]), message("good"))
+    letters = fleet.letters(4, payload=True)
+    fleet.heard("add", "good")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert {name: (one.reason, one.detail.split(":")[0]) for name, one in letters.items()} == {
+        "once": ("failed", "ValueError"),
+        "twice": ("failed", "ValueError"),
+        "late": ("failed", "TimeLimitExceeded"),
+        "died": ("failed", "WorkerLostError"),
+    }
+    assert "hunter2" not in letters["once"].detail
+    assert set(fleet.said("fails")) == {
+        *("mended 0", "reject 0", "ignore 0", "once 0", "twice 0", "twice 1"),
+    }
+    for name in letters:
+        assert fleet.result(name)["status"] == "FAILURE"
+        fleet.heard("signal-failure", f"{name} {letters[name].detail.split(':')[0]}")
+    # Sent again it has all its retries before it.
+    [letter] = fleet.box.choose(Choice(ids=("twice",)), payload=True)
+    assert fleet.box.replay([letter]) == [1]
+    wait_for(lambda: fleet.said("fails").count("twice 1") == 2, PATIENCE)
+    assert fleet.said("fails").count("twice 0") == 2
+    fleet.letters(4)
+
+
+@slow
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
+def test_other_pools_keep_what_fails(fleet: Crew, pool: str) -> None:
+    fleet.worker("a", "-P", pool, "-c", "2", failed=100)
+    fleet.send(failing("once", "at once"), failing("mended", "mended"), message("good"))
+    fleet.heard("add", "good")
+    assert fleet.letters(1)["once"].reason == "failed"
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+
+
+@slow
+def test_failed_tasks_push_no_dead_letter_out(fleet: Crew) -> None:
+    fleet.worker("a", failed=2)
+    fleet.send(message("bad", body=[1, 2, 3]))
+    fleet.letters(1)
+    for number in range(3):
+        fleet.send(failing(f"n-{number}", "at once"))
+        fleet.heard("signal-failure", f"n-{number} ValueError")
+        wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert set(fleet.letters(2)) == {"bad", "n-0"}
+    assert "failed task shop.fails[n-2] is not kept: there are 2 dead letters" in fleet.log("a")
+
+
+@slow
+@both
+def test_a_task_that_fails_while_the_broker_is_away_is_kept_later(fleet: Crew) -> None:
+    fleet.worker("a", failed=100, carry=fleet.take == "atomic")
+    fleet.send(failing("waits", "waits"))
+    fleet.heard("fails", "waits 0")
+    fleet.look.client_kill_filter(skipme=True, _type="normal")
+    Path(f"{fleet.ledger}.go").touch()
+    assert fleet.letters(1)["waits"].reason == "failed"
+    assert fleet.said("fails") == ["waits 0", "waits 0"]
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+
+
+@slow
+def test_what_redis_does_not_take_of_a_failed_task_is_told(fleet: Crew) -> None:
+    fleet.worker("a", failed=100)
+    # Something of another type stands in the way.
+    fleet.look.set(keys.DEAD_LETTERS, "x")
+    fleet.send(failing("once", "at once"))
+    wait_for(lambda: "can't be kept" in fleet.log("a"), PATIENCE)
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.said("fails") == ["once 0"]
+
+
+@slow
+def test_without_the_number_what_fails_is_acknowledged(fleet: Crew) -> None:
+    fleet.worker("a")
+    fleet.send(failing("once", "at once"))
+    fleet.heard("signal-failure", "once ValueError")
+    wait_for(lambda: is_empty(fleet.look, "mail", "unacked", "unacked_index"), PATIENCE)
+    assert fleet.box.count() == 0
+
+
 @slow
 def test_who_is_killed_on_purpose_is_no_poison(fleet: Crew) -> None:
     fleet.worker("a", deaths=1)

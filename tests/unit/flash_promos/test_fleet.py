@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from fleet_control.celery import process_settings, worker_command, worker_options
+from fleet_control.delivery import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 Read = Callable[..., dict[str, Any]]
@@ -33,9 +34,8 @@ def inventory() -> dict[str, Any]:
 
 
 def test_the_inventory_says_nothing_twice(inventory: dict[str, Any]) -> None:
-    # The schedule, delivery and both log formats are the application's.
-    said = {name for name in inventory if "schedule" in name or "log" in name or "delivery" in name}
-    assert said == set()
+    # The schedule and both log formats are the application's.
+    assert {name for name in inventory if "schedule" in name or "log" in name} == set()
     assert not {"prefetch_multiplier", "max_tasks_per_child"} & set(
         inventory["celery_worker_defaults"]
     )
@@ -75,6 +75,17 @@ def test_the_applications_settings_survive_the_loader(
         "cleanup-expired-promos-every-hour": 3600.0,
         "process-notification-queue-every-30s": 30.0,
     }
+
+
+def test_what_fails_for_good_is_kept_and_alerts(inventory: dict[str, Any]) -> None:
+    """The document's "Dead Letter Queue" and "Alertas"."""
+    knobs = {"failed_keep": inventory["celery_worker_failed_keep"]}
+    found = parts(inventory["celery_app_delivery"], knobs)
+    assert (found["dead_letters"], found["failed"]) == (True, 1000)
+    # Each change of health, of which dead letters are a part, is told.
+    program, *_ = inventory["celery_health_on_change"]
+    assert program == "/usr/bin/systemd-cat"
+    assert "dead_letters" not in inventory.get("celery_health_thresholds", {})
 
 
 def test_the_workers_command_line_leaves_them_alone_too(inventory: dict[str, Any]) -> None:

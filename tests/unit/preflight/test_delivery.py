@@ -197,6 +197,8 @@ def test_a_prefix_of_all_keys_is_refused(variables: Variables, options: str, tak
         ("celery_worker_poison_deaths", 0, "celery_worker_poison_deaths", "1 or more"),
         ("celery_worker_poison_deaths", 1.5, "celery_worker_poison_deaths", "whole number"),
         ("celery_worker_dead_letters_keep", 0, "celery_worker_dead_letters_keep", "1 or more"),
+        ("celery_worker_failed_keep", -1, "celery_worker_failed_keep", "0 or more"),
+        ("celery_worker_failed_keep", 10_001, "celery_worker_failed_keep", "10000 or less"),
         (HOUR, 14, HOUR, "15 or more"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``celery-fleet dead-letters``: messages that could not be run, and what shall become of them."""
+"""``celery-fleet dead-letters``: messages that could not be run or failed for good, and what to do with them."""
 
 from __future__ import annotations
 
@@ -74,9 +74,10 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.group(
     name="dead-letters",
     help=with_examples(
-        "Messages that could not be run, and were kept with the reason instead of being dropped.\n\n"
+        "Messages that could not be run, or whose tasks failed for good, kept with the reason.\n\n"
         "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid: it is no"
-        " message of a task that Celery can read. poison: one process after another died of it.",
+        " message of a task that Celery can read. poison: one process after another died of it. failed: it"
+        " failed after its last retry (celery_worker_failed_keep).",
         (
             "sudo celery-fleet dead-letters list",
             "sudo celery-fleet dead-letters list --reason unknown --newer-than 1d",

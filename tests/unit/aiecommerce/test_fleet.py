@@ -1,0 +1,31 @@
+"""The inventory has what the document says of the workers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleet_control.celery import worker_command, worker_options
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def inventory() -> dict[str, Any]:
+    path = ROOT / "inventories/aiecommerce/group_vars/all/celery.yml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+def test_each_worker_executes_one_task_at_a_time(inventory: dict[str, Any]) -> None:
+    instances = inventory["celery_worker_instances"]
+    assert len(instances) == 2, "and there are several workers"
+    for name in instances:
+        options = worker_options(name, instances, inventory["celery_worker_defaults"])
+        command = worker_command(inventory["celery_app_module"], f"{name}@worker1", options)
+        found = dict(re.findall(r"--(concurrency|prefetch-multiplier|autoscale)[= ](\S+)", command))
+        # Nor does it take a second one meanwhile.
+        assert found == {"concurrency": "1", "prefetch-multiplier": "1"}
