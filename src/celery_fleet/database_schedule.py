@@ -1,6 +1,7 @@
 """The schedule in the application's database: synchronised with what is declared, listed, reset, switched.
 
     python -m celery_fleet.database_schedule [--settings] plan|sync [--reset]
+    python -m celery_fleet.database_schedule [--settings] declared
     python -m celery_fleet.database_schedule list [--count N]
     python -m celery_fleet.database_schedule reset|enable|disable [--dry-run] [--name NAME …]
 
@@ -8,7 +9,8 @@
 code's, by ``celery_beat_schedule_policy``. The settings are beat's, which hold the schedule: those of the process, or
 with ``--settings`` a document on standard input. Arguments of entries may be secret: none is ever printed.
 
-``plan`` only reads, and makes no table. ``sync`` does what ``plan`` says, in one transaction that no other run's meets.
+``plan`` only reads, and makes no table. Where it finds something to write it runs itself with ``declared``, which prints
+digests of what is declared: code may compute another value in each process. ``sync`` does what ``plan`` says, in one transaction that no other run's meets.
 ``reset``, ``enable`` and ``disable`` concern declared entries of ours alone; without names all.
 
 Prints one line of JSON with ``ok`` and ``error``; ``refused`` is true where what is declared has to be mended,
@@ -18,8 +20,10 @@ Prints one line of JSON with ``ok`` and ``error``; ``refused`` is true where wha
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
     from celery_fleet.database_schedule_store import Store
 
 PACKAGE = "django_celery_beat"
+
+#: Seconds that the second process may take, which `plan` waits for.
+AGAIN = 20.0
 
 
 class RefusedError(FleetError):
@@ -135,6 +142,42 @@ def declared(app: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
+def digests(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What tells whether a field of an entry differs; arguments may be secret."""
+    return {
+        name: {
+            field: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+            for field, value in content.items()
+        }
+        for name, content in declared.items()
+    }
+
+
+def varying(declared: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, tuple[str, ...]]:
+    """Fields of entries that the code computes otherwise in another process, by ``hash()`` for example.
+
+    Args:
+        declared: The contents in this process.
+        text: The settings, where they came by standard input.
+    """
+    options = ["--settings"] if text else []
+    command = [sys.executable, "-m", "celery_fleet.database_schedule", *options, "declared"]
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=AGAIN, check=True
+        )
+        there = json.loads(done.stdout)["declared"]
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError):
+        # Nobody has asked for it: the plan holds without.
+        return {}
+    here = digests(declared)
+    fields = {
+        name: tuple(field for field in here[name] if here[name][field] != there[name].get(field))
+        for name in here.keys() & there.keys()
+    }
+    return {name: differing for name, differing in fields.items() if differing}
+
+
 class Schedule:
     """What is declared, and what the database has."""
 
@@ -155,9 +198,11 @@ class Schedule:
         rows = [Row(key, content_of(row)) for key, row in self.rows.items()]
         return planning.steps(self.declared, rows, marks, edited, reset)
 
-    def plan(self, edited: str) -> dict[str, Any]:
-        """What synchronising would do; nothing is written."""
-        return told(self.steps(edited))
+    def plan(self, edited: str, text: str = "") -> dict[str, Any]:
+        """What synchronising would do; nothing is written. The text is that of `varying`."""
+        steps = self.steps(edited)
+        writes = any(step.action in (planning.ADD, planning.CHANGE) for step in steps)
+        return told(steps, varying(self.declared, text) if writes else {})
 
     def sync(self, edited: str) -> dict[str, Any]:
         """Do it."""
@@ -263,19 +308,25 @@ class Schedule:
         return entry
 
 
-def told(steps: Sequence[Step]) -> dict[str, Any]:
-    """Steps as the plan and the operator's command show them."""
+def told(
+    steps: Sequence[Step], varying: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Any]:
+    """Steps as the plan and the operator's command show them, with the fields that vary from process to process."""
+    vary = varying or {}
+    notes = [*map(planning.note, steps), *map(planning.varies, vary.keys(), vary.values())]
     return {
-        "items": [planning.item(step) for step in steps if step.action],
-        "notes": [text for text in map(planning.note, steps) if text],
+        "items": [planning.item(step, vary.get(step.name, ())) for step in steps if step.action],
+        "notes": [text for text in notes if text],
         "of": sum(step.state not in (planning.USERS, planning.LEFT) for step in steps),
     }
 
 
-def carry_out(schedule: Schedule, given: argparse.Namespace) -> dict[str, Any]:
+def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[str, Any]:
     """The answer to a question."""
     from celery_fleet import loader
 
+    if given.do == "declared":
+        return {"declared": digests(schedule.declared)}
     edited = loader.current_settings().schedule_edited
     if given.reset or given.keep:
         edited = planning.RESET if given.reset else planning.KEEP
@@ -285,7 +336,9 @@ def carry_out(schedule: Schedule, given: argparse.Namespace) -> dict[str, Any]:
         return schedule.reset(given.names, dry=given.dry_run)
     if given.do in ("enable", "disable"):
         return schedule.switch(given.names, on=given.do == "enable", dry=given.dry_run)
-    return schedule.plan(edited) if given.do == "plan" or given.dry_run else schedule.sync(edited)
+    if given.do == "plan" or given.dry_run:
+        return schedule.plan(edited, text)
+    return schedule.sync(edited)
 
 
 def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
@@ -294,7 +347,7 @@ def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
         if given.settings:
             use_settings(text)
         schedule = Schedule(load(os.environ.get("CELERY_APP", "")))
-        return {"ok": True, "error": None, **carry_out(schedule, given)}
+        return {"ok": True, "error": None, **carry_out(schedule, given, text)}
     except FleetError as error:
         return {
             "ok": False,
@@ -311,7 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the answer; see the module's text."""
     parser = argparse.ArgumentParser(prog="celery_fleet.database_schedule")
     parser.add_argument("--settings", action="store_true")
-    parser.add_argument("do", choices=("plan", "sync", "list", "reset", "enable", "disable"))
+    verbs = ("plan", "sync", "declared", "list", "reset", "enable", "disable")
+    parser.add_argument("do", choices=verbs)
     parser.add_argument("--name", action="append", default=[], dest="names")
     parser.add_argument("--reset", action="store_true")
     parser.add_argument("--keep", action="store_true")

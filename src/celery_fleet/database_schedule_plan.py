@@ -47,6 +47,8 @@ FIELDS = (
 #: Their values may be secret, so they are never shown.
 _HIDDEN = frozenset({"args", "kwargs", "headers"})
 
+_VARIES = "differs in each process"
+
 #: What an entry is where nothing else is said.
 DEFAULTS: Mapping[str, Any] = {
     "enabled": True,
@@ -196,16 +198,23 @@ def _left(mark: Mark, row: Row | None) -> Step:
 # --- for people ---
 
 
-def item(step: Step) -> dict[str, Any]:
-    """A step that has to be taken, as the plan shows it."""
+def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
+    """A step that has to be taken, as the plan shows it.
+
+    Args:
+        step: It.
+        varying: Fields that the code computes otherwise in each process: whoever approves a plan can't know their value.
+    """
     why: list[str] = []
     if step.action == ADD:
         content = step.wanted or {}
-        why = [f"{content.get('task')}, {shown('schedule', content.get('schedule'))}"]
+        time = shown("schedule", content.get("schedule"))
+        time = f"its schedule {_VARIES}" if "schedule" in varying else time
+        why = [f"{content.get('task')}, {time}"]
         if step.state == DELETED:
             why.append("a user deleted it")
     elif step.action == CHANGE:
-        why = _differences(step)
+        why = _differences(step, varying=varying)
         if step.edited:
             why.append(f"a user edited it ({', '.join(step.edited)})")
     elif step.action == REMOVE:
@@ -217,6 +226,15 @@ def item(step: Step) -> dict[str, Any]:
     elif step.action == FORGET:
         why = ["a user has deleted it or made it an own one"]
     return {"entry": step.name, "action": step.action, "why": why}
+
+
+def varies(name: str, fields: Sequence[str]) -> str:
+    """What a person should know of an entry whose code computes it anew in each process."""
+    return (
+        f"schedule entry {name}: the code gives it another {' and '.join(fields)} in each process, by hash() of a text"
+        " for example, so each run writes another one. Have the code compute it by zlib.crc32(), or set"
+        ' PYTHONHASHSEED: "0" in celery_app_env if it is by hash().'
+    )
 
 
 def note(step: Step) -> str:
@@ -238,11 +256,15 @@ def note(step: Step) -> str:
     return ""
 
 
-def _differences(step: Step, *, declared: bool = False) -> list[str]:
+def _differences(
+    step: Step, *, declared: bool = False, varying: Sequence[str] = ()
+) -> list[str]:
     wanted, have = step.wanted or {}, step.row.content if step.row else {}
     texts = []
     for field in step.differing:
-        if field in _HIDDEN:
+        if field in varying:
+            texts.append(f"{field} {_VARIES}")
+        elif field in _HIDDEN:
             texts.append(f"other {field}" if declared else field)
         elif declared:
             texts.append(

@@ -118,12 +118,12 @@ def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) ->
 
     try:
         summary = ground.measure("overlap", FLEET, act)
+        # Before the next deploy, which would delete what the roll has left.
+        script = "systemctl list-units --all --no-legend '*.next.service'; find /run/celery-fleet -name '*.next.*'"
+        left = ground.fleet.execute(alone, script)
     finally:
         restored = play(ground.fleet, "slow-everywhere")
     assert restored.status == 0, restored.end
     assert_nothing_lost_or_doubled(summary)
     assert summary.fewest["slow"] >= number
-    left = ground.fleet.execute(
-        alone, ["systemctl", "list-units", "--all", "--no-legend", "*.next.service"]
-    )
     assert left.output == ""

@@ -262,6 +262,19 @@ def inputs(
         key: The host's.
         disk: Where all this lies.
     """
+    return {**_labelled(_read(sources, files, links, disk), key), **further}
+
+
+def texts(
+    sources: Iterable[str], files: Iterable[str], links: Iterable[str], disk: Disk
+) -> dict[str, str]:
+    """What `inputs` takes the fingerprints of, under the same labels. It holds secrets."""
+    return _labelled(_read(sources, files, links, disk))
+
+
+def _read(
+    sources: Iterable[str], files: Iterable[str], links: Iterable[str], disk: Disk
+) -> list[_Input]:
     found: list[_Input] = []
     for path in sources:
         content = disk.read(path)
@@ -274,11 +287,11 @@ def inputs(
     for path in paths:
         found += _of_file(path, disk.read(path))
     found += [_of_link(path, disk.target(path)) for path in links]
-    return {**_labelled(found, key), **further}
+    return found
 
 
-def _labelled(found: Sequence[_Input], key: bytes) -> dict[str, str]:
-    """Each label with its value. What is in several files is one input; files of one name are told by their paths."""
+def _labelled(found: Sequence[_Input], key: bytes | None = None) -> dict[str, str]:
+    """Each label with its value, hashed where there is a key. What is in several files is one input; files of one name are told by their paths."""
     shares: dict[str, dict[str, _Input]] = {}
     for item in found:
         shares.setdefault(item.label, {})[item.path] = item
@@ -290,8 +303,10 @@ def _labelled(found: Sequence[_Input], key: bytes) -> dict[str, str]:
             together.setdefault(item.place if several else label, []).append(item)
         for name, same in together.items():
             value = "\0".join(item.value for item in same)
-            plain = all(item.plain for item in same)
-            result[name] = value.replace("\0", "; ") if plain else _hashed(label, value, key)
+            if key is None or all(item.plain for item in same):
+                result[name] = value.replace("\0", "; ")
+            else:
+                result[name] = _hashed(label, value, key)
     return result
 
 

@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .roll import Worker
@@ -206,6 +206,10 @@ def with_forced(
 
 # Actions as a person reads them.
 _WORDS = {"live": "set live"}
+# Parts whose files and links, where no unit takes them up, are the fleet's own: all of them are one line of the text.
+_BOOKKEEPING = frozenset(("celery_cli", "celery_health", "celery_runtime", "fleet", "verify"))
+# Names of such files that the line has.
+_NAMES = 5
 
 
 @dataclass
@@ -236,20 +240,20 @@ class Plan:
         }
 
     def text(self) -> str:
-        """A table with a line for each item, then the notes."""
+        """A table with a line for each item and one for all bookkeeping, then the notes."""
         lines = [self._title()]
-        if self.items:
-            rows = [
-                (item.host, _subject(item), _WORDS.get(item.action, item.action))
-                for item in self.items
-            ]
+        rows = [
+            (item.host, _subject(item), _WORDS.get(item.action, item.action), _reasons(item))
+            for item in self.items
+            if not _is_bookkeeping(item)
+        ]
+        rows += _bookkeeping([item for item in self.items if _is_bookkeeping(item)])
+        if rows:
             widths = [max(len(row[column]) for row in rows) for column in range(3)]
             lines.append("")
-            for row, item in zip(rows, self.items, strict=True):
-                cells = "  ".join(
-                    cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-                )
-                lines.append(f"  {cells}  {_reasons(item)}".rstrip())
+            for *cells, why in rows:
+                padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+                lines.append(f"  {'  '.join(padded)}  {why}".rstrip())
         if self.missing:
             lines.append("")
             lines += [
@@ -374,6 +378,23 @@ def _lines(whole: Mapping[str, Any]) -> list[str]:
 
 def _subject(item: Item) -> str:
     return item.subject.removesuffix(".service") or item.part
+
+
+def _is_bookkeeping(item: Item) -> bool:
+    return item.part in _BOOKKEEPING and not item.subject and item.action in ("write", "link")
+
+
+def _bookkeeping(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
+    """The line for all of it, if there is any: where, and the names of the files and links."""
+    if not items:
+        return []
+    hosts = list(dict.fromkeys(item.host for item in items))
+    where = hosts[0] if len(hosts) == 1 else count(len(hosts), "host")
+    # Of a link the reason also says from where and to where.
+    paths = (why.partition(": ")[0] for item in items for why in item.why)
+    names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return [(where, "bookkeeping", "write", f"{', '.join(names[:_NAMES])}{more}")]
 
 
 def _reasons(item: Item) -> str:

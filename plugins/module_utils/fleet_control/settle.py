@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from . import fingerprint, redis_live, releases, systemd
+from . import fingerprint, reasons, redis_live, releases, systemd
 from .files import Files, ids
 from .files import replace as replace_file
 from .fingerprint import TO_COME, Disk
@@ -326,27 +326,51 @@ class Settler:
             known, unknown = None, "the host's key is missing"
         # Only what is up can take a change while it runs.
         running = state.active in ("active", "reloading")
-        action = unit.on_change if running else "restart"
-        return self._differing(part, unit, action, known, unknown)
-
-    def _differing(
-        self,
-        part: str,
-        unit: Unit,
-        action: Literal["restart", "reload", "live"],
-        known: dict[str, str] | None,
-        unknown: str,
-    ) -> Pending | None:
-        if known is None:
+        action: Literal["restart", "reload", "live"] = unit.on_change if running else "restart"
+        if known is None or key is None:
             why: tuple[str, ...] = (f"what it was started with is not known: {unknown}",)
             return Pending(part, unit.name, "reload" if action == "reload" else "restart", why)
         known, wider = redis_live.split(known)
-        why = tuple(fingerprint.compare(known, self._inputs[unit.name]))
+        why = self._why(unit, state, known, key)
         if action == "live" and why and not self._live(unit, known):
             return Pending(part, unit.name, "restart", why)
         if wider:
             why += (f"user {', '.join(wider)}: what was allowed before still is",)
         return Pending(part, unit.name, action, why) if why else None
+
+    def _why(
+        self, unit: Unit, state: systemd.UnitState, known: Mapping[str, str], key: bytes
+    ) -> tuple[str, ...]:
+        """Why a process must take its inputs anew: empty where it need not."""
+        wanted = self._inputs[unit.name]
+        plain = tuple(fingerprint.compare(known, wanted))
+        if not plain or not self.check:
+            return plain
+        told = self._told(unit, state, known, key)
+        rest = [{k: v for k, v in inputs.items() if k not in told} for inputs in (known, wanted)]
+        words = [word for label in sorted(told) for word in told[label]]
+        return (*words, *fingerprint.compare(*rest)) or plain
+
+    def _told(
+        self, unit: Unit, state: systemd.UnitState, known: Mapping[str, str], key: bytes
+    ) -> dict[str, list[str]]:
+        """Labels of which the inventory's words are known: what the process has read still lies on the disk."""
+        wanted, reads, disk = self._inputs[unit.name], (unit.files, unit.links), Disk()
+        lying = fingerprint.inputs(state.sources, *reads, {}, key, disk)
+        before = fingerprint.texts(state.sources, *reads, disk)
+        sources = systemd.sources_to_be(state, self.disk, self.places.units)
+        after = fingerprint.texts(sources, *reads, self.disk)
+        told: dict[str, list[str]] = {}
+        for label in lying.keys() | after.keys():
+            if known.get(label) == wanted.get(label) or known.get(label) != lying.get(label):
+                continue
+            words = reasons.told(label, before.get(label), after.get(label))
+            if words is not None:
+                told[label] = words
+        if known.get("runtime") != wanted.get("runtime"):
+            # The loader lies in the runtime.
+            told["environment PYTHONPATH"] = []
+        return told
 
     def _key(self) -> bytes | None:
         """The host's key, made where there is none."""

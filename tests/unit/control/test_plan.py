@@ -132,6 +132,42 @@ def test_what_concerns_no_unit_is_named_by_its_part_and_counted() -> None:
     ]
 
 
+def test_bookkeeping_is_one_line_of_the_text() -> None:
+    """In the JSON each host has its own items, with whole paths."""
+    own = [
+        Item(host, part, "", "write", (f"/etc/flexiprice/{name}",))
+        for host in ("worker1", "redis1")
+        for part, name in (("celery_cli", "cli.json"), ("celery_health", "health.json"))
+    ]
+    link = Item("worker1", "verify", "", "link", ("/opt/flexiprice/current: releases/1 → releases/2",))
+    plan = Plan([ITEMS[0], *own, link, ITEMS[1]], ["worker1", "redis1"])
+    assert [line.split()[:3] for line in plan.text().splitlines()[2:4]] == [
+        ["worker1", "flexiprice-worker@analytics", "restart"],
+        ["redis1", "redis@flexiprice-broker", "set"],
+    ]
+    last = "  2 hosts  bookkeeping                  write     cli.json, health.json, current"
+    assert plan.text().splitlines()[4:] == [last]
+    assert len(plan.as_dict()["items"]) == 7
+    (line,) = Plan([link], ["worker1"]).text().splitlines()[2:]
+    assert line == "  worker1  bookkeeping  write  current"
+    many = Item("worker1", "celery_runtime", "", "write", tuple(f"/x/{n}.py" for n in range(70)))
+    (line,) = Plan([many], ["worker1"]).text().splitlines()[2:]
+    assert line == "  worker1  bookkeeping  write  0.py, 1.py, 2.py, 3.py, 4.py and 65 more"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item("a", "celery_runtime", "", "remove", ("not in the inventory: delete 1 file", "/x")),
+        Item("a", "celery_health", "x-health.timer", "start", ("new",)),
+        Item("a", "firewall", "", "write", ("/etc/x.nft",)),
+        Item("a", "celery_cli", "", "build", ("celery-fleet 1",)),
+    ],
+)
+def test_what_is_no_bookkeeping_keeps_its_line(item: Item) -> None:
+    assert "bookkeeping" not in Plan([item], ["a"]).text()
+
+
 def test_items_are_what_settle_foretells() -> None:
     pending = [{"part": "redis", "unit": "x.service", "action": "restart", "why": ["y"]}]
     assert items_of("a", pending) == [Item("a", "redis", "x.service", "restart", ("y",))]

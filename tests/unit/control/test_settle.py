@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import grp
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import fingerprint
+from fleet_control import celery, fingerprint
 from fleet_control import settle as module
 from fleet_control.files import Files, replace
 from fleet_control.outcome import Pending, Report, SettleError
@@ -707,6 +708,58 @@ def test_a_difference_restarts_once(running: Host, change: dict[str, Any], why: 
     running.systemd.commands.clear()
     assert running.settle(wanted).done == []
     assert running.systemd.did() == []
+
+
+def with_options(
+    host: Host, memory: str = "", runtime: str = "1", time: int = 5, **options: Any
+) -> dict[str, Any]:
+    """A worker with a command line, a drop-in and settings as the role writes them."""
+    command = celery.worker_command("app", "a@h1", {"queues": ["a"], **options})
+    variables = celery.process_environment("worker", f"/lib/{runtime}", command)
+    drop_in = f"units/{UNIT}.d/10-fleet.conf"
+    stop = f"ExecStop=/lib/{runtime}/celery_fleet/stop.py $MAINPID --drain 9"
+    pins = {"broker_url": "rediss://u:s3cr3t@h/0", "task_time_limit": time}
+    wanted = worker(host, env=celery.environment_file(variables), values={"runtime": runtime})
+    place = {"path": host.path(f"units/{UNIT}.d"), "owner": ME, "group": MY_GROUP}
+    wanted["directories"].append(place)
+    wanted["files"] += [
+        host.file(drop_in, f"[Service]\n{stop}\n{memory}"),
+        host.file("worker.json", json.dumps({"format": 1, "celery": pins})),
+    ]
+    wanted["units"][0]["files"].append(host.path("worker.json"))
+    return wanted
+
+
+def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
+    host.settle(with_options(host, concurrency=4))
+    wanted = with_options(host, "MemoryMax=512M\n", time=7, concurrency=3)
+    expected = ["memory_max → 512M", "concurrency 4 → 3", "task_time_limit 5 → 7"]
+    assert whys(host.settle(wanted, check=True).pending) == [(UNIT, "restart", expected)]
+    # What a killed run has written is not what the process has read: the old value is not known any more.
+    host.settle(wanted, apply=False)
+    assert whys(host.settle(wanted, check=True).pending) == [
+        (
+            UNIT,
+            "restart",
+            [
+                "drop-in 10-fleet.conf changed",
+                "environment CELERY_FLEET_ARGS changed",
+                "settings task_time_limit changed",
+            ],
+        )
+    ]
+
+
+def test_what_follows_from_another_runtime_is_not_told(host: Host) -> None:
+    host.settle(with_options(host))
+    pending = host.settle(with_options(host, runtime="2"), check=True).pending
+    assert whys(pending) == [(UNIT, "restart", ["runtime 1 → 2"])]
+
+
+def test_what_is_worth_no_word_restarts_all_the_same(host: Host) -> None:
+    host.settle(with_options(host))
+    pending = host.settle(with_options(host, "# another comment\n"), check=True).pending
+    assert whys(pending) == [(UNIT, "restart", ["drop-in 10-fleet.conf changed"])]
 
 
 def test_a_drop_in_of_the_users_is_taken_up(running: Host) -> None:

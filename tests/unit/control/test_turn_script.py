@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, remote
+from fleet_control import celery, fingerprint, remote
 from fleet_control.scripts import turn
 
 NODE, OTHER = "a@h1", "a.next@h1"
@@ -68,7 +68,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     (drop_ins / "50-mine.conf").write_text("[Service]\nNice=5\n")
     (tmp_path / "worker-a.env").write_text(environment())
     os.symlink("../releases/1", tmp_path / "pin-a")
+    (tmp_path / "records").mkdir()
     monkeypatch.setattr(turn, "UNITS", units)
+    monkeypatch.setattr(turn, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(turn, "systemctl", lambda *words: None)
     return {
         "node": NODE,
@@ -102,9 +104,15 @@ def test_the_files_of_a_second_instance_come_and_go(tmp_path: Path, files: dict[
     assert os.readlink(files["other_pin"]) == "../releases/1"
     (tmp_path / "state-a.next").mkdir()
     (tmp_path / "state-a.next/drain.json").touch()
+    # The next plan would want to delete what is noted of its start.
+    fingerprint.write_record(files["other_unit"], "1", {}, directory=str(tmp_path / "records"))
     for _ in range(2):
         turn.clear(files)
     assert tree(tmp_path) == before
+
+
+def test_records_are_where_the_recorder_leaves_them() -> None:
+    assert str(turn.RECORDS) == fingerprint.RECORDS
 
 
 def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:

@@ -32,6 +32,38 @@ def test_looking_writes_nothing(project: Project) -> None:
 
 
 @pytest.mark.slow
+def test_a_time_that_differs_in_each_process_is_named(project: Project) -> None:
+    """A plan can't foretell it, so its text must not depend on it: it would never be the one that was approved."""
+    project.environment["SALTED"] = "1"
+
+    def salted(answer: dict[str, Any]) -> tuple[list[str], list[str]]:
+        (item,) = (one for one in answer["items"] if one["entry"] == "salted")
+        return item["why"], [note for note in answer["notes"] if "salted" in note]
+
+    why, (note,) = salted(project.ask("plan"))
+    assert why == ["shop.clean, its schedule differs in each process"]
+    assert note.startswith("schedule entry salted: the code gives it another schedule")
+    assert "PYTHONHASHSEED" in note
+    project.ask("sync")
+    answer = project.ask("plan")
+    assert [item["entry"] for item in answer["items"]] == ["salted"]
+    assert salted(answer) == (["schedule differs in each process"], [note])
+    # By the remedy the process of the plan and that of the run agree.
+    project.environment["PYTHONHASHSEED"] = "0"
+    (why, notes) = salted(project.ask("plan"))
+    assert (why[0].startswith("schedule every "), notes) == (True, [])
+    project.ask("sync")
+    assert project.ask("plan")["items"] == []
+
+
+def test_what_is_declared_is_printed_without_its_values(project: Project) -> None:
+    """A second process prints it, for comparison; arguments may be secret."""
+    answer = project.ask("declared")
+    assert set(answer["declared"]) == {"in the code", "Sync All Suppliers", "nightly"}
+    assert {len(one) for entry in answer["declared"].values() for one in entry.values()} == {64}
+
+
+@pytest.mark.slow
 def test_declared_entries_are_written_once(project: Project) -> None:
     project.entries["quarter"] = {
         "task": "shop.clean",

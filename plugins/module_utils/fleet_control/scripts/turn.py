@@ -26,6 +26,8 @@ PROPERTIES = (
     "ActiveEnterTimestampMonotonic,ActiveExitTimestampMonotonic,InactiveExitTimestampMonotonic"
 )
 UNITS = Path("/etc/systemd/system")
+# What each process was started with (`fleet_control.fingerprint`), that of a second instance as well.
+RECORDS = Path("/run/celery-fleet/fingerprints")
 # Options of a worker that a second instance beside it can't share: the first is a file of the one's own, the other
 # would empty the queues.
 NOT_SHARED = re.compile(r"--statedb=.*|--purge")
@@ -116,8 +118,9 @@ def clear(what: dict[str, str]) -> None:
     """Remove what `prepare` has made; the instance has stopped."""
     shutil.rmtree(UNITS / f"{what['other_unit']}.d", ignore_errors=True)
     shutil.rmtree(what["other_state"], ignore_errors=True)
-    for path in (what["other_environment"], what["other_pin"]):
-        Path(path).unlink(missing_ok=True)
+    record = RECORDS / f"{what['other_unit']}.json"
+    for path in (Path(what["other_environment"]), Path(what["other_pin"]), record):
+        path.unlink(missing_ok=True)
     run("systemctl", "reset-failed", what["other_unit"])
     systemctl("daemon-reload")
 

@@ -12,6 +12,12 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.beat_schedule = {
     "in the code": {"task": "shop.clean", "schedule": crontab(minute=0, hour=3)},
 }
+if os.environ.get("SALTED"):
+    # Python salts hash() in each process.
+    app.conf.beat_schedule["salted"] = {
+        "task": "shop.clean",
+        "schedule": 1 + hash("shop.clean") % 1_000_000,
+    }
 
 
 @app.task(name="shop.clean")

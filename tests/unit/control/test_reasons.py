@@ -1,0 +1,177 @@
+"""What differs in a process's inputs, in the words of the inventory, and no value of a secret."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fleet_control import celery, delivery
+from fleet_control.reasons import ARGUMENTS, DELIVERY, DROP_IN, told
+
+SECRET = "s3cr3t-hush"
+
+
+def command(**options: Any) -> str:
+    return celery.worker_command("app.celery", "a@h1", {"queues": ["a"], **options})
+
+
+def setting(name: str, before: Any, after: Any) -> list[str] | None:
+    """How a setting differs; nothing stands for one that was not there or goes."""
+    texts = [None if value is None else json.dumps(value) for value in (before, after)]
+    return told(f"settings {name}", *texts)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"concurrency": 4}, {"concurrency": 3}, ["concurrency 4 → 3"]),
+        ({}, {"max_tasks_per_child": 50}, ["max_tasks_per_child → 50"]),
+        ({"optimization": "fair"}, {}, ["optimization fair removed"]),
+        ({"queues": ["a"]}, {"queues": ["a", "mail"]}, ["queues a → a,mail"]),
+        ({}, {"task_events": True, "loglevel": "DEBUG"}, ["loglevel INFO → DEBUG", "task_events → true"]),
+        ({"autoscale": [4, 1]}, {"autoscale": [8, 1]}, ["autoscale 4,1 → 8,1"]),
+    ],
+)  # fmt: skip
+def test_options_of_a_worker(
+    before: dict[str, Any], after: dict[str, Any], words: list[str]
+) -> None:
+    assert told(ARGUMENTS, command(**before), command(**after)) == words
+
+
+def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None:
+    ours = [
+        name
+        for name in celery.WORKER_OPTIONS
+        if name not in (*celery.UNIT_OPTIONS, *celery.DELIVERY_OPTIONS, "queues")
+    ]
+    for name in ours:
+        value: Any = ["x"] if name in ("exclude_queues", "include") else "x"
+        (word,) = told(ARGUMENTS, command(loglevel=None), command(**{"loglevel": None, name: value})) or [""]
+        assert word.split()[0] == name
+
+
+def test_options_of_beat() -> None:
+    line = "python -m celery -A app.celery beat --loglevel=INFO --max-interval="
+    assert told(ARGUMENTS, f"{line}5", f"{line}10") == ["max_loop_interval 5 → 10"]
+
+
+@pytest.mark.parametrize("line", [f"gunicorn -e KEY={SECRET}{{}} shop.wsgi", "python '{}", "{}"])
+def test_another_command_line_is_not_shown(line: str) -> None:
+    assert told(ARGUMENTS, line.format(1), line.format(2)) is None
+
+
+BASE = """# Written by Celery Fleet
+[Service]
+ExecStop=/usr/bin/python3 -S -I /usr/lib/celery-fleet/1/celery_fleet/stop.py $MAINPID --drain 300
+TimeoutStopSec=330s
+MemoryDenyWriteExecute=yes
+ProcSubset=pid
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (BASE, f"{BASE}MemoryMax=512M\n", ["memory_max → 512M"]),
+        (f"{BASE}MemoryMax=512M\n", f"{BASE}MemoryMax=1G\n", ["memory_max 512M → 1G"]),
+        (f"{BASE}CPUQuota=50%\n", BASE, ["cpu_quota 50% removed"]),
+        (f"{BASE}WatchdogSec=30s\n", f"{BASE}WatchdogSec=60s\n", ["watchdog_sec 30 → 60"]),
+        (BASE, BASE.replace("=pid", "=all"), ["proc_subset_pid true → false"]),
+        (BASE, BASE.replace("--drain 300", "--drain 600").replace("330s", "630s"), ["drain_timeout 300 → 600"]),
+        (f'{BASE}ReadWritePaths="/a"\n', f'{BASE}ReadWritePaths="/a"\nReadWritePaths="/b"\n',
+         ["read_write_paths /a → /a /b"]),
+        # It follows from the runtime, which is another input.
+        (BASE, BASE.replace("/1/", "/2/"), []),
+        (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Nice=1\n",
+         [f"{DROP_IN}: Environment removed", f"{DROP_IN}: Nice new"]),
+        (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Environment=P={SECRET}2\n", [f"{DROP_IN}: Environment changed"]),
+    ],
+)  # fmt: skip
+def test_drop_ins(before: str, after: str, words: list[str]) -> None:
+    assert told(DROP_IN, before, after) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "words"),
+    [
+        ("task_time_limit", 5, 7, ["task_time_limit 5 → 7"]),
+        ("task_time_limit", None, 7, ["task_time_limit → 7"]),
+        ("task_acks_late", False, None, ["task_acks_late false removed"]),
+        ("task_acks_late", False, True, ["task_acks_late false → true"]),
+        ("timezone", "UTC", "Europe/Rome", ["timezone UTC → Europe/Rome"]),
+        ("broker_transport_options", {"visibility_timeout": 1, "x": {"y": 1}}, {"visibility_timeout": 2},
+         ["broker_transport_options.visibility_timeout 1 → 2", "broker_transport_options.x.y 1 removed"]),
+        ("task_routes", {"a.*": {"queue": "a"}, "b": "b", "d": {"queue": "d"}},
+         {"a.*": {"queue": "b"}, "b": "c", "c": {"queue": "x"}},
+         ["route a.*: queue a → b", "route b: queue b → c", "route d removed", "route c new (queue x)"]),
+        ("delivery", None, delivery.document("at_least_once"), ["delivery → at_least_once"]),
+        ("delivery", delivery.document("at_least_once"),
+         delivery.document("at_least_once", {"poison_deaths": 5}), ["poison_deaths 3 → 5"]),
+    ],
+)  # fmt: skip
+def test_settings(name: str, before: Any, after: Any, words: list[str]) -> None:
+    assert setting(name, before, after) == words
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    return {"task": "a.b", "crontab": {"minute": 0, "hour": 2}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (entry(), entry(crontab={"minute": 0, "hour": 3}), "entry nightly: crontab 0 2 → 0 3"),
+        (entry(), entry(crontab={"minute": [0, 30], "hour": 3, "day_of_week": "mon"}),
+         "entry nightly: crontab 0 2 * * * → 0,30 3 * * mon"),
+        (entry(crontab=None, interval=300), entry(crontab=None, interval=600.0), "entry nightly: every 300 s → every 600 s"),
+        (entry(), entry(crontab=None, interval=60), "entry nightly: crontab 0 2 → every 60 s"),
+        (None, entry(), "entry nightly new (crontab 0 2)"),
+        (entry(), None, "entry nightly removed"),
+        (entry(), {"enabled": False}, "entry nightly: enabled true → false"),
+        (entry(queue="a"), entry(queue="b", task="c.d"), "entry nightly: task a.b → c.d, queue a → b"),
+        (entry(), entry(args=[SECRET], kwargs={"key": SECRET}, options={"headers": SECRET}),
+         "entry nightly: args new, kwargs new, options new"),
+        (entry(args=[1]), entry(args=[2]), "entry nightly: args changed"),
+    ],
+)  # fmt: skip
+def test_entries_of_the_schedule(before: Any, after: Any, words: str) -> None:
+    was, now = ({} if one is None else {"nightly": one} for one in (before, after))
+    assert sorted(setting("beat_schedule", was, now) or []) == [words]
+
+
+def test_a_workers_own_delivery() -> None:
+    def other(**options: Any) -> str:
+        return delivery.variable(delivery.override("inherit", None, options))[delivery.VARIABLE]
+
+    once, most = other(delivery="at_least_once"), other(delivery="at_most_once")
+    assert told(DELIVERY, None, once) == ["delivery → at_least_once"]
+    assert told(DELIVERY, once, most) == ["delivery at_least_once → at_most_once"]
+    assert told(DELIVERY, once, None) == ["delivery at_least_once removed"]
+
+
+@pytest.mark.parametrize(
+    ("label", "before", "after"),
+    [
+        ("settings broker_url", f'"rediss://u:{SECRET}@h/0"', '"rediss://u:x@h/0"'),
+        ("settings redis_password", "1234", "5678"),
+        ("settings redis_password", "null", "5678"),
+        ("settings security_key", f'"{SECRET}"', "null"),
+        ("settings some_text", f'"{SECRET}"', '"x"'),
+        ("settings imports", f'["{SECRET}"]', "[]"),
+        ("settings broker_transport_options", f'{{"password": 1234, "a": ["{SECRET}"], "b": "{SECRET}"}}', "{}"),
+        ("settings broker_transport_options", "{}", '{"sentinel_kwargs": {"password": 1234}}'),
+        ("settings task_routes", "{}", f'{{"x": {{"priority": "{SECRET}"}}}}'),
+        ("settings task_routes", "{\"x\": {}}", f'{{"x": {{"headers": "{SECRET}"}}}}'),
+        ("settings broken", "{", SECRET),
+        ("environment TOKEN", SECRET, "x"),
+        ("drop-in mine.conf", f"Environment=P={SECRET}", "x"),
+        ("user worker", f"on >{SECRET}", "on"),
+        ("file host.key", SECRET, "x"),
+    ],
+)  # fmt: skip
+def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> None:
+    for one, other in ((before, after), (after, before), (before, None), (None, before)):
+        words = " ".join(told(label, one, other) or [])
+        assert SECRET not in words
+        assert not {"1234", "5678"} & set(words.split())
