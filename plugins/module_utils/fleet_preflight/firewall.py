@@ -78,7 +78,9 @@ def _network(
             path,
             value,
             hosts,
-            "is no address; a name would have to be resolved at each boot, before there is a network",
+            "has a mask that no network has: at most /32 for IPv4, /128 for IPv6"
+            if _is_address(text.partition("/")[0])
+            else "is no address; a name would have to be resolved at each boot, before there is a network",
         )
         return
     address = ipaddress.ip_address(text.partition("/")[0])
@@ -107,6 +109,14 @@ def _network(
         yield _problem(
             model, path, value, hosts, "is no address that connections of another host come from"
         )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _problem(
