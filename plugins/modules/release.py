@@ -81,7 +81,8 @@ def main() -> None:
     params["demands"] = unpack(params["demands"]) if params["demands"] else {}
     wanted = Build(**params)
     try:
-        build(wanted)
+        for warning in build(wanted):
+            module.warn(f"release {wanted.id}: {warning}")
     except (BuildError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, release=wanted.id, path=str(wanted.path))

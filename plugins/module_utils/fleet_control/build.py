@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -30,7 +31,12 @@ class BuildError(Exception):
 
 
 class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an error of ours
-    """A program ended with another status than 0."""
+    """A program ended with another status than 0; `output` is all that it printed."""
+
+    def __init__(self, what: str, output: str) -> None:
+        """Say what failed, and with which last lines."""
+        super().__init__(f"{what} failed; its last lines:\n{_tail(output)}")
+        self.output = output
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,12 @@ def _run(
     except FileNotFoundError as missing:
         raise BuildError(f"{what}: {missing.filename} is not on this host") from None
     if done.returncode != 0:
-        raise CommandFailed(f"{what} failed; its last lines:\n{_tail(done.stdout)}")
+        raise CommandFailed(what, done.stdout)
     return str(done.stdout)
 
 
+# Beside the releases: what pip printed when the last build failed.
+LOG = "build.log"
 # Seconds for the import of the application.
 _IMPORT = 120.0
 
@@ -189,7 +197,86 @@ def _unpack(archive: str, target: Path, timeout: float, user: pwd.struct_passwd)
         _run(command, timeout, "unpacking the source", user, stream)
 
 
-def _build(build: Build) -> Mapping[str, Any]:
+# What pip and compilers print where something of the host is missing, what that is, and what to do.
+_PACKAGES = "celery_runtime_packages"
+_MISSING = (
+    (r"fatal error: Python\.h", "Python's headers", f"add python3-dev to {_PACKAGES}"),
+    (
+        r"pg_config(?: executable)? (?:is required|not found)",
+        "PostgreSQL's headers",
+        f"add libpq-dev, python3-dev and build-essential to {_PACKAGES}, or require psycopg2-binary",
+    ),
+    (
+        r"mysql_config.*not found|Can not find valid pkg-config name",
+        "MySQL's headers",
+        f"add default-libmysqlclient-dev, pkg-config, python3-dev and build-essential to {_PACKAGES}",
+    ),
+    (
+        r"(?:command|execute) '\S*(?:gcc|g\+\+|cc|clang)'|\b(?:gcc|g\+\+|cc|make): (?:command )?not found"
+        r"|No such file or directory: '\S*(?:gcc|g\+\+|cc|make)'|Unknown compiler|no acceptable C compiler",
+        "a compiler",
+        f"add build-essential and python3-dev to {_PACKAGES}, or require a version that has a wheel for this Python",
+    ),
+    (r"cargo.* not (?:installed|found)|can't find Rust compiler", "Rust", f"add cargo to {_PACKAGES}"),
+    (
+        r"fatal error: (\S+\.h\w*): No such file|cannot find -l(\S+)",
+        "{}",
+        f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it)",
+    ),
+    (
+        r"(?i)temporary failure in name resolution|failed to establish a new connection|connection (?:refused|timed out)",
+        "a way to the package index",
+        "let this host reach it, or name another index or a proxy in its /etc/pip.conf",
+    ),
+    (
+        r"No matching distribution found for (\S+)",
+        "{} in the package index, for this Python",
+        "correct the requirement, or set celery_release_python to a Python that it supports",
+    ),
+)
+# The name of the requirement that pip was at, the surest first.
+_AT = (
+    r"(?:Failed building wheel for|No matching distribution found for) ([^\s;]+)",
+    r"Building wheel for (\S+) .*error",
+    r"(?m)^\s*Collecting ([^\s;]+)",
+)
+
+
+def _explained(failure: CommandFailed, log: Path) -> BuildError:
+    """Name the package that can't be installed, what the host probably lacks, and the whole output."""
+    output = failure.output
+    at = next((found[-1] for pattern in _AT if (found := re.findall(pattern, output))), None)
+    words = [str(failure)]
+    if at:
+        words.append(f"The package is {at}.")
+    for pattern, what, remedy in _MISSING:
+        if missing := re.search(pattern, output):
+            name = next(filter(None, missing.groups()), "")
+            words.append(f"Probably missing: {what.format(name)}. Remedy: {remedy}.")
+            break
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(output)
+    words.append(f"The whole output is in {log} on this host.")
+    return BuildError("\n".join(words))
+
+
+def _uncompiled(failure: CommandFailed, source: Path) -> str:
+    """Name the files that this Python can't compile: of another one, or templates of code.
+
+    Raises:
+        CommandFailed: Something else has failed.
+    """
+    names = re.findall(rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output)
+    if not names:
+        raise failure
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"files of the source that this Python can't compile: {', '.join(sorted(names)[:5])}{more}. They stay as they "
+        "are; only what imports them fails."
+    )
+
+
+def _build(build: Build, warnings: list[str]) -> Mapping[str, Any]:
     deadline = time.monotonic() + build.timeout
 
     def left() -> float:
@@ -215,7 +302,10 @@ def _build(build: Build) -> Mapping[str, Any]:
     _run(make, left(), "making the virtualenv", user)
     _require_visible(build, os.path.realpath(f"{venv}/bin/python"))
     made = _links_out(venv)
-    _run([*_compile_all(build), str(source)], left(), "compiling the source", user)
+    try:
+        _run([*_compile_all(build), str(source)], left(), "compiling the source", user)
+    except CommandFailed as failure:
+        warnings.append(_uncompiled(failure, source))
     _give_to_root(source)
     install = [
         f"{venv}/bin/python",
@@ -223,13 +313,16 @@ def _build(build: Build) -> Mapping[str, Any]:
         "--disable-pip-version-check",
         "install",
         "--no-input",
-        "--quiet",
+        "--progress-bar=off",
         # Compiled below, by all processors at once.
         "--no-compile",
         "--requirement",
         str(requirements),
     ]
-    _run(install, left(), "installing the requirements", user)
+    try:
+        _run(install, left(), "installing the requirements", user)
+    except CommandFailed as failure:
+        raise _explained(failure, build.path.parent / LOG) from None
     # Packages may bring files for other versions of Python; as with pip, these stay as they are.
     quietly = [*_compile_all(build), "-q", *map(str, venv.glob("lib/python*/site-packages"))]
     with contextlib.suppress(CommandFailed):
@@ -344,7 +437,7 @@ def prune(root: Path, keep: int, spared: str = "") -> list[str]:
         spared: Name of one that is about to be used.
     """
     used = _in_use(root) | {spared}
-    spare = [path for path in (root / "releases").iterdir() if path.name not in used]
+    spare = [path for path in (root / "releases").iterdir() if path.name not in {*used, LOG}]
     unfinished = [path for path in spare if not (path / NOTE).is_file()]
     finished = sorted(
         (path for path in spare if path not in unfinished),
@@ -383,8 +476,10 @@ def _require_unused(path: Path) -> None:
         )
 
 
-def build(wanted: Build) -> None:
-    """Build a release, or leave nothing behind.
+def build(wanted: Build) -> list[str]:
+    """Build a release, or leave nothing but the log of what failed.
+
+    Returns what a person should know of it.
 
     Raises:
         BuildError: With a message for the person who runs the play.
@@ -396,22 +491,23 @@ def build(wanted: Build) -> None:
     lock = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _build_alone(wanted)
+        return _build_alone(wanted)
     finally:
         os.close(lock)
 
 
-def _build_alone(wanted: Build) -> None:
+def _build_alone(wanted: Build) -> list[str]:
     path = wanted.path
     if built(str(path)):
-        return
+        return []
     if (path / NOTE).is_file():
         _require_unused(path)
     if path.exists():
         shutil.rmtree(path)
     path.mkdir()
+    warnings: list[str] = []
     try:
-        answer = _build(wanted)
+        answer = _build(wanted, warnings)
         note = {
             "id": wanted.id,
             "directory": os.path.normpath(os.path.join("source", wanted.directory)),
@@ -428,3 +524,4 @@ def _build_alone(wanted: Build) -> None:
         raise
     # Nothing points to it yet.
     prune(Path(wanted.root), wanted.keep, spared=wanted.id)
+    return warnings

@@ -7,6 +7,7 @@ the note alone, also where only the inventory has changed.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -255,16 +256,16 @@ def queue_of(
 def _lacking(
     identity: str, tasks: set[str], inventory: Mapping[str, Any], demands: Mapping[str, Any]
 ) -> list[str]:
-    wanted = {item["task"] for item in scheduled(inventory, demands.get("routes")).values()}
-    missing = sorted(wanted - tasks)
-    if not missing:
-        return []
-    return [
-        (
-            f"celery_beat_schedule: release {identity} has no task {', '.join(missing)}. "
-            "Correct the entry, or deploy code that has it."
-        )
-    ]
+    found = []
+    for name, item in sorted(scheduled(inventory, demands.get("routes")).items()):
+        if item["task"] not in tasks:
+            near = difflib.get_close_matches(item["task"], tasks, n=1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            found.append(
+                f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the entry, "
+                "or deploy code that has it."
+            )
+    return found
 
 
 def _eager(identity: str, told: Mapping[str, Any], demands: Mapping[str, Any]) -> list[str]:

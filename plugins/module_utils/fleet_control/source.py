@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -49,6 +50,41 @@ def _words(done: subprocess.CompletedProcess[bytes]) -> str:
     return done.stderr.decode(errors="replace").strip()
 
 
+# How the file begins that git has in place of one that Git LFS keeps elsewhere, and how long it is at most.
+_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
+
+
+def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
+    """Refuse files whose content is still at the Git LFS server.
+
+    Raises:
+        SourceError: There are such files.
+    """
+    found = []
+    for name in names:
+        path = directory / name
+        if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LONGEST_POINTER:
+            with open(path, "rb") as stream:
+                found += [str(name)] if stream.read(len(_POINTER)) == _POINTER else []
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise SourceError(
+            f"celery_app_source: {', '.join(found[:5])}{more} are pointers of Git LFS, not the files themselves. Install "
+            "git-lfs on the control side and type `git lfs install`; for a source by path, also `git lfs pull` in it. "
+            "Then run again."
+        )
+
+
+_SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.MULTILINE)
+
+
+def _empty(directory: Path, path: Path) -> SourceError:
+    return SourceError(
+        f"celery_app_source: the git submodule {path} of {directory} is empty. Get it, in a clone by `git -C {directory} "
+        "submodule update --init --recursive`, and run again."
+    )
+
+
 def files_of(directory: Path) -> list[Path]:
     """Files of a source directory, relative to it and sorted.
 
@@ -65,13 +101,22 @@ def files_of(directory: Path) -> list[Path]:
                 f"celery_app_source: git can't list the files of {directory}: {_words(listed)}"
             )
         paths = {Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name}
-        # A file that was deleted but not yet committed is still in git's index.
-        return sorted(
-            path
-            for path in paths
-            if (directory / path).is_file() or (directory / path).is_symlink()
-        )
-    found: list[Path] = []
+        found = []
+        for path in paths:
+            # A file that was deleted but not yet committed is still in git's index.
+            if (directory / path).is_file() or (directory / path).is_symlink():
+                found.append(path)
+            # A repository in the repository, such as a submodule, is one name to git.
+            elif (directory / path).is_dir():
+                if not (directory / path / ".git").exists():
+                    raise _empty(directory, path)
+                found += [path / inner for inner in files_of(directory / path)]
+        return sorted(found)
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for text in _SUBMODULE.findall((directory / ".gitmodules").read_text()):
+            if not (directory / text).is_dir() or not any((directory / text).iterdir()):
+                raise _empty(directory, Path(text))
     for base, directories, names in os.walk(directory):
         directories[:] = sorted(name for name in directories if name not in _LEFT_OUT)
         # A link to a directory counts as one here, and is not followed.
@@ -112,8 +157,11 @@ def _clone(url: str, version: str, scratch: Path) -> Path:
     target.mkdir()
     for arguments in (
         ["init", "--quiet"],
+        # Addresses of submodules may be relative to it, and Git LFS asks there.
+        ["config", "remote.origin.url", url],
         ["fetch", "--quiet", "--depth=1", "--", url, version],
         ["checkout", "--quiet", "--detach", "FETCH_HEAD"],
+        ["submodule", "--quiet", "update", "--init", "--recursive"],
     ):
         done = _git(arguments, target)
         if done.returncode != 0:
@@ -155,6 +203,7 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
     names = files_of(directory)
     if not names:
         raise SourceError(f"celery_app_source: {directory} holds no file")
+    _refuse_pointers(directory, names)
     archive = _tar(directory, names)
     # What a release is made of beside its files.
     recipe = "\0".join(

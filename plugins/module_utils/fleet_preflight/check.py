@@ -97,6 +97,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     environment.check_overruled,
+    environment.check_secrets_in_the_clear,
     certificates.check_certificates,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from .model import Model, Problem, as_text
@@ -38,7 +39,8 @@ def check_hosts_exist(model: Model) -> Iterator[Problem]:
     for host in model.hosts:
         hint = as_text(model.value(host, "preflight_hosts_hint"))
         if hint and "ansible_host" not in model.given.get(host, frozenset()):
-            hints.setdefault(hint, []).append(host)
+            beside = _addresses_beside(model, host)
+            hints.setdefault(f"{beside}{hint}", []).append(host)
     for hint, hosts in hints.items():
         yield Problem(
             "ansible_host",
@@ -46,6 +48,22 @@ def check_hosts_exist(model: Model) -> Iterator[Problem]:
             hint,
             hosts=tuple(hosts),
         )
+
+
+def _addresses_beside(model: Model, host: str) -> str:
+    """What to say where one file of an inventory was given, and its neighbour is the one with the addresses."""
+    file = as_text(model.raw.get(host, {}).get("inventory_file"))
+    if file is None:
+        return ""
+    others = [
+        path.name
+        for suffix in ("yml", "yaml")
+        for path in sorted(Path(file).parent.glob(f"*.{suffix}"))
+        if path.name != Path(file).name and "ansible_host" in path.read_text(errors="replace")
+    ]
+    if not others:
+        return ""
+    return f"{others[0]} beside it has addresses; give the whole directory, -i {Path(file).parent}. Else: "
 
 
 def version(text: str) -> tuple[int, int]:

@@ -6,8 +6,9 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
-from .model import Model, Problem, as_mapping, as_number, as_text, dotted, each_worker
+from .model import Model, Problem, Severity, as_mapping, as_number, as_text, dotted, each_worker
 from .values import kind_of, spoken_key
 
 URLS: Final = "celery_app_urls"
@@ -30,6 +31,14 @@ _OWN_PREFIX: Final = "CELERY_FLEET_"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# At the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS hold none.
+_SECRET = re.compile(
+    r"(.*_)?(secret|secret_key|(api|access|private|encryption|signing|auth)_?key|password|passwd|passphrase|pass|pwd"
+    r"|token|credentials?)",
+    re.IGNORECASE,
+)
+# Nothing, a switch, a number, or the path of a file.
+_NO_SECRET = re.compile(r"|true|false|yes|no|on|off|none|\d{1,4}|/\S*", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+|/\S*")
 
@@ -69,6 +78,40 @@ def check_overruled(model: Model) -> Iterator[Problem]:
                     f"remove it; {instead}",
                     hosts=hosts,
                 )
+
+
+def check_secrets_in_the_clear(model: Model) -> Iterator[Problem]:
+    """Secrets in environments that every user of a host can read."""
+    for path, environment, hosts in _environments(model):
+        if path[0] == _OTHERS[1]:
+            continue
+        for name, text in environment.items():
+            if not isinstance(text, str):
+                continue
+            reason = (
+                "is a URL with a password in it"
+                if _has_password(text)
+                else "looks like a secret by its name"
+                if _SECRET.fullmatch(name) and not _NO_SECRET.fullmatch(text)
+                else ""
+            )
+            if reason:
+                yield Problem(
+                    dotted((*path, name)),
+                    f"{reason}, and every user of the host can read it here",
+                    f"put it into {_OTHERS[1]}"
+                    + (f" or {URLS}" if "URL" in reason else "")
+                    + ", in the environment's vault.yml",
+                    hosts=hosts,
+                    severity=Severity.WARNING,
+                )
+
+
+def _has_password(text: str) -> bool:
+    try:
+        return "://" in text and bool(urlsplit(text).password)
+    except ValueError:
+        return False
 
 
 def _texts(model: Model) -> Iterator[Problem]:

@@ -78,7 +78,7 @@ def _network(
             path,
             value,
             hosts,
-            "is an address with a mask that no network has"
+            "has a mask that no network has: at most /32 for IPv4, /128 for IPv6"
             if _is_address(text.partition("/")[0])
             else "is no address; a name would have to be resolved at each boot, before there is a network",
         )

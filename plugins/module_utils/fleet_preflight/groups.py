@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,8 @@ from .redis_cluster import INSTEAD, NO_CLUSTER
 _OURS: Final = (FLEET, *MEMBER_GROUPS)
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
 _SSH_PORT: Final = 22
+# A whole file, or a single value in it; or values from elsewhere, such as the lookups of a secrets' manager.
+_SEALED: Final = re.compile(r"^\$ANSIBLE_VAULT;|!vault\b|\blookup\(|\bquery\(", re.MULTILINE)
 
 
 def check_groups(model: Model) -> Iterator[Problem]:
@@ -119,7 +123,17 @@ def _without_a_part(model: Model) -> Iterator[Problem]:
         yield Problem(
             FLEET,
             f"has hosts that are in none of {', '.join(MEMBER_GROUPS)}, so nothing would run there",
-            "put them into a group, or take them out of fleet",
+            " ".join(
+                [
+                    "put them into a group, or take them out of fleet",
+                    *(
+                        f"({used_host}, which is in a group, may be {host} misspelt)"
+                        for host in idle
+                        for used_host in used
+                        if _alike(used_host, host)
+                    ),
+                ]
+            ),
             value=", ".join(idle),
             severity=Severity.WARNING,
         )
@@ -177,15 +191,43 @@ def check_files(model: Model) -> Iterator[Problem]:
                 if name in known:
                     continue
                 kind = "group" if folder == "group_vars" else "host"
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+                near = [other for other in known if _alike(name, other)]
                 yield Problem(
                     f"{folder}/{name}",
-                    f"is for a {kind} that the inventory lacks, so nobody reads it",
-                    f"did you mean {near[0]}?"
+                    f"is for a {kind} that the inventory lacks, so it has no effect",
+                    f"did you mean {near[0]}? Else rename or remove it, or add the {kind}"
                     if near
                     else f"rename or remove it, or add the {kind}",
-                    severity=Severity.ERROR if near else Severity.WARNING,
+                    # Variables of a host that was removed do no harm, those of a group of ours are missed.
+                    severity=Severity.ERROR
+                    if folder == "group_vars" and set(near) & {*_OURS}
+                    else Severity.WARNING,
                 )
+            yield from _plain_vaults(directory, folder)
+
+
+def _alike(name: str, known: str) -> bool:
+    """Whether a name may be a misspelt one, or lacks its first word; one that differs in digits only is another."""
+    if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", known):
+        return False
+    return near_miss(name, known) or known.endswith(f"_{name}")
+
+
+def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
+    """Files of secrets that anybody can read who gets at the inventory."""
+    for file in sorted((directory / folder).rglob("vault*")):
+        try:
+            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        except OSError:
+            continue  # Ansible says that itself
+        text = [line for line in lines if line.strip() and line.lstrip()[0] not in "#-"]
+        if file.suffix in ("", *_SUFFIXES) and text and not _SEALED.search("\n".join(text)):
+            yield Problem(
+                str(file.relative_to(directory)),
+                "is not encrypted",
+                f"ansible-vault encrypt {shlex.quote(str(file))}",
+                severity=Severity.WARNING,
+            )
 
 
 def _names(directory: Path) -> Sequence[str]:

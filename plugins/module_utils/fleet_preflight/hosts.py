@@ -159,8 +159,8 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "host",
             f"can't be used: {_reason(facts)}",
-            hint
-            or "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become",
+            "try `ansible <host> -m ansible.builtin.ping`; look at ansible_host, ansible_user and ansible_become"
+            + (f". If the host is not there: {hint}" if hint else ""),
             hosts=(host,),
         )
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .model import Model, Problem, as_list, as_mapping, as_strings, dotted, each_worker
+from .model import Model, Problem, Severity, as_list, as_mapping, as_strings, dotted, each_worker
 from .values import suggestion
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
@@ -58,7 +58,10 @@ _TAKEN_NAMES: Final = frozenset(
 
 
 def check_unknown(model: Model) -> Iterator[Problem]:
-    """Variables with a role's prefix that no role knows, and near misses of known names."""
+    """Variables with a role's prefix that no role knows, and near misses of known names.
+
+    A near miss is a mistake; what only has a prefix of ours may belong to another role.
+    """
     known = tuple(model.specs.options)
     allowed = {
         pattern
@@ -72,15 +75,16 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         near = [known_name for known_name in known if near_miss(name, known_name)]
         if own is None and not near:
             continue
-        guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if own else ""
+        # Other roles have such prefixes too, but for those of Celery.
+        ours = bool(near) or (own is not None and own.startswith("celery_"))
+        guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if ours else ""
         # The value is never shown: it may be a secret under a misspelt name. Nor is what follows a name in it:
         # `redis_passwords:s3cret` without a space is one.
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
         yield Problem(
             variable=shown,
-            message=f"is no variable of the role {own}"
-            if own
-            else "looks like a misspelt variable",
+            message=(f"is no variable of the role {own}" if own else "looks like a misspelt variable")
+            + ("" if ours else ", so it has no effect here"),
             remedy=" ".join(
                 part
                 for part in (
@@ -90,6 +94,7 @@ def check_unknown(model: Model) -> Iterator[Problem]:
                 if part
             ),
             hosts=hosts,
+            severity=Severity.ERROR if ours else Severity.WARNING,
         )
 
 

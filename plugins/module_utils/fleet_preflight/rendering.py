@@ -41,10 +41,14 @@ def _remedy(model: Model, failure: RenderFailure) -> str:
     missing = failure.missing
     if failure.message == ENCRYPTED:
         return "give its password: --ask-vault-pass, or --vault-password-file with the file's name"
+    # Of a secret the text is not shown.
+    plain = (
+        "; or, if the braces are the secret's own, put !unsafe before it" if not failure.value else ""
+    )
     if not missing:
-        return "correct the expression"
+        return f"correct the expression{plain}"
     if missing.startswith(_OF_FACTS):
         return "write the value itself: facts of hosts are not known here"
     known = {*model.specs.options, *model.given.get(failure.host, ())}
     guess = suggestion(missing, tuple(sorted(known - {str(failure.path[0])})), cutoff=0.75)
-    return f"define {missing} for the host" + (f", or {guess}" if guess else "")
+    return f"define {missing} for the host" + (f", or {guess}" if guess else "") + plain

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import urlsplit
 
-from .model import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
+from .model import UNKNOWN, Model, Problem, as_list, as_mapping, as_strings, dotted
 from .redact import is_secret_name
 from .specs import Option, options_of
 
@@ -20,6 +21,10 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
+_PLACEHOLDER_LEFT: Final = "is a placeholder that nobody has replaced"
+_ALLOW: Final = (
+    "if it is the real one, add the variable's name to preflight_allowed_placeholders"
+)
 # What other checks look at: the application's secrets, and keys, whose text has lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
 # Users that Redis' ACL file is made for, where the role's spec does not list them itself.
@@ -33,7 +38,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
         for value, hosts in model.distinct(name):
             for path, secret in _secrets(model, (name,), value):
                 yield from _one(model, path, secret, hosts)
-                if isinstance(secret, str) and secret and not is_placeholder(secret):
+                if isinstance(secret, str) and secret and not _is_placeholder(model, path, secret):
                     holders.setdefault(secret, {}).setdefault(dotted(path), []).extend(hosts)
     for paths in holders.values():
         if len(paths) > 1:
@@ -53,6 +58,15 @@ def check_secrets(model: Model) -> Iterator[Problem]:
 def is_placeholder(text: str) -> bool:
     """Whether a text stands for a secret that nobody has written yet."""
     return not text.strip() or _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def _is_placeholder(model: Model, path: tuple[str, ...], text: str) -> bool:
+    """Whether a secret is still to be written, and nobody has said that it looks so by chance."""
+    return is_placeholder(text) and not any(
+        fnmatchcase(dotted(path), pattern)
+        for value, _ in model.distinct("preflight_allowed_placeholders")
+        for pattern in as_strings(value)
+    )
 
 
 def _password(text: str) -> str:
@@ -97,8 +111,8 @@ def _one(
     reason = remedy = ""
     if not text:
         reason, remedy = "is empty", _GENERATE
-    elif is_placeholder(text):
-        reason, remedy = "is a placeholder that nobody has replaced", _GENERATE
+    elif _is_placeholder(model, path, text):
+        reason, remedy = _PLACEHOLDER_LEFT, f"{_GENERATE}; {_ALLOW}"
     elif len(text) < SHORTEST:
         reason, remedy = f"is shorter than {SHORTEST} characters", _GENERATE
     elif any(ord(c) < 32 or ord(c) == 127 for c in text):
@@ -148,11 +162,11 @@ def _application(model: Model) -> Iterator[Problem]:
             path = ("celery_app_secret_env", key)
             if not isinstance(item, str):
                 continue
-            if item and (is_placeholder(item) or is_placeholder(_password(item))):
+            if item and any(_is_placeholder(model, path, text) for text in (item, _password(item))):
                 yield Problem(
                     dotted(path),
-                    "is a placeholder that nobody has replaced",
-                    "put the real value into the environment's vault.yml",
+                    _PLACEHOLDER_LEFT,
+                    f"put the real value into the environment's vault.yml; {_ALLOW}",
                     value=model.show(path, item),
                     hosts=hosts,
                 )
@@ -167,11 +181,12 @@ def _application(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct("celery_app_urls"):
         for key, parts in as_mapping(value).items():
             password = as_mapping(parts).get("password")
-            if isinstance(password, str) and password and is_placeholder(password):
+            path = ("celery_app_urls", key, "password")
+            if isinstance(password, str) and password and _is_placeholder(model, path, password):
                 yield Problem(
-                    dotted(("celery_app_urls", key, "password")),
-                    "is a placeholder that nobody has replaced",
-                    "put the real value into the environment's vault.yml",
+                    dotted(path),
+                    _PLACEHOLDER_LEFT,
+                    f"put the real value into the environment's vault.yml; {_ALLOW}",
                     value="<secret>",
                     hosts=hosts,
                 )

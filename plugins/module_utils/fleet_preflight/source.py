@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from .model import UNKNOWN, Model, Problem, as_mapping, as_text, dotted
+from .model import UNKNOWN, Model, Problem, Severity, as_mapping, as_text, dotted
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
@@ -117,6 +117,13 @@ def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
             value=model.show((_NAME, "git"), address),
         )
     version = source.get("version")
+    if version is None:
+        yield Problem(
+            dotted((_NAME, "version")),
+            "is not set, so each run deploys what the default branch has at that time",
+            "name a branch, a tag or a commit's full id",
+            severity=Severity.WARNING,
+        )
     if isinstance(version, str) and not _VERSION.fullmatch(version):
         yield Problem(
             dotted((_NAME, "version")),

@@ -92,10 +92,14 @@ def check_required(model: Model) -> Iterator[Problem]:
             )
             if hosts:
                 kind = option.get("type", "str")
+                wanted = _WANTED.get(str(kind), (str(kind), ""))[0]
+                keys = ", ".join(
+                    key for key, inner in options_of(option).items() if inner.get("required") is True
+                )
                 yield Problem(
                     variable=name,
                     message=f"is not set; the role {role.name} needs it",
-                    remedy=f"set it ({_WANTED.get(str(kind), (str(kind), ''))[0]}) in the inventory's "
+                    remedy=f"set it ({wanted}{f' with {keys}' if keys else ''}) in the inventory's "
                     f"group_vars{_where(model, name)}",
                     hosts=hosts,
                 )

@@ -16,7 +16,7 @@ from pathlib import Path
 PIP = """
 import pathlib, sys
 *words, requirements = sys.argv[1:]
-options = ["--no-input", "--quiet", "--no-compile"]
+options = ["--no-input", "--progress-bar=off", "--no-compile"]
 assert words == ["--disable-pip-version-check", "install", *options, "--requirement"]
 text = open(requirements).read()
 if "nothing-of-the-kind" in text:

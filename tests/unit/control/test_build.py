@@ -149,7 +149,7 @@ class Place:
 
     def releases(self) -> list[str]:
         found = (self.root / "releases").glob("*")
-        return sorted(path.name for path in found)
+        return sorted(path.name for path in found if path.is_dir())
 
     def note(self, identity: str = "r1") -> dict[str, Any]:
         text = (self.root / "releases" / identity / "release.json").read_text()
@@ -382,7 +382,7 @@ def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place)
     demands = {"schedule": {"e": {"task": "app.none", "interval": 5}}}
     with pytest.raises(BuildError) as caught:
         build(place.wanted(demands=demands))
-    assert "does not pass its check:\ncelery_beat_schedule: release r1 has no task" in str(
+    assert "does not pass its check:\ncelery_beat_schedule.e: release r1 has no task" in str(
         caught.value
     )
     assert place.releases() == []
@@ -490,7 +490,6 @@ def test_a_check_that_fails_leaves_nothing(place: Place, check: str, words: list
             {"python": "/nowhere/python3"},
             "making the virtualenv: /nowhere/python3 is not on this host",
         ),
-        ({"files": {"app.py": "def", "requirements.txt": ""}}, "compiling the source failed"),
     ],
 )
 def test_a_build_that_fails_leaves_nothing(
@@ -499,6 +498,64 @@ def test_a_build_that_fails_leaves_nothing(
     with pytest.raises(BuildError, match=words):
         build(place.wanted(**change))
     assert place.releases() == []
+
+
+def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
+    broken = {"legacy/old.py": "print 'x'\n", "scaffold/{{ name }}.py": "def {{ name }}\n"}
+    warnings = build(
+        place.wanted(files={"app.py": "x = 1\n", "requirements.txt": "", **broken})
+    )
+    assert len(warnings) == 1
+    assert "can't compile: legacy/old.py, scaffold/{{ name }}.py. " in warnings[0]
+    assert place.releases() == ["r1"]
+    assert build(place.wanted()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (
+            "Collecting psycopg2\nerror: subprocess-exited-with-error\nError: pg_config executable not found.",
+            ["The package is psycopg2.", "libpq-dev", "celery_runtime_packages"],
+        ),
+        (
+            "Collecting a\nCollecting uwsgi==2.0\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file or "
+            "directory\nERROR: Failed building wheel for uwsgi\nERROR: Could not build wheels",
+            ["The package is uwsgi.", "a compiler", "build-essential", "celery_runtime_packages"],
+        ),
+        (
+            "src/a.c:3:10: fatal error: Python.h: No such file or directory\nFailed building wheel for a",
+            ["Python's headers", "python3-dev"],
+        ),
+        (
+            "src/a.c:3:10: fatal error: ldap.h: No such file or directory\nFailed building wheel for a",
+            ["Probably missing: ldap.h.", "celery_runtime_packages"],
+        ),
+        (
+            "ERROR: No matching distribution found for shop-utils==1.2",
+            ["The package is shop-utils==1.2.", "celery_release_python"],
+        ),
+        (
+            "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
+            "ERROR: No matching distribution found for celery==5.5",
+            ["a way to the package index", "/etc/pip.conf"],
+        ),
+    ],
+)
+def test_a_failed_installation_names_package_cause_and_log(
+    place: Place, output: str, words: list[str]
+) -> None:
+    with pytest.raises(BuildError, match="installing the requirements failed") as caught:
+        build(place.wanted(files=setup_py(f"sys.exit({output!r})")))
+    for word in words:
+        assert word in str(caught.value)
+    log = place.root / "releases" / module.LOG
+    assert f"The whole output is in {log} on this host." in str(caught.value)
+    assert output in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    # The next build that succeeds leaves it, and neither it nor its pruning takes it for a release.
+    build(place.wanted(keep=0))
+    assert log.is_file()
 
 
 def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(

@@ -250,3 +250,67 @@ def test_the_error_keeps_the_password_of_an_address(tmp_path: Path) -> None:
         packed(tmp_path / "scratch", git="https://me:hush@localhost:1/shop.git", version="main")
     assert "hush" not in str(caught.value)
     assert "can't get main of https://localhost:1/shop.git" in str(caught.value)
+
+
+# --- what git has elsewhere ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def superproject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a submodule, which has one of its own; both by addresses that are relative to it."""
+    # Git takes submodules from no directory, for the sake of those who clone what strangers have written.
+    for number, (key, value) in enumerate([("protocol.file.allow", "always")]):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", key)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    repository(tmp_path / "inner", {"inner.txt": "i"})
+    for name, below in (("library", "inner"), ("shop", "library")):
+        repository(tmp_path / name, {f"{name}.py": "x = 1\n"})
+        add = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--", f"../{below}"]
+        # As with a clone, to whose origin addresses are relative.
+        git(tmp_path / name, "config", "remote.origin.url", str(tmp_path / name))
+        git(tmp_path / name, *add)
+        git(tmp_path / name, "commit", "--quiet", "--message=submodule")
+    return tmp_path / "shop"
+
+
+def test_submodules_are_fetched_from_git(tmp_path: Path, superproject: Path) -> None:
+    _, members = packed(tmp_path / "scratch", git=str(superproject), version="main")
+    assert {"shop.py", "library/library.py", "library/inner/inner.txt"} <= members.keys()
+
+
+def test_submodules_of_a_directory_are_taken_or_refused(tmp_path: Path, superproject: Path) -> None:
+    with pytest.raises(SourceError, match="submodule inner of .*library is empty.*update --init"):
+        packed(tmp_path / "one", path=str(superproject))
+    git(superproject, "-c", "protocol.file.allow=always", "submodule", "update", "--init", "--recursive")
+    _, members = packed(tmp_path / "two", path=str(superproject))
+    assert {"shop.py", "library/library.py", "library/inner/inner.txt"} <= members.keys()
+    git(superproject, "submodule", "--quiet", "deinit", "--force", "--all")
+    with pytest.raises(SourceError, match="submodule library of .*shop is empty.*update --init"):
+        packed(tmp_path / "three", path=str(superproject))
+
+
+def test_an_empty_submodule_outside_of_git_is_refused(tmp_path: Path) -> None:
+    module = '[submodule "lib"]\n\tpath = vendor/lib\n\turl = ../lib\n'
+    source = write(tmp_path / "source", {**FILES, ".gitmodules": module})
+    (source / "vendor/lib").mkdir(parents=True)
+    with pytest.raises(SourceError, match="submodule vendor/lib of .* is empty"):
+        packed(tmp_path / "one", path=str(source))
+    write(source, {"vendor/lib/lib.py": ""})
+    _, members = packed(tmp_path / "two", path=str(source))
+    assert "vendor/lib/lib.py" in members
+
+
+def test_a_repository_in_the_repository_is_taken(tmp_path: Path) -> None:
+    source = repository(tmp_path / "source", FILES)
+    repository(source / "nested", {"nested.py": ""})
+    _, members = packed(tmp_path / "scratch", path=str(source))
+    assert "nested/nested.py" in members
+
+
+@pytest.mark.parametrize("kind", ["path", "git"])
+def test_pointers_of_git_lfs_are_refused(tmp_path: Path, kind: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    source = repository(tmp_path / "source", {**FILES, "model.bin": pointer})
+    with pytest.raises(SourceError, match=r"model\.bin are pointers of Git LFS.*git lfs install"):
+        packed(tmp_path / "scratch", **{kind: str(source)})

@@ -101,7 +101,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     ("celery_apps_name", "x", "celery_apps_name", "misspelt", "celery_app_name"),
     ("flowr_port", 1, "flowr_port", "misspelt", "flower_port"),
     ("redis_pasword", "x", "redis_pasword", "no variable of the role redis", "redis_passwords"),
-    ("pki_zzzzzz", "x", "pki_zzzzzz", "no variable of the role pki", "preflight_allowed_variables"),
+    ("celery_app_zz", "x", "celery_app_zz", "of the role celery_app", "preflight_allowed_variables"),
     ("celery_app_name", "My Shop", "celery_app_name", "can't be the name", "begin with a letter"),
     ("celery_app_name", "a" * 26, "celery_app_name", "can't be the name", "25 characters"),
     ("celery_app_user", "root", "celery_app_user", "belongs to the system", "choose a name"),
@@ -680,17 +680,168 @@ def test_files_for_groups_and_hosts_that_are_not_there(
         ".x.yml",
         "README.md",
         "prod/a.yml",
+        "workers.yml",
     ):
         path = tmp_path / "group_vars" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "host_vars/worker11").mkdir(parents=True)
+    (tmp_path / "host_vars/contol1.yml").touch()
+    els = "Else rename or remove it, or add the {}"
     found = problems({**variables, "inventory_dir": str(tmp_path)})
     assert {(one.variable, one.severity, one.remedy) for one in found} == {
-        ("group_vars/celery_worker", Severity.ERROR, "did you mean celery_workers?"),
+        ("group_vars/celery_worker", Severity.ERROR, "did you mean celery_workers? " + els.format("group")),
+        ("group_vars/workers", Severity.ERROR, "did you mean celery_workers? " + els.format("group")),
         ("group_vars/prod", Severity.WARNING, "rename or remove it, or add the group"),
-        ("host_vars/worker11", Severity.ERROR, "did you mean worker1?"),
+        # Of a host that was removed, and of one that is misspelt.
+        ("host_vars/worker11", Severity.WARNING, "rename or remove it, or add the host"),
+        ("host_vars/contol1", Severity.WARNING, "did you mean control1? " + els.format("host")),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("redis_passwords: {worker: x}\n", True),
+        ("$ANSIBLE_VAULT;1.1;AES256\n3132\n", False),
+        ("redis_passwords:\n  worker: !vault |\n    $ANSIBLE_VAULT;1.1;AES256\n", False),
+        ("token: \"{{ lookup('pipe', 'pass show token') }}\"\n", False),
+        ("---\n# nothing yet\n", False),
+    ],
+)
+def test_a_vault_in_the_clear(
+    variables: Variables, tmp_path: Path, text: str, is_plain: bool
+) -> None:
+    vault = tmp_path / "group_vars/all/vault.yml"
+    vault.parent.mkdir(parents=True)
+    vault.write_text(text)
+    found = problems({**variables, "inventory_dir": str(tmp_path)})
+    told = [(one.variable, one.message, one.remedy, one.severity) for one in found]
+    wanted = (
+        "group_vars/all/vault.yml",
+        "is not encrypted",
+        f"ansible-vault encrypt {vault}",
+        Severity.WARNING,
+    )
+    assert told == ([wanted] if is_plain else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SECRET_KEY", "k7", "looks like a secret by its name"),
+        ("DB_PASSWORD", "k7", "looks like a secret by its name"),
+        ("SENTRY_TOKEN", "k7", "looks like a secret by its name"),
+        ("AWS_SECRET_ACCESS_KEY", "k7", "looks like a secret by its name"),
+        ("DATABASE_URL", "postgresql://shop:k7@db/shop", "is a URL with a password in it"),
+        ("DATABASE_URL", "postgresql://db/shop", ""),
+        ("COMPASS_URL", "https://example.org", ""),
+        ("MAX_TOKENS", "4096", ""),
+        ("USE_TOKEN", "true", ""),
+        ("DB_PASSWORD_FILE", "/run/secrets/db", ""),
+        ("API_KEY", "/etc/shop/key", ""),
+        ("AUTH_PASSWORD_VALIDATORS", "none of them", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["celery_app_env", f"{D}/environment", "celery_producer_web/environment"]
+)
+def test_secrets_in_the_clear(
+    variables: Variables, path: str, name: str, value: str, message: str
+) -> None:
+    given = changed(variables, path, {name: value})
+    found = problems(given)
+    if not message:
+        assert found == []
+        return
+    one = only(found)
+    assert (one.variable, one.severity) == (f"{path.replace('/', '.')}.{name}", Severity.WARNING)
+    assert message in one.message
+    assert "celery_app_secret_env" in one.remedy
+    assert "k7" not in report.line(one, GROUPS, GROUPS["fleet"])
+
+
+@pytest.mark.parametrize(
+    "name", ["redis_port", "firewall_allowed_tcp_ports", "verify_ssl", "pki_dir", "flower_version"]
+)
+def test_variables_of_other_roles_only_warn(variables: Variables, name: str) -> None:
+    one = only(problems({**variables, name: 1}))
+    assert (one.variable, one.severity) == (name, Severity.WARNING)
+    assert "did you mean" not in one.remedy
+    assert "preflight_allowed_variables" in one.remedy
+
+
+def test_near_misses_stay_errors(variables: Variables) -> None:
+    for name in ("redis_pasword", "flowr_port", "celery_worker_instance"):
+        one = only(problems({**variables, name: "x"}))
+        assert one.severity is Severity.ERROR
+        assert "did you mean" in one.remedy
+        assert "preflight_allowed_variables" in one.remedy
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("celery_app_secret_env/API_TOKEN", "celery_app_secret_env.API_TOKEN"),
+        ("celery_app_secret_env/API_TOKEN", "celery_app_secret_env.*"),
+        ("celery_app_urls/OTHER_URL/password", "celery_app_urls.OTHER_URL.password"),
+        ("redis_passwords/worker", "redis_passwords.worker"),
+    ],
+)
+def test_a_value_that_looks_like_a_placeholder_is_allowed_by_name(
+    variables: Variables, path: str, allowed: str
+) -> None:
+    given = changed(variables, path, "change-me-said-nobody")
+    assert "preflight_allowed_placeholders" in only(problems(given)).remedy
+    assert problems({**given, "preflight_allowed_placeholders": [allowed]}) == []
+    assert len(problems({**given, "preflight_allowed_placeholders": ["another"]})) == 1
+
+
+def test_code_from_git_without_a_version(variables: Variables) -> None:
+    address = "https://git.example.org/team/shop.git"
+    one = only(problems({**variables, S: {"git": address}}))
+    assert (one.variable, one.severity) == (f"{S}.version", Severity.WARNING)
+    assert problems({**variables, S: {"git": address, "version": "v1"}}) == []
+
+
+def test_braces_in_a_secret(variables: Variables) -> None:
+    one = only(problems(changed(variables, "celery_app_secret_env/KEY", trusted("a{{ notjinja }}"))))
+    assert one.remedy == (
+        "define notjinja for the host; or, if the braces are the secret's own, put !unsafe before it"
+    )
+
+
+def test_a_network_with_a_mask_that_none_has(variables: Variables) -> None:
+    one = only(problems({**variables, "firewall_redis_clients": ["10.0.0.0/33"]}))
+    assert "mask" in one.message
+    assert "resolved" not in one.message
+
+
+def test_a_host_that_is_misspelt_in_a_group(variables: Variables) -> None:
+    groups = {**GROUPS, "celery_workers": ["wroker1", "worker2"]}
+    groups["fleet"] = [*GROUPS["fleet"], "wroker1"]
+    found = problems(variables, groups=groups)
+    assert any("wroker1, which is in a group, may be worker1 misspelt" in one.remedy for one in found)
+
+
+def test_a_missing_mapping_is_named_with_its_keys(variables: Variables) -> None:
+    del variables["redis_passwords"]
+    remedy = only(problems(variables)).remedy
+    assert "a mapping with worker, beat, producer, flower, operator, admin)" in remedy
+
+
+def test_addresses_beside_the_file_that_was_given(variables: Variables, tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("fleet: {}\n")
+    given = {
+        **variables,
+        "preflight_hosts_hint": "run make demo",
+        "inventory_file": str(tmp_path / "hosts.yml"),
+    }
+    assert only(problems(given)).remedy == "run make demo"
+    (tmp_path / "demo.yml").write_text("fleet: {hosts: {a: {ansible_host: b}}}\n")
+    assert only(problems(given)).remedy == (
+        f"demo.yml beside it has addresses; give the whole directory, -i {tmp_path}. Else: run make demo"
+    )
 
 
 def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
@@ -1383,4 +1534,4 @@ def test_words_that_stand_for_a_secret_are_refused(variables: Variables, value: 
     ],
 )
 def test_an_address_without_a_login_is_taken(variables: Variables, address: str) -> None:
-    assert problems(variables | {S: {"git": address}}) == []
+    assert problems(variables | {S: {"git": address, "version": "main"}}) == []

@@ -98,7 +98,7 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
     output = done.stdout + done.stderr
     assert "host (all hosts)" in output
     assert "Connection refused" in output
-    assert "Remedy: run make demo" in output
+    assert "look at ansible_host, ansible_user and ansible_become. If the host is not there: run make demo" in output
     assert "Traceback" not in output
 
 
@@ -142,3 +142,38 @@ def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
     assert f"flower_port = {port} (control1)" in output
     assert "is taken on this host by" in output
     assert "celery_producer_web_port" not in output
+
+
+TWICE = """
+- hosts: fleet
+  gather_facts: false
+  any_errors_fatal: true
+  tasks:
+    - name: Refuse
+      ansible.builtin.fail:
+        msg: "{{ words | default('mend the inventory') }}"
+"""
+
+
+def test_a_refusal_is_printed_once(tmp_path: Path) -> None:
+    output = run(tmp_path, INVENTORY, {}, "-v")
+    assert (output.stdout + output.stderr).count("This inventory is refused") == 1
+    output = run(tmp_path, TWICE, {})
+    assert (output.stdout + output.stderr).count("mend the inventory") == 1
+    for host in GROUPS["fleet"]:
+        assert f"fatal: [{host}]: FAILED!" in output.stdout
+    assert output.stdout.count("the same as on ") == len(GROUPS["fleet"]) - 1
+
+
+def test_refusals_that_differ_are_all_printed(tmp_path: Path) -> None:
+    output = run(tmp_path, TWICE, {"words": "mend {{ inventory_hostname }}"})
+    for host in GROUPS["fleet"]:
+        assert (output.stdout + output.stderr).count(f"mend {host}") == 1
+
+
+def test_what_fails_elsewhere_keeps_ansibles_own_words(tmp_path: Path) -> None:
+    """Where an expression of the inventory stands is said in the [ERROR] alone."""
+    task = "- hosts: redis\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug: {msg: '{{ a }}'}\n"
+    output = run(tmp_path, task, {"a": "{{ nosuch }}"})
+    assert "[ERROR]" in output.stdout
+    assert f"Origin: {tmp_path / 'hosts.yml'}" in output.stdout

@@ -1,4 +1,4 @@
-"""Without a vault's password: which file is encrypted, and what to type, instead of Ansible's own words alone."""
+"""Mistakes in files of variables, and runs that can't go well: which file, and what to type."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
+from fleet_preflight.control import ANSIBLE_FROM
 
 ROOT = Path(__file__).resolve().parents[3]
 # A plugin of a directory, which Ansible loads by its path.
 _found = importlib.util.spec_from_file_location(
-    "vault_password", ROOT / "plugins/vars/vault_password.py"
+    "variable_files", ROOT / "plugins/vars/variable_files.py"
 )
 assert _found is not None
 assert _found.loader is not None
@@ -81,3 +83,67 @@ def test_the_line_that_is_named_is_the_remedy(tmp_path: Path) -> None:
     done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
     assert done.returncode == 0, done.stderr
     assert '"token": "of-the-vault"' in done.stdout
+
+
+def test_a_wrong_password_ends_with_the_file_and_the_remedy(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    (tmp_path / "wrong").write_text("another password")
+    done = read(inventory, f"--vault-id=shop@{tmp_path / 'wrong'}")
+    assert done.returncode != 0
+    for words in (
+        f"{inventory / 'group_vars/all/vault.yml'} can't be decrypted",
+        "of the vault id shop",
+        "export ANSIBLE_VAULT_IDENTITY_LIST=shop@prompt\n",
+    ):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("a: 1\nb:\n\tc: 1\n", "3:1", "Tabs are usually invalid"),
+        ("a: 1\nb: {{ c }}\n", "2:", "missing quotes around a template"),
+        ("a: 1\nc: 2\na: 3\n", "3:1", "duplicate mapping key 'a'"),
+        ("a: 1\n  b: 2\n", "2:", "Mapping values are not allowed"),
+    ],
+)
+@pytest.mark.parametrize("file", ["group_vars/all/celery.yml", "host_vars/one.yml", "hosts.yml"])
+def test_a_mistake_of_yaml_has_its_place(
+    tmp_path: Path, file: str, text: str, place: str, words: str
+) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    (inventory / file).parent.mkdir(exist_ok=True)
+    (inventory / file).write_text(text)
+    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert f"{inventory / file}:{place}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_old_ansible_is_refused() -> None:
+    with pytest.raises(AnsibleError, match=r"ansible-core 2\.16\.3, .* 2\.19 or newer.*`make setup`"):
+        PLUGIN.refuse_version("2.16.3")
+    PLUGIN.refuse_version("2.19.0b1")
+    # Which of the newer ones are refused, preflight says.
+    assert ANSIBLE_FROM == PLUGIN.OLDEST
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/check_inventory.yml"])
+def test_a_run_from_another_directory_is_refused(tmp_path: Path, playbook: str) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / playbook)],
+        cwd=inventory.parent,
+        env={**clean, "COLUMNS": "1000"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"export ANSIBLE_CONFIG={ROOT / 'ansible.cfg'}\n" in done.stderr
+    assert "was not found" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,153 @@
+"""Vars plugin `variable_files`: reads the inventory's files of variables first, to say where a mistake is.
+
+It gives no variables. Ansible reads the same files later, and then names neither the file of a YAML error nor that of
+a wrong vault password. It also refuses, before any playbook is read, what Celery Fleet can't run with: an old
+ansible-core, and a run without its `ansible.cfg`. For the latter the playbooks have this directory beside them, as
+`vars_plugins`; so this file has to work with any version and configuration of Ansible.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.inventory.host import Host
+from ansible.parsing.vault import AnsibleVaultError, is_encrypted
+from ansible.plugins.vars import BaseVarsPlugin
+from ansible.release import __version__
+
+DOCUMENTATION = """
+name: variable_files
+short_description: Say where the mistakes in files of variables are
+description:
+  - Refuses files of variables that are no YAML, or are encrypted by another password than those given, with their place.
+  - Refuses a run with an old ansible-core or without Celery Fleet's C(ansible.cfg), with the remedy.
+options:
+  stage:
+    description: When it runs; while the inventory is read, and so before any playbook is.
+    type: str
+    choices: [inventory]
+    default: inventory
+"""
+
+ROOT = Path(__file__).resolve().parents[2]
+# As in fleet_preflight.control, which old versions can't import.
+OLDEST = (2, 19)
+ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
+# "$ANSIBLE_VAULT;1.2;AES256;shop": a file's first line, with the vault's id where it has one.
+HEADER = 200
+
+
+class VarsModule(BaseVarsPlugin):
+    """Is asked for each host, group and source of variables."""
+
+    # One for a run, in place of one for each question.
+    is_stateless = True
+
+    def get_vars(self, loader: Any, path: str, entities: Any, cache: bool = True) -> dict[str, Any]:
+        """Return nothing.
+
+        Raises:
+            AnsibleError: A file of variables there can't be read, or Ansible itself can't be used.
+        """
+        refuse_version(__version__)
+        refuse_configuration(constants.DEFAULT_ROLES_PATH, constants.DEFAULT_ACTION_PLUGIN_PATH)
+        if not loader._vault.secrets and (found := encrypted(path)):  # noqa: SLF001  # nothing public tells
+            raise AnsibleError(remedy(Path(path), found))
+        for entity in entities if isinstance(entities, list) else [entities]:
+            folder = "host_vars" if isinstance(entity, Host) else "group_vars"
+            if os.path.isdir(os.path.join(path, folder)) and not entity.name.startswith(os.path.sep):
+                for file in loader.find_vars_files(os.path.join(path, folder), entity.name):
+                    self._read(loader, path, os.fsdecode(file))
+        return {}
+
+    def _read(self, loader: Any, inventory: str, file: str) -> None:
+        """Read a file as Ansible will, which then has it in its cache; an error of YAML bears its place."""
+        try:
+            loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
+        except AnsibleVaultError:
+            raise AnsibleError(wrong_password(Path(inventory), Path(file))) from None
+
+
+def refuse_version(version: str) -> None:
+    """Refuse an ansible-core that is too old for our plugins.
+
+    Raises:
+        AnsibleError: It is.
+    """
+    if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise AnsibleError(
+            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Type `make "
+            f"setup` in {ROOT}, and use the ansible-playbook that it installs: {ROOT}/.venv/bin/ansible-playbook."
+        )
+
+
+def refuse_configuration(roles: list[str], actions: list[str]) -> None:
+    """Refuse a configuration by which Ansible does not find the roles and plugins of Celery Fleet.
+
+    Raises:
+        AnsibleError: It is one.
+    """
+    for wanted, given in ((ROOT / "roles", roles), (ROOT / "plugins/action", actions)):
+        if wanted not in [Path(directory).resolve() for directory in given]:
+            used = constants.CONFIG_FILE or "no ansible.cfg at all"
+            raise AnsibleError(
+                f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. Type\n"
+                f"    export ANSIBLE_CONFIG={shlex.quote(str(ROOT / 'ansible.cfg'))}\n"
+                "and then the same command again. Ansible finds that file by itself only if it is started in its "
+                "directory, and only if not everybody may write there."
+            )
+
+
+@cache
+def encrypted(directory: str) -> list[tuple[Path, str]]:
+    """The whole files of variables that are encrypted, and the id of each one's vault, if it has one."""
+    found = []
+    for kind in ("group_vars", "host_vars"):
+        for file in sorted((Path(directory) / kind).rglob("*")):
+            try:
+                with file.open("rb") as stream:
+                    first = stream.read(HEADER).split(b"\n", 1)[0]
+            except OSError:
+                # A directory; or what can't be read, which Ansible says itself.
+                continue
+            if is_encrypted(first):
+                words = first.decode(errors="replace").strip().split(";")
+                found.append((file, words[3] if len(words) > 3 else ""))
+    return found
+
+
+def remedy(inventory: Path, found: list[tuple[Path, str]]) -> str:
+    """What was found, and the line to type."""
+    file, identity = found[0]
+    return (
+        f"{ANSIBLES_WORDS}: {file} is encrypted, and no password was given. Nothing was changed. Type\n"
+        f"{_export(inventory, identity)}"
+        "and then the same command again. In place of `prompt`, which asks, the name of a file with the password will "
+        "do, or of a program that prints it: docs/secrets.md."
+    )
+
+
+def wrong_password(inventory: Path, file: Path) -> str:
+    """What to do where the passwords that were given do not open a file."""
+    identity = dict(encrypted(str(inventory))).get(file, "")
+    label = f" (it was encrypted with that of the vault id {identity})" if identity else ""
+    return (
+        f"{file} can't be decrypted: no vault password that was given opens it{label}. Nothing was changed. Look for "
+        "the right one, give it by\n"
+        f"{_export(inventory, identity)}"
+        "and type the same command again. If nobody has that password any more, write the file's secrets anew: "
+        "docs/secrets.md."
+    )
+
+
+def _export(inventory: Path, identity: str) -> str:
+    source = inventory / ".vault-password"
+    value = shlex.quote(f"{identity or 'default'}@{source if source.is_file() else 'prompt'}")
+    return f"    export ANSIBLE_VAULT_IDENTITY_LIST={value}\n"
