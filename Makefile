@@ -63,7 +63,7 @@ new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOU
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py
 
-bench-delivery: setup ## what taking messages costs beside stock Celery, on Redis servers of its own
+bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
 	@python -m scripts.bench_delivery
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md

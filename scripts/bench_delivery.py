@@ -1,4 +1,4 @@
-"""`make bench-delivery`: what the delivery costs beside stock Celery; `delivery/bench.py` tells how it is measured."""
+"""`make bench-delivery`: what the atomic take costs beside stock Celery's; `delivery/bench.py` tells how."""
 
 import sys
 

@@ -16,6 +16,9 @@ source scripts/lib.sh
 # A process for each core, to which the tests go one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
 
+# Seconds after which a test on hosts hangs, its fixtures included. The others have their limits in tests/conftest.py.
+LIMIT=3600
+
 REPORT=()
 # Parts with tests that failed. What failed in them is told by what they leave here (scripts/failures.py).
 FAILED=()
@@ -60,7 +63,7 @@ tests() {
 scenario() {
   fresh "$1"
   timed "molecule:$1" env ANSIBLE_LOG_PATH="$FAILURES/$1.log" \
-    PYTEST_ADDOPTS="--override-ini=junit_family=xunit1 --junit-xml='$FAILURES/$1.xml' ${PYTEST_ADDOPTS:-}" \
+    PYTEST_ADDOPTS="--override-ini=junit_family=xunit1 --junit-xml='$FAILURES/$1.xml' --timeout=$LIMIT ${PYTEST_ADDOPTS:-}" \
     molecule test --scenario-name "$1" && return
   FAILED+=("$1")
   return 1

@@ -243,4 +243,4 @@ def wait_for(look: Any, seconds: float = 10) -> None:
         except (redis.ConnectionError, AssertionError):
             pass
         assert time.monotonic() < end, "it did not come up"
-        time.sleep(0.1)
+        time.sleep(0.02)

@@ -20,7 +20,7 @@ import redis
 from celery import Celery
 
 from tests.fleet import free_port
-from tests.programs import required
+from tests.programs import DURABLE, required
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = "w@test"
@@ -124,8 +124,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 *(required("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"),
-                *("--dir", str(self.directory), "--save", ""),
-                *("--appendonly", "yes", "--appendfsync", "always", *more),
+                *("--dir", str(self.directory), *DURABLE, *more),
             ],
             stdout=subprocess.DEVNULL,
         )
@@ -141,7 +140,9 @@ class Server:
         self.process.send_signal(number)
 
     def kill(self) -> None:
+        """Kill it, with all that it confirmed in its file: `everysec` holds writes back while the disk is slow."""
         assert self.process is not None
+        self.client.config_set("appendfsync", "always")
         self.process.kill()
         self.process.wait()
 

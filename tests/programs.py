@@ -9,6 +9,9 @@ from functools import cache
 
 import pytest
 
+#: How the roles have a broker keep what it confirmed; tests/render/test_redis.py holds the role to it.
+DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+
 
 def required(name: str) -> str:
     """Path of a program; without it a test fails, since one that is left out hides what it would show."""

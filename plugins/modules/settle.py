@@ -107,7 +107,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for warning in report.warnings:
         module.warn(warning)
-    due = {item.part for item in [*report.changes, *report.pending]}
+    due = {item.part for item in report.changes} | {item.part for item in report.pending}
     result = {
         "changed": bool(report.changes or report.done or (module.check_mode and report.pending)),
         "changed_paths": report.changed,

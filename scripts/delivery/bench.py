@@ -1,4 +1,4 @@
-"""Measure what the delivery costs beside stock Celery: `make bench-delivery`, or one part of it.
+"""Measure what the atomic take costs beside stock Celery's: `make bench-delivery`, or one part of it.
 
     throughput   no-op tasks and tasks of 1 kB, on 1, 8 and 24 queues, a worker with a pool of two
     workers      the same on one queue, with 1 to 32 workers of one process each
@@ -308,7 +308,9 @@ PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description="Measure what the delivery costs beside stock.")
+    parser = argparse.ArgumentParser(
+        description="Measure what the atomic take costs beside stock Celery's."
+    )
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all"
     )

@@ -55,7 +55,7 @@ class Row:
 
 def table(rows: Sequence[Row], judged: str) -> str:
     """Markdown; ``judged`` says what the fourth column is."""
-    head = [f"| what | stock | atomic | {judged} | goal |", "|---|---|---|---|---|"]
+    head = [f"| what | stock take | atomic take | {judged} | goal |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(str, rows)])
 
 

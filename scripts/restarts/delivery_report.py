@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".state" / "results" / "delivery"
 PAGE = ROOT / "docs" / "delivery-proof.md"
 
-WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery"}
+WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery, late acknowledgement"}
 #: Cases in the order of the table, with what was done; those of others come behind, by name.
 FAULTS = {
     "workers killed": "`kill -9` of a worker, or of it and all its processes",

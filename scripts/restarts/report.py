@@ -22,8 +22,8 @@ PICTURE = ROOT / "docs" / "restarts.svg"
 # The ways in the order of the columns, with the acknowledgement that each was run with.
 TITLES = {
     "fleet": "Celery Fleet, `restart_workers.yml`",
-    "plain": "plain unit",
-    "multi": "`celery multi`, as documented",
+    "plain": "plain unit, early acknowledgement",
+    "multi": "`celery multi`, early acknowledgement",
     "plain-late": "plain unit, late acknowledgement",
     "multi-late": "`celery multi`, late acknowledgement",
 }

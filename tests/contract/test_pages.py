@@ -257,3 +257,13 @@ class TestPage:
             for word in words:
                 if word.startswith((f"{APP}-", f"{APP}.", f"redis@{APP}")):
                     assert any(fnmatch(word, unit) or fnmatch(unit, word) for unit in units), words
+
+
+def test_each_table_of_figures_names_its_command() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    sections = [one for one in re.split(r"^## ", text, flags=re.MULTILINE) if "\n|" in one]
+    assert len(sections) > 4
+    commands = re.compile(
+        r"`[^`\n]*(?:\bmake [a-z]|python (?:-m )?scripts|ansible-playbook )[^`\n]*`"
+    )
+    assert [one.partition("\n")[0] for one in sections if not commands.search(one)] == []

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEUTRAL = ("roles/", "plugins/", "src/", "templates/", "playbooks/")
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.CSafeLoader):
     """Reads Ansible's YAML; tags such as !vault and !unsafe give their plain value."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.programs import DURABLE
 from tests.render.fleet import Fleet, Host
 from tests.render.units import parse, whole
 
@@ -82,6 +83,9 @@ def test_the_broker_survives_a_restart(conf: dict[str, str], kind: str) -> None:
 def test_a_crash_of_the_host_loses_no_more_than_the_last_second(conf: dict[str, str]) -> None:
     """As delivery.md, operations.md and architecture.md promise it."""
     assert conf["appendfsync"] == "everysec"
+    assert ("--appendfsync", conf["appendfsync"]) == DURABLE[
+        2:4
+    ]  # what tests of the delivery run with
     # While the file is rewritten, too.
     assert conf.get("no-appendfsync-on-rewrite", "no") == "no"
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from command_logs import LOG
 from support import database, fleets
 
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
 pytestmark = pytest.mark.stage(5)
-
-LOG = re.compile(r"\d{8}T\d{6}Z-(?P<release>[0-9a-f]+)-(?P<name>[\w-]+)\.log")
 
 
 def ran(fleet: Fleet) -> Counter[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from .model import dotted
 try:
     from ansible._internal._datatag._tags import Origin as _Origin
 except ImportError:  # another version of ansible-core
-    _Origin = None
+    _Origin = None  # type: ignore[assignment,misc]  # None is asked about where it is used
 
 Locate = Callable[[object], "tuple[str, int] | None"]
 _NAME: Final = re.compile(r"[.\[]")

@@ -9,6 +9,9 @@ import pytest
 
 from tests.unit.aiecommerce.conftest import Run
 
+# Each of them starts Django; what they are about changes with the example alone.
+pytestmark = pytest.mark.slow
+
 READ = """
 import json
 from celery.app.utils import find_app

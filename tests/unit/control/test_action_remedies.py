@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from fleet_control import plan
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins/action"
 #: What a host says where nothing of ours could run on it.
@@ -70,10 +72,10 @@ def test_workers_that_can_t_be_asked_before_a_roll() -> None:
     assert str(failed.value).endswith(AGAIN)
 
 
-def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:
-    path = tmp_path / "not-there/plan.json"
-    args = {
-        "hosts": [],
+def planned(*items: plan.Item, **args: Any) -> dict[str, Any]:
+    """Run `fleet_plan_report` for a host of which `fleet_plan` found this."""
+    whole = {
+        "hosts": ["redis1"],
         "missing": {},
         "workers": [],
         "instances": {},
@@ -83,10 +85,56 @@ def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:
         "batch": 4,
         "restart_all": False,
         "only": [],
-        "path": str(path),
+        **args,
     }
-    variables = {"hostvars": {}, "ansible_run_tags": ["all"], "ansible_skip_tags": []}
+    variables = {
+        "hostvars": {"redis1": {"__fleet_plan": {"items": [item.as_dict() for item in items]}}},
+        "groups": {"fleet": ["redis1"]},
+        "ansible_run_tags": ["all"],
+        "ansible_skip_tags": [],
+    }
+    done: dict[str, Any] = action("fleet_plan_report", whole).run(task_vars=variables)
+    return done
+
+
+def test_a_plan_that_can_t_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "not-there/plan.json"
     with pytest.raises(AnsibleActionFail) as failed:
-        action("fleet_plan_report", args).run(task_vars=variables)
+        planned(path=str(path))
     assert f"fleet_plan_json: {path} can't be written" in str(failed.value)
     assert str(failed.value).endswith(AGAIN)
+
+
+WRITE = plan.Item("redis1", "fleet", "", "write", ("/etc/x",))
+OTHER = plan.Item("redis1", "fleet", "", "write", ("/etc/y",))
+
+
+def test_the_plan_that_was_approved_is_followed(tmp_path: Path) -> None:
+    approved = tmp_path / "plan.json"
+    assert planned(WRITE, path=str(approved))["changes"]
+    assert planned(WRITE, approved=str(approved))["changes"]
+    # All of it was done meanwhile.
+    assert not planned(approved=str(approved))["changes"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            json.dumps(plan.Plan([OTHER], ["redis1"]).as_dict()),
+            "not approved: redis1  fleet  write  /etc/x",
+        ),
+        ("{}", "it is no plan of format"),
+        ("items:", "Expecting value"),
+        (None, "can't be read: No such file"),
+    ],
+)
+def test_no_other_plan_is_followed(tmp_path: Path, content: str | None, words: str) -> None:
+    approved = tmp_path / "plan.json"
+    if content is not None:
+        approved.write_text(content)
+    with pytest.raises(AnsibleActionFail) as failed:
+        planned(WRITE, approved=str(approved))
+    assert str(failed.value).startswith("fleet_plan_approved: ")
+    assert words in str(failed.value)
+    assert "Nothing was changed." in str(failed.value)

@@ -115,6 +115,21 @@ def test_records_are_where_the_recorder_leaves_them() -> None:
     assert str(turn.RECORDS) == fingerprint.RECORDS
 
 
+def test_systemd_reads_what_came_and_that_it_went(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def systemctl(*words: str) -> None:
+        drop_ins = turn.UNITS / f"{files['other_unit']}.d"
+        seen.append((*words, drop_ins.is_dir() and os.path.lexists(files["other_pin"])))
+
+    monkeypatch.setattr(turn, "systemctl", systemctl)
+    turn.prepare(files)
+    turn.clear(files)
+    assert seen == [("daemon-reload", True), ("daemon-reload", False)]
+
+
 def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:
     os.unlink(files["environment"])
     with pytest.raises(turn.TurnError, match=r"can't be prepared: .*worker-a.env"):

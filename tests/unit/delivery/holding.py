@@ -115,7 +115,7 @@ def serving(directory: Path) -> Iterator[Store]:
         wait_for(lambda: client(port, "admin").acl_log() is not None, 30)
         yield Store(port)
     finally:
-        server.terminate()
+        server.kill()
         server.wait(30)
 
 

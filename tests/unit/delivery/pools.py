@@ -19,7 +19,7 @@ from celery import Celery
 from fleet_control import celery
 
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
-from tests.programs import knows_setinfo, required
+from tests.programs import DURABLE, knows_setinfo, required
 
 POOLS = ("prefork", "threads", "solo", "gevent")
 SLOTS = 2
@@ -214,8 +214,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
             server = subprocess.Popen(
                 [
                     *(required("redis-server"), "--port", str(port), "--bind", "127.0.0.1"),
-                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), "--save", ""),
-                    *("--appendonly", "yes", "--appendfsync", "always"),
+                    *("--dir", str(own), "--aclfile", str(own / "users.acl"), *DURABLE),
                 ],
                 stdout=subprocess.DEVNULL,
             )

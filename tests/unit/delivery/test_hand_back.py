@@ -26,7 +26,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
-from tests.programs import knows_setinfo, required
+from tests.programs import DURABLE, knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
@@ -59,7 +59,7 @@ class Server:
                 *("--tls-cert-file", str(self._directory / "host.crt")),
                 *("--tls-key-file", str(self._directory / "host.key")),
                 *("--tls-ca-cert-file", str(self.ca)),
-                *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                *DURABLE,
             ],
             stdout=subprocess.DEVNULL,
         )

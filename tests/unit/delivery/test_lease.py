@@ -29,6 +29,8 @@ class Case:
         self.asked: list[list[str]] = []
         self.missing: set[str] = set()
         self.down = False
+        #: Seconds until Redis answers.
+        self.slow = 0.0
         self.slept = 0.0
         self.acked_meanwhile: set[str] = set()
         self.lease = Lease(
@@ -49,6 +51,7 @@ class Case:
         assert keys == [INDEX]
         if self.down:
             raise RedisConnectionError("refused")
+        self.now += self.slow
         self.asked.append(list(args))
         return [tag.encode() for tag in args if tag in self.missing]
 
@@ -139,6 +142,16 @@ def test_what_is_not_confirmed_is_tried_again_soon_and_does_not_count(case: Case
     assert case.lease.due_in == module.RETRY
     assert case.lease.age == 100
     assert not case.lease.lapsed
+
+
+def test_an_answer_that_was_slow_confirms_no_more_than_what_was_asked(case: Case) -> None:
+    """Redis may have renewed as soon as it was asked: by its clock the lease runs since then."""
+    case.held = ["a"]
+    case.slow = 40
+    case.renew()
+    assert case.lease.age == 40
+    case.now += 261
+    assert case.lease.lapsed
 
 
 def test_a_short_lease_is_tried_again_sooner() -> None:

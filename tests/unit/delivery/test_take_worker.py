@@ -187,7 +187,6 @@ def broker_clients(made: Fleet) -> list[Any]:
 def test_a_broker_that_restarts_ends_no_worker(tmp_path: Path) -> None:
     """With a task running and the bell armed, where a stock worker ends with status 1."""
     with fleet(tmp_path) as made:
-        admin(made).config_set("appendfsync", "always")
         admin(made).config_set("appendonly", "yes")
         # Redis does not end before.
         state = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")

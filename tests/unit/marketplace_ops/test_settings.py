@@ -10,6 +10,9 @@ import pytest
 from tests.unit.marketplace_ops import documented
 from tests.unit.marketplace_ops.conftest import Run
 
+# Each of them starts Django; what they are about changes with the example alone.
+pytestmark = pytest.mark.slow
+
 Read = Callable[..., dict[str, Any]]
 
 CELERY = """

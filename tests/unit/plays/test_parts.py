@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.plan import PARTS, parts_in
+from fleet_control.plan import PARTS, Plan, parts_in
 
 from tests.render.fleet import ROOT, ansible, prepare
 
@@ -165,3 +165,14 @@ def test_a_limit_and_a_tag_meet(walk: Any) -> None:
     found: Walk = walk("--limit=worker2,control1", "--tags=celery_beat,flower")
     ended_well(found)
     assert found.settled == found.expected({"celery_beat", "flower"}, {"worker2", "control1"})
+
+
+@pytest.mark.slow
+def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path) -> None:
+    approved = tmp_path / "approved.json"
+    approved.write_text(json.dumps(Plan([], []).as_dict()))
+    found: Walk = walk(f"--extra-vars=fleet_plan_approved={approved}")
+    assert found.done.returncode == 2
+    assert "fleet_plan_approved: this is not the plan that was approved" in found.done.stdout
+    acting = {call["action"] for call in found.calls if call["args"].get("do") != "look"}
+    assert acting <= LOOKING | {"fleet_lease", "fleet_schedule"}

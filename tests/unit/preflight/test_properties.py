@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,18 +28,13 @@ BASE = settings(
     # How long an inventory takes is a matter of the machine; the files of the source are the same for all.
     suppress_health_check=list(HealthCheck),
 )
-VALID = settings(BASE, max_examples=20)
-SHORT = settings(BASE, max_examples=50)
+VALID = settings(BASE, max_examples=10)
+SHORT = settings(BASE, max_examples=25)
+MORE = settings(BASE, max_examples=50)
 DEEP = settings(BASE, max_examples=500)
-# 200 mutations in `make test-fast`, 2,000 in `make test-all`: in four parts, which run side by side.
+# 100 mutations in `make test-fast`, 200 in `make test`, 2,000 in `make test-all`: in four parts, side by side.
 PARTS = 4
 EMPTY: Final[Mapping[str, Any]] = {"list": [], "dict": {}, "int": 0, "float": 0, "bool": False}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once() -> Iterator[None]:
-    with oracle.compiled_once():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +71,10 @@ def text_of(found: list[Problem], inventory: mutations.Inventory) -> str:
     return "\n".join([report.block("x", found, inventory.groups, everyone), *lines])
 
 
-def test_valid_inventories_pass(source: Path) -> None:
+def all_pass(source: Path, how: settings) -> None:
     """Else what is made of them would be refused for something else."""
 
-    @VALID
+    @how
     @given(mutations.inventories(source))
     def hold(inventory: mutations.Inventory) -> None:
         found = problems(inventory.everywhere, inventory.hosts, inventory.groups)
@@ -89,9 +84,24 @@ def test_valid_inventories_pass(source: Path) -> None:
     hold()
 
 
+def test_valid_inventories_pass(source: Path) -> None:
+    all_pass(source, VALID)
+
+
+@pytest.mark.slow
+def test_more_valid_inventories_pass(source: Path) -> None:
+    all_pass(source, SHORT)
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_inventories_that_were_changed(source: Path, part: int) -> None:
     explore(source, part, SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_more_inventories_that_were_changed(source: Path, part: int) -> None:
+    explore(source, part, MORE)
 
 
 @pytest.mark.long

@@ -10,6 +10,9 @@ import pytest
 
 from tests.unit.processing.conftest import LOCAL, Run
 
+# Each of them starts Django; what they are about changes with the example alone.
+pytestmark = pytest.mark.slow
+
 Read = Callable[..., dict[str, Any]]
 
 CELERY = """

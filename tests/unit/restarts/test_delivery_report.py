@@ -64,7 +64,13 @@ def test_each_case_is_a_line_with_causes_and_recoveries() -> None:
             "1.20 s",
         )
     ]
-    assert other[1:6] == ["stock Celery", "5,000", "4,949", "**51**", "51 never begun"]
+    assert other[1:6] == [
+        "stock Celery, late acknowledgement",
+        "5,000",
+        "4,949",
+        "**51**",
+        "51 never begun",
+    ]
     assert other[-2:] == ["-", "-"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.test_repository import ROOT
 from tests.unit.command_host import Host
+
+# What the tests on hosts take for the name of a log.
+LOG: re.Pattern[str] = runpy.run_path(str(ROOT / "molecule/fleets/tests/command_logs.py"))["LOG"]
 
 pytestmark = pytest.mark.slow
 
@@ -24,13 +30,16 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_a_command_runs_to_its_end(host: Host) -> None:
-    assert host.ask("start", *host.counting("echo said; echo wrong >&2"))["state"] == "running"
+    command = host.counting("echo said; echo wrong >&2")
+    assert host.ask("start", *command, release="0123abcdef")["state"] == "running"
     ended = host.ask("wait")
     assert (ended["state"], ended["status"], ended["tail"]) == ("ended", 0, "said\nwrong")
     assert ended["seconds"] < 30
     log = Path(ended["log"])
     assert log.parent == host.root / "var/log/celery-fleet/shop/commands"
-    assert "-r1-migrate-" in log.name
+    named = LOG.fullmatch(log.name)
+    assert named
+    assert (named["release"], named["name"]) == ("0123abcdef", "migrate")
     assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     given = json.loads(host.seen.read_text())
     attempt = given.pop("--unit")
@@ -39,7 +48,7 @@ def test_a_command_runs_to_its_end(host: Host) -> None:
     assert given == {
         "--app": "shop",
         "--as": "producer",
-        "--release": "r1",
+        "--release": "0123abcdef",
         "--timeout": "30",
         "--output": str(log),
     }
