@@ -230,7 +230,7 @@ def interpreter(path: str) -> dict[str, object]:
         return {}
     found: dict[str, object] = {"path": path, "exists": os.path.isfile(path)}
     code = "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)"
-    command = [path, "-I", "-S", "-c", code]
+    command = [path, "-S", "-I", "-c", code]
     if os.geteuid() == 0:
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
     try:

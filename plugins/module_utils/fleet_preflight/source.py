@@ -19,7 +19,9 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
 FIND_LOGIN: Final = "git finds it by an SSH key, or by the credential helper or ~/.netrc of the user who runs Ansible"
 PYTHON: Final = "celery_release_python"
-ANOTHER_PYTHON: Final = "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
+ANOTHER_PYTHON: Final = (
+    "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
+)
 # By ProtectHome= and PrivateTmp= of templates/systemd/_service.j2.
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 

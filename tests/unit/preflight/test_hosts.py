@@ -67,7 +67,7 @@ def test_a_good_host_passes() -> None:
                     "path": "/opt/python3",
                     "exists": True,
                     "version": "3.12.1",
-                    "places": ["/opt/python3", "/home/me/.pyenv/versions/3.12.1"],
+                    "places": ["/opt/python3", "/home/admin/.pyenv/versions/3.12.1"],
                 }
             },
             "celery_release_python",
@@ -310,9 +310,9 @@ def test_an_interpreter_that_can_not_be_asked(
 
 
 def test_an_interpreter_that_leads_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "python3").symlink_to("/home/me/bin/python3")
+    (tmp_path / "python3").symlink_to("/home/admin/bin/python3")
     found = probed(tmp_path, 1, interpreter=str(tmp_path / "python3"))["interpreter"]
-    assert found["places"] == ["/home/me/bin/python3"]
+    assert found["places"] == ["/home/admin/bin/python3"]
 
 
 def probed(
