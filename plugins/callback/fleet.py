@@ -27,14 +27,14 @@ OURS = {path.stem for kind in ("action", "modules") for path in (PLUGINS / kind)
 REFUSING = OURS | {f"{prefix}{name}" for name in ("assert", "fail") for prefix in ("", "ansible.builtin.")}
 
 
-class CallbackModule(Default):  # type: ignore[misc]  # Ansible has no types
+class CallbackModule(Default):
     """Differs in failed tasks only."""
 
     CALLBACK_NAME = "fleet"
 
     def __init__(self) -> None:
         """Begin with nothing printed."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Ansible's own
         self._printed: dict[tuple[str, str], str] = {}
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

@@ -21,7 +21,7 @@ options:
 """
 
 
-class InventoryModule(yaml.InventoryModule):  # type: ignore[misc]  # Ansible has no types
+class InventoryModule(yaml.InventoryModule):
     """Differs in its errors only."""
 
     NAME = "fleet_yaml"
@@ -33,7 +33,7 @@ class InventoryModule(yaml.InventoryModule):  # type: ignore[misc]  # Ansible ha
             AnsibleParserError: It is no inventory.
         """
         try:
-            super().parse(inventory, loader, path, cache)
+            super().parse(inventory, loader, path, cache)  # type: ignore[no-untyped-call]  # Ansible's own
         except AnsibleParserError as error:
             # The error of the YAML parser knows the place, and what Ansible makes of it does not.
             if isinstance(error.__context__, AnsibleError):

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
+import ansible.constants
 from ansible.errors import AnsibleError
 from ansible.inventory.host import Host
 from ansible.parsing.vault import AnsibleVaultError, is_encrypted
@@ -34,6 +34,9 @@ options:
     choices: [inventory]
     default: inventory
 """
+
+#: Its names are made as it is imported.
+constants: Any = ansible.constants
 
 ROOT = Path(__file__).resolve().parents[2]
 # As in fleet_preflight.control, which old versions can't import.

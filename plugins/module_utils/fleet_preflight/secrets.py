@@ -181,10 +181,10 @@ def _application(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct("celery_app_urls"):
         for key, parts in as_mapping(value).items():
             password = as_mapping(parts).get("password")
-            path = ("celery_app_urls", key, "password")
-            if isinstance(password, str) and password and _is_placeholder(model, path, password):
+            where = ("celery_app_urls", key, "password")
+            if isinstance(password, str) and password and _is_placeholder(model, where, password):
                 yield Problem(
-                    dotted(path),
+                    dotted(where),
                     _PLACEHOLDER_LEFT,
                     f"put the real value into the environment's vault.yml; {_ALLOW}",
                     value="<secret>",

@@ -214,8 +214,8 @@ def use_request(
     def acknowledge(self: Any) -> None:
         exc = self.failure
         # One whose process died may have succeeded before.
-        late = failed is not None and exc is not None and not self.acknowledged
-        if late and not (isinstance(exc, WorkerLostError) and succeeded(self)):
+        done = isinstance(exc, WorkerLostError) and succeeded(self)
+        if failed is not None and exc is not None and not self.acknowledged and not done:
             failed(self, exc)
         base.acknowledge(self)
 

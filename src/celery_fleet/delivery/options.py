@@ -82,12 +82,11 @@ def parse(document: object) -> Options:
             value = float(value)
         if type(value) is not wanted:
             errors.append(f"delivery.{name} is {value!r}, not of type {wanted.__name__}")
-        elif name == "failed":
-            if value < 0:
-                errors.append(f"delivery.failed is {value!r}, not 0 or more")
+        elif name == "failed" and isinstance(value, int) and value >= 0:
             given[name] = value
         elif wanted is not bool and isinstance(value, int | float) and value <= 0:
-            errors.append(f"delivery.{name} is {value!r}, not above 0")
+            least = "0 or more" if name == "failed" else "above 0"
+            errors.append(f"delivery.{name} is {value!r}, not {least}")
         else:
             given[name] = value
     options = Options(**given)
