@@ -113,22 +113,16 @@ def ask(app: Any) -> str | None:
     Raises:
         Exception: where the question could not be put, so the broker is not to blame.
     """
+    return ask_for_room(app)[0]
+
+
+def ask_for_room(app: Any) -> tuple[str | None, bool]:
+    """As :func:`ask`, and whether one that refuses is there, but has no memory for anything new."""
     endpoints = adapter.endpoints(app)
     if not endpoints:
-        return _ask_any_transport(app)
-    return ask_endpoints(endpoints, queueing=True)
-
-
-def full(app: Any) -> bool:
-    """Whether a broker that :func:`ask` has trouble with is there, but has no memory for anything new."""
-    for endpoint in adapter.endpoints(app):
-        try:
-            ping(endpoint, queueing=True)
-        except OutOfMemoryError:
-            return True
-        except (RedisError, OSError):
-            continue
-    return False
+        return _ask_any_transport(app), False
+    failures = _failures(endpoints, queueing=True)
+    return _told(failures), any(isinstance(exc, OutOfMemoryError) for _, exc in failures)
 
 
 def ask_endpoints(endpoints: list[adapter.Endpoint], queueing: bool = False) -> str | None:
@@ -137,17 +131,28 @@ def ask_endpoints(endpoints: list[adapter.Endpoint], queueing: bool = False) -> 
     Raises:
         Exception: where the question could not be put.
     """
-    reasons = []
+    return _told(_failures(endpoints, queueing))
+
+
+def _failures(
+    endpoints: list[adapter.Endpoint], queueing: bool
+) -> list[tuple[adapter.Endpoint, Exception]]:
+    """What each address does in place of an answer; nothing where one answers."""
+    found: list[tuple[adapter.Endpoint, Exception]] = []
     for endpoint in endpoints:
         try:
             ping(endpoint, queueing)
         except (RedisError, OSError) as exc:
             if _is_ours(exc):
                 raise
-            reasons.append(f"{endpoint.address}: {reason(exc)}")
+            found.append((endpoint, exc))
         else:
-            return None
-    return "; ".join(reasons)
+            return []
+    return found
+
+
+def _told(failures: list[tuple[adapter.Endpoint, Exception]]) -> str | None:
+    return "; ".join(f"{endpoint.address}: {reason(exc)}" for endpoint, exc in failures) or None
 
 
 def _is_ours(exc: BaseException | None) -> bool:

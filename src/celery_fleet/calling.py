@@ -1,6 +1,5 @@
-"""An application's tasks, listed, sent or run in its release: ``python -m celery_fleet.calling``, JSON on stdin.
+"""An application's tasks, sent or run in its release: ``python -m celery_fleet.calling``, JSON on stdin.
 
-    {"do": "list"}
     {"do": "send", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
     {"do": "apply", "task": "shop.add", "args": [1], "kwargs": {}}
 
@@ -21,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_fleet import check, described, due
+from celery_fleet import described, due
 from celery_fleet.errors import one_line
 from celery_fleet.own_output import own_output
 from celery_fleet.redact import redact
@@ -32,22 +31,6 @@ PATIENCE = 5.0
 
 class MistakeError(Exception):
     """The request can't be meant so; the text is one line."""
-
-
-def listed(app: Any, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every task of the application with the queue that it goes to; None where its route can't say that."""
-    del request
-    names = sorted(name for name in app.tasks if not name.startswith(check.BUILT_IN))
-    return [{"task": name, "queue": _goes_to(app, name)} for name in names]
-
-
-def _goes_to(app: Any, name: str) -> str | None:
-    from celery_fleet import _celery57 as adapter
-
-    try:
-        return adapter.queue_of(app, name, {})[0]
-    except Exception:  # noqa: BLE001  # routes are the application's own functions
-        return None
 
 
 def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +94,6 @@ def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[s
 
 
 DOINGS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
-    "list": listed,
     "send": send,
     "apply": apply,
 }

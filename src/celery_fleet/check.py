@@ -110,7 +110,7 @@ def check(request: Request) -> Report:
         if cause is not None and _place(cause) is not None:
             report.details = "".join(traceback.format_exception(cause))
         return report
-    report.tasks = sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
+    report.tasks = own_tasks(app)
     for name in request.tasks:
         if name not in app.tasks:
             report.errors.append(_missing(name, request.app, report.tasks))
@@ -123,6 +123,11 @@ def check(request: Request) -> Report:
     report.application, errors = _told(app, request)
     report.errors += errors
     return report
+
+
+def own_tasks(app: Any) -> list[str]:
+    """The application's own tasks."""
+    return sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
 
 
 #: What the inventory may set over the application, of that which is written down.
@@ -170,6 +175,7 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
         "routes": described.plain(app.conf.task_routes),
         "pinned": [name for name in _ROUTING if name in pinned],
         "queues": [],
+        "goes_to": {},
         "schedule": {},
     }
     if errors:
@@ -183,6 +189,7 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
                 " in the application's code"
             )
         ]
+    told["goes_to"] = described.queues(app, own_tasks(app))
     told["schedule"], errors = described.entries(app)
     return told, errors
 

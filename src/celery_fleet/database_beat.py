@@ -48,6 +48,7 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
     if isinstance(schedule, PinnedSchedule):
         # The scheduler would write them at each start, over what users have edited.
         schedule.withhold()
+    hold_all()
     asked = question()
     said = False
     while (why := asked.ask()) is not None:
@@ -57,6 +58,17 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
             print(f"celery_fleet: waiting for {why}", file=sys.stderr, flush=True)
             said = True
         time.sleep(pause)
+
+
+def hold_all() -> None:
+    """Have the scheduler hold every entry that is on.
+
+    Since 2.8 django_celery_beat's leaves out what is not due within two hours or so: beat's status, the table at the
+    end of a run and `celery-fleet status` would show a part of the schedule for the whole.
+    """
+    from django_celery_beat.schedulers import DatabaseScheduler
+
+    DatabaseScheduler.enabled_models = lambda self: list(self.Model.objects.enabled())
 
 
 def question() -> broker.Question:

@@ -8,8 +8,9 @@ fixed}``. ``queue`` is the entry's own; ``goes_to`` the queue that its task woul
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +37,17 @@ def entries(app: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
         except FleetError as exc:
             errors.append(f"beat_schedule of the application: entry {name}: {exc}")
     return dict(sorted(found.items())), errors
+
+
+def queues(app: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Where tasks go, as ``{goes_to, fixed}`` of an entry; without those whose routes can't say it."""
+    found = {}
+    for name in names:
+        # Routes are the application's own functions.
+        with contextlib.suppress(Exception):
+            goes_to, fixed = adapter.queue_of(app, name, {})
+            found[name] = {"goes_to": goes_to, "fixed": fixed}
+    return found
 
 
 def entry(app: Any, name: str, raw: Any) -> dict[str, Any]:

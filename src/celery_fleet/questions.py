@@ -33,6 +33,7 @@ from celery_fleet.inspection import METHODS
 from celery_fleet.probe import make_app
 from celery_fleet.redact import redact, redact_all, secrets_in
 from celery_fleet.settings import parse
+from celery_fleet.words import late
 
 TIMEOUT = 8.0
 
@@ -258,8 +259,13 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 _OF_QUEUES = ("lengths", "purge", "dead_letters")
 
 
-def answer(raw: object) -> dict[str, Any]:
-    """What to print for a request."""
+def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """What to print for a request.
+
+    Args:
+        raw: The request.
+        note: Told what an answer is waited for, for whoever waits no longer.
+    """
     if not isinstance(raw, Mapping) or raw.get("question") not in QUESTIONS:
         return _error(f"the request must have a question, one of {', '.join(QUESTIONS)}")
     secrets = secrets_in(raw)
@@ -267,7 +273,9 @@ def answer(raw: object) -> dict[str, Any]:
         versions.require()
         app = make_app(parse(raw.get("settings"), "settings"))
         question = str(raw["question"])
-        trouble, full = _trouble(app, question)
+        trouble, full = _trouble(app, question, note)
+        asked = "the result store" if question == "result" else "the broker"
+        note(f"{asked} answers, but not all of what was asked for had come yet")
         if full and question == "workers":
             queues = lengths(app, raw.get("queues") or ())
             found = {
@@ -289,18 +297,18 @@ def answer(raw: object) -> dict[str, Any]:
     return {"ok": True, "answer": redact_all(found, list(secrets))}
 
 
-def _trouble(app: Any, question: str) -> tuple[str | None, bool]:
+def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str | None, bool]:
     """Why whoever answers can't be asked, None where they can; and whether that is a broker that is full."""
     from celery_fleet import broker
 
     if question == "result":
+        note("the result store had not answered yet")
         return no_results(app), False
-    trouble = broker.ask(app)
-    if not trouble:
-        return None, False
-    if broker.full(app):
+    note(f"the broker {broker.name(app)} had not answered yet")
+    trouble, full = broker.ask_for_room(app)
+    if full:
         return f"the broker is full, so nothing can be sent and no worker asked: {trouble}", True
-    return f"the broker can't be asked: {trouble}", False
+    return f"the broker can't be asked: {trouble}" if trouble else None, False
 
 
 def no_results(app: Any) -> str | None:
@@ -328,12 +336,13 @@ def run(raw: object) -> dict[str, Any]:
     if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
         timeout = float(raw["timeout"])
     box: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: box.append(answer(raw)), daemon=True)
+    stages = ["nobody had been asked yet"]
+    thread = threading.Thread(target=lambda: box.append(answer(raw, stages.append)), daemon=True)
     thread.start()
     thread.join(timeout)
     if box:
         return box[0]
-    return _error(f"no answer within {timeout:g} s: the broker hangs, or takes no connections")
+    return _error(late(timeout, stages[-1]))
 
 
 def main() -> int:

@@ -1,8 +1,20 @@
-"""How numbers of things are told. Standard library alone."""
+"""How numbers of things are told, and that an answer is late. Standard library alone."""
 
 from __future__ import annotations
+
+import math
+import os
 
 
 def count(number: int, noun: str) -> str:
     """``1 task``, ``3 tasks``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def late(seconds: float, why: str = "") -> str:
+    """``no answer within 10 s; this host is busy (load 17 on 2 processors); --timeout 30 waits longer``."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    busy = f"this host is busy (load {load:.0f} on {count(processors, 'processor')})"
+    longer = f"--timeout {max(30, math.ceil(3 * seconds))} waits longer"
+    parts = [f"no answer within {seconds:g} s", why, busy if load > processors else "", longer]
+    return "; ".join(part for part in parts if part)

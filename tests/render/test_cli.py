@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fleet_control import belongings
+
 from celery_fleet.cli import application
 from celery_fleet.cli.application import Application
 from tests.render.fleet import Fleet, Host
@@ -46,6 +48,15 @@ def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> No
         for name in ("cli/__main__.py", "cli/commands/status.py", "exec.py", "questions.py"):
             assert f"{found.runtime}/celery_fleet/{name}" in host.files, (host.name, name)
         assert host.files["/usr/local/bin/celery-fleet"]["mode"] == "0755"
+
+
+def test_bash_completes_the_command_and_a_removal_takes_that_away_again(fleet: Fleet) -> None:
+    path = "/usr/share/bash-completion/completions/celery-fleet"
+    for host in fleet.hosts.values():
+        # For every user, so nobody has to put a line into a file of their own.
+        assert "celery-fleet completion bash" in host.text(path)
+        assert host.files[path].get("mode", "0644") == "0644"
+    assert path in belongings.SHARED_FILES
 
 
 def test_whoever_has_a_release_can_run_commands_in_it(fleet: Fleet) -> None:

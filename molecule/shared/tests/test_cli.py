@@ -183,7 +183,11 @@ def test_with_the_broker_down_it_says_so_in_time(fleet: Fleet, argv: tuple[str, 
 
 def test_whoever_is_not_root_is_told_what_to_type(fleet: Fleet) -> None:
     name = fleet.one("celery_workers")
-    for argv in (("inspect", "ping"), ("exec", "--", "true"), ("redis", "--", "ping")):
+    commands = (
+        *(("inspect", "ping"), ("exec", "--", "true"), ("redis", "--", "ping")),
+        *(("tasks",), ("run", "nothing"), ("logs",)),
+    )
+    for argv in commands:
         done = call(fleet, name, *argv, before="runuser --user nobody --")
         assert done.status == 3
         assert f"sudo celery-fleet {shlex.join(argv)}" in done.errors

@@ -280,7 +280,10 @@ NGINX_DIRECTORIES = (f"{UNITS}/nginx.service.d",)
 # Each keeps Debian's own open instance from running; it goes with the package, by whose name it is called.
 REDIS_MASKS = {name: f"{UNITS}/{name}.service" for name in ("redis-server", "valkey-server")}
 # With the last one of all.
-SHARED_FILES = ("/usr/local/bin/celery-fleet",)
+SHARED_FILES = (
+    "/usr/local/bin/celery-fleet",
+    "/usr/share/bash-completion/completions/celery-fleet",
+)
 SHARED_TREES = (LIBRARY, STATE, "/run/celery-fleet-exec")
 # Copied by a script of nginx's package, which leaves it behind: the copy, what it was made from, and where it lies.
 WELCOME = ("/var/www/html/index.nginx-debian.html", "/usr/share/nginx/html/index.html")
@@ -293,6 +296,8 @@ SHARED_DIRECTORIES = (
     NEEDRESTART,
     "/etc/needrestart",
     "/etc/systemd/system/nftables.service.wants",
+    "/usr/share/bash-completion/completions",
+    "/usr/share/bash-completion",
 )
 
 

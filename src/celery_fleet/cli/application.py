@@ -65,6 +65,13 @@ class Application:
         """The hosts of a group of the inventory."""
         return [name for name, groups in self.hosts.items() if group in groups]
 
+    def on(self, worker: str) -> str:
+        """Where a worker of this name runs: ``it is on worker1, worker2``; else which ones there are."""
+        nodes = [node.partition("@") for node in self.workers]
+        hosts = [host for name, _, host in nodes if name == worker]
+        names = ", ".join(dict.fromkeys(name for name, _, _ in nodes))
+        return f"it is on {', '.join(hosts)}" if hosts else f"the workers are {names or 'none'}"
+
     @property
     def consumed(self) -> list[str]:
         """The queues that a worker of the inventory consumes."""
@@ -80,6 +87,8 @@ class Application:
         link = self.root / "current"
         try:
             return link.resolve(strict=True)
+        except PermissionError:
+            raise need_root(link) from None
         except OSError:
             where = sorted(
                 {

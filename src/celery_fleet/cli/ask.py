@@ -20,17 +20,15 @@ import click
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.exec import TIMED_OUT
+from celery_fleet.words import late
 
-#: Seconds within which every command answers that does not run something of the operator's.
+#: Seconds within which every command answers that does not run something of the operator's, where nobody says more.
 BOUND = 10.0
 
 #: Seconds of these that are left for ending whatever took too long.
 MARGIN = 0.5
 
-#: Seconds of these that the broker and the workers get; the rest is for Python's start and the table.
-ASK = 8.0
-
-#: Seconds that the release's Python gets to start: by then its own answer comes before the bound around the command.
+#: Seconds of these that the release's Python gets to start: its own answer then comes before the bound around all.
 START = 2.0
 
 
@@ -66,7 +64,7 @@ def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Ite
     try:
         yield
     except _OverdueError:
-        raise CommandError(f"{what}: no answer within {said or seconds:g} s") from None
+        raise CommandError(f"{what}: {late(said or seconds)}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -92,10 +90,8 @@ def question(application: Application, name: str, **request: Any) -> Any:
     """
     settings = application.carried_settings()
     python = python_of(application)
-    timeout = float(request.pop("timeout", ASK))
     left, _ = signal.getitimer(signal.ITIMER_REAL)
-    if left:
-        timeout = min(timeout, max(1.0, left - START))
+    timeout = round(max(1.0, (left or BOUND) - START), 1)
     text = json.dumps({"question": name, "settings": settings, "timeout": timeout, **request})
     try:
         done = subprocess.run(
@@ -110,7 +106,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
             **apart(application),
         )
     except subprocess.TimeoutExpired:
-        raise CommandError(f"{python} gave no answer within {timeout + 5:g} s") from None
+        raise CommandError(f"{python}: {late(timeout + 5)}") from None
     except PermissionError:
         raise need_root(python) from None
     except (OSError, KeyError) as error:
@@ -174,6 +170,7 @@ def in_release(
     Raises:
         CommandError: It could not be run, or printed something else.
     """
+    timeout = max(round(timeout, 1), 0.1)
     try:
         done = subprocess.run(
             [*exec_command(application, component, "--timeout", f"{timeout:.15g}"), "--", *command],
@@ -187,9 +184,11 @@ def in_release(
         )
     except OSError as error:
         raise CommandError(f"/usr/bin/python3 can't be run: {error.strerror}") from None
-    if errors and done.returncode == TIMED_OUT:
-        # Which has been said already, in its own words.
-        raise click.exceptions.Exit(BAD)
+    if done.returncode == TIMED_OUT:
+        if errors:
+            # Which has been said already, in its own words.
+            raise click.exceptions.Exit(BAD)
+        raise CommandError(f"the application in its release: {late(timeout)}")
     return last_line(done, command[-1])
 
 

@@ -35,11 +35,14 @@ class CommandError(click.ClickException):
         click.echo(printable(f"celery-fleet: {self.message}"), err=True, file=file)
 
 
-def need_root(path: object) -> CommandError:
-    """What to say to whoever may not read a file that root alone reads."""
+def need_root(path: object, who: str = "root") -> CommandError:
+    """What to say to whoever may not read a file that root alone reads, or root and `who` else."""
     argv = sys.argv[1:]
-    # sudo takes the variable away.
-    name = os.environ.get("CELERY_FLEET_APP", "")
-    chosen = ["--app", name] if name and not named(argv, {}) else []
+    chosen = []
+    # sudo takes the variables away.
+    for variable, option in (("CELERY_FLEET_APP", "--app"), ("CELERY_FLEET_TIMEOUT", "--timeout")):
+        value = os.environ.get(variable, "")
+        if value and not named(argv, {}, option):
+            chosen += [option, value]
     typed = shlex.join(["celery-fleet", *chosen, *argv])
-    return CommandError(f"only root may read {path}: sudo {typed}")
+    return CommandError(f"only {who} may read {path}: sudo {typed}")

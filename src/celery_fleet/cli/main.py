@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -26,11 +30,25 @@ from celery_fleet.cli.commands import (
     tasks,
 )
 from celery_fleet.cli.errors import UNKNOWN
-from celery_fleet.cli.options import Given, complete_app, with_examples
+from celery_fleet.cli.options import Given, Group, shared, with_examples
 from celery_fleet.identity import current
 
 
+class Whole(Group):
+    """The command line with its commands by what somebody wants to do."""
+
+    sections: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {
+            "Look": ("status", "health", "monitor", "tasks", "result", "schedule", "logs"),
+            "Ask the workers": ("inspect", *inspect.SHORT_FORMS),
+            "Act": ("run", "revoke", "purge", "dead-letters", "start", "stop", "restart"),
+            "Other tools": ("exec", "redis", "completion"),
+        }
+    )
+
+
 @click.group(
+    cls=Whole,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=with_examples(
         "Look at a Celery fleet from one of its hosts, and run things in it.",
@@ -47,24 +65,11 @@ from celery_fleet.identity import current
     epilog="Exit status: 0 all is well, 1 something is wrong, 2 the command line is, 3 nobody could be asked.",
 )
 @click.version_option(__version__, prog_name="celery-fleet")
-@click.option(
-    "--app",
-    metavar="NAME",
-    envvar="CELERY_FLEET_APP",
-    shell_complete=complete_app,
-    help="The application; needed where a host has several.",
-)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json"]),
-    help="A table (default), or JSON for scripts.",
-)
+@partial(shared, first=True)
 @click.pass_context
-def cli(context: click.Context, app: str | None, format_: str | None) -> None:
+def cli(context: click.Context, /, **said: Any) -> None:
     """Look at a Celery fleet from one of its hosts, and run things in it."""
-    given = context.obj or Given()
-    context.obj = Given(app, format_, given.began)
+    context.obj = (context.obj or Given()).and_then(**said)
 
 
 for found in (

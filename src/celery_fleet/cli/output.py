@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 #: Columns where the output is no terminal: wide enough that no line is folded.
@@ -67,20 +68,81 @@ def console() -> Console:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
 ) -> None:
-    """Print a table; a cell is text, or a text and whether it is well."""
-    made = Table(
-        title=text(title, "table.title"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for name in columns:
-        made.add_column(text(name), justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(_cell(cell) for cell in row))
-    console().print(made)
-    click.echo()
+    """Print a table; a cell is text, or a text and whether it is well.
+
+    Where the terminal is narrower, cells go on in further lines, which begin at a word; where the words are too long
+    for that, each row takes a line for each of its cells.
+    """
+    made = [[_cell(cell) for cell in (*row, *[""] * (len(columns) - len(row)))] for row in rows]
+    words = [[name, *(row[number].plain for row in made)] for number, name in enumerate(columns)]
+    widths = [max(map(cell_len, column)) for column in words]
+    least = [max(cell_len(part) for cell in column for part in parts(cell)) for column in words]
+    place = console()
+    room = place.width - GAP * (len(columns) - 1)
+    lines = [text(title, "italic")]
+    if sum(least) > room:
+        longest = max(map(cell_len, columns))
+        for row in made:
+            # What stands above is not said again.
+            lines += [
+                Text.assemble(f"{name}{' ' * (longest - cell_len(name) + GAP)}", cell)
+                for name, cell in zip(columns, row, strict=True)
+                if cell.plain
+            ]
+            lines.append(Text())
+        lines = lines[:-1]
+    else:
+        while sum(widths) > room:
+            number = max(
+                (n for n in range(len(widths)) if widths[n] > least[n]), key=widths.__getitem__
+            )
+            widths[number] -= 1
+        sides = ["right" if name in right else "left" for name in columns]
+        head = [text(name, "bold") for name in columns]
+        lines += [line for row in (head, *made) for line in _lines(row, widths, sides)]
+    for line in [*lines, Text()]:
+        place.print(line, soft_wrap=True)
+
+
+#: Columns between two of a table.
+GAP = 2
+
+#: A part of a cell behind which a line may end: never within an id, a number or a time.
+_PART = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s*|.+?(?:\s+|(?<=\w[._@/,-])(?=[^\W\d])|$)"
+)
+
+
+def parts(cell: str) -> list[str]:
+    """What a cell may be divided into: ``core.tasks.add`` into ``core.``, ``tasks.`` and ``add``."""
+    return [part.rstrip() for part in _PART.findall(cell)] or [""]
+
+
+def _folded(cell: Text, width: int) -> list[Text]:
+    """A cell in lines of at most so many columns."""
+    found = [""]
+    for part in _PART.findall(cell.plain):
+        if found[-1] and cell_len(found[-1] + part.rstrip()) > width:
+            found.append("")
+        found[-1] += part
+    return [Text(line.rstrip(), cell.style) for line in found]
+
+
+def _lines(row: Sequence[Text], widths: Sequence[int], sides: Sequence[str]) -> list[Text]:
+    """The lines of one row."""
+    folded = [_folded(cell, width) for cell, width in zip(row, widths, strict=True)]
+    found = []
+    for number in range(max(map(len, folded))):
+        line = Text()
+        for cell, width, side in zip(folded, widths, sides, strict=True):
+            own = cell[number] if number < len(cell) else Text()
+            pad = " " * (width - cell_len(own.plain))
+            line.append_text(
+                Text.assemble(*((pad, own) if side == "right" else (own, pad)), " " * GAP)
+            )
+        line.rstrip()
+        found.append(line)
+    return found
 
 
 def _cell(cell: Any) -> Text:

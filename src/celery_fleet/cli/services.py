@@ -49,10 +49,12 @@ def meant(application: Application, names: Sequence[str]) -> list[str]:
         if at and host != application.host and name in application.workers:
             raise CommandError(f"worker {name} is on {host}: say it there", USAGE)
         if own not in have or (at and name not in application.workers):
+            here = f"; this host has {', '.join(have)}" if have else ""
+            elsewhere = {"beat": "celery_beat", "flower": "flower", "web": "celery_producers"}
+            hosts = application.in_group(elsewhere.get(name, ""))
+            where = f"it is on {', '.join(hosts)}" if hosts else application.on(own)
             raise CommandError(
-                f"{application.host} has no {name} of {application.name}; it has"
-                f" {', '.join(have) or 'none of its workers, beat, flower and web'}",
-                USAGE,
+                f"{application.host} has no {name} of {application.name}; {where}{here}", USAGE
             )
         found += have[own]
     if not found:

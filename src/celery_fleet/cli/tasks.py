@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
@@ -14,21 +16,58 @@ from celery_fleet.cli.errors import USAGE, CommandError, need_root
 NOTE = "release.json"
 
 
-def registered(application: Application) -> list[str]:
-    """Names of the tasks that the current release registers.
+def note_of(application: Application) -> dict[str, Any]:
+    """What the build of the current release wrote down.
 
     Raises:
         CommandError: There is no release here, or its note can't be read.
     """
     path = application.release / NOTE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        return sorted(str(name) for name in found)
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found["tasks"] = sorted(map(str, found["tasks"]))
+        return found
     except PermissionError:
         raise need_root(path) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CommandError(f"{path} can't be read ({words}); deploy with site.yml") from None
+
+
+def registered(application: Application) -> list[str]:
+    """Names of the tasks that the current release registers.
+
+    Raises:
+        CommandError: As :func:`note_of`.
+    """
+    return list(note_of(application)["tasks"])
+
+
+def queue_of(task: str, told: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """The queue that a task goes to where nobody names another; None where the note does not say it.
+
+    Args:
+        task: Its name.
+        told: What the note says of the application.
+        settings: Celery's, of whoever sends it: the inventory's stand in place of the application's own.
+    """
+    own = (told.get("goes_to") or {}).get(task)
+    if own is None:
+        return None
+    if own["fixed"]:
+        return None if own["goes_to"] is None else str(own["goes_to"])
+    pinned = told.get("pinned") or ()
+    default = settings.get("task_default_queue")
+    if default is None and "task_default_queue" not in pinned:
+        default = told.get("default_queue")
+    routes: Mapping[str, Any] = settings.get("task_routes") or {}
+    if routes:
+        fitting = (one for name, one in routes.items() if fnmatch.fnmatchcase(task, name))
+        route: Any = routes.get(task) or next(fitting, {})
+        return (route if isinstance(route, str) else route.get("queue")) or default
+    if "task_routes" in pinned:
+        return None
+    return default if own["goes_to"] == told.get("default_queue") else own["goes_to"]
 
 
 def endings(name: str) -> Iterator[str]:

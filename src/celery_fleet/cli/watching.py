@@ -33,10 +33,8 @@ def nodes(application: Application, text: str | None) -> list[str]:
     for name in filter(None, (part.strip() for part in text.split(","))):
         own = [node for node in application.workers if name in (node, node.partition("@")[0])]
         if not own:
-            names = dict.fromkeys(node.partition("@")[0] for node in application.workers)
             raise CommandError(
-                f"--workers {name}: the inventory has no such worker, but {', '.join(names) or 'none'}",
-                USAGE,
+                f"--workers {name}: there is no such worker; {application.on(name)}", USAGE
             )
         found += own
     if not found:

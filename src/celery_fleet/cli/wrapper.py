@@ -13,13 +13,13 @@ import sys
 PATTERN = "/etc/celery-fleet/*/cli.json"
 
 
-def named(argv: list[str], environ: dict[str, str]) -> str:
+def named(argv: list[str], environ: dict[str, str], option: str = "--app") -> str:
     """The application that the command line names, if it does."""
     own = argv[: argv.index("--")] if "--" in argv else argv
     for number, word in enumerate(own):
-        if word.startswith("--app="):
-            return word[len("--app=") :]
-        if word == "--app" and number + 1 < len(own):
+        if word.startswith(f"{option}="):
+            return word[len(option) + 1 :]
+        if word == option and number + 1 < len(own):
             return own[number + 1]
     return environ.get("CELERY_FLEET_APP", "")
 

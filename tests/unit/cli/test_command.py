@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from celery_fleet.cli import application, ask, units
 from celery_fleet.cli.commands import logs, redis, status
-from celery_fleet.cli.main import cli
+from celery_fleet.cli.errors import CommandError
+from celery_fleet.cli.main import Whole, cli
 from tests.programs import required
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call, unit
@@ -249,6 +251,9 @@ def test_whoever_may_not_read_them_is_told_how(
     assert done.stderr.endswith(": sudo celery-fleet --app shop exec -- x --app y\n")
     done = call("exec", "--app=shop", "--", "true")
     assert done.stderr.endswith(": sudo celery-fleet exec --app=shop -- true\n")
+    monkeypatch.setenv("CELERY_FLEET_TIMEOUT", "30")
+    done = call("exec", "--", "true")
+    assert done.stderr.endswith(": sudo celery-fleet --app shop --timeout 30 exec -- true\n")
     monkeypatch.setattr(Path, "exists", lambda path: True)
     found = host.application(place)
     monkeypatch.setattr(Path, "read_text", refuse)
@@ -366,9 +371,9 @@ def test_inspect_with_the_broker_down(place: Path, call: Call) -> None:
         ("inspect", "nothing"),
         ("inspect", "active", "something"),
         ("inspect", "query_task"),
-        ("inspect", "ping", "--timeout", "99"),
-        # Nobody could be heard any more, within the time of the whole question.
-        ("inspect", "ping", "--timeout", f"{ask.ASK:g}"),
+        ("inspect", "ping", "--timeout", "0"),
+        ("--timeout", "0.5", "status"),
+        ("status", "--timeout", "soon"),
         ("redis",),
         ("redis", "results"),
         ("redis", "--as", "root", "--", "ping"),
@@ -569,11 +574,13 @@ def test_schedule(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
     (place / "etc/shop/credentials/beat.json").write_text("{}")
     done = call("schedule", "-n", "2")
     assert done.exit_code == 0
-    for text in ("America/Guayaquil", "2026-11-21 19:00:00-05:00", "2026-11-22 00:00:00+00:00"):
+    for text in ("due (America/Guayaquil)", "2026-11-21 19:00:00      2026-11-22 00:00:00\n"):
         assert text in done.stdout
     assert seen[0][0] == "beat"
     assert seen[0][1][-4:] == ["--count", "2", "--loaded", f"{place}/schedule.json"]
     assert json.loads(call("schedule", "--format", "json").stdout)["entries"] == [entry]
+    found["timezone"] = "UTC"
+    assert call("schedule").stdout.count("due (UTC)") == 1
     found["entries"] = [{**entry, "due": [], "error": "ValueError: x"}]
     assert call("schedule").exit_code == 1
     found.update(ok=False, error="application shop can't be loaded: x")
@@ -645,7 +652,46 @@ def test_logs_in_files_name_what_they_leave_out(
     assert call("logs").stderr == ""
 
 
+@pytest.mark.parametrize("destination", ["journal", "file"])
+def test_logs_that_are_not_for_this_user(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, destination: str
+) -> None:
+    """journalctl says that there are none, with status 0."""
+
+    def execv(path: str, argv: list[str]) -> None:
+        raise SystemExit(0)
+
+    document = host.document(place)
+    document["logs"] = {"destination": destination, "directory": str(place)}
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    (place / "journal/1a2b").mkdir(parents=True)
+    (place / "journal/1a2b/system.journal").touch()
+    monkeypatch.setattr(logs, "JOURNALS", (str(place / "journal"),))
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    done = call("logs", "-n", "5")
+    what = "root and the group systemd-journal may read the journal"
+    if destination == "file":
+        what = f"root may read {place}/celery_mail.log"
+    assert (done.exit_code, done.stderr) == (
+        3,
+        f"celery-fleet: only {what}: sudo celery-fleet logs -n 5\n",
+    )
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    assert call("logs").exit_code == 0
+
+
 def test_logs_of_what_is_elsewhere(place: Path, call: Call) -> None:
+    done = call("logs", "worker", "nobody")
+    words = "celery-fleet: worker1 has no worker nobody of shop; the workers are mail, bulk\n"
+    assert (done.exit_code, done.stderr) == (2, words)
+    document = host.document(place, host="control1", units=["shop-beat.service"])
+    (place / "etc/shop/cli.json").write_text(json.dumps(document))
+    done = call("logs", "worker", "mail")
+    words = "celery-fleet: control1 has no worker mail of shop; it is on worker1\n"
+    assert (done.exit_code, done.stderr) == (2, words)
+    (place / "etc/shop/cli.json").write_text(json.dumps(host.document(place)))
     done = call("logs", "beat")
     assert (done.exit_code, done.stderr) == (
         2,
@@ -664,6 +710,68 @@ def test_every_command_has_help_with_examples(place: Path, call: Call) -> None:
         assert "Examples:" in done.stdout
         assert "celery-fleet " in done.stdout
     assert call("--version").stdout.startswith("celery-fleet, version ")
+
+
+@pytest.mark.parametrize("argv", [(), ("schedule",), ("dead-letters",)])
+def test_help_lists_commands_with_whole_sentences(call: Call, argv: tuple[str, ...]) -> None:
+    said = call(*argv, "--help").stdout
+    assert "…" not in said
+    said = said.partition("Options:")[2]
+    assert "..." not in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    if not argv:
+        named = [name for names in Whole.sections.values() for name in names]
+        assert sorted(named) == sorted(cli.commands)
+        assert [title for title in Whole.sections if f"\n{title}:\n" in said] == [*Whole.sections]
+
+
+@pytest.mark.parametrize("argv", [("--json", "status"), ("status", "--json")])
+def test_json_for_short(
+    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    answers(monkeypatch, WELL)
+    assert json.loads(call(*argv).stdout)["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("argv", "seconds"),
+    [
+        (("status",), 10),
+        (("--timeout", "30", "status"), 30),
+        (("status", "--timeout", "30"), 30),
+        (("--timeout", "20", "status", "--timeout", "30"), 30),
+        (("--timeout", "30", "dead-letters", "list"), 30),
+        (("dead-letters", "--timeout", "30", "list"), 30),
+        # The time that workers have to answer in, and the rest.
+        (("--timeout", "30", "active"), 30),
+        (("active", "--timeout", "94"), 100),
+        (("result", "6f1e0c5a", "--wait", "50"), 60),
+        (("--timeout", "30", "result", "6f1e0c5a", "--wait", "50"), 80),
+    ],
+)
+def test_the_time_that_an_answer_may_take(
+    place: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: tuple[str, ...],
+    seconds: float,
+) -> None:
+    seen: list[float] = []
+
+    @contextmanager
+    def bounded(what: str, seconds: float, said: float | None = None) -> Iterator[None]:
+        seen.append(said or seconds)
+        raise CommandError("late")
+        yield
+
+    monkeypatch.setattr(ask, "bounded", bounded)
+    assert call(*argv).exit_code == 3
+    assert seen == [seconds]
+    if seconds == 10:
+        monkeypatch.setenv("CELERY_FLEET_TIMEOUT", "40")
+        call(*argv)
+        call(*argv, "--timeout", "50")
+        assert seen == [10, 40, 50]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -694,7 +802,7 @@ def test_what_is_completed(place: Path, words: str, number: int, expected: list[
 
 def test_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
-    with pytest.raises(Exception, match=r"^x: no answer within 0.2 s$"), ask.bounded("x", 0.2):
+    with pytest.raises(Exception, match=r"^x: no answer within 0.2 s; "), ask.bounded("x", 0.2):
         time.sleep(5)
     assert time.monotonic() - began < 2
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from click.testing import CliRunner
+from fleet_control import releases
 
 from celery_fleet import calling, monitoring, questions
 from celery_fleet.cli import ask, stream, tasks, watching
@@ -104,7 +105,7 @@ def test_short_names_mean_what_they_stand_for() -> None:
         (("run", TASKS[1], "--kwargs", "null"), "--kwargs: null, must be an object"),
         (
             ("run", TASKS[1], "--queue", "fast"),
-            "no worker of the inventory consumes it, but bulk, mail, slow",
+            "no worker of the inventory consumes it; consumed are bulk, mail, slow",
         ),
         (("run", TASKS[1], "--here", "--async"), "--here sends nothing"),
         (("run", TASKS[1], "--timeout", "0"), "--timeout"),
@@ -119,7 +120,7 @@ def test_short_names_mean_what_they_stand_for() -> None:
         (("result", ID, "--wait", "soon"), "--wait"),
         (
             ("monitor", "--workers", "mail,nobody"),
-            "--workers nobody: the inventory has no such worker, but mail, bulk",
+            "--workers nobody: there is no such worker; the workers are mail, bulk",
         ),
         (("monitor", "--workers", ","), "--workers: names no worker"),
         (
@@ -135,7 +136,7 @@ def test_short_names_mean_what_they_stand_for() -> None:
         (("revoke", ID, "--signal", "TERM"), "--signal is for --terminate"),
         (("revoke", ID, "--terminate", "--signal", "HURRY"), "--signal HURRY: is no signal"),
         (("purge", "mail"), "nobody can be asked, since there is no terminal: say --yes"),
-        (("active", "-t", "99"), "-t"),
+        (("active", "-t", "0"), "-t"),
     ],
 )
 def test_mistakes(
@@ -155,7 +156,6 @@ def test_mistakes(
 @pytest.mark.parametrize(
     "argv",
     [
-        ("tasks",),
         ("run", "system_health_check"),
         ("run", "system_health_check", "--here"),
     ],
@@ -167,6 +167,57 @@ def test_root_alone(
     done = call(*argv)
     assert done.exit_code == 3
     assert done.stderr.endswith(f"sudo celery-fleet {' '.join(argv)}\n")
+
+
+@pytest.mark.parametrize("argv", [("tasks",), ("run", "x"), ("monitor",), ("result", ID)])
+def test_a_release_that_root_alone_may_see_is_not_missing(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    """The directory of the releases is closed to others, so they can't know whether one is there."""
+
+    def refused(*_: Any, **__: Any) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "resolve", refused)
+    done = call(*argv)
+    assert (done.exit_code, done.stderr) == (
+        3,
+        f"celery-fleet: only root may read {released}/opt/shop/current: sudo celery-fleet {' '.join(argv)}\n",
+    )
+
+
+# --- the queues of tasks ---
+
+GOES_TO = {"goes_to": "celery", "fixed": False}
+
+
+@pytest.mark.parametrize(
+    ("note", "told", "settings", "queue"),
+    [
+        (GOES_TO, {}, {}, "celery"),
+        (GOES_TO, {}, {"task_default_queue": "other"}, "other"),
+        ({"goes_to": "own", "fixed": False}, {}, {"task_default_queue": "other"}, "own"),
+        (GOES_TO, {}, {"task_routes": {"shop.*": {"queue": "mail"}}}, "mail"),
+        (GOES_TO, {}, {"task_routes": {"shop.*": "mail", "shop.add": "bulk"}}, "bulk"),
+        (GOES_TO, {}, {"task_routes": {"blog.*": "mail"}}, "celery"),
+        ({"goes_to": "slow", "fixed": True}, {}, {"task_routes": {"shop.*": "mail"}}, "slow"),
+        (GOES_TO, {"pinned": ["task_routes"]}, {}, None),
+        ({"goes_to": None, "fixed": True}, {}, {}, None),
+    ],
+)
+def test_the_queue_of_a_task_is_the_one_that_a_deploy_reckons_with(
+    note: dict[str, Any], told: dict[str, Any], settings: dict[str, Any], queue: str | None
+) -> None:
+    told = {"default_queue": "celery", **told}
+    demands = {"settings": settings, "routes": settings.get("task_routes", {})}
+    assert releases.queue_of({"task": "shop.add", **note}, told, demands) == queue
+    assert tasks.queue_of("shop.add", {**told, "goes_to": {"shop.add": note}}, settings) == queue
+
+
+def test_a_note_of_before_names_tasks_without_queues(released: Path, call: Call) -> None:
+    rows = json.loads(call("tasks", "--json").stdout)
+    assert [row["task"] for row in rows] == TASKS
+    assert {(row["queue"], row["consumed"]) for row in rows} == {(None, None)}
 
 
 def test_without_a_release(place: Path, call: Call) -> None:
@@ -236,12 +287,12 @@ def test_a_bound_within_another_ends_with_the_shorter() -> None:
 
     began = time.monotonic()
     with (
-        pytest.raises(CommandError, match=r"^outer: no answer within 0.3 s$"),
+        pytest.raises(CommandError, match=r"^outer: no answer within 0.3 s; "),
         ask.bounded("outer", 0.3),
     ):
         nested()
     with (
-        pytest.raises(CommandError, match=r"^inner: no answer within 0.2 s$"),
+        pytest.raises(CommandError, match=r"^inner: no answer within 0.2 s; "),
         ask.bounded("outer", 5),
         ask.bounded("inner", 0.2),
     ):
@@ -252,7 +303,7 @@ def test_a_bound_within_another_ends_with_the_shorter() -> None:
 def test_a_bound_begins_with_the_process(place: Path) -> None:
     context = Context(host.application(place), False, time.monotonic() - 9.3)
     began = time.monotonic()
-    with pytest.raises(CommandError, match=r"^x: no answer within 10 s$"), context.within("x"):
+    with pytest.raises(CommandError, match=r"^x: no answer within 10 s; "), context.within("x"):
         time.sleep(5)
     assert time.monotonic() - began < 1
 
@@ -306,6 +357,15 @@ def test_purge_asks_and_tells_how_many(
     assert asked == ["Delete 3 tasks of the queue mail?"] * 2
 
 
+def test_purge_says_that_there_is_no_such_queue_before_it_asks(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "question", lambda *_, **__: {"nix": 0})
+    done = call("purge", "nix")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "queue nix: the inventory has bulk, mail, slow" in done.stderr
+
+
 # --- monitor ---
 
 
@@ -348,7 +408,7 @@ class Lines:
 def watched(*found: Any) -> tuple[str | None, watching.Summary]:
     summary = watching.Summary()
     given: Any = Lines(*found)
-    return monitor.watch(given, summary, lambda _: None, 1, 1), summary
+    return monitor.watch(given, summary, lambda _: None, 1, 1, ask.BOUND), summary
 
 
 def test_sums_and_means() -> None:
@@ -558,7 +618,7 @@ def test_totals_count_from_the_first_look_and_through_a_restart() -> None:
     [
         ("{", "is not JSON"),
         ("[]", "must do one of"),
-        ('{"do": "list"}', "application  can't be loaded"),
+        ('{"do": "apply"}', "application  can't be loaded"),
     ],
 )
 def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
@@ -574,7 +634,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["ok"]) == (1, False)
     assert words in answer["error"]
-    assert set(calling.DOINGS) == {"list", "send", "apply"}
+    assert set(calling.DOINGS) == {"send", "apply"}
 
 
 @pytest.mark.slow

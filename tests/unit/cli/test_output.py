@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from celery_fleet import health_result
 from celery_fleet.cli import application, output
@@ -100,6 +102,74 @@ def test_a_result_is_exact_for_a_program_and_harmless_for_a_person(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     results.show_outcome(found)
     assert capsys.readouterr().out == f"one\n\ttwo {SHOWN}\n"
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: tuple[str, ...],
+    *rows: tuple[Any, ...],
+    width: int = 80,
+) -> list[str]:
+    monkeypatch.setattr(output, "console", lambda: Console(width=width, no_color=True))
+    output.table("Title", columns, rows, right=("restarts", "times"))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert all(line == line.rstrip() for line in lines), "padded"
+    return lines
+
+
+def test_a_table_fits_the_terminal_and_breaks_no_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, due = "core.tasks.recompute_all_discounts", "2026-11-22 00:00:00"
+    columns = ("entry", "task", "queue", "schedule", "due (America/Guayaquil)", "due (UTC)")
+    row = ("recompute-all", task, "discounts", "crontab 0 2 * * *", due, "2026-11-22 05:00:00")
+    wide = printed(capsys, monkeypatch, columns, row, width=output.WIDE)
+    assert re.split(" {2,}", wide[2]) == list(row)
+    lines = printed(capsys, monkeypatch, columns, row)
+    words = {word for line in lines for word in line.split()}
+    assert words >= {"recompute-", "all", "core.tasks.", "2026-11-22", "00:00:00", "discounts"}
+    assert lines[-1] == ""
+    assert printed(capsys, monkeypatch, ("a", "b")) == ["Title", "a  b", ""]
+
+
+def test_a_row_whose_words_are_too_long_takes_a_line_for_each_cell(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = "6f1e0c5a-1b2c-4d3e-af90-a1b2c3d4e5f6"
+    row = (identity, "recomputediscounts", "discounts", "undecodable", 12, "worker1")
+    columns = ("id", "task", "queue", "reason", "times", "node")
+    lines = printed(capsys, monkeypatch, columns, row, ("", "x", "", "", 1, "y"))
+    assert lines == [
+        "Title",
+        f"id      {identity}",
+        "task    recomputediscounts",
+        "queue   discounts",
+        "reason  undecodable",
+        "times   12",
+        "node    worker1",
+        "",
+        "task    x",
+        "times   1",
+        "node    y",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "parts"),
+    [
+        ("core.tasks.add_all", ["core.", "tasks.", "add_", "all"]),
+        ("mail@worker1, bulk", ["mail@", "worker1,", "bulk"]),
+        ("3.5 s on 10.0.0.1:6379", ["3.5", "s", "on", "10.0.0.1:6379"]),
+        ("2026-01-02 03:00:00", ["2026-01-02", "03:00:00"]),
+        ("6f1e0c5a-1b2c-4d3e-af90-a1b2c3d4e5f6", ["6f1e0c5a-1b2c-4d3e-af90-a1b2c3d4e5f6"]),
+        ("", [""]),
+    ],
+)
+def test_where_a_line_may_end(cell: str, parts: list[str]) -> None:
+    assert output.parts(cell) == parts
 
 
 def test_commands_print_by_this_alone() -> None:

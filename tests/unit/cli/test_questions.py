@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,37 @@ def test_a_broker_that_is_down() -> None:
 def test_a_broker_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = host.settings(port=server.getsockname()[1])
-        answer, seconds = ask({"question": "workers", "settings": settings, "timeout": 8})
-    assert not answer["ok"]
+        answer, seconds = ask({"question": "workers", "settings": settings, "timeout": 5})
+    # It is asked once, so that who does not answer, and how, is known in time.
+    assert answer["error"].startswith("the broker can't be asked: 127.0.0.1:"), answer
     assert seconds < 10, "no answer within its bound"
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (None, "nobody had been asked yet"),
+        ("the broker redis1:6379 had not answered yet", "the broker redis1:6379 had not"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("load", "busy"), [(17.2, "this host is busy (load 17 on 2 processors); "), (1.5, "")]
+)
+def test_what_is_late_is_not_said_to_be_the_brokers_fault(
+    monkeypatch: pytest.MonkeyPatch, stage: str | None, words: str, load: float, busy: str
+) -> None:
+    def slow(raw: object, note: Callable[[str], None]) -> dict[str, Any]:
+        if stage is not None:
+            note(stage)
+        time.sleep(1)
+        return {}
+
+    monkeypatch.setattr(questions, "answer", slow)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    error = questions.run({"timeout": 0.1})["error"]
+    assert error.startswith(f"no answer within 0.1 s; {words}")
+    assert error.endswith(f"; {busy}--timeout 30 waits longer")
 
 
 def listens(port: int) -> bool:

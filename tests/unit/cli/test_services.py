@@ -170,7 +170,7 @@ def test_systemd_refuses(systemd: Systemd, call: Call) -> None:
 def test_names_that_are_not_here(systemd: Systemd, call: Call, name: str) -> None:
     done = call("stop", name)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "it has mail, bulk, beat, web" in done.stderr
+    assert "; this host has mail, bulk, beat, web" in done.stderr
     assert systemd.log() == []
 
 

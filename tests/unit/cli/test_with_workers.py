@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,21 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
+@cache
+def checked(fleet: Fleet) -> dict[str, Any]:
+    """What the build of a release notes of the application."""
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_fleet.check"],
+        input=json.dumps({"app": "shop", "directory": str(fleet.directory)}),
+        env={"PYTHONPATH": str(host.SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @pytest.fixture
 def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host of that fleet."""
@@ -56,7 +72,7 @@ def place(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         text = json.dumps(fleet.settings(component))
         (directory / "credentials" / f"{component}.json").write_text(text)
     release = host.release(tmp_path)
-    (release / "release.json").write_text(json.dumps({"directory": "source", "tasks": TASKS}))
+    (release / "release.json").write_text(json.dumps({"directory": "source", **checked(fleet)}))
 
     def exec_command(where: object, component: str, *words: str) -> list[str]:
         environment = fleet.environment(component)
@@ -95,7 +111,11 @@ def found(done: Result, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def test_tasks_and_their_queues(call: Call) -> None:
+def test_tasks_and_their_queues(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(*_: object, **__: object) -> Any:
+        raise AssertionError("the application was imported")
+
+    monkeypatch.setattr(ask, "in_release", imported)
     rows = found(call("tasks", "--format", "json"))
     assert [row["task"] for row in rows] == TASKS
     assert rows[0] == {"task": "shop.add", "queue": "mail", "name": "add", "consumed": True}

@@ -178,7 +178,8 @@ def bare(ground: Ground) -> list[str]:
     """What lies on the host before anything of the fleet's."""
     ground.write("/etc/nginx/conf.d/own.conf")
     ground.write("/opt/other/x")
-    for path in ("/var/lib", "/var/log", "/usr/lib", "/usr/local/bin", "/etc/logrotate.d", "/run"):
+    own = ("/var/lib", "/var/log", "/usr/lib", "/usr/local/bin", "/usr/share", "/etc/logrotate.d")
+    for path in (*own, "/run"):
         (ground.base / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
     return ground.paths()
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,18 @@ def test_beat_sends_what_the_database_holds_and_writes_no_entry(
     beat.process.terminate()
     assert beat.process.wait(20) == 0
     assert project.table()["often"].endswith(" off")
+
+
+@pytest.mark.slow
+def test_beat_holds_what_is_due_much_later_too(project: Project, beat: Beat) -> None:
+    """The final table of a run shows what beat holds, and half a schedule looks like a loss."""
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    project.python(
+        f"c = CrontabSchedule.objects.create(minute=0, hour={hour});"
+        "PeriodicTask.objects.create(name='later', task='shop.sync', crontab=c)"
+    )
+    beat.says("STATUS=2 entries")
+    assert set(beat.held) == {"often", "later"}
 
 
 @pytest.mark.slow

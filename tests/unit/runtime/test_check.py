@@ -45,6 +45,9 @@ def test_a_good_application_passes(run: Run, source: Path) -> None:
 
     assert (status, report["ok"], report["errors"]) == (0, True, [])
     assert report["tasks"] == ["shop_tasks.total"]
+    assert report["application"]["goes_to"] == {
+        "shop_tasks.total": {"goes_to": "celery", "fixed": False}
+    }
     assert set(report["versions"]) == {"python", "celery", "kombu", "redis"}
     assert "details" not in report
 

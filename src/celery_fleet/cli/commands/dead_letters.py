@@ -12,14 +12,7 @@ import click
 
 from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
-from celery_fleet.cli.options import (
-    Context,
-    Given,
-    app_option,
-    command,
-    format_option,
-    with_examples,
-)
+from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
 from celery_fleet.delivery.dead_letters import REASONS
 from celery_fleet.words import count
 
@@ -73,6 +66,7 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
 
 @click.group(
     name="dead-letters",
+    cls=Group,
     help=with_examples(
         "Messages that could not be run, or whose tasks failed for good, kept with the reason.\n\n"
         "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid: it is no"
@@ -87,13 +81,11 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
         ),
     ),
 )
-@format_option
-@app_option
+@shared
 @click.pass_context
-def dead_letters(current: click.Context, app: str | None, format_: str | None) -> None:
+def dead_letters(current: click.Context, /, **said: Any) -> None:
     """Go on to a subcommand, for which the options before its name hold."""
-    before = current.find_object(Given) or Given()
-    current.obj = Given(app or before.app, format_ or before.format, before.began)
+    current.obj = (current.find_object(Given) or Given()).and_then(**said)
 
 
 def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[str, Any]]:
@@ -226,7 +218,7 @@ def change(
     # However long the answer takes.
     if not click.confirm(f"{do.capitalize()} {count(len(found), 'dead letter')}?", err=True):
         raise CommandError(f"nothing is {done}", BAD)
-    with ask.bounded(f"dead-letters {do}"):
+    with ask.bounded(f"dead-letters {do}", context.bound()):
         answer = _changed(context, do, found)
     _tell(context, done, answer)
 

@@ -14,6 +14,7 @@ from celery_fleet.cli.options import Context, command
 @command(
     name="exec",
     formats=False,
+    timeout=False,
     context_settings={"ignore_unknown_options": False},
     examples=(
         "sudo celery-fleet exec -- python manage.py shell",

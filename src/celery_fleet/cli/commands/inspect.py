@@ -31,14 +31,14 @@ _node_option = click.option(
     shell_complete=complete.node,
     help="A worker by its node name; may be given several times. All by default.",
 )
-#: The longest that workers may be waited for: of `ask.ASK` the broker has a part, too.
-LONGEST = ask.ASK - 2.0
+#: Seconds that all but the workers' own answers may take, where nobody says --timeout before the command's name.
+REST = ask.BOUND - 4.0
 
 _wait_option = click.option(
     "-t",
     "--timeout",
     "wait",
-    type=Seconds(0.1, LONGEST),
+    type=Seconds(0.1, 1_000_000),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -47,7 +47,7 @@ _wait_option = click.option(
 
 
 @command(
-    bound=True,
+    timeout=False,
     examples=(
         "sudo celery-fleet inspect active",
         "sudo celery-fleet inspect registered -d discounts@worker1",
@@ -90,15 +90,16 @@ def ask_workers(
     """
     application = context.application
     expected = list(nodes) or list(application.workers)
-    found = ask.question(
-        application,
-        "inspect",
-        method=method,
-        arguments=arguments,
-        nodes=nodes,
-        expected=expected,
-        wait=wait,
-    )
+    with context.within(method, max(context.bound(), wait + REST)):
+        found = ask.question(
+            application,
+            "inspect",
+            method=method,
+            arguments=arguments,
+            nodes=nodes,
+            expected=expected,
+            wait=wait,
+        )
     silent = [node for node in expected if node not in found]
     if context.json:
         output.as_json(found)
@@ -119,7 +120,7 @@ def _short(method: str, text: str) -> click.Command:
     asked.__doc__ = f"{text} The same as `inspect {method}`."
     examples = (f"sudo celery-fleet {method}", f"sudo celery-fleet {method} --format json")
     decorate: Callable[[Any], click.Command]
-    decorate = command(name=method, bound=True, examples=examples)
+    decorate = command(name=method, timeout=False, examples=examples)
     return decorate(_node_option(_wait_option(asked)))
 
 

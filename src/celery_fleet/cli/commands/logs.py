@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 
 import click
 
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.errors import USAGE, CommandError
+from celery_fleet.cli.errors import USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command, known
+
+#: Where journald keeps what it writes.
+JOURNALS = ("/var/log/journal", "/run/log/journal")
 
 PARTS = ("worker", "beat", "flower", "web", "broker", "results")
 
@@ -52,8 +56,7 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
         for name in names:
             if name not in have:
                 raise CommandError(
-                    f"logs worker {name}: {application.host} has no such worker, but"
-                    f" {', '.join(have) or 'none'}",
+                    f"{application.host} has no worker {name} of {app}; {application.on(name)}",
                     USAGE,
                 )
         units = [f"{app}-worker@{name}.service" for name in names or have]
@@ -136,8 +139,29 @@ def line(
     return ["journalctl", *pager, *shown, *(f"--unit={unit}" for unit in units)]
 
 
+def require_readable(words: list[str]) -> None:
+    """Refuse what would show nothing: whoever may not read the journal is told that it has no entries.
+
+    Raises:
+        CommandError: This user may not read what the program is to show.
+    """
+    if os.geteuid() == 0:
+        return
+    if words[0] == "tail":
+        closed = [word for word in words if word.startswith("/") and not os.access(word, os.R_OK)]
+        if closed:
+            raise need_root(closed[0])
+        return
+    # What is in memory alone lies in a directory that is closed to others as well.
+    places = [path for place in JOURNALS for path in glob.glob(f"{place}/*")]
+    files = [path for place in places for path in glob.glob(f"{place}/system*.journal")]
+    if places and not any(os.access(path, os.R_OK) for path in files):
+        raise need_root("the journal", "root and the group systemd-journal")
+
+
 @command(
     formats=False,
+    timeout=False,
     examples=(
         "celery-fleet logs",
         "celery-fleet logs worker discounts -f",
@@ -160,6 +184,7 @@ def logs(
 ) -> None:
     """Show the logs of this host's units, or of PART: worker [NAME], beat, flower, web, broker, results."""
     words = line(context.application, what, follow, number, since)
+    require_readable(words)
     path = shutil.which(words[0], path="/usr/local/bin:/usr/bin:/bin")
     if path is None:
         raise CommandError(f"{words[0]} is not on this host")

@@ -97,7 +97,7 @@ def monitor(
         stream = stack.enter_context(Stream(application, "celery_fleet.monitoring", request))
         with view(context, duration) as show:
             first = context.left() - ask.MARGIN
-            trouble = watch(stream, summary, show, first, every + ask.BOUND)
+            trouble = watch(stream, summary, show, first, every, context.bound())
         finish(context, summary, duration)
         if target is not None and summary.samples:
             target.write(document(context, summary))
@@ -110,6 +110,7 @@ def watch(
     summary: Summary,
     show: Callable[[Summary], None],
     first: float,
+    every: float,
     patience: float,
 ) -> str | None:
     """Show what comes to its end; why it ended before that, if it did.
@@ -119,7 +120,8 @@ def watch(
         summary: What gathers it.
         show: Called with that after each line.
         first: Seconds within which something has to come.
-        patience: Seconds within which more has to.
+        every: Seconds between two lines.
+        patience: Seconds for which the broker may be away, and a line late.
     """
 
     def take(line: dict[str, Any]) -> None:
@@ -129,10 +131,10 @@ def watch(
         show(summary)
 
     try:
-        for line in stream.lines(patience, first):
+        for line in stream.lines(every + patience, first):
             take(line)
             trouble = summary.trouble
-            if trouble and (len(summary.samples) == 1 or summary.troubled >= ask.BOUND):
+            if trouble and (len(summary.samples) == 1 or summary.troubled >= patience):
                 stream.abandon()
                 return f"the broker does not answer: {trouble}"
     except KeyboardInterrupt:

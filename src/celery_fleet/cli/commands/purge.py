@@ -52,6 +52,10 @@ def purge(context: Context, queue: str, yes: bool) -> None:
     """
     application = context.application
     if not yes and not _terminal():
+        if queue not in application.queues:
+            # That there is none of this name is said first.
+            with context.within("purge"):
+                length(application, queue)
         raise CommandError("nobody can be asked, since there is no terminal: say --yes", USAGE)
     with context.within("purge"):
         waiting = length(application, queue)
@@ -62,7 +66,7 @@ def purge(context: Context, queue: str, yes: bool) -> None:
     # However long the answer takes.
     if not click.confirm(f"Delete {count(waiting, 'task')} of the queue {queue}?", err=True):
         raise CommandError("nothing is deleted", BAD)
-    with ask.bounded("purge"):
+    with ask.bounded("purge", context.bound()):
         purged = _purge(application, queue)
     _tell(context, queue, purged)
 

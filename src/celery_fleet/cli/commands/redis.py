@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
+from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application, Instance
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
@@ -140,6 +141,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @command(
     formats=False,
+    timeout=False,
     examples=(
         "sudo celery-fleet redis -- ping",
         "sudo celery-fleet redis -- llen discounts",
@@ -158,13 +160,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @click.option(
     "--timeout",
     type=click.FloatRange(0),
-    default=10,
-    show_default=True,
     metavar="SECONDS",
-    help="End redis-cli after so long; 0 waits for ever.",
+    help=f"End redis-cli after so long, {ask.BOUND:g} by default; 0 waits for ever.",
 )
 @click.argument("words", nargs=-1, required=True, metavar="[broker|results] -- COMMAND...")
-def redis(context: Context, words: tuple[str, ...], user: str, timeout: float) -> None:
+def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | None) -> None:
     """Run a COMMAND of Redis on the broker (default) or the result store."""
     kind, rest = split(words)
     if not rest:
@@ -174,6 +174,7 @@ def redis(context: Context, words: tuple[str, ...], user: str, timeout: float) -
     program = line(context.application, instance, user, rest)
     environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "REDISCLI_AUTH": secret}
     tunnel = Tunnel(context.application, instance)
+    timeout = context.bound() if timeout is None else timeout
     try:
         status = asyncio.run(tunnel.run(program, environment, timeout))
     except TimeoutError:

@@ -53,9 +53,8 @@ def checked_signal(text: str) -> str:
 
 def ask_for(context: Context, identity: str, wait: float) -> dict[str, Any]:
     """What the result store has of a task once it has ended, or after so many seconds."""
-    found: dict[str, Any] = ask.question(
-        context.application, "result", id=identity, wait=wait, timeout=wait + ask.ASK
-    )
+    with ask.bounded("result", wait + context.bound()):
+        found: dict[str, Any] = ask.question(context.application, "result", id=identity, wait=wait)
     return found
 
 
@@ -96,7 +95,7 @@ def result(context: Context, task_id: str, wait: float) -> None:
     Status 1: it failed, was revoked, or has not ended within --wait.
     """
     checked_id(task_id)
-    with context.within("result", max(ask.BOUND, wait + ask.ASK + 1)):
+    with context.within("result", wait + context.bound()):
         found = ask_for(context, task_id, wait)
     if context.json:
         output.as_json(found)

@@ -80,8 +80,8 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
     have = application.consumed
     if queue is not None and queue not in have:
         raise CommandError(
-            f"--queue {queue}: no worker of the inventory consumes it, but {', '.join(have) or 'none'};"
-            " --anyway sends it all the same",
+            f"--queue {queue}: no worker of the inventory consumes it; consumed are"
+            f" {', '.join(have) or 'none'}; --anyway sends it all the same",
             USAGE,
         )
     return have
@@ -89,6 +89,7 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
 
 @command(
     name="run",
+    timeout=False,
     examples=(
         "sudo celery-fleet run system_health_check",
         "sudo celery-fleet run sync_all_suppliers --async",
@@ -150,9 +151,9 @@ def run(
         done = _calling(context, {**request, "do": "apply"}, timeout or WAIT, errors=True)
         _finish(context, done)
         return
-    whole = timeout or (ask.BOUND if asynchronous else WAIT)
+    whole = timeout or (context.bound() if asynchronous else WAIT)
     request.update(do="send", queue=queue, consumed=allowed)
-    sending = max(whole, ask.BOUND)
+    sending = max(whole, context.bound())
     with context.within("run", sending):
         # Before that bound, since exec then ends the process as well.
         sent = _calling(context, request, max(context.left(sending) - ENDING, 1))

@@ -13,14 +13,7 @@ import click
 from celery_fleet.cli import ask, output
 from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
-from celery_fleet.cli.options import (
-    Context,
-    Given,
-    app_option,
-    command,
-    format_option,
-    with_examples,
-)
+from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
 
 #: Seconds that the application may take to be imported.
 IMPORT = 30.0
@@ -52,6 +45,7 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
 
 
 @click.group(
+    cls=Group,
     invoke_without_command=True,
     help=with_examples(
         HELP,
@@ -64,16 +58,14 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
         ),
     ),
 )
-@format_option
-@app_option
+@shared
 @count_option
 @click.pass_context
-def schedule(current: click.Context, app: str | None, format_: str | None, count: int) -> None:
+def schedule(current: click.Context, /, count: int, **said: Any) -> None:
     """Show the schedule, or go on to a subcommand, for which the options before its name hold."""
-    before = current.find_object(Given) or Given()
-    given = Given(app or before.app, format_ or before.format)
+    given = (current.find_object(Given) or Given()).and_then(**said)
     if current.invoked_subcommand is None:
-        entries(Context(choose(given.app), given.format == "json"), count)
+        entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
     else:
         current.obj = given
 
@@ -89,7 +81,7 @@ def entries(context: Context, count: int) -> None:
     """Show when all entries are due."""
     application = context.application
     if in_database(application):
-        found = answer(application, "list", "--count", str(count))
+        found = answer(context, "list", "--count", str(count))
         for entry in found["entries"]:
             # Redis lets beat send to the inventory's queues alone.
             if entry["enabled"] and entry["queue"] and entry["queue"] not in application.queues:
@@ -102,7 +94,7 @@ def entries(context: Context, count: int) -> None:
                 *("python", "-m", "celery_fleet.due", "--count", str(count)),
                 *("--loaded", str(application.schedule)),
             ],
-            IMPORT,
+            context.bound(IMPORT),
         )
         if not found["ok"]:
             raise CommandError(found["error"])
@@ -128,14 +120,14 @@ def in_database(application: Application) -> bool:
     return application.settings("beat").get("beat_scheduler") == "database"
 
 
-def answer(application: Application, *words: str) -> Mapping[str, Any]:
+def answer(context: Context, *words: str) -> Mapping[str, Any]:
     """What `celery_fleet.database_schedule` says.
 
     Raises:
         CommandError: It could not be asked, or refuses.
     """
     line = ["python", "-m", "celery_fleet.database_schedule", *words]
-    found = ask.in_release(application, "schedule", line, IMPORT)
+    found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
     if not found["ok"]:
         if found.get("usage"):
             raise CommandError(str(found["error"]), USAGE)
@@ -149,6 +141,8 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         shown = {key: found[key] for key in ("timezone", "entries")}
         output.as_json(shown)
         return
+    zone = found["timezone"]
+    zones = {zone: "local", "UTC": "utc"}
     stated = any("state" in entry for entry in found["entries"])
     rows: list[tuple[Any, ...]] = []
     for entry in found["entries"]:
@@ -158,12 +152,13 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         if not entry["due"]:
             # One that is switched off is not due, and one whose time never comes never.
             never = "-" if entry.get("enabled") is False else "never"
-            rows.append((*about, (entry["error"] or never, entry["error"] is None), None))
+            unknown = (entry["error"] or never, entry["error"] is None)
+            rows.append((*about, unknown, *[None] * (len(zones) - 1)))
         for number, due in enumerate(entry["due"]):
-            times = (due["local"].replace("T", " "), due["utc"].replace("T", " "))
+            # Without the distance to UTC: the column says whose time it is.
+            times = (due[name][:19].replace("T", " ") for name in zones.values())
             rows.append((*(about if number == 0 else ("",) * len(about)), *times))
-    zone = found["timezone"]
-    columns = ["entry", "task", "queue", "schedule", f"due ({zone})", "due (UTC)"]
+    columns = ["entry", "task", "queue", "schedule", *(f"due ({name})" for name in zones)]
     if stated:
         columns.insert(4, "state")
     output.table(f"Schedule, {zone}", columns, rows)
@@ -190,13 +185,13 @@ def change(
     if not Path(application.directory / "credentials" / "schedule.json").is_file():
         raise CommandError("what is declared is not on this host yet; run site.yml")
     if question is not None and not dry:
-        coming = answer(application, *words, "--dry-run")
+        coming = answer(context, *words, "--dry-run")
         if coming["items"]:
             # Where JSON is wanted, that alone goes to standard output.
             for item in coming["items"]:
                 output.say(_line(item), err=True)
             agree(question)
-    found = answer(application, *words, *(["--dry-run"] if dry else []))
+    found = answer(context, *words, *(["--dry-run"] if dry else []))
     if context.json:
         output.as_json({"dry_run": dry, "items": found["items"], "notes": found["notes"]})
         return

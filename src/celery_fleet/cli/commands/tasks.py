@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-import os
-
-from celery_fleet.cli import ask, output
-from celery_fleet.cli.errors import CommandError, need_root
+from celery_fleet.cli import output
 from celery_fleet.cli.options import Context, command
-from celery_fleet.cli.tasks import short_names
-
-#: The part of the bound that the release's Python gets.
-ASK = 8.5
+from celery_fleet.cli.tasks import note_of, queue_of, short_names
 
 
 @command(
-    bound=True,
+    timeout=False,
     examples=(
         "sudo celery-fleet tasks",
-        "sudo celery-fleet --format json tasks | jq -r '.[].task'",
+        "sudo celery-fleet tasks --json | jq -r '.[].task'",
     ),
 )
 def tasks(context: Context) -> None:
     """The tasks that the current release registers, each with the queue that it goes to.
 
-    NAME is the shortest one that `celery-fleet run` takes for it. The queue is what a producer's settings and the
-    application's own routes say; `!` marks one that no worker of the inventory consumes.
+    NAME is the shortest one that `celery-fleet run` takes for it. The queue is what the inventory's routes say, else
+    what the application's own said when the release was built; `!` marks one that no worker of the inventory consumes.
     """
     application = context.application
-    release = application.release
-    if os.geteuid() != 0:
-        raise need_root(application.directory / "credentials")
-    found = ask.in_release(
-        application,
-        "producer",
-        ["python", "-m", "celery_fleet.calling"],
-        min(ASK, context.left() - 1),
-        {"do": "list"},
-    )
-    if not found["ok"]:
-        raise CommandError(found["error"])
+    note = note_of(application)
+    settings = application.settings("producer")["celery"]
     consumed = application.consumed
-    short = short_names(one["task"] for one in found["answer"])
-    rows = [
-        {
-            **one,
-            "name": short[one["task"]],
-            "consumed": None if one["queue"] is None else one["queue"] in consumed,
-        }
-        for one in found["answer"]
-    ]
+    short = short_names(note["tasks"])
+    rows = []
+    for name in note["tasks"]:
+        queue = queue_of(name, note.get("application") or {}, settings)
+        known = None if queue is None else queue in consumed
+        rows.append({"task": name, "queue": queue, "name": short[name], "consumed": known})
     if context.json:
         output.as_json(rows)
         return
     output.table(
-        f"Tasks of {application.name}, release {release.name}",
+        f"Tasks of {application.name}, release {application.release.name}",
         ("name", "task", "queue"),
         [
             (
