@@ -9,8 +9,9 @@
 code's, by ``celery_beat_schedule_policy``. The settings are beat's, which hold the schedule: those of the process, or
 with ``--settings`` a document on standard input. Arguments of entries may be secret: none is ever printed.
 
-``plan`` only reads, and makes no table. Where it finds something to write it runs itself with ``declared``, which prints
-digests of what is declared: code may compute another value in each process. ``sync`` does what ``plan`` says, in one transaction that no other run's meets.
+``plan`` only reads, and makes no table. If there is something to write, it runs this program again with ``declared``,
+which prints digests of what is declared: code may compute another value in each process. ``sync`` does what ``plan``
+says, in one transaction that no other run's meets.
 ``reset``, ``enable`` and ``disable`` concern declared entries of ours alone; without names all.
 
 Prints one line of JSON with ``ok`` and ``error``; ``refused`` is true where what is declared has to be mended,

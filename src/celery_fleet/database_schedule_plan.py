@@ -203,7 +203,7 @@ def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         step: It.
-        varying: Fields that the code computes otherwise in each process: whoever approves a plan can't know their value.
+        varying: Fields that the code computes otherwise in each process, so that a plan can't know their values.
     """
     why: list[str] = []
     if step.action == ADD:
@@ -256,9 +256,7 @@ def note(step: Step) -> str:
     return ""
 
 
-def _differences(
-    step: Step, *, declared: bool = False, varying: Sequence[str] = ()
-) -> list[str]:
+def _differences(step: Step, *, declared: bool = False, varying: Sequence[str] = ()) -> list[str]:
     wanted, have = step.wanted or {}, step.row.content if step.row else {}
     texts = []
     for field in step.differing:

@@ -291,7 +291,10 @@ def _read(
 
 
 def _labelled(found: Sequence[_Input], key: bytes | None = None) -> dict[str, str]:
-    """Each label with its value, hashed where there is a key. What is in several files is one input; files of one name are told by their paths."""
+    """Each label with its value, hashed if there is a key and the value is not plain.
+
+    What is in several files is one input; files of one name are told by their paths.
+    """
     shares: dict[str, dict[str, _Input]] = {}
     for item in found:
         shares.setdefault(item.label, {})[item.path] = item

@@ -1,8 +1,8 @@
 """What differs in a process's inputs, in the words of the inventory.
 
-Fingerprints say that an input differs; here both of its texts are at hand, that on the disk and the one to come. They
-hold secrets. So a value is shown only where its form rules a password out: an option of a worker, a time of the
-schedule, the name of a task or of a queue, a number or a truth value of Celery's settings. Of all else only the name is.
+Fingerprints say that an input differs. Here both of its texts are at hand: the one on the disk and the one to come.
+They hold secrets, so a value is shown only if its form rules out a password: an option of a worker, a time of the
+schedule, the name of a task or a queue, a number or a truth value of Celery's settings. Everything else is only named.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def _difference(name: str, before: str | None, after: str | None) -> str:
         return f"{name} {'new' if before is None else 'removed' if after is None else 'changed'}"
     if after is None:
         return f"{name} {_short(before)} removed"
-    return f"{name} → {_short(after)}" if before is None else f"{name} {_short(before)} → {_short(after)}"
+    return (
+        f"{name} → {_short(after)}"
+        if before is None
+        else f"{name} {_short(before)} → {_short(after)}"
+    )
 
 
 def _short(text: str | None) -> str:
@@ -267,9 +271,9 @@ def _entry(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     found = []
     old, new = _due(before), _due(after)
     if old != new:
-        crontabs = [one.get("crontab") for one in (before, after)]
-        if all(crontabs):
-            old, new = _short_crontabs(*(_crontab(one) for one in crontabs))
+        crontabs = before.get("crontab"), after.get("crontab")
+        if crontabs[0] and crontabs[1]:
+            old, new = _short_crontabs(_crontab(crontabs[0]), _crontab(crontabs[1]))
         found.append(f"{old} → {new}")
     return found + _fields(before, after, (*_KINDS, "enabled"))
 

@@ -21,14 +21,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from . import fingerprint, reasons, redis_live, releases, systemd
 from .files import Files, ids
 from .files import replace as replace_file
 from .fingerprint import TO_COME, Disk
 from .namespace import Candidate, NamespaceError
-from .outcome import Change, Pending, Report, SettleError
+from .outcome import Action, Change, Pending, Report, SettleError
 from .overlay import Overlay
 from .redis_live import RedisError
 from .validate import Checks
@@ -314,8 +313,7 @@ class Settler:
             )
         if state.active in ("inactive", "failed"):
             new = unit.name in self._new and state.active == "inactive"
-            why = "new" if new else f"it is {state.active}"
-            return Pending(part, unit.name, "start", (why,))
+            return Pending(part, unit.name, "start", ("new" if new else f"it is {state.active}",))
         if state.active == "deactivating":
             # Whoever stops it: a start waits for the end and takes everything anew.
             return Pending(part, unit.name, "start", ("it is stopping",))
@@ -326,10 +324,11 @@ class Settler:
             known, unknown = None, "the host's key is missing"
         # Only what is up can take a change while it runs.
         running = state.active in ("active", "reloading")
-        action: Literal["restart", "reload", "live"] = unit.on_change if running else "restart"
+        action = unit.on_change if running else "restart"
         if known is None or key is None:
-            why: tuple[str, ...] = (f"what it was started with is not known: {unknown}",)
-            return Pending(part, unit.name, "reload" if action == "reload" else "restart", why)
+            verb: Action = "reload" if action == "reload" else "restart"
+            words = f"what it was started with is not known: {unknown}"
+            return Pending(part, unit.name, verb, (words,))
         known, wider = redis_live.split(known)
         why = self._why(unit, state, known, key)
         if action == "live" and why and not self._live(unit, known):

@@ -139,7 +139,9 @@ def test_bookkeeping_is_one_line_of_the_text() -> None:
         for host in ("worker1", "redis1")
         for part, name in (("celery_cli", "cli.json"), ("celery_health", "health.json"))
     ]
-    link = Item("worker1", "verify", "", "link", ("/opt/flexiprice/current: releases/1 → releases/2",))
+    link = Item(
+        "worker1", "verify", "", "link", ("/opt/flexiprice/current: releases/1 → releases/2",)
+    )
     plan = Plan([ITEMS[0], *own, link, ITEMS[1]], ["worker1", "redis1"])
     assert [line.split()[:3] for line in plan.text().splitlines()[2:4]] == [
         ["worker1", "flexiprice-worker@analytics", "restart"],

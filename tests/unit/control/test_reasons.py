@@ -47,7 +47,9 @@ def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None
     ]
     for name in ours:
         value: Any = ["x"] if name in ("exclude_queues", "include") else "x"
-        (word,) = told(ARGUMENTS, command(loglevel=None), command(**{"loglevel": None, name: value})) or [""]
+        (word,) = told(
+            ARGUMENTS, command(loglevel=None), command(**{"loglevel": None, name: value})
+        ) or [""]
         assert word.split()[0] == name
 
 
@@ -124,7 +126,8 @@ def entry(**fields: Any) -> dict[str, Any]:
         (entry(), entry(crontab={"minute": 0, "hour": 3}), "entry nightly: crontab 0 2 → 0 3"),
         (entry(), entry(crontab={"minute": [0, 30], "hour": 3, "day_of_week": "mon"}),
          "entry nightly: crontab 0 2 * * * → 0,30 3 * * mon"),
-        (entry(crontab=None, interval=300), entry(crontab=None, interval=600.0), "entry nightly: every 300 s → every 600 s"),
+        (entry(crontab=None, interval=300), entry(crontab=None, interval=600.0),
+         "entry nightly: every 300 s → every 600 s"),
         (entry(), entry(crontab=None, interval=60), "entry nightly: crontab 0 2 → every 60 s"),
         (None, entry(), "entry nightly new (crontab 0 2)"),
         (entry(), None, "entry nightly removed"),
@@ -162,7 +165,7 @@ def test_a_workers_own_delivery() -> None:
         ("settings broker_transport_options", f'{{"password": 1234, "a": ["{SECRET}"], "b": "{SECRET}"}}', "{}"),
         ("settings broker_transport_options", "{}", '{"sentinel_kwargs": {"password": 1234}}'),
         ("settings task_routes", "{}", f'{{"x": {{"priority": "{SECRET}"}}}}'),
-        ("settings task_routes", "{\"x\": {}}", f'{{"x": {{"headers": "{SECRET}"}}}}'),
+        ("settings task_routes", '{"x": {}}', f'{{"x": {{"headers": "{SECRET}"}}}}'),
         ("settings broken", "{", SECRET),
         ("environment TOKEN", SECRET, "x"),
         ("drop-in mine.conf", f"Environment=P={SECRET}", "x"),
