@@ -24,7 +24,9 @@ extends_documentation_fragment:
 PLUGINS = Path(__file__).resolve().parents[1]
 OURS = {path.stem for kind in ("action", "modules") for path in (PLUGINS / kind).glob("*.py")}
 # What our roles refuse by.
-REFUSING = OURS | {f"{prefix}{name}" for name in ("assert", "fail") for prefix in ("", "ansible.builtin.")}
+REFUSING = OURS | {
+    f"{prefix}{name}" for name in ("assert", "fail") for prefix in ("", "ansible.builtin.")
+}
 
 
 class CallbackModule(Default):
@@ -40,7 +42,11 @@ class CallbackModule(Default):
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print a failure; of further hosts with the same one only the name."""
         message = result.result.get("msg")
-        if result.task.action in REFUSING and self._display.verbosity < 3 and isinstance(message, str):
+        if (
+            result.task.action in REFUSING
+            and self._display.verbosity < 3
+            and isinstance(message, str)
+        ):
             # Else it is printed as an [ERROR], too.
             result.result.pop("exception", None)
             first = self._printed.setdefault((result.task._uuid, message), result.host.get_name())  # noqa: SLF001  # nothing public tells tasks apart

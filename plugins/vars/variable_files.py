@@ -64,7 +64,9 @@ class VarsModule(BaseVarsPlugin):
             raise AnsibleError(remedy(Path(path), found))
         for entity in entities if isinstance(entities, list) else [entities]:
             folder = "host_vars" if isinstance(entity, Host) else "group_vars"
-            if os.path.isdir(os.path.join(path, folder)) and not entity.name.startswith(os.path.sep):
+            if os.path.isdir(os.path.join(path, folder)) and not entity.name.startswith(
+                os.path.sep
+            ):
                 for file in loader.find_vars_files(os.path.join(path, folder), entity.name):
                     self._read(loader, path, os.fsdecode(file))
         return {}

@@ -217,7 +217,11 @@ _MISSING = (
         "a compiler",
         f"add build-essential and python3-dev to {_PACKAGES}, or require a version that has a wheel for this Python",
     ),
-    (r"cargo.* not (?:installed|found)|can't find Rust compiler", "Rust", f"add cargo to {_PACKAGES}"),
+    (
+        r"cargo.* not (?:installed|found)|can't find Rust compiler",
+        "Rust",
+        f"add cargo to {_PACKAGES}",
+    ),
     (
         r"fatal error: (\S+\.h\w*): No such file|cannot find -l(\S+)",
         "{}",
@@ -266,7 +270,9 @@ def _uncompiled(failure: CommandFailed, source: Path) -> str:
     Raises:
         CommandFailed: Something else has failed.
     """
-    names = re.findall(rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output)
+    names = re.findall(
+        rf"\*\*\* Error compiling '{re.escape(str(source))}/([^']+)'", failure.output
+    )
     if not names:
         raise failure
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -83,7 +83,9 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
         yield Problem(
             variable=shown,
-            message=(f"is no variable of the role {own}" if own else "looks like a misspelt variable")
+            message=(
+                f"is no variable of the role {own}" if own else "looks like a misspelt variable"
+            )
             + ("" if ours else ", so it has no effect here"),
             remedy=" ".join(
                 part

@@ -43,7 +43,9 @@ def _remedy(model: Model, failure: RenderFailure) -> str:
         return "give its password: --ask-vault-pass, or --vault-password-file with the file's name"
     # Of a secret the text is not shown.
     plain = (
-        "; or, if the braces are the secret's own, put !unsafe before it" if not failure.value else ""
+        "; or, if the braces are the secret's own, put !unsafe before it"
+        if not failure.value
+        else ""
     )
     if not missing:
         return f"correct the expression{plain}"

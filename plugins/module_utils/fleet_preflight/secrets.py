@@ -22,9 +22,7 @@ _PLACEHOLDER = re.compile(
 )
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
 _PLACEHOLDER_LEFT: Final = "is a placeholder that nobody has replaced"
-_ALLOW: Final = (
-    "if it is the real one, add the variable's name to preflight_allowed_placeholders"
-)
+_ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
 # What other checks look at: the application's secrets, and keys, whose text has lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
 # Users that Redis' ACL file is made for, where the role's spec does not list them itself.

@@ -94,7 +94,9 @@ def check_required(model: Model) -> Iterator[Problem]:
                 kind = option.get("type", "str")
                 wanted = _WANTED.get(str(kind), (str(kind), ""))[0]
                 keys = ", ".join(
-                    key for key, inner in options_of(option).items() if inner.get("required") is True
+                    key
+                    for key, inner in options_of(option).items()
+                    if inner.get("required") is True
                 )
                 yield Problem(
                     variable=name,

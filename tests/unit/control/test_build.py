@@ -502,9 +502,7 @@ def test_a_build_that_fails_leaves_nothing(
 
 def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
     broken = {"legacy/old.py": "print 'x'\n", "scaffold/{{ name }}.py": "def {{ name }}\n"}
-    warnings = build(
-        place.wanted(files={"app.py": "x = 1\n", "requirements.txt": "", **broken})
-    )
+    warnings = build(place.wanted(files={"app.py": "x = 1\n", "requirements.txt": "", **broken}))
     assert len(warnings) == 1
     assert "can't compile: legacy/old.py, scaffold/{{ name }}.py. " in warnings[0]
     assert place.releases() == ["r1"]

@@ -266,7 +266,15 @@ def superproject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     repository(tmp_path / "inner", {"inner.txt": "i"})
     for name, below in (("library", "inner"), ("shop", "library")):
         repository(tmp_path / name, {f"{name}.py": "x = 1\n"})
-        add = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--", f"../{below}"]
+        add = [
+            "-c",
+            "protocol.file.allow=always",
+            "submodule",
+            "--quiet",
+            "add",
+            "--",
+            f"../{below}",
+        ]
         # As with a clone, to whose origin addresses are relative.
         git(tmp_path / name, "config", "remote.origin.url", str(tmp_path / name))
         git(tmp_path / name, *add)
@@ -280,13 +288,21 @@ def test_submodules_are_fetched_from_git(tmp_path: Path, superproject: Path) -> 
 
 
 def test_submodules_of_a_directory_are_taken_or_refused(tmp_path: Path, superproject: Path) -> None:
-    with pytest.raises(SourceError, match="submodule inner of .*library is empty.*update --init"):
+    with pytest.raises(SourceError, match=r"submodule inner of .*library is empty.*update --init"):
         packed(tmp_path / "one", path=str(superproject))
-    git(superproject, "-c", "protocol.file.allow=always", "submodule", "update", "--init", "--recursive")
+    git(
+        superproject,
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "update",
+        "--init",
+        "--recursive",
+    )
     _, members = packed(tmp_path / "two", path=str(superproject))
     assert {"shop.py", "library/library.py", "library/inner/inner.txt"} <= members.keys()
     git(superproject, "submodule", "--quiet", "deinit", "--force", "--all")
-    with pytest.raises(SourceError, match="submodule library of .*shop is empty.*update --init"):
+    with pytest.raises(SourceError, match=r"submodule library of .*shop is empty.*update --init"):
         packed(tmp_path / "three", path=str(superproject))
 
 
@@ -294,7 +310,7 @@ def test_an_empty_submodule_outside_of_git_is_refused(tmp_path: Path) -> None:
     module = '[submodule "lib"]\n\tpath = vendor/lib\n\turl = ../lib\n'
     source = write(tmp_path / "source", {**FILES, ".gitmodules": module})
     (source / "vendor/lib").mkdir(parents=True)
-    with pytest.raises(SourceError, match="submodule vendor/lib of .* is empty"):
+    with pytest.raises(SourceError, match=r"submodule vendor/lib of .* is empty"):
         packed(tmp_path / "one", path=str(source))
     write(source, {"vendor/lib/lib.py": ""})
     _, members = packed(tmp_path / "two", path=str(source))

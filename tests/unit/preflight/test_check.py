@@ -690,8 +690,16 @@ def test_files_for_groups_and_hosts_that_are_not_there(
     els = "Else rename or remove it, or add the {}"
     found = problems({**variables, "inventory_dir": str(tmp_path)})
     assert {(one.variable, one.severity, one.remedy) for one in found} == {
-        ("group_vars/celery_worker", Severity.ERROR, "did you mean celery_workers? " + els.format("group")),
-        ("group_vars/workers", Severity.ERROR, "did you mean celery_workers? " + els.format("group")),
+        (
+            "group_vars/celery_worker",
+            Severity.ERROR,
+            "did you mean celery_workers? " + els.format("group"),
+        ),
+        (
+            "group_vars/workers",
+            Severity.ERROR,
+            "did you mean celery_workers? " + els.format("group"),
+        ),
         ("group_vars/prod", Severity.WARNING, "rename or remove it, or add the group"),
         # Of a host that was removed, and of one that is misspelt.
         ("host_vars/worker11", Severity.WARNING, "rename or remove it, or add the host"),
@@ -805,7 +813,9 @@ def test_code_from_git_without_a_version(variables: Variables) -> None:
 
 
 def test_braces_in_a_secret(variables: Variables) -> None:
-    one = only(problems(changed(variables, "celery_app_secret_env/KEY", trusted("a{{ notjinja }}"))))
+    one = only(
+        problems(changed(variables, "celery_app_secret_env/KEY", trusted("a{{ notjinja }}")))
+    )
     assert one.remedy == (
         "define notjinja for the host; or, if the braces are the secret's own, put !unsafe before it"
     )
@@ -821,7 +831,9 @@ def test_a_host_that_is_misspelt_in_a_group(variables: Variables) -> None:
     groups = {**GROUPS, "celery_workers": ["wroker1", "worker2"]}
     groups["fleet"] = [*GROUPS["fleet"], "wroker1"]
     found = problems(variables, groups=groups)
-    assert any("wroker1, which is in a group, may be worker1 misspelt" in one.remedy for one in found)
+    assert any(
+        "wroker1, which is in a group, may be worker1 misspelt" in one.remedy for one in found
+    )
 
 
 def test_a_missing_mapping_is_named_with_its_keys(variables: Variables) -> None:

@@ -98,7 +98,10 @@ def test_hosts_that_can_not_be_reached_are_named_together(tmp_path: Path) -> Non
     output = done.stdout + done.stderr
     assert "host (all hosts)" in output
     assert "Connection refused" in output
-    assert "look at ansible_host, ansible_user and ansible_become. If the host is not there: run make demo" in output
+    assert (
+        "look at ansible_host, ansible_user and ansible_become. If the host is not there: run make demo"
+        in output
+    )
     assert "Traceback" not in output
 
 

@@ -123,7 +123,9 @@ def test_a_mistake_of_yaml_has_its_place(
 
 
 def test_an_old_ansible_is_refused() -> None:
-    with pytest.raises(AnsibleError, match=r"ansible-core 2\.16\.3, .* 2\.19 or newer.*`make setup`"):
+    with pytest.raises(
+        AnsibleError, match=r"ansible-core 2\.16\.3, .* 2\.19 or newer.*`make setup`"
+    ):
         PLUGIN.refuse_version("2.16.3")
     PLUGIN.refuse_version("2.19.0b1")
     # Which of the newer ones are refused, preflight says.
