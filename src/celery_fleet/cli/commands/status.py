@@ -239,7 +239,9 @@ def show(found: Found, application: Application) -> None:
             right=("waiting", "consumers"),
         )
     if found.dead_letters:
-        output.say(f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n")
+        output.say(
+            f"Dead letters: {found.dead_letters}; to see them: celery-fleet dead-letters list\n"
+        )
     if found.due:
         output.say(f"Next due: {found.due['name']} at {found.due['due']}\n")
     if found.note:
