@@ -1,6 +1,6 @@
 """Callback plugin `fleet`: Ansible's own output, with each refusal once.
 
-Ansible prints the text of a failure as `[ERROR]` and as `fatal`, on each host. Ours are long, and the same on all hosts.
+Ansible prints the text of a failure as `[ERROR]` and as `fatal`, for each host. Ours are long, and the same for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ name: fleet
 type: stdout
 short_description: Ansible's own output, with each refusal once
 description:
-  - As M(ansible.builtin.default), only that a failure of Celery Fleet's own tasks is printed once, not twice on each host.
+  - The same as M(ansible.builtin.default), but a failure of Celery Fleet's own tasks is printed once, not twice a host.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback

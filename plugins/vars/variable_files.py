@@ -25,7 +25,7 @@ DOCUMENTATION = """
 name: variable_files
 short_description: Say where the mistakes in files of variables are
 description:
-  - Refuses files of variables that are no YAML, or are encrypted by another password than those given, with their place.
+  - Refuses files of variables that are no YAML, or are encrypted with another password, and says where they are.
   - Refuses a run with an old ansible-core or without Celery Fleet's C(ansible.cfg), with the remedy.
 options:
   stage:
@@ -88,8 +88,8 @@ def refuse_version(version: str) -> None:
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise AnsibleError(
-            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Type `make "
-            f"setup` in {ROOT}, and use the ansible-playbook that it installs: {ROOT}/.venv/bin/ansible-playbook."
+            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Type "
+            f"`make setup` in {ROOT}, and use the ansible-playbook that it installs: {ROOT}/.venv/bin/ansible-playbook."
         )
 
 
@@ -103,7 +103,8 @@ def refuse_configuration(roles: list[str], actions: list[str]) -> None:
         if wanted not in [Path(directory).resolve() for directory in given]:
             used = constants.CONFIG_FILE or "no ansible.cfg at all"
             raise AnsibleError(
-                f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. Type\n"
+                f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. "
+                "Type\n"
                 f"    export ANSIBLE_CONFIG={shlex.quote(str(ROOT / 'ansible.cfg'))}\n"
                 "and then the same command again. Ansible finds that file by itself only if it is started in its "
                 "directory, and only if not everybody may write there."

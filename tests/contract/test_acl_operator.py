@@ -65,7 +65,7 @@ def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
     assert fleet.refused() == []
     flower = Celery("shop", set_as_current=False)
     flower.conf.update(fleet.settings("flower")["celery"])
-    with pytest.raises(Exception, match="(?i)permission"):
+    with pytest.raises(Exception, match=r"(?i)permission"):
         flower.send_task("shop.add", (1, 2), queue="mail", retry=False, ignore_result=True)
     assert fleet.refused() != []
 

@@ -212,8 +212,10 @@ _MISSING = (
         f"add default-libmysqlclient-dev, pkg-config, python3-dev and build-essential to {_PACKAGES}",
     ),
     (
-        r"(?:command|execute) '\S*(?:gcc|g\+\+|cc|clang)'|\b(?:gcc|g\+\+|cc|make): (?:command )?not found"
-        r"|No such file or directory: '\S*(?:gcc|g\+\+|cc|make)'|Unknown compiler|no acceptable C compiler",
+        (
+            r"(?:command|execute) '\S*(?:gcc|g\+\+|cc|clang)'|\b(?:gcc|g\+\+|cc|make): (?:command )?not found"
+            r"|No such file or directory: '\S*(?:gcc|g\+\+|cc|make)'|Unknown compiler|no acceptable C compiler"
+        ),
         "a compiler",
         f"add build-essential and python3-dev to {_PACKAGES}, or require a version that has a wheel for this Python",
     ),
@@ -228,7 +230,10 @@ _MISSING = (
         f"add the -dev package of that library to {_PACKAGES} (`apt-file search` finds it)",
     ),
     (
-        r"(?i)temporary failure in name resolution|failed to establish a new connection|connection (?:refused|timed out)",
+        (
+            r"(?i)temporary failure in name resolution|failed to establish a new connection"
+            r"|connection (?:refused|timed out)"
+        ),
         "a way to the package index",
         "let this host reach it, or name another index or a proxy in its /etc/pip.conf",
     ),

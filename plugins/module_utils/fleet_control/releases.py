@@ -262,7 +262,8 @@ def _lacking(
             near = difflib.get_close_matches(item["task"], tasks, n=1)
             guess = f" Did you mean {near[0]}?" if near else ""
             found.append(
-                f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the entry, "
+                f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the "
+                "entry, "
                 "or deploy code that has it."
             )
     return found

@@ -69,7 +69,7 @@ def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise SourceError(
-            f"celery_app_source: {', '.join(found[:5])}{more} are pointers of Git LFS, not the files themselves. Install "
+            f"celery_app_source: {', '.join(found[:5])}{more} are pointers of Git LFS, not the files. Install "
             "git-lfs on the control side and type `git lfs install`; for a source by path, also `git lfs pull` in it. "
             "Then run again."
         )
@@ -80,7 +80,8 @@ _SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.MULTILINE)
 
 def _empty(directory: Path, path: Path) -> SourceError:
     return SourceError(
-        f"celery_app_source: the git submodule {path} of {directory} is empty. Get it, in a clone by `git -C {directory} "
+        f"celery_app_source: the git submodule {path} of {directory} is empty. Get it, in a clone with `git "
+        f"-C {directory} "
         "submodule update --init --recursive`, and run again."
     )
 

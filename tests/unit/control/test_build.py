@@ -517,8 +517,10 @@ def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
             ["The package is psycopg2.", "libpq-dev", "celery_runtime_packages"],
         ),
         (
-            "Collecting a\nCollecting uwsgi==2.0\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file or "
-            "directory\nERROR: Failed building wheel for uwsgi\nERROR: Could not build wheels",
+            (
+                "Collecting a\nCollecting uwsgi==2.0\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file or "
+                "directory\nERROR: Failed building wheel for uwsgi\nERROR: Could not build wheels"
+            ),
             ["The package is uwsgi.", "a compiler", "build-essential", "celery_runtime_packages"],
         ),
         (
@@ -534,8 +536,10 @@ def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
             ["The package is shop-utils==1.2.", "celery_release_python"],
         ),
         (
-            "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
-            "ERROR: No matching distribution found for celery==5.5",
+            (
+                "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
+                "ERROR: No matching distribution found for celery==5.5"
+            ),
             ["a way to the package index", "/etc/pip.conf"],
         ),
     ],

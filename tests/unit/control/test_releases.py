@@ -140,7 +140,10 @@ def test_tasks_of_the_inventory_that_the_release_lacks() -> None:
         "b": {"task": "no.one", "interval": 5, "enabled": False},
     }
     assert refused(note(), schedule=ours) == [
-        "celery_beat_schedule.a: release r1 has no task app.none. Did you mean app.y? Correct the entry, or deploy code that has it."
+        (
+            "celery_beat_schedule.a: release r1 has no task app.none. Did you mean app.y? Correct the entry, or deploy "
+            "code that has it."
+        )
     ]
 
 

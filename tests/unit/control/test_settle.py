@@ -513,8 +513,8 @@ def test_a_task_that_a_release_lacks_is_foretold(running: Host) -> None:
     with pytest.raises(SettleError) as caught:
         running.settle({"releases": [release]}, check=True)
     assert str(caught.value) == (
-        "celery_beat_schedule.a.y: release 1 has no task a.y. Did you mean a.x? Correct the entry, or deploy code that has "
-        "it.\n"
+        "celery_beat_schedule.a.y: release 1 has no task a.y. Did you mean a.x? Correct the entry, or deploy code that "
+        "has it.\n"
         "Nothing was changed."
     )
     lesser = {"schedule": {"a.x": schedule["a.x"]}}
