@@ -48,7 +48,8 @@ WANTED = {
                 "a task longer than its drain",
             )
         ),
-        *(("all of these", way) for way in ("plain", "multi")),
+        # That of `celery multi` comes to rest only if some of its workers outlive Redis's restart.
+        ("all of these", "plain"),
     ),
 }
 
