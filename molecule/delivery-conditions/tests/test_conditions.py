@@ -59,9 +59,11 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
         with behind_proxies(ground, case):
             short = [round(numbers.uniform(1, 10), 1) for _ in range(so_many(9, 5))]
             for length in [*short[:4], 30.0, *short[4:], 18.0]:
+                pause = 20 if length > max(short) else 3
+                # Whatever goes wrong after a long one belongs to that, and not to those around it.
+                ground.sleep(pause)
                 hold_replies(ground, case, numbers.choice(ground.workers), length)
-                # Whatever goes wrong now belongs to this one, and not to the next.
-                ground.sleep(20 if length > max(short) else 3)
+                ground.sleep(pause)
 
     summary, _ = counted(ground, "replies that come late", FLEET, act)
     # A host that hears nothing for longer than its lease is cut off from it.
