@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from support import fleets, resp, web
+from support import database, resp, tasks, web
 from support.inventory import ROOT
 from support.waiting import wait_for
 
@@ -100,12 +101,14 @@ def test_does_nothing_without_a_password(fleet: Fleet, path: str) -> None:
 
 
 def test_revokes_a_task_with_the_password(fleet: Fleet) -> None:
-    """One that a worker holds until it is due; then it is dropped."""
-    source = f"flower-{uuid4().hex[:8]}"
-    task = fleets.task("app.tasks.my_custom_task", source, 1, countdown=10)
-    sent = fleets.send(fleet, task)[0]
-    assert web.flower(fleet, f"/api/task/revoke/{sent.id}", "POST").status == 200
-    wait_for("it is dropped", 30, lambda: fleets.state_of(fleet, sent.id) == "REVOKED")
+    """One that a worker holds until it is due is dropped, and the other one runs."""
+    label = f"flower-{uuid4().hex[:8]}"
+    queue = options(fleet, next(iter(nodes(fleet))))["queues"][0]
+    both = [replace(tasks.tracer(f"{label}-{name}", queue, 0), delay=15) for name in ("a", "b")]
+    revoked, _ = tasks.send(fleet, both)
+    assert web.flower(fleet, f"/api/task/revoke/{revoked}", "POST").status == 200
+    wait_for("the other one runs", 40, lambda: database.runs(fleet, f"{label}-b"))
+    assert database.runs(fleet, f"{label}-a") == []
 
 
 def test_refuses_a_wrong_password(fleet: Fleet) -> None:

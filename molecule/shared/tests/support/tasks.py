@@ -13,17 +13,19 @@ _SEND = """
 import json, sys
 from app.celery_app import celery_app
 for task in json.load(sys.stdin):
-    print(celery_app.send_task(task["name"], kwargs=task["arguments"], queue=task["queue"]).id)
+    options = {"queue": task["queue"], "countdown": task["delay"] or None}
+    print(celery_app.send_task(task["name"], kwargs=task["arguments"], **options).id)
 """
 
 
 @dataclass(frozen=True)
 class Task:
-    """One call of a task."""
+    """One call of a task, due after so many seconds."""
 
     name: str
     queue: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    delay: float = 0
 
 
 def tracer(run_id: str, queue: str, seconds: float) -> Task:
