@@ -59,7 +59,7 @@ class VarsModule(BaseVarsPlugin):
             AnsibleError: A file of variables there can't be read, or Ansible itself can't be used.
         """
         refuse_version(__version__)
-        refuse_configuration(constants.DEFAULT_ROLES_PATH, constants.DEFAULT_ACTION_PLUGIN_PATH)
+        refuse_configuration(constants.DEFAULT_ROLES_PATH)
         if not loader._vault.secrets and (found := encrypted(path)):  # noqa: SLF001  # nothing public tells
             raise AnsibleError(remedy(Path(path), found))
         for entity in entities if isinstance(entities, list) else [entities]:
@@ -93,22 +93,20 @@ def refuse_version(version: str) -> None:
         )
 
 
-def refuse_configuration(roles: list[str], actions: list[str]) -> None:
-    """Refuse a configuration by which Ansible does not find the roles and plugins of Celery Fleet.
+def refuse_configuration(roles: list[str]) -> None:
+    """Refuse a configuration by which Ansible does not find the roles of Celery Fleet; it then has no plugins either.
 
     Raises:
         AnsibleError: It is one.
     """
-    for wanted, given in ((ROOT / "roles", roles), (ROOT / "plugins/action", actions)):
-        if wanted not in [Path(directory).resolve() for directory in given]:
-            used = constants.CONFIG_FILE or "no ansible.cfg at all"
-            raise AnsibleError(
-                f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. "
-                "Type\n"
-                f"    export ANSIBLE_CONFIG={shlex.quote(str(ROOT / 'ansible.cfg'))}\n"
-                "and then the same command again. Ansible finds that file by itself only if it is started in its "
-                "directory, and only if not everybody may write there."
-            )
+    if ROOT / "roles" not in [Path(directory).resolve() for directory in roles]:
+        used = constants.CONFIG_FILE or "no ansible.cfg at all"
+        raise AnsibleError(
+            f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. Type\n"
+            f"    export ANSIBLE_CONFIG={shlex.quote(str(ROOT / 'ansible.cfg'))}\n"
+            "and then the same command again. Ansible finds that file by itself only if it is started in its "
+            "directory, and only if not everybody may write there."
+        )
 
 
 @cache
