@@ -230,7 +230,11 @@ class TestPage:
 
     def test_targets_of_make_exist(self, page: Path) -> None:
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-        targets |= {f"test-{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
+        targets |= {
+            f"{kind}-{path.parent.name}"
+            for path in ROOT.glob("molecule/*/molecule.yml")
+            for kind in ("test", "soak")
+        }
         targets |= {f"demo-{path.parent.name}" for path in ROOT.glob("examples/*/README.md")}
         for words in named(page, "make"):
             asked = [word for word in words if "=" not in word and not word.startswith("-")]
