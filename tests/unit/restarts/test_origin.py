@@ -123,7 +123,7 @@ def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: C
         for name, way in wanted
     }
     report.require_publishable(runs, checkout.root)
-    for missing in (("roll", "plain"), ("all of these", "multi")):
+    for missing in (("roll", "plain"), ("all of these", "plain")):
         fewer = {key: run for key, run in runs.items() if key != missing}
         with pytest.raises(
             origin.ReportError, match=rf"{missing[0]} \({missing[1]}\): it was not run"
