@@ -58,8 +58,7 @@ class VarsModule(BaseVarsPlugin):
         Raises:
             AnsibleError: A file of variables there can't be read, or Ansible itself can't be used.
         """
-        refuse_version(__version__)
-        refuse_configuration(constants.DEFAULT_ROLES_PATH)
+        refuse_ansible()
         if not loader._vault.secrets and (found := encrypted(path)):  # noqa: SLF001  # nothing public tells
             raise AnsibleError(remedy(Path(path), found))
         for entity in entities if isinstance(entities, list) else [entities]:
@@ -77,6 +76,17 @@ class VarsModule(BaseVarsPlugin):
             loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
         except AnsibleVaultError:
             raise AnsibleError(wrong_password(Path(inventory), Path(file))) from None
+
+
+@cache
+def refuse_ansible() -> None:
+    """Refuse what Celery Fleet can't run with; looked at once, and not for each host.
+
+    Raises:
+        AnsibleError: It is an old version, or one without our configuration.
+    """
+    refuse_version(__version__)
+    refuse_configuration(constants.DEFAULT_ROLES_PATH)
 
 
 def refuse_version(version: str) -> None:

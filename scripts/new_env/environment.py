@@ -129,7 +129,7 @@ class Environment:
     @property
     def addresses_known(self) -> bool:
         """Whether it is known where the connections of each host come from."""
-        return all(_is_address(self.addresses.get(host, host)) for host in self.hosts)
+        return all(network.is_address(self.addresses.get(host, host)) for host in self.hosts)
 
 
 def default_members(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -188,24 +188,16 @@ def missing(given: Mapping[str, str]) -> list[str]:
     return needed
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_name_or_address(text: str) -> bool:
     """Whether SSH could reach it. A name that ends in a number is to resolvers an address, and perhaps another one."""
-    if _is_address(text):
+    if network.is_address(text):
         return "%" not in text
     return _HOST.fullmatch(text) is not None and _NUMBER.fullmatch(text.rpartition(".")[2]) is None
 
 
 def _plain(text: str) -> str:
     """An address as it is most shortly written; a name as it is."""
-    return str(ipaddress.ip_address(text)) if _is_address(text) else text
+    return str(ipaddress.ip_address(text)) if network.is_address(text) else text
 
 
 def _near(word: str, words: Sequence[str]) -> str:
@@ -460,7 +452,7 @@ class _Reading:
                     "write it as in 10.1.0.11; what else SSH has to know, such as a port, goes into hosts.yml later",
                     f"{host}={address}",
                 )
-            elif len(hosts) > 1 and _is_address(address) and not _is_reachable(address):
+            elif len(hosts) > 1 and network.is_address(address) and not _is_reachable(address):
                 self._wrong(
                     "ADDRESSES",
                     "is no address at which other hosts find it",
@@ -628,7 +620,7 @@ class _Reading:
     def _domain(self, members: Mapping[str, tuple[str, ...]]) -> str:
         domain = self._fits(
             "DOMAIN",
-            lambda text: _DOMAIN.fullmatch(text) is not None and not _is_address(text),
+            lambda text: _DOMAIN.fullmatch(text) is not None and not network.is_address(text),
             "is no domain name",
             "write it as in DOMAIN=shop.example.com, in small letters and without https://",
         )
@@ -664,7 +656,7 @@ class _Reading:
             return None
         user, path = unquote(parts.username or ""), unquote(parts.path.lstrip("/"))
         good = _SCHEME.fullmatch(parts.scheme) and _PART.fullmatch(user) and _PART.fullmatch(path)
-        if not good or not (_HOST.fullmatch(host) or _is_address(host)):
+        if not good or not (_HOST.fullmatch(host) or network.is_address(host)):
             self._wrong(
                 "DATABASE",
                 "lacks a scheme, a user, a host or a database's name that one could use",
@@ -691,7 +683,9 @@ class _Reading:
             return choice == "on"
         if "FIREWALL" in self.given and choice == "on":
             unknown = [
-                host for host in found.hosts if not _is_address(found.addresses.get(host, host))
+                host
+                for host in found.hosts
+                if not network.is_address(found.addresses.get(host, host))
             ]
             self._wrong(
                 "FIREWALL",

@@ -263,8 +263,7 @@ def _lacking(
             guess = f" Did you mean {near[0]}?" if near else ""
             found.append(
                 f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the "
-                "entry, "
-                "or deploy code that has it."
+                "entry, or deploy code that has it."
             )
     return found
 

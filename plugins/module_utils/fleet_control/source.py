@@ -80,9 +80,8 @@ _SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.MULTILINE)
 
 def _empty(directory: Path, path: Path) -> SourceError:
     return SourceError(
-        f"celery_app_source: the git submodule {path} of {directory} is empty. Get it, in a clone with `git "
-        f"-C {directory} "
-        "submodule update --init --recursive`, and run again."
+        f"celery_app_source: the git submodule {path} of {directory} is empty. Get it, in a clone with `git -C "
+        f"{directory} submodule update --init --recursive`, and run again."
     )
 
 

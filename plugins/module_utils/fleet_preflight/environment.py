@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from .model import Model, Problem, Severity, as_mapping, as_number, as_text, dotted, each_worker
+from .network import is_address
 from .values import kind_of, spoken_key
 
 URLS: Final = "celery_app_urls"
@@ -194,12 +194,8 @@ def _is_host(text: str) -> bool:
         return False
     if ":" not in text or text.startswith("/"):
         return True
-    try:
-        # Else it is a name with its port, which would become the name of a host that nobody has.
-        ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+    # Else it is a name with its port, which would become the name of a host that nobody has.
+    return is_address(text.partition("%")[0])
 
 
 def _twice(model: Model) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from .model import UNKNOWN, Model, Problem, Severity, as_mapping, dotted
-from .network import listens
+from .network import is_address, listens
 
 _ADDRESS: Final = "firewall_address"
 _CLIENTS: Final = "firewall_redis_clients"
@@ -79,7 +79,7 @@ def _network(
             value,
             hosts,
             "has a mask that no network has: at most /32 for IPv4, /128 for IPv6"
-            if _is_address(text.partition("/")[0])
+            if is_address(text.partition("/")[0])
             else "is no address; a name would have to be resolved at each boot, before there is a network",
         )
         return
@@ -109,14 +109,6 @@ def _network(
         yield _problem(
             model, path, value, hosts, "is no address that connections of another host come from"
         )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _problem(

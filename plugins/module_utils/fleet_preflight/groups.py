@@ -120,20 +120,16 @@ def _without_a_part(model: Model) -> Iterator[Problem]:
     used = model.members(*MEMBER_GROUPS)
     idle = tuple(host for host in model.groups.get(FLEET, ()) if host not in used)
     if idle and used:
+        misspelt = [
+            f"({other}, which is in a group, may be {host} misspelt)"
+            for host in idle
+            for other in used
+            if _alike(other, host)
+        ]
         yield Problem(
             FLEET,
             f"has hosts that are in none of {', '.join(MEMBER_GROUPS)}, so nothing would run there",
-            " ".join(
-                [
-                    "put them into a group, or take them out of fleet",
-                    *(
-                        f"({used_host}, which is in a group, may be {host} misspelt)"
-                        for host in idle
-                        for used_host in used
-                        if _alike(used_host, host)
-                    ),
-                ]
-            ),
+            " ".join(["put them into a group, or take them out of fleet", *misspelt]),
             value=", ".join(idle),
             severity=Severity.WARNING,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -63,13 +63,9 @@ def check_unknown(model: Model) -> Iterator[Problem]:
     A near miss is a mistake; what only has a prefix of ours may belong to another role.
     """
     known = tuple(model.specs.options)
-    allowed = {
-        pattern
-        for value, _ in model.distinct("preflight_allowed_variables")
-        for pattern in as_strings(value)
-    }
+    is_allowed = allowed(model, "preflight_allowed_variables")
     for name, hosts in model.given_names.items():
-        if name in model.specs.options or any(fnmatchcase(name, pattern) for pattern in allowed):
+        if name in model.specs.options or is_allowed(name):
             continue
         own = model.specs.role_of(name)
         near = [known_name for known_name in known if near_miss(name, known_name)]
@@ -312,6 +308,12 @@ def check_hosts(model: Model) -> Iterator[Problem]:
                 value=model.show(("inventory_hostname",), host),
                 hosts=(host,),
             )
+
+
+def allowed(model: Model, variable: str) -> Callable[[str], bool]:
+    """Return what tells whether a variable of the inventory lists a name, be it by a pattern."""
+    patterns = {pattern for value, _ in model.distinct(variable) for pattern in as_strings(value)}
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_allowed(model: Model) -> Iterator[Problem]:

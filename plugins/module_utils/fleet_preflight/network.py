@@ -93,6 +93,15 @@ def check_ports(model: Model) -> Iterator[Problem]:
     yield from _clients(model)
 
 
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, of either version."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def listens(value: object) -> tuple[str, int] | None:
     """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd takes them; nothing for anything else."""
     if not isinstance(value, str):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import urlsplit
 
-from .model import UNKNOWN, Model, Problem, as_list, as_mapping, as_strings, dotted
+from .model import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
+from .names import allowed
 from .redact import is_secret_name
 from .specs import Option, options_of
 
@@ -60,10 +60,8 @@ def is_placeholder(text: str) -> bool:
 
 def _is_placeholder(model: Model, path: tuple[str, ...], text: str) -> bool:
     """Whether a secret is still to be written, and nobody has said that it looks so by chance."""
-    return is_placeholder(text) and not any(
-        fnmatchcase(dotted(path), pattern)
-        for value, _ in model.distinct("preflight_allowed_placeholders")
-        for pattern in as_strings(value)
+    return is_placeholder(text) and not allowed(model, "preflight_allowed_placeholders")(
+        dotted(path)
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Final
 
 from .connections import refusals
-from .model import Model, Problem, Severity, as_mapping, as_strings, dotted
-from .names import near_miss
+from .model import Model, Problem, Severity, as_mapping, dotted
+from .names import allowed, near_miss
 from .values import spoken_key, suggestion
 
 VARIABLE: Final = "celery_app_settings"
@@ -96,21 +95,16 @@ _PREFIXES: Final = (
 
 def check_settings(model: Model) -> Iterator[Problem]:
     """Refuse names that have no effect or that no process takes; names of packages and of the application pass."""
-    allowed = {
-        pattern
-        for value, _ in model.distinct("preflight_allowed_variables")
-        for pattern in as_strings(value)
-    }
+    is_allowed = allowed(model, "preflight_allowed_variables")
     for value, hosts in model.distinct(VARIABLE):
         for name, item in as_mapping(value).items():
             # What is refused for its meaning needs no second reason.
             if not any(refusals(model, name, item)):
                 path = dotted((VARIABLE, spoken_key(name)))
-                may = any(fnmatchcase(path, pattern) for pattern in allowed)
-                yield from _name(name, path, hosts, may)
+                yield from _name(name, path, hosts, is_allowed(path))
 
 
-def _name(name: str, path: str, hosts: tuple[str, ...], allowed: bool) -> Iterator[Problem]:
+def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Iterator[Problem]:
     meant = _meant(name)
     if name in UNPINNABLE or meant in UNPINNABLE:
         yield Problem(
@@ -130,7 +124,7 @@ def _name(name: str, path: str, hosts: tuple[str, ...], allowed: bool) -> Iterat
             + ("; mind the space after the colon" if ":" in name else ""),
             hosts=hosts,
         )
-    elif name in KNOWN or allowed:
+    elif name in KNOWN or is_allowed:
         return
     elif meant:
         yield Problem(
