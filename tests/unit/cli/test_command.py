@@ -180,9 +180,9 @@ def test_a_worker_that_drains_is_no_problem(
 
 def test_status_with_the_broker_down_shows_the_units_and_says_so(place: Path, call: Call) -> None:
     host.release(place)
-    began = time.monotonic()
-    done = call("status")
-    assert time.monotonic() - began < 10
+    # A busy machine may need longer than the command gives itself to import Celery; that it ends in time, whatever
+    # hangs, is the next test's.
+    done = call("--timeout", "120", "status")
     assert done.exit_code == 3
     assert "shop-worker@mail" in done.stdout
     assert "the broker can't be asked: 127.0.0.1:1" in done.stderr
