@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -15,14 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from support import plays, units
-from support.inventory import ROOT, Fleet, ansible_environment
+from support.inventory import ROOT, Fleet, ansible_environment, load_fleet
 from support.plays import Run
 
 Unit = tuple[str, str]  # host and unit
-OTHER_PASSWORD = (
-    "another-password-of-the-web-site"  # of a test; looked for in all output like the real ones
-)
+# Of tests; looked for in all output like the real ones.
+OTHER_PASSWORD = "another-password-of-the-web-site"
+OTHER_WORKER_PASSWORD = "another-password-of-the-workers"
+
+# systemd's own messages (man 7 systemd.journal-fields, sd-messages.h): a job begins to start a unit, has started it,
+# has stopped it.
+STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
+STARTED = "39f53479d3a045ac8e11786248231fbf"
+STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
 # All that a deploy writes and a process reads; not what the processes themselves write.
 PLACES = (
@@ -96,6 +104,27 @@ class Fleets:
         path.write_text(json.dumps({"all": {"hosts": hosts}}))
         return [f"--inventory={path}"]
 
+    def with_hosts(self, **groups: Mapping[str, Mapping[str, Any]]) -> Fleets:
+        """Return the fleet with another hosts.yml: these groups and their hosts; the rest is the inventory's own.
+
+        A layer can't do that, because it only adds hosts to groups.
+        """
+        source = ROOT / self.fleet.sources[0]
+        # Hosts remember the inventory they belong to by the name of its directory.
+        directory = self.directory / f"hosts-{next(self._numbers)}" / source.parent.name
+        directory.mkdir(parents=True)
+        (directory / "group_vars").symlink_to(source.parent / "group_vars")
+        hosts = yaml.safe_load(source.read_text())
+        hosts["fleet"]["children"] = {name: {"hosts": found} for name, found in groups.items()}
+        # The source with the connections names all hosts. A host that only that one named would have its directory as
+        # `inventory_dir`, in which the scenario's group_vars look for files of this inventory.
+        kept = {name for found in groups.values() for name in found}
+        hosts["elsewhere"] = {"hosts": {n: {} for n in self.fleet.hosts("fleet") if n not in kept}}
+        (directory / source.name).write_text(json.dumps(hosts))
+        other = copy.copy(self)
+        other.fleet = load_fleet((str(directory / source.name), *self.fleet.sources[1:]))
+        return other
+
     def workers(self, name: str, **options: Any) -> dict[str, Any]:
         """celery_worker_instances with some options of one worker changed."""
         instances = self.fleet.of("celery_workers")["celery_worker_instances"]
@@ -126,6 +155,12 @@ class Fleets:
     def restart(self, title: str, *arguments: str) -> Run:
         """Run restart_workers.yml."""
         return plays.play(self.fleet, title, *arguments, playbook="playbooks/restart_workers.yml")
+
+    def remove(self, title: str, *arguments: str) -> Run:
+        """Run remove_fleet.yml, confirmed."""
+        answer = ("-e", f"fleet_remove_confirm={self.app}")
+        playbook = "playbooks/remove_fleet.yml"
+        return plays.play(self.fleet, title, *answer, *arguments, playbook=playbook)
 
     def copy(self) -> Path:
         """A copy of the project, to break something in."""
@@ -162,10 +197,14 @@ class Fleets:
 
     def starts(self, unit: Unit, since: str) -> int:
         """How often systemd has started a unit since a time of its host's; a restart is one."""
-        # systemd's own message for a job that has ended in a started unit (man 7 systemd.journal-fields).
-        started = "MESSAGE_ID=39f53479d3a045ac8e11786248231fbf"
-        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since={since}"]
-        return len(self.fleet.must(unit[0], [*command, started, f"UNIT={unit[1]}"]).splitlines())
+        return len(self.events(unit, STARTED, since))
+
+    def events(self, unit: Unit, message: str, since: str) -> list[float]:
+        """Return when systemd logged a message about a unit, since a time of its host's; in Unix time."""
+        command = ["journalctl", "--no-pager", "--quiet", "--output=json", f"--since={since}"]
+        words = [*command, f"MESSAGE_ID={message}", f"UNIT={unit[1]}"]
+        lines = map(json.loads, self.fleet.must(unit[0], words).splitlines())
+        return [int(line["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines]
 
     def command_line(self, unit: Unit) -> list[str]:
         """The command line with which a unit's main process runs."""
