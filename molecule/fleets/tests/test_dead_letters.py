@@ -1,0 +1,119 @@
+"""What an operator does with dead letters: replays a failed task when its cause is gone, and drops what nobody can run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import database, fleets
+from support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from support.fleets import Answer
+    from support.inventory import Fleet
+
+# After the test that waits for a dead letter of its own.
+pytestmark = pytest.mark.stage(2)
+
+TASK = "promotions.tasks.cleanup_expired_promos"
+# Sends what a program without Celery may send: a message whose headers name no task.
+FOREIGN = """
+import os
+from celery.app.utils import find_app
+app = find_app(os.environ["CELERY_APP"])
+with app.producer_pool.acquire(block=True) as producer:
+    producer.publish({"hello": "world"}, exchange="", routing_key="celery", serializer="json")
+"""
+
+
+def ask(fleet: Fleet, words: str) -> Any:
+    """Return what `celery-fleet dead-letters` answers, as data."""
+    host = fleet.one("celery_workers")
+    return json.loads(fleets.must(fleet, host, f"--format json dead-letters {words}").output)
+
+
+def say(fleet: Fleet, words: str) -> Answer:
+    """Run `celery-fleet dead-letters`, however it ends."""
+    return fleets.call(fleet, fleet.one("celery_workers"), f"dead-letters {words}")
+
+
+def ids(fleet: Fleet) -> set[str]:
+    return {letter["id"] for letter in ask(fleet, "list")}
+
+
+@pytest.fixture(autouse=True)
+def as_before(flash: Fleet) -> Iterator[None]:
+    """Drop what a test leaves: beat's own tasks fail, too, while their database is away."""
+    before = ids(flash)
+    yield
+    if new := ids(flash) - before:
+        ask(flash, f"drop --yes {' '.join(sorted(new))}")
+    assert ids(flash) == before
+
+
+@contextmanager
+def without_database(fleet: Fleet) -> Iterator[None]:
+    """Keep all processes of the application out of its database."""
+    name = fleet.of("postgresql")["postgresql_database"]
+    database.execute(fleet, f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+    try:
+        database.execute(
+            fleet,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        yield
+    finally:
+        database.execute(fleet, f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
+
+
+def test_failed_task_is_replayed_when_its_cause_is_gone(flash: Fleet) -> None:
+    with without_database(flash):
+        identity = fleets.send(flash, fleets.task(TASK))[0].id
+        wait_for(
+            "it has failed", 30, lambda: fleets.state_of(flash, identity) == "FAILURE", pause=1
+        )
+    (letter,) = ask(flash, f"list --reason failed --task 'promotions.*' {identity}")
+    assert (letter["task"], letter["queue"], letter["count"]) == (TASK, "celery", 1)
+    assert letter["node"] in fleets.nodes(flash)
+
+    shown = say(flash, f"show {identity}")
+    assert (shown.status, TASK in shown.output, "failed: " in shown.output) == (0, True, True)
+    assert "payload" not in ask(flash, f"show {identity}")[0]
+    assert "payload" in ask(flash, f"show {identity} --payload")[0]
+
+    # There is no terminal to ask at.
+    refused = say(flash, f"replay {identity}")
+    assert (refused.status, "--yes" in refused.errors) == (2, True)
+    assert identity in ids(flash)
+
+    assert ask(flash, f"replay --yes --reason unknown {identity}")["done"] == 0
+    assert ask(flash, f"replay --yes --reason failed --task '{TASK}' {identity}")["done"] == 1
+    wait_for("it runs well", 30, lambda: fleets.state_of(flash, identity) == "SUCCESS", pause=1)
+    assert identity not in ids(flash)
+    assert say(flash, f"show {identity}").status == 1
+
+
+def test_message_that_is_none_of_a_task_is_kept_and_dropped(flash: Fleet) -> None:
+    before, pids = ids(flash), fleets.pids(flash)
+    fleets.python(flash, FOREIGN)
+    new = wait_for("it is kept", 30, lambda: ids(flash) - before, pause=1)
+    assert len(new) == 1
+    (identity,) = new
+    (letter,) = ask(flash, f"list --reason malformed --queue celery --newer-than 5m {identity}")
+    assert letter["task"] is None
+    assert ask(flash, f"list --older-than 1h {identity}") == []
+    # It ends no worker.
+    assert fleets.pids(flash) == pids
+
+    # A replayed one is as malformed as before, and is counted again.
+    assert ask(flash, f"replay --yes {identity}")["done"] == 1
+    (again,) = wait_for("it is kept again", 30, lambda: ids(flash) - before, pause=1)
+
+    assert say(flash, f"drop {again}").status == 2
+    assert ask(flash, f"drop --yes --reason malformed {again}")["done"] == 1
+    assert ids(flash) == before
+    assert ask(flash, f"drop --yes {again}")["done"] == 0
