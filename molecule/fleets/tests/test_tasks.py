@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +204,61 @@ def test_prune(shop: Fleet, label: str) -> None:
     database.execute(
         shop, "DELETE FROM catalog_scrapeditem WHERE starts_with(code, :'label')", label=label
     )
+
+
+# Ends well when all of these tasks have.
+RESULTS = """
+import os, sys
+from celery.app.utils import find_app
+app = find_app(os.environ["CELERY_APP"])
+for identity in sys.argv[1:]:
+    app.AsyncResult(identity).get(timeout=30)
+"""
+
+
+@contextmanager
+def locked(fleet: Fleet, table: str) -> Iterator[None]:
+    """Hold the lock of a table, so that whatever reads or writes it waits."""
+    name = fleet.of("postgresql")["postgresql_database"]
+    psql = ["runuser", "-u", "postgres", "--", "psql", "-X", "-q", "-d", name]
+    command = fleet.way(fleet.one("postgresql"), psql)
+    held = """
+        SELECT 1 AS one FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+         WHERE relname = :'table' AND mode = 'AccessExclusiveLock' AND granted
+    """
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as session:
+        assert session.stdin
+        try:
+            session.stdin.write(f"BEGIN; LOCK TABLE {table};\n".encode())
+            session.stdin.flush()
+            wait_for("the table is locked", 15, lambda: database.query(fleet, held, table=table))
+            yield
+        finally:
+            # With its input the session ends, and with the session the lock.
+            session.stdin.close()
+
+
+def test_each_worker_executes_one_task_at_a_time(shop: Fleet) -> None:
+    """The document's words. More tasks than all workers can run and take ahead wait for a table."""
+    nodes = fleets.nodes(shop)
+    assert len(nodes) == 4, "and there are several workers"
+    host = shop.one("celery_workers")
+
+    def running() -> dict[str, int]:
+        found = json.loads(fleets.must(shop, host, "--format json inspect active").output)
+        return {
+            node: sum(task["name"] == "run_prune_scrapes" for task in tasks)
+            for node, tasks in found.items()
+        }
+
+    with locked(shop, "catalog_scrapeditem"):
+        number = 3 * len(nodes)
+        sent = fleets.send(shop, *(fleets.task("run_prune_scrapes") for _ in range(number)))
+        wait_for("every worker runs one", 30, lambda: min(running().values()) > 0, pause=1)
+        time.sleep(2)
+        assert running() == dict.fromkeys(nodes, 1)
+    ids = [task.id for task in sent]
+    fleets.python(shop, RESULTS, *ids)
 
 
 def test_api_sends_on_commit(shop: Fleet, label: str) -> None:
