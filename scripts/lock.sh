@@ -12,6 +12,7 @@ say "installing uv, which alone can lock for all platforms at once"
 quietly "$STATE_DIR/pip.log" "$tools/bin/python" -m pip install --disable-pip-version-check uv
 for needs in requirements/dev roles/flower/files/requirements roles/celery_cli/files/requirements \
   examples/flexiprice/backend/requirements examples/aiecommerce/requirements examples/flash_promos/requirements \
+  examples/flash_promos/requirements-celery55 \
   examples/marketplace_ops/requirements examples/processing/requirements \
   molecule/restarts/application/requirements; do
   say "resolving $needs.in"

@@ -1,4 +1,4 @@
-"""What an operator does with dead letters: replays a failed task when its cause is gone, and drops what nobody can run."""
+"""What operators do with dead letters: replay a failed task when its cause is gone, and drop what nobody can run."""
 
 from __future__ import annotations
 

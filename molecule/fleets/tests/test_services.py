@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from support import fleets, plays, units
+from support.inventory import ROOT
 
 if TYPE_CHECKING:
     from support.inventory import Fleet
@@ -22,6 +24,22 @@ def test_operator_sees_all_well(fleet: Fleet) -> None:
     for host in fleet.hosts("fleet"):
         found = json.loads(fleets.must(fleet, host, "--format json status").output)
         assert (found["app"], found["ok"], found["problems"]) == (fleets.app_of(fleet), True, [])
+
+
+def locked_version(fleet: Fleet) -> str:
+    """Return the version of Celery in the requirements of an application."""
+    source = fleet.of("fleet")["celery_app_source"]
+    path = ROOT / source["path"] / source.get("requirements", "requirements.txt")
+    return re.findall(r"^celery==(\S+)", path.read_text(), re.MULTILINE)[0]
+
+
+def test_workers_have_the_celery_of_their_requirements(fleet: Fleet) -> None:
+    """By their own word; Flash Promos has an older minor than the others."""
+    words = "exec --as operator -- celery inspect report"
+    said = fleets.must(fleet, fleet.one("celery_workers"), words).output
+    versions = re.findall(r"software -> celery:(\S+)", said)
+    assert versions == [locked_version(fleet)] * len(fleets.nodes(fleet))
+    assert versions[0].startswith("5.5.") == (fleets.app_of(fleet) == "flash_promos")
 
 
 @pytest.mark.parametrize("name", fleets.NAMES)
