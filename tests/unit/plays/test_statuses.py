@@ -1,0 +1,136 @@
+"""The exit statuses that docs/environments.md promises to pipelines, of real runs whose hosts answer nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.render.fleet import ROOT, ansible, copy_inventory
+
+pytestmark = pytest.mark.slow
+
+HOSTS = ("redis1", "worker1", "worker2", "control1")
+CHECK = "playbooks/check_inventory.yml"
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    made = copy_inventory("local", tmp_path)
+    hosts = {host: {"ansible_host": f"127.0.0.{n}"} for n, host in enumerate(HOSTS, 1)}
+    nobody = {"all": {"hosts": hosts, "vars": {"ansible_port": 1, "ansible_ssh_retries": 0}}}
+    (made / "nobody.yml").write_text(json.dumps(nobody))
+    return made
+
+
+def encrypt(inventory: Path) -> None:
+    """Add an encrypted file of variables, and its password and another one beside the inventory."""
+    for name in ("right", "wrong"):
+        (inventory.parent / name).write_text(f"the {name} password\n")
+    path = inventory / "group_vars" / "all" / "encrypted.yml"
+    path.write_text("some_token: x\n")
+    done = ansible("ansible-vault", "encrypt", *password(inventory, "right"), str(path))
+    assert done.returncode == 0, done.stderr
+
+
+def password(inventory: Path, name: str) -> list[str]:
+    return [f"--vault-password-file={inventory.parent / name}"]
+
+
+def status(inventory: Path, playbook: str, *options: str) -> int:
+    done = ansible("ansible-playbook", f"--inventory={inventory}", *options, playbook)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode
+
+
+def test_what_is_in_order_ends_with_0(inventory: Path) -> None:
+    assert status(inventory, CHECK) == 0
+
+
+def test_a_limit_that_no_host_fits_ends_with_1(inventory: Path) -> None:
+    assert status(inventory, "site.yml", "--limit=worker9") == 1
+
+
+def test_a_vault_that_is_not_opened_ends_with_1(inventory: Path) -> None:
+    encrypt(inventory)
+    assert status(inventory, CHECK) == 1
+    assert status(inventory, CHECK, *password(inventory, "wrong")) == 1
+    assert status(inventory, CHECK, *password(inventory, "right")) == 0
+
+
+def test_a_source_of_the_inventory_that_is_no_yaml_ends_with_1(inventory: Path) -> None:
+    (inventory / "more.yml").write_text("all: [\n")
+    assert status(inventory, CHECK) == 1
+
+
+def test_a_file_of_variables_that_is_no_yaml_ends_with_4(inventory: Path) -> None:
+    (inventory / "group_vars" / "all" / "more.yml").write_text("some: [\n")
+    assert status(inventory, CHECK) == 4
+
+
+@pytest.mark.parametrize(
+    ("playbook", "options"),
+    [
+        # By the inventory, by the hosts, and by Ansible itself.
+        (CHECK, ["--extra-vars=celery_app_broker_port=http"]),
+        ("site.yml", []),
+        ("site.yml", ["--no-such-option"]),
+    ],
+)
+def test_what_is_refused_ends_with_2(inventory: Path, playbook: str, options: list[str]) -> None:
+    assert status(inventory, playbook, *options) == 2
+
+
+# --- ended from outside ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent(inventory: Path) -> Iterator[list[socket.socket]]:
+    """Hosts that take connections and say nothing, so that a run waits for them."""
+    with ExitStack() as stack:
+        doors = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in HOSTS]
+        ports = {
+            host: {"ansible_host": "127.0.0.1", "ansible_port": door.getsockname()[1]}
+            for host, door in zip(HOSTS, doors, strict=True)
+        }
+        (inventory / "nobody.yml").write_text(json.dumps({"all": {"hosts": ports}}))
+        yield doors
+
+
+@pytest.mark.parametrize(
+    # The second is what a shell calls 143.
+    ("number", "expected"),
+    [(signal.SIGINT, 99), (signal.SIGTERM, -signal.SIGTERM)],
+)
+def test_a_run_that_is_ended_says_so(
+    inventory: Path, silent: list[socket.socket], number: signal.Signals, expected: int
+) -> None:
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    process = subprocess.Popen(
+        [program, f"--inventory={inventory}", "playbooks/preflight.yml"],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        reached, _, _ = select.select(silent, [], [], 60)
+        assert reached, "the run called no host"
+        # As a terminal does, and as whatever runs pipelines.
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == expected
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
