@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import time
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import documented
@@ -14,6 +18,8 @@ from support import database, fleets, units, web
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from support.inventory import Fleet
 
 ROUNDS = 3
@@ -235,6 +241,73 @@ def test_api_refuses_what_it_does_not_know(processing: Fleet, content: Any, stat
 
 def test_api_asks_for_a_password(processing: Fleet) -> None:
     assert web.api(processing, "/api/v1/requests", login=False).status == 401
+
+
+# --- the page's own script --------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent / "page.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def node(processing: Fleet) -> Iterator[str]:
+    """Install an interpreter of JavaScript on a host for a while; the host."""
+    host = processing.one("celery_producers")
+    environment = "DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes"
+    processing.must(host, "apt-get update --quiet")
+    processing.must(host, f"{environment} install --no-install-recommends nodejs")
+    yield host
+    processing.must(host, f"{environment} purge --autoremove nodejs")
+
+
+def visit(fleet: Fleet, host: str, rows: str, *unanswered: int) -> Any:
+    """Have the served script send a form and ask until it stops; these of its requests get no answer."""
+    variables = fleet.of("celery_producers")
+    page = web.api(fleet, "/", login=False).body
+    (link,) = re.findall(r'src="([^"]+\.js)"', page)
+    login = "{celery_producer_web_auth_user}:{celery_producer_web_auth_password}"
+    encoded = base64.b64encode(login.format_map(variables).encode()).decode()
+    config = {
+        "script": web.api(fleet, link, login=False).body,
+        "site": f"https://{host}:{variables['celery_producer_web_port']}",
+        "authorization": f"Basic {encoded}",
+        "form": {"operation": "summary", "rows": rows},
+        "unanswered": unanswered,
+    }
+    authority = f"NODE_EXTRA_CA_CERTS={variables['celery_app_ca']}"
+    words = ["env", authority, "timeout", "60", "node", "-e", PAGE]
+    return json.loads(fleet.must(host, words, json.dumps(config)))
+
+
+@pytest.mark.stage(1)
+def test_page_asks_every_two_seconds_until_the_end(processing: Fleet, node: str) -> None:
+    """The document's pattern. That the program ends shows that nothing asks any more."""
+    # The third request is the first for the status: as during a deploy it is not answered, and the next one is.
+    seen = visit(processing, node, "north, 12.5\nsouth, 7\nwest, 31", 3)
+    assert set(seen["choices"]) == OPERATIONS
+    begun, *status, last = seen["asked"][1:]
+    assert (begun["method"], begun["path"]) == ("POST", "/api/v1/requests")
+    (path,) = {one["path"] for one in status}
+    found = re.fullmatch(r"/api/v1/requests/(\d+)/status", path)
+    assert found
+    assert len(status) >= 2
+    moments = [one["at"] for one in (begun, *status)]
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    # Timers are late on a busy machine, and the first begins with the answer to the request.
+    assert all(1.5 < gap < 6 for gap in gaps), gaps
+    assert last["path"] == f"/api/v1/requests/{found[1]}/result"
+    assert "no answer" in seen["said"][1]
+    assert seen["said"][-1] == f"request {found[1]}: completed"
+    assert json.loads(seen["result"])["count"] == 3
+    assert seen["output"] == f"/api/v1/requests/{found[1]}/output"
+
+
+@pytest.mark.stage(1)
+def test_page_says_why_a_request_failed_and_stops(processing: Fleet, node: str) -> None:
+    seen = visit(processing, node, "north, 12.5\neast, much")
+    assert seen["asked"][-1]["path"].endswith("/status")
+    assert seen["said"][-1].startswith("failed: ")
+    assert "(east) has no number as its value" in seen["said"][-1]
+    assert (seen["result"], seen["output"]) == ("", "")
 
 
 # --- outages ---------------------------------------------------------------------------------------
