@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from support import database, plays, tasks, units
 from support.inventory import ROOT
+from support.rebuild import make_hosts
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -27,23 +27,6 @@ def suites(fleet: Fleet) -> dict[str, str]:
     """Host -> its Debian, as the scenario's inventory has it."""
     hosts = yaml.safe_load((SCENARIO / "inventory" / "hosts.yml").read_text())["all"]["hosts"]
     return {name: hosts.get(name, {}).get("test_host_suite", "bookworm") for name in fleet.hosts()}
-
-
-def make_hosts(wanted: dict[str, str]) -> None:
-    """Settle the scenario's hosts: one with another Debian than wanted is made anew, with its old keys."""
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "scripts" / "hosts.py"), "create", "--scenario=debian13"),
-            f"--inventory={SCENARIO / 'inventory' / 'connection.yml'}",
-            *(f"{name}={suite}" for name, suite in wanted.items()),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "changed\n"
 
 
 def python_of(fleet: Fleet, name: str) -> str:
@@ -77,7 +60,7 @@ def test_a_host_of_12_becomes_one_of_13(fleet: Fleet, label: str) -> None:
         capture_output=True,
         timeout=SHUTDOWN + 60,
     )
-    make_hosts({**installed, name: "trixie"})
+    make_hosts(SCENARIO.name, {**installed, name: "trixie"})
     assert fleet.must(name, "find /opt -mindepth 1; find /etc -name celery-fleet") == ""
     # Its drain and the other host's worker have done all of it before there is a fleet on the new one.
     database.assert_ran_once(fleet, label, number, 90)
