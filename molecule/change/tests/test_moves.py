@@ -149,7 +149,8 @@ def test_host_that_is_taken_out_keeps_nothing(moves: Moves) -> None:
 def test_removal_touches_no_other_host(moves: Moves) -> None:
     before, without, _ = moves.pids
     assert without == {unit: pid for unit, pid in before.items() if unit[0] != GONE}
-    assert {host for host, number in moves.removal.changed.items() if number} <= {GONE}
+    assert {host for host, number in moves.removal.changed.items() if number} == {GONE}
+    assert "take it out of the inventory as well" in " ".join(moves.removal.text.split())
 
 
 def test_nothing_restarts_for_what_comes_and_goes(changes: Fleets, moves: Moves) -> None:
