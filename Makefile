@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery docs clean
+.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery report-tested docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -30,8 +30,9 @@ test-fast: setup ## lint, and the tests that need no host, but for what is slow 
 test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet on bare hosts
 	@scripts/check.sh fast slow molecule:default
 
-test-all: setup ## all tests without hosts, then every Molecule scenario, each of at most 40 minutes
-	@scripts/check.sh fast slow long $(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml))
+test-all: setup ## all tests without hosts, then every Molecule scenario, even if one fails; writes docs/tested.md
+	@scripts/check.sh --keep-going fast slow long \
+		$(patsubst molecule/%/molecule.yml,molecule:%,$(wildcard molecule/*/molecule.yml)) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
@@ -68,6 +69,9 @@ bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Re
 
 bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
 	@python -m scripts.restarts.report
+
+report-tested: setup ## docs/tested.md, from the last run of each part
+	@scripts/check.sh tested
 
 report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-…
 	@python -m scripts.restarts.delivery_report

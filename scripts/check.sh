@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Run checks and print how long each took.
 #
-# usage: check.sh PART...
+# usage: check.sh [--keep-going] PART...
+#   --keep-going    run the other parts even if one fails
 #   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that
 #   fast            lint, and the tests that need no host, side by side; but for what is slow of both
 #   slow            that
 #   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
 #                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
 #   molecule:NAME   one Molecule scenario
+#   tested          docs/tested.md, from the last run of each part
 # Called by the Makefile, which puts .venv/bin on PATH. The last lines of a run that fails name each test that did.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,12 +36,13 @@ report() {
   python -m scripts.failures "${FAILED[@]}"
 }
 
-# timed NAME COMMAND...: run COMMAND, keep how long it took; its exit status.
+# timed NAME COMMAND...: run COMMAND, keep how long it took, in seconds in TOOK as well; its exit status.
 timed() {
   local name=$1 from=${EPOCHREALTIME/./} status=0 took
   shift
   "$@" || status=$?
   took=$(((${EPOCHREALTIME/./} - from) / 100000))
+  TOOK=$((took / 10)).$((took % 10))
   REPORT+=("$(printf '%-24s %6d.%d  %s' "$name" $((took / 10)) $((took % 10)) \
     "$( ((status)) && printf 'FAILED (%d)' "$status" || printf ok)")")
   return "$status"
@@ -51,22 +54,28 @@ fresh() {
   rm -f "$FAILURES/$1".{xml,log}
 }
 
+# tested PART NAME COMMAND...: run COMMAND, keep its result for docs/tested.md.
+tested() {
+  local part=$1 status=0
+  shift
+  fresh "$part"
+  timed "$@" || status=$?
+  ((status == 0)) || FAILED+=("$part")
+  # With more faults than usual it is another part: its row must not stand for the usual one's.
+  python -m scripts.tested record "${CELERY_FLEET_SOAK:+soak-}$part" "$FAILURES/$part.xml" "$TOOK" "$status" || status=1
+  return "$((status != 0))"
+}
+
 # tests PART NAME MARKERS: the tests without hosts that have these markers.
 tests() {
-  fresh "$1"
-  timed "$2" pytest "${PARALLEL[@]}" -m "$3" --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml" && return
-  FAILED+=("$1")
-  return 1
+  tested "$1" "$2" pytest "${PARALLEL[@]}" -m "$3" --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
 }
 
 # scenario NAME: a Molecule scenario. Its pytest and its playbooks are handed their options by the environment.
 scenario() {
-  fresh "$1"
-  timed "molecule:$1" env ANSIBLE_LOG_PATH="$FAILURES/$1.log" \
+  tested "$1" "molecule:$1" env ANSIBLE_LOG_PATH="$FAILURES/$1.log" \
     PYTEST_ADDOPTS="--override-ini=junit_family=xunit1 --junit-xml='$FAILURES/$1.xml' --timeout=$LIMIT ${PYTEST_ADDOPTS:-}" \
-    molecule test --scenario-name "$1" && return
-  FAILED+=("$1")
-  return 1
+    molecule test --scenario-name "$1"
 }
 
 # Each check runs even if another fails: one run shows all there is to mend.
@@ -115,16 +124,30 @@ slow() {
   beside slow-lint slow 'slow tests without hosts' 'slow and not long'
 }
 
-(($#)) || die "usage: check.sh lint | quick-lint | slow-lint | fast | slow | long | molecule:NAME ..."
-for part in "$@"; do
-  case $part in
+part() {
+  case $1 in
     lint) lint ;;
     quick-lint) quick_lint ;;
     slow-lint) slow_lint ;;
     fast) timed 'fast, altogether' fast ;;
     slow) timed 'slow, altogether' slow ;;
     long) tests long 'long tests without hosts' long ;;
-    molecule:*) scenario "${part#molecule:}" ;;
-    *) die "unknown part '$part'" ;;
+    molecule:*) scenario "${1#molecule:}" ;;
+    tested) python -m scripts.tested page ;;
+    *) die "unknown part '$1'" ;;
   esac
+}
+
+KEEP_GOING=
+if [[ ${1:-} == --keep-going ]]; then
+  KEEP_GOING=yes
+  shift
+fi
+(($#)) || die "usage: check.sh [--keep-going] lint | quick-lint | slow-lint | fast | slow | long | molecule:NAME | tested ..."
+failed=0
+for each in "$@"; do
+  part "$each" && continue
+  failed=1
+  [[ $KEEP_GOING ]] || break
 done
+((failed == 0))

@@ -1,4 +1,8 @@
-"""What can't work is refused or stopped with what, where and what next, while the running release serves on."""
+"""What can't work is refused with what, where and what to do next, while the running release goes on.
+
+There is one case for each moment at which a run can end: preflight, build, check, plan and release command. Their other
+refusals are tested without hosts (tests/unit/preflight, runtime/test_check.py, control/test_fleet_command.py).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stage(6)
 
-SETTINGS = "aiecommerce__settings"
-EAGER = "CELERY_TASK_ALWAYS_EAGER"
 NO_DATABASE = "nowhere"
 
 
@@ -41,7 +43,7 @@ class Case:
     shows_traceback: bool = False
 
 
-def command(*argv: str, timeout: int = 60) -> Callable[[Fleet], dict[str, Any]]:
+def command(*argv: str) -> Callable[[Fleet], dict[str, Any]]:
     """One command more, after the inventory's own."""
 
     def variables(fleet: Fleet) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def command(*argv: str, timeout: int = 60) -> Callable[[Fleet], dict[str, Any]]:
             "argv": list(argv),
             "when": "release",
             "on": "one",
-            "timeout": timeout,
+            "timeout": 60,
         }
         return {"celery_release_commands": [*own, more]}
 
@@ -71,25 +73,11 @@ CASES = {
         ("exit status 3", "cause of it", "/var/log/celery-fleet/", "run the same playbook again"),
         {"aiecommerce__catalog__pipeline": ("LEAST_MARGIN = 10", "LEAST_MARGIN = 11")},
     ),
-    # Of the release that runs: it has not run this command yet.
-    "command hangs": Case(
-        command("python", "-c", "import time; time.sleep(600)", timeout=4),
-        ("timeout of 4 s", "celery_release_commands", "run the same playbook again"),
-    ),
-    "command does not exist": Case(
-        command("no-such-program"),
-        ("no-such-program", "does not exist", "run the same playbook again"),
-    ),
     "database is not there": Case(
         lambda _: {"postgresql_database": NO_DATABASE},
         ("migrate", NO_DATABASE, "/var/log/celery-fleet/", "run the same playbook again"),
         {"aiecommerce__catalog__pipeline": ("LEAST_MARGIN = 10", "LEAST_MARGIN = 12")},
         shows_traceback=True,
-    ),
-    "zone of the code does not exist": Case(
-        same,
-        ("America/Guayaquill", "timezone", "did you mean America/Guayaquil?"),
-        {SETTINGS: ('CELERY_TIMEZONE = "America/Guayaquil"', 'CELERY_TIMEZONE = "America/Guayaquill"')},
     ),
     "zone of the inventory does not exist": Case(
         lambda _: {"celery_app_settings": {"timezone": "America/Guayaquill"}},
@@ -100,15 +88,6 @@ CASES = {
         ("SyntaxError", "aiecommerce/catalog/tasks.py", "line "),
         {"aiecommerce__catalog__tasks": ("RETRY: dict[str, Any] = {", "def broken(:\nRETRY = {")},
         shows_traceback=True,
-    ),
-    "eager in the code": Case(
-        same,
-        ("task_always_eager", EAGER, "switch it off"),
-        {SETTINGS: (f'{EAGER} = env_bool("{EAGER}")', f"{EAGER} = True")},
-    ),
-    "eager in the inventory": Case(
-        lambda _: {"celery_app_settings": {"task_always_eager": True}},
-        ("celery_app_settings.task_always_eager", "developer's machine"),
     ),
     "schedules contradict each other": Case(
         lambda _: {

@@ -1,4 +1,7 @@
-"""All hosts go down and come up, in any order, and the fleet is there again with nobody at hand."""
+"""All hosts go down and come up, Redis last, and the fleet recovers by itself.
+
+A host that starts before Redis is the hard case; one that starts after it has less to wait for.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from support.inventory import Fleet
 
 BOOT = 90.0  # seconds from the last host's start
-LATE = 60.0
+LATE = 45.0
 STOP = 40.0  # seconds; nothing is at work then
 
 pytestmark = [
@@ -67,7 +70,7 @@ def prove(fleet: Fleet) -> None:
     wait_for("beat's probe is run", 20, lambda: database.last_tick(fleet) > tick)
 
 
-@pytest.mark.parametrize("order", ["redis-first", "redis-last", "redis-a-minute-late"])
+@pytest.mark.parametrize("order", ["redis-last", "redis-late"])
 def test_comes_up_by_itself(
     fleet: Fleet, order: str, label: str, note: Callable[[str], None]
 ) -> None:
@@ -83,9 +86,9 @@ def test_comes_up_by_itself(
         waiting = 0
         docker("stop", "--time=60", *everyone)
     started = time.monotonic()
-    for names in (redis, others) if order == "redis-first" else (others, redis):
+    for names in (others, redis):
         docker("start", *(fleet.containers[name] for name in names))
-        if order == "redis-a-minute-late" and names is others:
+        if order == "redis-late" and names is others:
             time.sleep(LATE)
     last = time.monotonic()
 

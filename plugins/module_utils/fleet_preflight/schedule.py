@@ -85,7 +85,7 @@ _TAKEN: Final = (
     ),
 )
 # Celery's settings that a schedule in a database leaves no meaning.
-_FOREIGN: Final = ("beat_schedule", "beat_scheduler", "beat_schedule_filename")
+_FOREIGN: Final = ("beat_scheduler", "beat_schedule_filename")
 
 
 def check_scheduler(model: Model) -> Iterator[Problem]:

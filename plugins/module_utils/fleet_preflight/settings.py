@@ -78,6 +78,11 @@ _WITHOUT_DEFAULT: Final = (
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
 # As `celery_fleet.settings` has them, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
+# Settings with a variable that preflight reads; given here they would pass it by.
+OWN_VARIABLES: Final = {
+    "beat_schedule": "celery_beat_schedule",
+    "task_routes": "celery_app_task_routes",
+}
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 # First words of Celery's own names: another name that begins with one is hardly a package's.
@@ -112,6 +117,13 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
             "can't be set here: each worker sets it itself when it starts",
             "name the modules in `include` of the worker in celery_worker_instances, or set it in the application's "
             "code",
+            hosts=hosts,
+        )
+    elif variable := OWN_VARIABLES.get(name) or OWN_VARIABLES.get(meant):
+        yield Problem(
+            path,
+            "has a variable of its own, whose queues, tasks and times are checked",
+            f"move it to {variable}",
             hosts=hosts,
         )
     elif not NAME.fullmatch(name):

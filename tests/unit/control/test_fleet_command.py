@@ -255,9 +255,11 @@ def test_one_that_does_not_exist_and_one_that_hangs(fleet: Fleet) -> None:
     assert status != 0
     assert "none of release" in output
     assert "is a program that does not exist" in output
+    assert "run the same playbook again" in " ".join(output.split())
     status, output = fleet.run([fleet.command("hangs", "sleep 60") | {"timeout": 1}])
     assert status != 0
     assert "took longer than its timeout of 1 s" in output
+    assert "run the same playbook again" in " ".join(output.split())
 
 
 def test_what_a_killed_run_left_going_is_waited_for(fleet: Fleet) -> None:

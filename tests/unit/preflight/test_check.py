@@ -502,13 +502,6 @@ DATABASE = [
         "no meaning",
         "remove it",
     ),
-    (
-        "celery_app_settings",
-        {"beat_schedule": {}},
-        "celery_app_settings.beat_schedule",
-        "no meaning",
-        "remove it",
-    ),
 ]
 
 

@@ -1,0 +1,178 @@
+"""Keep what `scripts/check.sh` ran, and write docs/tested.md from it.
+
+    python -m scripts.tested record PART JUNIT SECONDS STATUS    after each part, whether it passed or not
+    python -m scripts.tested page                                docs/tested.md, from the last run of each part
+
+A record is `.state/tested/<part>.json`; the number of tests comes from the part's JUnit file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from scripts.restarts.origin import DIRTY
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = "docs/tested.md"
+
+#: The parts without hosts, and what the page calls them.
+WITHOUT_HOSTS = {
+    "fast": "without hosts",
+    "slow": "without hosts, slow",
+    "long": "without hosts, long",
+}
+
+#: Scenarios that `make soak` runs with more faults, for the published tables.
+SOAKED = ("delivery", "restarts")
+
+HEAD = """\
+# What was tested
+
+You can see here when each part of the tests last ran, on which commit, and whether it passed. `make test-all` writes
+this page at its end. After `make test-<scenario>` has run one scenario again, `make report-tested` updates the page.
+[Development](development.md#how-tests-are-built) says what each part shows.
+
+| Part | Result | Tests | Minutes | Commit | Date (UTC) |
+|---|---|---:|---:|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a part.
+
+    Attributes:
+        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or that of one after `soak-`.
+        passed: Whether its command succeeded.
+        tests: Number of tests that ran.
+        failed: Number of tests that failed.
+        seconds: From start to end, hosts made and removed included.
+        commit: Commit of the checkout, with `-dirty` if it had other changes than the page's.
+        made: When it ended, as ISO 8601 in UTC.
+        processors: Number of processors of the machine.
+    """
+
+    part: str
+    passed: bool
+    tests: int
+    failed: int
+    seconds: float
+    commit: str
+    made: str
+    processors: int
+
+
+def commit(root: Path) -> str:
+    """Return the commit of a checkout, with `-dirty` if files other than the page have changed."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+
+    changed = git("status", "--porcelain", "--", ".", f":!{PAGE}")
+    return git("rev-parse", "HEAD").strip() + (DIRTY if changed else "")
+
+
+def counted(junit: Path) -> tuple[int, int]:
+    """Return how many tests a JUnit file has and how many of them failed; no file has none."""
+    try:
+        suites = ET.parse(junit).getroot().iter("testsuite")  # noqa: S314  # our own pytest wrote it
+        found = [
+            (int(one.get("tests", 0)), int(one.get("failures", 0)) + int(one.get("errors", 0)))
+            for one in suites
+        ]
+    except (OSError, ET.ParseError):
+        return 0, 0
+    return sum(tests for tests, _ in found), sum(failed for _, failed in found)
+
+
+def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROOT) -> None:
+    """Keep a run of a part that has just ended."""
+    tests, failed = counted(junit)
+    run = Run(
+        part=part,
+        # A part without tests has shown nothing.
+        passed=status == 0 and tests > 0 and not failed,
+        tests=tests,
+        failed=failed,
+        seconds=round(seconds, 1),
+        commit=commit(root),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        processors=os.cpu_count() or 0,
+    )
+    path = root / ".state" / "tested" / f"{part}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(run)) + "\n")
+
+
+def parts(root: Path) -> Sequence[str]:
+    """Return every part there is: those without hosts, each scenario, and those of `make soak`."""
+    scenarios = sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
+    return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
+
+
+def read(root: Path) -> Mapping[str, Run]:
+    """Return the last run of each part that has one."""
+    found = {}
+    for part in parts(root):
+        path = root / ".state" / "tested" / f"{part}.json"
+        if path.is_file():
+            found[part] = Run(**json.loads(path.read_text()))
+    return found
+
+
+def page(wanted: Sequence[str], runs: Mapping[str, Run]) -> str:
+    """Return the page: a row for each part, and how long all of them took."""
+    rows = [row(part, runs.get(part)) for part in wanted]
+    usual = [run for run in runs.values() if not run.part.startswith("soak-")]
+    minutes = sum(run.seconds for run in usual) / 60
+    processors = sorted({run.processors for run in runs.values()})
+    machine = " or ".join(map(str, processors))
+    total = f"\nWithout the soak it took {minutes:.0f} minutes, on a machine with {machine} processors.\n"
+    return HEAD + "".join(f"| {' | '.join(cells)} |\n" for cells in rows) + (total if runs else "")
+
+
+def row(part: str, run: Run | None) -> Sequence[str]:
+    """Return the cells of a part's row."""
+    name = WITHOUT_HOSTS.get(part, f"`{part}`")
+    if run is None:
+        return name, "**not run**", "", "", "", ""
+    result = "passed"
+    if not run.passed:
+        result = f"**{run.failed} failed**" if run.failed else "**did not end well**"
+    changed = run.commit.endswith(DIRTY)
+    which = f"`{run.commit[:7]}`" + (" and uncommitted changes" if changed else "")
+    return (
+        name,
+        result,
+        str(run.tests),
+        f"{run.seconds / 60:.1f}",
+        which,
+        run.made[:16].replace("T", " "),
+    )
+
+
+def main(words: Sequence[str], root: Path = ROOT) -> int:
+    """Record a run, or write the page."""
+    match words:
+        case ["record", part, junit, seconds, status]:
+            record(part, Path(junit), float(seconds), int(status), root)
+        case ["page"]:
+            (root / PAGE).write_text(page(parts(root), read(root)))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
