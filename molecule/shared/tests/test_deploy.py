@@ -1,14 +1,15 @@
-"""Runs of the delivered playbooks: what changes, what must not, and what is refused."""
+"""Runs of the delivered playbooks: what changes, what must not, and what is refused.
+
+The scenario `change` has more of them: workers and hosts that leave, releases that can't be imported.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from support import database, plays, tasks, units
-from support.inventory import ROOT
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -45,96 +46,6 @@ def test_wrong_inventory_is_refused_before_any_host_is_contacted(
     assert "celery_worker_instances" in run.text
     assert "redis_broker_port" in run.text
     assert "many" in run.text
-
-
-def test_release_that_does_not_import_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
-    source = fleet.of("fleet")["celery_app_source"]
-    copy = tmp_path / "source"
-    shutil.copytree(ROOT / source["path"], copy)
-    broken = copy / "app" / "tasks.py"
-    lines = broken.read_text().splitlines(keepends=True)
-    lines.append("def broken(:\n")
-    broken.write_text("".join(lines))
-    other = tmp_path / "other.yml"
-    other.write_text(json.dumps({"celery_app_source": {**source, "path": str(copy)}}))
-
-    processes, before = units.main_pids(fleet), releases(fleet)
-    run = plays.play(fleet, "broken-release", f"--extra-vars=@{other}")
-    assert run.status != 0
-    assert "SyntaxError" in run.text
-    assert "app/tasks.py" in run.text
-    assert f"line {len(lines)}" in run.text
-    assert units.main_pids(fleet) == processes
-    assert releases(fleet) == before
-
-
-def releases(fleet: Fleet) -> dict[str, str]:
-    """Host -> its links into releases, and the releases that are whole."""
-    script = """
-        cd {root} 2>/dev/null || exit 0
-        for link in pins/* current; do echo "$link $(readlink $link)"; done
-        ls releases/*/release.json
-    """
-    return {
-        name: fleet.execute(
-            name, script.format(root=fleet.expected[name]["celery_app_root"])
-        ).output
-        for name in fleet.hosts("fleet")
-    }
-
-
-def traces(fleet: Fleet, name: str, worker: str) -> str:
-    """All files that a worker of a host has."""
-    variables = fleet.expected[name]
-    app = variables["celery_app_name"]
-    script = f"""
-        find {variables["celery_app_directory"]} {variables["celery_app_root"]}/pins \
-          /etc/systemd/system /run/systemd /var/lib/celery-fleet \
-          -name 'worker-{worker}*' -o -name '{app}-worker@{worker}*' 2>/dev/null
-    """
-    return fleet.execute(name, script).output
-
-
-@pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
-def test_worker_leaves_and_comes_back(fleet: Fleet, tmp_path: Path, label: str) -> None:
-    """One that another host has too, so that its queue goes on being served."""
-    name, worker = next(
-        (name, worker)
-        for name in fleet.hosts("celery_workers")
-        for worker in fleet.expected[name]["celery_worker_enabled"]
-        if len([n for n in fleet.hosts("celery_workers")
-                if worker in fleet.expected[n]["celery_worker_enabled"]]) > 1
-    )  # fmt: skip
-    variables = fleet.expected[name]
-    others = [other for other in variables["celery_worker_enabled"] if other != worker]
-    layer = tmp_path / "layer.yml"
-    host = {name: {"celery_worker_enabled": others}}
-    layer.write_text(json.dumps({"all": {"hosts": host}}))
-    unit = f"{variables['celery_app_name']}-worker@{worker}.service"
-    before = units.main_pids(fleet)
-
-    # Twice its slots, of which the other host's worker takes its part: some run here, some wait here.
-    number = 2 * variables["celery_worker_instances"][worker]["concurrency"]
-    tasks.send(fleet, [tasks.tracer(f"{label}-{n}", worker, 6) for n in range(number)])
-    node = f"{worker}@{name}"
-    wait_for(
-        f"{node} runs one", 10, lambda: node in {r["node"] for r in database.runs(fleet, label)}
-    )
-
-    run = plays.play(fleet, "worker-leaves", f"--inventory={layer}")
-    assert run.status == 0, run.end
-    database.assert_ran_once(fleet, label, number, 30)
-    state = units.state(fleet, name, unit)
-    assert (state["ActiveState"], state["UnitFileState"]) == ("inactive", "disabled")
-    assert traces(fleet, name, worker) == ""
-    after = units.main_pids(fleet)
-    assert {key: pid for key, pid in before.items() if key != (name, unit)} == after
-
-    run = plays.play(fleet, "worker-comes-back")
-    assert run.status == 0, run.end
-    units.wait_until_up(fleet, 5)
-    assert units.state(fleet, name, unit)["UnitFileState"] == "enabled"
-    assert {key: pid for key, pid in units.main_pids(fleet).items() if key in after} == after
 
 
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
