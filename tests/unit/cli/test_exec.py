@@ -207,7 +207,7 @@ def test_a_command_that_does_not_end_when_it_is_told_to(place: Place) -> None:
 
 
 def started(place: Place) -> None:
-    for _ in range(200):
+    for _ in range(1500):
         if (place.root / "ready").exists():
             return
         time.sleep(0.02)
