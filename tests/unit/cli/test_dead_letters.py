@@ -301,7 +301,7 @@ def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
     parked(broker, 10_000)
     began = processor_time()
     assert len(rows(call("--format", "json", "dead-letters", "list"))) == 10_000
-    # Of the processor's time, since other tests have their share of the machine; of the usual limit all is needed.
+    # In processor time, because other tests use the machine as well: it must fit into a command's usual limit.
     assert processor_time() - began < ask.BOUND
     while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
         assert "say the same again" in done.stderr, done.output

@@ -80,7 +80,7 @@ class Place:
 
     def run(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         process = self.start(*argv)
-        out, err = process.communicate(stdin, timeout=20)
+        out, err = process.communicate(stdin, timeout=120)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 

@@ -632,7 +632,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
         env={"PYTHONPATH": str(host.SOURCE)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     answer = json.loads(done.stdout)
