@@ -15,6 +15,8 @@ source scripts/lib.sh
 
 # A process for each core, to which the tests go one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
+# Slow tests mostly wait: for workers to start, for a Redis that is away for seconds. So there are two for each core.
+WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
 
 # Seconds after which a test on hosts hangs, its fixtures included. The others have their limits in tests/conftest.py.
 LIMIT=3600
@@ -54,8 +56,10 @@ fresh() {
 # tests PART NAME MARKERS: the tests without hosts that have these markers. Some containers set the variable that is
 # unset here; pytest would then compile all tests each time.
 tests() {
+  local processes=("${PARALLEL[@]}")
+  [[ $1 == slow ]] && processes=("${WAITING[@]}")
   fresh "$1"
-  timed "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${PARALLEL[@]}" -m "$3" \
+  timed "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${processes[@]}" -m "$3" \
     --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml" && return
   FAILED+=("$1")
   return 1
