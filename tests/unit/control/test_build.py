@@ -535,20 +535,23 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
             "src/a.c:3:10: fatal error: Python.h: No such file or directory\nFailed building wheel for a",
             ["Python's headers", "python3-dev"],
         ),
-        (
+        pytest.param(
             "src/a.c:3:10: fatal error: ldap.h: No such file or directory\nFailed building wheel for a",
             ["Probably missing: ldap.h.", "celery_runtime_packages"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "ERROR: No matching distribution found for shop-utils==1.2",
             ["The package is shop-utils==1.2.", "celery_release_python"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             (
                 "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
                 "ERROR: No matching distribution found for celery==5.5"
             ),
             ["a way to the package index", "/etc/pip.conf"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -143,7 +143,10 @@ def test_what_users_did_is_kept_or_reset(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [("replace", {"Sync All Suppliers", "nightly"}), ("refuse", {"in the code"})],
+    [
+        ("replace", {"Sync All Suppliers", "nightly"}),
+        pytest.param("refuse", {"in the code"}, marks=pytest.mark.slow),
+    ],
 )
 def test_whose_entries_count_says_the_policy(
     project: Project, policy: str, expected: set[str]
