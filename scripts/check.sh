@@ -17,6 +17,8 @@ source scripts/lib.sh
 
 # A process for each core, to which the tests go one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
+# Slow tests mostly wait: for workers to start, for a Redis that is away for seconds. So there are two for each core.
+WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
 
 # Seconds after which a test on hosts hangs, its fixtures included. The others have their limits in tests/conftest.py.
 LIMIT=3600
@@ -66,9 +68,13 @@ tested() {
   return "$((status != 0))"
 }
 
-# tests PART NAME MARKERS: the tests without hosts that have these markers.
+# tests PART NAME MARKERS: the tests without hosts that have these markers. Some containers set the variable that is
+# unset here; pytest would then compile all tests each time.
 tests() {
-  tested "$1" "$2" pytest "${PARALLEL[@]}" -m "$3" --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
+  local processes=("${PARALLEL[@]}")
+  [[ $1 == slow ]] && processes=("${WAITING[@]}")
+  tested "$1" "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${processes[@]}" -m "$3" \
+    --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
 }
 
 # scenario NAME: a Molecule scenario. Its pytest and its playbooks are handed their options by the environment.

@@ -68,11 +68,22 @@ make_venv() {
   say "making .venv from $LOCK"
   rm -rf .venv
   "$PYTHON" -m venv .venv
-  # Compiling all of the ansible package would take longer than installing it, and nearly none of it
-  # is ever imported here: modules are sent to the hosts as source.
+  # Compiling Ansible's collections would take longer than installing them, and nearly none of them is ever imported
+  # here: modules are sent to the hosts as source. The others are compiled below.
   quietly "$STATE_DIR/pip.log" .venv/bin/python -m pip install --disable-pip-version-check \
     --no-compile --require-hashes --requirement "$LOCK"
   printf '%s\n' "$wanted" >.venv/stamp
+}
+
+# Tests start hundreds of Python processes and have most of them write no bytecode. If there is none, each of these
+# compiles Celery or Django again, which takes longer than what it is started for. A .venv of an older checkout is
+# compiled as well.
+compile_venv() {
+  [[ -f .venv/compiled ]] && return 0
+  say "compiling .venv"
+  # The path is relative: the checkout itself may lie below a directory of that name.
+  quietly "$STATE_DIR/compile.log" .venv/bin/python -m compileall -q -j 0 -x '/ansible_collections/' .venv/lib
+  touch .venv/compiled
 }
 
 start_engine() {
@@ -102,5 +113,6 @@ chmod 0700 "$STATE_DIR"
 check_python
 install_missing_packages
 make_venv
+compile_venv
 start_engine
 scripts/image.sh bookworm

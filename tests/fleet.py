@@ -168,7 +168,7 @@ class Fleet:
             env=self.environment(user),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -227,14 +227,14 @@ def running(
             wait_for(lambda port=port: client(port, "operator").ping())
         worker = made.start("celery", "-A", "shop", "worker", *options)
         made.processes["worker"] = worker
-        stack.callback(worker.wait, 20)
+        stack.callback(worker.wait, 60)
         stack.callback(worker.terminate)
-        wait_for(lambda: NODE in made.celery("inspect", "ping"), 30)
+        wait_for(lambda: NODE in made.celery("inspect", "ping"), 120)
         made.refused()
         yield made
 
 
-def wait_for(look: Any, seconds: float = 10) -> None:
+def wait_for(look: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

@@ -1,7 +1,8 @@
 """The delivered inventories, rendered once for all tests.
 
-Each is a run of ansible-playbook that takes its seconds: they begin before the first test of all, and the tests of
-this directory come last. Processes of one run of pytest share them: whoever comes first renders one.
+Each is a run of ansible-playbook that takes its seconds: those that tests of this run ask for begin before the first
+test of all, and the tests of this directory come last. Processes of one run of pytest share them: the first to come
+renders one.
 """
 
 from __future__ import annotations
@@ -19,13 +20,31 @@ import pytest
 from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, render
 
 HERE = Path(__file__).parent
-RENDERS = pytest.StashKey[dict[str, "Future[Fleet]"]]()
 # Title -> the inventory and what is given for all of its hosts.
 WANTED: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, given) for name, given in FILLED_IN.items()},
     **VARIANTS,
     "valkey": ("staging", VALKEY),
 }
+FLEETS = ("local", "production", "odd")
+# Fixture -> the title that it gives. Those of the others are their parameters.
+GIVEN = {"local": "local", "odd": "odd", "flower_alone": "flower-alone", "valkey": "valkey"}
+
+
+class Renders(dict[str, "Future[Fleet]"]):
+    """Runs by their titles. One that has not begun does so when it is asked for."""
+
+    def __init__(self, pool: ThreadPoolExecutor, directory: Path) -> None:
+        super().__init__()
+        self._pool = pool
+        self._directory = directory
+
+    def __missing__(self, title: str) -> Future[Fleet]:
+        self[title] = self._pool.submit(rendered_once, title, self._directory)
+        return self[title]
+
+
+RENDERS = pytest.StashKey[Renders]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,15 +53,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    wanted = any(HERE in item.path.parents for item in session.items)
     with ExitStack() as stack:
-        if wanted and not session.config.option.collectonly:
+        if not session.config.option.collectonly:
             pool = stack.enter_context(ThreadPoolExecutor())
-            directory = shared(session.config)
-            session.config.stash[RENDERS] = {
-                title: pool.submit(rendered_once, title, directory) for title in WANTED
-            }
+            renders = Renders(pool, shared(session.config))
+            session.config.stash[RENDERS] = renders
+            for title in asked_for(session.items):
+                renders[title]
         return (yield)
+
+
+def asked_for(items: list[pytest.Item]) -> list[str]:
+    """Return the titles that tests of this directory ask for by a fixture or a parameter, in the order of WANTED."""
+    titles: set[object] = set()
+    for item in items:
+        if HERE in item.path.parents:
+            titles.update(GIVEN.get(name) for name in getattr(item, "fixturenames", ()))
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            titles.update(one for one in parameters.values() if isinstance(one, str))
+    return [title for title in WANTED if title in titles]
 
 
 def shared(config: pytest.Config) -> Path:
@@ -97,6 +126,13 @@ def valkey(pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS]["valkey"].result()
 
 
-@pytest.fixture(scope="session", params=["local", "production", "odd"])
+@pytest.fixture(scope="session", params=FLEETS)
 def fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
+    return pytestconfig.stash[RENDERS][str(request.param)].result()
+
+
+@pytest.fixture(
+    scope="session", params=[*FLEETS, pytest.param("flower-alone", marks=pytest.mark.slow)]
+)
+def any_fleet(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Fleet:
     return pytestconfig.stash[RENDERS][str(request.param)].result()

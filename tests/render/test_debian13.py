@@ -17,6 +17,7 @@ def users(host: Host) -> dict[str, str]:
     return {path: item["group"] for path, item in host.files.items() if path.endswith("users.acl")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["broker", "results"])
 def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
     host = server(valkey)
@@ -28,17 +29,20 @@ def test_valkey_runs_as_its_own_user(valkey: Fleet, kind: str) -> None:
     assert service["ExecStart"] == [f"/usr/bin/valkey-server {configuration}"]
 
 
+@pytest.mark.slow
 def test_valkeys_own_user_reads_who_may_log_in(valkey: Fleet, local: Fleet) -> None:
     assert set(users(server(valkey)).values()) == {"valkey"}
     assert set(users(server(local)).values()) == {"redis"}
 
 
+@pytest.mark.slow
 def test_valkey_is_tried_by_itself(valkey: Fleet, local: Fleet) -> None:
     for fleet, flavor in ((valkey, "valkey"), (local, "redis")):
         checks = server(fleet).parts["redis"]["checks"]
         assert [check["flavor"] for check in checks if "redis" in check] == [flavor] * 2
 
 
+@pytest.mark.slow
 def test_valkeys_package_comes_and_its_open_instance_does_not_run(valkey: Fleet) -> None:
     host = server(valkey)
     assert host.parts["redis"]["packages"] == ["valkey-server"]
@@ -46,6 +50,7 @@ def test_valkeys_package_comes_and_its_open_instance_does_not_run(valkey: Fleet)
     assert "/etc/systemd/system/redis-server.service" not in host.links
 
 
+@pytest.mark.slow
 def test_clients_may_say_who_they_are_where_the_server_knows_the_command(
     valkey: Fleet, local: Fleet
 ) -> None:

@@ -74,6 +74,7 @@ def test_the_port_of_a_web_process_is_closed(odd: Fleet) -> None:
     assert "other-shop-firewall.service" in claim
 
 
+@pytest.mark.slow
 def test_a_socket_is_left_behind_by_nobody(odd: Fleet, local: Fleet, flower_alone: Fleet) -> None:
     path = "/run/other-shop-web.sock"
     (host,) = odd.hosts.values()

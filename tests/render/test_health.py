@@ -152,6 +152,7 @@ def test_every_process_of_the_application_knows_where_the_result_is(
     assert seen
 
 
+@pytest.mark.slow
 def test_without_it_nothing_is_left(flower_alone: Fleet) -> None:
     (host,) = flower_alone.hosts.values()
     assert "celery_health" in host.parts

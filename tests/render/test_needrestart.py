@@ -93,6 +93,7 @@ def test_anybody_may_read_it_and_it_comes_before_what_it_is_about(fleet: Fleet) 
         assert (file["dest"], file.get("mode", "0644")) == (path(host), "0644")
 
 
+@pytest.mark.slow
 def test_without_it_what_lies_there_goes(flower_alone: Fleet) -> None:
     """Of what was there before, the file alone: others have theirs beside it."""
     for host in flower_alone.hosts.values():

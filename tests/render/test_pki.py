@@ -51,6 +51,7 @@ def test_servers_alone_show_one_by_default(fleet: Fleet) -> None:
                 assert "\ntls-auth-clients no\n" in content
 
 
+@pytest.mark.slow
 def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone: Fleet) -> None:
     found = processes(flower_alone)
     assert {unit.partition("@")[0] for _, unit in found} == {
@@ -64,6 +65,7 @@ def test_with_mutual_every_process_has_a_certificate_by_credential(flower_alone:
         assert set(PAIR) <= set(host.units[unit]["files"])
 
 
+@pytest.mark.slow
 def test_with_mutual_all_settings_name_it(flower_alone: Fleet) -> None:
     seen = set()
     for host in flower_alone.hosts.values():
@@ -117,6 +119,7 @@ def test_workers_that_a_run_left_as_they_were_are_noted_by_no_host(
     assert Templar(loader=loader, variables=variables).template(expression) is noted
 
 
+@pytest.mark.slow
 def test_redis_insists_on_it_once_all_have_one(flower_alone: Fleet) -> None:
     """Nothing tells yet that any process has one."""
     (host,) = (host for host in flower_alone.hosts.values() if "redis" in str(host.units))

@@ -47,37 +47,33 @@ def covered(path: str, patterns: list[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def test_every_path_that_a_role_wants_goes(fleet: Fleet, flower_alone: Fleet) -> None:
-    for rendered in (fleet, flower_alone):
-        for host in rendered.hosts.values():
-            place = places(host)
-            patterns = known(place)
-            whole = [tree.path for tree in belongings.trees(place) if tree.whole]
-            whole += belongings.SHARED_TREES
-            wanted = [*host.files, *host.links]
-            for part in host.parts.values():
-                wanted += [item["dest"] for item in part.get("sysusers", [])]
-                wanted += [item["path"] for item in part.get("directories", [])]
-            assert wanted, host.name
-            left = [
-                path
-                for path in dict.fromkeys(wanted)
-                if path not in NOT_OURS
-                and not covered(path, patterns)
-                and not any(covered(str(parent), whole) for parent in PurePosixPath(path).parents)
-            ]
-            assert left == [], host.name
+def test_every_path_that_a_role_wants_goes(any_fleet: Fleet) -> None:
+    for host in any_fleet.hosts.values():
+        place = places(host)
+        patterns = known(place)
+        whole = [tree.path for tree in belongings.trees(place) if tree.whole]
+        whole += belongings.SHARED_TREES
+        wanted = [*host.files, *host.links]
+        for part in host.parts.values():
+            wanted += [item["dest"] for item in part.get("sysusers", [])]
+            wanted += [item["path"] for item in part.get("directories", [])]
+        assert wanted, host.name
+        left = [
+            path
+            for path in dict.fromkeys(wanted)
+            if path not in NOT_OURS
+            and not covered(path, patterns)
+            and not any(covered(str(parent), whole) for parent in PurePosixPath(path).parents)
+        ]
+        assert left == [], host.name
 
 
-def test_every_unit_that_a_role_wants_is_stopped_in_some_stage(
-    fleet: Fleet, flower_alone: Fleet
-) -> None:
-    for rendered in (fleet, flower_alone):
-        for host in rendered.hosts.values():
-            patterns = belongings.all_units(places(host).app)
-            wanted = set(host.units) - NOT_OURS
-            assert wanted, host.name
-            assert [unit for unit in wanted if not covered(unit, patterns)] == []
+def test_every_unit_that_a_role_wants_is_stopped_in_some_stage(any_fleet: Fleet) -> None:
+    for host in any_fleet.hosts.values():
+        patterns = belongings.all_units(places(host).app)
+        wanted = set(host.units) - NOT_OURS
+        assert wanted, host.name
+        assert [unit for unit in wanted if not covered(unit, patterns)] == []
 
 
 def test_what_is_cleaned_up_in_a_run_is_cleaned_up_by_a_removal(fleet: Fleet) -> None:

@@ -58,6 +58,7 @@ def test_beat_has_the_inventorys_schedule(fleet: Fleet) -> None:
         assert json.loads(text)["celery"]["beat_schedule"] == wanted
 
 
+@pytest.mark.slow
 def test_with_a_database_beat_has_no_entry_and_the_operator_has_all(
     flower_alone: Fleet, tmp_path: Path
 ) -> None:

@@ -27,6 +27,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands wait for minutes: a busy machine takes longer than they usually wait to import Celery."""
+    monkeypatch.setenv("CELERY_FLEET_TIMEOUT", "120")
+
+
+@pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     def called(*argv: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["celery-fleet", *argv])

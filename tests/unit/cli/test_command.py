@@ -178,11 +178,10 @@ def test_a_worker_that_drains_is_no_problem(
     assert (done.exit_code, "mail.next@worker1" in done.stdout) == (0, True)
 
 
+@pytest.mark.usefixtures("patient")
 def test_status_with_the_broker_down_shows_the_units_and_says_so(place: Path, call: Call) -> None:
     host.release(place)
-    # A busy machine may need longer than the command gives itself to import Celery; that it ends in time, whatever
-    # hangs, is the next test's.
-    done = call("--timeout", "120", "status")
+    done = call("status")
     assert done.exit_code == 3
     assert "shop-worker@mail" in done.stdout
     assert "the broker can't be asked: 127.0.0.1:1" in done.stderr
@@ -196,7 +195,8 @@ def test_status_with_a_broker_that_hangs(place: Path, call: Call) -> None:
         path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
         began = time.monotonic()
         done = call("status")
-    assert time.monotonic() - began < 10.5
+    # Of what it runs the limit is 3 s longer.
+    assert time.monotonic() - began < ask.BOUND + 2
     assert (done.exit_code, "shop-worker@mail" in done.stdout) == (3, True)
 
 
@@ -356,6 +356,7 @@ def test_inspect_shows_whatever_comes(
         assert call("inspect", method).exit_code == 0
 
 
+@pytest.mark.usefixtures("patient")
 def test_inspect_with_the_broker_down(place: Path, call: Call) -> None:
     host.release(place)
     done = call("inspect", "active")
@@ -803,8 +804,8 @@ def test_what_is_completed(place: Path, words: str, number: int, expected: list[
 def test_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(Exception, match=r"^x: no answer within 0.2 s; "), ask.bounded("x", 0.2):
-        time.sleep(5)
-    assert time.monotonic() - began < 2
+        time.sleep(60)
+    assert time.monotonic() - began < 30
 
 
 def test_next_due_of_a_host_without_beat(place: Path) -> None:

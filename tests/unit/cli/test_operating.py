@@ -256,6 +256,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("argv", COMMANDS)
 def test_a_broker_that_is_down(released: Path, call: Call, argv: tuple[str, ...]) -> None:
     done = call(*argv)
@@ -274,7 +275,9 @@ def test_a_broker_that_accepts_and_never_answers(
         path.write_text(json.dumps(host.settings(port=server.getsockname()[1])))
         began = time.monotonic()
         done = call(*argv)
-    assert time.monotonic() - began < ask.BOUND
+    # The command ends itself within its limit; a machine that is busy may end it a little later. The limit of the
+    # process that it asks is 3 s longer.
+    assert time.monotonic() - began < ask.BOUND + 2
     assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
 
 
@@ -283,7 +286,7 @@ def test_a_bound_within_another_ends_with_the_shorter() -> None:
         with ask.bounded("inner", 5):
             pass
         # The outer one still counts.
-        time.sleep(5)
+        time.sleep(60)
 
     began = time.monotonic()
     with (
@@ -293,19 +296,20 @@ def test_a_bound_within_another_ends_with_the_shorter() -> None:
         nested()
     with (
         pytest.raises(CommandError, match=r"^inner: no answer within 0.2 s; "),
-        ask.bounded("outer", 5),
+        ask.bounded("outer", 60),
         ask.bounded("inner", 0.2),
     ):
-        time.sleep(5)
-    assert time.monotonic() - began < 3
+        time.sleep(60)
+    assert time.monotonic() - began < 30
 
 
 def test_a_bound_begins_with_the_process(place: Path) -> None:
     context = Context(host.application(place), False, time.monotonic() - 9.3)
     began = time.monotonic()
     with pytest.raises(CommandError, match=r"^x: no answer within 10 s; "), context.within("x"):
-        time.sleep(5)
-    assert time.monotonic() - began < 1
+        time.sleep(60)
+    # One that began here would be over after 9.5 s.
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -628,7 +632,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
         env={"PYTHONPATH": str(host.SOURCE)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     answer = json.loads(done.stdout)

@@ -141,6 +141,7 @@ def test_a_schedule_in_no_database(place: Path, call: Call) -> None:
     assert (done.exit_code, "is in no database" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_options_before_the_subcommand_hold_for_it(place: Path, call: Call) -> None:
     host.install(place, "blog")
     assert "several applications" in call("schedule", "list").stderr

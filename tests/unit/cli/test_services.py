@@ -145,7 +145,7 @@ def test_a_start_that_waits_for_its_broker(
     systemd.course("start", MAIL, STARTING | {"StatusText": "connecting to the broker"})
     began = time.monotonic()
     done = call("start", "mail")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert done.exit_code == 1
     assert "not started within 0 s: shop-worker@mail: activating (start), connecting" in done.stderr
 

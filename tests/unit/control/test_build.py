@@ -509,6 +509,14 @@ def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
     assert build(place.wanted()) == []
 
 
+def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) -> None:
+    """Neither that build nor its pruning takes it for a release."""
+    with pytest.raises(BuildError, match="installing the requirements failed"):
+        build(place.wanted(files=setup_py("sys.exit('no')")))
+    build(place.wanted(keep=0))
+    assert (place.root / "releases" / module.LOG).is_file()
+
+
 @pytest.mark.parametrize(
     ("output", "words"),
     [
@@ -527,20 +535,23 @@ def test_a_file_that_can_not_be_compiled_is_a_warning(place: Place) -> None:
             "src/a.c:3:10: fatal error: Python.h: No such file or directory\nFailed building wheel for a",
             ["Python's headers", "python3-dev"],
         ),
-        (
+        pytest.param(
             "src/a.c:3:10: fatal error: ldap.h: No such file or directory\nFailed building wheel for a",
             ["Probably missing: ldap.h.", "celery_runtime_packages"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "ERROR: No matching distribution found for shop-utils==1.2",
             ["The package is shop-utils==1.2.", "celery_release_python"],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             (
                 "Failed to establish a new connection: [Errno 111] Connection refused'))\n"
                 "ERROR: No matching distribution found for celery==5.5"
             ),
             ["a way to the package index", "/etc/pip.conf"],
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -555,9 +566,6 @@ def test_a_failed_installation_names_package_cause_and_log(
     assert f"The whole output is in {log} on this host." in str(caught.value)
     assert output in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
-    # The next build that succeeds leaves it, and neither it nor its pruning takes it for a release.
-    build(place.wanted(keep=0))
-    assert log.is_file()
 
 
 def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(

@@ -213,7 +213,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     process = subprocess.Popen([program, str(directory / "redis.conf")])
     access = RedisAccess("localhost", port, str(directory / "ca.crt"), "admin", "adm")
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not takes_password(access, talk):
             assert time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.05)

@@ -108,7 +108,14 @@ def test_a_wrong_password_ends_with_the_file_and_the_remedy(tmp_path: Path) -> N
         ("a: 1\n  b: 2\n", "2:", "Mapping values are not allowed"),
     ],
 )
-@pytest.mark.parametrize("file", ["group_vars/all/celery.yml", "host_vars/one.yml", "hosts.yml"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "group_vars/all/celery.yml",
+        pytest.param("host_vars/one.yml", marks=pytest.mark.slow),
+        pytest.param("hosts.yml", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mistake_of_yaml_has_its_place(
     tmp_path: Path, file: str, text: str, place: str, words: str
 ) -> None:

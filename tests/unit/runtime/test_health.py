@@ -80,9 +80,10 @@ def test_a_check_that_hangs_is_bad_and_delays_no_other() -> None:
 
     began = time.monotonic()
     found = health.run(
-        {"hangs": (hangs, 0.5), "too": (hangs, 0.5), "well": (lambda: Finding(GOOD, "yes"), 0.5)}
+        {"hangs": (hangs, 0.5), "too": (hangs, 0.5), "well": (lambda: Finding(GOOD, "yes"), 20)}
     )
-    assert time.monotonic() - began < 3
+    # What hangs does so for 30 s.
+    assert time.monotonic() - began < 15
     forever.set()
     assert found == {
         "hangs": Finding(BAD, "no answer within 0.5 s"),

@@ -601,7 +601,8 @@ def test_a_database_that_hangs_is_given_up(tmp_path: Path) -> None:
             patch.setattr(health_database, "look", hangs)
             urls = {"A": f"oracle://127.0.0.1:{port}/x"}
             found = health_database.run({"urls": urls, "timeout": 0.3})
-        assert time.monotonic() - began < 5
+        # What hangs does so for 30 s.
+        assert time.monotonic() - began < 15
         assert found == {"A": {"ok": False, "error": "no answer within 0.3 s"}}
         release.set()
 
