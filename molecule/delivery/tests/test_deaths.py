@@ -46,7 +46,7 @@ def test_processes_killed_in_turn(ground: Ground, numbers: random.Random) -> Non
     """Workers, processes of their pools, drains: with bodies of 1 kB and 1 MB, priorities, rate limits, revokes."""
 
     def act(case: Case) -> Recoveries:
-        found = kill_workers(ground, case, FLEET, 12, numbers)
+        found = kill_workers(ground, case, FLEET, 9, numbers)
         kill_children(ground, case, 5, numbers)
         kill_drains(ground, case, 9, numbers)
         return found
