@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery bench-restarts report-delivery report-tested docs clean
+.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery report-restarts report-delivery report-tested docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -37,9 +37,9 @@ test-all: setup ## all tests without hosts, then every Molecule scenario, even i
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
 
-soak: $(patsubst molecule/%/molecule.yml,soak-%,$(wildcard molecule/delivery*/molecule.yml)) ## the delivery's scenarios with all faults of its page; hours
+soak: soak-restarts soak-delivery ## each fault of docs/restarts.md and docs/delivery-proof.md by itself, and often; hours
 
-soak-%: setup ## one of them
+soak-%: setup ## one of the two: soak-restarts, soak-delivery
 	@CELERY_FLEET_SOAK=1 scripts/check.sh molecule:$*
 
 demo-hosts: setup ## make the demo's hosts, or start them again
@@ -67,13 +67,13 @@ bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but
 bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
 	@python -m scripts.bench_delivery
 
-bench-restarts: test-restarts test-restarts-faults ## restarts under load beside the stock units: docs/restarts.md
+report-restarts: setup ## docs/restarts.md, from the last soak-restarts
 	@python -m scripts.restarts.report
 
 report-tested: setup ## docs/tested.md, from the last run of each part
 	@scripts/check.sh tested
 
-report-delivery: setup ## docs/delivery-proof.md, from the last runs of the scenarios delivery, delivery-…
+report-delivery: setup ## docs/delivery-proof.md, from the last soak-delivery
 	@python -m scripts.restarts.delivery_report
 
 docs: setup ## the pages' site in .state/docs/html; before, what is generated of them: variables, what is put on a host

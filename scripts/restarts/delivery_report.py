@@ -1,7 +1,7 @@
 """Write the table of what was killed, cut off and filled on hosts into docs/delivery-proof.md: `make report-delivery`.
 
-Reads what the scenarios `delivery…` have left in .state/results/delivery; measures nothing itself. A run of a scenario,
-or of one of its tests, takes the place of its last one. Runs whose test failed, and stale ones, are refused.
+Reads what `make soak-delivery` has left in .state/results/delivery; measures nothing itself. A run of the scenario, or
+of one of its tests, takes the place of its last one. Runs whose test failed, and stale ones, are refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import origin
 from .origin import ORIGINS, ReportError, require_sound, table_of_origins
 from .report import between, causes_text, seconds_text, table
 from .summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / ".state" / "results" / "delivery"
+RESULTS = origin.RESULTS / "delivery"
 PAGE = ROOT / "docs" / "delivery-proof.md"
 
 WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery, late acknowledgement"}
@@ -51,8 +52,8 @@ FAULTS = {
     "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
     "drains behind named exchanges": "workers with the stock take drain, behind named exchanges",
 }
-#: Cases that stock Celery is measured in as well: without its row, ours would show nothing. Each with its scenario.
-STOCK = {"workers killed": "delivery", "all connections cut": "delivery"}
+#: Cases that stock Celery is measured in as well: without its row, ours would show nothing.
+STOCK = ("workers killed", "all connections cut")
 #: What is measured, and not promised.
 APART = {
     "Redis killed with appendfsync everysec": "`kill -9` of Redis, with `appendfsync everysec`"
@@ -134,9 +135,7 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
         ReportError: There is nothing to show.
     """
     if not found:
-        raise ReportError(
-            f"{RESULTS.relative_to(ROOT)} has no run; run `make soak`, or `make test-delivery` and the others, first"
-        )
+        raise ReportError(f"{RESULTS.relative_to(ROOT)} has no run; run `make soak-delivery` first")
     others = {name: name for name, _ in sorted(found) if name not in FAULTS and name not in APART}
     text = f"The broker was {about.get('broker', 'a Redis of unknown version')}."
     lines = [_line(title, result) for title, result in _ordered(found, {**FAULTS, **others})]
@@ -159,11 +158,11 @@ def require_publishable(found: Mapping[tuple[str, str], Result], root: Path = RO
         ReportError: With each such run and the command that measures it again.
     """
     missing = [
-        (f"{name} (stock)", scenario)
-        for name, scenario in STOCK.items()
+        f"{name} (stock)"
+        for name in STOCK
         if (name, "fleet") in found and (name, "stock") not in found
     ]
-    require_sound([result.summary for result in found.values()], missing, root)
+    require_sound("delivery", [result.summary for result in found.values()], missing, root)
 
 
 def main(arguments: Sequence[str] = ()) -> int:

@@ -10,18 +10,19 @@ from pathlib import Path
 from .summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Runs of `make soak-…`; others are kept in a directory of their own, and never published.
+RESULTS = ROOT / ".state" / "results"
 
 #: What the hosts run.
 PRODUCT = ("src", "plugins", "roles", "templates")
 #: What every scenario with this load shares: the load, and how its record is read.
 SHARED = (
     "molecule/restarts",
-    "molecule/restarts-faults/tests/faults.py",
     "scripts/restarts/judge.py",
     "scripts/restarts/record.py",
 )
 DIRTY = "-dirty"
-#: Set by `make soak` and `make soak-…`: more faults, for which `make test-…` has no time.
+#: Set by `make soak` and `make soak-…`: every case apart, with as many faults as the pages need.
 SOAK = "CELERY_FLEET_SOAK"
 
 
@@ -30,7 +31,7 @@ class ReportError(Exception):
 
 
 def is_soak() -> bool:
-    """Tell whether more faults are wanted than `make test-…` has time for."""
+    """Check whether this process makes the runs that the pages show."""
     return bool(os.environ.get(SOAK))
 
 
@@ -39,10 +40,14 @@ def command_of(scenario: str) -> str:
     return f"make {'soak' if is_soak() else 'test'}-{scenario}"
 
 
+def results(family: str = "") -> Path:
+    """Return the directory in which this process keeps its runs of a family, the restarts or others."""
+    return RESULTS / ("" if is_soak() else "short") / family
+
+
 def paths_of(scenario: str) -> Sequence[str]:
     """Return the paths whose changes make the figures of a scenario stale."""
-    delivery = ("molecule/delivery",) if scenario.startswith("delivery") else ()
-    return (*PRODUCT, *SHARED, *delivery, f"molecule/{scenario}")
+    return (*PRODUCT, *SHARED, f"molecule/{scenario}")
 
 
 def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +78,8 @@ def objection(summary: Summary, root: Path = ROOT) -> str:
     failed = [name for name, outcome in summary.tests.items() if outcome != "passed"]
     if failed:
         return f"its test failed: {', '.join(failed)}"
+    if not summary.command.startswith("make soak-"):
+        return f"it was made by {summary.command}, which makes few faults"
     if summary.commit.endswith(DIRTY):
         return f"it was measured with uncommitted changes to {summary.commit[:7]}"
     difference = _git(
@@ -88,33 +95,26 @@ def objection(summary: Summary, root: Path = ROOT) -> str:
 
 
 def require_sound(
-    found: Sequence[Summary], missing: Sequence[tuple[str, str]] = (), root: Path = ROOT
+    scenario: str, found: Sequence[Summary], missing: Sequence[str] = (), root: Path = ROOT
 ) -> None:
-    """Refuse runs that failed, were not judged, or are stale.
+    """Refuse runs that failed, were not judged, have few faults, or are stale.
 
     Args:
+        scenario: The one that makes them.
         found: The runs to be published.
-        missing: Runs that have to be there and are not, each with its scenario.
+        missing: Runs that have to be there and are not.
         root: The checkout.
 
     Raises:
-        ReportError: With each of them, and the commands that measure them again.
+        ReportError: With each of them, and the command that measures them again.
     """
-    lines = []
-    again = set()
-    for what, scenario in missing:
-        lines.append(f"{what}: it was not run")
-        again.add(f"make test-{scenario}")
-    for one in found:
-        why = objection(one, root)
-        if why:
-            lines.append(f"{one.name} ({one.way}): {why}")
-            again.add(one.command or "the scenario that has it")
+    objections = [(f"{one.name} ({one.way})", objection(one, root)) for one in found]
+    lines = [f"{what}: it was not run" for what in missing]
+    lines += [f"{what}: {why}" for what, why in objections if why]
     if lines:
         raise ReportError(
             "\n  ".join(["these runs can't be published:", *lines])
-            + "\nrun again: "
-            + ", ".join(sorted(again))
+            + f"\nrun again: make soak-{scenario}"
         )
 
 

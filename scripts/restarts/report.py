@@ -1,6 +1,6 @@
-"""Write the table and the picture of the last runs of the scenarios into docs/: `make bench-restarts`.
+"""Write the table and the picture of the last soak of the restarts into docs/: `make report-restarts`.
 
-Reads what the scenarios' tests have left in .state/results; measures nothing itself.
+Reads what `make soak-restarts` has left in .state/results; measures nothing itself.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .origin import ORIGINS, ReportError, require_sound, table_of_origins
+from .origin import ORIGINS, RESULTS, ReportError, require_sound, table_of_origins
 from .picture import Panel, draw
 from .summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / ".state" / "results"
 PAGE = ROOT / "docs" / "restarts.md"
 PICTURE = ROOT / "docs" / "restarts.svg"
 
@@ -31,27 +30,18 @@ NOTHING = "-"
 # Cases in which nothing breaks.
 ORDERLY = ("calm", "roll", "overlap")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-#: Runs that the page has to have, by scenario: without those of the stock units, ours would show nothing.
-WANTED = {
-    "restarts": (
-        *(("calm", "fleet"), ("overlap", "fleet")),
-        *(("roll", way) for way in TITLES),
-    ),
-    "restarts-faults": (
-        *(
-            (name, "fleet")
-            for name in (
-                "ansible-playbook killed and run again",
-                "a worker does not start",
-                "a host is lost in its turn",
-                "Redis is restarted",
-                "a task longer than its drain",
-            )
-        ),
-        # That of `celery multi` comes to rest only if some of its workers outlive Redis's restart.
-        ("all of these", "plain"),
-    ),
-}
+#: Runs that the page has to have: without those of the stock units, ours would show nothing.
+WANTED = (
+    *(("calm", "fleet"), ("overlap", "fleet")),
+    *(("roll", way) for way in TITLES),
+    ("ansible-playbook killed and run again", "fleet"),
+    ("a worker does not start", "fleet"),
+    ("a host is lost in its turn", "fleet"),
+    ("Redis is restarted", "fleet"),
+    ("a task longer than its drain", "fleet"),
+    # That of `celery multi` comes to rest only if some of its workers outlive Redis's restart.
+    ("all of these", "plain"),
+)
 
 
 def load(directory: Path) -> dict[tuple[str, str], Summary]:
@@ -153,13 +143,8 @@ def require_publishable(found: Mapping[tuple[str, str], Summary], root: Path = R
     Raises:
         ReportError: With each such run and the command that measures it again.
     """
-    missing = [
-        (f"{name} ({way})", scenario)
-        for scenario, wanted in WANTED.items()
-        for name, way in wanted
-        if (name, way) not in found
-    ]
-    require_sound(list(found.values()), missing, root)
+    missing = [f"{name} ({way})" for name, way in WANTED if (name, way) not in found]
+    require_sound("restarts", list(found.values()), missing, root)
 
 
 def _sentence(overlap: Summary) -> str:

@@ -1,25 +1,29 @@
-"""The means are those of the scenario `restarts`."""
+"""What the tests of this scenario share; the load and its record are those of `restarts`."""
 
 from __future__ import annotations
 
+import json
+import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 # pytest puts no directory of tests on the path in its mode `importlib`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "shared" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts" / "tests"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "restarts-faults" / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from proof import (  # noqa: F401  # fixtures and hooks, which pytest finds by their names
-    ground,
-    nothing_refused,
-    numbers,
+from ground import SEED, Ground
+from modes import (  # noqa: F401  # hooks, which pytest finds by their names
     pytest_collection_modifyitems,
     pytest_configure,
 )
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+from support import resp
+from support.inventory import load_fleet
+from support.skips import (  # noqa: F401  # the same
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
@@ -29,3 +33,31 @@ from scripts.restarts.verdicts import (  # noqa: F401  # the same
     pytest_runtest_protocol,
     pytest_runtest_teardown,
 )
+
+
+@pytest.fixture(scope="session")
+def ground() -> Ground:
+    """The hosts of this scenario; which broker they have is kept beside the results, for the report."""
+    ground = Ground(load_fleet(), "delivery")
+    about = {"broker": resp.version(ground.fleet, "broker")}
+    (ground.results / "about.json").write_text(json.dumps(about) + "\n")
+    return ground
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(ground: Ground) -> None:
+    """The fleet is the inventory's; a module that wants another one has a fixture of this name."""
+    ground.deploy()
+
+
+@pytest.fixture(autouse=True)
+def nothing_refused(ground: Ground) -> Iterator[None]:
+    """The roles' users may do all that a fault makes of them."""
+    yield
+    assert resp.acl_log(ground.fleet, "broker") == []
+
+
+@pytest.fixture
+def numbers() -> random.Random:
+    """The same for each test, whatever ran before it."""
+    return random.Random(SEED)  # noqa: S311  # a load, no secret

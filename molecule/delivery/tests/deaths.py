@@ -1,4 +1,4 @@
-"""What is killed, cut off or frozen under load, and how long its messages stay away."""
+"""What is killed, lost or cut off under load, and how long its messages stay away."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from faults import HOST_LOST, bring_back, docker
 from ground import FLEET, Case, Ground, Way
 from support import units
 from support.deliveries import cut_connections, held
 from support.waiting import wait_for
 
-from scripts.restarts import judge, origin
+from scripts.restarts import judge
 from scripts.restarts.summary import Summary
 
 LEASE = 15.0  # seconds, as the inventory has it
@@ -24,6 +25,8 @@ LEASE = 15.0  # seconds, as the inventory has it
 REST = LEASE + 225.0
 #: Seconds between two deaths. More of them and the longest tasks, which begin anew each time, would fill all processes.
 PAUSE = 3.0
+#: Seconds between two faults of one run where the tasks of one could be given to the other: the judge takes the first.
+GAP = judge.LASTING + judge.UNDER_WAY
 
 #: Seconds of load at the most: 200 deaths take some eleven minutes.
 LONGEST = 1800.0
@@ -31,20 +34,13 @@ LONGEST = 1800.0
 #: What is done to the fleet, as the causes name it.
 WORKER_KILLED = "its worker was killed"
 PROCESS_KILLED = "its process was killed"
-HOST_LOST = "its host was lost"
 HOST_CUT_OFF = "its host was cut off from Redis"
 CONNECTIONS_CUT = "all connections were cut"
-REDIS_FROZEN = "Redis was frozen"
 
 
 def died(what: str) -> tuple[str, str]:
     """Name what a death excuses: a task that ran, and one whose acknowledgement was under way."""
     return judge.was_cut_off(what), judge.had_ended(what)
-
-
-def so_many(soak: int, test: int) -> int:
-    """Return how often a fault is made by `make soak`, and how often by `make test-…`, which has less time."""
-    return soak if origin.is_soak() else test
 
 
 @dataclass
@@ -69,18 +65,23 @@ class Recoveries:
         return {"count": len(self.seconds), "p50": self.p50, "max": self.longest}
 
 
+# --- workers ---------------------------------------------------------------------------------------
+
+
 def unit_of(way: Way, worker: str) -> str:
     """The unit of a worker of three in one of the two ways that are measured."""
     return f"load-worker@{worker}.service" if way is FLEET else f"plain-{worker}.service"
 
 
-def pids(ground: Ground) -> dict[tuple[str, str], str]:
-    """The main processes of all workers."""
-    return {
-        (host, worker): units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
-        for host in ground.workers
-        for worker in ground.instances
-    }
+def pids(ground: Ground, hosts: Sequence[str] = ()) -> dict[tuple[str, str], str]:
+    """The main processes of all workers, or of those of some hosts, once all of them consume."""
+    found = {}
+    for host in hosts or ground.workers:
+        for worker in ground.instances:
+            wait_until_active(ground, host, unit_of(FLEET, worker))
+            state = units.state(ground.fleet, host, unit_of(FLEET, worker))
+            found[host, worker] = state["MainPID"]
+    return found
 
 
 def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60) -> None:
@@ -109,12 +110,13 @@ def kill_workers(
     numbers: random.Random,
     names: Collection[str] = (),
     pause: float = PAUSE,
+    hosts: Sequence[str] = (),
 ) -> Recoveries:
-    """So many of all, or of some names, one after the other, each when it consumes again; a while lies between two."""
+    """So many of all, or of some names or hosts, in turn, each when it consumes again; a while lies before each."""
     found = Recoveries()
     began = time.monotonic()
     chosen = names or ground.instances
-    workers = [(host, worker) for host in ground.workers for worker in chosen]
+    workers = [(host, worker) for host in hosts or ground.workers for worker in chosen]
     for count in range(number):
         host, worker = workers[count % len(workers)]
         wait_until_active(ground, host, unit_of(way, worker))
@@ -123,23 +125,48 @@ def kill_workers(
         kill_worker(ground, case, way, host, worker, numbers.choice(["main", "main", "all"]))
         began = time.monotonic()
         if before and way is FLEET:
-            wait_for(
-                f"what {worker}@{host} held is back",
-                LEASE + 10,
-                lambda: not before & held(ground.fleet, f"{worker}@{host}"),  # noqa: B023  # called at once
-                pause=0.02,
-            )
+            wait_until_back(ground, before, LEASE + 10, pause=0.02)
             found.seconds.append(time.monotonic() - began)
     return found
 
 
-def kill_child(ground: Ground, case: Case, host: str, worker: str, numbers: random.Random) -> None:
-    """SIGKILL to one process of a pool."""
-    unit = unit_of(FLEET, worker)
-    main = units.state(ground.fleet, host, unit)["MainPID"]
-    child = numbers.choice(ground.fleet.must(host, ["pgrep", "--parent", main]).split())
-    case.mark(PROCESS_KILLED, host=host, node=f"{worker}@{host}", fatal=True, pid=int(child))
-    ground.fleet.must(host, ["kill", "-KILL", child])
+def kill_children(ground: Ground, case: Case, number: int, numbers: random.Random) -> None:
+    """SIGKILL to so many processes of pools, each of a worker that is drawn."""
+    for _ in range(number):
+        host, worker = numbers.choice(ground.workers), numbers.choice(list(ground.instances))
+        wait_until_active(ground, host, unit_of(FLEET, worker))
+        main = units.state(ground.fleet, host, unit_of(FLEET, worker))["MainPID"]
+        child = numbers.choice(ground.fleet.must(host, ["pgrep", "--parent", main]).split())
+        case.mark(PROCESS_KILLED, host=host, node=f"{worker}@{host}", fatal=True, pid=int(child))
+        ground.fleet.must(host, ["kill", "-KILL", child])
+        ground.sleep(1)
+
+
+def kill_drains(ground: Ground, case: Case, number: int, numbers: random.Random) -> None:
+    """So many workers in turn are told to stop, and killed at some moment of their drain."""
+    workers = [(host, worker) for host in ground.workers for worker in ground.instances]
+    for count in range(number):
+        host, worker = workers[count % len(workers)]
+        unit = unit_of(FLEET, worker)
+        wait_until_active(ground, host, unit)
+        ground.fleet.must(host, ["systemctl", "stop", "--no-block", unit])
+        ground.sleep(numbers.uniform(0, 1.5))
+        kill_worker(ground, case, FLEET, host, worker, "all")
+        ground.fleet.must(host, ["systemctl", "start", unit])
+
+
+def wait_until_back(ground: Ground, before: set[str], seconds: float, pause: float = 0.5) -> None:
+    """Wait until none of some deliveries is held any more."""
+    owners = sorted({tag.partition("/")[0] for tag in before})
+    wait_for(
+        f"what {', '.join(owners)} held is back",
+        seconds,
+        lambda: not before & {tag for node in owners for tag in held(ground.fleet, node)},
+        pause=pause,
+    )
+
+
+# --- connections and hosts -------------------------------------------------------------------------
 
 
 def kill_clients(ground: Ground, case: Case) -> None:
@@ -148,17 +175,11 @@ def kill_clients(ground: Ground, case: Case) -> None:
     cut_connections(ground.fleet)
 
 
-@contextmanager
-def frozen_redis(ground: Ground, case: Case) -> Iterator[None]:
-    """The broker's process is stopped, as a host that swaps would have it; its connections stay open."""
-    host, unit = ground.fleet.one("redis"), "redis@load-broker.service"
-    kill = ["systemctl", "kill", "--kill-whom=main", unit]
-    with case.lasting(REDIS_FROZEN):
-        ground.fleet.must(host, [*kill, "--signal=STOP"])
-        try:
-            yield
-        finally:
-            ground.fleet.must(host, [*kill, "--signal=CONT"])
+def cut_often(ground: Ground, case: Case, number: int) -> None:
+    """So many times; a worker needs a second of its own to come back (Celery's mingle)."""
+    for _ in range(number):
+        kill_clients(ground, case)
+        ground.sleep(PAUSE)
 
 
 @contextmanager
@@ -171,6 +192,24 @@ def cut_off(ground: Ground, case: Case, host: str) -> Iterator[None]:
             yield
         finally:
             ground.fleet.must(host, ["ip", "route", "del", "blackhole", address])
+
+
+def lose(ground: Ground, case: Case, host: str, seconds: float) -> float:
+    """Take a host's power until what it held is back, and give it again; how long that was."""
+    before = {tag for worker in ground.instances for tag in held(ground.fleet, f"{worker}@{host}")}
+    assert before, f"the workers of {host} held nothing"
+    case.mark(HOST_LOST, host=host, fatal=True)
+    ground.fleet.must(host, ["ip", "link", "set", "eth0", "down"])
+    docker("kill", ground.fleet.containers[host])
+    began = time.monotonic()
+    try:
+        wait_until_back(ground, before, seconds, pause=0.2)
+        return time.monotonic() - began
+    finally:
+        bring_back(ground, host)
+
+
+# --- one run ---------------------------------------------------------------------------------------
 
 
 def counted(
@@ -203,3 +242,9 @@ def assert_delivered(summary: Summary, *allowed: str) -> None:
     """
     assert (summary.lost, summary.lost_causes) == (0, {})
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
+
+
+def assert_revoked(summary: Summary) -> None:
+    """What is revoked in the moment in which a worker starts passes it by, as with every Celery; and nothing else."""
+    assert summary.revoked > 0, "none was revoked"
+    assert not [cause for cause in summary.unheeded if not cause.endswith("as its worker started")]

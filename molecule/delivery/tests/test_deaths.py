@@ -12,71 +12,92 @@ from deaths import (
     WORKER_KILLED,
     Recoveries,
     assert_delivered,
+    assert_revoked,
     counted,
+    cut_often,
     died,
-    kill_child,
-    kill_clients,
+    kill_children,
+    kill_drains,
     kill_workers,
-    so_many,
 )
-from ground import FLEET, PLAIN, Case, Ground, Way
+from ground import FLEET, PLAIN, SOAK, Case, Ground, Way
 
 #: Stock Celery at its best: late acknowledgement, and a visibility timeout above its longest task.
-STOCK = Way("stock", PLAIN.units, late=True, visibility_timeout=60)
+STOCK = Way("stock", PLAIN.units, late=True, visibility_timeout=60 if SOAK else 30)
 STOCK_REST = 60.0 + 225.0
 
 
+def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
+    """What stock Celery loses makes the fleet's runs ones that count.
+
+    It loses a task in one of seven kills or so, so there are many: in the short form one soon after another.
+    """
+    number, pause = (60, PAUSE) if SOAK else (36, 1.0)
+
+    def act(case: Case) -> None:
+        kill_workers(ground, case, STOCK, number, numbers, pause=pause)
+
+    summary, _ = counted(ground, "workers killed", STOCK, act, STOCK_REST)
+    assert summary.lost > 0
+
+
+@pytest.mark.short
+def test_processes_killed_in_turn(ground: Ground, numbers: random.Random) -> None:
+    """Workers, processes of their pools, drains: with bodies of 1 kB and 1 MB, priorities, rate limits, revokes."""
+
+    def act(case: Case) -> Recoveries:
+        found = kill_workers(ground, case, FLEET, 9, numbers)
+        kill_children(ground, case, 5, numbers)
+        kill_drains(ground, case, 9, numbers)
+        return found
+
+    with ground.loaded("--rich"):
+        summary, recoveries = counted(ground, "processes killed in turn", FLEET, act)
+    assert_delivered(summary, *died(WORKER_KILLED), *died(PROCESS_KILLED))
+    assert recoveries.longest <= 2.0, recoveries.as_dict()
+    assert_revoked(summary)
+
+
+@pytest.mark.soak
 def test_workers_killed(ground: Ground, numbers: random.Random) -> None:
     def act(case: Case) -> Recoveries:
-        return kill_workers(ground, case, FLEET, so_many(200, 80), numbers)
+        return kill_workers(ground, case, FLEET, 200, numbers)
 
     summary, recoveries = counted(ground, "workers killed", FLEET, act)
     assert_delivered(summary, *died(WORKER_KILLED))
     assert recoveries.longest <= 2.0, recoveries.as_dict()
 
 
-def test_stock_workers_killed(ground: Ground, numbers: random.Random) -> None:
-    """The same for stock: what it loses makes the run above one that counts."""
-    summary, _ = counted(
-        ground,
-        "workers killed",
-        STOCK,
-        lambda case: kill_workers(ground, case, STOCK, so_many(60, 40), numbers),
-        STOCK_REST,
-    )
-    assert summary.lost > 0
-
-
+@pytest.mark.soak
 def test_children_killed(ground: Ground, numbers: random.Random) -> None:
     def act(case: Case) -> None:
-        for _ in range(so_many(50, 30)):
-            kill_child(
-                ground,
-                case,
-                numbers.choice(ground.workers),
-                numbers.choice(list(ground.instances)),
-                numbers,
-            )
-            ground.sleep(1)
+        kill_children(ground, case, 50, numbers)
 
     summary, _ = counted(ground, "processes of pools killed", FLEET, act)
     assert_delivered(summary, *died(PROCESS_KILLED))
 
 
+@pytest.mark.soak
+def test_drains_killed(ground: Ground, numbers: random.Random) -> None:
+    """Told to stop, and killed at some moment of the drain."""
+
+    def act(case: Case) -> None:
+        kill_drains(ground, case, 100, numbers)
+
+    summary, _ = counted(ground, "drains killed", FLEET, act)
+    assert_delivered(summary, *died(WORKER_KILLED))
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("way", [FLEET, STOCK], ids=lambda way: way.name)
 def test_connections_cut(ground: Ground, way: Way) -> None:
     """Stock workers put back what runs, so that it runs twice: else the cuts would show nothing of the fleet's."""
-    number = so_many(100, 50) if way is FLEET else so_many(40, 20)
+    number, rest = (100, REST) if way is FLEET else (40, STOCK_REST)
 
     def act(case: Case) -> None:
-        for _ in range(number):
-            kill_clients(ground, case)
-            # A worker needs a second of its own to come back (Celery's mingle).
-            ground.sleep(PAUSE)
+        cut_often(ground, case, number)
 
-    summary, _ = counted(
-        ground, "all connections cut", way, act, rest=STOCK_REST if way is STOCK else REST
-    )
+    summary, _ = counted(ground, "all connections cut", way, act, rest)
     if way is FLEET:
         assert_delivered(summary)
     else:

@@ -13,8 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from ground import Ground
+from modes import (  # noqa: F401  # hooks, which pytest finds by their names
+    pytest_collection_modifyitems,
+    pytest_configure,
+)
 from support.inventory import load_fleet
-from support.skips import (  # noqa: F401  # hooks, which pytest finds by their names
+from support.skips import (  # noqa: F401  # the same
     pytest_make_collect_report,
     pytest_runtest_makereport,
 )
@@ -30,3 +34,9 @@ from scripts.restarts.verdicts import (  # noqa: F401  # the same
 def ground() -> Ground:
     """The hosts of this scenario."""
     return Ground(load_fleet())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(ground: Ground) -> None:
+    """The fleet is the inventory's, whatever another module has deployed."""
+    ground.deploy()

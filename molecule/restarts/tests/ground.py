@@ -9,14 +9,22 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from support import resp
-from support.inventory import ROOT, Fleet, ansible_environment, inventory_arguments
+from support.inventory import (
+    ROOT,
+    Fleet,
+    ansible_environment,
+    inventory_arguments,
+    inventory_sources,
+    load_fleet,
+)
 from support.waiting import wait_for
 
 from scripts.restarts import origin, verdicts
@@ -28,14 +36,19 @@ ROLL = "playbooks/restart_workers.yml"
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
 VISIBILITY_TIMEOUT = 120  # seconds, as the application and the inventory have it
 BOOT = 60.0  # seconds in which all workers of a way have to consume
-LEAD = 20.0  # seconds of load before anything is done: the 20 s tasks are as many as they get
-TAIL = 15.0  # seconds of load after it
-LEAST = (
-    75.0  # seconds of load from the moment that something is done on, so that short ones compare
-)
+#: Whether runs are made for the pages: each fault apart and often. Otherwise they are as short as they can be.
+SOAK = origin.is_soak()
+LEAD = 20.0 if SOAK else 10.0  # seconds of load before anything is done: long tasks run by then
+TAIL = 15.0 if SOAK else 5.0  # seconds of load after it
+# Seconds of load from the moment that something is done on, so that short ones compare.
+LEAST = 75.0 if SOAK else 0.0
+# A run comes to rest with its last ETA. This one is still above the lease of the scenario `delivery`.
+LOAD = () if SOAK else ("--eta=18",)
 LONGEST = 600.0  # seconds after which the sender stops by itself
 # What is in the broker's hash of unacknowledged messages comes back after this and a sweep; then it has to run.
 REST = VISIBILITY_TIMEOUT + 75.0
+# So that a deploy of the tests' own takes few steps.
+QUICK: Mapping[str, object] = {"celery_restart_batch": 9, "celery_restart_min_capacity": 30}
 
 _EVERYTHING = """
 SELECT json_build_object(
@@ -59,6 +72,7 @@ SELECT count(*) FROM sends s WHERE run = :'run' AND NOT refused AND NOT EXISTS
   (SELECT FROM runs r WHERE r.task = s.task AND r.attempt >= s.attempts - 1 AND r.ended IS NOT NULL)
   AND NOT EXISTS (SELECT FROM revoked v WHERE v.task = s.task)
 """
+_REFUSED = "SELECT count(*) FROM sends WHERE run = :'run' AND refused"
 
 
 @dataclass(frozen=True)
@@ -137,14 +151,17 @@ class Ground:
         self.control = fleet.one("celery_producers")
         self.instances = fleet.of("celery_workers")["celery_worker_instances"]
         # Not among the scenario's own state, which goes with its hosts.
-        self.results = ROOT / ".state" / "results" / family
+        self.results = origin.results(family)
         self.results.mkdir(parents=True, exist_ok=True)
         self.now_running: Way | None = None
         #: With the commit of the checkout when the tests began.
         scenario = Path(fleet.sources[-1]).parts[1]
         self.origin = Origin(origin.commit(scenario), scenario, origin.command_of(scenario))
         #: More words for whoever sends; see `load.send`.
-        self.load_options: tuple[str, ...] = ()
+        self.load_options: tuple[str, ...] = LOAD
+        self._base = fleet
+        #: What the hosts were deployed with last, also by tests that ran before this process.
+        self._deployed = fleet.state / "deployed"
 
     def units(self, way: Way) -> Sequence[str]:
         """The units of each host that are all of its workers."""
@@ -182,7 +199,21 @@ class Ground:
             queued = sum(broker.send("LLEN", queue) for queue in self.queues())
             return int(queued) + len(broker.send("ZRANGE", "unacked_index", 0, -1))
 
+    def refused(self, case: Case) -> int:
+        """Tasks of a case that its sender could not send until now."""
+        return int(self.ask(_REFUSED, run=case.run))
+
     # --- the load --------------------------------------------------------------------------------
+
+    @contextmanager
+    def loaded(self, *words: str) -> Iterator[None]:
+        """Send with more words, until the block ends."""
+        before = self.load_options
+        self.load_options = (*before, *words)
+        try:
+            yield
+        finally:
+            self.load_options = before
 
     def start_load(self, run: str, seconds: float, long: Sequence[float] = ()) -> None:
         """Send from the producer's host, with its rights, in a unit that outlives this command."""
@@ -223,19 +254,21 @@ class Ground:
         """Tell the sender to stop, and wait until it has recorded all it sent."""
         self.fleet.execute(self.control, ["systemctl", "stop", f"load-{run}.service"])
 
-    def settle(self, run: str, seconds: float) -> None:
+    def settle(self, run: str, seconds: float, way: Way) -> None:
         """Wait until each task has come to its end, or none that has not waits or runs any more."""
         quiet: list[float] = []
+        # A task that was acknowledged early and runs is nowhere in the broker. It sleeps for 20 s at most, and for 8 s
+        # where the fleet has such tasks.
+        silence = 10 if way is FLEET or way.late else 25
 
         def settled() -> bool:
             if int(self.ask(_OPEN, run=run)) == 0:
                 return True
-            # A task that was acknowledged early and runs is nowhere in the broker; none sleeps for longer.
             if self.waiting():
                 quiet.clear()
             else:
                 quiet.append(time.monotonic())
-            return bool(quiet) and quiet[-1] - quiet[0] > 25
+            return bool(quiet) and quiet[-1] - quiet[0] > silence
 
         wait_for(f"the tasks of {run} come to rest", seconds, settled, pause=2)
 
@@ -250,18 +283,51 @@ class Ground:
         environment = 'LOAD_ACKNOWLEDGE="late"\n' if way.late else ""
         if way.visibility_timeout is not None:
             environment += f'LOAD_VISIBILITY_TIMEOUT="{way.visibility_timeout}"\n'
-        since = time.time()
-        for name in self.workers:
+
+        def turn(name: str) -> None:
             self.fleet.must(name, ["systemctl", "stop", *sorted(others)])
             self.fleet.must(name, "cat > /etc/stock/acknowledge.env", environment)
             # Stopped as well: one that stands may run with another environment.
             if way is not FLEET:
                 self.fleet.must(name, ["systemctl", "stop", *own])
             self.fleet.must(name, ["systemctl", "start", *own])
+
+        since = time.time()
+        self.everywhere(turn)
         # Those of the fleet have said so already: its units are started when they consume.
         if way is not FLEET:
             self.wait_for_workers(since)
         self.now_running = way
+
+    def everywhere(self, act: Callable[[str], object], hosts: Iterable[str] = ()) -> None:
+        """Do something on all hosts of workers, or on some, side by side."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(act, hosts or self.workers))
+
+    def deploy(self, layer: str = "", variables: Mapping[str, object] = {}) -> None:
+        """Make the fleet what the scenario's inventory says, one more and some variables, unless it is that.
+
+        Not under load: all workers are stopped first. Redis's rules are set before workers are, and would refuse those
+        whose queues go.
+        """
+        wanted = json.dumps([layer, variables])
+        if wanted != (self._deployed.read_text() if self._deployed.exists() else '["", {}]'):
+            every = ["systemctl", "stop", "load-worker@*.service", *PLAIN.units, *MULTI.units]
+            self.everywhere(lambda name: self.fleet.must(name, every))
+            self.site(self.results / "deploy.log", layer, variables)
+            self._deployed.write_text(wanted)
+            self.now_running = FLEET
+        self.fleet = load_fleet((*inventory_sources(), layer)) if layer else self._base
+        self.instances = self.fleet.of("celery_workers")["celery_worker_instances"]
+
+    def site(self, log: Path, layer: str = "", variables: Mapping[str, object] = {}) -> None:
+        """`site.yml` as it is, whatever runs; nothing is known of the fleet until it is deployed again."""
+        self._deployed.write_text("")
+        more = [f"--inventory={ROOT / layer}"] if layer else []
+        with playbook(
+            *more, "-e", json.dumps({**QUICK, **variables}), "site.yml", log=log
+        ) as process:
+            assert process.wait() == 0, end_of(log)
 
     def wait_for_workers(self, since: float) -> None:
         """Wait until each worker of each host has begun to consume after a moment."""
@@ -346,7 +412,7 @@ class Ground:
             self.must_be_sending(run)
         finally:
             self.stop_load(run)
-        self.settle(run, rest)
+        self.settle(run, rest, way)
         record = self.read(case)
         rules = self.rules() if way is FLEET else None
         summary = summarise(

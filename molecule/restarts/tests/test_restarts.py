@@ -14,33 +14,33 @@ from pathlib import Path
 import pytest
 from ground import (
     FLEET,
-    LEAST,
     MULTI,
     MULTI_LATE,
     PLAIN,
     PLAIN_LATE,
+    SOAK,
     Case,
     Ground,
     Way,
     assert_nothing_lost_or_doubled,
     end_of,
 )
-from support.plays import play
 
 from scripts.restarts.summary import Summary
 
 OVERHEAD = 1.25  # times the drains and boots themselves
+CALM = 75.0 if SOAK else 20.0  # seconds
 
 
 @pytest.fixture(scope="module")
 def calm(ground: Ground) -> Summary:
     """The load without a restart."""
-    return ground.measure("calm", FLEET, lambda _: time.sleep(LEAST))
+    return ground.measure("calm", FLEET, lambda _: time.sleep(CALM))
 
 
 def test_the_load_itself_loses_nothing(calm: Summary) -> None:
     assert_nothing_lost_or_doubled(calm)
-    assert calm.sent > 40 * LEAST
+    assert calm.sent > 40 * CALM
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,13 @@ def test_the_plain_unit_loses_tasks(plain: Summary) -> None:
     assert plain.lost > 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("way", [MULTI, PLAIN_LATE, MULTI_LATE], ids=lambda way: way.name)
 def test_the_other_stock_units_are_measured(ground: Ground, way: Way) -> None:
     """What they lose is theirs; that all of them were restarted is ours to show."""
     summary = stock(ground, way)
     assert summary.roll is not None
-    assert summary.sent > 40 * LEAST
+    assert summary.sent > 40 * CALM
 
 
 @pytest.fixture(scope="module")
@@ -108,22 +109,15 @@ def test_only_worker_of_a_queue_is_overlapped(ground: Ground, tmp_path: Path) ->
     }
     layer = tmp_path / "layer.yml"
     layer.write_text(json.dumps({"all": {"hosts": hosts}}))
-    ground.switch(FLEET)
-    deployed = play(ground.fleet, "slow-alone", f"--inventory={layer}")
-    assert deployed.status == 0, deployed.end
+    ground.deploy(str(layer))
 
     def act(case: Case) -> None:
         status = ground.roll(case, f"--inventory={layer}", "-e", "celery_restart_only=slow")
         assert status == 0, end_of(case.log)
 
-    try:
-        summary = ground.measure("overlap", FLEET, act)
-        # Before the next deploy, which would delete what the roll has left.
-        script = "systemctl list-units --all --no-legend '*.next.service'; find /run/celery-fleet -name '*.next.*'"
-        left = ground.fleet.execute(alone, script)
-    finally:
-        restored = play(ground.fleet, "slow-everywhere")
-    assert restored.status == 0, restored.end
+    summary = ground.measure("overlap", FLEET, act)
     assert_nothing_lost_or_doubled(summary)
     assert summary.fewest["slow"] >= number
-    assert left.output == ""
+    # The next deploy would delete what the roll has left.
+    script = "systemctl list-units --all --no-legend '*.next.service'; find /run/celery-fleet -name '*.next.*'"
+    assert ground.fleet.execute(alone, script).output == ""

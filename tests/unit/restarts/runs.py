@@ -71,7 +71,7 @@ class Checkout:
             "commit": self.git("rev-parse", "HEAD"),
             "made": "2026-11-22T10:00:00+00:00",
             "scenario": "delivery",
-            "command": "make test-delivery",
+            "command": "make soak-delivery",
             "tests": {"test_a": "passed"},
         }
         return summary(name, way, **{**values, **changed})

@@ -70,6 +70,10 @@ def test_a_change_of_something_else_makes_no_run_stale(checkout: Checkout) -> No
         ({"tests": {"test_a": "passed", "test_b": "failed"}}, "its test failed: test_b"),
         ({"tests": {}}, "no test has judged it"),
         ({"commit": ""}, "no test has judged it"),
+        (
+            {"command": "make test-delivery"},
+            "it was made by make test-delivery, which makes few faults",
+        ),
         ({"commit": "0" * 40}, "its commit 0000000 is unknown here"),
     ],
 )
@@ -92,17 +96,15 @@ def found(*runs: Any) -> dict[tuple[str, str], Result]:
     return {(run.name, run.way): Result(run) for run in runs}
 
 
-def test_the_refusal_names_each_run_its_scenario_and_the_command(checkout: Checkout) -> None:
-    bad = checkout.run(
-        "Redis full", tests={"test_redis_full": "failed"}, command="make soak-delivery-outages"
-    )
+def test_the_refusal_names_each_run_and_the_command(checkout: Checkout) -> None:
+    bad = checkout.run("Redis full", tests={"test_redis_full": "failed"})
     runs = found(checkout.run(), checkout.run(way="stock"), bad)
     with pytest.raises(origin.ReportError) as refused:
         delivery_report.require_publishable(runs, checkout.root)
     assert str(refused.value) == (
         "these runs can't be published:\n"
         "  Redis full (fleet): its test failed: test_redis_full\n"
-        "run again: make soak-delivery-outages"
+        "run again: make soak-delivery"
     )
     delivery_report.require_publishable(
         found(checkout.run(), checkout.run(way="stock")), checkout.root
@@ -113,14 +115,12 @@ def test_without_the_row_of_stock_celery_nothing_is_published(checkout: Checkout
     with pytest.raises(origin.ReportError) as refused:
         delivery_report.require_publishable(found(checkout.run()), checkout.root)
     assert "workers killed (stock): it was not run" in str(refused.value)
-    assert str(refused.value).endswith("run again: make test-delivery")
+    assert str(refused.value).endswith("run again: make soak-delivery")
 
 
 def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: Checkout) -> None:
     runs = {
-        (name, way): checkout.run(name, way, scenario=scenario)
-        for scenario, wanted in report.WANTED.items()
-        for name, way in wanted
+        (name, way): checkout.run(name, way, scenario="restarts") for name, way in report.WANTED
     }
     report.require_publishable(runs, checkout.root)
     for missing in (("roll", "plain"), ("all of these", "plain")):
@@ -131,15 +131,12 @@ def test_restarts_are_published_with_all_that_they_are_compared_with(checkout: C
             report.require_publishable(fewer, checkout.root)
 
 
-def test_every_wanted_run_is_one_of_the_scenarios() -> None:
+def test_every_wanted_run_is_one_of_the_scenario() -> None:
     """A name that is no longer the tests' own would be missing for ever."""
-    for scenario, wanted in report.WANTED.items():
-        tests = "\n".join(
-            path.read_text()
-            for path in (report.ROOT / "molecule" / scenario).glob("tests/test_*.py")
-        )
-        for name, _ in wanted:
-            assert f'"{name}"' in tests, name
+    paths = (report.ROOT / "molecule/restarts/tests").glob("test_*.py")
+    tests = "\n".join(path.read_text() for path in paths)
+    for name, _ in report.WANTED:
+        assert f'"{name}"' in tests, name
 
 
 def test_origins_are_grouped_by_command_and_commit(checkout: Checkout) -> None:
@@ -147,16 +144,21 @@ def test_origins_are_grouped_by_command_and_commit(checkout: Checkout) -> None:
     runs = [
         checkout.run("a"),
         checkout.run("b", made="2026-11-23T01:00:00+00:00"),
-        checkout.run("c", command="make soak-delivery-outages"),
+        checkout.run("c", command="make soak-restarts"),
     ]
     assert origin.table_of_origins(runs) == [
-        ["`make test-delivery`", f"`{head}`", "2026-11-22 to 2026-11-23", "2"],
-        ["`make soak-delivery-outages`", f"`{head}`", "2026-11-22", "1"],
+        ["`make soak-delivery`", f"`{head}`", "2026-11-22 to 2026-11-23", "2"],
+        ["`make soak-restarts`", f"`{head}`", "2026-11-22", "1"],
     ]
 
 
-def test_the_command_is_the_one_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_with_few_faults_have_another_command_and_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv(origin.SOAK, raising=False)
     assert origin.command_of("delivery") == "make test-delivery"
+    assert origin.results("delivery") not in (delivery_report.RESULTS, report.RESULTS)
     monkeypatch.setenv(origin.SOAK, "1")
     assert origin.command_of("delivery") == "make soak-delivery"
+    assert origin.results("delivery") == delivery_report.RESULTS
+    assert origin.results() == report.RESULTS

@@ -36,6 +36,14 @@ def test_a_lighter_load_is_the_same_more_slowly(load_plan: ModuleType, sends: li
     ]
 
 
+def test_shorter_etas_change_nothing_else(load_plan: ModuleType, sends: list[Any]) -> None:
+    early = list(islice(load_plan.plan(7, eta=6.0), 300))
+    assert max(send.delay for send in early) <= 6.0
+    assert [(send.at, send.kind, send.queue, send.seconds) for send in early] == [
+        (send.at, send.kind, send.queue, send.seconds) for send in sends[:300]
+    ]
+
+
 def test_mix_holds_in_each_hundred(sends: list[Any]) -> None:
     for begin in range(0, len(sends), 100):
         seconds = [send.seconds for send in sends[begin : begin + 100]]
@@ -154,7 +162,7 @@ def test_no_two_tasks_of_a_load_by_worker_have_one_number(
 
 
 def test_workers_are_those_of_the_inventory(load_plan: ModuleType) -> None:
-    scenario = APPLICATION.parents[1] / "delivery-workers/inventory/group_vars/all/celery.yml"
+    scenario = APPLICATION.parents[1] / "delivery/workers/group_vars/all/celery.yml"
     variables = yaml.safe_load(scenario.read_text())
     assert set(variables["celery_worker_instances"]) == set(load_plan.WORKERS)
     # A drain waits for the longest of them.

@@ -10,7 +10,7 @@ from kombu import Exchange, Queue
 from load import events
 
 QUEUES = ("fast", "medium", "slow")
-# Of the scenario `delivery-workers`, where `named` and `topic` have exchanges that are not called like them.
+# Of molecule/delivery/workers, where `named` and `topic` have exchanges that are not called like them.
 WORKERS = ("warm", "cold", "threads", "greenlets", "once")
 EXCHANGES = (
     Queue("named", Exchange("jobs"), routing_key="job"),

@@ -25,7 +25,7 @@ RATE = 50.0  # tasks a second, where nobody says another
 BLOCK = 100
 CHORD_EVERY = 5  # blocks
 CHORD_HEADERS = 4
-ETA = (5.0, 30.0)  # seconds; below the visibility timeout
+ETA = (5.0, 30.0)  # seconds, from and to; below the visibility timeout
 REVOKED_IN = (
     15.0  # seconds until the ETA of a task that is revoked: its revoke has to be there before
 )
@@ -93,7 +93,12 @@ def _deal(shares: Mapping[str, int]) -> Iterator[str]:
 
 
 def plan(
-    seed: int, long: Sequence[float] = (), *, rich: bool = False, rate: float = RATE
+    seed: int,
+    long: Sequence[float] = (),
+    *,
+    rich: bool = False,
+    rate: float = RATE,
+    eta: float = ETA[1],
 ) -> Iterator[Send]:
     """All sends, without an end.
 
@@ -102,6 +107,7 @@ def plan(
         long: Naps of so many seconds, sent first, one after the other, to the first queue.
         rich: See above.
         rate: Tasks a second.
+        eta: The longest ETA, in seconds.
     """
     numbers = random.Random(seed)  # noqa: S311  # a load, no secret
     # Numbers of their own, so that what is drawn for every load stays the same.
@@ -128,7 +134,7 @@ def plan(
             kind = special.get(index, "nap")
             if kind == "chord" and block % CHORD_EVERY:
                 kind = "nap"
-            delay = numbers.uniform(*ETA) if kind == "eta" else 0.0
+            delay = numbers.uniform(ETA[0], eta) if kind == "eta" else 0.0
             if kind == "revoked":
                 delay = REVOKED_IN
             at = (block * BLOCK + index) / rate

@@ -1,6 +1,6 @@
 """Send the load until told to stop.
 
-`python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich] [--rate N] [--workers NAME…]`
+`python -m load.send --run NAME --seed N [--seconds S] [--long S]… [--rich] [--rate N] [--eta S] [--workers NAME…]`
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery import chain, chord
 from kombu.exceptions import OperationalError
 
 from load import record, tasks
-from load.plan import CHAIN_LINKS, CHORD_HEADERS, RATE, WORKERS, Send, by_worker, plan
+from load.plan import CHAIN_LINKS, CHORD_HEADERS, ETA, RATE, WORKERS, Send, by_worker, plan
 
 FLUSH = 1.0  # seconds between two writes to the record
 
@@ -132,6 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--long", type=float, nargs="*", default=[], help="naps sent at once")
     parser.add_argument("--rich", action="store_true", help="every kind of message: see load.plan")
     parser.add_argument("--rate", type=float, default=RATE, help="tasks a second")
+    parser.add_argument("--eta", type=float, default=ETA[1], help="seconds of the longest ETA")
     parser.add_argument("--workers", nargs="*", choices=WORKERS, help="instead: to these kinds")
     options = parser.parse_args(arguments)
 
@@ -147,7 +148,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers:
         every = by_worker(options.seed, options.workers, options.rate)
     else:
-        every = plan(options.seed, options.long, rich=options.rich, rate=options.rate)
+        every = plan(
+            options.seed, options.long, rich=options.rich, rate=options.rate, eta=options.eta
+        )
     planned = takewhile(lambda send: send.at < options.seconds, every)
     for send in planned:
         while (early := began + send.at - time.monotonic()) > 0 and not stopping:

@@ -1,7 +1,4 @@
-"""What breaks in the middle of a rolling restart, and what becomes of the tasks: counted by cause.
-
-Run by the scenario `restarts-faults`, with the hosts and the load of `restarts`.
-"""
+"""What breaks in the middle of a rolling restart, and what becomes of the tasks: counted by cause."""
 
 from __future__ import annotations
 
@@ -28,12 +25,54 @@ from scripts.restarts import judge
 from scripts.restarts.summary import Summary
 
 LONG = 75.0  # seconds: longer than the drain of the inventory, shorter than its time limit and visibility timeout
+LONGEST = 1200.0  # seconds of load at the most, with several rolls
 
 
 def wait_for_turn(ground: Ground, since: float, number: int) -> str:
     """The node of the so many-th worker that was told to stop since a moment."""
     wait_for(f"turn {number} begins", 180, lambda: len(ground.left(since)) >= number, pause=0.3)
     return ground.left(since)[number - 1]
+
+
+def kill_a_roll(ground: Ground, case: Case) -> None:
+    """Kill ansible-playbook at its second worker."""
+    since = time.time()
+    with ground.rolling(case) as process:
+        wait_for_turn(ground, since, 2)
+        kill(process)
+    time.sleep(3)
+
+
+def roll_to_a_broken_worker(ground: Ground, case: Case) -> None:
+    """A roll ends where a worker does not start, and says which; no other one is down."""
+    name, unit = ground.workers[1], "load-worker@fast"
+    with broken(ground, name, unit):
+        assert ground.roll(case) != 0, "the roll went on past a worker that does not start"
+        text = end_of(case.log)
+        assert f"fast@{name}" in text or f"{unit}.service" in text
+        down = [
+            key
+            for key, state in units.all_states(ground.fleet).items()
+            if state["ActiveState"] != "active"
+        ]
+        assert down == [(name, f"{unit}.service")]
+
+
+def roll_to_a_lost_host(ground: Ground, case: Case, gone: list[str]) -> None:
+    """A roll in which a host is lost in the turn of one of its workers does not call itself done."""
+    since = time.time()
+    with ground.rolling(case) as process:
+        name = wait_for_turn(ground, since, 2).partition("@")[2]
+        gone.append(name)
+        lose_host(ground, case, name)
+        status = process.wait()
+    assert status != 0, "a roll that lost a host must not call itself done"
+    assert name in end_of(case.log)
+
+
+def assert_all_restarted(ground: Ground, since: float) -> None:
+    wanted = {f"{worker}@{name}" for name in ground.workers for worker in ground.instances}
+    assert set(ground.left(since)) == wanted
 
 
 def assert_whole(ground: Ground) -> None:
@@ -50,39 +89,47 @@ def assert_delivered(summary: Summary, *allowed: str) -> None:
     assert not summary.unexpected((*allowed, judge.SENT_BY_RERUN)), summary.doubled_causes
 
 
-def test_killed_playbook_is_finished_by_the_next(ground: Ground) -> None:
-    restarted: list[str] = []
+@pytest.mark.short
+def test_rolls_that_end_early_are_finished_by_the_next(ground: Ground) -> None:
+    """A host is lost, then ansible-playbook is killed, then a worker does not start; only the host costs a repeat."""
+    gone: list[str] = []
 
     def act(case: Case) -> None:
+        roll_to_a_lost_host(ground, case, gone)
+        bring_back(ground, gone.pop())
         since = time.time()
-        with ground.rolling(case) as process:
-            wait_for_turn(ground, since, 2)
-            kill(process)
-        time.sleep(3)
+        kill_a_roll(ground, case)
+        roll_to_a_broken_worker(ground, case)
         assert ground.roll(case) == 0, end_of(case.log)
-        restarted.extend(ground.left(since))
+        assert_all_restarted(ground, since)
 
-    summary = ground.measure("ansible-playbook killed and run again", FLEET, act)
-    assert_nothing_lost_or_doubled(summary)
-    wanted = {f"{worker}@{name}" for name in ground.workers for worker in ground.instances}
-    assert set(restarted) == wanted
+    try:
+        summary = ground.measure("rolls that end early", FLEET, act, longest=LONGEST)
+    finally:
+        for name in gone:
+            bring_back(ground, name)
+    assert_delivered(summary, judge.was_cut_off(HOST_LOST), judge.had_ended(HOST_LOST))
+    assert summary.refused == 0
     assert_whole(ground)
 
 
-def test_worker_that_does_not_start_stops_the_roll(ground: Ground) -> None:
-    name, unit = ground.workers[1], "load-worker@slow"
-
+@pytest.mark.soak
+def test_killed_playbook_is_finished_by_the_next(ground: Ground) -> None:
     def act(case: Case) -> None:
-        with broken(ground, name, unit):
-            assert ground.roll(case) != 0, "the roll went on past a worker that does not start"
-            text = end_of(case.log)
-            assert f"slow@{name}" in text or f"{unit}.service" in text
-            down = [
-                key
-                for key, state in units.all_states(ground.fleet).items()
-                if state["ActiveState"] != "active"
-            ]
-            assert down == [(name, f"{unit}.service")]
+        since = time.time()
+        kill_a_roll(ground, case)
+        assert ground.roll(case) == 0, end_of(case.log)
+        assert_all_restarted(ground, since)
+
+    summary = ground.measure("ansible-playbook killed and run again", FLEET, act)
+    assert_nothing_lost_or_doubled(summary)
+    assert_whole(ground)
+
+
+@pytest.mark.soak
+def test_worker_that_does_not_start_stops_the_roll(ground: Ground) -> None:
+    def act(case: Case) -> None:
+        roll_to_a_broken_worker(ground, case)
         assert ground.roll(case) == 0, end_of(case.log)
 
     summary = ground.measure("a worker does not start", FLEET, act)
@@ -90,21 +137,15 @@ def test_worker_that_does_not_start_stops_the_roll(ground: Ground) -> None:
     assert_whole(ground)
 
 
+@pytest.mark.soak
 def test_host_lost_in_its_turn(ground: Ground) -> None:
     gone: list[str] = []
-
-    def act(case: Case) -> None:
-        since = time.time()
-        with ground.rolling(case) as process:
-            name = wait_for_turn(ground, since, 2).partition("@")[2]
-            gone.append(name)
-            lose_host(ground, case, name)
-            status = process.wait()
-        assert status != 0, "a roll that lost a host must not call itself done"
-        assert name in end_of(case.log)
-
     try:
-        summary = ground.measure("a host is lost in its turn", FLEET, act)
+        summary = ground.measure(
+            "a host is lost in its turn",
+            FLEET,
+            lambda case: roll_to_a_lost_host(ground, case, gone),
+        )
     finally:
         for name in gone:
             bring_back(ground, name)
@@ -112,6 +153,7 @@ def test_host_lost_in_its_turn(ground: Ground) -> None:
     assert_whole(ground)
 
 
+@pytest.mark.soak
 def test_redis_restarted_during_the_roll(ground: Ground) -> None:
     def act(case: Case) -> None:
         since = time.time()
@@ -128,6 +170,7 @@ def test_redis_restarted_during_the_roll(ground: Ground) -> None:
     assert_whole(ground)
 
 
+@pytest.mark.soak
 def test_task_longer_than_its_drain(ground: Ground) -> None:
     """It is handed back when the drain ends, and run again: the price of late acknowledgement, and no task but it."""
 
@@ -142,6 +185,7 @@ def test_task_longer_than_its_drain(ground: Ground) -> None:
     assert summary.doubled_causes == {judge.was_cut_off("its worker was stopped"): 1}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("way", [PLAIN, MULTI], ids=lambda way: way.name)
 def test_the_same_for_the_stock_units(ground: Ground, way: Way) -> None:
     """All of it in one run, since causes part it. They lose tasks: else the faults would show nothing of the fleet."""

@@ -1,0 +1,234 @@
+"""Conditions under which the delivery has to hold: late replies, wrong clocks, other workers beside."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+
+from deaths import GAP, LEASE, kill_clients
+from ground import FLEET, Case, Ground
+from support import resp
+from support.inventory import ROOT
+from support.waiting import wait_for
+
+PROXY = ROOT / "tests" / "tcp_proxy.py"
+#: On a host, gone with its next boot.
+LATE = "/run/late"
+
+#: What is noted of replies that were kept back for less and for more than a lease that was just about to be renewed.
+LATE_REPLIES = "its replies came late"
+NO_REPLIES = "its replies stayed away for longer than its lease"
+#: A lease that was renewed a moment ago lasts for so long; one renewed with its request on the way, a third longer.
+LEAST_LEASE = LEASE * 2 / 3
+
+#: What tasks do is told as it happens, by senders and by workers.
+EVENTS: Mapping[str, object] = {
+    "celery_app_settings": {
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        "task_track_started": True,
+    }
+}
+
+
+# --- units -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def drop_in(ground: Ground, host: str, unit: str, text: str) -> Iterator[None]:
+    """Lines of a unit's service, or of all instances of one (`name@.service`), until the block or the host ends."""
+    directory = f"/run/systemd/system/{unit}.d"
+    path = shlex.quote(f"{directory}/95-condition.conf")
+    ground.fleet.must(
+        host,
+        f"mkdir -p {shlex.quote(directory)} && cat > {path} && systemctl daemon-reload",
+        f"[Service]\n{text}",
+    )
+    try:
+        yield
+    finally:
+        ground.fleet.must(host, f"rm -f {path} && systemctl daemon-reload")
+
+
+def start_of(ground: Ground, host: str, unit: str) -> str:
+    """The command line with which a unit starts its process."""
+    shown = ground.fleet.must(host, ["systemctl", "show", "--property=ExecStart", unit])
+    command = re.search(r"argv\[\]=(.*?) ;", shown)
+    assert command is not None, shown
+    return command[1]
+
+
+def restart_workers(ground: Ground, hosts: Sequence[str]) -> None:
+    """All of some hosts, in order and at once."""
+    restart = ["systemctl", "restart", *ground.units(FLEET)]
+    ground.everywhere(lambda host: ground.fleet.must(host, restart), hosts)
+
+
+# --- the network -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def behind_proxies(ground: Ground, case: Case) -> Iterator[None]:
+    """All workers speak to Redis through a proxy on their own host, which passes TLS on as it is."""
+    variables = ground.fleet.of("redis")
+    name, address = ground.fleet.one("redis"), variables["ansible_host"]
+    try:
+        for host in ground.workers:
+            ground.fleet.must(
+                host, f"mkdir -p {LATE} && cat > {LATE}/tcp_proxy.py", PROXY.read_text()
+            )
+            for kind in ("broker", "results"):
+                port = str(resp.port_of(ground.fleet, kind))
+                program = ["python3", f"{LATE}/tcp_proxy.py", port, address, port, f"{LATE}/{kind}"]
+                ground.fleet.must(
+                    host, ["systemd-run", "--quiet", "--collect", f"--unit=late-{kind}", *program]
+                )
+            ready = ["test", "-e", f"{LATE}/broker", "-a", "-e", f"{LATE}/results"]
+            wait_for(
+                f"the proxies of {host} listen",
+                30,
+                lambda: ground.fleet.execute(host, ready).status == 0,  # noqa: B023  # called at once
+            )
+            # In place: Docker has mounted the file.
+            ground.fleet.must(host, f"echo '127.0.0.1 {name}' >> /etc/hosts")
+        kill_clients(ground, case)
+        for host in ground.workers:
+            wait_for(f"{host} goes through its proxy", 30, lambda: proxied(ground, host))  # noqa: B023  # called at once
+        yield
+    finally:
+        for host in ground.workers:
+            ground.fleet.must(
+                host,
+                f"mkdir -p {LATE}; grep -v '^127.0.0.1 {name}$' /etc/hosts > {LATE}/hosts; "
+                f"cat {LATE}/hosts > /etc/hosts; systemctl stop late-broker late-results; rm -r {LATE}",
+            )
+        kill_clients(ground, case)
+
+
+def proxied(ground: Ground, host: str) -> bool:
+    """Whether a host's connections to the broker are those of its proxy alone, and there are some."""
+    port = resp.port_of(ground.fleet, "broker")
+    out = ["ss", "-Htnp", "state", "established", f"dport = :{port}"]
+    lines = ground.fleet.must(host, out).splitlines()
+    address = ground.fleet.of("redis")["ansible_host"]
+    own = [line for line in lines if f"{address}:{port}" not in line]
+    return bool(own) and all("python3" in line for line in lines if line not in own)
+
+
+def hold_replies(ground: Ground, case: Case, host: str, seconds: float) -> None:
+    """Keep back what Redis tells a host; its requests arrive."""
+    with case.lasting(LATE_REPLIES if seconds <= LEAST_LEASE else NO_REPLIES, host):
+        ground.fleet.must(host, f"echo hold > {LATE}/broker")
+        ground.sleep(seconds)
+        ground.fleet.must(host, f"echo pass > {LATE}/broker")
+
+
+def late_replies(
+    ground: Ground, case: Case, lengths: Sequence[float], numbers: random.Random
+) -> None:
+    """Replies to hosts that are drawn are held for so many seconds, one after the other; some worker notices."""
+    since = time.time()
+    with behind_proxies(ground, case):
+        # Whatever goes wrong after a long one belongs to that, and not to those around it.
+        pauses = [3.0 if length <= LEAST_LEASE else GAP for length in lengths]
+        for length, before, after in zip(lengths, [0.0, *pauses], pauses, strict=False):
+            ground.sleep(max(before, after))
+            hold_replies(ground, case, numbers.choice(ground.workers), length)
+        ground.sleep(pauses[-1])
+    text = "the broker does not answer"
+    assert any(said(ground, host, text, since) for host in ground.workers), "none noticed it"
+
+
+def said(ground: Ground, host: str, text: str, since: float) -> bool:
+    """Whether a worker of a host has written a text to its journal since a moment."""
+    journal = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since=@{int(since)}"]
+    return text in ground.fleet.must(host, [*journal, "--unit=load-worker@*"])
+
+
+# --- clocks ----------------------------------------------------------------------------------------
+
+
+#: libfaketime takes the deadline of a sleep, which Python counts by the monotonic clock, for a time of day. So
+#: Python's processes that have it sleep in another way.
+SLEEP = (
+    'import os, select, time; "FAKETIME" in os.environ and '
+    'setattr(time, "sleep", lambda seconds, select=select: (select.select([], [], [], seconds), None)[1])\n'
+)
+
+
+def faketime(ground: Ground, host: str) -> str:
+    """Install libfaketime; the path of what is to be loaded before a program."""
+    installed = ground.fleet.execute(
+        host, "apt-get -qq update && apt-get -qq install --yes libfaketime", timeout=300
+    )
+    assert installed.status == 0, installed.errors
+    listed = ground.fleet.must(host, ["dpkg", "--listfiles", "libfaketime"]).split()
+    (library,) = [path for path in listed if path.endswith("/libfaketimeMT.so.1")]
+    return library
+
+
+@contextmanager
+def wrong_clocks(ground: Ground, offsets: Mapping[str, int]) -> Iterator[None]:
+    """The workers of some hosts live so many seconds ahead, or behind; only the time of day, as a wrong clock has it.
+
+    That is their own processes: what their units run to stop them and to hand back has the host's clock.
+    """
+    values = {
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        # Processes need not agree on more than the offset.
+        "FAKETIME_DISABLE_SHM": "1",
+        # For the record, which is to have the right time: all containers share this machine's monotonic clock.
+        "LOAD_MONOTONIC_OFFSET": str(time.time() - time.monotonic()),
+    }
+    hosts = list(offsets)
+    with ExitStack() as stack:
+        stack.callback(restart_workers, ground, hosts)
+
+        def install(host: str) -> None:
+            own = {"LD_PRELOAD": faketime(ground, host), "FAKETIME": f"{offsets[host]:+d}"}
+            words = " ".join(f"{key}={value}" for key, value in {**values, **own}.items())
+            root = ground.fleet.expected[host]["celery_app_root"]
+            found = ground.fleet.must(host, f"ls -d {root}/current/venv/lib/python3*/site-packages")
+            hook = f"{found.strip()}/wrong_clock.pth"
+            ground.fleet.must(host, f"cat > {hook} && chmod 0644 {hook}", SLEEP)
+            stack.callback(ground.fleet.must, host, ["rm", hook])
+            for unit in ground.units(FLEET):
+                command = start_of(ground, host, unit)
+                text = f"ExecStart=\nExecStart=/usr/bin/env {words} {command}\n"
+                stack.enter_context(drop_in(ground, host, f"{unit}.service", text))
+
+        ground.everywhere(install, hosts)
+        restart_workers(ground, hosts)
+        for host, offset in offsets.items():
+            assert abs(clock_of(ground, host) - offset) < 10
+        yield
+
+
+def clock_of(ground: Ground, host: str) -> float:
+    """Seconds by which a host's worker is ahead: the time in the last line of its log against that of the journal."""
+    command = ["journalctl", "--no-pager", "--quiet", "--output=short-unix", "--lines=200"]
+    lines = ground.fleet.must(host, [*command, "--unit=load-worker@fast"])
+    own = re.findall(r"^([\d.]+) .*?\[([\d-]+ [\d:]+),\d+: ", lines, re.MULTILINE)
+    assert own, lines
+    right, said_by_worker = own[-1]
+    return datetime.fromisoformat(f"{said_by_worker}+00:00").timestamp() - float(right)
+
+
+# --- other workers ---------------------------------------------------------------------------------
+
+
+def takes(ground: Ground, seconds: float = 5) -> Mapping[str, int]:
+    """Deliveries that were seen in some seconds, by how they were taken: `atomic` names its owner, `stock` does not."""
+    seen: set[str] = set()
+    until = time.monotonic() + seconds
+    with resp.session(ground.fleet, "broker", "worker") as broker:
+        while time.monotonic() < until:
+            seen |= set(broker.send("ZRANGE", "unacked_index", 0, -1))
+            time.sleep(0.2)
+    atomic = sum("/" in tag for tag in seen)
+    return {"atomic": atomic, "stock": len(seen) - atomic}

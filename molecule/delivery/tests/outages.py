@@ -1,0 +1,213 @@
+"""What is done to Redis: it restarts, is killed, stopped or frozen, is full, cannot write, or has another clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from conditions import drop_in, faketime, start_of
+from deaths import wait_until_active
+from faults import REDIS_RESTARTED
+from ground import Case, Ground
+from support import resp
+from support.waiting import wait_for
+
+KILLED = "Redis was killed"
+STOPPED = "Redis was stopped"
+FROZEN = "Redis was frozen"
+FULL = "Redis was full"
+DISK_FULL = "Redis's disk was full"
+MOVED = "Redis's clock was moved"
+
+#: By how much Redis's clock is wrong.
+CLOCK = "/run/redis-clock"
+
+
+def broker(ground: Ground) -> tuple[str, str]:
+    """The host and the unit of the broker."""
+    app = ground.fleet.of("redis")["celery_app_name"]
+    return ground.fleet.one("redis"), f"redis@{app}-broker.service"
+
+
+def setting(ground: Ground, name: str) -> str:
+    """What the broker has for one of its directives."""
+    with resp.session(ground.fleet, "broker", "admin") as admin:
+        return str(admin.send("CONFIG", "GET", name)[1])
+
+
+@contextmanager
+def configured(ground: Ground, name: str, value: str) -> Iterator[None]:
+    """The broker has another value for one of its directives, until the block ends."""
+    before = setting(ground, name)
+    with resp.session(ground.fleet, "broker", "admin") as admin:
+        admin.send("CONFIG", "SET", name, value)
+    try:
+        yield
+    finally:
+        with resp.session(ground.fleet, "broker", "admin") as admin:
+            admin.send("CONFIG", "SET", name, before)
+
+
+# --- the process -----------------------------------------------------------------------------------
+
+
+def restart_broker(ground: Ground, case: Case, number: int) -> None:
+    """In order, so many times: it writes down all it has."""
+    host, unit = broker(ground)
+    for _ in range(number):
+        case.mark(REDIS_RESTARTED)
+        ground.fleet.must(host, ["systemctl", "restart", unit])
+        ground.sleep(6)
+
+
+def kill_broker(ground: Ground, case: Case, number: int) -> None:
+    """SIGKILL, so many times; systemd starts it again each time."""
+    host, unit = broker(ground)
+    for _ in range(number):
+        wait_until_active(ground, host, unit)
+        case.mark(KILLED)
+        ground.fleet.must(host, ["systemctl", "kill", "--signal=KILL", unit])
+        ground.sleep(6)
+
+
+def stop_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: float) -> None:
+    """The broker is not there for so many seconds each time, and refuses connections."""
+    host, unit = broker(ground)
+    for length in lengths:
+        with case.lasting(STOPPED):
+            ground.fleet.must(host, ["systemctl", "stop", unit])
+            try:
+                ground.sleep(length)
+            finally:
+                ground.fleet.must(host, ["systemctl", "start", unit])
+        ground.sleep(pause)
+
+
+def freeze_broker(ground: Ground, case: Case, lengths: Sequence[float], pause: float) -> None:
+    """Its process is stopped, as a host that swaps would have it; its connections stay open."""
+    host, unit = broker(ground)
+    kill = ["systemctl", "kill", "--kill-whom=main", unit]
+    for length in lengths:
+        with case.lasting(FROZEN):
+            ground.fleet.must(host, [*kill, "--signal=STOP"])
+            try:
+                ground.sleep(length)
+            finally:
+                ground.fleet.must(host, [*kill, "--signal=CONT"])
+        ground.sleep(pause)
+
+
+@contextmanager
+def synced_always(ground: Ground) -> Iterator[None]:
+    """The broker writes to its disk before it confirms: `appendfsync always`, which the roles have no variable for.
+
+    Also when it is started again, which it has to be in the block; to restart it for this would be a fault of its own.
+    """
+    host, unit = broker(ground)
+    text = f"ExecStart=\nExecStart={start_of(ground, host, unit)} --appendfsync always\n"
+    with drop_in(ground, host, unit, text), configured(ground, "appendfsync", "always"):
+        yield
+        assert setting(ground, "appendfsync") == "always"
+
+
+# --- memory and disk -------------------------------------------------------------------------------
+
+
+@contextmanager
+def refusing(ground: Ground, case: Case, what: str) -> Iterator[None]:
+    """Something because of which the load's sender is refused; AssertionError if it never was."""
+    before = ground.refused(case)
+    with case.lasting(what):
+        yield
+    wait_for(f"the sender is refused, as {what}", 10, lambda: ground.refused(case) > before)
+
+
+def fill_memory(ground: Ground, case: Case, seconds: float) -> None:
+    """The broker is at its limit of memory."""
+    with refusing(ground, case, FULL), configured(ground, "maxmemory", "1mb"):
+        ground.sleep(seconds)
+
+
+@contextmanager
+def small_disk(ground: Ground, size: str = "256m") -> Iterator[str]:
+    """The broker's data on a file system of its own, which is small; its directory."""
+    host, unit = broker(ground)
+    path = setting(ground, "dir")
+    kept = f"{path}.kept"
+    ground.fleet.must(
+        host,
+        f"set -e; systemctl stop {unit}; cp -a {path} {kept}; mount -t tmpfs -o size={size} tmpfs {path}; "
+        f"chown --reference={kept} {path}; chmod --reference={kept} {path}; cp -a {kept}/. {path}; "
+        f"rm -r {kept}; systemctl start {unit}",
+    )
+    try:
+        yield path
+    finally:
+        ground.fleet.must(
+            host,
+            f"set -e; rm -f {path}/ballast; systemctl stop {unit}; cp -a {path} {kept}; umount {path}; "
+            f"rm -r {path}; mv {kept} {path}; systemctl start {unit}",
+        )
+
+
+def fill_disk(ground: Ground, case: Case, path: str, seconds: float) -> None:
+    """Nothing more can be written there, for so many seconds from when Redis has noticed."""
+    host, _ = broker(ground)
+    fill = f'fallocate -l "$(df --output=avail --block-size=1 {path} | tail -n 1)" {path}/ballast'
+
+    def is_noticed() -> bool:
+        # Whatever was freed since the last time, or was too much because the file of appends grew meanwhile.
+        ground.fleet.execute(host, f"rm -f {path}/ballast; {fill}")
+        with resp.session(ground.fleet, "broker", "admin") as admin:
+            return "aof_last_write_status:err" in str(admin.send("INFO", "persistence"))
+
+    with refusing(ground, case, DISK_FULL):
+        try:
+            wait_for("Redis can't write", 30, is_noticed)
+            ground.sleep(seconds)
+        finally:
+            ground.fleet.must(host, ["rm", "-f", f"{path}/ballast"])
+
+
+# --- its clock -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def movable_clock(ground: Ground) -> Iterator[Callable[[int], None]]:
+    """Redis's time of day can be moved; gives what moves it to so many seconds ahead, or behind."""
+    host, unit = broker(ground)
+    values = {
+        # Redis's own allocator asks for the time before libfaketime can tell it, so it gets the C library's.
+        "LD_PRELOAD": f"{faketime(ground, host)}:libc.so.6",
+        "FAKETIME_TIMESTAMP_FILE": CLOCK,
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+    }
+
+    def write(seconds: int) -> None:
+        # In one step: Redis may read it at any moment.
+        ground.fleet.must(
+            host,
+            f"cat > {CLOCK}.new && chmod 0644 {CLOCK}.new && mv {CLOCK}.new {CLOCK}",
+            f"{seconds:+d}\n",
+        )
+
+    def is_ahead(seconds: int) -> bool:
+        with resp.session(ground.fleet, "broker", "worker") as client:
+            return abs(float(client.send("TIME")[0]) - time.time() - seconds) < 5
+
+    def move(seconds: int) -> None:
+        write(seconds)
+        wait_for(f"Redis's clock is {seconds:+d} s off", 20, lambda: is_ahead(seconds), pause=0.2)
+
+    write(0)
+    words = " ".join(f"{key}={value}" for key, value in values.items())
+    text = f"ExecStart=\nExecStart=/usr/bin/env {words} {start_of(ground, host, unit)}\n"
+    try:
+        with drop_in(ground, host, unit, text):
+            ground.fleet.must(host, ["systemctl", "restart", unit])
+            yield move
+    finally:
+        ground.fleet.must(host, f"systemctl restart {unit} && rm {CLOCK}")

@@ -1,0 +1,145 @@
+"""Late replies, a full disk, a killed Redis, wrong clocks, large bodies."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from conditions import EVENTS, NO_REPLIES, late_replies, wrong_clocks
+from deaths import (
+    GAP,
+    WORKER_KILLED,
+    Recoveries,
+    assert_delivered,
+    assert_revoked,
+    counted,
+    died,
+    kill_workers,
+    pids,
+)
+from ground import FLEET, SOAK, Case, Ground
+from outages import DISK_FULL, KILLED, fill_disk, kill_broker, small_disk, synced_always
+
+from scripts.restarts import judge
+
+#: A host that hears nothing for longer than its lease is cut off from it.
+APART = (judge.ran_at_once(NO_REPLIES), judge.had_ended(NO_REPLIES))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(ground: Ground) -> None:
+    """Events meet every fault that is made apart; in the short form they come with other takes, in test_taking.py."""
+    ground.deploy(variables=EVENTS if SOAK else {})
+
+
+@pytest.mark.short
+def test_conditions_in_turn(ground: Ground, numbers: random.Random) -> None:
+    """With one host's clock ahead and one's behind: kills, a full disk, a Redis that is killed, late replies."""
+    ahead, behind, _ = ground.workers
+
+    def act(case: Case) -> Recoveries:
+        found = kill_workers(ground, case, FLEET, 6, numbers)
+        before = pids(ground)
+        # What may be sent twice by the one may be by the other, so these two need no gap.
+        fill_disk(ground, case, path, 15)
+        ground.sleep(5)
+        with synced_always(ground):
+            kill_broker(ground, case, 2)
+        ground.sleep(GAP)
+        late_replies(ground, case, (2.0, 8.0, 18.0), numbers)
+        assert pids(ground) == before
+        return found
+
+    with wrong_clocks(ground, {ahead: 20, behind: -20}), small_disk(ground) as path:
+        summary, _ = counted(ground, "conditions in turn", FLEET, act)
+    sent_twice = (judge.was_sent_twice(what) for what in (DISK_FULL, KILLED))
+    assert_delivered(summary, *died(WORKER_KILLED), *sent_twice, *APART)
+
+
+@pytest.mark.soak
+def test_late_replies(ground: Ground, numbers: random.Random) -> None:
+    """What a reply has moved that nobody waited for any more is swept up; what ran meanwhile runs once."""
+    before = pids(ground)
+    short = [round(numbers.uniform(1, 10), 1) for _ in range(9)]
+    lengths = [*short[:4], 30.0, *short[4:], 18.0]
+    summary, _ = counted(
+        ground,
+        "replies that come late",
+        FLEET,
+        lambda case: late_replies(ground, case, lengths, numbers),
+    )
+    assert_delivered(summary, *APART)
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_disk_full(ground: Ground) -> None:
+    """Redis refuses to write, so nothing is sent, taken or acknowledged; then it goes on where it was."""
+    before = pids(ground)
+
+    def act(case: Case) -> None:
+        for _ in range(2):
+            fill_disk(ground, case, path, 20)
+            ground.sleep(10)
+
+    with small_disk(ground) as path:
+        summary, _ = counted(ground, "disk of Redis full", FLEET, act)
+    assert_delivered(summary, judge.was_sent_twice(DISK_FULL))
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_killed_that_syncs_always(ground: Ground) -> None:
+    """What it confirmed is on its disk."""
+    before = pids(ground)
+    with synced_always(ground):
+        summary, _ = counted(
+            ground,
+            "Redis killed with appendfsync always",
+            FLEET,
+            lambda case: kill_broker(ground, case, 10),
+        )
+    assert_delivered(summary, judge.was_sent_twice(KILLED))
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
+    """Measured and not promised: what it loses then is lost, and nothing else."""
+    before = pids(ground)
+    summary, _ = counted(
+        ground,
+        "Redis killed with appendfsync everysec",
+        FLEET,
+        lambda case: kill_broker(ground, case, 10),
+    )
+    causes = {**summary.lost_causes, **summary.doubled_causes}
+    assert not [cause for cause in causes if not cause.endswith(f"as {KILLED}")], causes
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_wrong_clocks(ground: Ground, numbers: random.Random) -> None:
+    """One host a minute ahead, one behind, and workers of all of them killed: the lease goes by Redis's clock."""
+    ahead, behind, _ = ground.workers
+
+    def act(case: Case) -> Recoveries:
+        return kill_workers(ground, case, FLEET, 12, numbers)
+
+    with wrong_clocks(ground, {ahead: 60, behind: -60}):
+        summary, _ = counted(ground, "clocks 60 s off", FLEET, act)
+    assert_delivered(summary, *died(WORKER_KILLED))
+
+
+@pytest.mark.soak
+def test_every_kind_of_message(ground: Ground, numbers: random.Random) -> None:
+    """Bodies of 1 kB and 1 MB, priorities, rate limits, events, and tasks that are revoked; workers are killed."""
+    with ground.loaded("--rich"):
+        summary, _ = counted(
+            ground,
+            "workers killed under every kind of message",
+            FLEET,
+            lambda case: kill_workers(ground, case, FLEET, 10, numbers),
+        )
+    assert_delivered(summary, *died(WORKER_KILLED))
+    assert_revoked(summary)

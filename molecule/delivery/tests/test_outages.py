@@ -1,0 +1,126 @@
+"""A broker that restarts, hangs or is full, hosts that are lost or cut off."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from deaths import (
+    GAP,
+    HOST_CUT_OFF,
+    LEASE,
+    Recoveries,
+    assert_delivered,
+    counted,
+    cut_off,
+    cut_often,
+    died,
+    lose,
+    pids,
+)
+from faults import HOST_LOST, REDIS_RESTARTED
+from ground import FLEET, Case, Ground
+from outages import FROZEN, fill_memory, freeze_broker, restart_broker
+
+from scripts.restarts import judge
+from scripts.restarts.summary import Summary
+
+#: What a host that is cut off for longer than its lease may have run twice.
+APART = (judge.ran_at_once(HOST_CUT_OFF), judge.had_ended(HOST_CUT_OFF))
+
+
+def assert_cut_off(summary: Summary) -> None:
+    assert any(cause in APART for cause in summary.doubled_causes), "it was not cut off"
+
+
+@pytest.mark.short
+def test_hosts_and_redis_in_turn(ground: Ground) -> None:
+    """One host is lost while another one is cut off. Then Redis restarts and hangs, connections are cut, it is full."""
+    lost, apart, _ = ground.workers
+    others = [host for host in ground.workers if host != lost]
+    found = Recoveries()
+
+    def act(case: Case) -> Recoveries:
+        before = pids(ground, others)
+        began = time.monotonic()
+        # At the same time: each concerns the tasks of one host.
+        with cut_off(ground, case, apart):
+            found.seconds.append(lose(ground, case, lost, LEASE + 20))
+            ground.sleep(max(0.0, began + 2 * LEASE - time.monotonic()))
+        before |= pids(ground, [lost])
+        ground.sleep(GAP)
+        # What may be sent twice by the one may be by the other, so these need no gap; by what follows, nothing may.
+        restart_broker(ground, case, 2)
+        freeze_broker(ground, case, (3.0, 20.0), pause=4)
+        ground.sleep(GAP)
+        cut_often(ground, case, 5)
+        fill_memory(ground, case, 15)
+        assert pids(ground) == before
+        return found
+
+    summary, _ = counted(ground, "hosts and Redis in turn", FLEET, act)
+    sent_twice = (judge.was_sent_twice(what) for what in (REDIS_RESTARTED, FROZEN))
+    assert_delivered(summary, *died(HOST_LOST), *APART, *sent_twice)
+    assert_cut_off(summary)
+    assert found.longest <= LEASE + 10, found.as_dict()
+
+
+@pytest.mark.soak
+def test_redis_restarted(ground: Ground) -> None:
+    """In order: it writes down all it has, and nothing that it confirmed is lost. The workers stay."""
+    before = pids(ground)
+    summary, _ = counted(
+        ground, "Redis restarted", FLEET, lambda case: restart_broker(ground, case, 20)
+    )
+    assert_delivered(summary, judge.was_sent_twice(REDIS_RESTARTED))
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_frozen(ground: Ground, numbers: random.Random) -> None:
+    before = pids(ground)
+    lengths = [60.0, *(round(numbers.uniform(0.5, 12), 1) for _ in range(29))]
+    summary, _ = counted(
+        ground, "Redis frozen", FLEET, lambda case: freeze_broker(ground, case, lengths, pause=4)
+    )
+    assert_delivered(summary, judge.was_sent_twice(FROZEN))
+    assert pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_full(ground: Ground) -> None:
+    """It refuses what is sent, and what was sent before is worked off: taken, acknowledged, nothing of it lost."""
+    summary, _ = counted(ground, "Redis full", FLEET, lambda case: fill_memory(ground, case, 30))
+    assert_delivered(summary)
+
+
+@pytest.mark.soak
+def test_hosts_lost(ground: Ground, numbers: random.Random) -> None:
+    """No power, and nobody there to hand anything back: the others take it when the lease has run out."""
+    found = Recoveries()
+
+    def act(case: Case) -> Recoveries:
+        for _ in range(10):
+            host = numbers.choice(ground.workers)
+            found.seconds.append(lose(ground, case, host, LEASE + 20))
+        return found
+
+    summary, _ = counted(ground, "hosts lost", FLEET, act)
+    assert_delivered(summary, *died(HOST_LOST))
+    assert found.longest <= LEASE + 10, found.as_dict()
+
+
+@pytest.mark.soak
+def test_host_cut_off_beyond_its_lease(ground: Ground) -> None:
+    """Its workers go on and can tell nobody: what they run meanwhile runs elsewhere, too, and nothing is lost."""
+    before = pids(ground)
+
+    def act(case: Case) -> None:
+        with cut_off(ground, case, ground.workers[0]):
+            ground.sleep(2 * LEASE)
+
+    summary, _ = counted(ground, "a host cut off beyond its lease", FLEET, act)
+    assert_delivered(summary, *APART)
+    assert_cut_off(summary)
+    assert pids(ground) == before

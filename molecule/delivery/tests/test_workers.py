@@ -1,0 +1,192 @@
+"""Workers of other kinds: processes that run one task each, threads, greenlets, at most once, the stock take.
+
+Their tasks publish only at their end (a retry, the next one of a chain, the body of a chord), so that a process may
+meet a Redis that is away when it connects for the first time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+from deaths import (
+    GAP,
+    WORKER_KILLED,
+    Recoveries,
+    assert_delivered,
+    counted,
+    died,
+    kill_workers,
+    pids,
+    unit_of,
+)
+from ground import FLEET, SOAK, Case, Ground
+from outages import FROZEN, MOVED, STOPPED, freeze_broker, movable_clock, stop_broker
+
+from scripts.restarts import judge
+from scripts.restarts.summary import Summary
+
+#: Their inventory, over the scenario's.
+LAYER = "molecule/delivery/workers"
+#: What a worker without a lease holds is back after the sum of these, for which the short form does not wait so long.
+SHORT: Mapping[str, object] = {
+    "celery_worker_defaults": {"pool": "prefork", "time_limit": 60, "drain_timeout": 15},
+    "celery_app_visibility_timeout": 75,
+}
+RATE = 20  # tasks a second
+#: Seconds between two deaths: processes of one task each have the machine start enough of them as it is.
+PAUSE = 5.0
+#: Those with the atomic take.
+ATOMIC = ("warm", "cold", "threads", "greenlets")
+#: What a worker without a lease holds is back after the visibility timeout of the inventory, and a look for it.
+REST = 120.0 + 225.0
+#: Seconds: above the four that Celery waits for a first connection, and the thirty that it tries to send something.
+AWAY = (12.0, 40.0) * 4
+#: Seconds within which what a drain hands back has begun; without that it waits for the visibility timeout.
+SOON = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(ground: Ground) -> None:
+    """Other workers than those of the other modules."""
+    ground.deploy(LAYER, {} if SOAK else SHORT)
+
+
+def to(ground: Ground, workers: Sequence[str]) -> AbstractContextManager[None]:
+    """Send the load to these workers."""
+    return ground.loaded(f"--rate={RATE}", "--workers", *workers)
+
+
+def lasting_pids(ground: Ground) -> dict[tuple[str, str], str]:
+    """The main processes of those that no outage may end."""
+    return {key: pid for key, pid in pids(ground).items() if key[1] in ATOMIC}
+
+
+def drain(ground: Ground, times: int) -> None:
+    """Restart the workers with the stock take, behind named exchanges."""
+    for host in ground.workers * times:
+        ground.fleet.must(host, ["systemctl", "restart", unit_of(FLEET, "exchanges")])
+        ground.sleep(2)
+
+
+def longest_wait(ground: Ground, case: Case, queues: Sequence[str]) -> float:
+    """Seconds until the last task of some queues began that had been ready."""
+    record = ground.read(case)
+    sends = [send for send in record.sends if send.queue in queues]
+    return max(judge.waits(replace(record, sends=sends)))
+
+
+def assert_at_most_once(summary: Summary) -> None:
+    """Those that may be lost are lost by kills alone; if one is begun again, that is a cause that none allows."""
+    assert not [cause for cause in summary.dropped if WORKER_KILLED not in cause], summary.dropped
+
+
+@pytest.mark.short
+def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random.Random) -> None:
+    """Each kind is killed on two hosts, those of which most is waited for first; then one kind drains."""
+    names = ("once", *ATOMIC)
+    cases: list[Case] = []
+
+    def act(case: Case) -> Recoveries:
+        cases.append(case)
+        found = kill_workers(ground, case, FLEET, 2 * len(names), numbers, names, PAUSE)
+        drain(ground, 1)
+        return found
+
+    with to(ground, (*names, "exchanges")):
+        summary, recoveries = counted(ground, "all kinds killed and drained", FLEET, act, REST)
+    assert_delivered(summary, *died(WORKER_KILLED))
+    assert_at_most_once(summary)
+    assert recoveries.longest <= 2.0, recoveries.as_dict()
+    assert longest_wait(ground, cases[0], ("named", "topic")) < SOON
+
+
+@pytest.mark.short
+def test_redis_in_turn(ground: Ground) -> None:
+    """It is away for longer than senders wait, and its clock is moved by an hour, forward and back."""
+
+    def act(case: Case) -> None:
+        before = lasting_pids(ground)
+        stop_broker(ground, case, (12.0, 35.0), pause=10)
+        freeze_broker(ground, case, (35.0,), pause=GAP)
+        assert lasting_pids(ground) == before
+        for seconds in (3600, 0):
+            case.mark(MOVED)
+            move(seconds)
+            ground.sleep(15)
+
+    with movable_clock(ground) as move, to(ground, ATOMIC):
+        summary, _ = counted(ground, "Redis in turn", FLEET, act, REST)
+    assert_delivered(summary, *(judge.was_sent_twice(what) for what in (STOPPED, FROZEN)))
+
+
+@pytest.mark.soak
+def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> None:
+    """None loses a task but those that run at most once, and of these none is begun again."""
+    names = (*ATOMIC, "once")
+
+    def act(case: Case) -> Recoveries:
+        return kill_workers(ground, case, FLEET, 150, numbers, names, PAUSE)
+
+    with to(ground, names):
+        summary, recoveries = counted(ground, "workers of all kinds killed", FLEET, act, REST)
+    assert_delivered(summary, *died(WORKER_KILLED))
+    assert_at_most_once(summary)
+    assert recoveries.longest <= 2.0, recoveries.as_dict()
+
+
+@pytest.mark.soak
+def test_redis_stopped_for_longer_than_senders_wait(ground: Ground) -> None:
+    """Retries, and what follows in chains and chords, are sent when it is back."""
+    before = lasting_pids(ground)
+
+    def act(case: Case) -> None:
+        stop_broker(ground, case, AWAY, pause=15)
+
+    with to(ground, ATOMIC):
+        summary, _ = counted(ground, "Redis stopped for 12 and 40 s", FLEET, act, REST)
+    assert_delivered(summary, judge.was_sent_twice(STOPPED))
+    assert lasting_pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_frozen_for_longer_than_senders_wait(ground: Ground) -> None:
+    """The same where it does not refuse connections, but leaves them without an answer."""
+    before = lasting_pids(ground)
+
+    def act(case: Case) -> None:
+        freeze_broker(ground, case, AWAY, pause=15)
+
+    with to(ground, ATOMIC):
+        summary, _ = counted(ground, "Redis frozen for 12 and 40 s", FLEET, act, REST)
+    assert_delivered(summary, judge.was_sent_twice(FROZEN))
+    assert lasting_pids(ground) == before
+
+
+@pytest.mark.soak
+def test_redis_clock_moved(ground: Ground) -> None:
+    """The lease goes by it, and no task may be taken from a worker that renews."""
+
+    def act(case: Case) -> None:
+        for seconds in (3600, 0, -3600, 0) * 3:
+            case.mark(MOVED)
+            move(seconds)
+            ground.sleep(20)
+
+    with movable_clock(ground) as move, to(ground, ATOMIC):
+        summary, _ = counted(ground, "Redis's clock moved by an hour", FLEET, act, REST)
+    assert_delivered(summary)
+
+
+@pytest.mark.soak
+def test_drains_behind_named_exchanges(ground: Ground) -> None:
+    """What a worker with the stock take has not begun is back in its queue at once."""
+    with to(ground, ("warm", "exchanges")):
+        summary, _ = counted(
+            ground, "drains behind named exchanges", FLEET, lambda _: drain(ground, 6), REST
+        )
+    assert_delivered(summary)
+    assert summary.waits["longest"] < SOON, summary.waits

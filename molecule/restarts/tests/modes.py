@@ -1,0 +1,23 @@
+"""Two modes: `make soak-…` runs each case apart and often, `make test-…` some short ones with several faults in turn.
+
+Hooks, which the scenarios' conftest.py import. A test without a marker is run in both.
+"""
+
+from __future__ import annotations
+
+import pytest
+from ground import SOAK
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers."""
+    config.addinivalue_line("markers", "soak: is only run by `make soak` and `make soak-…`")
+    config.addinivalue_line("markers", "short: is only run by `make test-…` and `make test-all`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the other mode."""
+    other = "short" if SOAK else "soak"
+    left_out = [item for item in items if item.get_closest_marker(other)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
