@@ -9,6 +9,7 @@
 #   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
 #                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
 #   molecule:NAME   one Molecule scenario
+#   molecule:A,B,…  several, two at a time; each prints what it has to say when it has ended
 #   tested          docs/tested.md, from the last run of each part
 # Called by the Makefile, which puts .venv/bin on PATH. The last lines of a run that fails name each test that did.
 set -euo pipefail
@@ -84,6 +85,31 @@ scenario() {
     molecule test --scenario-name "$1"
 }
 
+# scenarios NAME...: scenarios two at a time. Most of their tests wait, so that one leaves time for another; those that
+# measure what they wait for have to run by themselves.
+scenarios() {
+  local name pid status failed=0
+  local -A names=()
+  for name in "$@" ''; do
+    while ((${#names[@]} >= 2 || ${#names[@]} && ${#name} == 0)); do
+      status=0
+      wait -n -p pid || status=$?
+      cat "$FAILURES/${names[$pid]}.out"
+      if ((status)); then
+        failed=1
+        FAILED+=("${names[$pid]}")
+      fi
+      unset "names[$pid]"
+    done
+    [[ $name ]] || continue
+    mkdir -p "$FAILURES"
+    say "begins: $name"
+    "${BASH_SOURCE[0]}" "molecule:$name" >"$FAILURES/$name.out" 2>&1 &
+    names[$!]=$name
+  done
+  return "$failed"
+}
+
 # Each check runs even if another fails: one run shows all there is to mend.
 quick_lint() {
   local failed=0 shells
@@ -138,6 +164,11 @@ part() {
     fast) timed 'fast, altogether' fast ;;
     slow) timed 'slow, altogether' slow ;;
     long) tests long 'long tests without hosts' long ;;
+    molecule:*,*)
+      local names
+      IFS=, read -ra names <<<"${1#molecule:}"
+      timed "${#names[@]} scenarios, two at a time" scenarios "${names[@]}"
+      ;;
     molecule:*) scenario "${1#molecule:}" ;;
     tested) python -m scripts.tested page ;;
     *) die "unknown part '$1'" ;;
