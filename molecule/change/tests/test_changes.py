@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -105,22 +105,27 @@ def environment_of_the_application() -> Change:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "together",
     [
-        one_workers_concurrency,
-        memory_of_the_broker,
-        environment_of_the_producer,
-        password_of_the_web_site,
-        timeout_of_the_web_site,
-        environment_of_the_application,
+        (one_workers_concurrency, memory_of_the_broker, timeout_of_the_web_site),
+        (environment_of_the_producer, password_of_the_web_site),
+        (environment_of_the_application,),
     ],
-    ids=lambda change: change.__name__,
+    ids=lambda together: together[0].__name__,
 )
 @pytest.mark.usefixtures("settled")
-def test_plan_dry_run_and_run_agree(changes: Fleets, change: Callable[[], Change]) -> None:
-    words, units_of = change()
-    arguments, wanted = words(changes), units_of(changes)
-    title = change.__name__.replace("_", "-")
+def test_plan_dry_run_and_run_agree(
+    changes: Fleets, together: Sequence[Callable[[], Change]]
+) -> None:
+    """Changes that touch different units are made together: none does what another one has to do."""
+    arguments: list[str] = []
+    wanted: dict[str, set[Unit]] = {}
+    for change in together:
+        words, units_of = change()
+        arguments += words(changes)
+        for action, found in units_of(changes).items():
+            wanted[action] = wanted.get(action, set()) | found
+    title = together[0].__name__.replace("_", "-")
     before, files = changes.pids(), changes.files()
 
     planned = changes.plan(f"{title}-plan", *arguments)

@@ -16,7 +16,7 @@ from change import Fleets, Started, Unit
 from support import resp, units
 
 SEED = int(os.environ.get("CELERY_FLEET_SEED", "20"))
-KILLS = 6
+KILLS = 3
 TRIES = 5
 
 
