@@ -59,9 +59,10 @@ def test_celerys_questions(fleet: Fleet, question: str) -> None:
 
 def test_flower_revokes_and_does_not_send(fleet: Fleet) -> None:
     """As docs/operations.md has it: whoever has Flower's password can't have tasks run, by a retry either."""
-    sent = fleet.app().send_task("shop.add", (1, 2), countdown=3)
+    # Long enough for a command of Celery's to start on a busy machine: a worker looks for revokes when it is due.
+    sent = fleet.app().send_task("shop.add", (1, 2), countdown=12)
     fleet.celery("control", "revoke", sent.id, user="flower")
-    wait_for(lambda: sent.state == "REVOKED", 30)
+    wait_for(lambda: sent.state == "REVOKED", 60)
     assert fleet.refused() == []
     flower = Celery("shop", set_as_current=False)
     flower.conf.update(fleet.settings("flower")["celery"])
