@@ -142,7 +142,7 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     assert changes(role.run(pki_ca_generation=2)) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_intermediate_of_the_users_signs(role: Role) -> None:
     root = Authority("root")
     middle = Authority("middle", above=root)
@@ -187,7 +187,7 @@ def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
     assert changes(role.run(hosts, **given)) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clients_get_theirs_and_it_is_noted_that_they_lose_it(role: Role) -> None:
     role.run()
     assert not pki.serves_clients(pki.certificates(role.file("host.crt"))[0])

@@ -73,7 +73,7 @@ def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no part speed; there are throughput, workers" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_against_real_servers_and_leaves_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.bench_delivery", "--quick"],
