@@ -38,7 +38,19 @@ options:
 #: Its names are made as it is imported.
 constants: Any = ansible.constants
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def root_of(file: Path) -> Path:
+    """Return the directory of Celery Fleet that a file is in.
+
+    The links that lead here are directories where a project was copied by a program that follows links.
+    """
+    for parent in file.parents:
+        if (parent / "ansible.cfg").is_file() and (parent / "roles").is_dir():
+            return parent
+    return file.parents[2]
+
+
+ROOT = root_of(Path(__file__).resolve())
 # As in fleet_preflight.control, which old versions can't import.
 OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -156,3 +157,28 @@ def test_a_run_from_another_directory_is_refused(tmp_path: Path, playbook: str) 
     assert f"export ANSIBLE_CONFIG={ROOT / 'ansible.cfg'}\n" in done.stderr
     assert "was not found" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_copy_without_links_is_a_project_of_its_own(tmp_path: Path) -> None:
+    """`scp -r` and some archives put directories where the links to the plugin are."""
+    copy = tmp_path / "copy"
+    parts = ("playbooks", "plugins", "roles", "src", "templates", "vars_plugins")
+    for part in parts:
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("ansible.cfg", "site.yml"):
+        shutil.copy(ROOT / name, copy / name)
+    assert not (copy / "vars_plugins").is_symlink()
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text("fleet: {hosts: {one: {}}}\n")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    done = subprocess.run(
+        ["ansible-playbook", f"--inventory={inventory}", "site.yml", "--list-tasks"],
+        cwd=copy,
+        env={**clean, "ANSIBLE_CONFIG": str(copy / "ansible.cfg"), "COLUMNS": "1000"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "does not find Celery Fleet's roles" not in done.stderr
+    assert done.returncode == 0, done.stderr
