@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from ansible.errors import AnsibleError, AnsibleParserError
-from ansible.plugins.inventory import yaml
+from ansible.plugins.inventory import BaseFileInventoryPlugin, yaml
 
 DOCUMENTATION = """
 name: fleet_yaml
 short_description: Reads inventories as Ansible's own yaml does, and says where a mistake is
 description:
   - The same as M(ansible.builtin.yaml), which names no line of a file that is no YAML.
+  - Refuses what that skips with a warning, such as C(host) in place of C(hosts), and inventories in other formats.
 options:
   yaml_extensions:
     description: Endings of the files that it reads.
@@ -21,21 +25,99 @@ options:
 """
 
 
+SECTIONS: Final = ("hosts", "children", "vars")
+KINDS: Final = {
+    bool: "a boolean",
+    str: "a string",
+    list: "a list",
+    int: "a number",
+    float: "a number",
+}
+BELONGS: Final = "Groups and hosts are in the hosts file; files of variables are in group_vars and host_vars beside it."
+
+
+def kind(value: object) -> str:
+    """Return what YAML calls a value."""
+    return next((word for form, word in KINDS.items() if isinstance(value, form)), "something else")
+
+
+def is_ini(path: Path) -> bool:
+    """Return whether a file begins with a section, as INI files do."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and line[0] not in "#;"), "")
+    return first.startswith("[") and first.endswith("]")
+
+
+def other_format(path: Path) -> str:
+    """Return why a file that is not YAML is refused, and how to convert it."""
+    plugin = "ini" if is_ini(path) else "script,auto"
+    return (
+        "is not an inventory in YAML, the only kind that Celery Fleet reads. If it is of another kind, convert it:\n"
+        f"    ANSIBLE_INVENTORY_ENABLED={plugin} ansible-inventory -i {shlex.quote(str(path))} --list --yaml\n"
+        "If it is not an inventory, move it elsewhere."
+    )
+
+
 class InventoryModule(yaml.InventoryModule):
     """Differs in its errors only."""
 
     NAME = "fleet_yaml"
 
+    def verify_file(self, path: str) -> bool:
+        """Take every file, so that one in another format is refused with a reason."""
+        return bool(BaseFileInventoryPlugin.verify_file(self, path))
+
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Read a file.
 
         Raises:
-            AnsibleParserError: It is no inventory.
+            AnsibleError: It is no inventory.
         """
+        file = Path(path)
+        if not yaml.InventoryModule.verify_file(self, path):
+            raise AnsibleParserError(f"{path} {other_format(file)}")
         try:
-            super().parse(inventory, loader, path, cache)  # type: ignore[no-untyped-call]  # Ansible's own
-        except AnsibleParserError as error:
             # The error of the YAML parser knows the place, and what Ansible makes of it does not.
-            if isinstance(error.__context__, AnsibleError):
-                raise error.__context__ from None
+            data = loader.load_from_file(path, cache="none")
+        except AnsibleError:
+            if is_ini(file):
+                raise AnsibleParserError(f"{path} {other_format(file)}") from None
             raise
+        if isinstance(data, Mapping) and data.get("plugin"):
+            raise AnsibleParserError(f"{path} {other_format(file)}")
+        if not data or not isinstance(data, Mapping):
+            found = kind(data) if data else "nothing"
+            raise AnsibleParserError(
+                f"{path} has {found} where groups are wanted, each with {', '.join(SECTIONS)}. "
+                "inventories/production/hosts.yml is an example."
+            )
+        super().parse(inventory, loader, path, cache)  # type: ignore[no-untyped-call]  # Ansible's own
+
+    def _parse_group(self, group: Any, group_data: Any) -> Any:
+        """Read a group, whose parts Ansible skips where they are none."""
+        if group_data is not None and not isinstance(group_data, Mapping):
+            raise AnsibleParserError(
+                f"{group} is {kind(group_data)}, not a group. {BELONGS}", obj=group
+            )
+        for key, value in (group_data or {}).items():
+            if key not in SECTIONS:
+                raise AnsibleParserError(
+                    f"The group {group} has `{key}`, but a group can have only {', '.join(SECTIONS)}. {BELONGS}",
+                    obj=key,
+                )
+            if value is not None and not isinstance(value, (Mapping, str)):
+                raise AnsibleParserError(
+                    f"`{key}` of the group {group} is {kind(value)}. Write each name on a line of its own, with a "
+                    "colon and without a dash.",
+                    obj=key,
+                )
+        hosts = (group_data or {}).get("hosts")
+        for host, variables in hosts.items() if isinstance(hosts, Mapping) else ():
+            if variables is not None and not isinstance(variables, Mapping):
+                raise AnsibleParserError(
+                    f"{host}, among the hosts of the group {group}, is {kind(variables)}, not a host with its "
+                    "variables. Indent a host's variables deeper than its name.",
+                    obj=host,
+                )
+        return super()._parse_group(group, group_data)  # type: ignore[no-untyped-call]  # Ansible's own

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,26 @@ class VarsModule(BaseVarsPlugin):
             if os.path.isdir(os.path.join(path, folder)) and not entity.name.startswith(
                 os.path.sep
             ):
-                for file in loader.find_vars_files(os.path.join(path, folder), entity.name):
-                    self._read(loader, path, os.fsdecode(file))
+                seen: dict[str, str] = {}
+                for each in loader.find_vars_files(os.path.join(path, folder), entity.name):
+                    file = os.fsdecode(each)
+                    for name in self._read(loader, path, file):
+                        if (before := seen.setdefault(name, file)) != file:
+                            self._display.warning(twice(name, before, file))
         return {}
 
-    def _read(self, loader: Any, inventory: str, file: str) -> None:
+    def _read(self, loader: Any, inventory: str, file: str) -> Mapping[str, Any]:
         """Read a file as Ansible will, which then has it in its cache; an error of YAML bears its place."""
         try:
-            loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
+            found = loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
         except AnsibleVaultError:
             raise AnsibleError(wrong_password(Path(inventory), Path(file))) from None
+        if found and not isinstance(found, Mapping):
+            raise AnsibleError(
+                f"{file} has no variables: it is a {'list' if isinstance(found, list) else 'text'}. Write each as "
+                "`name: value`, or move the file elsewhere."
+            )
+        return found or {}
 
 
 @cache
@@ -160,15 +171,22 @@ def remedy(inventory: Path, found: list[tuple[Path, str]]) -> str:
     )
 
 
+def twice(name: str, before: str, file: str) -> str:
+    """Return what is said of a variable that two files of one group or host set."""
+    return (
+        f"{name} is set in {before} and again in {file}, which wins. Remedy: remove one of the two"
+    )
+
+
 def wrong_password(inventory: Path, file: Path) -> str:
     """What to do where the passwords that were given do not open a file."""
     identity = dict(encrypted(str(inventory))).get(file, "")
     label = f" (it was encrypted with that of the vault id {identity})" if identity else ""
     return (
         f"{file} can't be decrypted: no vault password that was given opens it{label}. Nothing was changed. Look for "
-        "the right one, give it by\n"
+        "the right one, give it with\n"
         f"{_export(inventory, identity)}"
-        "and type the same command again. If nobody has that password any more, write the file's secrets anew: "
+        "and type the same command again. If that password is lost, write the file again with new secrets: "
         "docs/secrets.md."
     )
 

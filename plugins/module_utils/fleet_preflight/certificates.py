@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -18,6 +19,8 @@ _NEEDED: Final = {
     pki.INTERMEDIATE: ("pki_ca_certificate", "pki_ca_key", "pki_ca_bundle"),
     pki.EXTERNAL: ("pki_certificate", "pki_key", "pki_ca_bundle"),
 }
+# A URL, or a name with its port; an IPv6 address has more colons.
+_WITH_PORT = re.compile(r".*/.*|[^:]+:[0-9]*")
 _WHY: Final = {
     "pki_ca_passphrase": "it encrypts the key of the fleet's own authority",
     "pki_ca_certificate": "with pki_source: intermediate it is what signs",
@@ -243,10 +246,16 @@ def _called(model: Model) -> Iterator[Problem]:
     for variable in ("celery_app_broker_host", "celery_app_results_host"):
         for value, on in model.distinct(variable) if given else ():
             if isinstance(value, str) and not pki.is_named(value, given):
+                whole = _WITH_PORT.fullmatch(value)
                 yield Problem(
                     variable,
-                    "is in pki_names of no host of the group redis: clients would refuse its certificate",
-                    "call Redis by a name that its certificate is for, or add this one to pki_names of its host",
+                    "is more than a host's name or address"
+                    if whole
+                    else "is in pki_names of no host of the group redis: clients would refuse its certificate",
+                    f"write the name or address only; the port is {variable.replace('_host', '_port')}"
+                    if whole
+                    else "call Redis by a name that its certificate is for, or add this one to pki_names of its host; "
+                    "Redis outside of the fleet is not supported",
                     value=model.show((variable,), value),
                     hosts=on,
                 )

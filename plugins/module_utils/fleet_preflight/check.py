@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -33,10 +34,11 @@ from . import (
     visibility,
     workers,
 )
-from .model import Model, Problem, Severity
+from .model import Model, Problem, Severity, as_mapping
 from .render import secrets_of
 from .report import grouped, scrubbed
 
+_INHERITED = re.compile(r"celery_worker_instances\.([^.\[]+)\.([a-z_]+)")
 Check = Callable[[Model], Iterator[Problem]]
 
 # In the order in which a person would mend things. Where two checks have something to say about the same
@@ -46,6 +48,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     groups.check_groups,
     groups.check_machines,
     groups.check_files,
+    settings.check_misplaced,
     names.check_unknown,
     rendering.check_rendering,
     values.check_required,
@@ -112,13 +115,30 @@ def check(model: Model) -> list[Problem]:
     if not found:
         spoken: set[tuple[str, str]] = set()
         for one in CHECKS:
-            fresh = [left for problem in one(model) if (left := _unspoken(problem, spoken))]
+            fresh = [
+                left
+                for problem in one(model)
+                if (left := _unspoken(_of_defaults(model, problem), spoken))
+            ]
             spoken |= {(problem.variable, host) for problem in fresh for host in _hosts(problem)}
             found += fresh
         if not any(problem.severity is Severity.ERROR for problem in found):
             # A default fails because of what it is made from; where that is reported, this is not.
             found += rendering.check_defaults(model)
     return scrubbed([_placed(model, problem) for problem in grouped(found)], secrets_of(model))
+
+
+def _of_defaults(model: Model, problem: Problem) -> Problem:
+    """The problem of an option that a worker only inherits, where it is written."""
+    match = _INHERITED.fullmatch(problem.variable)
+    if match is None:
+        return problem
+    name, option = match.groups()
+    for host in problem.hosts or tuple(model.hosts):
+        own = as_mapping(as_mapping(model.value(host, "celery_worker_instances")).get(name))
+        if option in own or option not in as_mapping(model.value(host, "celery_worker_defaults")):
+            return problem
+    return replace(problem, variable=f"celery_worker_defaults.{option}")
 
 
 def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -200,17 +201,17 @@ def _is_host(text: str) -> bool:
 
 def _twice(model: Model) -> Iterator[Problem]:
     """A name in several variables: which of them wins is not for the reader to guess."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for host in model.hosts:
-        names = as_mapping(model.value(host, URLS))
-        for other in _OTHERS:
-            for name in as_mapping(model.value(host, other)):
-                if name in names:
-                    found.setdefault((name, other), []).append(host)
-    for (name, other), hosts in found.items():
+        for one, other in itertools.combinations((URLS, *_OTHERS), 2):
+            there = as_mapping(model.value(host, other))
+            for name in as_mapping(model.value(host, one)):
+                if name in there:
+                    found.setdefault((one, other, name), []).append(host)
+    for (one, other, name), hosts in found.items():
         yield Problem(
-            dotted((URLS, name)),
-            f"stands in {other}, too",
-            f"remove it there, or leave it to {other} alone",
+            dotted((one, name)),
+            f"is also in {other}",
+            f"remove it here or in {other}",
             hosts=tuple(hosts),
         )

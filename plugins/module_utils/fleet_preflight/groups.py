@@ -15,7 +15,11 @@ from .names import near_miss
 from .redis_cluster import INSTEAD, NO_CLUSTER
 
 _OURS: Final = (FLEET, *MEMBER_GROUPS)
+# A fleet may do without these, so their absence is no mistake.
+_OPTIONAL: Final = ("celery_producers", "flower")
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
+# Of what editors and people leave beside a file.
+_COPIES: Final = (".bak", ".old", ".orig", ".save", ".txt")
 _SSH_PORT: Final = 22
 # A whole file, or a single value in it; or values from elsewhere, such as the lookups of a secrets' manager.
 _SEALED: Final = re.compile(r"^\$ANSIBLE_VAULT;|!vault\b|\blookup\(|\bquery\(", re.MULTILINE)
@@ -96,21 +100,22 @@ def _outside(model: Model) -> Iterator[Problem]:
 
 
 def _nearly_ours(model: Model) -> Iterator[Problem]:
-    """Groups whose name is almost one of ours, with hosts that ours has not."""
+    """Groups whose name is almost one of ours, with hosts that are not in ours."""
     for name, hosts in model.groups.items():
         if name in (*_OURS, "all", "ungrouped"):
             continue
         for ours in _OURS:
-            # One of ours that has no hosts is reported with its guess already.
             there = model.groups.get(ours, ())
             lost = [host for host in hosts if host not in there]
-            if not there or not lost or name.rstrip("0123456789_-") == ours:
+            # One that is needed and has no hosts is reported with its guess already.
+            is_reported = not there and ours not in _OPTIONAL
+            if is_reported or not lost or name.rstrip("0123456789_-") == ours:
                 continue
             if near_miss(name, ours):
                 yield Problem(
                     name,
-                    f"looks like the group {ours}, and has hosts that {ours} has not",
-                    f"rename it to {ours}; or, if it is a group of your own, to something less alike",
+                    f"looks like the group {ours}, and has hosts that are not in {ours}",
+                    f"rename it to {ours}; or, if it is your own group, to something less similar",
                     value=", ".join(lost),
                 )
 
@@ -128,9 +133,9 @@ def _without_a_part(model: Model) -> Iterator[Problem]:
         ]
         yield Problem(
             FLEET,
-            f"has hosts that are in none of {', '.join(MEMBER_GROUPS)}, so nothing would run there",
+            f"has hosts that are in none of its groups ({', '.join(MEMBER_GROUPS)}), so nothing would run there: "
+            f"{', '.join(idle)}",
             " ".join(["put them into a group, or take them out of fleet", *misspelt]),
-            value=", ".join(idle),
             severity=Severity.WARNING,
         )
 
@@ -143,6 +148,14 @@ def check_machines(model: Model) -> Iterator[Problem]:
         if model.value(host, "ansible_connection") == "local":
             continue
         given = as_text(model.value(host, "ansible_host"))
+        if given and ("@" in given or "/" in given):
+            yield Problem(
+                "ansible_host",
+                "is more than a host's name or address",
+                "write the name or address only; the user is ansible_user, the port ansible_port",
+                value=model.show(("ansible_host",), given),
+                hosts=(host,),
+            )
         if given is None and "ansible_host" not in model.given[host]:
             without.append(host)
         port = as_number(model.value(host, "ansible_port")) or _SSH_PORT
@@ -187,7 +200,8 @@ def check_files(model: Model) -> Iterator[Problem]:
                 if name in known:
                     continue
                 kind = "group" if folder == "group_vars" else "host"
-                near = [other for other in known if _alike(name, other)]
+                alike = [other for other in known if _alike(name, other)]
+                near = difflib.get_close_matches(name, alike, n=1, cutoff=0)
                 yield Problem(
                     f"{folder}/{name}",
                     f"is for a {kind} that the inventory lacks, so it has no effect",
@@ -200,6 +214,7 @@ def check_files(model: Model) -> Iterator[Problem]:
                     else Severity.WARNING,
                 )
             yield from _plain_vaults(directory, folder)
+            yield from _shadowed(directory, folder)
 
 
 def _alike(name: str, known: str) -> bool:
@@ -217,12 +232,33 @@ def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
         except OSError:
             continue  # Ansible says that itself
         text = [line for line in lines if line.strip() and line.lstrip()[0] not in "#-"]
-        if file.suffix in ("", *_SUFFIXES) and text and not _SEALED.search("\n".join(text)):
+        if (
+            file.suffix.rstrip("~") in ("", *_SUFFIXES, *_COPIES)
+            and text
+            and not _SEALED.search("\n".join(text))
+        ):
             yield Problem(
                 str(file.relative_to(directory)),
                 "is not encrypted",
                 f"ansible-vault encrypt {shlex.quote(str(file))}",
                 severity=Severity.WARNING,
+            )
+
+
+def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
+    """Files that Ansible does not read, as it takes the first of `all/`, `all.yml`, `all.yaml` and `all.json` only."""
+    for name in _names(directory / folder):
+        there = [
+            path
+            for suffix in ("", *_SUFFIXES)
+            if (path := directory / folder / f"{name}{suffix}").exists()
+        ]
+        for path in there[1:]:
+            first = f"{folder}/{there[0].name}{'/' if there[0].is_dir() else ''}"
+            yield Problem(
+                f"{folder}/{path.name}",
+                f"has no effect: of the two, Ansible reads only {first}",
+                f"move it into {first}" if there[0].is_dir() else f"move its variables to {first}",
             )
 
 
@@ -254,5 +290,7 @@ def _guess(model: Model, group: str) -> str:
     others = [
         name for name in model.groups if name not in (FLEET, *MEMBER_GROUPS, "all", "ungrouped")
     ]
-    near = difflib.get_close_matches(group, others, n=1, cutoff=0.75)
-    return f"did you mean it by the group {near[0]}? Rename that to {group}" if near else ""
+    near = difflib.get_close_matches(group, others, n=1, cutoff=0.75) or [
+        name for name in others if group.endswith(f"_{name}") or name.startswith(f"{group}_")
+    ]
+    return f"rename the group {near[0]} to {group}, if that is what it is" if near else ""

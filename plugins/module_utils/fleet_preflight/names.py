@@ -175,11 +175,11 @@ def check_application(model: Model) -> Iterator[Problem]:
                 )
     for value, hosts in model.distinct("celery_app_module"):
         name = _name(value)
-        if name is not None and not _MODULE.fullmatch(name):
+        if name is not None and (not _MODULE.fullmatch(name) or name.endswith(".py")):
             yield Problem(
                 "celery_app_module",
                 "is no module as `celery -A` takes it",
-                "write it with dots, as in app.celery_app or app.celery_app:app",
+                "write it with dots and without .py, as in app.celery_app or app.celery_app:app",
                 value=model.show(("celery_app_module",), name),
                 hosts=hosts,
             )

@@ -13,6 +13,8 @@ from .values import kind_of, no_mapping, suggestion, unknown_keys
 
 Path = tuple[object, ...]
 
+# How like a zone's name another has to be to be taken for it.
+_LIKE_A_ZONE: Final = 0.75
 _KINDS: Final = ("crontab", "interval", "solar")
 _KEYS: Final = (*_KINDS, "task", "args", "kwargs", "queue", "options", "enabled")
 _SOLAR_EVENTS: Final = (
@@ -223,7 +225,9 @@ def check_zone(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "celery_app_settings.timezone",
                 "is no time zone",
-                suggestion(zone, tuple(known)) or "name one as in Europe/Berlin",
+                # Abbreviations and offsets look like one another, and mean something else.
+                suggestion(zone, tuple(name for name in known if "/" in name), _LIKE_A_ZONE)
+                or "write UTC or a city's zone, such as Europe/Berlin; offsets and abbreviations are none",
                 value=model.show(("celery_app_settings", "timezone"), zone),
                 hosts=hosts,
             )
@@ -320,7 +324,7 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
         yield Problem(
             dotted(path),
             f"is {kind_of(value)} where a mapping of fields is wanted",
-            'write it as in {minute: 0, hour: "*/6"}',
+            f"write {_as_mapping_of_fields(value)}",
             value=model.show(path, value),
         )
         return
@@ -355,6 +359,15 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
                 _field_remedy(name),
                 value=model.show((*path, name), text),
             )
+            continue
+        if isinstance(text, str) and text.startswith("*/") and len(parsed[name]) == 1:
+            yield Problem(
+                dotted((*path, name)),
+                f"has a step beyond the field, so it is the same as {min(parsed[name])}",
+                f"write {min(parsed[name])} if that is meant; for other times, use interval",
+                value=model.show((*path, name), text),
+                severity=Severity.WARNING,
+            )
     if (
         "day_of_month" in parsed
         and "month_of_year" in parsed
@@ -373,6 +386,26 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
             "write minute: 0 if once an hour is meant, or minute: '*' if every minute is",
             severity=Severity.WARNING,
         )
+
+
+def _as_mapping_of_fields(value: object) -> str:
+    """Return the mapping that five fields of a crontab's line stand for, or else an example."""
+    words = str(value).split() if isinstance(value, str) else ()
+    # A crontab's line has them in this order, and has `*` where nothing has to be said.
+    line = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+    if len(words) != len(line):
+        return 'it as in {minute: 0, hour: "*/6"}'
+    try:
+        for name, word in zip(line, words, strict=True):
+            crontab.parse(name, word)
+    except ValueError:
+        return 'it as in {minute: 0, hour: "*/6"}'
+    fields = [
+        f"{name}: {word}" if word.isdigit() else f'{name}: "{word}"'
+        for name, word in zip(line, words, strict=True)
+        if word != "*" or name == "minute"
+    ]
+    return f"{{{', '.join(fields)}}}"
 
 
 def _field_remedy(name: str) -> str:

@@ -87,6 +87,9 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 # First words of Celery's own names: another name that begins with one is hardly a package's.
 _OWN_WORDS: Final = frozenset(name.partition("_")[0] for name in _DEFAULTS if "_" in name)
+# Variables with these prefixes can be settings in the spelling of Django projects.
+_CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
+_ADDRESSES: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
 # How like a name has to be to be suggested.
 _LIKELY: Final = 0.8
 # Prefixes of Django's and of Celery 3's spelling, each with what today's names have in their place.
@@ -107,6 +110,26 @@ def check_settings(model: Model) -> Iterator[Problem]:
             if not any(refusals(model, name, item)):
                 path = dotted((VARIABLE, spoken_key(name)))
                 yield from _name(name, path, hosts, is_allowed(path))
+
+
+def check_misplaced(model: Model) -> Iterator[Problem]:
+    """Refuse settings that are variables of the inventory, such as CELERY_BROKER_URL: nothing reads them."""
+    is_allowed = allowed(model, "preflight_allowed_variables")
+    for name, hosts in model.given_names.items():
+        setting = _meant(name) if name.lower().startswith(_CELERYS) else ""
+        if not setting or name in model.specs.options or is_allowed(name):
+            continue
+        variable = OWN_VARIABLES.get(setting)
+        if setting in _ADDRESSES:
+            remedy = "remove it; processes get the addresses of the fleet's own Redis"
+        else:
+            remedy = f"use {variable}" if variable else f"write {setting} in {VARIABLE}"
+        yield Problem(
+            name,
+            "is a setting of Celery, which has no effect as a variable of the inventory",
+            f"{remedy}. If it is your own variable, add it to preflight_allowed_variables.",
+            hosts=hosts,
+        )
 
 
 def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Iterator[Problem]:

@@ -78,7 +78,10 @@ def _source(
 def check_interpreter(model: Model) -> Iterator[Problem]:
     """An interpreter that the units' sandbox hides would build a release that can't start."""
     for value, hosts in model.distinct(PYTHON, model.hosts_of_role("celery_release")):
-        path = PurePosixPath(os.path.normpath(as_text(value) or "/"))
+        if value is UNKNOWN:
+            continue
+        # 3.12 is a number to YAML.
+        path = PurePosixPath(os.path.normpath(str(value)))
         message = hidden(path)
         if not message and path.is_absolute():
             continue
@@ -126,6 +129,13 @@ def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
             "name a branch, a tag or a commit's full id",
             severity=Severity.WARNING,
         )
+    if isinstance(version, (int, float)):
+        yield Problem(
+            dotted((_NAME, "version")),
+            "is a number, and YAML changes numbers: 1.10 becomes 1.1, and 0123 becomes 83",
+            "put the version in quotes",
+            value=model.show((_NAME, "version"), version),
+        )
     if isinstance(version, str) and not _VERSION.fullmatch(version):
         yield Problem(
             dotted((_NAME, "version")),
@@ -158,7 +168,7 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         yield Problem(
             dotted((_NAME, "directory")),
             "is no directory of the source",
-            f"there are {_listing(root)}",
+            f"write one of those that it has: {_listing(root)}",
             value=model.show((_NAME, "directory"), source.get("directory")),
         )
         return
@@ -167,7 +177,12 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
         yield Problem(
             dotted((_NAME, "requirements")),
             "is a file that the source does not have",
-            f"write it below {directory}, or name the one that is there",
+            f"write it below {directory}, or name the one that is there"
+            + (
+                "; from a pyproject.toml, `uv export` and `poetry export` make one"
+                if any(is_file(place / "pyproject.toml") for place in (directory, root))
+                else ""
+            ),
             value=model.show((_NAME, "requirements"), requirements),
         )
     for module in {str(model.value(host, "celery_app_module")): None for host in hosts}:

@@ -248,7 +248,9 @@ def _leaf(model: Model, path: Path, value: object, option: Option, kind: str) ->
     ):
         if options and _valid(kind, (), type(value).__name__, value):
             words = tuple(str(choice) for choice in options)
-            near = "" if model.specs.is_secret(path) else suggestion(str(value), words)
+            same = [word for word in words if word.lower() == str(value).lower()]
+            near = f"did you mean {same[0]}?" if same else suggestion(str(value), words)
+            near = "" if model.specs.is_secret(path) else near
             yield Problem(
                 dotted(path),
                 "is none of the allowed values",

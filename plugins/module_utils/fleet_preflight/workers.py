@@ -54,6 +54,13 @@ _SYNTAX: Final = {
 }
 
 
+def _as_systemd_has_it(text: str, syntax: re.Pattern[str]) -> str:
+    """Return a guess at what a size in another spelling, such as 512MB, stands for."""
+    found = re.fullmatch(r"([0-9.]+) ?([kmgt])(?:i?b|i)?", text.strip(), re.IGNORECASE)
+    guess = f"{found[1]}{found[2].upper()}" if found else ""
+    return f"did you mean {guess}?" if guess and syntax.fullmatch(guess) else ""
+
+
 def memory_bytes(value: object) -> float | None:
     """Return the bytes of a limit as systemd has it; None for a percentage, infinity and anything else."""
     found = _SIZE.fullmatch(str(value))
@@ -74,7 +81,8 @@ def queues_of(name: str, options: Mapping[str, object]) -> tuple[str, ...]:
     excluded = set(as_strings(options.get("exclude_queues")))
     queues = as_strings(options["queues"]) if "queues" in options else [name]
     if isinstance(options.get("queues"), str):
-        queues = [str(options["queues"])]  # its type is reported; what is meant is plain
+        # Its type is reported; what is meant is plain.
+        queues = re.split(r"\s*,\s*", str(options["queues"]))
     return tuple(queue for queue in queues if queue not in excluded)
 
 
@@ -100,7 +108,7 @@ def check_enabled(model: Model) -> Iterator[Problem]:
         for name in instances:
             known.setdefault(name, []).append(host)
         taken.update(enabled(model, host))
-        if model.value(host, "celery_worker_instances") is UNKNOWN:
+        if not isinstance(model.value(host, "celery_worker_instances"), Mapping):
             continue
         for name in as_strings(model.value(host, "celery_worker_enabled")):
             if name not in instances:
@@ -167,15 +175,16 @@ def check_limits(model: Model) -> Iterator[Problem]:
             if isinstance(value, (str, int)) and not syntax.fullmatch(str(value)):
                 yield Problem(
                     dotted((*path, key)),
-                    "is nothing that systemd understands here",
-                    f"write it as in {examples}",
+                    "is not a value that systemd understands here",
+                    _as_systemd_has_it(str(value), syntax) or f"write it as in {examples}",
                     value=model.show((*path, key), value),
                     hosts=hosts,
                 )
         hard, soft, drain = (
             numbers[key] for key in ("time_limit", "soft_time_limit", "drain_timeout")
         )
-        if hard is not None and soft is not None and soft >= hard:
+        # Below 1 the limit itself is reported.
+        if hard is not None and soft is not None and soft >= hard >= 1:
             yield Problem(
                 dotted((*path, "soft_time_limit")),
                 f"is not below time_limit ({number_text(hard)} s), so a task would be killed without a chance to end",

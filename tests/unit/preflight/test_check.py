@@ -149,11 +149,13 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "celery_worker_enabled", "does not have", "analytics?"),
     (f"{D}/concurrency", 0, f"{W}.discounts.concurrency", "below 1", "1 or more"),
     (f"{D}/soft_time_limit", 1800, f"{W}.discounts.soft_time_limit", "not below", "less than 1800"),
-    (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "nothing that systemd", "512M"),
-    (f"{D}/cpu_quota", "2", f"{W}.discounts.cpu_quota", "nothing that systemd", "50%"),
-    (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "nothing that systemd", "512M"),
-    (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "nothing that systemd", "64"),
-    ("celery_worker_defaults", {"memory_max": "1GB"}, f"{W}.discounts.memory_max", "nothing that", "512M"),
+    (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "not a value that systemd", "did you mean 1G?"),
+    (f"{D}/memory_max", "512 MiB", f"{W}.discounts.memory_max", "not a value that systemd", "did you mean 512M?"),
+    (f"{D}/memory_max", "lots", f"{W}.discounts.memory_max", "not a value that systemd", "512M"),
+    (f"{D}/cpu_quota", "2", f"{W}.discounts.cpu_quota", "not a value that systemd", "50%"),
+    (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "not a value that systemd", "1G?"),
+    (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "not a value that systemd", "64"),
+    ("celery_worker_defaults", {"memory_max": "1GB"}, "celery_worker_defaults.memory_max", "not a value that", "1G?"),
     # sizes that are far off
     (f"{D}/memory_max", "2048", f"{W}.discounts.memory_max", "less than a worker needs", "did you mean 2048M?"),
     (f"{D}/memory_max", 2048, f"{W}.discounts.memory_max", "less than a worker needs", "without a unit is bytes"),
@@ -269,6 +271,21 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{B}/off", {"enabled": True}, f"{B}.off.task", "is not set", "name the task"),
     ("celery_app_settings", {"timezone": "Europe/Berln"}, "celery_app_settings.timezone",
      "no time zone", "Europe/Berlin?"),
+    ("celery_app_settings", {"timezone": "CEST"}, "celery_app_settings.timezone", "no time zone", "UTC or a city's"),
+    ("celery_app_settings", {"timezone": "GMT+2"}, "celery_app_settings.timezone", "no time zone", "UTC or a city's"),
+    ("CELERY_BROKER_URL", "redis://x", "CELERY_BROKER_URL", "is a setting of Celery", "the fleet's own Redis"),
+    ("celery_task_time_limit", 5, "celery_task_time_limit", "is a setting of Celery", "task_time_limit in"),
+    ("CELERY_BEAT_SCHEDULE", {}, "CELERY_BEAT_SCHEDULE", "is a setting of Celery", "use celery_beat_schedule"),
+    ("celery_app_module", "shop.celery.py", "celery_app_module", "no module", "without .py"),
+    ("celery_release_python", 3.12, "celery_release_python", "no absolute path", "/usr/bin/python3"),
+    (f"{D}/loglevel", "info", f"{W}.discounts.loglevel", "none of the allowed", "did you mean INFO?"),
+    ("celery_app_broker_host", "redis://redis1", "celery_app_broker_host", "more than a host", "broker_port"),
+    ("celery_app_broker_host", "redis1:6379", "celery_app_broker_host", "more than a host", "broker_port"),
+    ("celery_app_broker_host", "cache.example.org", "celery_app_broker_host", "would refuse", "outside of the fleet"),
+    (f"{B}/recompute/crontab", "0 2 * * mon", f"{B}.recompute.crontab", "a string where",
+     'write {minute: 0, hour: 2, day_of_week: "mon"}'),
+    (f"{B}/recompute/crontab", "@daily", f"{B}.recompute.crontab", "a string where", 'as in {minute: 0, hour: "*/6"}'),
+    (f"{B}/recompute/crontab", "0 25 * * *", f"{B}.recompute.crontab", "a string where", "as in {minute: 0"),
     ("celery_app_settings", {"task_always_eager": True}, "celery_app_settings.task_always_eager",
      "no worker would ever", "remove it"),
     ("celery_beat_scheduler", "redbeat", "celery_beat_scheduler", "not supported yet", "database"),
@@ -372,9 +389,10 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
      "placeholder", "vault.yml"),
     (U, "postgresql://u:p@db/shop", "celery_app_urls.OTHER_URL", "a string where a mapping", "key: value"),
     ("celery_app_urls/DEBUG", {"scheme": "x", "host": "h"}, "celery_app_urls.DEBUG",
-     "stands in celery_app_env", "remove it there"),
+     "is also in celery_app_env", "remove it here"),
+    ("celery_app_env/DATABASE_URL", "x", "celery_app_env.DATABASE_URL", "is also in celery_app_secret", "remove"),
     ("celery_app_urls/DATABASE_URL", {"scheme": "x", "host": "h"}, "celery_app_urls.DATABASE_URL",
-     "stands in celery_app_secret_env", "remove it there"),
+     "is also in celery_app_secret_env", "remove it here"),
     ("celery_app_urls/a-b", {"scheme": "x", "host": "h"}, "celery_app_urls.(a name that is not shown)",
      "name of an environment variable", "letters"),
     (f"{D}/environment", {"a-b": "x"}, f"{W}.discounts.environment.a-b", "name of an environment variable", "letters"),
@@ -431,7 +449,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (S, {"git": "ssh://git:hush@github.com/a/b"}, f"{S}.git", "has a login in it", "SSH key"),
     (S, {"path": "~nobody-of-that-name/x"}, f"{S}.path", "does not exist", str(ROOT)),
     (S, {"path": "no/such/place"}, f"{S}.path", "does not exist", str(ROOT)),
-    (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "there are app"),
+    (f"{S}/directory", "backend", f"{S}.directory", "no directory of", "that it has: app"),
+    (S, {"git": "https://example.org/a", "version": 1.1}, f"{S}.version", "YAML changes numbers", "in quotes"),
     (f"{S}/directory", "../x", f"{S}.directory", "leads out", "without .."),
     (f"{S}/requirements", "req.txt", f"{S}.requirements", "does not have", "name the one"),
     ("celery_app_module", "shop.celery", "celery_app_module", "not below", "celery_app_source"),
@@ -750,7 +769,8 @@ def test_a_vault_in_the_clear(
 def test_secrets_in_the_clear(
     variables: Variables, path: str, name: str, value: str, message: str
 ) -> None:
-    given = changed(variables, path, {name: value})
+    # One that is in both is refused.
+    given = changed({**variables, "celery_app_secret_env": {}}, path, {name: value})
     found = problems(given)
     if not message:
         assert found == []
@@ -853,7 +873,74 @@ def test_a_misspelt_group_is_guessed(variables: Variables) -> None:
     groups = {**GROUPS, "celery_worker": GROUPS["celery_workers"]}
     del groups["celery_workers"]
     found = problems(variables, groups=groups)
-    assert any("celery_worker?" in problem.remedy for problem in found)
+    assert any("rename the group celery_worker to" in problem.remedy for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("celery_workers", "workers"), ("celery_beat", "beat"), ("redis", "redis_servers")],
+)
+def test_a_group_that_lacks_or_has_a_word_is_guessed(
+    variables: Variables, ours: str, theirs: str
+) -> None:
+    groups = {theirs if name == ours else name: hosts for name, hosts in GROUPS.items()}
+    found = {one.variable: one.remedy for one in problems(variables, groups=groups)}
+    assert found[ours] == f"rename the group {theirs} to {ours}, if that is what it is"
+
+
+def test_an_optional_group_that_is_misspelt_is_refused(variables: Variables) -> None:
+    groups = {"flowers" if name == "flower" else name: hosts for name, hosts in GROUPS.items()}
+    found = {one.variable: one.severity for one in problems(variables, groups=groups)}
+    assert found["flowers"] == Severity.ERROR
+
+
+def test_an_option_that_workers_inherit_is_reported_once_where_it_is_written(
+    variables: Variables,
+) -> None:
+    variables["celery_worker_defaults"] = {"soft_time_limit": 1800, "time_limit": 1800}
+    variables["celery_worker_instances"]["discounts"] = {"soft_time_limit": 1900}
+    found = problems(variables)
+    assert [one.variable for one in found] == [
+        f"{W}.discounts.soft_time_limit",
+        "celery_worker_defaults.soft_time_limit",
+    ]
+
+
+def test_workers_as_a_list_are_one_mistake(variables: Variables) -> None:
+    variables["celery_worker_instances"] = ["discounts"]
+    variables["celery_worker_enabled"] = ["discounts"]
+    variables["celery_app_task_routes"] = variables["celery_beat_schedule"] = {}
+    assert only(problems(variables)).variable == W
+
+
+def test_queues_with_commas_are_one_mistake(variables: Variables) -> None:
+    variables["celery_worker_instances"]["maintenance"]["queues"] = "maintenance, mail"
+    assert only(problems(variables)).variable == f"{W}.maintenance.queues"
+
+
+def test_a_step_beyond_its_field_is_pointed_out(variables: Variables) -> None:
+    variables["celery_beat_schedule"]["recompute"]["crontab"] = {"minute": "*/90"}
+    one = only(problems(variables))
+    assert (one.severity, one.message) == (
+        Severity.WARNING,
+        "has a step beyond the field, so it is the same as 0",
+    )
+    variables["celery_beat_schedule"]["recompute"]["crontab"] = {"minute": "*/30"}
+    assert problems(variables) == []
+
+
+def test_a_file_that_ansible_does_not_read_is_refused(variables: Variables, tmp_path: Path) -> None:
+    (tmp_path / "group_vars/all").mkdir(parents=True)
+    (tmp_path / "group_vars/all.yml").touch()
+    one = only(problems({**variables, "inventory_dir": str(tmp_path)}))
+    assert (one.variable, one.remedy) == ("group_vars/all.yml", "move it into group_vars/all/")
+
+
+def test_a_user_in_an_address_is_refused(variables: Variables) -> None:
+    found = problems({**variables, "ansible_host": "deploy@10.0.0.2"})
+    assert ("ansible_host", "is more than a host's name or address") in {
+        (one.variable, one.message) for one in found
+    }
 
 
 def test_no_beat_without_a_schedule(variables: Variables) -> None:

@@ -68,6 +68,27 @@ def test_a_valid_inventory_passes_with_its_warning(tmp_path: Path) -> None:
     assert "[WARNING]: preflight: celery_worker_instances.discounts.drain_timeout" in done.stderr
 
 
+@pytest.mark.parametrize("playbook", ["check_inventory", "preflight"])
+def test_an_inventory_without_the_fleet_is_refused(tmp_path: Path, playbook: str) -> None:
+    (tmp_path / "hosts.yml").write_text("workers: {hosts: {worker1: }}\n")
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"--inventory={tmp_path / 'hosts.yml'}",
+            "--tags=other",
+            f"playbooks/{playbook}.yml",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "fleet\n           is a group that the inventory lacks" in done.stdout
+
+
 def test_a_wrong_one_is_refused_at_once_and_keeps_its_secrets(tmp_path: Path) -> None:
     mark = "hush-this-is-it-5fe2"
     variables = valid(tmp_path / "source")

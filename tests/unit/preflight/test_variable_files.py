@@ -130,6 +130,58 @@ def test_a_mistake_of_yaml_has_its_place(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("group_vars/all/x.yml", "- a: 1\n", "x.yml has no variables: it is a list."),
+        ("group_vars/all/x.yml", "a=1\n", "x.yml has no variables: it is a text."),
+        (
+            "hosts.yml",
+            "fleet: {host: {one: }}\n",
+            "The group fleet has `host`, but a group can have only hosts,",
+        ),
+        ("hosts.yml", "fleet: {hosts: [one]}\n", "`hosts` of the group fleet is a list."),
+        (
+            "hosts.yml",
+            "fleet: {hosts: {one: , port: 22}}\n",
+            "port, among the hosts of the group fleet, is a number",
+        ),
+        ("hosts.yml", "celery_app_name: shop\n", "celery_app_name is a string, not a group."),
+        ("hosts.yml", "- one\n", "hosts.yml has a list where groups are wanted"),
+        ("hosts.yml", "", "hosts.yml has nothing where groups are wanted"),
+        ("hosts.yml", "[fleet]\none\n", "ANSIBLE_INVENTORY_ENABLED=ini ansible-inventory -i "),
+        (
+            "hosts.yml",
+            "plugin: aws_ec2\n",
+            "ANSIBLE_INVENTORY_ENABLED=script,auto ansible-inventory -i ",
+        ),
+        ("more.ini", "[fleet]\none\n", "more.ini is not an inventory in YAML"),
+    ],
+)
+def test_what_is_no_inventory_is_refused_in_words(
+    tmp_path: Path, file: str, text: str, words: str
+) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    (inventory / file).write_text(text)
+    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "_AnsibleTagged" not in done.stderr
+
+
+def test_a_variable_that_two_files_set_is_named(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    (inventory / "group_vars/all/zz.yml").write_text("celery_app_name: other\n")
+    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    every = inventory / "group_vars/all"
+    assert done.returncode == 0
+    assert (
+        f"celery_app_name is set in {every / 'celery.yml'} and again in {every / 'zz.yml'}"
+        in done.stderr
+    )
+    assert "token is set" not in done.stderr
+
+
 def test_an_old_ansible_is_refused() -> None:
     with pytest.raises(
         AnsibleError, match=r"ansible-core 2\.16\.3, .* 2\.19 or newer.*`make setup`"

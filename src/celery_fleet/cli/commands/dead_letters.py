@@ -40,17 +40,27 @@ class Age(click.ParamType[float]):
 def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which ones are meant."""
     options = (
-        click.option("--queue", shell_complete=complete.queue, help="Of this queue."),
+        click.option("--queue", shell_complete=complete.queue, help="Only from this queue."),
         click.option(
             "--task",
             shell_complete=complete.registered,
-            help="Of this task, or of those that a pattern as 'shop.*' fits.",
+            help="Only of this task, or of tasks that match a pattern such as 'shop.*'.",
         ),
-        click.option("--reason", type=click.Choice(REASONS), help="For this reason."),
+        click.option("--reason", type=click.Choice(REASONS), help="Only with this reason."),
         click.option(
-            "--older-than", "older", type=Age(), metavar="AGE", help="Last seen longer ago: 2h, 7d."
+            "--older-than",
+            "older",
+            type=Age(),
+            metavar="AGE",
+            help="Last seen longer ago than this, such as 2h or 7d.",
         ),
-        click.option("--newer-than", "newer", type=Age(), metavar="AGE", help="Last seen since."),
+        click.option(
+            "--newer-than",
+            "newer",
+            type=Age(),
+            metavar="AGE",
+            help="Last seen more recently than this.",
+        ),
     )
     for option in reversed(options):
         function = option(function)

@@ -170,14 +170,14 @@ def require_readable(words: list[str]) -> None:
     ),
 )
 @click.argument("what", nargs=-1, metavar="[PART [WORKER]...]", shell_complete=complete)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines.")
 @click.option(
     "-n", "--lines", "number", type=click.IntRange(1), help="How many lines; 200 by default."
 )
 @click.option(
     "--since",
     metavar="TIME",
-    help="From then on, as journalctl takes it: '-1h', '2026-01-02 03:00'.",
+    help="Only lines since TIME, as journalctl takes it: '-1h', '2026-01-02 03:00'.",
 )
 def logs(
     context: Context, what: tuple[str, ...], follow: bool, number: int | None, since: str | None

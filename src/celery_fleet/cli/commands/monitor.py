@@ -42,34 +42,34 @@ SHOWN = 8
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="How long.",
+    help="How long to watch.",
 )
 @click.option(
     "--interval",
     type=Seconds(0.5),
     metavar="SECONDS",
-    help=f"How often; {INTERVAL:g} by default.",
+    help=f"Time between two lines; {INTERVAL:g} by default.",
 )
 @click.option(
     "--output-file",
     "file",
     metavar="FILE",
     type=click.Path(),
-    help="Write all of it there at the end, as JSON.",
+    help="Write everything to FILE at the end, as JSON.",
 )
 @click.option(
     "--workers",
     metavar="NAMES",
     shell_complete=complete.workers,
-    help="These alone: names or node names, with commas between.",
+    help="Only these workers: names or node names, separated by commas.",
 )
 def monitor(
     context: Context, duration: float, interval: float | None, file: str | None, workers: str | None
 ) -> None:
     """What the workers do: tasks a second, mean runtime, failures, workers, lengths of queues.
 
-    Counted are Celery's events. Workers without `task_events` send none of their tasks: of these it is known how many
-    they have begun, and no more; they are named. Ctrl-C ends it with the sums.
+    It counts Celery's events. Workers without `task_events` send none for their tasks; they are named, and only the
+    number of tasks that they have begun is known. Ctrl-C ends it with the sums.
 
     Status 3: the broker was away at the start, for more than 10 s, or at the end. With --format json each line is a
     document, the last one with `summary`.

@@ -155,7 +155,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     type=click.Choice(["operator", "admin"]),
     default="operator",
     show_default=True,
-    help="admin (settings, ACL, no keys) on the hosts of Redis alone.",
+    help="The Redis user; admin (settings and ACL, no keys) only works on the Redis host.",
 )
 @click.option(
     "--timeout",

@@ -84,7 +84,7 @@ def show_outcome(found: Mapping[str, Any]) -> None:
     type=Seconds(0, 1_000_000),
     default=0,
     metavar="SECONDS",
-    help="Wait so long for its end.",
+    help="Wait up to so many seconds for it to end.",
 )
 def result(context: Context, task_id: str, wait: float) -> None:
     """The state of a task, its result, or its error with the traceback, from the result store.

@@ -100,17 +100,19 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
 )
 @click.argument("task", shell_complete=complete.task)
 @click.option("--args", "args", default="[]", metavar="JSON", help="Its arguments, a JSON list.")
-@click.option("--kwargs", default="{}", metavar="JSON", help="Those with names, a JSON object.")
+@click.option(
+    "--kwargs", default="{}", metavar="JSON", help="Its keyword arguments, a JSON object."
+)
 @click.option(
     "--queue",
     metavar="QUEUE",
     shell_complete=complete.queue,
-    help="Send it there, and not where its route leads.",
+    help="Send it to QUEUE in place of its route.",
 )
-@click.option("--anyway", is_flag=True, help="Also to a queue that no worker consumes.")
+@click.option("--anyway", is_flag=True, help="Send it even if no worker consumes the queue.")
 @click.option("--async", "asynchronous", is_flag=True, help="Print its id, and don't wait.")
 @click.option(
-    "--here", is_flag=True, help="Run it here, in the release's Python; no worker has a part."
+    "--here", is_flag=True, help="Run it on this host in the release's Python, without a worker."
 )
 @click.option(
     "--timeout",

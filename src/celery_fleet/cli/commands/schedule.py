@@ -251,7 +251,7 @@ def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
 @dry_option
 @yes_option
 def reset(context: Context, names: Sequence[str], dry_run: bool, yes: bool) -> None:
-    """Have declared entries as they are declared, whatever users did with them; without names all."""
+    """Restore declared entries that users changed or deleted; without NAME all of them."""
     question = None if yes else "Reset these?"
     # With the names attached, which may look like options.
     words = ["reset", *(f"--name={name}" for name in names)]

@@ -115,7 +115,12 @@ def _judge(verb: str, last: dict[str, services.Step], course: services.Course) -
 def _verb(verb: str) -> click.Command:
     @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete)
     @click.option(
-        "--no-wait", "wait", is_flag=True, flag_value=False, default=True, help="Don't watch."
+        "--no-wait",
+        "wait",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Return at once, without watching.",
     )
     def done(context: Context, names: tuple[str, ...], wait: bool) -> None:
         act(context, verb, names, wait)
