@@ -75,6 +75,42 @@ _WITHOUT_DEFAULT: Final = (
     "redis_client_name",
     "result_backend_thread_safe",
 )
+# Those that Celery reads as numbers, and those that are on or off. It converts nothing: "false" in quotes is on.
+_NUMBERS: Final = frozenset(
+    """
+    azureblockblob_connection_timeout azureblockblob_read_timeout azureblockblob_retry_increment_base
+    azureblockblob_retry_initial_backoff_sec azureblockblob_retry_max_attempts beat_cron_starting_deadline
+    beat_max_loop_interval beat_remote_control_max_tick_age beat_sync_every broker_connection_max_retries
+    broker_connection_timeout broker_heartbeat broker_heartbeat_checkrate broker_pool_acquire_timeout
+    broker_pool_limit broker_port cassandra_entry_ttl control_queue_expires control_queue_ttl
+    cosmosdbsql_max_retry_attempts cosmosdbsql_max_retry_wait_time elasticsearch_max_retries
+    elasticsearch_timeout event_queue_expires event_queue_ttl gcs_ttl redis_db redis_max_connections redis_port
+    redis_socket_connect_timeout redis_socket_timeout result_backend_base_sleep_between_retries_ms
+    result_backend_max_retries result_backend_max_sleep_between_retries_ms result_cache_max result_chord_expires
+    result_chord_join_timeout result_chord_retry_interval result_expires result_failure_expires task_protocol
+    task_queue_max_priority task_repr_maxlevels task_soft_time_limit task_time_limit worker_eta_task_limit
+    worker_lost_wait worker_max_memory_per_child worker_max_tasks_per_child worker_prefetch_multiplier
+    worker_proc_alive_timeout worker_soft_shutdown_timeout worker_timer_precision
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+)
+_SWITCHES: Final = frozenset(
+    """
+    beat_enable_remote_control broker_channel_error_retry broker_connection_retry
+    broker_connection_retry_on_startup control_queue_durable control_queue_exclusive
+    database_create_tables_at_setup database_short_lived_sessions elasticsearch_retry_on_timeout
+    elasticsearch_save_meta_as_text enable_utc event_queue_durable event_queue_exclusive redis_retry_on_timeout
+    redis_socket_keepalive result_backend_always_retry result_extended result_persistent task_acks_late
+    task_acks_on_failure task_acks_on_failure_or_timeout task_acks_on_timeout
+    task_allow_error_cb_on_chord_header task_always_eager task_create_missing_queues task_eager_propagates
+    task_ignore_result task_inherit_parent_priority task_publish_retry task_reject_on_worker_lost
+    task_remote_tracebacks task_retry_on_worker_lost task_send_sent_event task_store_eager_result
+    task_store_errors_even_if_ignored task_track_started worker_cancel_long_running_tasks_on_connection_loss
+    worker_deduplicate_successful_tasks worker_detect_quorum_queues worker_direct worker_disable_prefetch
+    worker_disable_rate_limits worker_enable_prefetch_count_reduction worker_enable_remote_control
+    worker_enable_soft_shutdown_on_idle worker_hijack_root_logger worker_log_color worker_pool_putlocks
+    worker_pool_restarts worker_redirect_stdouts worker_send_task_events
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+)
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
 # As `celery_fleet.settings` has them, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
@@ -110,6 +146,7 @@ def check_settings(model: Model) -> Iterator[Problem]:
             if not any(refusals(model, name, item)):
                 path = dotted((VARIABLE, spoken_key(name)))
                 yield from _name(name, path, hosts, is_allowed(path))
+                yield from _value(name, item, path, hosts)
 
 
 def check_misplaced(model: Model) -> Iterator[Problem]:
@@ -128,6 +165,31 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
             name,
             "is a setting of Celery, which has no effect as a variable of the inventory",
             f"{remedy}. If it is your own variable, add it to preflight_allowed_variables.",
+            hosts=hosts,
+        )
+
+
+def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    """Refuse text where Celery calculates with a number or asks whether something is on."""
+    if (
+        name in _NUMBERS
+        and item is not None
+        and (isinstance(item, bool) or not isinstance(item, (int, float)))
+    ):
+        is_quoted = isinstance(item, str) and re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", item)
+        example = item.strip() if is_quoted and isinstance(item, str) else "300"
+        yield Problem(
+            path,
+            "has to be a number, and Celery converts no text to one",
+            f"write {example}, without quotes"
+            + ("" if is_quoted else " or unit; times are in seconds"),
+            hosts=hosts,
+        )
+    elif name in _SWITCHES and item is not None and not isinstance(item, bool):
+        yield Problem(
+            path,
+            'has to be true or false; Celery takes any other value, even "false" in quotes, for true',
+            "write true or false, without quotes",
             hosts=hosts,
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.app.defaults import DEFAULTS
+from celery.app.defaults import DEFAULTS, NAMESPACES, flatten
 from fleet_preflight import settings
 from fleet_preflight.model import Problem, Severity
 
@@ -118,6 +118,48 @@ def test_what_stops_a_process_is_never_allowed(variables: dict[str, Any], name: 
     assert found({**variables, ALLOWED: ["celery_app_settings.*"]}, name) != []
     with pytest.raises(FleetError):
         runtime.parse_celery({name: 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("task_time_limit", "300", "write 300, without quotes"),
+        ("result_expires", "1h", "in seconds"),
+        ("worker_prefetch_multiplier", True, "write 300"),
+        ("result_expires", {"hours": 1}, "in seconds"),
+        ("task_ignore_result", "false", "write true or false, without quotes"),
+        ("task_track_started", 1, "write true or false"),
+    ],
+)
+def test_a_value_that_celery_would_take_for_another_is_refused(
+    variables: dict[str, Any], name: str, value: object, remedy: str
+) -> None:
+    given = {**variables, "celery_app_settings": {name: value}}
+    (one,) = [p for p in problems(given) if p.variable == f"celery_app_settings.{name}"]
+    assert one.severity is Severity.ERROR
+    assert remedy in one.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("result_expires", 3600.5), ("result_expires", None), ("task_track_started", False)],
+)
+def test_a_value_of_the_right_type_passes(
+    variables: dict[str, Any], name: str, value: object
+) -> None:
+    given = {**variables, "celery_app_settings": {name: value}}
+    assert [p for p in problems(given) if p.variable == f"celery_app_settings.{name}"] == []
+
+
+def test_the_types_are_those_of_celery() -> None:
+    types = {name: option.type for name, option in flatten(NAMESPACES)}
+    assert {name for name, type_ in types.items() if type_ in ("int", "float", int)} == (
+        settings._NUMBERS
+    )
+    # What a certificate is checked by is not a switch, and has a check of its own.
+    assert {
+        name for name, type_ in types.items() if type_ == "bool" and not name.endswith("use_ssl")
+    } == settings._SWITCHES
 
 
 def test_the_runtime_refuses_the_same() -> None:
