@@ -14,6 +14,9 @@ from load.celery_app import app
 
 RETRY_AFTER = 2.0  # seconds
 
+# A task whose process was killed comes back after this, and not after Celery's three minutes.
+app.Task.default_retry_delay = RETRY_AFTER
+
 
 def _start(task: Task[Any, Any]) -> int:
     request = task.request
@@ -50,7 +53,8 @@ def revoke(self: Task[Any, Any], seconds: float, task: str) -> None:
     record.end(row)
 
 
-@app.task(name="load.stumble", bind=True, ignore_result=True, max_retries=1)
+# One retry of its own, and some for processes that are killed: a task without a retry left has failed, and is not lost.
+@app.task(name="load.stumble", bind=True, ignore_result=True, max_retries=9)
 def stumble(self: Task[Any, Any], seconds: float) -> None:
     """Sleep, and ask for one retry."""
     row = _start(self)
