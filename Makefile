@@ -31,7 +31,7 @@ test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet o
 	@scripts/check.sh fast slow molecule:default
 
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
-# What they measure would be the other one's as well; or they need all of the machine.
+# These measure times, or need the whole machine; the others run two at a time.
 ALONE := restarts delivery cgroup2
 COMMA := ,
 SPACE := $(subst x,,x x)

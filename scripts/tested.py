@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from scripts.restarts.origin import DIRTY
+from scripts.restarts.origin import DIRTY, ReportError, commit_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "docs/tested.md"
@@ -70,18 +69,6 @@ class Run:
     processors: int
 
 
-def commit(root: Path) -> str:
-    """Return the commit of a checkout, with `-dirty` if files other than the page have changed."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=True
-        ).stdout
-
-    changed = git("status", "--porcelain", "--", ".", f":!{PAGE}")
-    return git("rev-parse", "HEAD").strip() + (DIRTY if changed else "")
-
-
 def counted(junit: Path) -> tuple[int, int]:
     """Return how many tests a JUnit file has and how many of them failed; no file has none."""
     try:
@@ -96,7 +83,11 @@ def counted(junit: Path) -> tuple[int, int]:
 
 
 def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROOT) -> None:
-    """Keep a run of a part that has just ended."""
+    """Keep a run of a part that has just ended.
+
+    Raises:
+        ReportError: The project is no checkout, so its commit is unknown.
+    """
     tests, failed = counted(junit)
     run = Run(
         part=part,
@@ -105,7 +96,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
         tests=tests,
         failed=failed,
         seconds=round(seconds, 1),
-        commit=commit(root),
+        commit=commit_of((".", f":!{PAGE}"), root),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         processors=os.cpu_count() or 0,
     )
@@ -165,7 +156,11 @@ def main(words: Sequence[str], root: Path = ROOT) -> int:
     """Record a run, or write the page."""
     match words:
         case ["record", part, junit, seconds, status]:
-            record(part, Path(junit), float(seconds), int(status), root)
+            try:
+                record(part, Path(junit), float(seconds), int(status), root)
+            except ReportError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
         case ["page"]:
             (root / PAGE).write_text(page(parts(root), read(root)))
         case _:

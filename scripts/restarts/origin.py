@@ -60,8 +60,17 @@ def commit(scenario: str, root: Path = ROOT) -> str:
     Raises:
         ReportError: It is no checkout.
     """
+    return commit_of(paths_of(scenario), root)
+
+
+def commit_of(paths: Sequence[str], root: Path = ROOT) -> str:
+    """Return the commit of the checkout, with `-dirty` if any of the paths has uncommitted changes.
+
+    Raises:
+        ReportError: It is no checkout.
+    """
     head = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain", "--", *paths_of(scenario))
+    status = _git(root, "status", "--porcelain", "--", *paths)
     if head.returncode or status.returncode:
         raise ReportError(f"{root} is no git checkout: {(head.stderr or status.stderr).strip()}")
     return head.stdout.strip() + (DIRTY if status.stdout else "")

@@ -7,7 +7,7 @@ meet a Redis that is away when it connects for the first time.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -139,30 +139,27 @@ def test_workers_of_all_kinds_killed(ground: Ground, numbers: random.Random) -> 
 
 
 @pytest.mark.soak
-def test_redis_stopped_for_longer_than_senders_wait(ground: Ground) -> None:
+@pytest.mark.parametrize(
+    ("title", "outage", "cause"),
+    [
+        ("Redis stopped for 12 and 40 s", stop_broker, STOPPED),
+        # It does not refuse connections, but leaves them without an answer.
+        ("Redis frozen for 12 and 40 s", freeze_broker, FROZEN),
+    ],
+    ids=["stopped", "frozen"],
+)
+def test_redis_away_for_longer_than_senders_wait(
+    ground: Ground, title: str, outage: Callable[..., None], cause: str
+) -> None:
     """Retries, and what follows in chains and chords, are sent when it is back."""
     before = lasting_pids(ground)
 
     def act(case: Case) -> None:
-        stop_broker(ground, case, AWAY, pause=15)
+        outage(ground, case, AWAY, pause=15)
 
     with to(ground, ATOMIC):
-        summary, _ = counted(ground, "Redis stopped for 12 and 40 s", FLEET, act, REST)
-    assert_delivered(summary, judge.was_sent_twice(STOPPED))
-    assert lasting_pids(ground) == before
-
-
-@pytest.mark.soak
-def test_redis_frozen_for_longer_than_senders_wait(ground: Ground) -> None:
-    """The same where it does not refuse connections, but leaves them without an answer."""
-    before = lasting_pids(ground)
-
-    def act(case: Case) -> None:
-        freeze_broker(ground, case, AWAY, pause=15)
-
-    with to(ground, ATOMIC):
-        summary, _ = counted(ground, "Redis frozen for 12 and 40 s", FLEET, act, REST)
-    assert_delivered(summary, judge.was_sent_twice(FROZEN))
+        summary, _ = counted(ground, title, FLEET, act, REST)
+    assert_delivered(summary, judge.was_sent_twice(cause))
     assert lasting_pids(ground) == before
 
 

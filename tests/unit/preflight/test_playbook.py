@@ -42,15 +42,22 @@ def run(
     }
     inventory = {"all": {"children": {"fleet": {"children": children}}, "vars": variables}}
     (directory / "hosts.yml").write_text(json.dumps(inventory), encoding="utf-8")
-    (directory / "play.yml").write_text(playbook, encoding="utf-8")
-    command = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        f"--inventory={directory / 'hosts.yml'}",
-        *options,
-        str(directory / "play.yml"),
-    ]
+    play = directory / "play.yml"
+    play.write_text(playbook, encoding="utf-8")
+    return play_of(directory, play, *options)
+
+
+def play_of(
+    directory: Path, playbook: Path | str, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook with the inventory of a directory, as a user does in the checkout."""
     return subprocess.run(
-        command,
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            f"--inventory={directory / 'hosts.yml'}",
+            *options,
+            str(playbook),
+        ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
@@ -71,20 +78,7 @@ def test_a_valid_inventory_passes_with_its_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("playbook", ["check_inventory", "preflight"])
 def test_an_inventory_without_the_fleet_is_refused(tmp_path: Path, playbook: str) -> None:
     (tmp_path / "hosts.yml").write_text("workers: {hosts: {worker1: }}\n")
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            f"--inventory={tmp_path / 'hosts.yml'}",
-            "--tags=other",
-            f"playbooks/{playbook}.yml",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = play_of(tmp_path, f"playbooks/{playbook}.yml", "--tags=other")
     assert done.returncode != 0
     assert "fleet\n           is a group that the inventory lacks" in done.stdout
 

@@ -37,17 +37,32 @@ def environment(directory: Path, vault_id: str | None) -> Path:
     return directory
 
 
-def read(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def ansible(
+    *words: str, directory: Path = ROOT, config: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's programs in a directory, with no setting of the caller's but a configuration file."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     return subprocess.run(
-        ["ansible-inventory", f"--inventory={inventory}", "--host=one", *options],
-        cwd=ROOT,
-        env={**clean, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "1000"},
+        words,
+        cwd=directory,
+        env={**clean, **({"ANSIBLE_CONFIG": str(config)} if config else {}), "COLUMNS": "1000"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def read(inventory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    words = ("ansible-inventory", f"--inventory={inventory}", "--host=one", *options)
+    return ansible(*words, config=ROOT / "ansible.cfg")
+
+
+def read_with(directory: Path, file: str, text: str) -> subprocess.CompletedProcess[str]:
+    """Read an environment of which one file is another."""
+    inventory = environment(directory / "shop", "shop")
+    (inventory / file).write_text(text)
+    return read(inventory, f"--vault-id=shop@{inventory / '.password'}")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +141,7 @@ def test_a_mistake_of_yaml_has_its_place(
     done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
     assert done.returncode != 0
     assert words in done.stderr
-    assert f"{inventory / file}:{place}" in done.stderr
+    assert f"{tmp_path / 'shop' / file}:{place}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -161,19 +176,15 @@ def test_a_mistake_of_yaml_has_its_place(
 def test_what_is_no_inventory_is_refused_in_words(
     tmp_path: Path, file: str, text: str, words: str
 ) -> None:
-    inventory = environment(tmp_path / "shop", "shop")
-    (inventory / file).write_text(text)
-    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
+    done = read_with(tmp_path, file, text)
     assert done.returncode != 0
     assert words in done.stderr
     assert "_AnsibleTagged" not in done.stderr
 
 
 def test_a_variable_that_two_files_set_is_named(tmp_path: Path) -> None:
-    inventory = environment(tmp_path / "shop", "shop")
-    (inventory / "group_vars/all/zz.yml").write_text("celery_app_name: other\n")
-    done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
-    every = inventory / "group_vars/all"
+    done = read_with(tmp_path, "group_vars/all/zz.yml", "celery_app_name: other\n")
+    every = tmp_path / "shop/group_vars/all"
     assert done.returncode == 0
     assert (
         f"celery_app_name is set in {every / 'celery.yml'} and again in {every / 'zz.yml'}"
@@ -195,16 +206,8 @@ def test_an_old_ansible_is_refused() -> None:
 @pytest.mark.parametrize("playbook", ["site.yml", "playbooks/check_inventory.yml"])
 def test_a_run_from_another_directory_is_refused(tmp_path: Path, playbook: str) -> None:
     inventory = environment(tmp_path / "shop", "shop")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / playbook)],
-        cwd=inventory.parent,
-        env={**clean, "COLUMNS": "1000"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / playbook))
+    done = ansible(*words, directory=inventory.parent)
     assert done.returncode != 0
     assert f"export ANSIBLE_CONFIG={ROOT / 'ansible.cfg'}\n" in done.stderr
     assert "was not found" not in done.stderr
@@ -222,15 +225,7 @@ def test_a_copy_without_links_is_a_project_of_its_own(tmp_path: Path) -> None:
     assert not (copy / "vars_plugins").is_symlink()
     inventory = tmp_path / "hosts.yml"
     inventory.write_text("fleet: {hosts: {one: {}}}\n")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    done = subprocess.run(
-        ["ansible-playbook", f"--inventory={inventory}", "site.yml", "--list-tasks"],
-        cwd=copy,
-        env={**clean, "ANSIBLE_CONFIG": str(copy / "ansible.cfg"), "COLUMNS": "1000"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("ansible-playbook", f"--inventory={inventory}", "site.yml", "--list-tasks")
+    done = ansible(*words, directory=copy, config=copy / "ansible.cfg")
     assert "does not find Celery Fleet's roles" not in done.stderr
     assert done.returncode == 0, done.stderr
