@@ -65,13 +65,14 @@ demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates
 
 # Names alone are handed on: the values come through the environment, so that no shell reads them.
 new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOURCE=…; HELP=1 lists all options
-	@python -m scripts.new_env $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
+	@PYTHONPATH=collections python -m ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env \
+		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
 
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
 	@python scripts/bench.py
 
 bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
-	@python -m scripts.bench_delivery
+	@PYTHONPATH=collections python -m scripts.bench_delivery
 
 report-restarts: setup ## docs/restarts.md, from the last soak-restarts
 	@python -m scripts.restarts.report

@@ -26,6 +26,8 @@ import yaml
 from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, Host, render
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a role's name begins with.
+COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "on-a-host.md"
 
 HEAD = """\
@@ -436,7 +438,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
 def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
     """The groups on whose hosts a role acts: those of the first play that has it."""
     for play in plays:
-        names = [one if isinstance(one, str) else one["role"] for one in play.get("roles") or ()]
+        names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
         if role in names:
             return ", ".join(f"`{group}`" for group in str(play["hosts"]).split(":"))
     raise PageError(f"{role}: no play of site.yml has this role")

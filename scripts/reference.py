@@ -21,6 +21,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a role's name begins with.
+COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
 
 HEAD = """\
@@ -164,7 +166,10 @@ def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
         for item in play.get("roles") or ():
             role = {"role": item} if isinstance(item, str) else item
             tags = (*texts(role.get("tags")), *texts(play.get("tags")))
-            found.setdefault(role["role"], Use(str(play["hosts"]), tuple(dict.fromkeys(tags))))
+            found.setdefault(
+                role["role"].removeprefix(COLLECTION),
+                Use(str(play["hosts"]), tuple(dict.fromkeys(tags))),
+            )
     return found
 
 

@@ -1,8 +1,12 @@
-"""What a run says of itself at its end."""
+"""What all tests share: Ansible's importer, time limits, and what a run says of itself at its end."""
 
 from __future__ import annotations
 
 import pytest
+from ansible.plugins.loader import init_plugin_loader
+
+# Before anything imports from `ansible_collections`: only by Ansible's own importer are the collection's plugins found.
+init_plugin_loader([])
 
 # Seconds after which a test hangs: many times what one takes on a busy machine. A test may have its own marker.
 LIMITS = {"long": 1800, "slow": 900, "": 300}

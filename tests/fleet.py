@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 from celery import Celery
-from fleet_control import celery as roles
 
 from tests.programs import knows_setinfo, required
 

@@ -9,20 +9,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
     commands,
     lease,
     payload,

@@ -33,19 +33,15 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import ansible.module_utils
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import owners
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+    ROLE_GROUPS,
+)
 
 UTILS: Final = Path(__file__).resolve().parents[1] / "module_utils"
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(UTILS) not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(UTILS))
-
-from ansible.module_utils.fleet_control import remote  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight import owners  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.specs import ROLE_GROUPS  # noqa: E402  # needs the path above
-
 PROBE: Final = UTILS / "fleet_preflight/probe.py"
 PATHS: Final = ("/opt", "/var")
 MARKS: Final = "/etc/celery-fleet/*/fleet.json"

@@ -7,19 +7,11 @@ does not answer has nobody to pause.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import payload, remote  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import payload, remote
 
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
 # file takes its time.

@@ -6,19 +6,11 @@ play imports the roles.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
     packed,
     payload,
     plan,
@@ -48,7 +40,7 @@ class ActionModule(ActionBase):
         if not wanted:
             return {"changed": False, "items": [], "due": [], "states": {}}
         answer = self._execute_module(
-            module_name="settle",
+            module_name="celery_fleet.core.settle",
             module_args={"payload": packed.pack({"parts": wanted})},
             task_vars=variables,
         )

@@ -6,20 +6,12 @@ seconds, so that a connection that breaks off ends nothing, and says from time t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import lease  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import lease
 
 PLACES = {
     "app": "celery_app_name",
@@ -66,7 +58,7 @@ class ActionModule(ActionBase):
         looks = args["do"] in ("look", "messages", "finish")
         with lease.held(variables, check=looks or self._task.check_mode):
             answer: dict[str, Any] = self._execute_module(
-                module_name="fleet_removal", module_args=args, task_vars=variables
+                module_name="celery_fleet.core.fleet_removal", module_args=args, task_vars=variables
             )
         return answer
 

@@ -14,18 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
     census,
     crew,
     lease,
@@ -96,8 +89,8 @@ class ActionModule(ActionBase):
         force = boolean(args["force"])
         if not force and not any(plans.values()):
             raise AnsibleActionFail(
-                "the workers are rolled as the plan says, and this run has none: use playbooks/site.yml, with --tags "
-                "for a part of it, instead of the role by itself"
+                "the workers are rolled as the plan says, and this run has none: use celery_fleet.core.site, with "
+                "--tags for a part of it, instead of the role by itself"
             )
         due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
         if not force and not due:
@@ -272,7 +265,7 @@ class ActionModule(ActionBase):
         renderer = payload.Renderer(self._templar, self._loader, self._variables)
         text = packed.pack(renderer.wanted(self._turns["wanted"]))
         answer = self._execute_module(
-            module_name="settle",
+            module_name="celery_fleet.core.settle",
             module_args={"payload": text, **options},
             task_vars=self._variables,
         )

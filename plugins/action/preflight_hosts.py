@@ -6,21 +6,18 @@ says of what each host is asked for.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-
-UTILS = str(Path(__file__).resolve().parents[1] / "module_utils")
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if UTILS not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(UTILS)
-
-from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.hosts import check_facts, missing  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.model import Severity  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+    check_facts,
+    missing,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Severity,
+)
 
 
 class ActionModule(ActionBase):

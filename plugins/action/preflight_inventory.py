@@ -11,23 +11,26 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+    demands,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Control,
+    Severity,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.render import build
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+    RoleSpec,
+    Specs,
+    parse_role,
+)
 
 PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_preflight import report  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.capacity import demands  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.check import check  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.model import Control, Severity  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.render import build  # noqa: E402  # needs the path above
-from ansible.module_utils.fleet_preflight.specs import RoleSpec, Specs, parse_role  # noqa: E402  # needs the path above
-
 ROLES = PLUGINS.parent / "roles"
 
 

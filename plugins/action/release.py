@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
     lease,
     packed,
     payload,
     redact,
     remote,
 )
-from ansible.module_utils.fleet_control.releases import refusals  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.releases import (
+    refusals,
+)
 
 
 class ActionModule(ActionBase):
@@ -66,7 +60,7 @@ class ActionModule(ActionBase):
         sent = shell.join_path(made, "release.tar.gz")
         self._transfer_file(archive, sent)
         built: dict[str, Any] = self._execute_module(
-            module_name="release",
+            module_name="celery_fleet.core.release",
             module_args={
                 **args,
                 "archive": sent,

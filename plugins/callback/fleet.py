@@ -22,7 +22,11 @@ extends_documentation_fragment:
 """
 
 PLUGINS = Path(__file__).resolve().parents[1]
-OURS = {path.stem for kind in ("action", "modules") for path in (PLUGINS / kind).glob("*.py")}
+OURS = {
+    f"celery_fleet.core.{path.stem}"
+    for kind in ("action", "modules")
+    for path in (PLUGINS / kind).glob("*.py")
+}
 # What our roles refuse by.
 REFUSING = OURS | {
     f"{prefix}{name}" for name in ("assert", "fail") for prefix in ("", "ansible.builtin.")

@@ -7,18 +7,10 @@ import ctypes
 import ctypes.util
 import hashlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible.errors import AnsibleFilterError
-
-PLUGINS = Path(__file__).resolve().parents[1]
-# ansible.cfg's `module_utils` is where modules are packed from; a plugin of the control side does not see it.
-if str(PLUGINS / "module_utils") not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
-from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
     celery,
     claims,
     cli,
@@ -28,7 +20,7 @@ from ansible.module_utils.fleet_control import (  # noqa: E402  # needs the path
     health,
     plan,
 )
-from ansible.module_utils.fleet_preflight import pki  # noqa: E402  # needs the path above
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,21 +1,25 @@
-"""Inventory plugin `fleet_yaml`: Ansible's own `yaml`, with the line and column of a mistake."""
+"""Inventory plugin `fleet_yaml`: Ansible's own `yaml`, with the line and column of a mistake.
+
+Files in INI and those of inventory plugins are left to Ansible's own `ini` and `auto`.
+"""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseFileInventoryPlugin, yaml
+from ansible.plugins.loader import inventory_loader
 
 DOCUMENTATION = """
 name: fleet_yaml
 short_description: Reads inventories as Ansible's own yaml does, and says where a mistake is
 description:
   - The same as M(ansible.builtin.yaml), which names no line of a file that is no YAML.
-  - Refuses what that skips with a warning, such as C(host) in place of C(hosts), and inventories in other formats.
+  - Refuses what that skips with a warning, such as C(host) in place of C(hosts).
+  - Hands files in INI to M(ansible.builtin.ini), and those of inventory plugins to M(ansible.builtin.auto).
 options:
   yaml_extensions:
     description: Endings of the files that it reads.
@@ -49,23 +53,13 @@ def is_ini(path: Path) -> bool:
     return first.startswith("[") and first.endswith("]")
 
 
-def other_format(path: Path) -> str:
-    """Return why a file that is not YAML is refused, and how to convert it."""
-    plugin = "ini" if is_ini(path) else "script,auto"
-    return (
-        "is not an inventory in YAML, the only kind that Celery Fleet reads. If it is of another kind, convert it:\n"
-        f"    ANSIBLE_INVENTORY_ENABLED={plugin} ansible-inventory -i {shlex.quote(str(path))} --list --yaml\n"
-        "If it is not an inventory, move it elsewhere."
-    )
-
-
 class InventoryModule(yaml.InventoryModule):
     """Differs in its errors only."""
 
     NAME = "fleet_yaml"
 
     def verify_file(self, path: str) -> bool:
-        """Take every file, so that one in another format is refused with a reason."""
+        """Take every file, so that one that is no inventory is refused with a reason."""
         return bool(BaseFileInventoryPlugin.verify_file(self, path))
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
@@ -75,17 +69,19 @@ class InventoryModule(yaml.InventoryModule):
             AnsibleError: It is no inventory.
         """
         file = Path(path)
+        if is_ini(file):
+            self._by("ini", inventory, loader, path, cache)
+            return
         if not yaml.InventoryModule.verify_file(self, path):
-            raise AnsibleParserError(f"{path} {other_format(file)}")
-        try:
-            # The error of the YAML parser knows the place, and what Ansible makes of it does not.
-            data = loader.load_from_file(path, cache="none")
-        except AnsibleError:
-            if is_ini(file):
-                raise AnsibleParserError(f"{path} {other_format(file)}") from None
-            raise
+            raise AnsibleParserError(
+                f"{path} is not an inventory: it is neither YAML nor INI, and not a program that may be executed. Move "
+                "it elsewhere."
+            )
+        # The error of the YAML parser knows the place, and what Ansible makes of it does not.
+        data = loader.load_from_file(path, cache="none")
         if isinstance(data, Mapping) and data.get("plugin"):
-            raise AnsibleParserError(f"{path} {other_format(file)}")
+            self._by("auto", inventory, loader, path, cache)
+            return
         if not data or not isinstance(data, Mapping):
             found = kind(data) if data else "nothing"
             raise AnsibleParserError(
@@ -93,6 +89,13 @@ class InventoryModule(yaml.InventoryModule):
                 "inventories/production/hosts.yml is an example."
             )
         super().parse(inventory, loader, path, cache)  # type: ignore[no-untyped-call]  # Ansible's own
+
+    def _by(self, name: str, inventory: Any, loader: Any, path: str, cache: bool) -> None:
+        """Have another of Ansible's plugins read a file."""
+        plugin = inventory_loader.get(name)
+        if not plugin.verify_file(path):
+            raise AnsibleParserError(f"{path} can't be read by the inventory plugin {name}.")
+        plugin.parse(inventory, loader, path, cache=cache)
 
     def _parse_group(self, group: Any, group_data: Any) -> Any:
         """Read a group, whose parts Ansible skips where they are none."""

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: fleet_removal
 short_description: Take one application off a host, step by step
 description:
-  - The action plugin of the same name calls this module; C(playbooks/remove_fleet.yml) says in which order.
+  - The action plugin of the same name calls this module; C(celery_fleet.core.remove_fleet) says in which order.
   - Every step may be repeated.
 options:
   do:
@@ -73,10 +73,22 @@ removed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet_control.belongings import KEEP, STAGES, Places
-from ansible.module_utils.fleet_control.outcome import SettleError
-from ansible.module_utils.fleet_control.removal import Options, Remover
-from ansible.module_utils.fleet_control.settle import alone, undisturbed
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
+    KEEP,
+    STAGES,
+    Places,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import (
+    Options,
+    Remover,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+    alone,
+    undisturbed,
+)
 
 
 def main() -> None:

@@ -50,8 +50,12 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet_control.build import Build, BuildError, build
-from ansible.module_utils.fleet_control.packed import unpack
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.build import (
+    Build,
+    BuildError,
+    build,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.packed import unpack
 
 
 def main() -> None:

@@ -77,10 +77,19 @@ parts:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fleet_control.outcome import SettleError
-from ansible.module_utils.fleet_control.packed import unpack
-from ansible.module_utils.fleet_control.settle import Options, settle
-from ansible.module_utils.fleet_control.wanted import WantedError, parse, parse_parts
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.packed import unpack
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+    Options,
+    settle,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+    WantedError,
+    parse,
+    parse_parts,
+)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 It gives no variables. Ansible reads the same files later, and then names neither the file of a YAML error nor that of
 a wrong vault password. It also refuses, before any playbook is read, what Celery Fleet can't run with: an old
-ansible-core, and a run without its `ansible.cfg`. For the latter the playbooks have this directory beside them, as
-`vars_plugins`; so this file has to work with any version and configuration of Ansible.
+ansible-core, and one that does not find the collection. For the latter the playbooks have this directory beside them,
+as `vars_plugins`; so this file has to work with any version and configuration of Ansible.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ansible.constants
 from ansible.errors import AnsibleError
 from ansible.inventory.host import Host
 from ansible.parsing.vault import AnsibleVaultError, is_encrypted
 from ansible.plugins.vars import BaseVarsPlugin
 from ansible.release import __version__
+from ansible.utils.collection_loader._collection_finder import _get_collection_playbook_path
 
 DOCUMENTATION = """
 name: variable_files
 short_description: Say where the mistakes in files of variables are
 description:
   - Refuses files of variables that are no YAML, or are encrypted with another password, and says where they are.
-  - Refuses a run with an old ansible-core or without Celery Fleet's C(ansible.cfg), with the remedy.
+  - Refuses a run with an ansible-core that is too old, or that does not find the collection, with the remedy.
 options:
   stage:
     description: When it runs; while the inventory is read, and so before any playbook is.
@@ -36,22 +36,9 @@ options:
     default: inventory
 """
 
-#: Its names are made as it is imported.
-constants: Any = ansible.constants
 
-
-def root_of(file: Path) -> Path:
-    """Return the directory of Celery Fleet that a file is in.
-
-    The links that lead here are directories where a project was copied by a program that follows links.
-    """
-    for parent in file.parents:
-        if (parent / "ansible.cfg").is_file() and (parent / "roles").is_dir():
-            return parent
-    return file.parents[2]
-
-
-ROOT = root_of(Path(__file__).resolve())
+COLLECTION = "celery_fleet.core"
+ROOT = Path(__file__).resolve().parents[2]
 # As in fleet_preflight.control, which old versions can't import.
 OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
@@ -106,10 +93,15 @@ def refuse_ansible() -> None:
     """Refuse what Celery Fleet can't run with; looked at once, and not for each host.
 
     Raises:
-        AnsibleError: It is an old version, or one without our configuration.
+        AnsibleError: It is an old version, or one that does not find the collection.
     """
     refuse_version(__version__)
-    refuse_configuration(constants.DEFAULT_ROLES_PATH)
+    if _get_collection_playbook_path(f"{COLLECTION}.site") is None:
+        raise AnsibleError(
+            f"Ansible does not find the collection {COLLECTION}, whose playbook this is. Nothing was changed. Type\n"
+            f"    export ANSIBLE_COLLECTIONS_PATH={shlex.quote(str(ROOT / 'collections'))}\n"
+            "and then the same command again."
+        )
 
 
 def refuse_version(version: str) -> None:
@@ -121,24 +113,9 @@ def refuse_version(version: str) -> None:
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise AnsibleError(
-            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Type "
-            f"`make setup` in {ROOT}, and use the ansible-playbook that it installs: {ROOT}/.venv/bin/ansible-playbook."
-        )
-
-
-def refuse_configuration(roles: list[str]) -> None:
-    """Refuse a configuration by which Ansible does not find the roles of Celery Fleet; it then has no plugins either.
-
-    Raises:
-        AnsibleError: It is one.
-    """
-    if ROOT / "roles" not in [Path(directory).resolve() for directory in roles]:
-        used = constants.CONFIG_FILE or "no ansible.cfg at all"
-        raise AnsibleError(
-            f"Ansible does not find Celery Fleet's roles and plugins, as it reads {used}. Nothing was changed. Type\n"
-            f"    export ANSIBLE_CONFIG={shlex.quote(str(ROOT / 'ansible.cfg'))}\n"
-            "and then the same command again. Ansible finds that file by itself only if it is started in its "
-            "directory, and only if not everybody may write there."
+            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Install a "
+            f"newer one (`pip install 'ansible-core>={oldest}'`). In a checkout, `make setup` does so: use its "
+            ".venv/bin/ansible-playbook."
         )
 
 

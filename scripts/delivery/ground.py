@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import delivery
 from celery import Celery
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fleet_control import celery as roles
-from fleet_control import delivery
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from kombu.transport.redis import Channel
 
 from celery_fleet import broker

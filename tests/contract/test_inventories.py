@@ -20,7 +20,7 @@ from tests.render.fleet import (
     give_addresses,
 )
 
-PLAY = "- {hosts: fleet, gather_facts: false, tasks: [{preflight_inventory: , run_once: true}]}\n"
+PLAY = "- {hosts: fleet, gather_facts: false, tasks: [{celery_fleet.core.preflight_inventory: , run_once: true}]}\n"
 # But for what `make new-env` has made in this checkout, which has a .gitignore of its own.
 INVENTORIES = sorted(
     path.name

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.plan import PARTS
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import PARTS
 
 from tests.contract.test_repository import ROOT, load
 
@@ -16,12 +16,13 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
     found = {}
     for play in plays:
         for role in play.get("roles", []):
-            if role["role"] == "fleet":
+            name = role["role"].removeprefix("celery_fleet.core.")
+            if name == "fleet":
                 continue
             hosts = tuple(play["hosts"].split(":"))
             # `verify` alone proves what is there; the plan has a part of it that comes with a deploy only.
             tags = {*play["tags"], *role["tags"]} - {"verify"}
-            found[role["role"]] = (hosts, tags)
+            found[name] = (hosts, tags)
     end = next(play for play in plays if play.get("name") == "End what moved to another host")
     # A part of the role celery_release, in a play of its own.
     commands = next(play for play in plays if play.get("name") == "Run the release's commands")
@@ -92,7 +93,7 @@ def with_preflight() -> list[str]:
     found = []
     for path in sorted((ROOT / "playbooks").glob("*.yml")):
         imported = {play.get("ansible.builtin.import_playbook") for play in load(path)}
-        if "preflight.yml" in imported:
+        if "celery_fleet.core.preflight" in imported:
             found.append(path.name)
     return found
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control import celery
-from fleet_control.plan import PARTS
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import PARTS
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
 from tests.contract.test_repository import ROOT, defaults_of, load, options_of, playbooks, roles

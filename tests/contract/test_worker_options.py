@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from celery.bin.worker import worker
-from fleet_control import celery
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,9 +20,12 @@ from typing import Any
 
 import yaml
 
+from tests.collection import replaced
 from tests.unit.control.certificates import Authority, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
+# What is put in the place of the delivered plugins.
+ACTIONS = Path(__file__).with_name("action")
 UNITS = "/etc/systemd/system/"
 # Made on this machine, and no part of what is delivered.
 _LOCAL = shutil.ignore_patterns("demo.yml", ".secrets", "pki")
@@ -259,8 +262,8 @@ def render(
         "--diff",
         # Nothing that more words could add may hold a secret either.
         "-vvv",
-        "site.yml",
-        ANSIBLE_ACTION_PLUGINS=f"{Path(__file__).with_name('action')}:{ROOT / 'plugins/action'}",
+        "celery_fleet.core.site",
+        ANSIBLE_COLLECTIONS_PATH=replaced(directory, actions=ACTIONS.glob("*.py")),
         RENDERED=str(rendered),
         RENDERED_FOR_SYSTEMD=str(systemd),
         XDG_CACHE_HOME=str(directory / "cache"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fleet_control import belongings
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import belongings
 
 from celery_fleet.cli import application
 from celery_fleet.cli.application import Application

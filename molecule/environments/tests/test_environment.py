@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import stat
@@ -115,10 +116,11 @@ def test_secrets_may_come_from_environment_variables(
         [
             sys.executable,
             "-m",
-            "scripts.new_env",
+            "ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env",
             *(f"{key}={value}" for key, value in options.items()),
         ],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "collections"},
         capture_output=True,
         text=True,
         check=False,

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import fnmatch
 import glob
+import inspect
 import os
 import secrets
 import time
@@ -219,7 +220,8 @@ class Settler:
         part = next((name for name, wanted in self.parts if wanted.units), None)
         if part is None:
             return
-        source = _source(fingerprint).encode()
+        # Also where it comes from the archive that Ansible sends.
+        source = inspect.getsource(fingerprint).encode()
         path = Path(self.places.recorder)
         if self.disk.read(str(path)) == source:
             return
@@ -724,16 +726,6 @@ class Settler:
 
 def _nothing() -> None:
     """What is not checked file by file."""
-
-
-def _source(module: object) -> str:
-    """A module's source, also where it comes from the archive that Ansible sends."""
-    name = getattr(module, "__name__", "")
-    loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    source = loader.get_source(name) if loader is not None else None
-    if not isinstance(source, str):
-        raise SettleError(f"the source of {name} is not to be had")
-    return source
 
 
 def _texts(content: Mapping[str, object], key: str) -> list[str]:

@@ -104,7 +104,7 @@ def _renamed(
         "celery_app_name",
         f"is not the name by which this inventory (owner {mark.get('owner')}) has an application on this host already, "
         f"which is {old}. By a new name it would be a second one beside it, with a second beat",
-        f"set it back to {old}, or take {old} off its hosts first: ansible-playbook playbooks/remove_fleet.yml -e "
+        f"set it back to {old}, or take {old} off its hosts first: ansible-playbook celery_fleet.core.remove_fleet -e "
         f"celery_app_name={old}{both}",
         value=str(claim.get("app")),
         hosts=(host,),

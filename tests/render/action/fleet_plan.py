@@ -38,7 +38,7 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
     def _execute_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]
     ) -> dict[str, Any]:
-        assert module_name == "settle"
+        assert module_name == "celery_fleet.core.settle"
         payload = module_args.pop("payload")
         variables = {
             name: plain(self._templar.template(value))

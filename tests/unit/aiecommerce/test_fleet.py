@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.celery import worker_command, worker_options
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    worker_command,
+    worker_options,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control.celery import process_settings
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    process_settings,
+)
 
 from tests.unit.aiecommerce.conftest import Run
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.settings import (
+    KNOWN,
+)
 from celery import chord
-from fleet_preflight.settings import KNOWN
 
 from celery_fleet import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 
 from scripts.hosts import cache_directory, pip_cache
 from scripts.restarts import origin

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import redis
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from click.testing import CliRunner, Result
-from fleet_control import celery
 
 from celery_fleet.cli import ask
 from celery_fleet.cli.commands import dead_letters as command

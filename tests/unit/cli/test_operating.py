@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import releases
 from celery import Celery
 from click.testing import CliRunner
-from fleet_control import releases
 
 from celery_fleet import calling, monitoring, questions
 from celery_fleet.cli import ask, stream, tasks, watching

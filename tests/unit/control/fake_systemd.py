@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from fleet_control.systemd import Completed, template_of
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+    Completed,
+    template_of,
+)
 
 # What `systemctl show` says of a unit that is nowhere.
 ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "Job": "0"}

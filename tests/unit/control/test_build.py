@@ -19,9 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import build as module
-from fleet_control.build import Build, BuildError, build, prune
-from fleet_preflight import source
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import build as module
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.build import (
+    Build,
+    BuildError,
+    build,
+    prune,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import source
 
 # Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from celery import Celery
 from celery.app.routes import MapRoute
-from fleet_control import celery
 from kombu import Connection
 
 from celery_fleet import health_redis

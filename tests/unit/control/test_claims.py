@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import commands, remote
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    commands,
+    remote,
+)
 
 COMMAND = {"name": "migrate", "when": "release"}
 PYTHON = [sys.executable, "-S", "-I", "-c"]

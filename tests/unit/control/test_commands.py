@@ -6,8 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from fleet_control import commands
-from fleet_control.commands import CommandError, carry_out, claim, due, failure, items, names, parse
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import commands
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.commands import (
+    CommandError,
+    carry_out,
+    claim,
+    due,
+    failure,
+    items,
+    names,
+    parse,
+)
 
 MIGRATE = {"name": "migrate", "argv": ["python", "manage.py", "migrate"], "timeout": 300}
 # As YAML reads `on: all`.

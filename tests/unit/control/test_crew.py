@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control.crew import Crew, CrewError, LostError, SettleFailedError
-from fleet_control.ledger import Ledger
-from fleet_control.roll import Policy, Turn, Worker
-from fleet_control.turn import Place, Steward
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.crew import (
+    Crew,
+    CrewError,
+    LostError,
+    SettleFailedError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ledger import Ledger
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+    Policy,
+    Turn,
+    Worker,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.turn import (
+    Place,
+    Steward,
+)
 
 from tests.unit.control.test_roll import restarting, worker
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, delivery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    celery,
+    delivery,
+)
 
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import PROFILES, Options, parse

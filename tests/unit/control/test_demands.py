@@ -25,8 +25,11 @@ TOLD = "{{ [DEMANDS.schedule, DEMANDS.policy, PROBED, REPORTED, POLICY, RESTARTE
 def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
     """What each host takes for the schedule, in the places that read it."""
     verify = yaml.safe_load((ROOT / "roles/verify/tasks/main.yml").read_text())
-    (probe,) = [task["fleet_probe"] for task in verify if "fleet_probe" in task]
-    refusal, table = [task["fleet_report"] for task in verify if "fleet_report" in task]
+    probe_action, report_action = (
+        f"celery_fleet.core.fleet_{name}" for name in ("probe", "report")
+    )
+    (probe,) = [task[probe_action] for task in verify if probe_action in task]
+    refusal, table = [task[report_action] for task in verify if report_action in task]
     assert [refusal[key] == table[key] for key in ("schedule", "policy")] == [True, True]
     restart = yaml.safe_load((ROOT / "roles/celery_restart/vars/main.yml").read_text())
     roles = ("celery_app", "celery_release", "redis")
@@ -46,7 +49,10 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
             # For their variables alone.
             *(
                 {
-                    "import_role": {"name": role, "rolespec_validate": False},
+                    "import_role": {
+                        "name": f"celery_fleet.core.{role}",
+                        "rolespec_validate": False,
+                    },
                     "when": False,
                 }
                 for role in roles
@@ -83,7 +89,6 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
         env={
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
             "ANSIBLE_NOCOLOR": "1",
         },
         stdin=subprocess.DEVNULL,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from fleet_control import fingerprint
-from fleet_control.fingerprint import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import fingerprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
     TO_COME,
     Disk,
     compare,

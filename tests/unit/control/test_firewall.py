@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import firewall, remote
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    firewall,
+    remote,
+)
 
 from tests.unit.control.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible
 from tests.unit.control.networks import HOST, NEIGHBOUR, STRANGER, Network, network, tool
 
@@ -19,9 +20,9 @@ PLAY = """
   gather_facts: false
   any_errors_fatal: true
   pre_tasks:
-    - fleet_facts:
+    - celery_fleet.core.fleet_facts:
   roles:
-    - {role: firewall}
+    - {role: celery_fleet.core.firewall}
 """
 
 
@@ -77,15 +78,18 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
     }
     (directory / "hosts.yml").write_text(json.dumps(inventory))
     (directory / "play.yml").write_text(PLAY)
-    stub = directory / "roles/systemd_unit/tasks"
+    stub = directory / "systemd_unit/tasks"
     stub.mkdir(parents=True, exist_ok=True)
     (stub / "main.yml").write_text('[{debug: {msg: "settles {{ systemd_unit_part }}"}}]\n')
     done = ansible(
         "ansible-playbook",
         f"--inventory={directory}/hosts.yml",
         str(directory / "play.yml"),
-        ANSIBLE_ROLES_PATH=f"{directory}/roles:{ROOT}/roles",
-        ANSIBLE_ACTION_PLUGINS=f"{ROOT}/tests/render/action:{ROOT}/plugins/action",
+        ANSIBLE_COLLECTIONS_PATH=replaced(
+            directory,
+            actions=[ROOT / "tests/render/action/fleet_facts.py"],
+            parts={"roles/systemd_unit": directory / "systemd_unit"},
+        ),
         RENDERED_FOR_SYSTEMD="252",
         PATH=f"{os.environ['PATH']}:/usr/sbin:/sbin",
     )

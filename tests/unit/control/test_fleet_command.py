@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.collection import replaced
 from tests.contract.test_repository import ROOT
 from tests.unit.command_host import Host
 
@@ -33,7 +33,7 @@ PLAY: list[dict[str, Any]] = [
             {
                 "name": "Look",
                 "ansible.builtin.import_role": {
-                    "name": "celery_release",
+                    "name": "celery_fleet.core.celery_release",
                     "tasks_from": "plan",
                     "rolespec_validate": False,
                 },
@@ -41,7 +41,7 @@ PLAY: list[dict[str, Any]] = [
             {
                 "name": "Run them",
                 "ansible.builtin.import_role": {
-                    "name": "celery_release",
+                    "name": "celery_fleet.core.celery_release",
                     "tasks_from": "commands",
                     "rolespec_validate": False,
                 },
@@ -66,11 +66,12 @@ class Fleet:
         self.host = Host(root / "host")
         self.order = root / "order"
         # Where marks lie is the hosts' own matter, and no variable.
-        plugins = Path(shutil.copytree(ROOT / "plugins", root / "plugins"))
-        logic = plugins / "module_utils/fleet_control/commands.py"
-        text = logic.read_text()
+        delivered = "plugins/module_utils/fleet_control/commands.py"
+        text = (ROOT / delivered).read_text()
         assert text.count('"/var/lib/celery-fleet/commands"') == 1
+        logic = root / "commands.py"
         logic.write_text(text.replace("/var/lib/celery-fleet/commands", str(root / "marks")))
+        self.collections = replaced(root, parts={delivered: logic})
         (root / "runtime").mkdir()
         (root / "runtime/celery_fleet").symlink_to(self.host.runtime)
         source = root / "source"
@@ -103,7 +104,6 @@ class Fleet:
         # YAML, which has keys that are no strings: it reads `on: all` as {true: all}.
         own = {} if commands is None else {"celery_release_commands": commands}
         given.write_text(yaml.safe_dump({**self.variables, **own}))
-        plugins = self.root / "plugins"
         return subprocess.Popen(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
@@ -117,10 +117,7 @@ class Fleet:
                 **os.environ,
                 "PATH": f"{self.host.bin}:{os.environ['PATH']}",
                 "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_ACTION_PLUGINS": str(plugins / "action"),
-                "ANSIBLE_FILTER_PLUGINS": str(plugins / "filter"),
-                "ANSIBLE_MODULE_UTILS": str(plugins / "module_utils"),
-                "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+                "ANSIBLE_COLLECTIONS_PATH": self.collections,
                 "ANSIBLE_NOCOLOR": "1",
                 # Ansible leaves it to Python when a line gets into a pipe.
                 "PYTHONUNBUFFERED": "1",

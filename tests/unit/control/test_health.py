@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import health
-from fleet_preflight import health as preflight
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import health
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+    health as preflight,
+)
 
 from celery_fleet import health_checks
 

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control.installed import NOTE, Dpkg, going, unit_of
-from fleet_control.outcome import SettleError
-from fleet_control.scripts import packages
-from fleet_control.systemd import Completed
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.installed import (
+    NOTE,
+    Dpkg,
+    going,
+    unit_of,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.scripts import (
+    packages,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+    Completed,
+)
 
 # What each package needs.
 NEEDS = {

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import lease, remote
-from fleet_control.lease import Held, Renewer, Watch
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import lease, remote
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.lease import (
+    Held,
+    Renewer,
+    Watch,
+)
 
 
 def ask(directory: Path, do: str, token: str, ttl: float = 30, app: str = "shop") -> dict[str, Any]:

@@ -13,8 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fleet_control.ledger import Ledger, table
-from fleet_control.roll import Policy, RollError, Turn, Worker
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ledger import (
+    Ledger,
+    table,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+    Policy,
+    RollError,
+    Turn,
+    Worker,
+)
 
 from tests.unit.control.test_roll import restarting, worker
 

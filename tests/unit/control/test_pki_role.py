@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_preflight import pki
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
 
-from tests.render.fleet import ROOT, ansible
+from tests.collection import replaced
+from tests.render.fleet import ansible
 from tests.unit.control.certificates import Authority, text_of
 
 PLAY = """
@@ -18,10 +19,10 @@ PLAY = """
   gather_facts: false
   any_errors_fatal: true
   roles:
-    - {role: pki}
+    - {role: celery_fleet.core.pki}
   post_tasks:
     - name: Note
-      ansible.builtin.import_role: {name: pki, tasks_from: record, rolespec_validate: false}
+      ansible.builtin.import_role: {name: celery_fleet.core.pki, tasks_from: record, rolespec_validate: false}
 """
 # Where the hosts' files would go.
 STUB = """
@@ -40,7 +41,7 @@ class Role:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        stub = directory / "roles/systemd_unit/tasks"
+        stub = directory / "systemd_unit/tasks"
         stub.mkdir(parents=True)
         (stub / "main.yml").write_text(STUB)
         (directory / "play.yml").write_text(PLAY)
@@ -72,7 +73,9 @@ class Role:
             *([f"--limit={limit}"] if limit else []),
             "-vvv",
             str(self.directory / "play.yml"),
-            ANSIBLE_ROLES_PATH=f"{self.directory}/roles:{ROOT}/roles",
+            ANSIBLE_COLLECTIONS_PATH=replaced(
+                self.directory, parts={"roles/systemd_unit": self.directory / "systemd_unit"}
+            ),
         )
         text = done.stdout + done.stderr
         assert done.returncode == 0, text[-4000:]

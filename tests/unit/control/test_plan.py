@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fleet_control.plan import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import (
     PARTS,
     ApprovedError,
     Item,
@@ -18,7 +18,10 @@ from fleet_control.plan import (
     tag_notes,
     with_forced,
 )
-from fleet_control.roll import Need, Worker
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+    Need,
+    Worker,
+)
 
 
 def names(

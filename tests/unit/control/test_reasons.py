@@ -6,8 +6,16 @@ import json
 from typing import Any
 
 import pytest
-from fleet_control import celery, delivery
-from fleet_control.reasons import ARGUMENTS, DELIVERY, DROP_IN, told
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    celery,
+    delivery,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.reasons import (
+    ARGUMENTS,
+    DELIVERY,
+    DROP_IN,
+    told,
+)
 
 SECRET = "s3cr3t-hush"
 

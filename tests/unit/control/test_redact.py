@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from fleet_control.celery import environment_file, urls
-from fleet_control.redact import clean, clean_answer, hide_logins, secrets_of
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    environment_file,
+    urls,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redact import (
+    clean,
+    clean_answer,
+    hide_logins,
+    secrets_of,
+)
 
 
 @pytest.mark.parametrize(

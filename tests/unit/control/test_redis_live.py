@@ -13,10 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from fleet_control import celery, redis_live
-from fleet_control.fingerprint import Disk
-from fleet_control.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    celery,
+    redis_live,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
+    Disk,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
     LIVE,
     Change,
     RedisError,
@@ -29,7 +33,11 @@ from fleet_control.redis_live import (
     talk,
     wanted_users,
 )
-from fleet_control.wanted import RedisAccess, Unit
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+    RedisAccess,
+    Unit,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.programs import required
 from tests.unit.control.certificates import Authority

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.app.defaults import NAMESPACES, flatten
-from fleet_control import releases
-from fleet_control.releases import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import releases
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.releases import (
     again,
     built,
     names_expected,
@@ -20,7 +19,10 @@ from fleet_control.releases import (
     refusals,
     remarks,
 )
-from fleet_control.remote import release_note
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.remote import (
+    release_note,
+)
+from celery.app.defaults import NAMESPACES, flatten
 
 from celery_fleet import versions as runtime
 

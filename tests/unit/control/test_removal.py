@@ -10,14 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import belongings, fingerprint, removal, systemd
-from fleet_control.belongings import Places
-from fleet_control.claims import claims
-from fleet_control.outcome import SettleError
-from fleet_control.redis_live import RedisError
-from fleet_control.removal import Account, Host, Options, Remover
-from fleet_control.systemd import Completed
-from fleet_control.wanted import RedisAccess
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    belongings,
+    fingerprint,
+    removal,
+    systemd,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
+    Places,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.claims import claims
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import (
+    Account,
+    Host,
+    Options,
+    Remover,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+    Completed,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+    RedisAccess,
+)
 
 from tests.unit.control.fake_systemd import FakeSystemd
 

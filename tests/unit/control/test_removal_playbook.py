@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control.belongings import STAGES
-from fleet_control.removal import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
+    STAGES,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import Found
 
-from tests.render.fleet import ROOT, ansible
+from tests.collection import replaced
+from tests.render.fleet import ansible
 
 pytestmark = pytest.mark.slow
 HOSTS = ("redis1", "worker1")
@@ -69,8 +72,8 @@ class Ground:
             f"--inventory={self.directory}/hosts.yml",
             *(["-e", f"fleet_remove_confirm={answer}"] if answer else []),
             *arguments,
-            "playbooks/remove_fleet.yml",
-            ANSIBLE_ACTION_PLUGINS=f"{STUBS}:{ROOT / 'plugins/action'}",
+            "celery_fleet.core.remove_fleet",
+            ANSIBLE_COLLECTIONS_PATH=replaced(self.directory, actions=STUBS.glob("*.py")),
             REMOVAL_ANSWERS=str(self.directory / "answers.json"),
             REMOVAL_TOLD=str(told),
         )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fleet_control.report import Seen, columns, errors, remarks, table
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.report import (
+    Seen,
+    columns,
+    errors,
+    remarks,
+    table,
+)
 
 NODE = {"host": "worker1", "worker": "a", "unit": "shop-worker@a.service", "node": "a@worker1"}
 

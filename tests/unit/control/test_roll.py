@@ -9,8 +9,14 @@ from math import ceil
 from typing import Any
 
 import pytest
-from fleet_control import roll
-from fleet_control.roll import Policy, RollError, State, Turn, Worker
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import roll
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+    Policy,
+    RollError,
+    State,
+    Turn,
+    Worker,
+)
 
 
 def worker(node: str, *queues: str, **attributes: Any) -> Worker:

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.plugins.loader import init_plugin_loader, lookup_loader
+from ansible.plugins.loader import lookup_loader
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def runtime() -> dict[str, Any]:
-    init_plugin_loader([])
-    lookup_loader.add_directory(str(ROOT / "plugins" / "lookup"))
-    found: dict[str, Any] = lookup_loader.get("fleet_runtime").run([])[0]
+    found: dict[str, Any] = lookup_loader.get("celery_fleet.core.fleet_runtime").run([])[0]
     return found
 
 

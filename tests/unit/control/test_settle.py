@@ -17,15 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, fingerprint
-from fleet_control import settle as module
-from fleet_control.files import Files, replace
-from fleet_control.outcome import Pending, Report, SettleError
-from fleet_control.redis_live import Command, RedisError
-from fleet_control.settle import Host as Reached
-from fleet_control.settle import Options, Places, Settler
-from fleet_control.validate import Checks
-from fleet_control.wanted import RedisAccess, parse
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    celery,
+    fingerprint,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    settle as module,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.files import (
+    Files,
+    replace,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+    Pending,
+    Report,
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
+    Command,
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+    Host as Reached,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+    Options,
+    Places,
+    Settler,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.validate import Checks
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+    RedisAccess,
+    parse,
+)
 
 from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import pytest
-from fleet_control.fingerprint import Disk
-from fleet_control.systemd import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
+    Disk,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
     Completed,
     children,
     journal,

@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from fleet_control.roll import Kind, Turn, Worker
-from fleet_control.turn import Observed, Order, Place, Postponed, Steward, TurnError
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+    Kind,
+    Turn,
+    Worker,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.turn import (
+    Observed,
+    Order,
+    Place,
+    Postponed,
+    Steward,
+    TurnError,
+)
 
 from tests.unit.control.test_roll import restarting, worker
 

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, fingerprint, remote
-from fleet_control.scripts import turn
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    celery,
+    fingerprint,
+    remote,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.scripts import turn
 
 NODE, OTHER = "a@h1", "a.next@h1"
 

@@ -8,12 +8,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from fleet_control import systemd, validate
-from fleet_control.fingerprint import TO_COME
-from fleet_control.namespace import Candidate, NamespaceError, with_candidates
-from fleet_control.systemd import Completed
-from fleet_control.validate import Checks, trial, trial_configuration
-from fleet_control.wanted import Check
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    systemd,
+    validate,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
+    TO_COME,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.namespace import (
+    Candidate,
+    NamespaceError,
+    with_candidates,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+    Completed,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.validate import (
+    Checks,
+    trial,
+    trial_configuration,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import Check
 
 from tests.programs import required
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from celery import Celery
-from fleet_control import celery
 
 from celery_fleet.delivery.dead_letters import DeadLetter
 from celery_fleet.delivery.letter_box import Box, Choice

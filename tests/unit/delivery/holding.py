@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.sweep import Broker

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from celery import Celery
-from fleet_control import celery
 
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
 from tests.programs import DURABLE, knows_setinfo, required

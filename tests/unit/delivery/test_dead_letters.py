@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 
 from celery_fleet.delivery import dead_letters, keys
 from celery_fleet.delivery.dead_letters import DeadLetter, Parked, park_call

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import redis
-from fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 
 from celery_fleet import hand_back
 from celery_fleet.delivery import begun, dead_letters, keys, returning

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fleet_preflight import visibility
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import visibility
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery import lease as module

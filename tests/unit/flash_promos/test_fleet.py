@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.celery import process_settings, worker_command, worker_options
-from fleet_control.delivery import parts
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    process_settings,
+    worker_command,
+    worker_options,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.delivery import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 Read = Callable[..., dict[str, Any]]

@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+    crontab as preflight,
+)
 from celery import Celery
 from celery.schedules import crontab
-from fleet_preflight import crontab as preflight
 
 from celery_fleet.schedule import celery_entry, parse_entry
 

@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.celery import process_settings, worker_command, worker_options
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    process_settings,
+    worker_command,
+    worker_options,
+)
 
 from celery_fleet.schedule import parse_entries
 from tests.programs import required

@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
-
-from scripts.new_env import secret
-from scripts.new_env.environment import Environment, Place, environment
-from scripts.new_env.files import files
-from scripts.new_env.write import File
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import secret
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
+    Environment,
+    Place,
+    environment,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import files
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Begins a command that heeds Ctrl-C even where these tests do not, as what a shell runs in the background.

@@ -3,11 +3,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
+    Worker,
+    default_members,
+    environment,
+    missing,
+    mistakes,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
+    OPTIONS,
+    RefusedError,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.new_env.environment import Worker, default_members, environment, missing, mistakes
-from scripts.new_env.options import OPTIONS, RefusedError
 from tests.unit.new_env.given import GIT, GOOD, LARGE, SMALL, TWO, place
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fleet_preflight.model import Severity
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Severity,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import yaml_text
 
-from scripts.new_env.files import yaml_text
 from tests.unit.new_env.given import (
     GOOD,
     LARGE,
@@ -137,12 +139,14 @@ def test_an_own_password_is_not_copied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_readme_names_what_there_is(name: str, tmp_path: Path) -> None:
-    wanted, _, found = made(GOOD[name], ROOT / "inventories")
+    _, _, found = made(GOOD[name], ROOT / "inventories")
     text = found["README.md"].text
-    assert f"-i inventories/{wanted.name} site.yml" in text
-    for playbook in set(re.findall(r"(\S+\.yml) *(?:#.*)?$", text, re.MULTILINE)):
-        if not playbook.startswith("inventories/"):
-            assert (ROOT / playbook).is_file(), playbook
+    named = re.findall(r"-i inventories/\S+ (\S+)", text)
+    assert "celery_fleet.core.site" in named
+    for playbook in named:
+        if playbook.startswith("celery_fleet.core."):
+            playbook = f"playbooks/{playbook.removeprefix('celery_fleet.core.')}.yml"
+        assert (ROOT / playbook).is_file(), playbook
     for path in re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE):
         assert path in found or path == "pki/", path
     for page in re.findall(r"`(docs/\S+\.md)`", text):

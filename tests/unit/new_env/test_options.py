@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from scripts.new_env.options import BY_NAME, OPTIONS, read, usage
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
+    BY_NAME,
+    OPTIONS,
+    read,
+    usage,
+)
 
 
 def test_values_come_with_the_word_or_from_the_environment() -> None:

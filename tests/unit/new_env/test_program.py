@@ -16,12 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
+    environment,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import report
 
-from scripts.new_env.__main__ import report
-from scripts.new_env.environment import environment
 from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO, place
 
+PROGRAM = "ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env"
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+CLEAN["PYTHONPATH"] = "collections"
 
 
 def run(
@@ -30,7 +34,12 @@ def run(
     """The program, without a terminal."""
     words = [f"{key}={value}" for key, value in {**given, "INVENTORIES": str(directory)}.items()]
     return subprocess.run(
-        [sys.executable, "-m", "scripts.new_env", *words],
+        [
+            sys.executable,
+            "-m",
+            PROGRAM,
+            *words,
+        ],
         cwd=checkout,
         env=CLEAN,
         stdin=subprocess.DEVNULL,
@@ -185,8 +194,8 @@ def test_what_preflight_refuses_leaves_nothing(tmp_path: Path) -> None:
     unneeded = shutil.ignore_patterns(
         ".git", ".state", ".venv", ".*_cache", "__pycache__", "molecule", "tests"
     )
-    shutil.copytree(ROOT, checkout, ignore=unneeded)
-    template = checkout / "scripts/new_env/templates/flower.yml.j2"
+    shutil.copytree(ROOT, checkout, ignore=unneeded, symlinks=True)
+    template = checkout / "plugins/plugin_utils/new_env/templates/flower.yml.j2"
     template.write_text(template.read_text().replace("5555", "443"))
     done = run(LARGE, tmp_path, checkout)
     assert done.returncode == 2, done.stderr
@@ -246,7 +255,15 @@ class Terminal:
         self.descriptor, end = pty.openpty()
         self.process = subprocess.Popen(
             # Makes it the controlling one, whose Ctrl-C is a signal.
-            ["setsid", "--ctty", *HEEDING, sys.executable, "-m", "scripts.new_env", *words],
+            [
+                "setsid",
+                "--ctty",
+                *HEEDING,
+                sys.executable,
+                "-m",
+                PROGRAM,
+                *words,
+            ],
             cwd=ROOT,
             env=CLEAN,
             stdin=end,
@@ -330,7 +347,13 @@ def test_a_question_can_be_left(typed: str, tmp_path: Path) -> None:
 def test_ctrl_c_while_it_writes_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in {**SMALL, "INVENTORIES": str(tmp_path)}.items()]
     process = subprocess.Popen(
-        [*HEEDING, sys.executable, "-m", "scripts.new_env", *words],
+        [
+            *HEEDING,
+            sys.executable,
+            "-m",
+            PROGRAM,
+            *words,
+        ],
         cwd=ROOT,
         env=CLEAN,
         stdin=subprocess.DEVNULL,

@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import (
+    File,
+    WriteError,
+    write,
+)
 
-from scripts.new_env.write import File, WriteError, write
 from tests.unit.new_env.given import HEEDING, ROOT
 
 FILES = {"a/b.yml": File("text\n"), "secret": File("hush\n", 0o600)}
@@ -89,7 +93,7 @@ def test_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None
     script = """
 import sys, time
 from pathlib import Path
-from scripts.new_env.write import File, write
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File, write
 
 def wait(half):
     print("ready", flush=True)
@@ -100,6 +104,7 @@ write(Path(sys.argv[1]) / "shop", {"a/b": File("x")}, wait)
     process = subprocess.Popen(
         [*HEEDING, sys.executable, "-c", script, str(tmp_path)],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "collections"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from fleet_control import plan
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import plan
 
 from tests.render.action.fleet_facts import DEBIAN, FACTS
 
@@ -68,7 +68,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> Variables:
         variables = task_vars or {}
-        action = str(self._task.action)
+        action = str(self._task.action).removeprefix("celery_fleet.core.")
         args = plain(dict(self._task.args))
         part = variables.get("systemd_unit_part") if action == "settle" else None
         call = {

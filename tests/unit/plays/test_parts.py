@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_control.plan import PARTS, Plan, parts_in
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import (
+    PARTS,
+    Plan,
+    parts_in,
+)
 
+from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare
 
 HERE = Path(__file__).parent
@@ -70,9 +75,9 @@ def walk(tmp_path: Path) -> Any:
             "ansible-playbook",
             *made.options,
             *options,
-            "site.yml",
-            ANSIBLE_ACTION_PLUGINS=f"{HERE / 'action'}:{ROOT / 'plugins/action'}",
-            PYTHONPATH=f"{ROOT}:{ROOT / 'plugins/module_utils'}",
+            "celery_fleet.core.site",
+            ANSIBLE_COLLECTIONS_PATH=replaced(tmp_path, actions=(HERE / "action").glob("*.py")),
+            PYTHONPATH=str(ROOT),
             CALLS=str(calls),
             XDG_CACHE_HOME=str(tmp_path / "cache"),
         )

@@ -20,8 +20,14 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
-from fleet_control import payload, plan, wanted
-from fleet_preflight.specs import ROLE_GROUPS
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    payload,
+    plan,
+    wanted,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+    ROLE_GROUPS,
+)
 
 from celery_fleet import schedule, settings
 from tests.unit.preflight.inventory import ROOT, specs, trusted

@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from fleet_preflight import report
-from fleet_preflight.check import check
-from fleet_preflight.model import Control, Problem, Severity
-from fleet_preflight.names import near_miss, queue_fits
-from fleet_preflight.render import build
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Control,
+    Problem,
+    Severity,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.names import (
+    near_miss,
+    queue_fits,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.render import build
 
 from tests.unit.preflight.inventory import (
     GROUPS,

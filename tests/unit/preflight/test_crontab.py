@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import crontab
 from celery.schedules import crontab_parser
-from fleet_preflight import crontab
 
 TEXTS = [
     "*", "0", "1", "5", "12", "31", "59", "60", "7", "24", "-1", "", " ", "1,2", "1,,2", ",", "1-5", "5-1", "1-", "-",

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import delivery as control
-from fleet_preflight import delivery
-from fleet_preflight.model import Problem, Severity
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
+    delivery as control,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import delivery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Problem,
+    Severity,
+)
 
 from tests.unit.preflight.inventory import changed, model, problems, valid
 from tests.unit.preflight.test_check import only, text_of

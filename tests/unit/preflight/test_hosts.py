@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_preflight.capacity import demands, worker_bytes
-from fleet_preflight.hosts import check_facts
-from fleet_preflight.model import Severity
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+    demands,
+    worker_bytes,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+    check_facts,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Severity,
+)
 
 from tests.unit.preflight.inventory import ROOT, model, valid
 

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from fleet_preflight import origin, report
-from fleet_preflight.check import check
-from fleet_preflight.model import Control, Problem
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+    origin,
+    report,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Control,
+    Problem,
+)
 
 from tests.unit.preflight.inventory import GROUPS, model, valid
 

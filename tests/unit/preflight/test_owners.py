@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fleet_control.celery import slice_unit, surplus
-from fleet_control.claims import claims
-from fleet_preflight.hosts import check_facts
-from fleet_preflight.model import Problem, Severity
-from fleet_preflight.owners import BEHIND_NGINX, site, web_socket
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    slice_unit,
+    surplus,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.claims import claims
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+    check_facts,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Problem,
+    Severity,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.owners import (
+    BEHIND_NGINX,
+    site,
+    web_socket,
+)
 
 from tests.unit.preflight.test_hosts import GOOD
 
@@ -102,7 +114,7 @@ def test_an_application_that_was_renamed_is_told_so() -> None:
     for text in ("owner production", "which is shop", "a second beat"):
         assert text in problem.message
     assert "set it back to shop" in problem.remedy
-    assert "playbooks/remove_fleet.yml -e celery_app_name=shop;" in problem.remedy
+    assert "celery_fleet.core.remove_fleet -e celery_app_name=shop;" in problem.remedy
     assert "change celery_app_broker_port, celery_app_results_port, " in problem.remedy
     # Two of one inventory that share nothing are its own matter.
     assert found(claim("store", owner="production", ports=OTHERS), old) == []

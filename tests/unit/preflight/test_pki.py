@@ -12,15 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+    demands,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+    check_facts,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Problem,
+    Severity,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.pki import Given
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from fleet_preflight import pki
-from fleet_preflight.capacity import demands
-from fleet_preflight.hosts import check_facts
-from fleet_preflight.model import Problem, Severity
-from fleet_preflight.pki import Given
 
 from tests.unit.control.certificates import Authority, text_of
 from tests.unit.preflight.inventory import GROUPS, model, problems, secret, valid

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import hosts, pki
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from fleet_preflight import hosts, pki
 
 from tests.unit.control.certificates import text_of
 

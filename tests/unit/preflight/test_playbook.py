@@ -20,13 +20,13 @@ HOSTS = """
   gather_facts: false
   tasks:
     - name: Collect what is known of the hosts
-      fleet_facts:
+      celery_fleet.core.fleet_facts:
     - name: Show what roles read
       ansible.builtin.debug:
         msg: python={{ ansible_facts['fleet'].python_version }}
       when: ansible_facts['fleet'].reachable
     - name: Check the hosts
-      preflight_hosts:
+      celery_fleet.core.preflight_hosts:
       run_once: true
 """
 
@@ -149,7 +149,7 @@ def test_a_port_that_a_stranger_has_is_refused(tmp_path: Path) -> None:
     """By what celery_app says of each host, as the role preflight knows it."""
     playbook = HOSTS.replace(
         "  tasks:\n",
-        "  tasks:\n    - ansible.builtin.import_role: {name: celery_app, rolespec_validate: false}\n",
+        "  tasks:\n    - ansible.builtin.import_role: {name: celery_fleet.core.celery_app, rolespec_validate: false}\n",
         1,
     )
     variables = {**valid(tmp_path / "source"), "ansible_connection": "local"}

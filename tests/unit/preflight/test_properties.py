@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from fleet_preflight import report
-from fleet_preflight.model import Problem, Severity
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Problem,
+    Severity,
+)
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 

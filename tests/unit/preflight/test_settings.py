@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import settings
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+    Problem,
+    Severity,
+)
 from celery.app.defaults import DEFAULTS, NAMESPACES, flatten
-from fleet_preflight import settings
-from fleet_preflight.model import Problem, Severity
 
 from celery_fleet import settings as runtime
 from celery_fleet import versions

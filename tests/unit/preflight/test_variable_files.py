@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
-from fleet_preflight.control import ANSIBLE_FROM
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.control import (
+    ANSIBLE_FROM,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 # A plugin of a directory, which Ansible loads by its path.
@@ -164,13 +167,9 @@ def test_a_mistake_of_yaml_has_its_place(
         ("hosts.yml", "celery_app_name: shop\n", "celery_app_name is a string, not a group."),
         ("hosts.yml", "- one\n", "hosts.yml has a list where groups are wanted"),
         ("hosts.yml", "", "hosts.yml has nothing where groups are wanted"),
-        ("hosts.yml", "[fleet]\none\n", "ANSIBLE_INVENTORY_ENABLED=ini ansible-inventory -i "),
-        (
-            "hosts.yml",
-            "plugin: aws_ec2\n",
-            "ANSIBLE_INVENTORY_ENABLED=script,auto ansible-inventory -i ",
-        ),
-        ("more.ini", "[fleet]\none\n", "more.ini is not an inventory in YAML"),
+        ("hosts.yml", "[fleet]\none = two three\n", "hosts.yml"),
+        ("hosts.yml", "plugin: no_such_plugin\n", "no_such_plugin"),
+        ("more.conf", "Some notes.\n", "more.conf is not an inventory: it is neither YAML nor INI"),
     ],
 )
 def test_what_is_no_inventory_is_refused_in_words(
@@ -203,29 +202,81 @@ def test_an_old_ansible_is_refused() -> None:
     assert ANSIBLE_FROM == PLUGIN.OLDEST
 
 
-@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/check_inventory.yml"])
-def test_a_run_from_another_directory_is_refused(tmp_path: Path, playbook: str) -> None:
+INI = """
+# A comment.
+[redis]
+one ansible_host=192.0.2.1
+
+[celery_workers]
+two
+
+[fleet:children]
+redis
+celery_workers
+"""
+PROGRAM = """#!/bin/sh
+echo '{"fleet": {"children": ["redis", "celery_workers"]}, "redis": {"hosts": ["one"]},
+  "celery_workers": {"hosts": ["two"]}, "_meta": {"hostvars": {"one": {"ansible_host": "192.0.2.1"}}}}'
+"""
+CONSTRUCTED = """
+plugin: ansible.builtin.constructed
+groups: {redis: inventory_hostname == "one", celery_workers: inventory_hostname == "two", fleet: true}
+compose: {ansible_host: "'192.0.2.1' if inventory_hostname == 'one' else omit"}
+"""
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"hosts": INI},
+        {"hosts.ini": INI},
+        {"hosts.yml": INI},
+        {"hosts": PROGRAM},
+        {"a.yml": "all: {hosts: {one: , two: }}\n", "b.yml": CONSTRUCTED},
+    ],
+)
+def test_other_kinds_of_inventories_are_left_to_ansible(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755 if text.startswith("#!") else 0o644)
+    inventories = [f"--inventory={tmp_path / name}" for name in files]
+    done = ansible("ansible-inventory", *inventories, "--list", config=ROOT / "ansible.cfg")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["redis"]["hosts"], found["celery_workers"]["hosts"]) == (["one"], ["two"])
+    assert "192.0.2.1" in str(found["_meta"]["hostvars"]["one"]["ansible_host"])
+
+
+def test_the_checkouts_own_playbook_runs_from_any_directory(tmp_path: Path) -> None:
     inventory = environment(tmp_path / "shop", "shop")
-    words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / playbook))
+    words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(ROOT / "site.yml"))
+    done = ansible(*words, "--list-tasks", directory=inventory.parent)
+    assert done.returncode == 0, done.stderr
+    assert "celery_fleet.core.preflight : Check the inventory" in done.stdout
+
+
+def test_a_playbook_that_does_not_find_the_collection_says_how(tmp_path: Path) -> None:
+    inventory = environment(tmp_path / "shop", "shop")
+    playbook = ROOT / "playbooks/check_inventory.yml"
+    words = ("ansible-playbook", "--inventory=shop/hosts.yml", str(playbook))
     done = ansible(*words, directory=inventory.parent)
     assert done.returncode != 0
-    assert f"export ANSIBLE_CONFIG={ROOT / 'ansible.cfg'}\n" in done.stderr
-    assert "was not found" not in done.stderr
+    assert f"export ANSIBLE_COLLECTIONS_PATH={ROOT / 'collections'}\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_copy_without_links_is_a_project_of_its_own(tmp_path: Path) -> None:
-    """`scp -r` and some archives put directories where the links to the plugin are."""
+    """`scp -r` and some archives put directories where the links are."""
     copy = tmp_path / "copy"
-    parts = ("playbooks", "plugins", "roles", "src", "templates", "vars_plugins")
-    for part in parts:
+    for part in ("collections", "playbooks"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("ansible.cfg", "site.yml"):
         shutil.copy(ROOT / name, copy / name)
-    assert not (copy / "vars_plugins").is_symlink()
+    assert not any(path.is_symlink() for path in copy.rglob("*"))
     inventory = tmp_path / "hosts.yml"
     inventory.write_text("fleet: {hosts: {one: {}}}\n")
     words = ("ansible-playbook", f"--inventory={inventory}", "site.yml", "--list-tasks")
     done = ansible(*words, directory=copy, config=copy / "ansible.cfg")
-    assert "does not find Celery Fleet's roles" not in done.stderr
     assert done.returncode == 0, done.stderr

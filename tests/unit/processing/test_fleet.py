@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from fleet_control.celery import process_settings, visibility_timeout, worker_options
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    process_settings,
+    visibility_timeout,
+    worker_options,
+)
 
 from tests.unit.processing.conftest import ROOT, VARIABLES
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, health
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
 
 from celery_fleet import health as runner
 from celery_fleet import health_checks, health_database, health_units

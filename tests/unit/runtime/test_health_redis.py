@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery, health
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
 
 from celery_fleet import health_checks, health_redis
 from celery_fleet.health_checks import Setup

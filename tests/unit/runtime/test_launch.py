@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fleet_control.celery import environment_file
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+    environment_file,
+)
 
 from celery_fleet.launch import CARRIED
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_control import celery as roles
-from fleet_control import remote
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
 
 from celery_fleet import client_certificate
 from celery_fleet.health_redis import Client, RedisError, Server

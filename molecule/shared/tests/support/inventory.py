@@ -213,7 +213,7 @@ def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
         "gather_facts": False,
         "become": False,
         "any_errors_fatal": True,
-        "roles": [{"role": role, "when": False} for role in roles],
+        "roles": [{"role": f"celery_fleet.core.{role}", "when": False} for role in roles],
         "tasks": [task],
     }
     return [play]
@@ -243,11 +243,13 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
         playbook.write_text(
             yaml.safe_dump(expect_playbook(role_names(), Path(directory)), sort_keys=False)
         )
-        lookups = f"{ROOT}/molecule/shared/plugins/lookup:{ROOT}/plugins/lookup"
         done = subprocess.run(
             ["ansible-playbook", *inventory_arguments(sources), "--tags=expect", str(playbook)],
             cwd=ROOT,
-            env={**ansible_environment(), "ANSIBLE_LOOKUP_PLUGINS": lookups},
+            env={
+                **ansible_environment(),
+                "ANSIBLE_LOOKUP_PLUGINS": f"{ROOT}/molecule/shared/plugins/lookup",
+            },
             capture_output=True,
             text=True,
             check=False,

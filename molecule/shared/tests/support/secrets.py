@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 
 from support.inventory import Fleet
 

@@ -21,8 +21,8 @@ _HELP = {
     site.yml starts it again, as does the host's next start; what is to stay away leaves the inventory.""",
     "restart": """Restart workers, beat, flower or web of this host; all of them where no NAME is given.
 
-    A worker stops as by `stop`, and meanwhile nobody here consumes its queues: playbooks/restart_workers.yml restarts
-    a fleet without that.""",
+    A worker stops as by `stop`, and meanwhile nobody here consumes its queues. The playbook
+    celery_fleet.core.restart_workers restarts a fleet without that.""",
 }
 
 

@@ -30,7 +30,7 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc]  # loaded at r
     def _execute_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]
     ) -> dict[str, Any]:
-        assert module_name == "fleet_removal"
+        assert module_name == "celery_fleet.core.fleet_removal"
         assert module_args["places"]["directory"] == "/etc/celery-fleet/shop"
         assert module_args["places"]["redis_config"] == "/etc/celery-fleet/redis"
         host, do = task_vars["inventory_hostname"], module_args["do"]

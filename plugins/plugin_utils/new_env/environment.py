@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from fleet_preflight import names, network, source
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+    names,
+    network,
+    source,
+)
 
-from .options import BY_NAME, OPTIONS, Mistake, RefusedError
+from .options import BY_NAME, NEEDED, OPTIONS, Mistake, RefusedError
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -60,12 +64,17 @@ class Place:
     """Where the program runs, and where it writes.
 
     Attributes:
-        checkout: Root of the checkout, from which relative paths start.
+        base: The directory from which relative paths start: a checkout of Celery Fleet, or a user's own project.
         inventories: The directory that gets the environment's.
     """
 
-    checkout: Path
+    base: Path
     inventories: Path
+
+    @property
+    def is_checkout(self) -> bool:
+        """Whether this is a checkout of Celery Fleet, and not a project that uses the installed collection."""
+        return (self.base / "galaxy.yml").is_file() and (self.base / "playbooks/site.yml").is_file()
 
 
 @dataclass(frozen=True)
@@ -216,9 +225,7 @@ class _Reading:
     def environment(self) -> Environment:
         """The environment; it means nothing where there are mistakes."""
         for option in missing(self.given):
-            self._wrong(
-                option, "is needed", f"say, for example, {option}={BY_NAME[option].example}", ""
-            )
+            self._wrong(option, NEEDED, f"say, for example, {option}={BY_NAME[option].example}", "")
         for name, value in self.given.items():
             self._text(name, value)
         hosts = self._hosts()
@@ -546,7 +553,7 @@ class _Reading:
                 "is a file, not a directory"
                 if source.is_file(root)
                 else "is no directory of this machine that you may read",
-                f"write the directory of the code, relative ones as seen from {self.place.checkout}, "
+                f"write the directory of the code, relative ones as seen from {self.place.base}, "
                 "or the address of a git repository",
             )
         elif not source.is_dir(root / directory):
@@ -593,7 +600,7 @@ class _Reading:
         return {"git": address, "version": version}
 
     def _at(self, text: str) -> Path:
-        return self.place.checkout / source.at_home(text)
+        return self.place.base / source.at_home(text)
 
     def _web(
         self, members: Mapping[str, tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""The options of `make new-env`, and how they are read from its command line."""
+"""The options of a new environment, and how they are read from a command line."""
 
 from __future__ import annotations
 
@@ -29,12 +29,21 @@ class Mistake:
         return f"{shown}\n     {self.message}\n     Remedy: {self.remedy}"
 
 
+#: The message of an option that is missing.
+NEEDED: Final = "is needed"
+
+
 class RefusedError(Exception):
     """What was given can't become an environment; `mistakes` has all that is wrong with it."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         super().__init__("\n".join(map(str, mistakes)))
         self.mistakes = tuple(mistakes)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether an option is missing."""
+        return any(one.message == NEEDED for one in self.mistakes)
 
 
 @dataclass(frozen=True)
@@ -139,16 +148,24 @@ BY_NAME: Final[Mapping[str, Option]] = {option.name: option for option in OPTION
 _OF_MAKE: Final = frozenset({"PYTHON", "SHELL", "MAKEFLAGS", "CURDIR"})
 
 
-def usage() -> str:
-    """How the program is called, with all options."""
-    lines = ["usage: make new-env NAME=… HOSTS=… APP=… MODULE=… SOURCE=… [OPTION=…]…", ""]
+MAKE: Final = "make new-env"
+PLAYBOOK: Final = "ansible-playbook celery_fleet.core.new_env"
+
+
+def usage(command: str = MAKE) -> str:
+    """How a command is called, with all options."""
+    words = "NAME=… HOSTS=… APP=… MODULE=… SOURCE=… [OPTION=…]…"
+    if command == PLAYBOOK:
+        words = f"-e '{words}'"
+    lines = [f"usage: {command} {words}", ""]
     for option in OPTIONS:
         needed = " (needed)" if option.question else ""
         lines += [
             f"  {option.name:<20} {option.meaning}{needed}",
             f"  {'':<20} {option.name}={option.example}",
         ]
-    lines += ["", "On a terminal the needed ones are asked for where they are missing."]
+    if command == MAKE:
+        lines += ["", "On a terminal the needed ones are asked for where they are missing."]
     return "\n".join(lines)
 
 

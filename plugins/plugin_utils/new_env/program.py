@@ -1,10 +1,11 @@
-"""Make a new environment: `make new-env`, which hands on its options.
+"""Makes a new environment, for `make new-env` and the playbook `celery_fleet.core.new_env`.
 
-Refused is what can't become a fleet, all of it at once, with exit status 2; then nothing was written.
+Refused is what can't become a fleet, all of it at once; then nothing was written. The program's exit status is 2 then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -13,26 +14,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from fleet_control.words import count
-from fleet_preflight import source
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.words import count
+from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import source
 
 from . import secret
 from .environment import Environment, Place, environment, missing, mistakes
-from .files import EXPORTS_FILE, files, shown_directory
+from .files import EXPORTS_FILE, configuration, files, shown_directory
 from .options import BY_NAME, Mistake, RefusedError, read, usage
 from .write import WriteError, write
 
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
+#: The directory in which Ansible finds this collection.
+COLLECTIONS: Final = Path(__file__).parents[6]
+INVENTORIES: Final = "inventories"
 REFUSED: Final = 2
 INTERRUPTED: Final = 130
 #: Where a task goes that nothing sends elsewhere (`task_default_queue`).
 CELERYS_QUEUE: Final = "celery"
 
 
-def place_of(given: Mapping[str, str], checkout: Path = CHECKOUT) -> Place:
-    """Where the environment goes."""
-    chosen = source.at_home(given.get("INVENTORIES") or "inventories")
-    return Place(checkout, Path(os.path.normpath(checkout / chosen)))
+def place_of(given: Mapping[str, str], base: Path) -> Place:
+    """Where the environment goes. A project without a directory for environments gets one."""
+    if not given.get("INVENTORIES"):
+        with contextlib.suppress(OSError):
+            (base / INVENTORIES).mkdir(exist_ok=True)
+    chosen = source.at_home(given.get("INVENTORIES") or INVENTORIES)
+    return Place(base, Path(os.path.normpath(base / chosen)))
 
 
 def ask(
@@ -62,13 +68,20 @@ def ask(
     return found
 
 
-def make(given: Mapping[str, str], place: Place) -> Environment:
+def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = ()) -> Environment:
     """Make the environment.
+
+    Args:
+        given: Its options.
+        place: Where it goes.
+        misspelt: What is wrong with the options' names.
 
     Raises:
         RefusedError: For what is wrong with the options, or with what came of them.
         WriteError: It could not be written.
     """
+    if misspelt:
+        raise RefusedError([*misspelt, *mistakes(given, place)])
     wanted = environment(given, place)
     values = secret.make(wanted)
     if wanted.vault_password_file is None:
@@ -77,26 +90,41 @@ def make(given: Mapping[str, str], place: Place) -> Environment:
         password = wanted.vault_password_file.read_bytes().strip()
 
     def check(directory: Path) -> None:
-        preflight(wanted, values, directory)
+        preflight(wanted, values, directory, place)
 
     write(place.inventories / wanted.name, files(wanted, place, values, password), check)
+    configure(place)
     return wanted
 
 
-def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -> None:
-    """Let the project's own preflight look at what was made; it contacts no host.
+def configure(place: Place) -> None:
+    """Give a project of the user's own an `ansible.cfg`, if it has none."""
+    file = place.base / "ansible.cfg"
+    if not place.is_checkout and "ANSIBLE_CONFIG" not in os.environ and not os.path.lexists(file):
+        inside = COLLECTIONS.is_relative_to(place.base)
+        file.write_text(
+            configuration(str(COLLECTIONS.relative_to(place.base)) if inside else ""),
+            encoding="utf-8",
+        )
+
+
+def preflight(
+    wanted: Environment, values: Mapping[str, str], directory: Path, place: Place
+) -> None:
+    """Let preflight look at what was made; it contacts no host.
 
     Args:
         wanted: What was wanted.
         values: Its secrets.
         directory: Where its files are for now.
+        place: Where they will be.
 
     Raises:
         RefusedError: With what it says.
     """
     variables = {
         **os.environ,
-        "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
         "ANSIBLE_NOCOLOR": "1",
     }
     if wanted.secrets == "vault":
@@ -108,9 +136,9 @@ def preflight(wanted: Environment, values: Mapping[str, str], directory: Path) -
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             f"--inventory={directory}",
-            str(CHECKOUT / "playbooks/check_inventory.yml"),
+            "celery_fleet.core.check_inventory",
         ],
-        cwd=CHECKOUT,
+        cwd=place.base,
         env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -177,15 +205,13 @@ def main(words: Sequence[str]) -> int:
         return 0
     try:
         given, misspelt = read(words, os.environ)
-        place = place_of(given)
-        if misspelt:
-            raise RefusedError([*misspelt, *mistakes(given, place)])
-        if missing(given) and sys.stdin.isatty() and sys.stdout.isatty():
+        place = place_of(given, Path.cwd())
+        if not misspelt and missing(given) and sys.stdin.isatty() and sys.stdout.isatty():
             given = ask(given, place, input, print)
-        wanted = make(given, place)
+        wanted = make(given, place, misspelt)
     except RefusedError as refused:
         print(refusal(refused.mistakes), file=sys.stderr)
-        if any(one.message == "is needed" for one in refused.mistakes):
+        if refused.incomplete:
             print(f"\n{usage()}", file=sys.stderr)
         return REFUSED
     except WriteError as error:
@@ -196,7 +222,3 @@ def main(words: Sequence[str]) -> int:
         return INTERRUPTED
     print(report(wanted, place))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -59,6 +59,15 @@ def files(
     return found
 
 
+def configuration(collections: str) -> str:
+    """An `ansible.cfg` for a project that uses the installed collection.
+
+    Args:
+        collections: The directory of the project that it is installed in; empty if it is elsewhere.
+    """
+    return _jinja().get_template("ansible.cfg.j2").render(collections=collections)
+
+
 def lookups(environment: Environment) -> dict[str, str]:
     """Each secret as an expression that takes it from the environment of who deploys."""
     found = {}
@@ -86,28 +95,35 @@ def yaml_text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _jinja() -> Jinja:
+    """What renders the templates beside this file."""
+    made = Jinja(  # noqa: S701 - YAML, Markdown and no HTML
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=StrictUndefined,
+        # Not Ansible's own, which stand in what is made.
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["yaml"] = yaml_text
+    made.filters["secret"] = secret_text
+    made.filters["shell"] = shlex.quote
+    return made
+
+
 class _Renderer:
-    """Renders the templates beside this file."""
+    """Renders the files of an environment."""
 
     def __init__(self, environment: Environment, place: Place) -> None:
-        self._jinja = Jinja(  # noqa: S701 - YAML, Markdown and no HTML
-            loader=FileSystemLoader(Path(__file__).with_name("templates")),
-            undefined=StrictUndefined,
-            # Not Ansible's own, which stand in what is made.
-            block_start_string="<%",
-            block_end_string="%>",
-            variable_start_string="<<",
-            variable_end_string=">>",
-            comment_start_string="<#",
-            comment_end_string="#>",
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        self._jinja.filters["yaml"] = yaml_text
-        self._jinja.filters["secret"] = secret_text
-        self._jinja.filters["shell"] = shlex.quote
+        self._jinja = _jinja()
         self._environment = environment
+        self._is_checkout = place.is_checkout
         self._directory = shown_directory(environment, place)
 
     def __call__(self, name: str, values: Mapping[str, str] | None = None) -> str:
@@ -116,6 +132,7 @@ class _Renderer:
         return self._jinja.get_template(f"{name}.j2").render(
             env=env,
             directory=self._directory,
+            is_checkout=self._is_checkout,
             sites=sites(env),
             values=values or {},
             password_file=password_file(env, self._directory),
@@ -145,14 +162,14 @@ def sites(environment: Environment) -> dict[str, str]:
 
 
 def shown_directory(environment: Environment, place: Place) -> str:
-    """The environment's directory as it is typed in the checkout."""
+    """The environment's directory as it is typed in the place's base."""
     directory = place.inventories / environment.name
-    if directory.is_relative_to(place.checkout):
-        return str(directory.relative_to(place.checkout))
+    if directory.is_relative_to(place.base):
+        return str(directory.relative_to(place.base))
     return str(directory)
 
 
 def password_file(environment: Environment, directory: str) -> str:
-    """The file of the vault's password as it is typed in the checkout."""
+    """The file of the vault's password as it is typed in the place's base."""
     given = environment.vault_password_file
     return f"{directory}/{PASSWORD_FILE}" if given is None else str(given)

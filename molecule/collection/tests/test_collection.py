@@ -1,0 +1,210 @@
+"""The installed collection in a project of its own: every playbook by its full name, from inventories of every kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from support import units
+from support.inventory import ROOT
+from support.plays import Run
+
+if TYPE_CHECKING:
+    from support.inventory import Fleet
+
+# In the order of the file: each goes on from the fleet that the one before has left.
+pytestmark = pytest.mark.stage(6)
+OVERLAY = ROOT / "molecule/collection/inventory"
+SITE = "celery_fleet.core.site"
+
+
+def play(
+    fleet: Fleet, inventory: Path, playbook: str, *arguments: str, collections: str = "collections"
+) -> Run:
+    """Run a playbook of the collection in the project, with nothing of the checkout in reach."""
+    project = fleet.state / "project"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    configured = (project / "ansible.cfg").exists()
+    done = subprocess.run(
+        [
+            "ansible-playbook",
+            f"--inventory={inventory}",
+            f"--inventory={OVERLAY}",
+            *arguments,
+            playbook,
+        ],
+        cwd=project,
+        env={
+            **clean,
+            **({} if configured else {"ANSIBLE_COLLECTIONS_PATH": collections}),
+            "ANSIBLE_VAULT_IDENTITY_LIST": "shop@inventories/shop/.vault-password",
+            "ANSIBLE_NOCOLOR": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
+
+
+def ended_well(run: Run) -> None:
+    assert run.status == 0, run.end
+    # Of the second inventory, whose hosts are the fleet's.
+    assert "Traceback" not in run.text
+
+
+def nothing_changed(fleet: Fleet, run: Run) -> None:
+    ended_well(run)
+    assert run.changed == dict.fromkeys(fleet.hosts(), 0)
+
+
+def groups(project: Path) -> dict[str, list[str]]:
+    """Group → its hosts, of the environment that new_env has made."""
+    tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
+    found = {name: list(group["hosts"]) for name, group in tree["fleet"]["children"].items()}
+    return {**found, "postgresql": list(tree["postgresql"]["hosts"])}
+
+
+def beside(project: Path, name: str) -> Path:
+    """A directory for an inventory of another kind, with the same variables and the same certificates."""
+    made = project / "inventories" / name
+    made.mkdir()
+    shutil.copytree(project / "inventories/shop/group_vars", made / "group_vars")
+    shutil.copytree(project / "inventories/shop/pki", made / "pki")
+    return made
+
+
+def ini(project: Path) -> Path:
+    """The environment as INI: groups, and the hosts' own variables on their lines."""
+    made = beside(project, "as-ini")
+    tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
+    own = tree["fleet"]["hosts"]
+    lines = ["[all]"]
+    lines += [
+        " ".join([host, *(f"{key}={value}" for key, value in (own[host] or {}).items())])
+        for host in own
+    ]
+    for group, hosts in groups(project).items():
+        lines += [f"[{group}]", *hosts]
+    lines += ["[fleet:children]", *(name for name in groups(project) if name != "postgresql")]
+    (made / "hosts").write_text("\n".join(lines) + "\n")
+    return made / "hosts"
+
+
+def script(project: Path) -> Path:
+    """The environment as a program that prints it."""
+    made = beside(project, "as-program")
+    tree = yaml.safe_load((project / "inventories/shop/hosts.yml").read_text())
+    found: dict[str, Any] = {name: {"hosts": hosts} for name, hosts in groups(project).items()}
+    found["fleet"] = {"children": [name for name in found if name != "postgresql"]}
+    found["_meta"] = {"hostvars": {host: own or {} for host, own in tree["fleet"]["hosts"].items()}}
+    program = made / "hosts"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(found)}\nEND\n")
+    program.chmod(0o755)
+    return program
+
+
+def shop(project: Path) -> Path:
+    return project / "inventories/shop"
+
+
+def edit(inventory: Path, name: str, old: str, new: str) -> None:
+    """Change a file of variables of an inventory."""
+    directory = inventory if inventory.is_dir() else inventory.parent
+    file = directory / "group_vars/all" / name
+    text = file.read_text()
+    assert text.count(old) == 1, text
+    file.write_text(text.replace(old, new))
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
+    before = units.main_pids(fleet)
+    nothing_changed(fleet, play(fleet, shop(fleet.state / "project"), SITE))
+    assert units.main_pids(fleet) == before
+
+
+@pytest.mark.parametrize("name", ["check_inventory", "preflight", "plan"])
+def test_what_only_looks_does(fleet: Fleet, name: str) -> None:
+    run = play(fleet, shop(fleet.state / "project"), f"celery_fleet.core.{name}")
+    nothing_changed(fleet, run) if name != "check_inventory" else ended_well(run)
+
+
+def test_a_refusal_reads_well_without_our_settings(fleet: Fleet) -> None:
+    run = play(fleet, shop(fleet.state / "project"), SITE, "-e", "celery_worker_instance={}")
+    assert run.status != 0
+    assert "This inventory is refused, 1 error. No host was contacted." in run.text
+    assert "did you mean celery_worker_instances?" in run.text
+    assert "Traceback" not in run.text
+
+
+@pytest.mark.parametrize("kind", [ini, script], ids=["ini", "program"])
+def test_another_kind_of_inventory_is_the_same_fleet(
+    fleet: Fleet, kind: Callable[[Path], Path]
+) -> None:
+    """It finds nothing to do; and what is then changed in it is deployed by it."""
+    project = fleet.state / "project"
+    inventory = kind(project)
+    before = units.main_pids(fleet)
+    nothing_changed(fleet, play(fleet, inventory, SITE))
+    assert units.main_pids(fleet) == before
+    worker = f"{fleet.of('fleet')['celery_app_name']}-worker@discounts.service"
+    host = next(host for host, unit in before if unit == worker)
+    for processes in ("3", "2"):
+        other = "2" if processes == "3" else "3"
+        edit(inventory, "celery_worker.yml", f"concurrency: {other}", f"concurrency: {processes}")
+        ended_well(play(fleet, inventory, SITE))
+        pid = units.main_pids(fleet)[host, worker]
+        words = fleet.must(host, f"cat /proc/{pid}/cmdline").split("\0")
+        assert f"--concurrency={processes}" in words
+    nothing_changed(fleet, play(fleet, shop(project), SITE))
+
+
+def test_the_collection_from_git_is_the_same(fleet: Fleet) -> None:
+    project = fleet.state / "project"
+    address = f"git+file://{ROOT}"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    done = subprocess.run(
+        ["ansible-galaxy", "collection", "install", address, "-p", "from-git"],
+        cwd=project,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    nothing_changed(fleet, play(fleet, shop(project), SITE, collections="from-git"))
+
+
+def test_the_ansible_cfg_that_new_env_made_is_right(fleet: Fleet) -> None:
+    project = fleet.state / "project"
+    (project / "ansible.cfg.made").rename(project / "ansible.cfg")
+    run = play(fleet, shop(project), SITE, "-e", "celery_worker_instance={}")
+    # By our own way of printing, once.
+    assert run.text.count("This inventory is refused") == 1
+    nothing_changed(fleet, play(fleet, shop(project), SITE))
+
+
+def test_workers_restart(fleet: Fleet) -> None:
+    before = units.main_pids(fleet)
+    run = play(fleet, shop(fleet.state / "project"), "celery_fleet.core.restart_workers")
+    ended_well(run)
+    after = units.main_pids(fleet)
+    restarted = {unit for unit, pid in before.items() if after[unit] != pid}
+    assert restarted == {(host, unit) for host, unit in before if "-worker@" in unit}
+
+
+def test_the_fleet_is_taken_away(fleet: Fleet) -> None:
+    app = fleet.of("fleet")["celery_app_name"]
+    confirmed = ("-e", f"fleet_remove_confirm={app}")
+    run = play(fleet, shop(fleet.state / "project"), "celery_fleet.core.remove_fleet", *confirmed)
+    ended_well(run)
+    for host in fleet.hosts():
+        assert fleet.execute(host, f"ls -d /etc/celery-fleet/{app}").status != 0

@@ -1,0 +1,55 @@
+"""Action plugin `new_env`: makes an environment from the options among the run's extra variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
+    PLAYBOOK,
+    RefusedError,
+    read,
+    usage,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import (
+    make,
+    place_of,
+    refusal,
+    report,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import WriteError
+
+
+class ActionModule(ActionBase):
+    """Writes below the working directory of the run."""
+
+    _supports_check_mode = False
+    _requires_connection = False
+    _VALID_ARGS: frozenset[str] = frozenset()
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Make the environment.
+
+        Raises:
+            AnsibleActionFail: With everything that is wrong with the options; nothing was written.
+        """
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        options = load_extra_vars(self._loader)
+        given, misspelt = read([f"{name}={value}" for name, value in options.items()], {})
+        try:
+            place = place_of(given, Path.cwd())
+            wanted = make(given, place, misspelt)
+        except RefusedError as refused:
+            if refused.incomplete:
+                self._display.display(usage(PLAYBOOK))
+            raise AnsibleActionFail(refusal(refused.mistakes)) from None
+        except WriteError as error:
+            raise AnsibleActionFail(f"{error}. Nothing was written.") from None
+        self._display.display(report(wanted, place))
+        result.update(changed=True)
+        return result

@@ -1,0 +1,1 @@
+"""Code of the plugins that run on the control node."""
