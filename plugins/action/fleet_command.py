@@ -96,7 +96,7 @@ class ActionModule(ActionBase):
     def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command, claim = dict(args["command"]), dict(args["claim"])
         here = str(variables["inventory_hostname"])
-        program = remote.program(f"{args['runtime']}/celery_fleet/release_command.py")
+        program = remote.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
         # Ansible shows what a task returns: -v does, a callback or a log of the run may.
         known = payload.secrets(self._templar)
 

@@ -23,7 +23,7 @@ NOBODY = 99
 
 
 class ActionModule(ActionBase):
-    """Runs `celery_fleet.probe` on the host of a running worker."""
+    """Runs `celery_fleet.ops.probe` on the host of a running worker."""
 
     _supports_check_mode = True
     _requires_connection = True

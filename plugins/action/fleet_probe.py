@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control im
 
 
 class ActionModule(ActionBase):
-    """Runs `python -m celery_fleet.probe` as the application's user."""
+    """Runs `python -m celery_fleet.ops.probe` as the application's user."""
 
     _supports_check_mode = True
     _requires_connection = True

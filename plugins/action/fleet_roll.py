@@ -239,7 +239,7 @@ class ActionModule(ActionBase):
         return frozenset(str(item["unit"]) for item in answer["pending"])
 
     def probe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask `celery_fleet.probe`."""
+        """Ask `celery_fleet.ops.probe`."""
         whole = {"settings": self._place["settings"], "nodes": {}, **request}
         try:
             done = self._low_level_execute_command(

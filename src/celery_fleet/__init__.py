@@ -10,7 +10,7 @@ Which setting wins (the strongest first)
 2. The command line of the process, where Celery has a flag: it is the unit's, so the inventory's.
 3. The inventory's settings (``settings.json``): pinned over ``app.conf``. A later write by the
    application, through any spelling of the name or in place, has no effect.
-4. The runtime's own needs (:data:`celery_fleet.settings.ESSENTIALS`), such as reconnecting for
+4. The runtime's own needs (:data:`celery_fleet.config.settings.ESSENTIALS`), such as reconnecting for
    ever; the inventory may say otherwise.
 5. The application's settings, however it sets them.
 6. Celery's defaults.

@@ -15,7 +15,33 @@ import sys
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from celery_fleet import errors, patching, versions
+from celery import signals
+from celery.loaders.app import AppLoader
+
+from celery_fleet.common import errors, identity
+from celery_fleet.common.errors import FleetError
+from celery_fleet.common.redact import redact_all
+from celery_fleet.compat import gevent as patching
+from celery_fleet.compat import settings as compat_settings
+from celery_fleet.compat import tasks, versions
+from celery_fleet.config.current import COMPONENT, current_settings, use_settings
+from celery_fleet.config.entries import celery_entry
+from celery_fleet.config.pins import SCHEDULE, PinnedChanges, PinnedSchedule
+from celery_fleet.config.settings import (
+    DATABASE,
+    REPLACE,
+    URL_VARIABLES,
+    FleetSettings,
+    with_essentials,
+)
+from celery_fleet.delivery import process
+from celery_fleet.delivery.fetch import install as take
+from celery_fleet.delivery.hand_back import worker_side as notes
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.worker import canary
+
+logger = logging.getLogger("celery_fleet.loader")
+
 
 try:
     patching.finish()  # before anything of kombu and redis-py
@@ -23,31 +49,9 @@ try:
 except errors.FleetError as _unsupported:
     errors.refuse(_unsupported, os.environ)
 
-from celery import signals
-from celery.loaders.app import AppLoader
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import canary, identity
-from celery_fleet.delivery import notes, process, take
-from celery_fleet.errors import FleetError
-from celery_fleet.notify import Notifier
-from celery_fleet.pins import SCHEDULE, PinnedChanges, PinnedSchedule
-from celery_fleet.redact import redact_all
-from celery_fleet.schedule import celery_entry
-from celery_fleet.settings import (
-    DATABASE,
-    REPLACE,
-    URL_VARIABLES,
-    FleetSettings,
-    locate,
-    read,
-    with_essentials,
-)
-
-logger = logging.getLogger("celery_fleet.loader")
-
-COMPONENT = errors.component(os.environ)
 errors.tell_of_connections(os.environ)
+
 
 #: Components that speak to systemd through this package; others may use its socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})
@@ -60,26 +64,6 @@ BORROWED = frozenset({"producer", "operator"})
 NOTIFIER = Notifier.take(os.environ) if COMPONENT in NOTIFYING else Notifier(None)
 
 TRANSPORT_OPTIONS = "broker_transport_options"
-
-_settings: FleetSettings | None = None
-
-
-def use_settings(settings: FleetSettings | None) -> None:
-    """Give the process its settings instead of a file; None forgets them."""
-    global _settings
-    _settings = settings
-
-
-def current_settings() -> FleetSettings:
-    """The process's settings: read at first use and kept, since the file may not stay readable.
-
-    Raises:
-        FleetError: where the file is missing or wrong.
-    """
-    global _settings
-    if _settings is None:
-        _settings = read(locate(os.environ), COMPONENT)
-    return _settings
 
 
 class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
@@ -104,7 +88,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
                 raise SystemExit(errors.EX_CONFIG) from exc
 
         # The application's own on_after_configure handlers are to see the pinned values.
-        adapter.run_first(self.app.on_after_configure, pin, ("celery_fleet", id(self.app)))
+        tasks.run_first(self.app.on_after_configure, pin, ("celery_fleet", id(self.app)))
         return super().conf
 
     def on_worker_init(self) -> None:
@@ -113,16 +97,16 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             _refuse_service(current_settings().app)
         super().on_worker_init()
         if COMPONENT == "beat":
-            from celery_fleet import beat
+            from celery_fleet.beat import steps as beat
 
             in_database = current_settings().scheduler == DATABASE
             if in_database:
-                from celery_fleet import database_beat
+                from celery_fleet.beat.database import scheduler as database_beat
 
                 database_beat.prepare(self.app, NOTIFIER)
             beat.install(self.app, NOTIFIER, log_precedence, in_database=in_database)
         else:
-            from celery_fleet import worker
+            from celery_fleet.worker import steps as worker
 
             identity.remember()
             canary.register(self.app)
@@ -148,7 +132,7 @@ def _install_delivery(app: Any) -> None:
         wanted = max(given.get("visibility_timeout", 0), delivery.stock_visibility)
         pins[TRANSPORT_OPTIONS] = {**given, "visibility_timeout": wanted}
     use_settings(replace(settings, delivery=delivery, celery=pins))
-    changes = adapter.changes_of(app.conf)
+    changes = compat_settings.changes_of(app.conf)
     if isinstance(changes, PinnedChanges) and pins != settings.celery:
         changes.repin(TRANSPORT_OPTIONS, pins[TRANSPORT_OPTIONS])
     # Its sender is the node's name.
@@ -191,7 +175,7 @@ def pin_settings(
 ) -> PinnedChanges:
     """Pin the settings over ``conf``, an app's loaded settings; again is harmless."""
     pins = with_essentials(settings)
-    wanted = adapter.application_settings(conf, [*pins, SCHEDULE])
+    wanted = compat_settings.application_settings(conf, [*pins, SCHEDULE])
     merged = None
     if schedule is not None:
         merged = PinnedSchedule(
@@ -199,7 +183,9 @@ def pin_settings(
             application=wanted.get(SCHEDULE),
             whole=settings.schedule_policy == REPLACE,
         )
-    changes = PinnedChanges(adapter.changes_of(conf), pins, adapter.prefix_of(conf), merged)
+    changes = PinnedChanges(
+        compat_settings.changes_of(conf), pins, compat_settings.prefix_of(conf), merged
+    )
     for variable, name in URL_VARIABLES.items():
         value = os.environ.pop(variable, None)
         if value and name in pins:
@@ -207,8 +193,8 @@ def pin_settings(
     for name, value in wanted.items():
         if name != SCHEDULE and value is not None:
             changes.note(name, value)
-    adapter.replace_changes(conf, changes)
-    adapter.censor_table(conf, redact_all)
+    compat_settings.replace_changes(conf, changes)
+    compat_settings.censor_table(conf, redact_all)
     if COMPONENT not in NOTIFYING:
         _log(changes)  # a producer has no moment of start; its logging may not be set up yet
     return changes
@@ -216,7 +202,7 @@ def pin_settings(
 
 def log_precedence(app: Any) -> None:
     """Log what the fleet overrules in this application, once logging is set up."""
-    changes = adapter.changes_of(app.conf)
+    changes = compat_settings.changes_of(app.conf)
     if isinstance(changes, PinnedChanges):
         _log(changes)
     if COMPONENT == "worker":

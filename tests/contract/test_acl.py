@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from kombu.transport.redis import Channel
 
-from celery_fleet import broker
 from celery_fleet.delivery.scripts import RESTORE
+from celery_fleet.supervision import broker
 
 QUEUE = "discounts"
 

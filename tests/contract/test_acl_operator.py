@@ -77,7 +77,7 @@ def test_the_commands_questions(fleet: Fleet) -> None:
         {"question": "inspect", "method": "ping", "expected": [NODE]},
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "celery_fleet.questions"],
+            [sys.executable, "-m", "celery_fleet.ops.questions"],
             input=json.dumps({**request, "settings": fleet.settings("operator")}),
             env={"PYTHONPATH": str(ROOT / "src")},
             capture_output=True,
@@ -96,7 +96,7 @@ def test_the_commands_monitor(fleet: Fleet) -> None:
     """Ended by what it counts, as `top` is by a person: how long it takes to count is a matter of the machine."""
     request = {"settings": fleet.settings("operator"), "queues": QUEUES, "expected": [NODE]}
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery_fleet.monitoring"],
+        [sys.executable, "-m", "celery_fleet.ops.monitoring"],
         env={"PYTHONPATH": str(ROOT / "src")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

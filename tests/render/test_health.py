@@ -57,7 +57,7 @@ def test_every_host_has_a_timer_and_what_it_starts(fleet: Fleet, tmp_path: Path)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
         service = parse(host.unit_files()[unit(host, "service")])["Service"]
         assert service["Slice"] == [slice_unit]
-        script = f"{host.variables['celery_app_runtime']}/celery_fleet/health.py"
+        script = f"{host.variables['celery_app_runtime']}/celery_fleet/health/program.py"
         assert script in host.files, f"nobody brings the runtime to {host.name}"
         (command,) = service["ExecStart"]
         assert command.endswith(f" {script} check {app}")

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from celery_fleet.config.settings import FleetSettings, read
 from celery_fleet.delivery.options import Options
-from celery_fleet.settings import FleetSettings, read
 from tests import systemd
 from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host

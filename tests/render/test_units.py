@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from celery_fleet import hand_back
+from celery_fleet.system import hand_back
 from tests import systemd
 from tests.render.fleet import Fleet, Host
 from tests.render.units import SERVICES, covered, parse, render, services, template_of, whole
@@ -564,7 +564,7 @@ def test_what_a_dead_process_held_is_handed_back_where_that_is_on() -> None:
     # Its end is not the unit's, and it runs as root without the sandbox.
     assert program == "-+/usr/bin/env"
     assert words == [
-        *("-i", "/usr/bin/python3", "-S", "-I", "/rt/celery_fleet/hand_back.py"),
+        *("-i", "/usr/bin/python3", "-S", "-I", "/rt/celery_fleet/system/hand_back.py"),
         *("--settings", "/etc/fleet/shop/credentials/worker.json"),
         # By the instance's own name: a stand-in has a copy of the drop-in.
         *("--directory", "%t/shop-worker-%i"),

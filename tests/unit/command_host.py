@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).parents[2] / "src/celery_fleet/release_command.py"
+SOURCE = Path(__file__).parents[2] / "src/celery_fleet/system/release_command.py"
 
 # Starts what it is given, in a session of its own, unless a unit of this name runs; notes its pid by its unit.
 SYSTEMD_RUN = """

@@ -154,7 +154,7 @@ def beat_says(fleet: Fleet, moments: list[tuple[str, str, str]]) -> Any:
             "/usr/bin/python3",
             "-S",
             "-I",
-            f"{variables['celery_app_runtime']}/celery_fleet/exec.py",
+            f"{variables['celery_app_runtime']}/celery_fleet/system/exec.py",
         ),
         *("--app", variables["celery_app_name"], "--as", "beat", "--", "python", "-c", ASK),
     ]

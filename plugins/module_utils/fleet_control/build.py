@@ -145,7 +145,7 @@ def _checked(build: Build) -> dict[str, Any]:
     }
     try:
         done = subprocess.run(
-            [f"{build.path}/venv/bin/python", "-m", "celery_fleet.check"],
+            [f"{build.path}/venv/bin/python", "-m", "celery_fleet.release.check"],
             input=json.dumps(request),
             capture_output=True,
             text=True,

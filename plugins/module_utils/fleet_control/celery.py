@@ -384,7 +384,7 @@ _RESULTS_COMMANDS = {
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 # Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
 _FLEET_KEYS = "fleet:*"
-# And what the probe for a full broker would write to (`celery_fleet.broker.ROOM`): everybody asks that.
+# And what the probe for a full broker would write to (`celery_fleet.supervision.broker.ROOM`): everybody asks that.
 _ROOM_KEY = "fleet:room"
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
@@ -545,7 +545,7 @@ def environment_text(value: Any) -> str:
 
 # The dynamic linker and the C library read these before a program begins, `env -i` included.
 _BEFORE_MAIN = re.compile(r"LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH")
-# `celery_fleet.launch` takes this off again.
+# `celery_fleet.system.launch` takes this off again.
 _CARRIED = "CELERY_FLEET_ENV_"
 
 

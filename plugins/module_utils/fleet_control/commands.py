@@ -2,8 +2,8 @@
 
 Each has a claim before it runs: on the fleet's first Redis host for those that run on one host, on each host for those
 that run on all. So no command is started twice, whoever comes, and what a killed run left going is waited for. The
-scripts `claims` and `celery_fleet.release_command` do what is asked of a host; here is what is asked, and what is made
-of the answers.
+scripts `claims` and `celery_fleet.system.release_command` do what is asked of a host; here is what is asked, and what
+is made of the answers.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def carry_out(
     """Start a command on its host, or take up what was started there, and wait for its end.
 
     Args:
-        ask: Asks `celery_fleet.release_command` on the host.
+        ask: Asks `celery_fleet.system.release_command` on the host.
         request: Its `app`, `name`, `release`, `claim`, `argv` and `timeout`.
         resumed: The claim is one of an earlier run.
         clock: Seconds.

@@ -39,7 +39,7 @@ class Hands(Protocol):
         """Write the host's files; units that differ from what is wanted."""
 
     def probe(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask `celery_fleet.probe`."""
+        """Ask `celery_fleet.ops.probe`."""
 
     def say(self, line: str) -> None:
         """Tell whoever watches."""

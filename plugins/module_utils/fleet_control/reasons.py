@@ -148,7 +148,7 @@ def _drop_in(text: str) -> dict[str, str]:
         drain = re.search(r"/celery_fleet/stop\.py .*--drain (\d+)", value)
         if directive == "ExecStop" and drain:
             found["drain_timeout"] = drain[1]
-        elif directive == "ExecStopPost" and "/celery_fleet/hand_back.py " in value:
+        elif directive == "ExecStopPost" and "/hand_back.py " in value:
             found["hand_back"] = "true"
         elif directive in _DIRECTIVES:
             name = _DIRECTIVES[directive]

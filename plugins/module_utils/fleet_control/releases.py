@@ -1,8 +1,8 @@
 """What makes a directory a release: its note `release.json`, which the build writes last.
 
 The note holds the tasks that the release registers and, under `application`, what the application says of itself: its
-schedule, zone, queues and routes (see `celery_fleet.described`). So whether a release suits an inventory is told from
-the note alone, also where only the inventory has changed.
+schedule, zone, queues and routes (see `celery_fleet.beat.described`). So whether a release suits an inventory is told
+from the note alone, also where only the inventory has changed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NOTE = "release.json"
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 
-# Minors of Celery and kombu for which there is an atomic take, as `celery_fleet.versions` has them, and the first
-# redis-py that speaks RESP3 without being told to.
+# Minors of Celery and kombu for which there is an atomic take, as `celery_fleet.compat.versions` has them, and the
+# first redis-py that speaks RESP3 without being told to.
 ATOMIC = {"celery": ("5.7", "5.6", "5.5", "5.4"), "kombu": ("5.7", "5.6", "5.5", "5.4")}
 _RESP3 = 8
 

@@ -96,12 +96,12 @@ def serving(
 
 
 def probe(python: str, runtime: str, user: str) -> str:
-    """The shell command that runs `celery_fleet.probe` in a release's Python, as the application's user."""
+    """The shell command that runs `celery_fleet.ops.probe` in a release's Python, as the application's user."""
     return "cd / && " + shlex.join(
         [
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"),
             *("env", f"PYTHONPATH={runtime}", "PYTHONDONTWRITEBYTECODE=1", python),
-            *("-m", "celery_fleet.probe"),
+            *("-m", "celery_fleet.ops.probe"),
         ]
     )
 
@@ -121,7 +121,7 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
         'python=$2/pins/worker-$name/venv/bin/python; [ -x "$python" ] || continue; '
         'runtime=$(sed -n \'s/^PYTHONPATH="\\(.*\\)"$/\\1/p\' "$file"); cd / && '
         'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
-        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m celery_fleet.probe; '
+        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m celery_fleet.ops.probe; '
         "done; exit 99"
     )
     return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])

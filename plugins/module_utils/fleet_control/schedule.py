@@ -1,7 +1,7 @@
 """The schedule in an application's database: how a host is asked for it, and what is made of the answer.
 
-What is asked is `celery_fleet.database_schedule`, in the release's Python and as the application's user. The entries,
-whose arguments may be secret, go to it by standard input.
+What is asked is `celery_fleet.beat.database.program`, in the release's Python and as the application's user. The
+entries, whose arguments may be secret, go to it by standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCRIPT = (
     '[ -f "$runtime/celery_fleet/database_schedule.py" ] || exit {early}; '
     'if [ -f "$root/releases/$release/release.json" ]; then set -- --release "$release" "$@"; '
     'elif [ "$do" = plan ] && [ -f "$root/current/release.json" ]; then echo {current}; else exit {early}; fi; '
-    'exec /usr/bin/python3 -S -I "$runtime/celery_fleet/exec.py" "$@"'
+    'exec /usr/bin/python3 -S -I "$runtime/celery_fleet/system/exec.py" "$@"'
 )
 
 
@@ -49,7 +49,7 @@ def command(do: str, app: str, root: str, runtime: str, release: str, timeout: f
     """
     script = _SCRIPT.format(early=_TOO_EARLY, current=shlex.quote(_CURRENT))
     own = ("--app", app, "--as", "producer", "--timeout", f"{timeout:g}", "--")
-    program = ("python", "-m", "celery_fleet.database_schedule", "--settings", do)
+    program = ("python", "-m", "celery_fleet.beat.database.program", "--settings", do)
     return shlex.join(["/bin/sh", "-c", script, "sh", runtime, root, release, do, *own, *program])
 
 

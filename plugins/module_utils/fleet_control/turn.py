@@ -23,7 +23,7 @@ class Order:
         do: Verbs and arguments for the script `turn`.
         settle: Write the host's files, and say whether the unit still differs: `once` is content with an answer of
             earlier in this roll.
-        probe: Nodes to send a canary to, as `celery_fleet.probe` takes them.
+        probe: Nodes to send a canary to, as `celery_fleet.ops.probe` takes them.
         forget: A node that is gone for good.
     """
 

@@ -15,7 +15,7 @@ from .values import kind_of, spoken_key
 URLS: Final = "celery_app_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
 # What the fleet sets or removes itself in every process (`fleet_control.celery.process_environment`,
-# `celery_fleet.launch`), each with what serves instead.
+# `celery_fleet.system.launch`), each with what serves instead.
 _SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
 _OVERRULED: Final = {
     "PYTHONPATH": "celery_app_source.directory says where the code's imports begin",

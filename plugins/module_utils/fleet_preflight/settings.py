@@ -12,7 +12,8 @@ from .names import allowed, near_miss
 from .values import spoken_key, suggestion
 
 VARIABLE: Final = "celery_app_settings"
-# The minors that `celery_fleet.versions` supports; the tests compare both, and the names below with each minor's own.
+# The minors that `celery_fleet.compat.versions` supports; the tests compare both, and the names below with each minor's
+# own.
 SUPPORTED: Final = ("5.4", "5.7")
 
 # All that `celery.app.defaults` of the supported minors has.
@@ -112,7 +113,7 @@ _SWITCHES: Final = frozenset(
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
-# As `celery_fleet.settings` has them, which refuses them when a process starts.
+# As `celery_fleet.config.settings` has them, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
 # Settings with a variable that preflight reads; given here they would pass it by.
 OWN_VARIABLES: Final = {

@@ -1,7 +1,7 @@
 """``celery-fleet``, the operator's command on the hosts.
 
 It runs in a virtualenv of its own, with click and rich, and imports neither Celery nor an application: what needs these
-is asked in the release's Python, by :mod:`celery_fleet.questions` and :mod:`celery_fleet.exec`.
+is asked in the release's Python, by :mod:`celery_fleet.ops.questions` and :mod:`celery_fleet.system.exec`.
 
 =================  =======================================================================
 ``wrapper``        ``/usr/local/bin/celery-fleet``: finds the virtualenv; the standard library alone

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celery_fleet import client_certificate
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
+from celery_fleet.common import client_certificate
 
 CONFIGURATION = Path("/etc/celery-fleet")
 FORMAT = 1

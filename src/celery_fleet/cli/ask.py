@@ -19,8 +19,8 @@ import click
 
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, CommandError, need_root
-from celery_fleet.exec import TIMED_OUT
-from celery_fleet.words import late
+from celery_fleet.common.text import late
+from celery_fleet.system.exec import TIMED_OUT
 
 #: Seconds within which every command answers that does not run something of the operator's, where nobody says more.
 BOUND = 10.0
@@ -83,7 +83,7 @@ def as_user(name: str) -> dict[str, Any]:
 
 
 def question(application: Application, name: str, **request: Any) -> Any:
-    """The answer to one of :data:`celery_fleet.questions.QUESTIONS`, asked as the operator.
+    """The answer to one of :data:`celery_fleet.ops.questions.QUESTIONS`, asked as the operator.
 
     Raises:
         CommandError: Nobody could be asked, with the reason.
@@ -95,7 +95,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
     text = json.dumps({"question": name, "settings": settings, "timeout": timeout, **request})
     try:
         done = subprocess.run(
-            [str(python), "-m", "celery_fleet.questions"],
+            [str(python), "-m", "celery_fleet.ops.questions"],
             # The settings, with their password, travel by a pipe.
             input=text,
             capture_output=True,
@@ -143,8 +143,8 @@ def apart(application: Application) -> dict[str, Any]:
 
 
 def exec_command(application: Application, component: str, *words: str) -> list[str]:
-    """The command line of :mod:`celery_fleet.exec` without the command itself."""
-    script = application.runtime / "celery_fleet" / "exec.py"
+    """The command line of :mod:`celery_fleet.system.exec` without the command itself."""
+    script = application.runtime / "celery_fleet" / "system" / "exec.py"
     own = ["--app", application.name, "--as", component, *words]
     return ["/usr/bin/python3", "-S", "-I", str(script), *own]
 

@@ -31,7 +31,7 @@ from celery_fleet.cli.commands import (
 )
 from celery_fleet.cli.errors import UNKNOWN
 from celery_fleet.cli.options import Given, Group, shared, with_examples
-from celery_fleet.identity import current
+from celery_fleet.common.identity import current
 
 
 class Whole(Group):

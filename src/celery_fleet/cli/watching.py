@@ -1,4 +1,4 @@
-"""What `monitor` makes of the lines of :mod:`celery_fleet.monitoring`: rates, sums, and when to give up."""
+"""What `monitor` makes of the lines of :mod:`celery_fleet.ops.monitoring`: rates, sums, and when to give up."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet.delivery import _letters57 as letters
-from celery_fleet.delivery.breaker import text_of
+from celery_fleet.compat import tasks
+from celery_fleet.delivery.dead_letters import internals as letters
 from celery_fleet.delivery.options import AT_MOST_ONCE, Options
+from celery_fleet.delivery.outage.breaker import text_of
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 def install(options: Options) -> None:
     """Have an ``at_most_once`` worker acknowledge its tasks first, except those that say ``acks_late`` themselves."""
     if options.profile == AT_MOST_ONCE:
-        adapter.before_each_task(may_begin)
+        tasks.before_each_task(may_begin)
 
 
 def may_begin(request: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from celery_fleet.errors import FleetError
+from celery_fleet.common.errors import FleetError
 
 INHERIT, AT_LEAST_ONCE, AT_MOST_ONCE = "inherit", "at_least_once", "at_most_once"
 PROFILES = (INHERIT, AT_LEAST_ONCE, AT_MOST_ONCE)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from celery_fleet.errors import FleetError
+from celery_fleet.common.errors import FleetError
 
 VARIABLE = "CELERY_FLEET_DELIVERY"
 _KEYS: Mapping[str, tuple[type, str]] = {

@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.
 )
 from celery import chord
 
-from celery_fleet import versions
+from celery_fleet.compat import versions
 from tests.fleet import NODE, ROOT, Fleet, client, running, wait_for
 from tests.follow_ups import survives
 from tests.unit.delivery.crew import message
@@ -129,7 +129,7 @@ def probed(one: Fleet) -> dict[str, Any]:
         "timeout": 60,
     }
     done = subprocess.run(
-        [one.python, "-m", "celery_fleet.probe"],
+        [one.python, "-m", "celery_fleet.ops.probe"],
         cwd=one.directory,
         env={**one.environment("operator"), "CELERY_FLEET_SETTINGS": ""},
         input=json.dumps(request),

@@ -278,7 +278,7 @@ def test_exec_becomes_the_script_that_runs_commands(
     words = ("celery", "inspect", "active", "--help", "-h")
     options = ("--as", "operator", "--release", "r1", "--timeout", "5")
     assert call("exec", *options, "--", *words).exit_code == 7
-    script = f"{host.SOURCE}/celery_fleet/exec.py"
+    script = f"{host.SOURCE}/celery_fleet/system/exec.py"
     assert seen == [
         ["/usr/bin/python3", "-S", "-I", script, "--app", "shop", *options, "--", *words]
     ]
@@ -595,7 +595,7 @@ def test_schedule(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_exec_says_reaches_the_operator(place: Path) -> None:
     found = host.application(place, runtime="/no/such/runtime")
     with pytest.raises(Exception, match="ended with 2 and no answer"):
-        ask.in_release(found, "beat", ["python", "-m", "celery_fleet.due"], 5)
+        ask.in_release(found, "beat", ["python", "-m", "celery_fleet.beat.due"], 5)
     done = subprocess.CompletedProcess([], 125, "", "celery-fleet exec: no release\n")
     with pytest.raises(Exception, match=r"^no release$"):
         ask.last_line(done, "x")

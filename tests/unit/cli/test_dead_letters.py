@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from celery_fleet.cli import ask
 from celery_fleet.cli.commands import dead_letters as command
 from celery_fleet.cli.main import cli
-from celery_fleet.delivery import keys, letter_answers
-from celery_fleet.delivery.dead_letters import park, park_call
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters.letters import park, park_call
+from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client
 from tests.programs import knows_setinfo
 from tests.unit.cli import host

@@ -15,7 +15,7 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab, schedule
 
-from celery_fleet import due
+from celery_fleet.beat import due
 from tests.unit.cli import host
 
 
@@ -131,7 +131,7 @@ def ask(tmp_path: Path, module: str = "shop", *argv: str) -> subprocess.Complete
     settings["celery"]["result_backend"] = "disabled://"
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     return subprocess.run(
-        [sys.executable, "-m", "celery_fleet.due", *argv],
+        [sys.executable, "-m", "celery_fleet.beat.due", *argv],
         cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],

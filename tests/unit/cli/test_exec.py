@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import exec as module
-from celery_fleet.exec import ExecError, arguments
+from celery_fleet.system import exec as module
+from celery_fleet.system.exec import ExecError, arguments
 from tests.unit.cli import host
 
 FAKE = Path(__file__).with_name("fake_systemd_run.py")
@@ -334,7 +334,7 @@ def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
-    script = str(host.SOURCE / "celery_fleet/exec.py")
+    script = str(host.SOURCE / "celery_fleet/system/exec.py")
     done = subprocess.run(
         [sys.executable, "-S", "-I", script, "--app", "no-such", "--", "true"],
         cwd=tmp_path,

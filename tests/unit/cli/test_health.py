@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from celery_fleet import health_result
 from celery_fleet.cli import application, units
 from celery_fleet.cli.commands import health
 from celery_fleet.cli.main import cli
-from celery_fleet.health_result import BAD, GOOD, WARNING, Finding
+from celery_fleet.health import result as health_result
+from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
 from tests.unit.cli import host
 
 Run = Callable[..., Result]

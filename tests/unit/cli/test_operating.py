@@ -17,12 +17,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control im
 from celery import Celery
 from click.testing import CliRunner
 
-from celery_fleet import calling, monitoring, questions
 from celery_fleet.cli import ask, stream, tasks, watching
 from celery_fleet.cli.commands import monitor, purge
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.options import Context
+from celery_fleet.ops import monitoring, questions
+from celery_fleet.ops import tasks as calling
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call
 
@@ -627,7 +628,7 @@ def test_totals_count_from_the_first_look_and_through_a_restart() -> None:
 )
 def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "celery_fleet.calling"],
+        [sys.executable, "-m", "celery_fleet.ops.tasks"],
         input=text,
         env={"PYTHONPATH": str(host.SOURCE)},
         capture_output=True,
@@ -644,7 +645,7 @@ def test_calling_never_ends_without_an_answer(text: str, words: str) -> None:
 @pytest.mark.slow
 def test_monitoring_ends_when_it_is_told(place: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "celery_fleet.monitoring"],
+        [sys.executable, "-m", "celery_fleet.ops.monitoring"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": str(host.SOURCE)},

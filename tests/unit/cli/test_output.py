@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from celery_fleet import health_result
 from celery_fleet.cli import application, output
 from celery_fleet.cli.commands import inspect, monitor, results
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.watching import Sample, Summary
-from celery_fleet.health_result import BAD, Finding
+from celery_fleet.health import result as health_result
+from celery_fleet.health.result import BAD, Finding
 from tests.unit.cli import host
 
 #: Sets the terminal's title, clears it, and hides the rest.

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_fleet import questions
 from celery_fleet.cli.commands.inspect import METHODS
+from celery_fleet.ops import questions
 from tests.programs import required
 from tests.unit.cli import host
 
@@ -118,7 +118,7 @@ def test_the_command_and_its_answers_know_the_same_questions() -> None:
 def ask(request: object) -> tuple[dict[str, Any], float]:
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "celery_fleet.questions"],
+        [sys.executable, "-m", "celery_fleet.ops.questions"],
         input=request if isinstance(request, str) else json.dumps(request),
         env={"PYTHONPATH": str(host.SOURCE)},
         capture_output=True,

@@ -51,7 +51,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 def checked(fleet: Fleet) -> dict[str, Any]:
     """What the build of a release notes of the application."""
     done = subprocess.run(
-        [sys.executable, "-m", "celery_fleet.check"],
+        [sys.executable, "-m", "celery_fleet.release.check"],
         input=json.dumps({"app": "shop", "directory": str(fleet.directory)}),
         env={"PYTHONPATH": str(host.SOURCE)},
         capture_output=True,

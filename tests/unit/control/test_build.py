@@ -32,7 +32,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight 
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 # As on hosts. The one that runs the tests may lie where that user can't go.
 PYTHON = "/usr/bin/python3"
-# Says what it was asked, as `celery_fleet.check` would answer.
+# Says what it was asked, as `celery_fleet.release.check` would answer.
 CHECK = """
 import json, os, sys
 request = json.load(sys.stdin)
@@ -113,7 +113,7 @@ class Place:
             path.chmod(mode)
 
     def check(self, text: str) -> None:
-        path = self.runtime / "celery_fleet" / "check.py"
+        path = self.runtime / "celery_fleet" / "release" / "check.py"
         path.write_text(text)
         path.chmod(0o644)
 
@@ -263,7 +263,14 @@ def test_all_of_a_build_runs_as_the_applications_user(
 ) -> None:
     build(place.wanted())
     words = [" ".join(map(str, each["command"])) for each in ran]
-    parts = ("tar ", "/source", "-m venv", " install ", "site-packages", "celery_fleet.check")
+    parts = (
+        "tar ",
+        "/source",
+        "-m venv",
+        " install ",
+        "site-packages",
+        "celery_fleet.release.check",
+    )
     assert all(any(part in text for text in words) for part in parts), words
     assert {each.get("user") for each in ran} == {USER.pw_uid}
     assert {each.get("group") for each in ran} == {USER.pw_gid}
@@ -626,7 +633,7 @@ def test_whatever_the_timeout_is_said_to_bound_it_does(
 ) -> None:
     """Else `raise celery_release_timeout` would be a remedy that has no effect."""
     build(place.wanted(timeout=5000))
-    other = ("import ensurepip", "celery_fleet.check")
+    other = ("import ensurepip", "celery_fleet.release.check")
     bounds = {
         str(each["command"]): each["timeout"]
         for each in ran

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
 
-from celery_fleet import health_redis
+from celery_fleet.common import redis_client as health_redis
 from tests.systemd import environment
 
 BROKER = {"host": "redis1", "port": 6379}

@@ -17,9 +17,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control im
     delivery,
 )
 
+from celery_fleet.config.settings import FleetSettings, read
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import PROFILES, Options, parse
-from celery_fleet.settings import FleetSettings, read
 from tests import systemd
 
 ALL = ("lease", "hand_back", "carry", "outage")

@@ -12,7 +12,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight 
     health as preflight,
 )
 
-from celery_fleet import health_checks
+from celery_fleet.health import checks
+from celery_fleet.health import setup as health_setup
 
 GROUPS = {
     "fleet": ["redis1", "worker1", "worker2", "control1", "web1"],
@@ -42,7 +43,7 @@ def made(host: str, **more: Any) -> dict[str, Any]:
         "state": "/var/lib/shop",
         "ca": "/etc/celery-fleet/shop/pki/ca.crt",
         "interval": 300,
-        "checks": list(health_checks.CHECKS),
+        "checks": list(checks.CHECKS),
         "thresholds": {},
         "on_change": [],
         "groups": GROUPS,
@@ -97,7 +98,7 @@ def test_thresholds_of_the_inventory_lie_over_the_defaults_bound_by_bound() -> N
 
 
 def test_all_sides_know_the_same_thresholds_and_checks() -> None:
-    low = health_checks.LOW
+    low = health_setup.LOW
     assert {
         name: (name in low, bounds["warning"], bounds["bad"])
         for name, bounds in health.THRESHOLDS.items()
@@ -108,11 +109,11 @@ def test_the_host_reads_what_it_is_told(tmp_path: Path) -> None:
 
     path = tmp_path / "health.json"
     path.write_text(json.dumps(made("worker2", on_change=["/bin/tell", "a"])))
-    setup = health_checks.read(path)
+    setup = checks.read(path)
     assert (setup.app, setup.host, setup.on_change) == ("shop", "worker2", ("/bin/tell", "a"))
     assert setup.workers["solo@worker2"].pool == "solo"
     assert setup.workers["mail@worker1"].pool == "prefork"
     assert setup.judge("disk_free_percent", 4) == "bad"
     path.write_text(json.dumps({**made("worker2"), "format": 2}))
-    with pytest.raises(health_checks.CheckError, match="its format is 2, this runtime reads 1"):
-        health_checks.read(path)
+    with pytest.raises(health_setup.CheckError, match="its format is 2, this runtime reads 1"):
+        checks.read(path)

@@ -73,7 +73,7 @@ def test_another_command_line_is_not_shown(line: str) -> None:
 
 BASE = """# Written by Celery Fleet
 [Service]
-ExecStop=/usr/bin/python3 -S -I /usr/lib/celery-fleet/1/celery_fleet/stop.py $MAINPID --drain 300
+ExecStop=/usr/bin/python3 -S -I /usr/lib/celery-fleet/1/celery_fleet/system/stop.py $MAINPID --drain 300
 TimeoutStopSec=330s
 MemoryDenyWriteExecute=yes
 ProcSubset=pid

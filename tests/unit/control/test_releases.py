@@ -24,13 +24,13 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.re
 )
 from celery.app.defaults import NAMESPACES, flatten
 
-from celery_fleet import versions as runtime
+from celery_fleet.compat import versions as runtime
 
 EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
 
 
 def entry(task: str = "app.x", **more: Any) -> dict[str, Any]:
-    """One of the code's, as `celery_fleet.described` writes it."""
+    """One of the code's, as `celery_fleet.beat.described` writes it."""
     base = {"args": [], "kwargs": {}, "options": {}, "queue": None, "goes_to": "celery"}
     time = {} if {"crontab", "solar", "custom"} & more.keys() else {"interval": 30.0}
     return {"task": task, **time, "fixed": False, **base, **more}

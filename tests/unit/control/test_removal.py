@@ -152,7 +152,7 @@ class Ground:
             self.write(pattern.replace("[\\]", "\\").replace("*", "w"))
         for path in (*belongings.REDIS_FILES, *belongings.NGINX_FILES, *belongings.SHARED_FILES):
             self.write(path)
-        self.write(f"{belongings.LIBRARY}/0.1/celery_fleet/launch.py")
+        self.write(f"{belongings.LIBRARY}/0.1/celery_fleet/system/launch.py")
         self.write(
             belongings.sysusers(app), f"g {app}-proxy - -\nu {app} - x\nm www-data {app}-proxy\n"
         )

@@ -107,8 +107,8 @@ def test_the_host_is_asked_by_the_new_release_or_else_by_the_current_one(tmp_pat
 
     assert ask() == (99, "")
     (runtime / "celery_fleet").mkdir(parents=True)
-    (runtime / "celery_fleet/database_schedule.py").write_text("")
-    (runtime / "celery_fleet/exec.py").write_text(
+    (runtime / "celery_fleet/beat/database/program.py").write_text("")
+    (runtime / "celery_fleet/system/exec.py").write_text(
         "import sys; print(sys.argv[1:], sys.stdin.read())"
     )
     assert ask() == (99, "")
@@ -116,7 +116,7 @@ def test_the_host_is_asked_by_the_new_release_or_else_by_the_current_one(tmp_pat
     (root / "releases/r1/release.json").write_text("{}")
     (root / "current").symlink_to("releases/r1")
     own = ["--app", "shop", "--as", "producer", "--timeout", "60", "--"]
-    own += ["python", "-m", "celery_fleet.database_schedule", "--settings", "plan"]
+    own += ["python", "-m", "celery_fleet.beat.database.program", "--settings", "plan"]
     assert ask() == (0, f"by the current release\n{own} {{}}\n")
     # It writes nothing, should the new one's build be left out by tags.
     assert ask("sync") == (99, "")

@@ -742,7 +742,7 @@ def with_options(
     command = celery.worker_command("app", "a@h1", {"queues": ["a"], **options})
     variables = celery.process_environment("worker", f"/lib/{runtime}", command)
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
-    stop = f"ExecStop=/lib/{runtime}/celery_fleet/stop.py $MAINPID --drain 9"
+    stop = f"ExecStop=/lib/{runtime}/celery_fleet/system/stop.py $MAINPID --drain 9"
     pins = {"broker_url": "rediss://u:s3cr3t@h/0", "task_time_limit": time}
     wanted = worker(host, env=celery.environment_file(variables), values={"runtime": runtime})
     place = {"path": host.path(f"units/{UNIT}.d"), "owner": ME, "group": MY_GROUP}

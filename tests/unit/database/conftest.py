@@ -76,7 +76,7 @@ class Project:
     def ask(self, *argv: str) -> dict[str, Any]:
         done = self.start(
             "-m",
-            "celery_fleet.database_schedule",
+            "celery_fleet.beat.database.program",
             "--settings",
             *argv,
             stdin=json.dumps(self.document),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import database_schedule_plan as planning
-from celery_fleet.database_schedule_plan import DEFAULTS, Mark, Row, Step
+from celery_fleet.beat.database import plan as planning
+from celery_fleet.beat.database.plan import DEFAULTS, Mark, Row, Step
 
 HOURLY = {"interval": 3_600_000_000}
 DAILY = {"interval": 86_400_000_000}

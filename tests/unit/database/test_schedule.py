@@ -299,7 +299,7 @@ def test_the_check_of_a_release_tells_whether_it_can(
     project: Project, environment: dict[str, str], words: str
 ) -> None:
     project.environment.update(environment)
-    done = project.start("-m", "celery_fleet.check", stdin=json.dumps({"app": "shop"}))
+    done = project.start("-m", "celery_fleet.release.check", stdin=json.dumps({"app": "shop"}))
     report = json.loads(done.stdout)
     assert report["ok"], report["errors"]
     assert report["application"]["no_database"].startswith(words)
@@ -336,6 +336,6 @@ def test_the_settings_of_the_process_count_where_none_are_given(project: Project
     path.write_text(json.dumps(project.document))
     environment = {"CELERY_FLEET_SETTINGS": str(path), "CELERY_FLEET_COMPONENT": "beat"}
     done: subprocess.CompletedProcess[str] = project.start(
-        "-m", "celery_fleet.database_schedule", "plan", environment=environment
+        "-m", "celery_fleet.beat.database.program", "plan", environment=environment
     )
     assert len(json.loads(done.stdout)["items"]) == 3, done.stderr

@@ -17,8 +17,8 @@ import redis
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 from celery import Celery
 
-from celery_fleet.delivery.dead_letters import DeadLetter
-from celery_fleet.delivery.letter_box import Box, Choice
+from celery_fleet.delivery.dead_letters.letters import DeadLetter
+from celery_fleet.delivery.dead_letters.store import Box, Choice
 from tests.fleet import PASSWORDS, ROOT, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server

@@ -11,8 +11,8 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 
+from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.sweep import Broker
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import knows_setinfo, required
 

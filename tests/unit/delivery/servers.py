@@ -15,7 +15,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from celery_fleet.delivery import _kombu57
+from celery_fleet.delivery.fetch import transport as _kombu57
 from tests.fleet import free_port, wait_for
 from tests.programs import required
 

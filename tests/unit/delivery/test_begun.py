@@ -18,12 +18,14 @@ import pytest
 from celery import signals
 from celery.worker.request import Request
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import stop
-from celery_fleet.delivery import begun, notes, process
-from celery_fleet.delivery.begun import Begun, Estate
+from celery_fleet.compat import tasks
+from celery_fleet.delivery import process
+from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back import worker_side as notes
+from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.system import stop
 
 OWNER = Owner("mail@host")
 OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True)
@@ -92,7 +94,7 @@ def test_threads_get_slots_of_their_own(made: Begun, tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from celery_fleet.delivery.begun import Begun
+from celery_fleet.delivery.hand_back.worker_record import Begun
 from celery_fleet.delivery.tags import Owner, Tags
 owner = Owner("mail@host")
 notes, tags, running = Begun(owner, Path(sys.argv[1])), Tags(owner), []
@@ -263,7 +265,7 @@ def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixtur
     def broken(_: str) -> None:
         raise RuntimeError
 
-    undo = adapter.on_tasks(broken, broken)
+    undo = tasks.on_tasks(broken, broken)
     one = request("tag")
     one.acknowledge()
     assert one.acknowledged

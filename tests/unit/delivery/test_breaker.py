@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis.connection import Connection
 
-from celery_fleet.delivery.breaker import LIMIT, Breaker, BrokerAwayError, guard
+from celery_fleet.delivery.outage.breaker import LIMIT, Breaker, BrokerAwayError, guard
 
 
 class Broker:

@@ -12,10 +12,10 @@ from celery import Celery, signals
 from celery.worker import loops
 from celery.worker.consumer import Consumer
 
-from celery_fleet.delivery import steady
-from celery_fleet.delivery.consumer import SteadyConsumer
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import ATOMIC, Options
+from celery_fleet.delivery.outage import install
+from celery_fleet.delivery.outage.consumer import SteadyConsumer
 
 kombu_hub: Any = kombu.asynchronous  # typed in part only
 
@@ -84,7 +84,7 @@ def test_each_connection_s_timers_take_the_place_of_the_last_one_s(
     for field in fields(HOOKS):
         monkeypatch.setattr(HOOKS, field.name, None)
     app = Celery("shop", set_as_current=False)
-    steady.install(app, Options("at_least_once", ATOMIC, carry=True))
+    install.install(app, Options("at_least_once", ATOMIC, carry=True))
     for signal, uid in (
         (signals.worker_shutting_down, "celery_fleet.order"),
         (signals.worker_shutdown, "celery_fleet.steady"),

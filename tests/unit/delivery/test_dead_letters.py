@@ -15,9 +15,10 @@ import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
 
-from celery_fleet.delivery import dead_letters, keys
-from celery_fleet.delivery.dead_letters import DeadLetter, Parked, park_call
-from celery_fleet.delivery.letter_box import Box, Choice
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
+from celery_fleet.delivery.dead_letters.store import Box, Choice
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
@@ -90,7 +91,7 @@ def park(worker: redis.Redis, item: str | bytes, tag: str = "", **options: Any) 
 
 def test_the_parks_need_no_release() -> None:
     code = (
-        "import sys; before = set(sys.modules); import celery_fleet.delivery.dead_letters;"
+        "import sys; before = set(sys.modules); import celery_fleet.delivery.dead_letters.letters;"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
         "print(sorted(new - set(sys.stdlib_module_names) - {'celery_fleet'}))"
     )

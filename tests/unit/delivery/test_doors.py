@@ -10,7 +10,7 @@ from celery.concurrency.solo import TaskPool as Solo
 from celery.concurrency.thread import TaskPool as Threads
 from celery.worker.request import Request
 
-from celery_fleet import _pools57
+from celery_fleet.compat import pools as _pools57
 
 
 def request(app: Celery, number: int) -> Any:

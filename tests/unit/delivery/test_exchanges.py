@@ -15,8 +15,10 @@ from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
 from redis.exceptions import ResponseError
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet.delivery.letter_box import Box, Choice
+from celery_fleet.compat import intake
+from celery_fleet.compat import queues as compat_queues
+from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.hand_back import give_back
 from tests.fleet import client
 from tests.unit.delivery.pools import (
     ATOMIC,
@@ -65,7 +67,7 @@ def consumer(server: Server, take: str, *queues: Queue) -> Iterator[Any]:
         got: list[Any] = []
         tasks: Any = Consumer(connection.channel(), queues, on_message=got.append)
         made = SimpleNamespace(task_consumer=tasks, got=got, connection=connection)
-        adapter.note_queues(made)
+        compat_queues.note_queues(made)
         tasks.consume()
         yield made
 
@@ -75,7 +77,7 @@ def taken(made: Any, number: int) -> list[Any]:
     while len(made.got) < number:
         made.connection.drain_events(timeout=20)
     for message in made.got:
-        adapter.disown(made, message)
+        intake.disown(made, message)
     return list(made.got)
 
 
@@ -115,7 +117,7 @@ def test_messages_go_back_to_the_list_that_they_came_from(
     with consumer(server, take, mail) as made:
         held = taken(made, 3)
         assert bodies(server, "mail") == []
-        assert adapter.give_back(made, [(one, None) for one in held]) == [1, 1, 1]
+        assert give_back.give_back(made, [(one, None) for one in held]) == [1, 1, 1]
         assert bodies(server, "mail") == ["first", "second"]
         assert bodies(server, "mail\x06\x166") == ["third"]
     # The other queue has its own copies still, once.
@@ -129,7 +131,7 @@ def test_each_copy_that_one_worker_took_goes_back_to_its_own_queue(server: Serve
     fill(server, "topic", "first", "second")
     with consumer(server, "atomic", *queues) as made:
         held = taken(made, 4)
-        assert adapter.give_back(made, [(one, None) for one in held]) == [1] * 4
+        assert give_back.give_back(made, [(one, None) for one in held]) == [1] * 4
     assert bodies(server, "mail") == bodies(server, "bulk") == ["first", "second"]
 
 
@@ -140,7 +142,7 @@ def test_a_message_that_cannot_be_placed_keeps_no_other_one(server: Server, take
     with consumer(server, take, queues[0]) as made:
         held = taken(made, 3)
         held[1]._raw["properties"]["delivery_info"] = "nonsense"
-        first, second, third = adapter.give_back(made, [(one, None) for one in held])
+        first, second, third = give_back.give_back(made, [(one, None) for one in held])
         assert (first, third) == (1, 1)
         assert isinstance(second, TypeError)
     assert bodies(server, "mail") == ["first", "third"]
@@ -155,11 +157,11 @@ def test_a_message_whose_list_redis_refuses_is_not_lost(server: Server, take: st
     with consumer(server, take, queues[0]) as made:
         held = [(one, None) for one in taken(made, 1)]
         server.client.set("mail", "no list")
-        (answer,) = adapter.give_back(made, held)
+        (answer,) = give_back.give_back(made, held)
         assert isinstance(answer, ResponseError)
         assert server.client.hlen("unacked") == server.client.zcard("unacked_index") == 1
         server.client.delete("mail")
-        assert adapter.give_back(made, held) == [1]
+        assert give_back.give_back(made, held) == [1]
     assert bodies(server, "mail") == ["first"]
 
 

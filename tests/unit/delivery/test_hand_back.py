@@ -19,12 +19,15 @@ import pytest
 import redis
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 
-from celery_fleet import hand_back
-from celery_fleet.delivery import begun, dead_letters, keys, returning
-from celery_fleet.delivery.begun import Begun, Estate
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.hand_back import put_back as returning
+from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.system import hand_back
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
 from tests.unit.control.certificates import Authority

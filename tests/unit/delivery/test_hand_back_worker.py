@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import hand_back
-from celery_fleet.delivery import begun, dead_letters, keys
-from celery_fleet.delivery.begun import Estate
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.system import hand_back
 from tests.fleet import Fleet, client, running, wait_for
 
 PROGRAM = Path(hand_back.__file__)

@@ -15,9 +15,9 @@ from celery.worker import state as worker_state
 from kombu import Connection, Exchange, Queue
 from kombu.transport.redis import SentinelChannel
 
-from celery_fleet.delivery import _hold57 as hold
-from celery_fleet.delivery.keeper import WorkerReach
-from celery_fleet.delivery.lease import RENEW
+from celery_fleet.delivery.lease import internals as hold
+from celery_fleet.delivery.lease.renewal import RENEW
+from celery_fleet.delivery.lease.thread import WorkerReach
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
 
@@ -104,8 +104,8 @@ def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
 
 
 def test_the_transport_still_has_what_is_read_of_it() -> None:
-    from celery_fleet.delivery._kombu57 import Transport
-    from celery_fleet.delivery.line import Line
+    from celery_fleet.delivery.fetch.queue_poller import Line
+    from celery_fleet.delivery.fetch.transport import Transport
 
     assert {"due", "_asked"} <= set(vars(Line()))
     assert Transport(SimpleNamespace(transport_options={})).taken is None

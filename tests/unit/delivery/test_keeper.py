@@ -10,12 +10,14 @@ import pytest
 from celery import Celery, signals
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celery_fleet.delivery import hooks, keeper, process, sweep
-from celery_fleet.delivery.keeper import Keeper
-from celery_fleet.delivery.lease import RENEW, Lease
+from celery_fleet.delivery import hooks, process
+from celery_fleet.delivery.lease import sweep, sweep_scripts
+from celery_fleet.delivery.lease import thread as keeper
+from celery_fleet.delivery.lease.renewal import RENEW, Lease
+from celery_fleet.delivery.lease.sweep import Broker, Sweep
+from celery_fleet.delivery.lease.thread import Keeper
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.sweep import Broker, Sweep
 from celery_fleet.delivery.tags import Owner
 
 OWN = Owner("here@test")
@@ -66,7 +68,7 @@ def case() -> Case:
 def test_each_is_done_when_it_is_due(case: Case) -> None:
     case.pass_time(1000)
     assert case.count(RENEW) == 200
-    assert 1000 / 6 <= case.count(sweep.LOOK) <= 1000 / 4
+    assert 1000 / 6 <= case.count(sweep_scripts.LOOK) <= 1000 / 4
     assert case.calls[0][:2] == (1000.0, RENEW)
 
 
@@ -87,14 +89,14 @@ def test_without_a_connection_of_the_worker_the_lease_goes_on(case: Case) -> Non
     case.connected = False
     case.pass_time(300)
     assert case.count(RENEW) == 60
-    assert case.count(sweep.LOOK) == 0
+    assert case.count(sweep_scripts.LOOK) == 0
 
 
 def test_it_is_suspicious_for_a_while_after_each_connection(case: Case) -> None:
     def ages(seconds: float) -> set[float]:
         case.calls.clear()
         case.pass_time(seconds)
-        return {args[6] for _, script, args in case.calls if script is sweep.LOOK}
+        return {args[6] for _, script, args in case.calls if script is sweep_scripts.LOOK}
 
     assert ages(keeper.SUSPICIOUS - 1) == {sweep.UNKNOWN_AGE}
     case.pass_time(10)
@@ -129,7 +131,7 @@ def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> No
     case.calls.clear()
     back = case.now
     case.pass_time(60)
-    looks = [when for when, script, _ in case.calls if script is sweep.LOOK]
+    looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
     renewals = [when for when, script, _ in case.calls if script is RENEW]
     # The last attempt that failed was up to two seconds ago.
     assert renewals[0] - back <= keeper.RETRY
@@ -143,7 +145,7 @@ def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Ca
     back = case.now
     case.pass_time(60)
     assert case.calls[0][:2] == (back, RENEW)
-    assert min(when for when, script, _ in case.calls if script is sweep.LOOK) >= (
+    assert min(when for when, script, _ in case.calls if script is sweep_scripts.LOOK) >= (
         back + keeper.PATIENCE
     )
 

@@ -20,8 +20,11 @@ from kombu.transport import resolve_transport
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celery_fleet.delivery import _kombu57, _outage57, keys, line, process
+from celery_fleet.delivery import keys, process
+from celery_fleet.delivery.fetch import queue_poller as line
+from celery_fleet.delivery.fetch import transport as _kombu57
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.outage import internals as _outage57
 from celery_fleet.delivery.tags import owner_of
 from tests.fleet import free_port
 from tests.programs import required

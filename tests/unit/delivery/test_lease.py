@@ -8,8 +8,8 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import visibility
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celery_fleet.delivery import lease as module
-from celery_fleet.delivery.lease import Lease
+from celery_fleet.delivery.lease import renewal as module
+from celery_fleet.delivery.lease.renewal import Lease
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, Tags
 

@@ -17,10 +17,10 @@ from redis.connection import Connection, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from celery_fleet.delivery import line as module
-from celery_fleet.delivery.line import Due, Found, Line, Question, require_redis
+from celery_fleet.common.errors import FleetError
+from celery_fleet.delivery.fetch import queue_poller as module
+from celery_fleet.delivery.fetch.queue_poller import Due, Found, Line, Question, require_redis
 from celery_fleet.delivery.scripts import RESTORE, TAKE, Script
-from celery_fleet.errors import FleetError
 from tests.fleet import free_port
 from tests.unit.control.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until

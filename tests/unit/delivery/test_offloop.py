@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.delivery import offloop
-from celery_fleet.delivery.offloop import Lane
+from celery_fleet.delivery.outage import send_queue as offloop
+from celery_fleet.delivery.outage.send_queue import Lane
 
 
 class Store:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from celery_fleet.common.errors import FleetError
+from celery_fleet.config.settings import read
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.overrides import VARIABLE, applied
-from celery_fleet.errors import FleetError
-from celery_fleet.settings import read
 
 FILE: dict[str, Any] = {
     "format": 1,

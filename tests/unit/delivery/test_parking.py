@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.dead_letters import misheaded, misshapen
-from celery_fleet.delivery.letter_box import Box, Choice
+from celery_fleet.delivery.dead_letters.letters import misheaded, misshapen
+from celery_fleet.delivery.dead_letters.store import Box, Choice
 from tests.fleet import client, wait_for
 from tests.unit.delivery.crew import PATIENCE, Crew, crew, is_empty, message
 

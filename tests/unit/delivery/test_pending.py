@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet.delivery.pending import NAME, Pending
+from celery_fleet.delivery.outage.pending import NAME, Pending
 
 A, B, C = (f"mail@w/0123456789abcdef/{number}" for number in "123")
 EARLIER = "mail@w/fedcba9876543210/2a"

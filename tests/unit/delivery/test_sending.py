@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 from redis import exceptions as redis_errors
 
-from celery_fleet.delivery.breaker import BrokerAwayError
-from celery_fleet.delivery.sending import PatientProducer, is_away
+from celery_fleet.delivery.outage.breaker import BrokerAwayError
+from celery_fleet.delivery.outage.sending import PatientProducer, is_away
 from tests.follow_ups import DELIVERY, SHOP, away, send, settled, survives
 from tests.outage import Server, Worker, wait_for, working
 
@@ -115,7 +115,7 @@ def test_a_lost_connection_while_a_queue_is_declared(
 
     monkeypatch.setattr(Channel, "_size", size)
     monkeypatch.setattr(
-        "celery_fleet._celery57.running_task",
+        "celery_fleet.compat.worker.running_task",
         lambda: SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True),
     )
     try:

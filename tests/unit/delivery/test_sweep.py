@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.delivery import sweep as module
+from celery_fleet.delivery.lease import sweep as lease_sweep
+from celery_fleet.delivery.lease import sweep_scripts
+from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_order
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.sweep import Broker, Place, Sweep, holders, in_order
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import client
 
@@ -79,7 +80,7 @@ def test_it_goes_to_the_head_in_the_order_of_taking(store: Store, sweep: Sweep) 
 def test_more_than_one_batch_keeps_its_order(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(lease_sweep, "BATCH", 4)
     tags = tags_of(GONE, 10)
     for number, tag in enumerate(tags):
         store.hold(tag, LEASE + 100 - number)
@@ -91,8 +92,8 @@ def test_more_than_one_batch_keeps_its_order(
 def test_a_round_is_bounded_and_says_so(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 2)
-    monkeypatch.setattr(module, "BATCHES", 2)
+    monkeypatch.setattr(lease_sweep, "BATCH", 2)
+    monkeypatch.setattr(lease_sweep, "BATCHES", 2)
     for number, tag in enumerate(tags_of(GONE, 5)):
         store.hold(tag, LEASE + 100 - number)
 
@@ -105,14 +106,14 @@ def test_a_round_is_bounded_and_says_so(
 def test_large_messages_come_in_smaller_batches(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(lease_sweep, "BATCH_BYTES", 1000)
     tags = tags_of(GONE, 3)
     for number, tag in enumerate(tags):
         store.hold(tag, LEASE + 100 - number, body="x" * 2000)
 
     sweep.round(store.broker())
     assert store.names() == tags
-    assert store.calls.count(module.RESTORE) == 3
+    assert store.calls.count(sweep_scripts.RESTORE) == 3
 
 
 def test_what_runs_here_stays_though_its_lease_is_over(
@@ -169,7 +170,7 @@ def test_a_stock_workers_message_has_its_own_time(store: Store, sweep: Sweep) ->
 def test_many_of_a_stock_workers_hide_none_of_ours(
     store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(lease_sweep, "BATCH", 2)
     for number in range(20):
         store.hold(f"stock-{number}", LEASE + 1 + number)
     (tag,) = tags_of(GONE, 1)
@@ -260,7 +261,7 @@ def test_a_message_without_a_place_gets_one(
     store.calls.clear()
     sweep.round(store.broker())
     sweep.round(store.broker())
-    assert module.MEND not in store.calls
+    assert sweep_scripts.MEND not in store.calls
 
 
 def test_an_item_that_is_no_json_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
@@ -313,7 +314,7 @@ def test_a_redis_at_its_memory_limit_gets_them_back(store: Store, sweep: Sweep) 
 def test_nothing_to_do_is_one_command(store: Store, sweep: Sweep) -> None:
     store.hold(tags_of(GONE, 1)[0], 10)
     sweep.round(store.broker(), suspicious=True)
-    assert store.calls == [module.LOOK]
+    assert store.calls == [sweep_scripts.LOOK]
 
 
 def test_the_log_says_whose_they_were(
@@ -400,7 +401,7 @@ def test_a_worker_that_begins_gives_the_others_time_to_renew(store: Store, known
     store.hold(tag, LEASE + 1)
     sweep.round(store.broker())
     assert store.held() == {tag}
-    now = module.RENEWED
+    now = lease_sweep.RENEWED
     sweep.round(store.broker())
     assert store.names() == [tag]
 

@@ -12,7 +12,7 @@ from typing import Any
 import kombu.transport
 import pytest
 
-from celery_fleet.delivery import take
+from celery_fleet.delivery.fetch import install as take
 from celery_fleet.delivery.options import ATOMIC, STOCK, Options
 from tests.unit.delivery.servers import installed
 

@@ -12,7 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight 
 from celery import Celery
 from celery.schedules import crontab
 
-from celery_fleet.schedule import celery_entry, parse_entry
+from celery_fleet.config.entries import celery_entry, parse_entry
 
 # A Tuesday.
 NOW = datetime(2026, 5, 5, 13, 7, tzinfo=UTC)

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ce
     worker_options,
 )
 
-from celery_fleet.schedule import parse_entries
+from celery_fleet.config.entries import parse_entries
 from tests.programs import required
 from tests.render.units import render
 from tests.unit.marketplace_ops import documented

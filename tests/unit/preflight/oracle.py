@@ -29,7 +29,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.
     ROLE_GROUPS,
 )
 
-from celery_fleet import schedule, settings
+from celery_fleet.config import entries as schedule
+from celery_fleet.config import settings
 from tests.unit.preflight.inventory import ROOT, specs, trusted
 
 FACTS: Final[Mapping[str, Any]] = {

@@ -13,9 +13,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.
 )
 from celery.app.defaults import DEFAULTS, NAMESPACES, flatten
 
-from celery_fleet import settings as runtime
-from celery_fleet import versions
-from celery_fleet.errors import FleetError
+from celery_fleet.common.errors import FleetError
+from celery_fleet.compat import versions
+from celery_fleet.config import settings as runtime
 from tests.unit.preflight.inventory import problems, valid
 
 ALLOWED = "preflight_allowed_variables"

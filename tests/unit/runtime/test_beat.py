@@ -12,11 +12,12 @@ from celery import Celery, signals
 from celery.beat import Scheduler, Service
 from celery.schedules import crontab, schedule
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import beat, loaded
-from celery_fleet.notify import Notifier
-from celery_fleet.pins import PinnedSchedule
-from celery_fleet.watch import State, Watch
+from celery_fleet.beat import loaded
+from celery_fleet.beat import steps as beat
+from celery_fleet.compat import beat as compat_beat
+from celery_fleet.config.pins import PinnedSchedule
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import State, Watch
 
 from .conftest import Manager
 
@@ -95,7 +96,7 @@ def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
     def fail(*_: Any) -> None:
         raise TypeError("no such thing")
 
-    monkeypatch.setattr(adapter, "loaded", fail)
+    monkeypatch.setattr(compat_beat, "loaded", fail)
     service.scheduler.tick()
     service.scheduler.tick()
 
@@ -108,7 +109,7 @@ def test_odd_schedules_are_shown_all_the_same() -> None:
     heap = [SimpleNamespace(time=0.0, entry=entry)]
     service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap), app=Celery("odd"))
 
-    (shown,) = adapter.loaded(service)
+    (shown,) = compat_beat.loaded(service)
     assert shown.schedule == str(odd)
 
     progress = beat.Progress(5.0)

@@ -13,8 +13,8 @@ from celery import Celery
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from celery_fleet import broker
-from celery_fleet._celery57 import Endpoint
+from celery_fleet.compat.broker import Endpoint
+from celery_fleet.supervision import broker
 
 
 class Server:

@@ -7,7 +7,8 @@ import sys
 import pytest
 from celery import Celery
 
-from celery_fleet import canary, identity
+from celery_fleet.common import identity
+from celery_fleet.worker import canary
 
 from .conftest import SOURCE
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery.schedules import solar
 
-from celery_fleet import described
+from celery_fleet.beat import described
 
 from .conftest import Run
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 def check(run: Run, source: Path, app: str = "shop", **request: Any) -> tuple[int, dict[str, Any]]:
     done = run(
         "-m",
-        "celery_fleet.check",
+        "celery_fleet.release.check",
         stdin=json.dumps({"app": app, "directory": str(source), **request}),
     )
     assert "Traceback" not in done.stderr
@@ -148,7 +148,7 @@ def test_the_urls_of_the_environment_are_taken_away_as_on_the_hosts(run: Run, so
     )
     done = run(
         "-m",
-        "celery_fleet.check",
+        "celery_fleet.release.check",
         stdin=json.dumps({"app": "shop", "directory": str(source), "settings": {}}),
         CELERY_BROKER_URL="redis://redis1/0",
     )
@@ -170,7 +170,7 @@ def test_an_application_that_leaves_threads_running_does_not_hold_it(
 
 
 def test_a_wrong_request_is_told_as_json(run: Run, tmp_path: Path) -> None:
-    done = run("-m", "celery_fleet.check", stdin="{")
+    done = run("-m", "celery_fleet.release.check", stdin="{")
     assert (done.returncode, json.loads(done.stdout)["ok"]) == (1, False)
 
     status, report = check(run, tmp_path / "nowhere")
@@ -404,7 +404,7 @@ def test_a_django_application_needs_neither_its_database_nor_its_broker(
         "DATABASE_URL": "postgresql://u:p@nowhere.invalid/shop?sslmode=require",
     }
 
-    done = run("-m", "celery_fleet.check", stdin=request, **environment)
+    done = run("-m", "celery_fleet.release.check", stdin=request, **environment)
 
     report = json.loads(done.stdout)
     assert report["errors"] == []
@@ -412,6 +412,6 @@ def test_a_django_application_needs_neither_its_database_nor_its_broker(
     assert report["application"]["zone"] == "America/Guayaquil"
     assert report["application"]["schedule"]["hourly"]["interval"] == 3600.0
 
-    (error,) = json.loads(run("-m", "celery_fleet.check", stdin=request).stdout)["errors"]
+    (error,) = json.loads(run("-m", "celery_fleet.release.check", stdin=request).stdout)["errors"]
     assert "KeyError: 'SECRET_KEY' at site_settings.py, line 3" in error
     assert "celery_app_secret_env" in error

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import client_certificate
-from celery_fleet.settings import parse
+from celery_fleet.common import client_certificate
+from celery_fleet.config.settings import parse
 from tests.unit.control.certificates import Authority
 
 from .conftest import document

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import command
-from celery_fleet.canary import NAME
-from celery_fleet.command import Pause, Resume
+from celery_fleet.compat import queues as compat_queues
+from celery_fleet.ops import fleet_commands as command
+from celery_fleet.ops.fleet_commands import Pause, Resume
+from celery_fleet.worker.canary import NAME
 
 QUIET = {"state": "paused", "running": 0, "unacked": 0, "held": 0, "polling": False}
 BUSY = {**QUIET, "running": 2, "unacked": 1}
@@ -246,7 +246,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
         "_kombu.binding.celery.pidbox": {member("", "old@h.celery.pidbox")},
     }
     made.lists = {"old@h.dq2": [task(NAME), task(NAME)], "old@h.dq29": [task(NAME)]}
-    monkeypatch.setattr(adapter, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
+    monkeypatch.setattr(compat_queues, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
     return made
 
 

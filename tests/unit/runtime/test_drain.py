@@ -39,11 +39,13 @@ from kombu.transport.redis import Channel, MultiChannelPoller
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import drain
+from celery_fleet.compat import intake
+from celery_fleet.compat import worker as compat_worker
 from celery_fleet.delivery.scripts import RESTORE
-from celery_fleet.drain import Bell, Gate, Mode
-from celery_fleet.record import Record
+from celery_fleet.worker import drain, drainer
+from celery_fleet.worker.drain import Bell
+from celery_fleet.worker.drain_record import Record
+from celery_fleet.worker.drainer import Gate, Mode
 
 SLOTS = 2
 
@@ -558,14 +560,14 @@ def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
     jobs = worker.pool.begin()
     worker.redis.error = NoPermissionError("No permissions to access a key")
     worker.gate.drain()
-    worker.tick(2 * drain.WITHOUT_BROKER)
+    worker.tick(2 * drainer.WITHOUT_BROKER)
     assert worker_state.should_stop is None  # tasks run
 
     worker.redis.error = None
     for job in jobs:
         worker.end(job)
     worker.redis.error = NoPermissionError("No permissions to access a key")
-    worker.tick(drain.WITHOUT_BROKER - 1)
+    worker.tick(drainer.WITHOUT_BROKER - 1)
     assert worker_state.should_stop is None
     worker.tick(1)
     assert worker_state.should_stop == 0
@@ -601,7 +603,7 @@ def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
 def test_a_drain_whose_broker_stays_away_becomes_celerys_own_stop(
     late: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(drain, "WITHOUT_BROKER", 0.01)
+    monkeypatch.setattr(drainer, "WITHOUT_BROKER", 0.01)
     late.take("plain", "plain", "plain")
     late.pool.begin()
     late.redis.down = True
@@ -655,7 +657,7 @@ def test_what_can_not_be_taken_back_is_left_to_celerys_stop(
     def fail(_: Any) -> None:
         raise AttributeError("internals changed")
 
-    monkeypatch.setattr(adapter, "take_out", fail)
+    monkeypatch.setattr(intake, "take_out", fail)
     worker.gate.drain()
 
     assert worker_state.should_stop == 0
@@ -794,8 +796,8 @@ def test_which_workers_drain_and_pause(
     change(late)
 
     for expected, found in (
-        (drained, adapter.why_not_drained(late.consumer)),
-        (paused, adapter.why_not_paused(late.consumer)),
+        (drained, compat_worker.why_not_drained(late.consumer)),
+        (paused, compat_worker.why_not_paused(late.consumer)),
     ):
         assert (found is None) if expected is None else (expected in str(found))
     assert late.gate.can_drain is (drained is None)
@@ -853,7 +855,7 @@ def test_without_a_connection_sigterm_is_celerys(late: Worker, celerys_handler: 
 def test_a_sigterm_whose_connection_is_lost_before_it_is_heard_is_not_forgotten(
     late: Worker, celerys_handler: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain, "WITHOUT_BROKER", 0.01)
+    monkeypatch.setattr(drainer, "WITHOUT_BROKER", 0.01)
     Bell(late.gate).connect(late.consumer)
     os.kill(os.getpid(), signal.SIGTERM)
     late.lose_connection()
@@ -970,7 +972,7 @@ def test_a_worker_of_another_transport_can_be_asked_all_the_same(late: Worker) -
     assert late.gate.look().running == 2
 
     late.consumer.task_consumer = None
-    assert adapter.load(late.consumer) == adapter.Load(2, 0, polling=False)
+    assert intake.load(late.consumer) == intake.Load(2, 0, polling=False)
 
 
 def test_celery_still_has_the_attributes_that_are_used() -> None:

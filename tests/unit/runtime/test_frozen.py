@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.frozen import FrozenDict, freeze
+from celery_fleet.config.frozen import FrozenDict, freeze
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import health, health_checks, health_result
-from celery_fleet.health_checks import CheckError, Setup
-from celery_fleet.health_result import BAD, GOOD, UNKNOWN, WARNING, Finding
+from celery_fleet.health import checks as health_checks
+from celery_fleet.health import program as health
+from celery_fleet.health import result as health_result
+from celery_fleet.health.result import BAD, GOOD, UNKNOWN, WARNING, Finding
+from celery_fleet.health.setup import CheckError, Setup
 
 SOURCE = Path(__file__).parents[3] / "src"
 PASSWORD = "s3cr3t-of-the-operator"
@@ -339,7 +341,7 @@ def test_a_check_that_was_killed_is_bad(
 
 def run_script(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["/usr/bin/python3", "-S", "-I", str(SOURCE / "celery_fleet/health.py"), *argv],
+        ["/usr/bin/python3", "-S", "-I", str(SOURCE / "celery_fleet/health/program.py"), *argv],
         capture_output=True,
         text=True,
         timeout=60,

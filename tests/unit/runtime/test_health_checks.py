@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
 
-from celery_fleet import health as runner
-from celery_fleet import health_checks, health_database, health_units
-from celery_fleet.health_checks import CheckError, Setup, Worker
-from celery_fleet.health_result import BAD, GOOD, WARNING, Finding
-from celery_fleet.health_units import Unit
+from celery_fleet.health import certificates, checks, host, in_release
+from celery_fleet.health import database as health_database
+from celery_fleet.health import fleet as health_fleet
+from celery_fleet.health import program as runner
+from celery_fleet.health import setup as health_setup
+from celery_fleet.health import units as health_units
+from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
+from celery_fleet.health.setup import CheckError, Setup, Worker
+from celery_fleet.health.units import Unit
 from tests.unit.control.certificates import Authority
 
 SOURCE = Path(__file__).parents[3] / "src"
@@ -50,24 +54,24 @@ def setup(directory: Path, **more: Any) -> Setup:
     [(9, False, GOOD), (10, False, WARNING), (20, False, BAD), (99, False, BAD)],
 )
 def test_from_its_bound_on_a_value_is_worse(value: float, low: bool, state: str) -> None:
-    assert health_checks.judge(value, {"warning": 10, "bad": 20}, low=low) == state
+    assert health_setup.judge(value, {"warning": 10, "bad": 20}, low=low) == state
 
 
 @pytest.mark.parametrize(("value", "state"), [(21, GOOD), (20, WARNING), (10, BAD), (0, BAD)])
 def test_where_less_is_worse(value: float, state: str) -> None:
-    assert health_checks.judge(value, {"warning": 20, "bad": 10}, low=True) == state
+    assert health_setup.judge(value, {"warning": 20, "bad": 10}, low=True) == state
 
 
 def test_nothing_is_never() -> None:
-    assert health_checks.judge(1e9, {"warning": None, "bad": None}) == GOOD
-    assert health_checks.judge(1e9, {"warning": None, "bad": 5}) == BAD
+    assert health_setup.judge(1e9, {"warning": None, "bad": None}) == GOOD
+    assert health_setup.judge(1e9, {"warning": None, "bad": 5}) == BAD
 
 
 # --- the host ----------------------------------------------------------------------------------------
 
 
 def test_disk(tmp_path: Path) -> None:
-    found = health_checks.disk(
+    found = host.disk(
         setup(
             tmp_path,
             paths=(str(tmp_path), str(tmp_path / "missing"), "/"),
@@ -95,7 +99,7 @@ def test_disk(tmp_path: Path) -> None:
 )
 def test_a_disk_that_is_full(tmp_path: Path, name: str, words: str) -> None:
     bounds = {"warning": 1e12, "bad": 1e12}
-    found = health_checks.disk(setup(tmp_path, paths=(str(tmp_path),), thresholds={name: bounds}))
+    found = host.disk(setup(tmp_path, paths=(str(tmp_path),), thresholds={name: bounds}))
     assert found.state == BAD
     assert words in found.text
 
@@ -123,20 +127,20 @@ def test_memory(
 ) -> None:
     path = tmp_path / "meminfo"
     path.write_text(MEMINFO.format(available=available, total=total, free=free))
-    found = health_checks.memory(setup(tmp_path), path)
+    found = host.memory(setup(tmp_path), path)
     assert (found.state, text.split(" (")[0] in found.text) == (state, True), found
     assert found.value["available_bytes"] == available * 1024
 
 
 def test_memory_of_this_machine(tmp_path: Path) -> None:
-    assert 0 < health_checks.memory(setup(tmp_path)).value["available_percent"] <= 100
+    assert 0 < host.memory(setup(tmp_path)).value["available_percent"] <= 100
 
 
 def test_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert health_checks.cpu(setup(tmp_path)).value["cores"] >= 1
+    assert host.cpu(setup(tmp_path)).value["cores"] >= 1
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 10.0, 0.0))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    found = health_checks.cpu(setup(tmp_path))
+    found = host.cpu(setup(tmp_path))
     assert found == Finding(
         WARNING,
         "load 10.00 on 2 cores over five minutes",
@@ -155,7 +159,7 @@ def test_logs(tmp_path: Path) -> None:
     (journal / "system.journal").write_bytes(b"x" * 1000)
     logs = (str(tmp_path / "log"), str(tmp_path / "missing"))
     bounds = {"logs_mb": {"warning": 2, "bad": 3}}
-    found = health_checks.logs(setup(tmp_path, logs=logs, thresholds=bounds), [journal])
+    found = host.logs(setup(tmp_path, logs=logs, thresholds=bounds), [journal])
     assert found.state == WARNING
     assert 2_100_000 <= found.value["bytes"][logs[0]] < 2_200_000
     assert (found.value["journal_bytes"], "journal 1 kB" in found.text) == (1000, True)
@@ -172,7 +176,7 @@ def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
 
     def state(chain: str) -> str:
         paths[1].write_text(chain)
-        found = health_checks.certificates(setup(tmp_path, certificates=tuple(map(str, paths))))
+        found = certificates.certificates(setup(tmp_path, certificates=tuple(map(str, paths))))
         return f"{found.state}: {found.text}"
 
     assert state(new.issue(["DNS:h"])[0] + new.pem).startswith(GOOD)
@@ -201,7 +205,7 @@ def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
     lasts = max(days, 1)
     (tmp_path / "host.crt").write_text("a line before\n" + authority.issue(["DNS:h"], lasts)[0])
     paths = (str(tmp_path / "ca.crt"), str(tmp_path / "host.crt"))
-    found = health_checks.certificates(
+    found = certificates.certificates(
         setup(tmp_path, certificates=paths),
         datetime.now(UTC) + timedelta(days=lasts - days, hours=-1),
     )
@@ -220,7 +224,7 @@ def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
 )
 def test_what_is_no_certificate(text: str) -> None:
     with pytest.raises(CheckError, match="this is no certificate"):
-        health_checks.validities(text)
+        certificates.validities(text)
 
 
 # --- units -------------------------------------------------------------------------------------------
@@ -303,13 +307,13 @@ def shown(**states: str) -> health_units.Ask:
 def test_units(tmp_path: Path) -> None:
     names = ("shop-web.service", "shop-flower.service")
     one = setup(tmp_path, units=names)
-    found = health_checks.units(one, shown(web="active", flower="active"))
+    found = health_fleet.units(one, shown(web="active", flower="active"))
     assert (found.state, found.text) == (GOOD, "2 up")
-    found = health_checks.units(one, shown(web="failed", flower="active"))
+    found = health_fleet.units(one, shown(web="failed", flower="active"))
     assert (found.state, found.text) == (BAD, "shop-web is failed")
     # A run is about to take the web process away: what it wrote first does not have it any more.
     (tmp_path / "cli.json").write_text(json.dumps({"units": [names[1]], "workers": {}}))
-    assert health_checks.units(one, shown(flower="active")) == Finding(
+    assert health_fleet.units(one, shown(flower="active")) == Finding(
         GOOD, "1 up", {names[1]: "active"}
     )
 
@@ -336,15 +340,15 @@ def tick(setup: Setup, ago: float) -> None:
 )
 def test_beat_by_its_last_tick(beat: Setup, ago: float, state: str) -> None:
     tick(beat, ago)
-    found = health_checks.beat(beat, shown(beat="active"))
+    found = health_fleet.beat(beat, shown(beat="active"))
     assert (found.state, found.text) == (state, f"last tick {ago} s ago")
 
 
 def test_beat_that_is_down_or_starts(beat: Setup) -> None:
     tick(beat, 0)
-    assert health_checks.beat(beat, shown(beat="inactive")).text == "shop-beat is inactive"
-    assert health_checks.beat(beat, shown(beat="activating")).state == WARNING
-    assert health_checks.beat(beat, shown()).state == BAD
+    assert health_fleet.beat(beat, shown(beat="inactive")).text == "shop-beat is inactive"
+    assert health_fleet.beat(beat, shown(beat="activating")).state == WARNING
+    assert health_fleet.beat(beat, shown()).state == BAD
 
 
 def test_beat_that_never_ticked(beat: Setup) -> None:
@@ -352,8 +356,8 @@ def test_beat_that_never_ticked(beat: Setup) -> None:
         unit = Unit("shop-beat.service", "loaded", "active", "running", up=time.monotonic() - up)
         return lambda names: {unit.name: unit}
 
-    assert health_checks.beat(beat, show(2)).state == GOOD
-    found = health_checks.beat(beat, show(500))
+    assert health_fleet.beat(beat, show(2)).state == GOOD
+    found = health_fleet.beat(beat, show(500))
     assert (found.state, found.text) == (BAD, "last tick none since its start 500 s ago")
 
 
@@ -361,7 +365,7 @@ def test_a_tick_that_is_a_link_tells_nothing(beat: Setup) -> None:
     assert beat.beat is not None
     (Path(beat.beat["directory"]) / "tick").symlink_to("/dev/null")
     with pytest.raises(CheckError, match="tick is no file"):
-        health_checks.beat(beat, shown(beat="active"))
+        health_fleet.beat(beat, shown(beat="active"))
 
 
 # --- workers -----------------------------------------------------------------------------------------
@@ -416,7 +420,7 @@ def test_workers(
     tmp_path: Path, fleet: bool, units: dict[str, str], nodes: list[str], state: str, text: str
 ) -> None:
     one = setup(tmp_path, workers=WORKERS, fleet=fleet)
-    found = health_checks.workers(one, shown(**units), answering(*nodes), 0.01)
+    found = health_fleet.workers(one, shown(**units), answering(*nodes), 0.01)
     assert (found.state, found.text) == (state, text)
 
 
@@ -428,7 +432,7 @@ def test_a_worker_that_restarts_just_now_is_asked_again(tmp_path: Path) -> None:
         return list(nodes) if len(asked) > 1 else ["mail@worker1"]
 
     one = setup(tmp_path, workers=WORKERS)
-    found = health_checks.workers(one, shown(mail="active", bulk="active"), ask, 0.01)
+    found = health_fleet.workers(one, shown(mail="active", bulk="active"), ask, 0.01)
     assert found.state == GOOD
     assert asked == [["mail@worker1", "bulk@worker1"], ["bulk@worker1"]]
 
@@ -438,14 +442,14 @@ def test_workers_that_can_not_be_asked_are_not_called_missing(tmp_path: Path) ->
         raise CheckError("the broker can't be asked")
 
     one = setup(tmp_path, workers=WORKERS)
-    found = health_checks.workers(one, shown(mail="active", bulk="active"), ask)
+    found = health_fleet.workers(one, shown(mail="active", bulk="active"), ask)
     assert (found.state, found.value["missing"]) == (WARNING, None)
     assert found.text == "they can't be asked: the broker can't be asked"
 
 
 def test_a_worker_that_left_the_inventory_is_not_missed(tmp_path: Path) -> None:
     (tmp_path / "cli.json").write_text(json.dumps({"units": [], "workers": {"mail@worker1": []}}))
-    found = health_checks.workers(
+    found = health_fleet.workers(
         setup(tmp_path, workers=WORKERS, fleet=True),
         shown(mail="active"),
         answering("mail@worker1"),
@@ -464,7 +468,7 @@ def test_the_environment_is_read_as_it_was_written(tmp_path: Path) -> None:
         "EMPTY": "",
         "N": "1",
     }
-    assert health_checks.environment(celery.environment_file(given)) == given
+    assert health_setup.environment(celery.environment_file(given)) == given
     (tmp_path / "credentials").mkdir()
     (tmp_path / "exec.env").write_text(
         celery.environment_file({"A": "redis://x", "PGSSLMODE": "a"})
@@ -493,7 +497,7 @@ def with_url(directory: Path, url: str) -> Setup:
 
 
 def test_without_a_database_there_is_nothing_to_ask(tmp_path: Path) -> None:
-    assert health_checks.database(setup(tmp_path)).state == GOOD
+    assert checks.database(setup(tmp_path)).state == GOOD
 
 
 def test_a_database_of_which_the_release_has_no_driver(tmp_path: Path) -> None:
@@ -502,18 +506,18 @@ def test_a_database_of_which_the_release_has_no_driver(tmp_path: Path) -> None:
         one = with_url(tmp_path, f"oracle://u:secret-word@127.0.0.1:{port}/x")
         # Before a first run has ended there is no current release, but what the units run.
         release(tmp_path, "pins/worker-a")
-        found = health_checks.database(one)
+        found = checks.database(one)
         assert found.state == GOOD
         assert "DATABASE_URL answers in 0" in found.text
         assert "its port takes connections" in found.text
-    found = health_checks.database(one)
+    found = checks.database(one)
     assert (found.state, "Connection refused" in found.text) == (BAD, True)
     assert "secret-word" not in str(found)
 
 
 def test_a_database_without_a_release(tmp_path: Path) -> None:
     with pytest.raises(CheckError, match="there is no release in"):
-        health_checks.database(with_url(tmp_path, "postgresql://u:p@127.0.0.1:1/x"))
+        checks.database(with_url(tmp_path, "postgresql://u:p@127.0.0.1:1/x"))
 
 
 DRIVER = """
@@ -638,10 +642,10 @@ def test_a_release_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> N
     python = tmp_path / "opt/releases/r1/venv/bin/python"
     python.write_text("#!/bin/sh\necho oh >&2\necho no >&2\nexit 3\n")
     with pytest.raises(CheckError, match="ended with 3 and no answer: no"):
-        health_checks.in_release(setup(tmp_path), "health_database", {}, 5)
+        in_release.in_release(setup(tmp_path), "health_database", {}, 5)
     python.write_text("#!/bin/sh\nexec sleep 30\n")
     with pytest.raises(CheckError, match=r"gave no answer within 0\.3 s"):
-        health_checks.in_release(setup(tmp_path), "health_database", {}, 0.3)
+        in_release.in_release(setup(tmp_path), "health_database", {}, 0.3)
 
 
 # --- all of them ---------------------------------------------------------------------------------------------
@@ -669,7 +673,7 @@ def test_where_everything_is_down_all_is_told_in_time(
         )
         one = setup(
             tmp_path,
-            checks=tuple(health_checks.CHECKS),
+            checks=tuple(checks.CHECKS),
             workers={"slow@worker2": WORKERS["slow@worker2"]},
             fleet=True,
             queues=("mail",),
@@ -684,7 +688,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     text = (tmp_path / "shop.json").read_text()
     assert "s3cr3t-word" not in text
     found = json.loads(text)["checks"]
-    assert set(found) == set(health_checks.CHECKS)
+    assert set(found) == set(checks.CHECKS)
     for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
         assert found[name]["state"] == BAD, name
     # Without a driver no more can be told of it.

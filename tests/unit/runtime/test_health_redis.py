@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
 
-from celery_fleet import health_checks, health_redis
-from celery_fleet.health_checks import Setup
-from celery_fleet.health_redis import Client, ProtocolError, RedisError, Server
-from celery_fleet.health_result import BAD, GOOD, WARNING
+from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common.redis_client import Client, ProtocolError, RedisError, Server
+from celery_fleet.health import checks, host, redis_checks
+from celery_fleet.health.result import BAD, GOOD, WARNING
+from celery_fleet.health.setup import Setup
 from tests.programs import knows_setinfo, required
 from tests.unit.control.certificates import Authority
 
@@ -120,7 +121,7 @@ def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_mor
 
 
 def test_both_servers_answer(running: Running, tmp_path: Path) -> None:
-    found = health_checks.redis(setup(running, tmp_path))
+    found = redis_checks.redis(setup(running, tmp_path))
     assert found.state == GOOD, found
     assert found.text.startswith("broker answers, ")
     assert 0 < found.value["results"]["memory_percent"] < 50
@@ -132,7 +133,7 @@ def test_who_has_no_login_is_told_so_and_that_is_an_answer(
 ) -> None:
     one = setup(running, tmp_path)
     (tmp_path / "credentials/operator.json").unlink()
-    found = health_checks.redis(one)
+    found = redis_checks.redis(one)
     assert (found.state, found.text) == (GOOD, "broker answers, results answers")
 
 
@@ -140,12 +141,12 @@ def test_memory_that_is_nearly_full_counts_where_nothing_is_evicted(
     running: Running, tmp_path: Path
 ) -> None:
     bounds = {"redis_memory_percent": {"warning": 0, "bad": 0.1}}
-    found = health_checks.redis(setup(running, tmp_path, bounds))
+    found = redis_checks.redis(setup(running, tmp_path, bounds))
     assert found.state == BAD
     assert "broker uses" in found.text
     running.admin("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
     try:
-        assert health_checks.redis(setup(running, tmp_path, bounds)).state == GOOD
+        assert redis_checks.redis(setup(running, tmp_path, bounds)).state == GOOD
     finally:
         running.admin("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
@@ -154,7 +155,7 @@ def test_another_authority_is_not_trusted(running: Running, tmp_path: Path) -> N
     other = tmp_path / "other.crt"
     other.write_text(Authority("other").pem)
     pins = {"broker_use_ssl": {"ssl_ca_certs": str(other)}}
-    found = health_checks.redis(setup(running, tmp_path, **pins))
+    found = redis_checks.redis(setup(running, tmp_path, **pins))
     assert found.state == BAD
     assert "its certificate is not accepted: " in found.text
 
@@ -165,10 +166,10 @@ def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_p
     pair = {"ssl_certfile": str(place / "host.crt"), "ssl_keyfile": str(place / "host.key")}
     tls = {"ssl_ca_certs": str(place / "ca.crt"), **pair}
     try:
-        found = health_checks.redis(setup(running, tmp_path))
+        found = redis_checks.redis(setup(running, tmp_path))
         assert found.state == BAD
         pins = {"broker_use_ssl": tls, "redis_backend_use_ssl": tls}
-        assert health_checks.redis(setup(running, tmp_path, **pins)).state == GOOD
+        assert redis_checks.redis(setup(running, tmp_path, **pins)).state == GOOD
         # A host without credentials of the operator is told by its own file.
         about = {"host": "127.0.0.1", "port": running.port}
         bare = replace(
@@ -177,9 +178,9 @@ def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_p
             ca=str(place / "ca.crt"),
         )
         (tmp_path / "bare/credentials/operator.json").unlink()
-        assert health_checks.redis(bare).state == BAD
+        assert redis_checks.redis(bare).state == BAD
         client = {"certificate": str(place / "host.crt"), "key": str(place / "host.key")}
-        assert health_checks.redis(replace(bare, client=client)).state == GOOD
+        assert redis_checks.redis(replace(bare, client=client)).state == GOOD
     finally:
         url = f"rediss://root:root-password@127.0.0.1:{running.port}"
         with Client(health_redis.server_of(url, tls)) as root:
@@ -188,7 +189,7 @@ def test_it_shows_a_certificate_where_redis_asks_for_one(running: Running, tmp_p
 
 def test_a_wrong_password(running: Running, tmp_path: Path) -> None:
     url = f"rediss://operator:not-the-one@127.0.0.1:{running.port}/0"
-    found = health_checks.redis(setup(running, tmp_path, broker_url=url))
+    found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
     assert found.state == BAD
     assert "WRONGPASS" in found.text
 
@@ -199,8 +200,8 @@ def test_a_server_that_is_away(running: Running, tmp_path: Path) -> None:
         port = free.getsockname()[1]
     url = f"rediss://operator:x@127.0.0.1:{port}/0"
     began = time.monotonic()
-    found = health_checks.redis(setup(running, tmp_path, broker_url=url))
-    assert time.monotonic() - began < health_checks.CHECKS["redis"][1]
+    found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
+    assert time.monotonic() - began < checks.CHECKS["redis"][1]
     assert (found.state, "Connection refused" in found.text) == (BAD, True)
     # The other one is asked all the same.
     assert "results" in found.value
@@ -211,7 +212,7 @@ def test_a_server_that_hangs_is_given_up(running: Running, tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"rediss://operator:x@127.0.0.1:{silent.getsockname()[1]}/0"
         began = time.monotonic()
-        found = health_checks.redis(setup(running, tmp_path, broker_url=url))
+        found = redis_checks.redis(setup(running, tmp_path, broker_url=url))
         assert time.monotonic() - began < 8
     assert (found.state, "no answer: the time ran out" in found.text) == (BAD, True), found
 
@@ -222,13 +223,13 @@ def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) 
     running.admin("LPUSH", "mail\x06\x163", "x", "y")
     bounds = {"queue_length": {"warning": 5, "bad": 100}}
     try:
-        found = health_checks.queues(setup(running, tmp_path, bounds))
+        found = redis_checks.queues(setup(running, tmp_path, bounds))
         assert (found.state, found.text) == (WARNING, "10 tasks wait in mail")
         assert found.value == {"mail": 10, "bulk": 0}
         own = {**bounds, "queues": {"mail": {"bad": 10}}}
-        assert health_checks.queues(setup(running, tmp_path, own)).state == BAD
+        assert redis_checks.queues(setup(running, tmp_path, own)).state == BAD
         other = {**bounds, "queues": {"mail": {"warning": None, "bad": None}}}
-        found = health_checks.queues(setup(running, tmp_path, other))
+        found = redis_checks.queues(setup(running, tmp_path, other))
         assert (found.state, found.text) == (GOOD, "10 tasks wait in 2 queues")
     finally:
         running.admin("DEL", "mail", "mail\x06\x163")
@@ -236,7 +237,7 @@ def test_queues_of_all_priorities_are_counted(running: Running, tmp_path: Path) 
 
 def test_dead_letters_are_counted(running: Running, tmp_path: Path) -> None:
     def look(thresholds: Any = None, **more: Any) -> Any:
-        return health_checks.dead_letters(setup(running, tmp_path, thresholds, **more))
+        return redis_checks.dead_letters(setup(running, tmp_path, thresholds, **more))
 
     found = look()
     assert (found.state, found.text, found.value) == (GOOD, "0 dead letters", {"number": 0})
@@ -254,13 +255,13 @@ def test_dead_letters_are_counted(running: Running, tmp_path: Path) -> None:
 
 
 def test_the_clock(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert health_checks.clock(setup(running, tmp_path)).state == GOOD
+    assert host.clock(setup(running, tmp_path)).state == GOOD
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 10)
-    found = health_checks.clock(setup(running, tmp_path))
+    found = host.clock(setup(running, tmp_path))
     assert (found.state, "ahead of the broker's host" in found.text) == (WARNING, True)
     monkeypatch.setattr(time, "time", lambda: now() - 100)
-    assert health_checks.clock(setup(running, tmp_path)).state == BAD
+    assert host.clock(setup(running, tmp_path)).state == BAD
 
 
 def test_the_operator_may_ask_no_more_than_its_rights(running: Running) -> None:

@@ -10,11 +10,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ce
     environment_file,
 )
 
-from celery_fleet.launch import CARRIED
+from celery_fleet.system.launch import CARRIED
 
 from .conftest import SOURCE
 
-LAUNCH = SOURCE / "celery_fleet" / "launch.py"
+LAUNCH = SOURCE / "celery_fleet" / "system" / "launch.py"
 SHOW = (
     "import json, os, sys; print(json.dumps([sys.executable, os.getcwd(), sys.argv[1:],"
     " {k: v for k, v in os.environ.items()}]))"

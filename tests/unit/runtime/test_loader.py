@@ -17,7 +17,8 @@ from celery.exceptions import ImproperlyConfigured
 from celery.schedules import crontab, schedule
 
 from celery_fleet import loader
-from celery_fleet.settings import parse
+from celery_fleet.config import current
+from celery_fleet.config.settings import parse
 
 from .conftest import Run, document
 
@@ -59,9 +60,9 @@ THEIRS: dict[str, Any] = {
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"):
         monkeypatch.delenv(name, raising=False)
-    loader.use_settings(parse(document(**PINS), "test"))
+    current.use_settings(parse(document(**PINS), "test"))
     yield
-    loader.use_settings(None)
+    current.use_settings(None)
 
 
 def new(name: str = "shop", **kwargs: Any) -> Celery:
@@ -78,7 +79,7 @@ def add_sum(app: Celery, **options: Any) -> Task:
 def with_policy(policy: str, **pins: Any) -> Any:
     """The schedule of an application with one of its own, under a policy."""
     made = document("beat", **(PINS | pins)) | {"beat_schedule_policy": policy}
-    loader.use_settings(parse(made, "test"))
+    current.use_settings(parse(made, "test"))
     app = new(**THEIRS)
     add_sum(app)
     return app.conf.beat_schedule
@@ -356,7 +357,7 @@ def test_an_application_without_any_configuration_is_pinned() -> None:
 
 
 def test_a_producer_without_settings_can_handle_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    loader.use_settings(None)
+    current.use_settings(None)
     monkeypatch.delenv("CELERY_FLEET_SETTINGS", raising=False)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
@@ -367,7 +368,7 @@ def test_a_producer_without_settings_can_handle_it(monkeypatch: pytest.MonkeyPat
 def test_the_file_is_read_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(document()))
-    loader.use_settings(None)
+    current.use_settings(None)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert new().conf.broker_url == BROKER
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import minors, versions
-from celery_fleet.minors import celery54, celery56
+from celery_fleet.compat import versions
+from celery_fleet.compat.minors import celery54, celery56
+from celery_fleet.compat.minors import chosen as minors
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,10 @@ def test_the_module_of_a_version(found: str | None, minor: str) -> None:
     ("package", "known"), [("celery", versions.CELERY), ("kombu", versions.KOMBU)]
 )
 def test_each_minor_has_all_that_is_read(package: str, known: tuple[str, ...]) -> None:
-    newest = import_module(f"celery_fleet.minors.{package}57")
+    newest = import_module(f"celery_fleet.compat.minors.{package}57")
     public = {name for name in vars(newest) if not name.startswith("_")}
     for minor in known:
-        module = import_module(f"celery_fleet.minors.{package}{minor.replace('.', '')}")
+        module = import_module(f"celery_fleet.compat.minors.{package}{minor.replace('.', '')}")
         assert public <= set(vars(module)), minor
 
 

@@ -18,8 +18,8 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
 from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
 
-from celery_fleet import client_certificate
-from celery_fleet.health_redis import Client, RedisError, Server
+from celery_fleet.common import client_certificate
+from celery_fleet.common.redis_client import Client, RedisError, Server
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP, free_port
 from tests.programs import required
 from tests.unit.control.certificates import Authority

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import uuid
 
-from celery_fleet.notify import Notifier
+from celery_fleet.supervision.notify import Notifier
 
 from .conftest import Manager
 

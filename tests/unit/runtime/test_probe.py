@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import broker, command, probe
-from celery_fleet.command import Answer, Pause, Resume
-from celery_fleet.errors import FleetError
+from celery_fleet.common.errors import FleetError
+from celery_fleet.compat import broker as compat_broker
+from celery_fleet.compat import queues as compat_queues
+from celery_fleet.ops import app as ops_app
+from celery_fleet.ops import fleet_commands as command
+from celery_fleet.ops import probe, probe_request
+from celery_fleet.ops.fleet_commands import Answer, Pause, Resume
+from celery_fleet.supervision import broker
 
 from .conftest import Run, document
 
@@ -127,10 +131,10 @@ class Fleet:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet()
-    monkeypatch.setattr(probe, "make_app", lambda _: made)
-    monkeypatch.setattr(adapter, "endpoints", lambda _: [])
-    monkeypatch.setattr(adapter, "result_endpoints", lambda _: [])
-    monkeypatch.setattr(adapter, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
+    monkeypatch.setattr(ops_app, "make_app", lambda _: made)
+    monkeypatch.setattr(compat_broker, "endpoints", lambda _: [])
+    monkeypatch.setattr(compat_broker, "result_endpoints", lambda _: [])
+    monkeypatch.setattr(compat_queues, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
     monkeypatch.setattr(probe, "CANARY_PART", 0.1)
     return made
 
@@ -367,7 +371,9 @@ def test_what_is_asked_of_all_workers_needs_no_nodes(
     monkeypatch.setattr(command, "resume", answer)
     monkeypatch.setattr(command, "forget", answer)
     monkeypatch.setattr(command, "census", lambda _: {NODE: {"pid": 7}})
-    monkeypatch.setattr(adapter, "result_endpoints", lambda _: pytest.fail("has no use for it"))
+    monkeypatch.setattr(
+        compat_broker, "result_endpoints", lambda _: pytest.fail("has no use for it")
+    )
     raw = request(
         census=True,
         forget=["old@h"],
@@ -392,7 +398,7 @@ def test_a_plain_report_has_no_further_answers(fleet: Fleet) -> None:
 
 
 def test_whoever_waits_for_a_pause_gets_the_time() -> None:
-    asked = probe.parse_request(request(pause={"seconds": 90, "wait": 60}))
+    asked = probe_request.parse_request(request(pause={"seconds": 90, "wait": 60}))
     assert asked.timeout > 60
 
 
@@ -410,7 +416,7 @@ def test_a_temporary_instance_is_a_node_as_well(fleet: Fleet) -> None:
 def test_a_broker_that_refuses_is_told_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "endpoints", lambda _: ["one"])
+    monkeypatch.setattr(compat_broker, "endpoints", lambda _: ["one"])
     monkeypatch.setattr(broker, "ask_endpoints", lambda _: "redis1:6379: refused")
 
     report = probe.run(request(timeout=60))
@@ -462,25 +468,25 @@ def test_a_librarys_text_loses_its_secrets(fleet: Fleet) -> None:
 )
 def test_a_wrong_request_is_named(raw: Any, message: str) -> None:
     with pytest.raises(FleetError, match=message):
-        probe.parse_request(raw)
+        probe_request.parse_request(raw)
 
 
 def test_the_app_is_bare_and_gives_up_quickly() -> None:
-    app = probe.make_app(probe.parse_request(request()).settings)
+    app = ops_app.make_app(probe_request.parse_request(request()).settings)
 
     assert app.conf.broker_url.startswith("rediss://worker:")
-    assert app.conf.broker_transport_options["socket_timeout"] == probe.SOCKET_TIMEOUT
+    assert app.conf.broker_transport_options["socket_timeout"] == ops_app.SOCKET_TIMEOUT
     assert type(app.loader).__name__ == "AppLoader"
     with pytest.raises(FleetError, match="result_backend is missing"):
-        probe.make_app(
-            probe.parse_request(
+        ops_app.make_app(
+            probe_request.parse_request(
                 request(settings=document("operator", result_backend=None))
             ).settings
         )
 
 
 def test_it_is_run_as_a_module(run: Run) -> None:
-    done = run("-m", "celery_fleet.probe", stdin="{")
+    done = run("-m", "celery_fleet.ops.probe", stdin="{")
 
     assert done.returncode == 1
     assert json.loads(done.stdout)["errors"][0].startswith("the request is not JSON")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet.record import Progress, Record
+from celery_fleet.worker.drain_record import Progress, Record
 
 
 def read(path: Path) -> dict[str, object]:

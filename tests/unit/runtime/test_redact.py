@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_fleet.redact import redact, redact_all, redact_value, secrets_in
+from celery_fleet.common.redact import redact, redact_all, redact_value, secrets_in
 
 
 @pytest.mark.parametrize(

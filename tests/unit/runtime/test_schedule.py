@@ -7,12 +7,8 @@ from celery import Celery
 from celery.beat import ScheduleEntry
 from celery.schedules import crontab, schedule
 
-from celery_fleet.errors import FleetError
-from celery_fleet.schedule import (
-    celery_entry,
-    parse_entries,
-    parse_entry,
-)
+from celery_fleet.common.errors import FleetError
+from celery_fleet.config.entries import celery_entry, parse_entries, parse_entry
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from celery_fleet.errors import FleetError
-from celery_fleet.settings import CREDENTIAL, locate, parse, parse_celery, read, with_essentials
+from celery_fleet.common.errors import FleetError
+from celery_fleet.config.settings import (
+    CREDENTIAL,
+    locate,
+    parse,
+    parse_celery,
+    read,
+    with_essentials,
+)
 
 from .conftest import document
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet import stop
-from celery_fleet.delivery import begun
+from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.system import stop
 
 # SIGQUIT is deaf by itself where a shell has put the tests into the background.
 DEAF = """

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_fleet.versions import installed, problems
+from celery_fleet.compat.versions import installed, problems
 
 GOOD: dict[str, str | None] = {
     "python": "3.11.2",

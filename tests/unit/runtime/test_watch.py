@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from celery_fleet import watch
-from celery_fleet.notify import Notifier
-from celery_fleet.watch import Look, State, Watch
+from celery_fleet.supervision import watch
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import Look, State, Watch
 
 from .conftest import SOURCE, Manager
 
@@ -151,7 +151,7 @@ def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
     code = (
         "import time\n"
         "from celery_fleet import watch\n"
-        "from celery_fleet.notify import Notifier\n"
+        "from celery_fleet.supervision.notify import Notifier\n"
         "watch.START_LIMIT = 0.0\n"
         "look = watch.Look(watch.State.STARTING, 'preparing to consume')\n"
         "watch.Watch(Notifier(None), lambda: look, lambda: None).start()\n"

@@ -10,12 +10,13 @@ from celery import Celery, bootsteps, signals
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
-from celery_fleet import _celery57 as adapter
-from celery_fleet import worker
-from celery_fleet._celery57 import WorkerView
-from celery_fleet.drain import Mode, Standing
-from celery_fleet.notify import Notifier
-from celery_fleet.watch import State
+from celery_fleet.compat import broker
+from celery_fleet.compat import worker as compat_worker
+from celery_fleet.compat.worker import WorkerView
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import State
+from celery_fleet.worker import steps as worker
+from celery_fleet.worker.drainer import Mode, Standing
 
 VIEW = WorkerView(
     draining=False,
@@ -169,7 +170,7 @@ def fake_worker(**channel: Any) -> Any:
 
 
 def test_a_workers_state_is_read_from_its_consumer() -> None:
-    view = adapter.view_worker(fake_worker(_brpop_sent_at=0.0))
+    view = compat_worker.view_worker(fake_worker(_brpop_sent_at=0.0))
 
     assert view.connected
     assert view.queues == ("discounts",)
@@ -181,11 +182,11 @@ def test_a_workers_state_is_read_from_its_consumer() -> None:
 
 @pytest.mark.parametrize("channel", [{"closed": True}, {"connection": None}])
 def test_a_closed_channel_is_a_lost_connection(channel: dict[str, Any]) -> None:
-    assert not adapter.view_worker(fake_worker(**channel)).connected
+    assert not compat_worker.view_worker(fake_worker(**channel)).connected
 
 
 def test_a_worker_that_is_being_built_is_not_connected() -> None:
-    assert not adapter.view_worker(SimpleNamespace(pool_cls=object)).connected
+    assert not compat_worker.view_worker(SimpleNamespace(pool_cls=object)).connected
 
 
 @pytest.mark.parametrize("value", [0, 1, True])
@@ -193,9 +194,9 @@ def test_a_told_stop_is_a_drain_even_with_status_0(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = fake_worker()
-    assert not adapter.draining(worker)
+    assert not compat_worker.draining(worker)
     monkeypatch.setattr(worker_state, "should_stop", value)
-    assert adapter.draining(worker)
+    assert compat_worker.draining(worker)
 
 
 @pytest.mark.parametrize("state", [bootsteps.CLOSE, bootsteps.TERMINATE])
@@ -203,14 +204,14 @@ def test_a_stop_by_remote_control_is_a_drain(state: int) -> None:
     worker = fake_worker()
     worker.blueprint.state = state
 
-    assert adapter.view_worker(worker).draining
-    assert not adapter.draining(SimpleNamespace(blueprint=None))
+    assert compat_worker.view_worker(worker).draining
+    assert not compat_worker.draining(SimpleNamespace(blueprint=None))
 
 
 def test_the_channels_qos_is_not_made_by_looking_at_it() -> None:
-    assert not adapter.view_worker(fake_worker(_qos=None)).full
+    assert not compat_worker.view_worker(fake_worker(_qos=None)).full
     full = SimpleNamespace(can_consume=lambda: False)
-    assert adapter.view_worker(fake_worker(_qos=full)).full
+    assert compat_worker.view_worker(fake_worker(_qos=full)).full
 
 
 def test_celery_still_has_the_attributes_that_are_read() -> None:
@@ -243,8 +244,8 @@ def test_brokers_are_read_from_the_settings() -> None:
     app.conf.broker_use_ssl = {"ssl_ca_certs": "/ca.crt"}
     app.conf.result_backend = "redis://redis2/1"
 
-    (endpoint,) = adapter.endpoints(app)
-    (results,) = adapter.result_endpoints(app)
+    (endpoint,) = broker.endpoints(app)
+    (results,) = broker.result_endpoints(app)
 
     assert endpoint.address == "redis1:6390"
     assert (endpoint.username, endpoint.password, endpoint.database) == ("w", "p@w", 2)
@@ -255,4 +256,4 @@ def test_brokers_are_read_from_the_settings() -> None:
 def test_every_broker_of_a_failover_list_is_known() -> None:
     app = Celery("shop", set_as_current=False, broker="redis://a:1/0;redis://b:2/0")
 
-    assert [endpoint.address for endpoint in adapter.endpoints(app)] == ["a:1", "b:2"]
+    assert [endpoint.address for endpoint in broker.endpoints(app)] == ["a:1", "b:2"]

@@ -3,7 +3,7 @@
     python3 -S -I -c … COMMAND
 
 The input is JSON with Celery's settings, which name both files; the command runs as somebody who can't read them. As
-`celery_fleet.client_certificate.carried`, without a runtime on the host.
+`celery_fleet.common.client_certificate.carried`, without a runtime on the host.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import click
 from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
-from celery_fleet.delivery.dead_letters import REASONS
-from celery_fleet.words import count
+from celery_fleet.common.text import count
+from celery_fleet.delivery.dead_letters.letters import REASONS
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])\Z")

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from celery_fleet import health_result
 from celery_fleet.cli import output, units
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError, need_root
 from celery_fleet.cli.options import Context, command
+from celery_fleet.health import result as health_result
 
 #: Seconds that a check, with the command on a change of state, may take: the unit's own bounds, and some more.
 NOW = 120.0

@@ -10,7 +10,7 @@ import click
 from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, Seconds, command
-from celery_fleet.inspection import METHODS
+from celery_fleet.ops.inspection import METHODS
 
 #: The questions that are commands of their own.
 SHORT_FORMS: Mapping[str, str] = {

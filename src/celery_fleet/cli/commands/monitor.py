@@ -94,7 +94,7 @@ def monitor(
     with ExitStack() as stack:
         stack.enter_context(ended_as_by_ctrl_c())
         target = stack.enter_context(closing(OutputFile(file))) if file else None
-        stream = stack.enter_context(Stream(application, "celery_fleet.monitoring", request))
+        stream = stack.enter_context(Stream(application, "celery_fleet.ops.monitoring", request))
         with view(context, duration) as show:
             first = context.left() - ask.MARGIN
             trouble = watch(stream, summary, show, first, every, context.bound())

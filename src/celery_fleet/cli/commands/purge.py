@@ -10,7 +10,7 @@ from celery_fleet.cli import ask, complete, output
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, command
-from celery_fleet.words import count
+from celery_fleet.common.text import count
 
 #: What Redis says where a user has no right to a key, Redis 8 and Valkey with a capital letter.
 _REFUSED = "no permissions"

@@ -168,7 +168,7 @@ def run(
 def _calling(
     context: Context, request: Mapping[str, Any], seconds: float, errors: bool = False
 ) -> dict[str, Any]:
-    program = ["python", "-m", "celery_fleet.calling"]
+    program = ["python", "-m", "celery_fleet.ops.tasks"]
     found = ask.in_release(context.application, "producer", program, seconds, request, errors)
     if not found["ok"]:
         raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)

@@ -91,7 +91,7 @@ def entries(context: Context, count: int) -> None:
             application,
             "beat",
             [
-                *("python", "-m", "celery_fleet.due", "--count", str(count)),
+                *("python", "-m", "celery_fleet.beat.due", "--count", str(count)),
                 *("--loaded", str(application.schedule)),
             ],
             context.bound(IMPORT),
@@ -121,12 +121,12 @@ def in_database(application: Application) -> bool:
 
 
 def answer(context: Context, *words: str) -> Mapping[str, Any]:
-    """What `celery_fleet.database_schedule` says.
+    """What `celery_fleet.beat.database.program` says.
 
     Raises:
         CommandError: It could not be asked, or refuses.
     """
-    line = ["python", "-m", "celery_fleet.database_schedule", *words]
+    line = ["python", "-m", "celery_fleet.beat.database.program", *words]
     found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
     if not found["ok"]:
         if found.get("usage"):

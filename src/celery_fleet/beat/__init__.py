@@ -1,0 +1,1 @@
+"""Beat's life and its schedule."""

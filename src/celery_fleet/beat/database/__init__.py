@@ -1,0 +1,1 @@
+"""Schedules in the application's database (django_celery_beat)."""

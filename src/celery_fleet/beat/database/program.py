@@ -1,0 +1,357 @@
+"""The schedule in the application's database: synchronised with what is declared, listed, reset, switched.
+
+    python -m celery_fleet.beat.database.program [--settings] plan|sync [--reset]
+    python -m celery_fleet.beat.database.program [--settings] declared
+    python -m celery_fleet.beat.database.program list [--count N]
+    python -m celery_fleet.beat.database.program reset|enable|disable [--dry-run] [--name NAME …]
+
+``CELERY_APP`` names the application, which is loaded as beat loads it: so declared are the inventory's entries and the
+code's, by ``celery_beat_schedule_policy``. The settings are beat's, which hold the schedule: those of the process, or
+with ``--settings`` a document on standard input. Arguments of entries may be secret: none is ever printed.
+
+``plan`` only reads, and makes no table. If there is something to write, it runs this program again with ``declared``,
+which prints digests of what is declared: code may compute another value in each process. ``sync`` does what ``plan``
+says, in one transaction that no other run's meets.
+``reset``, ``enable`` and ``disable`` concern declared entries of ours alone; without names all.
+
+Prints one line of JSON with ``ok`` and ``error``; ``refused`` is true where what is declared has to be mended,
+``usage`` where a name was given that no entry has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from celery_fleet.beat.database import plan as planning
+from celery_fleet.beat.database.plan import Row, Step
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.own_output import own_output
+from celery_fleet.common.redact import redact
+
+if TYPE_CHECKING:
+    from celery_fleet.beat.database.store import Store
+from celery_fleet.beat.database.available import missing
+
+#: Seconds that the second process may take, which `plan` waits for.
+AGAIN = 20.0
+
+
+class RefusedError(FleetError):
+    """What is declared can't be written, whatever the database says."""
+
+
+class UnknownNameError(FleetError):
+    """A name was given that no entry has."""
+
+
+def use_settings(text: str) -> None:
+    """Have the application of this process get settings that are no file.
+
+    Raises:
+        FleetError: They are no settings of beat.
+    """
+    from celery_fleet.config import current, settings
+
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FleetError(f"the settings are not JSON (line {error.lineno}, {error.msg})") from error
+    current.use_settings(settings.parse(document, "settings", "beat"))
+
+
+def load(module: str) -> Any:
+    """The application, with Django set up.
+
+    Raises:
+        FleetError: It can't be loaded, or has no django_celery_beat.
+    """
+    from celery_fleet.beat import due
+
+    try:
+        app = due.load(module)
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise FleetError(f"application {module} can't be loaded: {what}") from error
+    trouble = missing()
+    if trouble:
+        raise FleetError(f"application {module}: {trouble}")
+    return app
+
+
+def declared(app: Any) -> dict[str, dict[str, Any]]:
+    """The contents of all declared entries.
+
+    Raises:
+        FleetError: With all that the database can't hold.
+    """
+    from celery_fleet.beat.database import content as database_content
+    from celery_fleet.config import current
+    from celery_fleet.config.entries import celery_entry
+
+    schedule = current.current_settings().schedule or {}
+    wanted = {str(name): (raw, True) for name, raw in (app.conf.beat_schedule or {}).items()}
+    # One that is switched off and has all the rest is there for users to switch on.
+    for name, entry in schedule.items():
+        if not entry.enabled and entry.task:
+            wanted[name] = (celery_entry(entry, app), False)
+    found: dict[str, dict[str, Any]] = {}
+    errors = []
+    for name, (raw, enabled) in wanted.items():
+        try:
+            found[name] = database_content.content_for(app, name, raw, enabled=enabled)
+        except FleetError as error:
+            errors.append(f"schedule entry {name}: {error}")
+    if errors:
+        raise RefusedError("; ".join(errors))
+    return found
+
+
+def digests(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What tells whether a field of an entry differs; arguments may be secret."""
+    return {
+        name: {
+            field: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+            for field, value in content.items()
+        }
+        for name, content in declared.items()
+    }
+
+
+def varying(declared: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, tuple[str, ...]]:
+    """Fields of entries that the code computes otherwise in another process, by ``hash()`` for example.
+
+    Args:
+        declared: The contents in this process.
+        text: The settings, where they came by standard input.
+    """
+    options = ["--settings"] if text else []
+    command = [sys.executable, "-m", "celery_fleet.beat.database.program", *options, "declared"]
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=AGAIN, check=True
+        )
+        there = json.loads(done.stdout)["declared"]
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError):
+        # Nobody has asked for it: the plan holds without.
+        return {}
+    here = digests(declared)
+    fields = {
+        name: tuple(field for field in here[name] if here[name][field] != there[name].get(field))
+        for name in here.keys() & there.keys()
+    }
+    return {name: differing for name, differing in fields.items() if differing}
+
+
+class Schedule:
+    """What is declared, and what the database has."""
+
+    def __init__(self, app: Any) -> None:
+        from celery_fleet.beat.database.store import Store
+
+        self.app = app
+        self.declared = declared(app)
+        self.store: Store = Store()
+        self.rows: dict[int, Any] = {}
+
+    def steps(self, edited: str = planning.KEEP, reset: Sequence[str] = ()) -> list[Step]:
+        """Where all entries stand now."""
+        from celery_fleet.beat.database.content import content_of
+
+        marks = self.store.marks()
+        self.rows = self.store.rows()
+        rows = [Row(key, content_of(row)) for key, row in self.rows.items()]
+        return planning.steps(self.declared, rows, marks, edited, reset)
+
+    def plan(self, edited: str, text: str = "") -> dict[str, Any]:
+        """What synchronising would do; nothing is written. The text is that of `varying`."""
+        steps = self.steps(edited)
+        writes = any(step.action in (planning.ADD, planning.CHANGE) for step in steps)
+        return told(steps, varying(self.declared, text) if writes else {})
+
+    def sync(self, edited: str) -> dict[str, Any]:
+        """Do it."""
+        # A look before: where there is nothing to do, nothing is written, not even our table.
+        steps = self.steps(edited)
+        if not any(step.action for step in steps):
+            return told(steps)
+        with self.store.alone():
+            steps = self.steps(edited)
+            self.store.take(steps, self.rows)
+        return told(steps)
+
+    def reset(self, names: Sequence[str], *, dry: bool) -> dict[str, Any]:
+        """Have entries that a user edited, disabled or deleted as they are declared."""
+        self._known(names)
+
+        def chosen() -> list[Step]:
+            wanted = names or list(self.declared)
+            return [step for step in self.steps(reset=wanted) if step.name in wanted]
+
+        steps = chosen()
+        if not dry and any(step.action for step in steps):
+            with self.store.alone():
+                steps = chosen()
+                self.store.take(steps, self.rows)
+        return told(steps)
+
+    def switch(self, names: Sequence[str], *, on: bool, dry: bool) -> dict[str, Any]:
+        """Enable or disable ours."""
+        self._known(names)
+
+        def chosen() -> list[Step]:
+            return [
+                step
+                for step in self.steps()
+                if step.state in (planning.DECLARED, planning.EDITED, planning.DISABLED)
+                and step.row is not None
+                and (not names or step.name in names)
+            ]
+
+        steps = chosen()
+        differing = [step.name for step in steps if step.row and step.row.content["enabled"] != on]
+        if not dry and differing:
+            with self.store.alone():
+                steps = chosen()
+                differing = self.store.switch(steps, self.rows, on=on)
+        action, why = ("enable", "it is off") if on else ("disable", "it is on")
+        items = [{"entry": name, "action": action, "why": [why]} for name in differing]
+        return {"items": items, "notes": [], "of": len(steps)}
+
+    def _known(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self.declared]
+        if unknown:
+            raise UnknownNameError(
+                f"no entry {', '.join(unknown)} is declared; declared are {', '.join(self.declared) or 'none'}"
+            )
+
+    def entries(self, count: int) -> dict[str, Any]:
+        """All entries with their state and due times, the one due next first."""
+        start = self.app.now()
+        found = [self._entry(step, count, start) for step in self.steps()]
+        found.sort(key=lambda one: (not one["due"], one["due"][:1] and one["due"][0]["utc"]))
+        return {"timezone": str(self.app.timezone), "entries": found}
+
+    def _entry(self, step: Step, count: int, start: Any) -> dict[str, Any]:
+        from celery_fleet.beat.database import store
+        from celery_fleet.compat import beat
+
+        row = self.rows.get(step.row.key) if step.row is not None else None
+        content = step.row.content if step.row is not None else step.wanted or {}
+        shown = SimpleNamespace(
+            name=content.get("name", step.name),
+            task=content.get("task", ""),
+            options={"queue": content["queue"]} if content.get("queue") else {},
+            args=content.get("args", []),
+            kwargs=content.get("kwargs", {}),
+            schedule=planning.shown("schedule", content.get("schedule")),
+        )
+        entry = {
+            **beat.view_entry(self.app, shown),
+            "state": step.state,
+            "enabled": bool(row is not None and row.enabled),
+            "edited": list(step.edited),
+            "last_run": None,
+            "runs": 0,
+            "due": [],
+            "error": None,
+        }
+        if row is None:
+            return entry
+        if row.last_run_at is not None:
+            entry["last_run"] = row.last_run_at.isoformat(timespec="seconds")
+        entry["runs"] = row.total_run_count
+        if entry["enabled"] and shown.task not in self.app.tasks:
+            entry["error"] = f"the release has no task {shown.task}"
+        try:
+            for moment in store.due(self.app, row, count, start):
+                local = moment.astimezone(self.app.timezone).isoformat(timespec="seconds")
+                utc = moment.astimezone(UTC).isoformat(timespec="seconds")
+                entry["due"].append({"local": local, "utc": utc})
+        except Exception as error:  # noqa: BLE001  # what a user has typed into the database
+            entry["error"] = f"{type(error).__name__}: {one_line(error)}"
+        return entry
+
+
+def told(
+    steps: Sequence[Step], varying: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Any]:
+    """Steps as the plan and the operator's command show them, with the fields that vary from process to process."""
+    vary = varying or {}
+    notes = [*map(planning.note, steps), *map(planning.varies, vary.keys(), vary.values())]
+    return {
+        "items": [planning.item(step, vary.get(step.name, ())) for step in steps if step.action],
+        "notes": [text for text in notes if text],
+        "of": sum(step.state not in (planning.USERS, planning.LEFT) for step in steps),
+    }
+
+
+def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[str, Any]:
+    """The answer to a question."""
+    from celery_fleet.config import current
+
+    if given.do == "declared":
+        return {"declared": digests(schedule.declared)}
+    edited = current.current_settings().schedule_edited
+    if given.reset or given.keep:
+        edited = planning.RESET if given.reset else planning.KEEP
+    if given.do == "list":
+        return schedule.entries(given.count)
+    if given.do == "reset":
+        return schedule.reset(given.names, dry=given.dry_run)
+    if given.do in ("enable", "disable"):
+        return schedule.switch(given.names, on=given.do == "enable", dry=given.dry_run)
+    if given.do == "plan" or given.dry_run:
+        return schedule.plan(edited, text)
+    return schedule.sync(edited)
+
+
+def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
+    """What to print."""
+    try:
+        if given.settings:
+            use_settings(text)
+        schedule = Schedule(load(os.environ.get("CELERY_APP", "")))
+        return {"ok": True, "error": None, **carry_out(schedule, given, text)}
+    except FleetError as error:
+        return {
+            "ok": False,
+            "error": redact(one_line(error)),
+            "refused": isinstance(error, RefusedError),
+            "usage": isinstance(error, UnknownNameError),
+        }
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the application's code may do anything
+        what = f"{type(error).__name__}: {one_line(error)}"
+        return {"ok": False, "error": redact(f"the schedule in the database: {what}")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the answer; see the module's text."""
+    parser = argparse.ArgumentParser(prog="celery_fleet.beat.database.program")
+    parser.add_argument("--settings", action="store_true")
+    verbs = ("plan", "sync", "declared", "list", "reset", "enable", "disable")
+    parser.add_argument("do", choices=verbs)
+    parser.add_argument("--name", action="append", default=[], dest="names")
+    parser.add_argument("--reset", action="store_true")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--count", type=int, default=1)
+    given = parser.parse_args(argv)
+    text = sys.stdin.read() if given.settings else ""
+    with own_output() as output:
+        result = answer(given, text)
+        print(json.dumps(result), file=output)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    # Threads that the application left running must not keep the process alive.
+    os._exit(main())

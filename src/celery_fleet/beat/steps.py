@@ -1,0 +1,146 @@
+"""Beat's readiness, status and watchdog."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import signals
+
+from celery_fleet.beat.loaded import DIRECTORY_VARIABLE, Tick, Writer
+from celery_fleet.compat import beat
+from celery_fleet.compat.schedule import DATABASE
+from celery_fleet.config.pins import PinnedSchedule
+from celery_fleet.supervision import broker
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import Look, State, Watch
+
+logger = logging.getLogger("celery_fleet.beat")
+
+#: Seconds that a tick may take beyond beat's own pause.
+TICK_LIMIT = 10.0
+
+
+class Progress:
+    """What beat's thread last did; written there, read by the watch's."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.last = time.monotonic()
+        self.scheduled: tuple[int, float, str] | None = None
+        self.stopping = False
+        #: What beat waits for although it ticks: the database that its schedule is in.
+        self.trouble: str | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since beat's last sign of life."""
+        return time.monotonic() - self.last
+
+
+def judge(progress: Progress, broker_answered: bool) -> Look:
+    """What a look at beat means; before the broker has answered once beat counts as starting."""
+    if progress.stopping:
+        return Look(State.DRAINING, "saving the schedule")
+    if not broker_answered:
+        return Look(State.STARTING, "schedule loaded, connecting to the broker")
+    if progress.age > progress.interval + TICK_LIMIT:
+        return Look(State.STUCK, "stuck: beat stands still")
+    if progress.trouble is not None:
+        return Look(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
+    return Look(State.WORKING, describe(progress))
+
+
+def describe(progress: Progress) -> str:
+    """``12 entries, next recompute-all at 2026-01-02 03:00:00 UTC``."""
+    if progress.scheduled is None:
+        return "schedule loaded"
+    number, due, name = progress.scheduled
+    entries = f"{number} entr{'y' if number == 1 else 'ies'}"
+    try:
+        # Beat's drift makes due times end in .99; a person reads whole seconds.
+        moment = datetime.fromtimestamp(round(due), UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{entries}, next {name} out of time's range"
+    return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def install(
+    app: Any,
+    notifier: Notifier,
+    log_precedence: Callable[[Any], None],
+    *,
+    in_database: bool = False,
+) -> None:
+    """Watch the beat of this process from the moment its schedule is loaded.
+
+    ``beat_init`` is that moment: Service.start builds the scheduler, which loads the schedule,
+    just before it sends the signal.
+    """
+
+    def started(sender: Any = None, **_: Any) -> None:
+        log_precedence(app)
+        if notifier.connected:
+            watch = watch_service(app, sender, notifier, in_database=in_database)
+            atexit.register(watch.stop)
+            watch.start()
+
+    signals.beat_init.connect(started, weak=False, dispatch_uid="celery_fleet.beat")
+
+
+def watch_service(
+    app: Any, service: Any, notifier: Notifier, *, in_database: bool = False
+) -> Watch:
+    """Hook into a beat service; returns the watch, not yet started."""
+    progress = Progress(beat.loop_interval(service))
+    database: broker.Question | None = None
+    if in_database:
+        from celery_fleet.beat.database import scheduler as database_beat
+
+        # First, so that a tick which fails for the database is a sign of life as any other.
+        database_beat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
+        database = database_beat.question()
+    answered = [False]
+    writer = Writer(os.environ.get(DIRECTORY_VARIABLE))
+    tick = Tick(os.environ.get(DIRECTORY_VARIABLE))
+    schedule = app.conf.beat_schedule
+    own = schedule.own if isinstance(schedule, PinnedSchedule) else frozenset()
+    routes: dict[Any, Any] = {}
+
+    def note() -> None:
+        progress.last = time.monotonic()
+
+    told = [False]
+
+    def note_all() -> None:
+        progress.last = time.monotonic()
+        tick.note()
+        try:
+            progress.scheduled = beat.scheduled(service)
+            held = beat.loaded(service, own, routes)
+            if in_database:
+                held = [replace(entry, source=DATABASE) for entry in held]
+            writer.write(held, str(app.timezone))
+        except Exception:
+            # In beat's own loop: whatever the application's schedules are made of, beat goes on.
+            if not told[0]:
+                told[0] = True
+                logger.exception("beat's schedule can't be shown")
+
+    beat.on_tick(service, note, note_all)
+    beat.on_stop(service, lambda: setattr(progress, "stopping", True))
+    question = broker.question(app)
+
+    def ask() -> str | None:
+        trouble = question()
+        answered[0] = answered[0] or trouble is None
+        # A database that hangs blocks beat's loop, as a broker does.
+        return trouble or (None if database is None else database.ask())
+
+    return Watch(notifier, lambda: judge(progress, answered[0]), ask)

@@ -1,0 +1,1 @@
+"""Helpers for every other package; standard library only."""

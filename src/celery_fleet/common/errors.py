@@ -1,0 +1,67 @@
+"""How the runtime refuses to go on: one line that names the cause and the remedy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NoReturn
+
+from celery_fleet.common.redact import redact
+
+#: Exit status of a configuration error, from ``sysexits.h``.
+EX_CONFIG = 78
+
+#: The components whose process is the fleet's own; in a producer the process is the application's.
+OWN_COMPONENTS = frozenset({"worker", "beat", "flower"})
+
+COMPONENT_VARIABLE = "CELERY_FLEET_COMPONENT"
+
+
+class FleetError(Exception):
+    """A mistake that a person can mend; its text is one line with the cause and the remedy."""
+
+
+def component(environ: Mapping[str, str]) -> str | None:
+    """The component that this process is, or None where the fleet did not start it."""
+    return environ.get(COMPONENT_VARIABLE) or None
+
+
+def one_line(text: object) -> str:
+    """Fold any text (or exception) into one line."""
+    return " ".join(str(text).split())
+
+
+def tell_of_connections(environ: Mapping[str, str]) -> None:
+    """In an operator's command, say in one line that Redis can't be reached; Celery's own commands show a traceback."""
+    if component(environ) != "operator":
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        if isinstance(error, (OperationalError, RedisError)):
+            what = redact(one_line(error))
+            print(f"error: Redis does not answer as it should: {what}", file=sys.stderr, flush=True)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def refuse(error: FleetError, environ: Mapping[str, str]) -> NoReturn:
+    """End a process of the fleet's own with one line and status 78; raise in any other.
+
+    Raises:
+        SystemExit: with :data:`EX_CONFIG`, where the component is worker, beat or flower.
+        celery.exceptions.ImproperlyConfigured: elsewhere, so that an application can handle it.
+    """
+    line = f"celery_fleet: {one_line(error)}"
+    if component(environ) in OWN_COMPONENTS:
+        print(line, file=sys.stderr, flush=True)
+        raise SystemExit(EX_CONFIG)
+    from celery.exceptions import ImproperlyConfigured  # the version check must come first
+
+    raise ImproperlyConfigured(line)

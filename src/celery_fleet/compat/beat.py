@@ -1,0 +1,147 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""Beat's scheduler, its entries and their due times (celery/beat.py)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from celery import beat
+
+from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
+
+logger = logging.getLogger("celery_fleet")
+
+
+def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
+    """Call ``before`` and ``after`` around each tick, in beat's own thread."""
+    tick = service.scheduler.tick
+
+    def timed_tick(*args: Any, **kwargs: Any) -> Any:
+        before()
+        try:
+            return tick(*args, **kwargs)
+        finally:
+            after()
+
+    service.scheduler.tick = timed_tick  # Service.start looks it up on the instance each time
+
+
+def loop_interval(service: Any) -> float:
+    """The longest sleep between two ticks, in seconds."""
+    return float(service.scheduler.max_interval)
+
+
+def on_stop(service: Any, called: Callable[[], None]) -> None:
+    """Call ``called`` when beat saves its schedule to end; its signal handler begins with that."""
+    sync = service.sync
+
+    def announced_sync() -> Any:
+        called()
+        return sync()
+
+    service.sync = announced_sync
+
+
+def scheduled(service: Any) -> tuple[int, float, str] | None:
+    """Number of entries, Unix time and name of the one due next.
+
+    None where the scheduler keeps no heap (yet). Only for beat's own thread: the heap changes
+    while it ticks. ``scheduler.schedule`` would ask a database or Redis in other schedulers.
+    """
+    heap = getattr(service.scheduler, "_heap", None)
+    if not heap:
+        return None
+    event = heap[0]
+    return len(heap), float(event.time), str(event.entry.name)
+
+
+def beat_entry(app: Any, name: str, entry: Any) -> Any:
+    """An entry of ``beat_schedule`` as the scheduler takes it up (Scheduler._maybe_entry)."""
+    if isinstance(entry, beat.ScheduleEntry):
+        entry.app = app
+        return entry
+    return beat.ScheduleEntry(**dict(entry, name=name, app=app))
+
+
+def queue_of(
+    app: Any, task: str, options: Mapping[str, Any], args: Any = (), kwargs: Any = None
+) -> tuple[str | None, bool]:
+    """The queue that beat's task goes to, and whether no route has a say in it.
+
+    None where an exchange is named and no queue. As Task.apply_async and Celery.send_task decide it:
+    options of the entry, over those of the task, over its route, over the default queue.
+    """
+    registered = app.tasks.get(task)
+    own = {} if registered is None else dict(registered._get_exec_options())
+    given = {**own, **options}
+    queue = given.get("queue")
+    if queue is None and given.get("exchange") is not None:
+        return None, True
+    fixed = queue is not None
+    if not fixed:
+        queue = app.amqp.router.route(given, task, args, kwargs, registered).get("queue")
+    return str(getattr(queue, "name", queue)), fixed
+
+
+def loaded(
+    service: Any, own: Iterable[str] = (), known: dict[Any, Any] | None = None
+) -> list[Loaded]:
+    """All entries that the scheduler holds. Only for beat's own thread, as `scheduled`.
+
+    ``own`` are the names of the inventory's entries; ``known`` keeps what was found out about routes,
+    which may be the application's own functions, from one call to the next.
+    """
+    heap = getattr(service.scheduler, "_heap", None) or []
+    inventory = frozenset(own)
+    cache = {} if known is None else known
+    return [
+        Loaded(
+            name=str(event.entry.name),
+            task=str(event.entry.task),
+            queue=_queue_of(service.app, event.entry, cache),
+            schedule=_text_of(event.entry.schedule),
+            due=f"{_moment(event, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            local=f"{_moment(event, service.app.timezone):%Y-%m-%d %H:%M:%S}",
+            source=INVENTORY if str(event.entry.name) in inventory else CODE,
+        )
+        for event in heap
+    ]
+
+
+def view_entry(app: Any, entry: Any) -> dict[str, Any]:
+    """Name, task, queue and schedule of a scheduler's entry, as a person reads them."""
+    return {
+        "name": str(entry.name),
+        "task": str(entry.task),
+        "queue": _queue_of(app, entry, {}),
+        "schedule": _text_of(entry.schedule),
+    }
+
+
+def _moment(event: Any, zone: tzinfo) -> datetime:
+    # Beat's drift makes due times end in .99; a person reads whole seconds.
+    return datetime.fromtimestamp(round(event.time), zone)
+
+
+def _queue_of(app: Any, entry: Any, known: dict[Any, Any]) -> str | None:
+    key = (entry.name, entry.task, repr(entry.options))
+    if key not in known:
+        try:
+            known[key] = queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)[0]
+        except Exception:  # noqa: BLE001  # the application's own routes: beat will say it when it sends
+            known[key] = None
+    queue: str | None = known[key]
+    return queue
+
+
+def _text_of(schedule: Any) -> str:
+    fields = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+    if all(hasattr(schedule, f"_orig_{field}") for field in fields):
+        return "crontab " + " ".join(str(getattr(schedule, f"_orig_{field}")) for field in fields)
+    every = getattr(schedule, "run_every", None)
+    if isinstance(every, timedelta):
+        return f"every {every.total_seconds():g} s"
+    return str(schedule)

@@ -1,0 +1,73 @@
+# reading private attributes is what this module is for
+"""Addresses of the broker and the result store (kombu/connection.py)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kombu.connection import Connection
+
+logger = logging.getLogger("celery_fleet")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One broker address as kombu understands the settings."""
+
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+    database: int
+    # Redis' TLS options, None for plain TCP.
+    tls: Mapping[str, Any] | None
+
+    @property
+    def address(self) -> str:
+        """Host and port, as a person knows the broker."""
+        return f"{self.host}:{self.port}"
+
+
+def endpoints(app: Any) -> list[Endpoint]:
+    """The Redis addresses that the process consumes from; none for other transports.
+
+    Opens nothing: neither a socket nor kombu's transport, which would hold an epoll descriptor.
+    """
+    return _endpoints(app.connection_for_read())
+
+
+def result_endpoints(app: Any) -> list[Endpoint]:
+    """The Redis addresses of the result backend; none for other backends."""
+    url = app.conf.result_backend
+    if not url or not str(url).startswith(("redis://", "rediss://")):
+        return []
+    connection: Any = Connection  # typed in part only
+    return _endpoints(connection(url, ssl=app.conf.redis_backend_use_ssl or False))
+
+
+def _endpoints(first: Any) -> list[Endpoint]:
+    found = []
+    for connection in [first, *(first.clone(hostname=url) for url in (first.alt or [])[1:])]:
+        if connection.transport_cls not in ("redis", "rediss") or "://" in str(connection.hostname):
+            continue
+        tls = connection.ssl
+        found.append(
+            Endpoint(
+                host=connection.hostname or "127.0.0.1",
+                port=connection.port or 6379,
+                username=connection.userid,
+                password=connection.password,
+                database=_database(connection.virtual_host),
+                # kombu itself turns a rediss:// URL without options into some.
+                tls=dict(tls) if isinstance(tls, Mapping) else None,
+            )
+        )
+    return found
+
+
+def _database(virtual_host: Any) -> int:
+    text = str(virtual_host or "").strip("/")
+    return int(text) if text.isdigit() else 0

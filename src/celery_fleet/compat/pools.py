@@ -1,0 +1,265 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""What the pools of Celery 5.7 have been given and have not begun, and how to get it back.
+
+As `_celery57`: what is read was checked in the sources of celery 5.7.0. A door stands before each pool,
+one for its life; all but `shut` is for the loop's own thread, or for any greenlet.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from celery.worker import state as worker_state
+from celery.worker.request import Request
+from kombu.utils.eventio import READ
+
+from celery_fleet.compat.minors import chosen as minors
+
+_PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
+
+
+def kind_of(pool: Any) -> str | None:
+    """Which of the pools that have a door it is; None where it has none."""
+    modules = {cls.__module__.removeprefix("celery.concurrency.") for cls in type(pool).__mro__}
+    if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
+        return _PREFORK
+    if "thread" in modules:
+        return _THREADS
+    if "solo" in modules:
+        return _SOLO
+    # Not eventlet, which its own authors advise against: it hands back and stops as Celery has it.
+    return GREENLETS if "gevent" in modules else None
+
+
+class Door:
+    """Prefork's, and the form of all."""
+
+    #: Set in a signal's handler: nothing more is to begin, as far as the pool can be held.
+    closed = False
+    #: Called on the loop when a task has ended that kept it from hearing of the signal.
+    on_freed: Callable[[], object] | None = None
+
+    def __init__(self, pool: Any, semaphore: Any = None) -> None:
+        self.pool = pool
+        self._semaphore = semaphore
+
+    def shut(self) -> None:
+        """Let nothing begin from now on; what does so all the same runs to its end. For any context."""
+        self.closed = True
+
+    def drop(self) -> None:
+        """Forget what the pool has not begun: a lost connection's, whose messages kombu puts back.
+
+        Prefork's pool does so by itself (celery/concurrency/asynpool.py, flush).
+        """
+        for request in self.take():
+            worker_state.task_ready(request)
+            request.acknowledged = True
+
+    def take(self) -> list[Any]:
+        """The requests that the pool was given and has not begun; it does not have them any more."""
+        requests: list[Any] = []
+        semaphore = self._semaphore
+        if semaphore is not None:  # those that wait for a slot of the pool
+            requests += [request for _, args, _ in semaphore._waiting for request in args]
+            semaphore._waiting.clear()
+        buffer: Any = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", ())
+        for job in list(buffer):
+            request = _request_of(job._accept_callback)
+            # Once its first byte is written, a child will run it.
+            if job._accepted or job._write_to or request is None:
+                continue
+            buffer.remove(job)
+            job.discard()
+            if semaphore is not None:
+                semaphore.release()
+            requests.append(request)
+        return requests
+
+
+def _request_of(accept_callback: Any) -> Any | None:
+    request = getattr(accept_callback, "__self__", None)
+    return request if isinstance(request, Request) else None
+
+
+class _Threads(Door):
+    """celery/concurrency/thread.py: an executor's queue, whose futures say whether they have begun."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        # Celery keeps a weak reference to them, and nobody a strong one.
+        self._futures: dict[Any, Future[Any]] = {}
+        self._submit = pool.on_apply
+        pool.on_apply, pool.flush = self._apply, self.drop
+
+    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+        result = self._submit(*args, accept_callback=accept_callback, **options)
+        request = _request_of(accept_callback)
+        if request is not None:
+            self._futures[request] = result.f
+            result.f.add_done_callback(lambda _: self._futures.pop(request, None))
+        return result
+
+    def take(self) -> list[Any]:
+        # A copy in one step: threads end meanwhile. cancel() says no from the moment one has begun.
+        return [request for request, future in self._futures.copy().items() if future.cancel()]
+
+
+class _Solo(Door):
+    """celery/concurrency/solo.py: the loop runs the task itself, and hears nothing meanwhile.
+
+    What it would begin after the signal, before it hears of it, is kept here.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        self._kept: list[Any] = []
+        self._run = pool.on_apply
+        pool.on_apply, pool.flush = self._apply, self.drop
+
+    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+        request = _request_of(accept_callback)
+        if self.closed and request is not None:
+            self._kept.append(request)
+            return None
+        try:
+            return self._run(*args, accept_callback=accept_callback, **options)
+        finally:
+            if self.closed and self.on_freed is not None:
+                self.on_freed()
+
+    def take(self) -> list[Any]:
+        kept, self._kept = self._kept, []
+        return kept
+
+
+class _Waiter:
+    """A greenlet that has a task and waits for a slot."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.granted = False
+        self.taken = False
+        self.told = threading.Event()  # gives way to other greenlets, being patched
+
+
+class _Green(Door):
+    """celery/concurrency/gevent.py: whoever has a task waits for a slot, the consumer too.
+
+    They wait here instead of inside gevent's pool, where nobody could call them back. No slot is free
+    while somebody waits, so that pool's own queue stays empty.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        self._waiting: deque[_Waiter] = deque()
+        self._granted = 0
+        self._begin, self._put, self._grow = pool.on_apply, pool._quick_put, pool.grow
+        pool.on_apply, pool._quick_put, pool.grow = self._apply, self._spawn, self._grown
+        pool.flush = self.drop
+
+    def _free(self) -> int:
+        return int(self.pool._pool.free_count()) - self._granted
+
+    def _apply(self, *args: Any, accept_callback: Any = None, **options: Any) -> Any:
+        request = _request_of(accept_callback)
+        if request is not None and not self._wait_for_a_slot(request):
+            return None
+        return self._begin(*args, accept_callback=accept_callback, **options)
+
+    def _wait_for_a_slot(self, request: Any) -> bool:
+        """Whether it may begin; not where it was taken back meanwhile."""
+        if not self.closed and not self._waiting and self._free() > 0:
+            return True
+        waiter = _Waiter(request)
+        self._waiting.append(waiter)
+        try:
+            waiter.told.wait()
+        finally:  # a greenlet can be killed while it waits
+            if waiter.granted:
+                self._granted -= 1
+            elif not waiter.taken:
+                with suppress(ValueError):
+                    self._waiting.remove(waiter)
+        return not waiter.taken
+
+    def _spawn(self, *args: Any, **options: Any) -> Any:
+        greenlet = self._put(*args, **options)
+        greenlet.link(self._ended)
+        return greenlet
+
+    def _ended(self, _: Any) -> None:
+        self._admit()
+
+    def _grown(self, *args: Any, **options: Any) -> Any:
+        result = self._grow(*args, **options)
+        self._admit()
+        return result
+
+    def _admit(self) -> None:
+        while self._waiting and not self.closed and self._free() > 0:
+            waiter = self._waiting.popleft()
+            waiter.granted = True
+            self._granted += 1
+            waiter.told.set()
+
+    def take(self) -> list[Any]:
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for waiter in waiting:
+            waiter.taken = True
+            waiter.told.set()
+        return [waiter.request for waiter in waiting]
+
+
+def door_of(pool: Any, semaphore: Any = None) -> Door:
+    """The pool's door; made when it is asked for first, which is once the pool has started."""
+    door: Door | None = pool.__dict__.get("fleet_door")
+    if door is None:
+        kind = kind_of(pool)
+        if kind == _THREADS:
+            door = _Threads(pool)
+        elif kind == _SOLO:
+            door = _Solo(pool)
+        elif kind == GREENLETS:
+            door = _Green(pool)
+        else:
+            door = Door(pool, semaphore)
+        pool.fleet_door = door
+    return door
+
+
+class Nudge:
+    """Has the loop of greenlets (celery/worker/loops.py, synloop) look up from its wait for the broker.
+
+    It waits two seconds at a time inside kombu's poller, and looks after its own stop in between.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._told = False
+
+    def connect(self, consumer: Any) -> None:
+        """Have a new connection's wait end by it."""
+        cycle = consumer.task_consumer.channel.connection.cycle
+        cycle.poller.register(self._reader, READ)
+
+        def end_it() -> None:
+            if self._told:
+                self._told = False
+                os.read(self._reader, 16)
+                raise TimeoutError  # as the wait ends by itself; synloop goes on with its next round
+
+        minors.kombu.before_each_wait(cycle, end_it)
+
+    def __call__(self) -> None:
+        """Wake it; for any greenlet."""
+        if not self._told:
+            self._told = True
+            os.write(self._writer, b"!")

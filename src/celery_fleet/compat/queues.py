@@ -1,0 +1,93 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""Queues of kombu's Redis transport: the lists of a queue, exchanges, purging (kombu/transport/redis.py)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu.transport.redis import Channel
+
+from celery_fleet.compat.minors import chosen as minors
+
+logger = logging.getLogger("celery_fleet")
+
+
+def note_queues(consumer: Any) -> None:
+    """Have each message tell in ``queue`` which queue it was taken from; to be called before anything is consumed.
+
+    kombu keeps only exchange and routing key, and several queues may be bound to these.
+    """
+    if not isinstance(consumer.task_consumer.channel, Channel):
+        return
+    channel: Any = consumer.task_consumer.channel
+    consume = channel.basic_consume
+
+    def basic_consume(
+        queue: str, *args: Any, callback: Callable[[Any], object], **options: Any
+    ) -> Any:
+        def noted(message: Any) -> object:
+            message.queue = queue
+            return callback(message)
+
+        return consume(queue, *args, callback=noted, **options)
+
+    channel.basic_consume = basic_consume
+
+
+def list_of(message: Any) -> str:
+    """The list that a message was taken from: the atomic take notes it, `note_queues` the queue of any other."""
+    known = getattr(message, "list_key", None)
+    return str(known or list_for(message.channel, message.queue, message._raw))
+
+
+def list_for(channel: Any, queue: str, raw: Mapping[str, Any]) -> str:
+    """The list of a queue that a message belongs to by its priority (kombu/transport/redis.py)."""
+    return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
+
+
+def fanout_queues(app: Any) -> list[str]:
+    """Names of the worker's queues that are bound to a fanout exchange (celery/app/amqp.py, kombu/entity.py)."""
+
+    def is_fanout(queue: Any) -> bool:
+        exchanges = [queue.exchange, *(binding.exchange for binding in queue.bindings)]
+        return any(exchange is not None and exchange.type == "fanout" for exchange in exchanges)
+
+    queues = app.amqp.queues.consume_from.values()
+    return sorted(str(queue.alias or queue.name) for queue in queues if is_fanout(queue))
+
+
+def priority_keys(channel: Any, queue: str) -> list[str]:
+    """The Redis lists that hold a queue's messages, one for each priority step."""
+    return [str(channel._q_for_pri(queue, step)) for step in channel.priority_steps]
+
+
+def empty(channel: Any, queue: str) -> int:
+    """Delete a queue's messages of all priorities; how many there were.
+
+    Not kombu's queue_purge: its transaction is refused by a Redis that is full, which this may be the remedy for.
+    """
+    deleted = 0
+    for key in priority_keys(channel, queue):
+        deleted += int(channel.client.llen(key))
+        channel.client.delete(key)
+    return deleted
+
+
+def unbind(channel: Any, exchange: str, queue: str) -> int:
+    """Remove a queue's bindings to an exchange; returns how many entries there were."""
+    regular = channel.keyprefix_queue % exchange
+    removed = 0
+    for key in filter(None, (regular, minors.kombu.bindings_without_expiry(channel, exchange))):
+        # A member is routing key, pattern and queue.
+        members = [
+            member
+            for member in channel.client.smembers(key)
+            if member.decode().split(channel.sep)[-1] == queue
+        ]
+        if members:
+            removed += int(channel.client.srem(key, *members))
+    if not channel.client.exists(regular):
+        minors.kombu.forget_deadline(channel, exchange)
+    return removed

@@ -1,0 +1,33 @@
+"""One schedule entry as a running beat holds it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+
+#: Where an entry stands.
+INVENTORY = "inventory"
+
+CODE = "code"
+
+DATABASE = "database"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One entry as the scheduler holds it.
+
+    ``due`` is its next due time in UTC (ISO 8601), ``local`` the same in the schedule's zone; ``source``
+    is where it stands: `INVENTORY`, `CODE` or `DATABASE`.
+    """
+
+    name: str
+    task: str
+    queue: str | None
+    schedule: str
+    due: str
+    source: str = CODE
+    local: str = ""

@@ -1,0 +1,88 @@
+"""Which Python and Celery the runtime supports, checked before anything of Celery is touched."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from celery_fleet.common.errors import FleetError
+
+PYTHON = (3, 11)
+#: Minors of Celery, the newest first: the one that remedies name. Each has a module in
+#: `celery_fleet.compat.minors.chosen`.
+CELERY = ("5.7", "5.6", "5.5", "5.4")
+#: Minors of kombu whose transport of Redis is known, and has a module there.
+KOMBU = ("5.7", "5.6", "5.5", "5.4")
+#: The last Python that a minor of Celery names in its own package.
+_LAST_PYTHON = {"5.4": (3, 12), "5.5": (3, 13), "5.6": (3, 13)}
+#: The first redis-py that a minor of kombu consents to (``Channel._get_client`` of kombu 5.7.0).
+_FIRST_REDIS = {"5.7": (6, 1)}
+PACKAGES = ("celery", "kombu", "redis")
+
+
+def installed() -> dict[str, str | None]:
+    """Versions of Python and of the packages that matter; None where one is missing."""
+    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def minor(text: str) -> str:
+    """``5.7`` of ``5.7.0``."""
+    return ".".join(text.split(".")[:2])
+
+
+def problems(found: dict[str, str | None]) -> list[str]:
+    """What of these versions is not supported, one line each with the remedy."""
+    lines = []
+    python = found["python"] or "unknown"
+    if _parts(python) < PYTHON:
+        wanted = _text(PYTHON)
+        lines.append(f"Python {python} is too old: use {wanted} or later (celery_release_python)")
+    celery = found["celery"]
+    if celery is None:
+        lines.append(f"celery is not installed: add celery[redis]=={CELERY[0]}.* to requirements")
+    elif minor(celery) not in CELERY:
+        lines.append(
+            f"Celery {celery} is not supported, only {', '.join(CELERY)}: require celery=={CELERY[0]}.*"
+        )
+    elif _parts(python) > _LAST_PYTHON.get(minor(celery), _parts(python)):
+        last = _text(_LAST_PYTHON[minor(celery)])
+        lines.append(
+            f"Celery {celery} knows Python up to {last}, and this is {python}: require a later Celery"
+            f" (celery=={CELERY[0]}.*), or use Python {last} (celery_release_python)"
+        )
+    redis, kombu = found["redis"], found.get("kombu")
+    if redis is None:
+        lines.append(f"redis is not installed: add celery[redis]=={CELERY[0]}.* to requirements")
+    elif kombu is not None and _parts(redis) < _FIRST_REDIS.get(minor(kombu), (0,)):
+        # What pip makes of celery[redis]==5.4.* by itself.
+        least = _text(_FIRST_REDIS[minor(kombu)])
+        lines.append(
+            f"kombu {kombu} refuses redis {redis}, it wants {least} or later: add kombu[redis]<{minor(kombu)}"
+            f" to requirements, or redis>={least}"
+        )
+    return lines
+
+
+def _parts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+def _text(parts: tuple[int, ...]) -> str:
+    return ".".join(map(str, parts))
+
+
+def require() -> None:
+    """Check the versions that this process runs.
+
+    Raises:
+        FleetError: naming every version that is not supported.
+    """
+    lines = problems(installed())
+    if lines:
+        raise FleetError("; ".join(lines))

@@ -1,0 +1,139 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""The private attributes of Celery 5.7 and kombu 5.7 that the runtime reads, all in one place.
+
+Everything else goes through this module, so that another minor gets a module of its own. What is
+read was checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+What differs in older minors is read through `celery_fleet.compat.minors.chosen`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state as worker_state
+from kombu.transport.redis import Channel
+
+from celery_fleet.compat.pools import GREENLETS, kind_of
+from celery_fleet.compat.tasks import running_tasks
+
+logger = logging.getLogger("celery_fleet")
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """What the worker shows from outside its loop; ages are in seconds, None for "never"."""
+
+    draining: bool
+    connected: bool
+    solo: bool
+    running: int
+    queues: tuple[str, ...]
+    full: bool
+    # None where the transport is not kombu's Redis: there is no poll to look at.
+    poll_age: float | None
+    poll_limit: float | None
+    # How often the consumer has begun anew: it changes where Celery tries and fails.
+    restarts: int = 0
+
+
+def draining(worker: Any) -> bool:
+    """Whether the worker stops: told by a signal, by remote control, or by an error of its own.
+
+    A signal's handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error"
+    do not: WorkController.stop goes straight to its blueprint, which waits for the pool's tasks
+    (celery/worker/worker.py, celery/bootsteps.py).
+    """
+    if told_to_stop():
+        return True
+    blueprint = getattr(worker, "blueprint", None)
+    return blueprint is not None and blueprint.state in (bootsteps.CLOSE, bootsteps.TERMINATE)
+
+
+def view_worker(worker: Any) -> WorkerView:
+    """Read the worker's state; called from another thread than its loop's, so reads only."""
+    consumer: Any = getattr(worker, "consumer", None)
+    channel: Any = getattr(getattr(consumer, "task_consumer", None), "channel", None)
+    connected = (
+        consumer is not None
+        and consumer.blueprint.state == bootsteps.RUN
+        and bool(consumer.connection)
+        and channel is not None
+        and channel.connection is not None
+        and not channel.closed
+    )
+    queues: tuple[str, ...] = ()
+    full = False
+    poll_age = poll_limit = None
+    if connected:
+        queues = tuple(queue.name for queue in consumer.task_consumer.queues)
+        # Not the property: it makes a missing one, which is for the loop's own thread to do.
+        qos = channel._qos
+        full = qos is not None and not qos.can_consume()
+        if hasattr(channel, "_brpop_sent_at"):
+            sent = channel._brpop_sent_at
+            poll_age = None if sent is None else time.monotonic() - sent
+            # kombu drops a poll itself after brpop_timeout + health_check_interval.
+            poll_limit = (channel.brpop_timeout or 1) + 2 * (channel.health_check_interval or 25)
+    return WorkerView(
+        draining=draining(worker),
+        connected=connected,
+        # pool_cls is a class here, resolved by WorkController.setup_instance.
+        solo=getattr(worker.pool_cls, "__module__", "") == "celery.concurrency.solo",
+        running=running_tasks(),
+        queues=queues,
+        full=full,
+        poll_age=poll_age,
+        poll_limit=poll_limit,
+        restarts=getattr(consumer, "restart_count", 0),
+    )
+
+
+def sends_task_events(consumer: Any) -> bool:
+    """Whether it tells of each of its tasks (celery/worker/consumer/events.py; `enable_events` may have changed it)."""
+    dispatcher = consumer.event_dispatcher
+    if dispatcher is None or not dispatcher.enabled:
+        return False
+    # Without groups it sends all of them (celery/events/dispatcher.py).
+    return not dispatcher.groups or "task" in dispatcher.groups
+
+
+def why_not_paused(consumer: Any) -> str | None:
+    """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
+    if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
+        return "its pool has no event loop"
+    channel = getattr(consumer.task_consumer, "channel", None)
+    if not isinstance(channel, Channel):
+        return "its broker is not Redis"
+    if not channel.ack_emulation:
+        return "ack_emulation is off"
+    for queue in consumer.task_consumer.queues:
+        if queue.no_ack:  # what was taken is in no other place, so it can't be given back
+            return f"its queue {queue.name} has no_ack"
+    return None
+
+
+def why_not_drained(consumer: Any) -> str | None:
+    """Why such a worker stops as Celery has it; None where it hands back and drains."""
+    if os.environ.get("REMAP_SIGTERM"):
+        return "REMAP_SIGTERM gives SIGTERM another meaning"
+    if kind_of(consumer.pool) is None:
+        return "its pool is not prefork, threads, solo or gevent"
+    return why_not_paused(consumer)
+
+
+def told_to_stop() -> bool:
+    """Whether Celery's own stop, warm or cold, has been asked for."""
+    return any(
+        told is not None and told is not False
+        for told in (worker_state.should_stop, worker_state.should_terminate)
+    )
+
+
+def stop_worker() -> None:
+    """Have the loop end by Celery's warm stop, with status 0."""
+    worker_state.should_stop = 0

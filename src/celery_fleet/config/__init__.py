@@ -1,0 +1,1 @@
+"""The inventory's settings: read, checked, and pinned over the application's."""

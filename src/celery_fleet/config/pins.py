@@ -1,0 +1,195 @@
+"""The map that stands in place of ``app.conf.changes``: the inventory's settings can't be overrun.
+
+Every write to ``app.conf`` (attribute, item, ``update``) ends in that map, and every lookup begins
+with it; so holding the pins there, under all spellings of their names, is what makes them win.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from celery_fleet.common.redact import redact_value
+from celery_fleet.compat import settings
+from celery_fleet.config.frozen import FrozenDict, freeze, thaw
+
+logger = logging.getLogger("celery_fleet.settings")
+
+SCHEDULE = "beat_schedule"
+
+
+class _Guarded(dict[str, Any]):
+    """A dictionary some of whose keys refuse changes; pickles and copies as an ordinary one."""
+
+    def _refuses(self, key: Any, value: Any) -> bool:
+        raise NotImplementedError
+
+    def _put(self, key: str, value: Any) -> None:
+        """Write past the guard."""
+        dict.__setitem__(self, key, value)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not self._refuses(key, value):
+            dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if not self._refuses(key, None):
+            dict.__delitem__(self, key)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # returns itself, as dict's
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self.get(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if self._refuses(key, None):
+            return self.get(key, *default)
+        return dict.pop(self, key, *default)
+
+    def popitem(self) -> Any:
+        raise TypeError("settings pinned by the fleet can't be taken out one by one")
+
+    def clear(self) -> None:
+        for key in [key for key in self if not self._refuses(key, None)]:
+            dict.__delitem__(self, key)
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+class PinnedSchedule(_Guarded):
+    """``beat_schedule`` merged by name: the fleet's entries stay, the application's are its own.
+
+    ``removed`` names entries that the inventory switches off, wherever they are defined. Where
+    ``whole`` is set the fleet's entries are all that there are.
+    """
+
+    def __init__(
+        self,
+        entries: Mapping[str, Mapping[str, Any]],
+        removed: frozenset[str],
+        application: Mapping[str, Any] | None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        super().__init__()
+        self.own = frozenset(entries)
+        self._fixed = self.own | removed
+        self._whole = whole
+        self._withheld = False
+        self.overruled: set[str] = set()
+        self.update(application or {})
+        for name, entry in entries.items():
+            self._put(name, _frozen_entry(name, entry))
+
+    def _refuses(self, key: Any, value: Any) -> bool:
+        if self._withheld:
+            return True
+        if key not in self._fixed and not self._whole:
+            return False
+        if value is not None:
+            self.overruled.add(str(key))
+        return True
+
+    def withhold(self) -> None:
+        """Be empty from now on, whatever the application adds: a beat would write it into its database."""
+        dict.clear(self)
+        self._withheld = True
+
+    def replace(self, application: Mapping[str, Any] | None) -> None:
+        """Take the application's new schedule instead of its former one."""
+        self.clear()
+        self.update(application or {})
+
+
+def _frozen_entry(name: str, entry: Mapping[str, Any]) -> FrozenDict:
+    frozen = FrozenDict(entry, f"{SCHEDULE}.{name}")
+    # The message's content keeps its types (lists, plain dictionaries) for every serialiser.
+    for key in ("args", "kwargs"):
+        if key in entry:
+            dict.__setitem__(frozen, key, entry[key])
+    return frozen
+
+
+class PinnedChanges(_Guarded):
+    """``conf.changes`` with the inventory's settings in it, under every spelling of their names.
+
+    ``overruled`` holds, by the setting's own name, what the application wanted instead.
+    """
+
+    def __init__(
+        self,
+        changes: Mapping[str, Any],
+        pins: Mapping[str, Any],
+        prefix: str | None = None,
+        schedule: PinnedSchedule | None = None,
+    ) -> None:
+        super().__init__()
+        self._schedule = schedule
+        self.overruled: dict[str, Any] = {}
+        self._started = False
+        names = [*pins, SCHEDULE] if schedule is not None else list(pins)
+        self._canonical = {
+            alias: name for name in names for alias in settings.spellings(name, prefix)
+        }
+        for key, value in changes.items():
+            if key not in self._canonical:
+                self._put(key, value)
+        for name in names:
+            value = schedule if name == SCHEDULE else freeze(pins[name], name)
+            self._put(name, value)
+            if prefix:
+                # A lookup of app.conf['CELERY_BROKER_URL'] asks for exactly this key.
+                self._put((prefix + name).upper(), value)
+
+    def _refuses(self, key: Any, value: Any) -> bool:
+        name = self._canonical.get(key)
+        if name is None:
+            return False
+        if name == SCHEDULE and self._schedule is not None:
+            if value is not None and value is not self._schedule:
+                self._schedule.replace(value)
+        elif value is not None:
+            self.note(name, value)
+        return True
+
+    def repin(self, name: str, value: Any) -> None:
+        """Give a pinned setting another value of the fleet's."""
+        for key in [key for key in self if self._canonical.get(key) == name]:
+            self._put(key, freeze(value, name))
+
+    def note(self, name: str, wanted: Any) -> None:
+        """Keep what the application wanted of a pinned setting, for the log."""
+        if freeze(wanted) == self[name] or self.overruled.get(name) == wanted:
+            return
+        self.overruled[name] = thaw(wanted)
+        if self._started:
+            logger.warning("a later change is refused: %s", self.line(name))
+
+    def line(self, name: str) -> str:
+        """``worker_concurrency: application 4, fleet 1``, without secrets."""
+        wanted = redact_value(name, self.overruled[name])
+        return f"{name}: application {wanted}, fleet {redact_value(name, self[name])}"
+
+    def lines(self) -> list[str]:
+        """What the fleet overrules in this application, a line each, sorted by name.
+
+        From the first call on, later refusals are logged as they happen.
+        """
+        self._started = True
+        lines = [self.line(name) for name in sorted(self.overruled)]
+        if self._schedule is not None:
+            lines += [
+                f"{SCHEDULE}: the application's entry {name} gives way to the fleet's"
+                for name in sorted(self._schedule.overruled)
+            ]
+        return lines

@@ -1,0 +1,298 @@
+"""The process's settings file, ``settings.json``: found, read once, checked.
+
+The file is rendered from the inventory and handed to the process by systemd
+(``LoadCredential=settings.json:…``). It is a promise of the fleet, so whatever is wrong with it is
+an error that names the file and the remedy, never a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.common import client_certificate
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.config.entries import Entry, parse_entries
+from celery_fleet.delivery import options as delivery_options
+from celery_fleet.delivery import overrides
+from celery_fleet.delivery.options import Options
+
+FORMAT = 1
+#: Whose schedule counts: both, the inventory's alone, the application's alone.
+ADD, REPLACE, REFUSE = "add", "replace", "refuse"
+POLICIES = (ADD, REPLACE, REFUSE)
+#: Where beat keeps its schedule, and the classes that do.
+PERSISTENT, DATABASE = "persistent", "database"
+SCHEDULERS = {
+    PERSISTENT: "celery.beat:PersistentScheduler",
+    DATABASE: "django_celery_beat.schedulers:DatabaseScheduler",
+}
+#: What becomes of an entry of the database that is declared and was edited by a user.
+EDITED = ("keep", "reset")
+
+COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
+PATH_VARIABLE = "CELERY_FLEET_SETTINGS"
+CREDENTIALS_VARIABLE = client_certificate.CREDENTIALS_VARIABLE
+CREDENTIAL = "settings.json"
+
+#: Environment variables that Celery reads before any setting, so the fleet takes them out.
+URL_VARIABLES = {
+    "CELERY_BROKER_URL": "broker_url",
+    "CELERY_BROKER_READ_URL": "broker_read_url",
+    "CELERY_BROKER_WRITE_URL": "broker_write_url",
+    "CELERY_RESULT_BACKEND": "result_backend",
+}
+
+#: What the runtime's promises rest on, where the inventory says nothing else: a process waits for
+#: its broker for ever, a connection loss kills no task, the canary has its queue.
+ESSENTIALS: Mapping[str, Mapping[str, Any]] = {
+    "worker": {
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_direct": True,
+    },
+    "beat": {
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+    },
+}
+
+#: Settings that the worker itself writes at start; pinning them would break it.
+UNPINNABLE = frozenset({"include", "imports"})
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_CERT_REQS = {
+    "required": ssl.CERT_REQUIRED,
+    "optional": ssl.CERT_OPTIONAL,
+    "none": ssl.CERT_NONE,
+}
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """The checked content of a settings file.
+
+    ``celery`` holds Celery's settings under their lowercase names, already in Python's types
+    (``ssl_cert_reqs``, keepalive options), without ``beat_schedule``, which is ``schedule``;
+    ``schedule_policy`` says what becomes of the application's own, ``scheduler`` where beat keeps
+    them all, ``schedule_edited`` what becomes of those that users edited there; ``delivery`` which parts
+    of the delivery are on.
+    """
+
+    component: str
+    app: str
+    celery: Mapping[str, Any] = field(repr=False)
+    schedule: Mapping[str, Entry] | None = None
+    source: str = "settings"
+    schedule_policy: str = ADD
+    scheduler: str = PERSISTENT
+    schedule_edited: str = EDITED[0]
+    delivery: Options = field(default_factory=Options)
+
+
+def locate(environ: Mapping[str, str]) -> Path:
+    """The settings file of this process.
+
+    Raises:
+        FleetError: where the environment names none.
+    """
+    if environ.get(PATH_VARIABLE):
+        return Path(environ[PATH_VARIABLE])
+    if environ.get(CREDENTIALS_VARIABLE):
+        return Path(environ[CREDENTIALS_VARIABLE]) / CREDENTIAL
+    raise FleetError(
+        f"no settings: neither {PATH_VARIABLE} nor {CREDENTIALS_VARIABLE} is set; start the process"
+        f" by its unit (LoadCredential={CREDENTIAL}:…), or set {PATH_VARIABLE} to a settings file"
+    )
+
+
+def read(
+    path: Path, component: str | None = None, environ: Mapping[str, str] | None = None
+) -> FleetSettings:
+    """Read and check a settings file for a component (any, if None).
+
+    A worker's environment (this process's, if None) may lay its own delivery over the file: one file
+    serves all workers of a host.
+
+    Raises:
+        FleetError: naming the file, the mistake and the remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise FleetError(
+            f"{path}: can't be read ({exc.strerror or exc}); run site.yml again, or check the"
+            f" unit's LoadCredential={CREDENTIAL}:…"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise FleetError(f"{path}: is not UTF-8; run site.yml again to write it anew") from exc
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise FleetError(
+            f"{path}: is not JSON (line {exc.lineno}, {exc.msg}); run site.yml again to write it"
+            " anew"
+        ) from exc
+    if isinstance(document, Mapping):
+        document = overrides.applied(document, os.environ if environ is None else environ)
+    return parse(document, str(path), component)
+
+
+def parse(document: object, source: str, component: str | None = None) -> FleetSettings:
+    """Check a settings document that came from ``source``.
+
+    Raises:
+        FleetError: with every mistake found.
+    """
+    if not isinstance(document, Mapping):
+        raise FleetError(f"{source}: must hold a JSON object; run site.yml again to write it anew")
+    if document.get("format") != FORMAT:
+        raise FleetError(
+            f"{source}: has format {document.get('format')!r}, this runtime reads {FORMAT}; run"
+            " site.yml so that both are of one version"
+        )
+    errors: list[str] = []
+    its_component = document.get("component")
+    if its_component not in COMPONENTS:
+        errors.append(f"component is {its_component!r}, not one of {', '.join(COMPONENTS)}")
+    elif component is not None and its_component != component:
+        errors.append(f"is the file of a {its_component}, but this process is a {component}")
+    name = document.get("app")
+    if not isinstance(name, str) or not name:
+        errors.append("app must be the application's name")
+    policy = document.get("beat_schedule_policy", ADD)
+    if policy not in POLICIES:
+        errors.append(f"beat_schedule_policy is {policy!r}, not one of {', '.join(POLICIES)}")
+    scheduler = document.get("beat_scheduler", PERSISTENT)
+    if scheduler not in SCHEDULERS:
+        errors.append(f"beat_scheduler is {scheduler!r}, not one of {', '.join(SCHEDULERS)}")
+    edited = document.get("beat_schedule_edited", EDITED[0])
+    if edited not in EDITED:
+        errors.append(f"beat_schedule_edited is {edited!r}, not one of {', '.join(EDITED)}")
+    delivery = Options()
+    try:
+        delivery = delivery_options.parse(document.get("delivery"))
+    except FleetError as exc:
+        errors.append(str(exc))
+    celery = document.get("celery")
+    pins: dict[str, Any] = {}
+    schedule: dict[str, Entry] | None = None
+    if not isinstance(celery, Mapping):
+        errors.append("celery must be a mapping of Celery's settings")
+    else:
+        try:
+            pins, schedule = parse_celery(celery)
+        except FleetError as exc:
+            errors.append(str(exc))
+    if errors:
+        raise FleetError(
+            f"{source}: {'; '.join(errors)}; mend the inventory and run site.yml again"
+        )
+    return FleetSettings(
+        component=str(its_component),
+        app=str(name),
+        celery=pins,
+        schedule=schedule,
+        source=source,
+        schedule_policy=str(policy),
+        scheduler=str(scheduler),
+        schedule_edited=str(edited),
+        delivery=delivery,
+    )
+
+
+def parse_celery(
+    celery: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Entry] | None]:
+    """Celery's settings in Python's types, and the schedule (None where none is given).
+
+    Raises:
+        FleetError: with every mistake found.
+    """
+    pins: dict[str, Any] = {}
+    schedule: dict[str, Entry] | None = None
+    errors: list[str] = []
+    for key, value in celery.items():
+        try:
+            if key in UNPINNABLE:
+                raise FleetError(f"{key} can't be pinned, the worker writes it; set it in the app")
+            if not _NAME.match(str(key)):
+                raise FleetError(f"{key} is not a setting's name: use the lowercase one")
+            if key == "beat_schedule":
+                schedule = None if value is None else parse_entries(value)
+            elif key in client_certificate.TLS_SETTINGS:
+                pins[key] = _tls(key, value)
+            else:
+                pins[key] = _python(value)
+        except FleetError as exc:
+            errors.append(str(exc))
+    if errors:
+        raise FleetError("; ".join(errors))
+    return pins, schedule
+
+
+def _tls(key: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    options = client_certificate.resolved(value, os.environ)
+    wanted = options.get("ssl_cert_reqs")
+    if isinstance(wanted, str):
+        name = wanted.lower().removeprefix("cert_")
+        if name not in _CERT_REQS:
+            raise FleetError(f"{key}.ssl_cert_reqs is {wanted!r}, not required, optional or none")
+        options["ssl_cert_reqs"] = _CERT_REQS[name]
+    return options
+
+
+def _python(value: Any) -> Any:
+    """JSON's values as Celery wants them: keepalive options have numbers for keys."""
+    if isinstance(value, Mapping):
+        return {
+            key: _keepalive(item) if key == "socket_keepalive_options" else _python(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_python(item) for item in value]
+    return value
+
+
+def _keepalive(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    options: dict[int, Any] = {}
+    for key, item in value.items():
+        number = getattr(socket, str(key), None) if str(key).startswith("TCP_") else key
+        try:
+            options[int(str(number if number is None else int(number)))] = item
+        except (TypeError, ValueError) as exc:
+            raise FleetError(
+                f"socket_keepalive_options has the key {one_line(key)!r}: use TCP_KEEPIDLE,"
+                " TCP_KEEPINTVL, TCP_KEEPCNT or their numbers"
+            ) from exc
+    return options
+
+
+def with_essentials(settings: FleetSettings) -> dict[str, Any]:
+    """The pins of a process: the runtime's needs, and the inventory's settings over them."""
+    pins = {**ESSENTIALS.get(settings.component, {}), **settings.celery}
+    if settings.component != "beat":
+        return pins
+    database = settings.scheduler == DATABASE
+    if database or str(pins.get("result_backend")).startswith("disabled"):
+        # Else beat adds celery.backend_cleanup, a task for a queue that it may not write to, in a
+        # database to stay.
+        pins["result_expires"] = None
+    if database or "beat_scheduler" not in pins:
+        pins["beat_scheduler"] = SCHEDULERS[settings.scheduler]
+    return pins

@@ -1,0 +1,1 @@
+"""Keep messages that can't be run."""

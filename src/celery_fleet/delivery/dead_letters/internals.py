@@ -1,0 +1,345 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""What the dead letters need of Celery 5.7's and kombu 5.7's private attributes.
+
+Checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery import signals
+from celery.exceptions import (
+    Ignore,
+    NotRegistered,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from celery.utils.objects import Bunch
+from celery.worker import state as worker_state
+from kombu.transport.redis import Channel
+from kombu.transport.virtual import Message
+from kombu.utils import json as kombu_json
+from kombu.utils.imports import symbol_by_name
+
+from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.delivery.dead_letters.letters import Places, identity, neutral
+from celery_fleet.delivery.outage import internals
+
+
+class OutOfMemoryError(Exception):
+    """A task raised MemoryError."""
+
+
+# --- messages (kombu/transport/redis.py, kombu/transport/virtual/base.py) ---
+
+
+def in_unacked(message: Any) -> bool:
+    """Whether Redis keeps a message in ``unacked`` as this process's."""
+    channel = getattr(message, "channel", None)
+    if not isinstance(message, Message) or not isinstance(channel, Channel):
+        return False
+    if not channel.ack_emulation or channel.closed:
+        return False
+    tag = message.delivery_tag
+    return tag in channel.qos._delivered and tag not in channel.qos._dirty
+
+
+def is_open(channel: Any) -> bool:
+    """Whether a channel is still the one of a connection that is not known to be lost."""
+    return not channel.closed and channel.connection is not None
+
+
+def forget(message: Any) -> None:
+    """Have kombu forget a message that is no longer in ``unacked``."""
+    message.channel.qos._quick_ack(message.delivery_tag)
+    message._state = "REQUEUED"
+
+
+def instead_of_ack(message: Any, action: Callable[[Any], bool]) -> None:
+    """Have a message's next acknowledgement, which Celery makes on the loop's thread, be an action.
+
+    It is called with the message; where it returns False, the message is acknowledged after all.
+    """
+
+    def ack(multiple: bool = False) -> None:
+        del message.ack
+        if not action(message):
+            message.ack(multiple=multiple)
+
+    message.ack = ack
+
+
+def remove(message: Any) -> bool:
+    """Acknowledge a message; return whether it was still in ``unacked``.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: Redis did not say so.
+    """
+    channel, tag = message.channel, message.delivery_tag
+    with client(channel) as redis:
+        # Not in MULTI, which a Redis without memory refuses.
+        removed = bool(redis.hdel(channel.unacked_key, tag))
+        redis.zrem(channel.unacked_index_key, tag)
+    channel.qos._quick_ack(tag)
+    message._state = "ACK"
+    return removed
+
+
+def raw(message: Any) -> dict[str, Any]:
+    """The message as it stands in its list, decoded; to be changed in place."""
+    content: dict[str, Any] = message._raw
+    return content
+
+
+def set_header(message: Any, name: str, value: float) -> None:
+    """Note something on a message, for whoever takes it next."""
+    content = raw(message)
+    content["headers"] = {**(content.get("headers") or {}), name: value}
+
+
+def item_of(message: Any) -> str:
+    """What goes into a list again."""
+    return str(kombu_json.dumps(neutral(raw(message))))  # type: ignore[no-untyped-call]  # typed in part only
+
+
+def places(channel: Any) -> Places:
+    """Where a channel keeps what it holds."""
+    return Places(channel.unacked_key, channel.unacked_index_key, channel.global_keyprefix or "")
+
+
+@contextmanager
+def client(channel: Any) -> Iterator[Any]:
+    """A client of the channel's pool."""
+    with channel.conn_or_acquire() as found:
+        yield found
+
+
+def noted(channel: Any, tag: str, name: str, value: float) -> str | None:
+    """What ``unacked`` is to have of a delivery with a header on it; None where it is not there."""
+    with client(channel) as redis:
+        found = redis.hget(channel.unacked_key, tag)
+    if not found:
+        return None
+    message, *rest = kombu_json.loads(found)  # type: ignore[no-untyped-call]  # typed in part only
+    message["headers"] = {**(message.get("headers") or {}), name: value}
+    return str(kombu_json.dumps([message, *rest]))  # type: ignore[no-untyped-call]  # typed in part only
+
+
+def longest_hold(message: Any) -> float:
+    """Seconds that a message may be held before another worker could take it for lost.
+
+    A stock take's tag is the message's for ever, so that who is late could not tell another's delivery from its own.
+    """
+    if getattr(message, "list_key", None):
+        return float("inf")
+    return float(message.channel.visibility_timeout) / 2
+
+
+# --- requests (celery/worker/request.py) ---
+
+
+def use_request(
+    task: Any,
+    died: Callable[[Any, BaseException, Any], bool],
+    was_waiting: Callable[[int], bool] = lambda _: False,
+    was_cut_off: Callable[[], bool] = lambda: False,
+    failed: Callable[[Any, BaseException], object] | None = None,
+) -> None:
+    """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
+
+    It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
+    A late-acknowledged task whose hard time limit passes while it waits to send something is put back: ``was_waiting``
+    is asked about its process, and ``was_cut_off`` in its greenlet. ``failed`` is told of a request that has failed for
+    good and is about to be acknowledged, on any thread.
+    """
+    base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
+    if getattr(base, "celery_fleet", False):
+        return
+
+    def put_back(self: Any) -> None:
+        worker_state.task_ready(self)
+        self.reject(requeue=True)
+
+    def on_failure(
+        self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        exc = _error(exc_info)
+        if isinstance(exc, MemoryError):
+            # Celery would end the worker for it.
+            exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
+        elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
+            # Its retry could not be sent before its time was up (Task.retry).
+            exc.requeue = self.task.acks_late
+        elif (
+            isinstance(exc, TimeLimitExceeded)
+            and self.task.acks_late
+            and self.worker_pid
+            and was_waiting(self.worker_pid)
+        ):
+            self.waited_to_send = True
+            put_back(self)
+            return None
+        lost = _lost(self, exc_info)
+        if lost is not None and self.chord and self.task.acks_late and succeeded(self):
+            # Its process died between its result and its chord, which Celery would not look at again.
+            put_back(self)
+            return None
+        if lost is not None and (
+            died(self, lost, exc_info) or minors.celery.retry_lost(self, lost, exc_info)
+        ):
+            return None
+        if not isinstance(exc, (Ignore, Reject, Retry, Terminated)):
+            self.failure = exc if lost is None else lost
+        return base.on_failure(self, exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
+        # Prefork tells on_failure of a hard limit first (billiard/pool.py); greenlets tell only this.
+        if self.waited_to_send:
+            return None
+        if not soft and self.task.acks_late and was_cut_off():
+            put_back(self)
+            return None
+        if not soft:
+            self.failure = TimeLimitExceeded(timeout)
+        return base.on_timeout(self, soft, timeout)
+
+    def acknowledge(self: Any) -> None:
+        exc = self.failure
+        # One whose process died may have succeeded before.
+        done = isinstance(exc, WorkerLostError) and succeeded(self)
+        if failed is not None and exc is not None and not self.acknowledged and not done:
+            failed(self, exc)
+        base.acknowledge(self)
+
+    def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
+        """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
+        failure, self.failure = self.failure, None
+        if base._retry_worker_lost(self, exc, exc_info):
+            return True
+        self.failure = failure
+        if not self.task.acks_late or self.acknowledged:
+            return False  # there is no message any more
+        self.reject(requeue=True)
+        return True
+
+    added = {
+        "celery_fleet": True,
+        "waited_to_send": False,
+        "failure": None,
+        "on_failure": on_failure,
+        "on_timeout": on_timeout,
+        "acknowledge": acknowledge,
+        "_retry_worker_lost": retry_worker_lost,
+    }
+    task.Request = type("Request", (base,), added)
+
+
+def _error(exc_info: Any) -> BaseException:
+    exc = exc_info.exception
+    found: BaseException = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    return found
+
+
+def _lost(request: Any, exc_info: Any) -> BaseException | None:
+    """The error of a request whose process died by itself, by its task, or by the kernel; as Request.on_failure."""
+    if request._already_revoked or request._already_cancelled or worker_state.should_terminate:
+        return None
+    exc = _error(exc_info)
+    if isinstance(exc, Terminated):
+        return None
+    if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+        exc = minors.celery.worker_lost(request, exc)
+        exc = exc.exc if isinstance(exc, ExceptionWithTraceback) else exc
+    return exc if isinstance(exc, WorkerLostError) else None
+
+
+def carry_header(request: Any, name: str, value: float) -> None:
+    """Have the message of a retry carry a header (Context.as_execution_options)."""
+    context = request._context
+    context.headers = {**(context.headers or {}), name: value}
+
+
+def succeeded(request: Any) -> bool:
+    """Whether the result store has its success: then its process died later."""
+    return minors.celery.success_was_stored(request)
+
+
+def taken_over(request: Any) -> None:
+    """Have Celery do nothing more about a request: neither run nor acknowledge it."""
+    worker_state.task_ready(request)
+    request.acknowledged = True
+
+
+def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
+    """Store and tell of a request's failure, as Request.on_failure."""
+    task = request.task
+    task.backend.mark_as_failure(
+        request.id, exc, request=request._context, store_result=request.store_errors
+    )
+    task.request_stack.push(request._context)
+    try:
+        signals.task_failure.send(
+            sender=task,
+            task_id=request.id,
+            exception=exc,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=exc_info.traceback,
+            einfo=exc_info,
+        )
+    finally:
+        task.request_stack.pop()
+    request.send_event("task-failed", exception=repr(exc), traceback=None)
+
+
+def messages_at_work() -> list[Any]:
+    """Return the messages of the requests that the pool has."""
+    return [request.message for request in internals.running()]
+
+
+def consumer_class(app: Any) -> type[Any]:
+    """The class of consumers that an app's worker has (Consumer component of celery/worker/components.py)."""
+    found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
+    return found
+
+
+# --- the consumer's answers (celery/worker/consumer/consumer.py) ---
+
+
+def fail_unknown(consumer: Any, message: Any, exc: BaseException, about: Mapping[str, Any]) -> None:
+    """Store and tell of the failure of a task that nobody knows, as Consumer.on_unknown_task."""
+    name, identifier = about["task"], about["id"]
+    properties = message.properties or {}
+    request = Bunch(
+        name=name,
+        chord=None,
+        root_id=(message.headers or {}).get("root_id"),
+        correlation_id=properties.get("correlation_id"),
+        reply_to=properties.get("reply_to"),
+        errbacks=None,
+    )
+    consumer.app.backend.mark_as_failure(identifier, NotRegistered(name), request=request)
+    if consumer.event_dispatcher:
+        consumer.event_dispatcher.send(
+            "task-failed", uuid=identifier, exception=f"NotRegistered({name!r})"
+        )
+    signals.task_unknown.send(sender=consumer, message=message, exc=exc, name=name, id=identifier)
+
+
+def rejected(consumer: Any, message: Any, exc: BaseException | None) -> None:
+    """Tell of a message that is no task, as Consumer.on_invalid_task."""
+    signals.task_rejected.send(sender=consumer, message=message, exc=exc)
+
+
+def begun(message: Any, consumer: Any) -> bool:
+    """Whether a message has become a request that Celery has or will run."""
+    identifier, _ = identity(raw(message))
+    return identifier is not None and minors.celery.is_known(identifier, consumer)

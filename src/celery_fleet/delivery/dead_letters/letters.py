@@ -1,0 +1,391 @@
+"""Dead letters: messages that can't be run or failed for good, kept with the reason instead of being dropped.
+
+Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id; a sorted set has
+the ids by when they were last seen. What changes them is one script each, all of it or nothing of it. Those
+that may lose something write to the new place first, so that Redis can refuse it (an ACL without ``fleet:*``,
+no memory left) while the old place still has the message.
+
+Standard library alone: the hand-back parks without a release. Clients are redis-py's or whatever has its
+``register_script``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.delivery import keys, tags
+
+UNKNOWN, UNDECODABLE, MALFORMED = "unknown", "undecodable", "malformed"
+INVALID, POISON, FAILED = "invalid", "poison", "failed"
+REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON, FAILED)
+
+#: What all headers begin with that the fleet adds to a message.
+OWN_HEADERS = "x-fleet-"
+#: Between a queue's name and a priority in the name of a list (kombu's ``sep``).
+SEPARATOR = "\x06\x16"
+#: Characters of a detail that are kept.
+LONGEST_DETAIL = 300
+
+#: Keeps one message. At its memory limit Redis refuses what grows, unless the script has written before: hence the
+#: HDEL of nothing. The one in ``unacked`` goes last, so that whatever is refused leaves it there.
+#: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none), id and the same for JSON without
+#: its quotes, digest, when first seen ("" for now), the rest of the document, how many are kept.
+#: Returns 0 where the tag is no longer there, else 1; how many old ones went; the id that it has.
+PARK = """
+redis.call('HDEL', KEYS[1], '')
+if ARGV[1] ~= '' and not redis.call('HGET', KEYS[3], ARGV[1]) then
+  redis.call('ZREM', KEYS[4], ARGV[1])
+  return {0, 0, ''}
+end
+local time = redis.call('TIME')
+local now = string.format('%d.%06d', tonumber(time[1]), tonumber(time[2]))
+local head = '^{"count": (%d+), "first_seen": ([%d%.]+), "digest": "(%x*)"'
+local id, text, count, first = ARGV[2], ARGV[3], 1, ARGV[5]
+if first == '' or tonumber(first) > tonumber(now) then first = now end
+local before = redis.call('HGET', KEYS[1], id)
+if before and select(3, string.match(before, head)) ~= ARGV[4] then
+  -- Another message with the same id must not be lost for it.
+  id, text = id .. '~' .. ARGV[4], text .. '~' .. ARGV[4]
+  before = redis.call('HGET', KEYS[1], id)
+end
+if before then
+  local seen, since = string.match(before, head)
+  count = (tonumber(seen) or 0) + 1
+  if since and tonumber(since) < tonumber(first) then first = since end
+end
+redis.call('HSET', KEYS[1], id, '{"count": ' .. count .. ', "first_seen": ' .. first .. ', "digest": "' .. ARGV[4] ..
+  '", "last_seen": ' .. now .. ', "id": "' .. text .. '", ' .. ARGV[6])
+redis.call('ZADD', KEYS[2], now, id)
+if ARGV[1] ~= '' then
+  redis.call('ZREM', KEYS[4], ARGV[1])
+  redis.call('HDEL', KEYS[3], ARGV[1])
+end
+local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[7])
+if over > 0 then
+  -- Bounded, for the stack of Lua and everybody who waits meanwhile.
+  local old = redis.call('ZRANGE', KEYS[2], 0, math.min(over, 1000) - 1)
+  redis.call('HDEL', KEYS[1], unpack(old))
+  redis.call('ZREM', KEYS[2], unpack(old))
+  return {1, #old, id}
+end
+return {1, 0, id}
+"""
+
+#: Replaces what ``unacked`` has of a delivery. KEYS: unacked. ARGV: tag, value.
+NOTE = """
+if not redis.call('HGET', KEYS[1], ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One message that could not be run, or whose task failed for good.
+
+    Attributes:
+        id: The message's id, or a made one where it has none.
+        task: Its task's name, where that could be read.
+        key: The list that it came from; ``queue`` is that without its priority.
+        detail: The reason in words, without what the message says.
+        node: Who parked it last.
+        first_seen: Unix time; ``last_seen`` alike. Both by Redis' clock.
+        count: How often it was parked since it was last replayed.
+        size: Bytes of the message.
+        digest: Tells messages with the same id apart.
+        message: The list's item; None where it was not asked for.
+    """
+
+    id: str
+    task: str | None
+    queue: str
+    key: str
+    reason: str
+    detail: str
+    node: str
+    first_seen: float
+    last_seen: float
+    count: int
+    size: int
+    digest: str
+    message: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> DeadLetter:
+        """A letter from its document.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            raw = json.loads(text)
+            return cls(
+                id=str(raw["id"]),
+                task=None if raw["task"] is None else str(raw["task"]),
+                queue=str(raw["queue"]),
+                key=str(raw["key"]),
+                reason=str(raw["reason"]),
+                detail=str(raw["detail"]),
+                node=str(raw["node"]),
+                first_seen=float(raw["first_seen"]),
+                last_seen=float(raw["last_seen"]),
+                count=int(raw["count"]),
+                size=int(raw["size"]),
+                digest=str(raw["digest"]),
+                message=raw.get("message"),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"this is no dead letter ({type(error).__name__}: {error})") from None
+
+    def item(self) -> bytes:
+        """What goes into its list again: as it came, without what the fleet had noted on it.
+
+        Raises:
+            ValueError: It was read without its message.
+        """
+        if self.message is None:
+            raise ValueError(f"dead letter {self.id} was read without its message")
+        fresh = {"retries": 0} if self.reason == FAILED else {}
+        return replayed(self.message, fresh).encode(errors="surrogateescape")
+
+
+def text_of(item: bytes | str) -> str:
+    """A list's item as text; bytes that are no UTF-8 are kept, too."""
+    return item if isinstance(item, str) else item.decode(errors="surrogateescape")
+
+
+def queue_of(key: str) -> str:
+    """The queue that a list belongs to."""
+    return key.partition(SEPARATOR)[0]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def parsed(item: str) -> Mapping[str, Any]:
+    """A message as kombu has it in its list; nothing where it is no JSON object."""
+    try:
+        return _mapping(json.loads(item))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Id and task of a message, as far as it has any; those of protocol 1 stand in the body."""
+    found = _mapping(message.get("headers"))
+    properties = _mapping(message.get("properties"))
+    if "task" not in found:
+        body = message.get("body")
+        try:
+            if properties.get("body_encoding") == "base64":
+                body = base64.b64decode(body or "")
+            found = _mapping(json.loads(body or "null"))
+        except (ValueError, TypeError, RecursionError, binascii.Error):
+            found = {}
+    texts = (found.get("id") or properties.get("correlation_id"), found.get("task"))
+    identifier, task = (text if isinstance(text, str) and text else None for text in texts)
+    return identifier, task
+
+
+def digest_of(item: str, message: Mapping[str, Any]) -> str:
+    """What two deliveries of one message have in common, and messages that differ have not."""
+    headers = {
+        name: value
+        for name, value in _mapping(message.get("headers")).items()
+        if not name.startswith(OWN_HEADERS) and name != "redelivered"
+    }
+    text = json.dumps([message.get("body"), headers], sort_keys=True) if message else item
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def header(message: Mapping[str, Any], name: str) -> float:
+    """A number that the fleet noted on a message; 0 without one, or with nonsense for one."""
+    value = _mapping(message.get("headers")).get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if math.isfinite(value) and value > 0 else 0.0
+
+
+def neutral(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message that nobody holds any more.
+
+    Its tag may say whose delivery it was. A stock worker keeps a message's tag, and would hold it under that name.
+    """
+    properties = dict(_mapping(message.get("properties")))
+    if tags.owner_of(str(properties.get("delivery_tag"))) is not None:
+        properties["delivery_tag"] = secrets.token_hex(16)
+    return {**message, "properties": properties}
+
+
+def replayed(item: str, fresh: Mapping[str, Any]) -> str:
+    """The item that a replay puts into the list: without our headers, with ``fresh`` ones; what is no message stays."""
+    message = parsed(item)
+    headers = message.get("headers")
+    if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
+        return item
+    kept = {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)}
+    return json.dumps({**neutral(message), "headers": {**kept, **fresh}})
+
+
+def described(error: BaseException | str) -> str:
+    """A detail: one line, without secrets, of bounded length."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    shown = redact(one_line(text))
+    return shown if len(shown) <= LONGEST_DETAIL else f"{shown[: LONGEST_DETAIL - 1]}…"
+
+
+def misshapen(payload: Any) -> str | None:
+    """Why a decoded body of protocol 2 calls no task; None where it may, or is of protocol 1."""
+    if isinstance(payload, Mapping) and "args" in payload:
+        return None
+    if not isinstance(payload, list | tuple) or len(payload) != 3:
+        return "its body is not [args, kwargs, options]"
+    args, kwargs, embed = payload
+    if not isinstance(args, list | tuple):
+        return f"its args are of type {type(args).__name__}, not a list"
+    if not isinstance(kwargs, Mapping):
+        return f"its kwargs are of type {type(kwargs).__name__}, not a mapping"
+    if embed is not None and not isinstance(embed, Mapping):
+        return f"its options are of type {type(embed).__name__}, not a mapping"
+    chain = (embed or {}).get("chain") or []
+    if not isinstance(chain, list | tuple) or not all(map(_is_signature, chain)):
+        return "its chain is no list of signatures"
+    return None
+
+
+def _is_signature(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and "task" in value)
+
+
+def misheaded(headers: Mapping[str, Any]) -> str | None:
+    """Why Celery could not have a pool run a message with such headers; what it refuses by itself is not looked at."""
+    limits = headers.get("timelimit")
+    numbers = isinstance(limits, list | tuple) and all(
+        one is None or isinstance(one, int | float) for one in limits
+    )
+    if limits and (not numbers or len(limits) != 2):
+        return "its timelimit is not a pair of numbers"
+    if not isinstance(headers.get("shadow") or "", str):
+        return "its shadow is no text"
+    stamped = headers.get("stamped_headers") or []
+    if not isinstance(stamped, list) or not all(isinstance(one, str) for one in stamped):
+        return "its stamped_headers are no list of texts"
+    if not isinstance(headers.get("stamps") or {}, Mapping):
+        return "its stamps are no mapping"
+    return None
+
+
+@dataclass(frozen=True)
+class Places:
+    """The keys of one broker; ``prefix`` is kombu's ``global_keyprefix``."""
+
+    unacked: str = "unacked"
+    unacked_index: str = "unacked_index"
+    prefix: str = ""
+
+
+def park_call(
+    item: bytes | str,
+    key: str,
+    reason: str,
+    detail: str,
+    node: str,
+    *,
+    keep: int,
+    tag: str = "",
+    since: float | None = None,
+    places: Places | None = None,
+) -> tuple[list[str], list[str]]:
+    """The keys and arguments of :data:`PARK` for a message.
+
+    Args:
+        item: As it stood in its list.
+        key: That list, without a prefix.
+        reason: One of :data:`REASONS`.
+        detail: The reason in words, see :func:`described`.
+        node: Who says so.
+        keep: How many dead letters are kept.
+        tag: Under which ``unacked`` has it; without one, nothing but the caller has it.
+        since: Unix time when it was first seen to be one, None for now.
+        places: Where ``unacked`` is.
+    """
+    where = places or Places()
+    text = text_of(item)
+    message = parsed(text)
+    identifier, task = identity(message)
+    # Half a surrogate pair, as JSON can spell it, is no text that an operator could hand over again.
+    name = (
+        (identifier or f"no-id-{secrets.token_hex(8)}")
+        .encode(errors="surrogatepass")
+        .decode(errors="replace")
+    )
+    rest = {
+        "task": task,
+        "queue": queue_of(key),
+        "key": key,
+        "reason": reason,
+        "detail": detail,
+        "node": node,
+        "size": len(text.encode(errors="surrogatepass")),
+        # The last: READ cuts it off.
+        "message": text,
+    }
+    names = (keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index)
+    return [where.prefix + one for one in names], [
+        tag,
+        name,
+        json.dumps(name)[1:-1],
+        digest_of(text, message),
+        "" if since is None else f"{since:.6f}",
+        json.dumps(rest)[1:],
+        str(keep),
+    ]
+
+
+@dataclass(frozen=True)
+class Parked:
+    """What :data:`PARK` answered: whether it was still there, how many others went for it, its id."""
+
+    done: bool
+    gone: int
+    id: str
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> Parked:
+        """From Redis' answer."""
+        identifier = answer[2]
+        text = identifier.decode() if isinstance(identifier, bytes) else str(identifier)
+        return cls(int(answer[0]) == 1, int(answer[1]), text)
+
+
+def evaluate(
+    client: Any, script: str, names: Sequence[str], arguments: Sequence[Any], prefix: str = ""
+) -> Any:
+    """Run a script with a client of kombu's, which puts its prefix before the first key alone."""
+    first, *others = names
+    return client.register_script(script)(
+        keys=[first, *(f"{prefix}{name}" for name in others)], args=list(arguments), client=client
+    )
+
+
+def park(client: Any, names: Sequence[str], arguments: Sequence[Any], prefix: str = "") -> Parked:
+    """Park one by :data:`PARK`, with what :func:`park_call` made; ``prefix`` is what kombu's client adds.
+
+    Raises:
+        Exception: What Redis has against it; the message is where it was then.
+    """
+    first, *others = names
+    return Parked.of(
+        evaluate(client, PARK, [first.removeprefix(prefix), *others], arguments, prefix="")
+    )

@@ -1,0 +1,167 @@
+"""The operator's side of the dead letters: choose, read, replay, drop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters.letters import DeadLetter, evaluate, text_of
+
+#: Sends one into its queue again, whoever else tries the same: the entry goes with it. A list that Redis refuses to
+#: write to leaves all as it is. KEYS: dead letters, their index, list. ARGV: id, digest, item.
+REPLAY = """
+local document = redis.call('HGET', KEYS[1], ARGV[1])
+if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
+redis.call('LPUSH', KEYS[3], ARGV[3])
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
+"""
+
+#: Forgets one. KEYS: dead letters, their index. ARGV: id, digest.
+DROP = """
+local document = redis.call('HGET', KEYS[1], ARGV[1])
+if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
+"""
+
+#: How many there are, for one who reads the documents in parts; those without what is asked for stay in Redis.
+COUNT = "return redis.call('ZCARD', KEYS[1])"
+
+#: Documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
+READ = """
+local found = {}
+for number = 2, #ARGV do
+  local document = redis.call('HGET', KEYS[1], ARGV[number])
+  if document then
+    -- It is the last field; within a text of JSON the quotation marks would be escaped.
+    local start = ARGV[1] == '0' and string.find(document, ', "message": "', 1, true)
+    found[#found + 1] = start and string.sub(document, 1, start - 1) .. '}' or document
+  end
+end
+return found
+"""
+
+#: Ids, from the one that was last seen longest ago. KEYS: index. ARGV: from, to (Unix time), offset, number.
+IDS = "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
+
+#: Documents, and changes, in one question to Redis.
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which dead letters are meant: those to which all applies that is given.
+
+    Attributes:
+        task: A name, or a pattern as the shell's.
+        older: Seconds since they were last seen, at least; ``newer`` at most.
+        ids: Only these; all where there is none.
+    """
+
+    queue: str | None = None
+    task: str | None = None
+    reason: str | None = None
+    older: float | None = None
+    newer: float | None = None
+    ids: tuple[str, ...] = ()
+
+    def takes(self, letter: DeadLetter, now: float) -> bool:
+        """Whether it is meant."""
+        age = now - letter.last_seen
+        return (
+            (self.queue is None or letter.queue == self.queue)
+            and (self.task is None or fnmatchcase(letter.task or "", self.task))
+            and (self.reason is None or letter.reason == self.reason)
+            and (self.older is None or age >= self.older)
+            and (self.newer is None or age <= self.newer)
+            and (not self.ids or letter.id in self.ids)
+        )
+
+
+class Box:
+    """All dead letters of one broker, for one who looks after them."""
+
+    def __init__(self, client: Any, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def _run(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
+        return evaluate(self._client, script, names, arguments, self._prefix)
+
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._run(COUNT, [keys.DEAD_LETTERS_INDEX]))
+
+    def now(self) -> float:
+        """Redis' clock."""
+        seconds, micro = self._client.time()
+        return int(seconds) + int(micro) / 1e6
+
+    def read(self, ids: Sequence[str], payload: bool = False) -> list[DeadLetter]:
+        """Those of some ids that are there; what is no document of ours is left out."""
+        found = []
+        for start in range(0, len(ids), PAGE):
+            part = ids[start : start + PAGE]
+            for text in self._run(READ, [keys.DEAD_LETTERS], "1" if payload else "0", *part):
+                try:
+                    found.append(DeadLetter.parse(text))
+                except ValueError:
+                    continue
+        return found
+
+    def choose(self, choice: Choice, payload: bool = False) -> list[DeadLetter]:
+        """Those that are meant, from the one that was last seen longest ago."""
+        now = self.now()
+        if choice.ids:
+            found = self.read(list(dict.fromkeys(choice.ids)), payload)
+            chosen = [letter for letter in found if choice.takes(letter, now)]
+            return sorted(chosen, key=lambda letter: letter.last_seen)
+        return [letter for letter in self._all(choice, now, payload) if choice.takes(letter, now)]
+
+    def _all(self, choice: Choice, now: float, payload: bool) -> list[DeadLetter]:
+        # The choice itself is exact; here one second more, for the score's last digits.
+        first = "-inf" if choice.newer is None else repr(now - choice.newer - 1)
+        last = "+inf" if choice.older is None else repr(now - choice.older + 1)
+        ids = [
+            text_of(one)
+            for one in self._run(IDS, [keys.DEAD_LETTERS_INDEX], first, last, "0", "-1")
+        ]
+        return self.read(ids, payload)
+
+    def replay(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
+        """Put some at the far end of the lists they came from; they were read with their messages.
+
+        Returns for each 1 where it was, 0 where somebody else was first, or what Redis had against it.
+        """
+        names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
+        return self._each(
+            REPLAY,
+            [
+                ([*names, letter.key], [letter.id, letter.digest, letter.item()])
+                for letter in letters
+            ],
+        )
+
+    def drop(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
+        """Forget some; returns as `replay`."""
+        names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
+        return self._each(DROP, [(names, [letter.id, letter.digest]) for letter in letters])
+
+    def _each(
+        self, script: str, calls: Sequence[tuple[list[str], list[Any]]]
+    ) -> list[int | Exception]:
+        registered = self._client.register_script(script)
+        with self._client.pipeline(transaction=False) as pipe:
+            for (first, *others), arguments in calls:
+                registered(
+                    keys=[first, *(f"{self._prefix}{name}" for name in others)],
+                    args=arguments,
+                    client=pipe,
+                )
+            return list(pipe.execute(raise_on_error=False))

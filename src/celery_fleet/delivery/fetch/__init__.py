@@ -1,0 +1,1 @@
+"""Fetch a message in one atomic step."""

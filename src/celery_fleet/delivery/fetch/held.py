@@ -1,0 +1,166 @@
+# ruff: noqa: SLF001  # subclasses of what kombu keeps private
+"""What a channel of kombu 5.7's holds: its messages under their deliveries' tags, put back and acknowledged by script.
+
+Checked in the source of kombu 5.7.0, as all of :mod:`celery_fleet.delivery.fetch.transport`, which it is a part of.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import kombu.transport.redis
+import kombu.transport.virtual
+import kombu.utils.json
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.compat.messages import redelivered
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.scripts import ACK
+
+# Typed in part only, which is worse than not at all for those who subclass.
+stock: Any = kombu.transport.redis
+virtual: Any = kombu.transport.virtual
+json: Any = kombu.utils.json
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A delivery under way to its consumer: the message as it was read, its tag, and where it came from."""
+
+    raw: Any
+    tag: str
+    key: str
+
+
+class Message(virtual.Message):  # type: ignore[misc]  # see stock
+    """A message whose tag is its delivery's. ``_raw`` keeps the sender's: so it may be put back as it is."""
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        super().__init__(payload, channel=channel, **kwargs)
+        self.properties: dict[str, Any]
+        #: The list that it was taken from by script; None where kombu's own way took it.
+        self.list_key: str | None = None
+        taken = getattr(getattr(channel, "connection", None), "taken", None)
+        if taken is not None and taken.raw is payload:
+            self.list_key = taken.key
+            self.delivery_tag = taken.tag
+            self.properties = {**self.properties, "delivery_tag": taken.tag}
+
+
+class QoS(stock.QoS):  # type: ignore[misc]  # see stock
+    """What a channel holds."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message as held; what the script took already stands in Redis."""
+        if getattr(message, "list_key", None) is None:
+            super().append(message, delivery_tag)
+            return
+        self.channel.connection.taken = None
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Forget a message for good, in Redis and here."""
+        if not self.channel.atomic:
+            super().ack(delivery_tag)
+            return
+        self._finish(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Forget a message, or put it back to the far end of the list that it came from, as stock kombu does."""
+        if not self.channel.atomic:
+            super().reject(delivery_tag, requeue=requeue)
+            return
+        if requeue:
+            try:
+                self._put_back(delivery_tag, far=True)
+            except Exception as exc:
+                if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
+                    raise
+        else:
+            self._finish(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def _finish(self, tag: str) -> None:
+        try:
+            ours = self.channel.run(ACK, [self.unacked_key, self.unacked_index_key], [tag])
+        except Exception as exc:
+            # Whatever it is: the task has ended, and Celery counts it as acknowledged from now on.
+            if not _is_sent_later(tag, exc):
+                raise
+            return
+        if not ours:
+            logger.warning(
+                "message %s was no longer held by this worker when it was acknowledged: it had been put back,"
+                " so its task may run twice",
+                tag,
+            )
+
+    def _put_back(self, tag: str, *, far: bool = False) -> None:
+        """To the head of the list that it came from, or to its far end."""
+        message = self._delivered.get(tag)
+        key = getattr(message, "list_key", None)
+        if key is None:
+            self.restore_by_tag(tag, leftmost=far)
+            return
+        put = self.channel.requeue if far else self.channel.restore
+        put(tag, key, json.dumps(redelivered(message._raw)))
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what is held, the newest first, so that the oldest comes next; never raises."""
+        left = 0
+        trouble: Exception | None = None
+        for tag in reversed([tag for tag in self._delivered if tag not in self._dirty]):
+            # A broker that is away is asked once; stock kombu's worker ends of it.
+            if trouble is None or not self.channel.is_lost(trouble):
+                try:
+                    self._put_back(tag)
+                    continue
+                except Exception as exc:  # noqa: BLE001  # whatever it is, the others are to be put back
+                    trouble = exc
+            left += 1
+        if trouble is not None:
+            logger.warning(
+                "%d messages can't be put back now (%s): they stay in %s until they are swept up",
+                left,
+                redact(one_line(trouble)),
+                self.unacked_key,
+            )
+        self._delivered.clear()
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """When the channel closes: put back what does not run; what a task consumed itself as kombu does."""
+        if HOOKS.keep is not None and self.channel.ours:
+            try:
+                for tag in HOOKS.keep(self.channel):
+                    self._delivered.pop(tag, None)
+            except Exception:
+                logger.exception("what runs can't be told from what waits: all is put back")
+        super().restore_unacked_once(stderr)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Put back what nobody holds any more: as the lease has it, else by age."""
+        if HOOKS.sweep is None:
+            super().restore_visible(*args, **kwargs)
+            return
+        try:
+            HOOKS.sweep(self.channel)
+        except Exception as exc:
+            if self.channel.is_lost(exc):
+                raise
+            logger.exception("what nobody holds can't be swept up")
+
+
+def _is_sent_later(tag: str, exc: Exception) -> bool:
+    if HOOKS.ack_failed is None:
+        return False
+    try:
+        return HOOKS.ack_failed(tag, exc)
+    except Exception:
+        logger.exception("an acknowledgement that failed can't be kept")
+        return False

@@ -1,0 +1,55 @@
+"""Which way messages are taken in this process, and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from celery_fleet.compat import versions
+from celery_fleet.delivery.options import INHERIT, STOCK, Options
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+def install(options: Options, kombu: str | None = None) -> Options:
+    """Put the atomic take in place, if it is wanted; returns what of the options can be had.
+
+    Args:
+        options: what is wanted.
+        kombu: the version of kombu; that which is installed, if None.
+    """
+    if not options.atomic:
+        return options
+    found = kombu or versions.installed()["kombu"] or "of no version"
+    if versions.minor(found) not in versions.KOMBU:
+        logger.warning(
+            "messages are taken as stock Celery does it, without lease, hand-back and the care of lost"
+            " connections: kombu %s is not known, only %s",
+            found,
+            ", ".join(versions.KOMBU),
+        )
+        return replace(options, take=STOCK, lease=False, hand_back=False, carry=False, outage=False)
+    from celery_fleet.delivery.fetch import transport as _kombu57  # of known kombus alone
+
+    _kombu57.install()
+    return options
+
+
+def describe(options: Options, visibility: float) -> str | None:
+    """What is on, in one line; None where all is stock. ``visibility`` is the timeout in seconds."""
+    if options == Options(profile=options.profile) and options.profile == INHERIT:
+        return None
+    parts = ["atomic take with doorbell" if options.atomic else "stock take"]
+    if options.lease:
+        parts.append(f"lease {visibility:g} s")
+    parts += [
+        text
+        for text, on in (
+            ("hand-back", options.hand_back),
+            ("carry", options.carry),
+            ("outage guard", options.outage),
+            ("dead letters", options.dead_letters),
+        )
+        if on
+    ]
+    return f"delivery {options.profile}: {', '.join(parts)}"

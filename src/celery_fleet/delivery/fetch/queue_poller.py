@@ -1,0 +1,384 @@
+"""How a channel asks for messages on its own connection: a protocol of redis-py and Redis, nothing of kombu.
+
+A line is in one of these states:
+
+* a reply is *due*: of the take script, of the net's question, or (elsewhere) of kombu's own BRPOP;
+* *armed*: nothing was sent and nothing will come but a push, once any of the lists was written to;
+* neither: a take is to be sent, as soon as there is credit.
+
+A list is *cold* from when a script found it empty and had it watched, in one step, until a push names it;
+else it is *hot*, and takes ask for it. What Redis writes to a connection comes in the order in which it did
+things: a push that is read before a take's answer tells of what was before that take, and one that comes
+behind it of what is to be asked for. So the lists are cooled by an answer at the moment when it is read, and no
+wake-up is lost. What Redis does not push is what this connection itself has written (NOLOOP): a list that
+something was taken from, and whose watching ended by that. It stays hot until it is found empty.
+
+A push that comes while a take is on its way is heard after that take: a message may so be overtaken by one of
+lower priority. The net asks for all lists once in :data:`NET` seconds, whatever was pushed, and so shows that
+Redis answers.
+Where Redis refuses client tracking, a BLMOVE within one list, from its head to its head, is the bell: of
+the first list at once, of the others within :data:`BLIND_WAIT`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from time import monotonic
+from typing import Any
+
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.delivery.scripts import TAKE
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Seconds between two questions of an armed line, and after which any line asks for all lists. Each second of
+#: an idle worker has room for two commands, and the rest of Celery and the lease have one and a bit.
+NET = 1.25
+
+#: Hot lists that a take asks for while takes bring something: the first few have it, most of the time.
+FEW = 4
+
+#: Seconds that a worker without client tracking may take to see a message in other lists than the first.
+BLIND_WAIT = 0.1
+
+#: Longest wait of such a worker for the first list, if there is no other.
+BLIND_LONGEST = 1.0
+
+#: Seconds until the next take where Redis lets nothing be taken for now.
+REFUSED_WAIT = 1.0
+
+#: The oldest Redis with BLMOVE, and with client tracking as it is used here.
+OLDEST_REDIS = (6, 2)
+
+#: What Redis answers for reasons that may pass by themselves: it can't save, has too few replicas, or works
+#: at another's script. Connecting anew would not help.
+_FOR_NOW = re.compile(r"\b(OOM|MISCONF|NOREPLICAS|BUSY)\b")
+
+_told: set[str] = set()
+
+
+def tell_once(text: str) -> None:
+    """Warn once in the process's life: channels come and go with their connections."""
+    if text not in _told:
+        _told.add(text)
+        logger.warning("%s", text)
+
+
+def require_redis(connection: Any) -> None:
+    """Refuse a Redis that is too old, by its reply to HELLO, which keeps the connection's protocol.
+
+    Args:
+        connection: redis-py's, on which no answer is due.
+
+    Raises:
+        FleetError: It is too old; the text has its version and the remedy.
+        redis.exceptions.RedisError, OSError: It does not answer.
+    """
+    connection.send_command("HELLO")
+    try:
+        hello = connection.read_response()
+    except ResponseError as exc:
+        if "unknown command" not in str(exc).lower():
+            raise
+        text = "older than 6.0"
+        parts: tuple[int, ...] = (5,)
+    else:
+        # With RESP2 it is a list: name, value, name, value.
+        said = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
+        version = said.get(b"version") or said.get("version") or ""
+        text = version.decode() if isinstance(version, bytes) else str(version)
+        parts = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+    if parts and parts < OLDEST_REDIS:
+        wanted = ".".join(map(str, OLDEST_REDIS))
+        raise FleetError(
+            f"Redis {text} is too old for the atomic take: use {wanted} or later, or celery_worker_take: stock"
+        )
+
+
+class Due(Enum):
+    """The replies that a line waits for."""
+
+    TAKE = "take"
+    #: BLMOVE's, then the take's.
+    RING = "ring"
+    LOOK = "look"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a take asks for.
+
+    ``names`` are ``unacked`` and ``unacked_index``; ``lists`` all queues with their first priority, then all
+    with their second, and so on; ``queues`` are JSON strings.
+    """
+
+    tag: str
+    names: tuple[str, str]
+    lists: Sequence[str]
+    queues: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A take on its way: its tag, and the lists that it asks for, in order."""
+
+    tag: str
+    lists: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a take has brought: an item, the tag under which it is held, and the list it came from."""
+
+    item: bytes
+    tag: str
+    key: str
+
+
+class Line:
+    """The asking on one connection after the other; each call gets the connection of the moment."""
+
+    def __init__(self) -> None:
+        self.due: Due | None = None
+        #: Pushes may come on the present socket.
+        self.bell = False
+        #: Unix-like time of the clock ``monotonic`` at which something was sent last.
+        self.asked_at = float("-inf")
+        self._asked = _Asked("", ())
+        self._preparing = 0
+        #: Lists that may have something; None: any.
+        self._hot: set[str] | None = None
+        #: The parser may hold a push, for which the loop would not wake.
+        self._unread = False
+        #: Since when all lists have been hot, or looked at, at least once.
+        self._all_at = float("-inf")
+        #: The last take brought something, and there may be more.
+        self._flows = False
+        #: The socket that knows the script, and where tracking was asked for.
+        self._known: Any = None
+        self._deaf = False
+        self._hungry = False
+        self._hold_until = float("-inf")
+        self._refusal: str | None = None
+
+    # --- asking ---
+
+    def lost(self) -> None:
+        """The connection is gone, and what was due with it."""
+        self.due = None
+        self.bell = self._hungry = False
+        self._known = None
+        self.forget()
+
+    def forget(self) -> None:
+        """What is known of the lists holds no more, as when they are others now."""
+        self._hot = None
+
+    @property
+    def armed(self) -> bool:
+        """Whether nothing is due, and all lists are watched, were empty, and have not been told of since."""
+        return self.due is None and self._hot is not None and not self._hot and not self._unread
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to send now: armed with the net just cast, or told to wait."""
+        now = monotonic()
+        return now < self._hold_until or (self.armed and now - self.asked_at < NET)
+
+    @property
+    def awaited(self) -> str | None:
+        """The tag of a take whose answer is still to come."""
+        return self._asked.tag if self.due in (Due.TAKE, Due.RING) else None
+
+    def ask(self, conn: Any, question: Question) -> bool:
+        """Send a take, or cast the net if it is armed; False where there is nothing to send after all.
+
+        Raises:
+            Exception: the connection has ended. The caller must disconnect.
+        """
+        commands: list[tuple[Any, ...]] = []
+        if conn._sock is not self._known:  # noqa: SLF001  # each new socket is a new client to Redis
+            commands = self._prepare(conn)
+        elif self.bell:
+            self._listen(conn)  # a message of higher priority may have come long ago
+        if self.idle:
+            return False
+        if self.armed:
+            self._all_at = monotonic()
+            self._asked = _Asked("", question.lists)
+            self._send(conn, Due.LOOK, [("EXISTS", *question.lists)])
+            return True
+        self._preparing = len(commands)
+        due = Due.TAKE
+        if self._hungry and not self.bell:
+            due = Due.RING
+            first = question.lists[0]
+            wait = BLIND_LONGEST if len(question.lists) == 1 else BLIND_WAIT
+            commands.append(("BLMOVE", first, first, "RIGHT", "RIGHT", wait))
+        lists, queues = self._chosen(question)
+        watch = 0 if not self.bell else 1 if self._flows else 2
+        arguments = (question.tag, watch, *question.names, *queues)
+        commands.append(("EVALSHA", TAKE.sha, len(lists), *lists, *arguments))
+        self._asked = _Asked(question.tag, lists)
+        self._send(conn, due, commands)
+        return True
+
+    def _prepare(self, conn: Any) -> list[tuple[Any, ...]]:
+        """What is sent before all else on a new socket."""
+        self._hungry = False
+        self.forget()
+        commands: list[tuple[Any, ...]] = [("SCRIPT", "LOAD", TAKE.text)]
+        self.bell = not self._deaf and str(conn.get_protocol()) == "3"
+        if self.bell:
+            # By this alone is a push heard wherever it is read, as before another's reply.
+            conn._parser.set_invalidation_push_handler(self._told_of)  # noqa: SLF001  # redis-py's own caches set it so
+            commands.append(("CLIENT", "TRACKING", "ON", "NOLOOP"))
+        elif not self._deaf:
+            tell_once("no pushes without RESP3: an idle worker waits by BLMOVE, which costs more")
+        return commands
+
+    def _chosen(self, question: Question) -> tuple[Sequence[str], Sequence[str]]:
+        """The lists to be asked for now, and their queues, as the take wants them."""
+        lists, queues = question.lists, question.queues
+        if not self.bell:
+            return lists, queues
+        now = monotonic()
+        # A name that is none of ours says that names can't be relied on.
+        if self._hot is None or now - self._all_at >= NET or not self._hot.issubset(lists):
+            self._hot, self._all_at = set(lists), now
+        places = [place for place, name in enumerate(lists) if name in self._hot]
+        if self._flows:
+            places = places[:FEW]
+        if len(places) == len(lists):
+            return lists, queues
+        return (
+            [lists[place] for place in places],
+            [queues[place % len(queues)] for place in places],
+        )
+
+    def _send(self, conn: Any, due: Due, commands: list[tuple[Any, ...]]) -> None:
+        self.due = due
+        self.asked_at = monotonic()
+        # Without redis-py's own check, which blocks and may put another socket in this one's place.
+        conn.send_packed_command(conn.pack_commands(commands), check_health=False)
+
+    # --- hearing ---
+
+    def hear(self, conn: Any) -> Found | None:
+        """Read what is there: all replies that are due, whatever is in them, else a push.
+
+        Raises:
+            Exception: an error of Redis or of the connection that is no answer to a take. The caller must
+                disconnect, as what is still to come would be taken for another's reply.
+        """
+        due, self.due = self.due, None
+        if due is None:  # a push, or the connection's end
+            conn.read_response(push_request=True)
+            self._unread = True  # there may be more
+            return None
+        if due is Due.LOOK:
+            if _raised(_reply(conn)):
+                self.forget()
+            else:
+                self._cool(conn, self._asked.lists)
+            return None
+        prepared = [_reply(conn) for _ in range(self._preparing)]
+        rung = _reply(conn) if due is Due.RING else None
+        answer = _reply(conn)
+        if prepared:
+            self._prepared(conn, *prepared)
+        if isinstance(answer, NoScriptError):  # SCRIPT FLUSH; a restart ends the connection as well
+            self._known = None
+            return None
+        if isinstance(answer, ResponseError) and self._is_for_now(answer):
+            return None
+        found = _raised(answer)
+        self._answered()
+        self._flows = bool(found) and len(found) < 3  # see TAKE
+        self._hungry = not found
+        lists = self._asked.lists
+        if found:
+            place, item = int(found[0]), found[1]
+            self._cool(conn, lists[:place] if self._flows else lists)
+            return Found(item, self._asked.tag, lists[place])
+        if isinstance(rung, ResponseError):  # it did not wait, as at the memory limit
+            self._hold_until = monotonic() + BLIND_WAIT
+        self._cool(conn, lists)
+        return None
+
+    def _told_of(self, push: Sequence[Any]) -> None:
+        """Lists were written to: ``[b"invalidate", their names]``; no names after FLUSHALL."""
+        names = push[1]
+        if names is None:
+            self.forget()
+        elif self._hot is not None:
+            self._hot.update(
+                name.decode(errors="replace") if isinstance(name, bytes) else name for name in names
+            )
+
+    def _cool(self, conn: Any, lists: Sequence[str]) -> None:
+        """These were empty, and watched from then on; by an answer that has just been read."""
+        # Else the queues have become others since they were asked for, or nothing is watched.
+        if self.bell and self._hot is not None:
+            self._hot.difference_update(lists)
+            self._unread = not self._hot and _may_hold(conn)
+
+    def _listen(self, conn: Any) -> None:
+        """Read all pushes that are there."""
+        while conn.can_read(0):
+            conn.read_response(push_request=True)
+        self._unread = False
+
+    def _prepared(self, conn: Any, script: Any, tracking: Any = None) -> None:
+        _raised(script)
+        self._known = conn._sock  # noqa: SLF001  # see ask
+        if isinstance(tracking, ResponseError):
+            self.bell, self._deaf = False, True
+            why = redact(one_line(tracking))
+            tell_once(
+                f"Redis refuses client tracking ({why}): an idle worker waits by BLMOVE, which costs more"
+            )
+
+    def _is_for_now(self, answer: ResponseError) -> bool:
+        if not isinstance(answer, OutOfMemoryError) and not _FOR_NOW.search(str(answer)):
+            return False
+        self._hold_until = monotonic() + REFUSED_WAIT
+        if self._refusal is None:
+            self._refusal = redact(one_line(answer))
+            logger.warning("Redis lets no message be taken for now: %s", self._refusal)
+        return True
+
+    def _answered(self) -> None:
+        if self._refusal is not None:
+            self._refusal = None
+            logger.warning("Redis lets messages be taken again")
+
+
+def _reply(conn: Any) -> Any:
+    """The next reply; an error of Redis is one, too."""
+    try:
+        return conn.read_response()
+    except ResponseError as exc:
+        return exc
+
+
+def _may_hold(conn: Any) -> bool:
+    """Whether the parser, or TLS, has already read something, which would not wake the loop."""
+    try:
+        return bool(conn.can_read(0))
+    except Exception:  # noqa: BLE001  # the connection's end: whoever reads next meets it, and loses no answer by it
+        return True
+
+
+def _raised(answer: Any) -> Any:
+    """The answer; an error is raised."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -1,0 +1,395 @@
+# ruff: noqa: SLF001  # subclasses of what kombu keeps private
+"""kombu 5.7's Redis transport with the atomic take.
+
+All that is read or replaced of kombu stands here, checked in the source of kombu 5.7.0; what an older minor lacks
+or does otherwise is made good in :mod:`celery_fleet.compat.minors.chosen`, on which this is built. How the polling
+connection is used is said in :mod:`celery_fleet.delivery.fetch.queue_poller`; kombu's mark of a poll, ``_in_poll``, is
+set only while a reply is due, so not while the channel is armed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+import kombu.transport
+import kombu.transport.redis
+import kombu.utils.json
+
+from celery_fleet.common import errors
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.compat.minors import chosen as minors
+from celery_fleet.compat.mixin import Mixin
+from celery_fleet.delivery import keys, process
+from celery_fleet.delivery.fetch.held import Message, QoS, Taken
+from celery_fleet.delivery.fetch.queue_poller import (
+    NET,
+    Due,
+    Found,
+    Line,
+    Question,
+    require_redis,
+    tell_once,
+)
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.outage.breaker import BrokerAwayError
+from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, Script
+
+# Typed in part only, which is worse than not at all for those who subclass.
+stock: Any = kombu.transport.redis
+json: Any = kombu.utils.json
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
+    """Takes by script; mixed in before one of kombu's channels."""
+
+    QoS = QoS
+    Message = Message
+
+    #: Whether messages are taken by script, and acknowledged so.
+    atomic = False
+
+    # kombu's, for the type checker
+    client: Any
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._line = Line()
+        #: Whether it is the worker's that consumes; for good, since what it took is acknowledged after its connection.
+        self.ours = False
+        self._checked = False
+        self._unconfirmed: set[str] = set()
+        #: The list of each queue, priority by priority; each queue as a JSON string.
+        self._lists: list[dict[str, str]] = []
+        self._quoted: dict[str, str] = {}
+        #: A BRPOP of kombu's own is under way.
+        self._popping = False
+        super().__init__(*args, **kwargs)
+        # For what kombu does from time to time; its retrying goes by the transport's errors.
+        self.connection_errors = (*self.connection_errors, BrokerAwayError)
+
+    def _require_version(self) -> None:
+        channel: Any = self
+        try:
+            pooled = minors.kombu.pooled(channel.async_pool)
+            try:
+                require_redis(pooled)
+            finally:
+                channel.async_pool.release(pooled)
+        except FleetError as exc:
+            errors.refuse(exc, os.environ)
+
+    @property
+    def armed(self) -> bool:
+        """Whether the next message will be told of by a push, so that nothing is asked."""
+        return self._line.armed
+
+    @property
+    def listens(self) -> bool:
+        """Whether what comes unasked is a push, and not the end of the connection alone."""
+        channel: Any = self
+        return self._line.bell and not channel._in_poll
+
+    def is_lost(self, exc: BaseException) -> bool:
+        """Whether an error says that the broker can't be reached. A closed channel has no connection left."""
+        channel: Any = self
+        if isinstance(
+            exc, KeyError
+        ):  # to kombu a lost connection, too: one of its own that it may meet
+            return False
+        return isinstance(exc, channel.connection_errors) or (
+            isinstance(exc, AttributeError) and self.connection is None
+        )
+
+    @property
+    def awaited(self) -> str | None:
+        """The tag of a take whose answer is still to come."""
+        return self._line.awaited
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether an answer that the loop waits for has not come for so long; a push is none."""
+        channel: Any = self
+        conn = channel._in_poll
+        if not conn or conn._sock is None or channel._brpop_sent_at is None:
+            return False
+        waits = self._popping or self._line.due is Due.RING  # there Redis itself waits
+        if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
+            return False
+        # There, but left unread without credit, it is no fault of the broker's.
+        return not minors.kombu.readable(conn._sock)
+
+    # --- which way ---
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **kwargs: Any) -> Any:
+        """Begin to consume a queue.
+
+        Raises:
+            SystemExit, celery.exceptions.ImproperlyConfigured: where Redis is too old for it, see `errors.refuse`.
+        """
+        if not self._checked and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
+            self._require_version()
+            self.ours = self._checked = True
+        (self._unconfirmed.add if no_ack else self._unconfirmed.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def become_ours(self) -> None:
+        """It is the worker's, which has yet to consume: what runs is acknowledged here, and it may be lost before."""
+        self.ours = True
+        self._update_queue_cycle()
+
+    def _update_queue_cycle(self) -> None:
+        super()._update_queue_cycle()
+        channel: Any = self
+        self._line.forget()  # it was of the queues of before
+        self._lists = [
+            {queue: channel._q_for_pri(queue, step) for queue in channel.active_queues}
+            for step in channel.priority_steps
+        ]
+        self._quoted = {queue: json.dumps(queue) for queue in channel.active_queues}
+        why_not = None
+        unconfirmed = self._unconfirmed.intersection(channel.active_queues)
+        if not channel.ack_emulation:
+            why_not = "ack_emulation is off (broker_transport_options)"
+        elif channel.global_keyprefix:
+            why_not = "global_keyprefix is set (broker_transport_options)"
+        elif unconfirmed:
+            why_not = f"{', '.join(sorted(unconfirmed))} has no_ack"
+        self.atomic = self.ours and why_not is None
+        # Those that go with the process are Celery's own: replies, and what gossip hears.
+        if (
+            self.ours
+            and why_not is not None
+            and not (unconfirmed and unconfirmed <= channel.auto_delete_queues)
+        ):
+            tell_once(f"messages are taken as stock Celery does it: {why_not}")
+
+    # --- scripts ---
+
+    def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script on a connection of the pool."""
+        channel: Any = self
+        with channel.conn_or_acquire() as client:
+            return run(client, script, names, args)
+
+    def restore(self, tag: str, key: str, payload: str | bytes) -> bool:
+        """Put a message back to the head of a list; False where it is no longer held under the tag."""
+        channel: Any = self
+        names = [channel.unacked_key, channel.unacked_index_key, key]
+        return bool(self.run(RESTORE, names, [tag, payload]))
+
+    def requeue(self, tag: str, key: str, payload: str | bytes) -> bool:
+        """The same to the far end: a task that rejects itself again and again must not keep others waiting."""
+        channel: Any = self
+        names = [channel.unacked_key, channel.unacked_index_key, key]
+        return bool(self.run(REQUEUE, names, [tag, payload]))
+
+    # --- taking ---
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        channel: Any = self
+        conn = self.client.connection
+        if not self.atomic:
+            if self._line.bell:  # pushes would come among kombu's replies
+                conn.disconnect()
+                return
+            super()._brpop_start(timeout)
+            self._popping = bool(channel._in_poll)
+            return
+        # Without a socket redis-py would open one that the loop does not know.
+        if self._line.idle or conn._sock is None:
+            return
+        queues = list(channel._queue_cycle.consume(len(channel.active_queues)))
+        if not queues:
+            return
+        question = Question(
+            tag=process.tags().next(),
+            names=(channel.unacked_key, channel.unacked_index_key),
+            lists=[names[queue] for names in self._lists for queue in queues],
+            queues=[self._quoted[queue] for queue in queues],
+        )
+        try:
+            asked = self._line.ask(conn, question)
+        except BaseException:
+            conn.disconnect()
+            raise
+        if asked:
+            channel._in_poll = conn
+            channel._brpop_sent_at = self._line.asked_at
+
+    def _brpop_read(self, **options: Any) -> Any:
+        channel: Any = self
+        popping, self._popping = self._popping, False
+        try:
+            if popping:
+                return super()._brpop_read(**options)
+            return self._take(self.client.connection)
+        except Empty:
+            raise
+        except Exception as exc:
+            if not channel._closing:
+                raise
+            # Else kombu would leave the channel half closed, and the worker would end of it.
+            logger.warning("a closing channel's last answer: %s", redact(one_line(exc)))
+            raise Empty from exc
+        finally:
+            channel._in_poll = None
+            channel._flush_brpop_reauth()
+
+    def _take(self, conn: Any) -> bool:
+        if conn is None:
+            raise Empty
+        try:
+            found = self._line.hear(conn)
+        except BaseException:
+            conn.disconnect()
+            raise
+        if found is None:
+            raise Empty
+        self._deliver(found)
+        return True
+
+    def hear(self) -> None:
+        """Read a push though there is no credit; kombu takes it for the end of the connection."""
+        conn = self.client.connection
+        try:
+            self._line.hear(conn)
+        except Exception as exc:
+            conn.disconnect()
+            if not self.is_lost(exc):
+                raise
+
+    # --- delivering ---
+
+    def _deliver(self, found: Found) -> None:
+        channel: Any = self
+        queue = found.key.rsplit(channel.sep, 1)[0]
+        channel._queue_cycle.rotate(queue)
+        if channel._closing or queue not in self.connection._callbacks:
+            # Cancelled meanwhile. kombu would have any channel hold it, under a second tag.
+            self.restore(found.tag, found.key, found.item)
+            raise Empty
+        try:
+            raw = json.loads(found.item.decode())
+        except Exception as exc:
+            self._park(found, "undecodable", exc)
+            raise Empty from exc
+        transport = self.connection
+        transport.taken = Taken(raw, found.tag, found.key)
+        try:
+            transport._deliver(raw, queue)
+            if transport.taken is not None:  # another channel consumes the queue with no_ack
+                self.run(ACK, [channel.unacked_key, channel.unacked_index_key], [found.tag])
+        except Exception as exc:
+            if transport.taken is None:  # it is held: what failed is how it was handled
+                raise
+            self._park(found, "malformed", exc)
+            raise Empty from exc
+        finally:
+            transport.taken = None
+
+    def _park(self, found: Found, reason: str, exc: Exception) -> None:
+        """Put aside what can't become a message."""
+        channel: Any = self
+        detail = redact(one_line(f"{type(exc).__name__}: {exc}"))
+        if HOOKS.park_raw is not None:
+            try:
+                HOOKS.park_raw(self, found.tag, found.key, found.item, reason, detail)
+                return
+            except Exception as trouble:
+                if self.is_lost(trouble):
+                    raise
+                logger.exception("what can't be read can't become a dead letter")
+        names = [channel.unacked_key, channel.unacked_index_key, keys.UNREADABLE]
+        self.run(PUT_ASIDE, names, [found.tag, found.item, keys.UNREADABLE_KEPT])
+        queue = found.key.split(channel.sep)[0]
+        logger.error(
+            "an item of %s is %s (%s): put into the list %s", queue, reason, detail, keys.UNREADABLE
+        )
+
+    # --- the connection ---
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        made: dict[str, Any] = super()._connparams(asynchronous)
+        return made if HOOKS.parameters is None else HOOKS.parameters(made)
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        if getattr(self.__dict__.get("client"), "connection", None) is connection:
+            self._line.lost()
+            self._popping = False
+        super()._on_connection_disconnect(connection)
+
+    def _flush_brpop_reauth(self) -> None:
+        channel: Any = self
+        connection = getattr(self.__dict__.get("client"), "connection", None)
+        if channel._pending_reauth_token(connection) is not None:
+            self._line.forget()  # the reply's reader may pass over a push
+        super()._flush_brpop_reauth()
+
+
+class Channel(_Atomic, minors.kombu.Channel):  # type: ignore[misc]  # see stock
+    """A channel of redis:// and rediss://."""
+
+
+class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[misc]  # see stock
+    """A channel of sentinel://."""
+
+
+class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
+    """kombu's poller, which knows that pushes come unasked."""
+
+    def on_poll_start(self) -> None:
+        """Before each wait."""
+        if HOOKS.tick is not None:
+            for channel in tuple(self._channels):
+                HOOKS.tick(channel)
+        super().on_poll_start()
+
+    def on_readable(self, fileno: int) -> Any:
+        """A socket has something to read."""
+        found = self._fd_to_chan.get(fileno)
+        channel: Any = found and found[0]
+        if found and found[1] == "BRPOP" and channel.listens and not channel.qos.can_consume():
+            return channel.hear()
+        return super().on_readable(fileno)
+
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        """Wait for a message where there is no event loop; the net is to be cast all the same."""
+        return super().get(callback, timeout=NET if timeout is None else min(timeout, NET))
+
+
+class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
+    """redis:// and rediss://."""
+
+    Channel: Any = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle: Any = Poller()
+        #: What is under way to its consumer; its channel may be another than the one that took it.
+        self.taken: Taken | None = None
+
+
+class SentinelTransport(Transport):
+    """sentinel://."""
+
+    default_port: Any = stock.SentinelTransport.default_port
+    Channel: Any = SentinelChannel
+
+
+_CLASSES = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
+
+
+def install() -> None:
+    """Have these transports stand behind the schemes of URLs, which stay as they are."""
+    for alias, transport in _CLASSES.items():
+        kombu.transport.TRANSPORT_ALIASES[alias] = f"{__name__}:{transport.__name__}"
+        kombu.transport._transport_cache.pop(alias, None)

@@ -1,0 +1,1 @@
+"""Return the messages of a process that has died or drains."""

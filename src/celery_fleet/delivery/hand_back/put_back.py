@@ -1,0 +1,302 @@
+"""Put back what a dead process held: each message to the head of its list, in the order of the takes.
+
+Standard library alone. It is no one step for all messages: whatever ends it in between leaves the rest
+where it was, in ``unacked``, for the sweep that follows when the lease has run out. Each message moves by
+one script, which does nothing where it is no longer held under its tag.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from bisect import bisect
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common import text as words
+from celery_fleet.common.redis_client import RedisError
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.delivery.scripts import RESTORE, Script
+
+#: Members of the index that Redis is asked for at once, and messages that are in memory at once.
+SCAN, CHUNK = 1000, 20
+
+#: Looks at the index. What a dead process sent last may reach Redis after our first look.
+LOOKS = 3
+
+PARK = Script(dead_letters.PARK)
+
+_GLOB = re.compile(r"([\\*?\[\]])")
+
+
+class Client(health_redis.Client):
+    """A connection that takes messages of any size, and gives back each byte as it came."""
+
+    longest: ClassVar[int] = 1 << 29
+    undecodable: ClassVar[str] = "surrogateescape"
+
+
+def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
+    """TLS with kombu's options for it, ``broker_use_ssl``.
+
+    Raises:
+        OSError: A certificate can't be read.
+    """
+    context = ssl.create_default_context(cafile=tls.get("ssl_ca_certs") or None)
+    needed = str(tls.get("ssl_cert_reqs") or "required").lower().removeprefix("cert_")
+    context.check_hostname = needed == "required" and bool(tls.get("ssl_check_hostname", True))
+    if needed != "required":
+        context.verify_mode = ssl.CERT_OPTIONAL if needed == "optional" else ssl.CERT_NONE
+    if tls.get("ssl_certfile"):
+        context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile") or None)
+    return context
+
+
+@dataclass
+class Outcome:
+    """What became of the messages; it grows while they move, so that it holds whatever ends the work."""
+
+    #: Ended before the process did, and acknowledged now.
+    acknowledged: int = 0
+    returned: int = 0
+    #: Those of ``returned`` that the process had begun to run.
+    begun: int = 0
+    #: Dead letters: too many processes died of them.
+    parked: int = 0
+    #: Left where they are, and why the first of them was.
+    left: int = 0
+    why: str = ""
+    #: Why the last attempt did not come to its end.
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A message as ``unacked`` has it."""
+
+    tag: str
+    raw: dict[str, Any]
+    #: The list that it goes back to.
+    key: str
+
+    @classmethod
+    def parse(cls, tag: str, value: str, estate: Estate) -> Held:
+        """From ``[message, "", queue]``.
+
+        Raises:
+            ValueError: It is none that our take could have made.
+        """
+        try:
+            raw, exchange, queue = json.loads(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"it can't be read ({type(error).__name__})") from None
+        if not isinstance(raw, dict) or exchange != "" or not isinstance(queue, str):
+            raise ValueError("it is not as a worker of the fleet takes messages")
+        return cls(tag, raw, key_of(queue, priority_of(raw), estate))
+
+
+def priority_of(raw: Mapping[str, Any]) -> int:
+    """A message's priority as kombu reads it (Channel._get_message_priority)."""
+    try:
+        return max(0, min(int(raw["properties"]["priority"]), 9))
+    except (TypeError, ValueError, KeyError):
+        return 0
+
+
+def key_of(queue: str, priority: int, estate: Estate) -> str:
+    """The list of a queue for a priority as kombu names it (Channel._q_for_pri)."""
+    step = estate.steps[bisect(estate.steps, priority) - 1]
+    return f"{queue}{estate.separator}{step}" if step else queue
+
+
+def redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+    """Return a message as it goes back: marked as kombu does it, and with its share of the worker's death.
+
+    ``share`` is None for a message whose task had not begun.
+    """
+    message = dead_letters.neutral(raw)
+    headers = message.get("headers")
+    message["headers"] = {**(headers if isinstance(headers, dict) else {}), "redelivered": True}
+    if share is not None:
+        message["headers"][keys.DEATHS] = round(dead_letters.header(raw, keys.DEATHS) + share, 3)
+        message["headers"][keys.CRASHES] = int(dead_letters.header(raw, keys.CRASHES)) + 1
+    information = message["properties"].get("delivery_info")
+    if isinstance(information, dict):
+        message["properties"]["delivery_info"] = {**information, "redelivered": True}
+    return message
+
+
+class Return:
+    """One attempt after another to put back all of an estate; it goes on where the one before has ended.
+
+    Args:
+        estate: Whose messages.
+        begun: Numbers of the deliveries that the process had begun to run, among which its death is shared out.
+        pending: Tags of those that had ended.
+        outcome: Where it is noted.
+    """
+
+    def __init__(
+        self, estate: Estate, begun: Collection[int], pending: Sequence[str], outcome: Outcome
+    ) -> None:
+        self._estate = estate
+        self._begun = begun
+        self._pending = list(pending)
+        self._outcome = outcome
+        self._left: set[str] = set()
+        self._shares: dict[str, float] | None = None
+
+    def attempt(self, client: Client) -> None:
+        """Do what is to be done still.
+
+        Raises:
+            OSError, RedisError: Redis does not answer, or not as it should.
+        """
+        if self._pending:
+            self._acknowledge(client)
+        for look in range(LOOKS):
+            tags = self._held(client)
+            if not tags:
+                return
+            if not look:
+                for script in (RESTORE, PARK):
+                    client.ask("SCRIPT", "LOAD", script.text)
+            if self._shares is None:
+                self._shares = self._share_out(client, tags)
+            # RPUSH makes the last one the first to be popped, so the newest goes first.
+            for start in range(0, len(tags), CHUNK):
+                self._move(client, tags[start : start + CHUNK])
+
+    def _acknowledge(self, client: Client) -> None:
+        unacked, index = self._estate.unacked, self._estate.index
+        # The message before its place in the index: what is left in between is no message without a place, which
+        # nobody would find. Plain commands, since a Redis that is full takes those, and each is done or not.
+        gone = _sound(client.ask_all(("HDEL", unacked, tag) for tag in self._pending))
+        _sound(client.ask_all(("ZREM", index, tag) for tag in self._pending))
+        self._pending.clear()
+        self._outcome.acknowledged += sum(gone)
+
+    def _held(self, client: Client) -> list[str]:
+        """Tags that stand in the index, the newest first; by their numbers, since a lease moves their times."""
+        owner = self._estate.owner
+        pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
+        found: set[str] = set()
+        cursor = "0"
+        while True:
+            # In steps: the index holds what all workers have taken, and nobody is to wait for the look at it.
+            cursor, members = client.ask(
+                "ZSCAN", self._estate.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
+            )
+            found.update(tag for tag in members[::2] if owner.holds(tag))
+            if cursor == "0":
+                return sorted(found - self._left, key=_number, reverse=True)
+
+    def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
+        """Return what part of the process's death each task that ran has.
+
+        Nothing says which of them it was. Those that have run at several deaths already are the suspects, and a worker
+        runs one suspect at a time.
+        """
+        running = [tag for tag in tags if _number(tag) in self._begun]
+        crashes: dict[str, float] = {}
+        for start in range(0, len(running), CHUNK):
+            chunk = running[start : start + CHUNK]
+            values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in chunk)
+            for tag, value in zip(chunk, values, strict=True):
+                with suppress(ValueError):
+                    held = Held.parse(tag, value, self._estate)
+                    crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
+        suspects = [tag for tag, number in crashes.items() if number >= keys.SUSPECT]
+        blamed = suspects or list(crashes)
+        return {tag: 1 / len(blamed) if tag in blamed else 0.0 for tag in crashes}
+
+    def _move(self, client: Client, tags: Sequence[str]) -> None:
+        values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in tags)
+        commands: list[tuple[str, ...]] = []
+        moved: list[tuple[str, str]] = []
+        for tag, value in zip(tags, values, strict=True):
+            if value is None:
+                client.ask("ZREM", self._estate.index, tag)
+                continue
+            if isinstance(value, RedisError):
+                self._leave(tag, str(value))
+                continue
+            try:
+                held = Held.parse(tag, value, self._estate)
+            except ValueError as error:
+                self._leave(tag, str(error))
+                continue
+            kind, command = self._command(held)
+            moved.append((tag, kind))
+            commands.append(command)
+        for (tag, kind), answer in zip(moved, client.ask_all(commands), strict=True):
+            if isinstance(answer, RedisError):
+                self._leave(tag, str(answer))
+            else:
+                # PARK answers with a list that begins with what RESTORE answers.
+                done = int(answer[0] if isinstance(answer, list) else answer)
+                self._note(kind, done)
+
+    def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
+        """What becomes of a message, and the command that does it."""
+        share = (self._shares or {}).get(held.tag)
+        raw = redelivered(held.raw, share)
+        message = json.dumps(raw)
+        deaths = dead_letters.header(raw, keys.DEATHS)
+        # Thirds of a death are rounded.
+        if share and self._estate.deaths is not None and deaths > self._estate.deaths - 0.01:
+            crashes = int(dead_letters.header(raw, keys.CRASHES))
+            names, arguments = dead_letters.park_call(
+                message,
+                held.key,
+                dead_letters.POISON,
+                f"its worker died {words.count(crashes, 'time')} while it ran",
+                self._estate.node,
+                keep=self._estate.keep,
+                tag=held.tag,
+                places=dead_letters.Places(self._estate.unacked, self._estate.index),
+            )
+            return "parked", _evaluation(PARK, names, arguments)
+        kind = "returned" if share is None else "begun"
+        places = [self._estate.unacked, self._estate.index, held.key]
+        return kind, _evaluation(RESTORE, places, [held.tag, message])
+
+    def _note(self, kind: str, done: int) -> None:
+        outcome = self._outcome
+        if kind == "parked":
+            outcome.parked += done
+        else:
+            outcome.returned += done
+            outcome.begun += done if kind == "begun" else 0
+
+    def _leave(self, tag: str, why: str) -> None:
+        self._left.add(tag)
+        self._outcome.left += 1
+        self._outcome.why = self._outcome.why or why
+
+
+def _number(tag: str) -> int:
+    return int(tag.rpartition("/")[2], 16)
+
+
+def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+    return ("EVALSHA", script.sha, str(len(names)), *names, *arguments)
+
+
+def _sound(answers: Iterable[Any]) -> list[int]:
+    """Answers of which none is an error.
+
+    Raises:
+        RedisError: The first one.
+    """
+    found = list(answers)
+    for answer in found:
+        if isinstance(answer, RedisError):
+            raise answer
+    return [int(answer) for answer in found]

@@ -1,0 +1,64 @@
+"""The worker's side of the hand-back: it leaves in its runtime directory what its unit needs after its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from celery import signals
+
+from celery_fleet.compat import tasks
+from celery_fleet.delivery import process
+from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
+from celery_fleet.delivery.options import Options
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Descriptors of locks, open as long as the process and those that it forks live.
+_held: list[int] = []
+
+
+def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
+    """Have them left once the worker is set up and has not forked yet, where the hand-back is on."""
+    if not options.hand_back:
+        return
+    signals.celeryd_after_setup.connect(
+        lambda **_: prepare(app, options, environ),
+        weak=False,
+        dispatch_uid="celery_fleet.hand_back",
+    )
+
+
+def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> Begun | None:
+    """Take the lock, say who this process is, and note from now on what begins; None where that fails.
+
+    Nothing is lost by a failure: then the messages of a process that dies wait for its lease.
+    """
+    directory = begun.directory_of(environ)
+    if directory is None:
+        logger.warning(
+            "no hand-back: %s is not set, since no unit has started this worker; what it holds when it dies"
+            " waits until its lease runs out",
+            begun.DIRECTORY_VARIABLE,
+        )
+        return None
+    owner = process.owner()
+    try:
+        _held.append(begun.hold(directory))
+        # Of a directory that was preserved.
+        for name in (begun.ESTATE, begun.STOPPING):
+            (directory / name).unlink(missing_ok=True)
+        notes = Begun(owner, directory / begun.BEGUN)
+        transport = app.conf.broker_transport_options or {}
+        Estate.of(owner, transport, options).write(directory)
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning(
+            "no hand-back: %s (%s); what this worker holds when it dies waits until its lease runs out",
+            error,
+            directory,
+        )
+        return None
+    tasks.on_tasks(notes.note, notes.forget)
+    return notes

@@ -1,0 +1,1 @@
+"""Keep what a worker holds, and return what nobody holds any more."""

@@ -1,0 +1,136 @@
+# ruff: noqa: SLF001  # reading private attributes is what this module is for
+"""What lease and sweep read of celery 5.7 and kombu 5.7, from a thread beside the worker's loop.
+
+Reads only, and nothing that would connect, create or cache something in the loop's own objects.
+Checked in the sources of celery 5.7.0 and kombu 5.7.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import redis
+from billiard.util import register_after_fork
+from kombu.transport import redis as stock
+from kombu.utils.url import _parse_url
+from redis import sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from celery_fleet.compat.queues import list_for
+from celery_fleet.delivery.lease.sweep import Broker
+from celery_fleet.delivery.outage import internals as _outage57
+from celery_fleet.delivery.run import run
+
+
+def channel_of(worker: Any) -> Any:
+    """The channel that the worker consumes from; None while it has none, or one that is not Redis'."""
+    consumer = getattr(worker, "consumer", None)
+    channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
+    if not isinstance(channel, stock.Channel) or channel.closed or channel.connection is None:
+        return None
+    return channel
+
+
+def running() -> set[str]:
+    """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
+    tags = {request.message.delivery_tag for request in _outage57.running()}
+    return {tag for tag in tags if isinstance(tag, str)}
+
+
+def awaited(channel: Any) -> set[str]:
+    """The tag of a take whose answer is due, or was read and is not filed yet."""
+    line = getattr(channel, "_line", None)  # kombu's own channel has none
+    asked = None if getattr(line, "due", None) is None else getattr(line, "_asked", None)
+    taken = getattr(channel.connection, "taken", None)
+    return {found.tag for found in (asked, taken) if found is not None}
+
+
+def address_of(channel: Any) -> tuple[Any, ...]:
+    """Where a channel is connected to, for comparison: a list of brokers may have been stepped through."""
+    info = channel.connection.client
+    return (info.hostname, info.port, info.virtual_host, info.userid, type(channel))
+
+
+def client_of(channel: Any, timeout: float) -> redis.Redis:
+    """A client of our own for a channel's broker: its TLS, user and database, and one short attempt.
+
+    Args:
+        channel: an open one.
+        timeout: seconds for connecting and for each answer.
+    """
+    # kombu's own method: a subclass's may guard connections of the loop's thread.
+    params = stock.Channel._connparams(channel)  # type: ignore[no-untyped-call]  # typed in part only
+    params.update(
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        health_check_interval=0,  # the rounds are its check
+        retry=Retry(NoBackoff(), 0),
+    )
+    params.pop("retry_on_timeout", None)
+    client: redis.Redis
+    if isinstance(channel, stock.SentinelChannel):
+        client = _sentinel_client(channel, params)
+    else:
+        client = redis.Redis(connection_pool=redis.ConnectionPool(**params))
+    # A child of the pool has no use for it, and would keep the socket open.
+    register_after_fork(client, _close)
+    return client
+
+
+def _close(client: redis.Redis) -> None:
+    client.connection_pool.disconnect()
+
+
+def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
+    # As SentinelChannel._sentinel_managed_pool does it.
+    host, port = params.pop("host", None), params.pop("port", None)
+    found = [_parse_url(url) for url in channel.connection.client.alt or ()]
+    servers = [
+        (url.hostname, url.port or channel.connection.default_port)
+        for url in found
+        if url.scheme == "sentinel"
+    ]
+    manager = sentinel.Sentinel(
+        servers or [(host, port)],
+        min_other_sentinels=getattr(channel, "min_other_sentinels", 0),
+        sentinel_kwargs=getattr(channel, "sentinel_kwargs", None),
+        **params,
+    )
+    own = {name: params[name] for name in ("username", "password") if name in params}
+    client: redis.Redis = manager.master_for(channel.master_name, redis.Redis, **own)
+    return client
+
+
+def broker_of(channel: Any, client: redis.Redis) -> Broker:
+    """What a sweep has to know of a channel's broker, asked through a client of its own."""
+    prefix = channel.global_keyprefix
+
+    def table(exchange: str) -> list[tuple[str, ...]]:
+        members: Any = client.smembers(prefix + channel.keyprefix_queue % exchange)
+        return [tuple(member.decode().split(channel.sep)) for member in members]
+
+    def queues(exchange: str, routing_key: str) -> Iterable[str]:
+        if not exchange:
+            return [routing_key]
+        # typeof takes an exchange that this process never declared for a direct one, as kombu does.
+        found = channel.typeof(exchange).lookup(table(exchange), exchange, routing_key, None)
+        # Without a binding kombu would drop the message; a queue is mostly called as its routing key.
+        return dict.fromkeys(queue for queue in found if queue) or [routing_key]
+
+    def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:
+        return [
+            prefix + list_for(channel, queue, raw)
+            for queue in queues(exchange, routing_key)
+            if queue
+        ]
+
+    return Broker(
+        run=partial(run, client),
+        index=prefix + channel.unacked_index_key,
+        unacked=prefix + channel.unacked_key,
+        lists=lists,
+        plain_list=lambda queue: prefix + queue,
+    )

@@ -1,0 +1,204 @@
+"""The lease: a process renews the places in ``unacked_index`` of all that it holds.
+
+A message whose place is older than the visibility timeout counts as abandoned and is put back
+(:mod:`celery_fleet.delivery.lease.sweep`). Stock kombu writes the place once, so the timeout has to exceed the
+longest task and the farthest ETA. Renewed every few seconds, by Redis' clock, 300 seconds are enough.
+
+Only a process that is of use renews: :meth:`Lease.end` lets a stuck one lose what it holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.tags import number_of
+
+logger = logging.getLogger("celery_fleet.delivery.lease")
+
+#: Rounds in a lease: one may fail, and one may come late.
+ROUNDS = 3
+
+#: Longest time in seconds between two rounds: a third of the shortest lease that preflight takes. Each worker sweeps by
+#: its own timeout, and while a longer one is rolled out some have the shorter one of before.
+LONGEST_ROUND = 5.0
+
+#: Tags in one call: some 60 kB, and well below a millisecond of Redis' time.
+BATCH = 1000
+
+#: Seconds to the next attempt after one that failed; less where a round is.
+RETRY = 2.0
+
+#: Seconds in which an acknowledgement under way ends, before a missing message counts as lost.
+SETTLE = 0.2
+
+#: Renews places that exist and returns the tags of those that don't.
+#: ZREM comes first: it writes, so a Redis at its memory limit lets the script go on to ZADD. Nothing has the tag "".
+#: KEYS: unacked_index. ARGV: tags.
+RENEW = Script("""
+local now = redis.call('TIME')
+local score = now[1] .. '.' .. string.format('%06d', now[2])
+redis.call('ZREM', KEYS[1], '')
+local places = {}
+for i = 1, #ARGV do
+  places[2 * i - 1] = score
+  places[2 * i] = ARGV[i]
+end
+local missing = {}
+if redis.call('ZADD', KEYS[1], 'XX', 'CH', unpack(places)) < #ARGV then
+  for i = 1, #ARGV do
+    if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then missing[#missing + 1] = ARGV[i] end
+  end
+end
+return missing
+""")
+
+
+class Run(Protocol):
+    """Runs scripts at the Redis that this process takes from."""
+
+    def __call__(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run one; its answer.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: where it did not run, or no answer came.
+        """
+
+
+class Lease:
+    """When to renew, what came of it, and whether to go on. For one thread but where said otherwise.
+
+    Args:
+        held: tags of the messages that this process answers for; called in the renewing thread.
+        done: those among them whose task has ended and whose acknowledgement is on its way.
+        seconds: the application's visibility timeout.
+        awaited: tags of takes whose answers were not read yet: without credit, or while a solo pool runs a task,
+            one may wait for hours with a message in it. They may have brought nothing.
+    """
+
+    def __init__(
+        self,
+        held: Callable[[], Iterable[str]],
+        seconds: float,
+        done: Callable[[], Iterable[str]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        awaited: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self.seconds = seconds
+        #: Messages that were put back for others while their task was here.
+        self.lost = 0
+        self._held = held
+        self._done = done
+        self._awaited = awaited
+        self._clock = clock
+        self._sleep = sleep
+        self._ended = threading.Event()
+        self._why = ""
+        self._confirmed = clock()
+        self._next = self._confirmed
+        self._told: set[str] = set()
+        self._lapse_told = False
+
+    # --- for any thread ---
+
+    def end(self, why: str) -> None:
+        """Renew no more, so that others get what this process holds; again is harmless."""
+        if not self._ended.is_set():
+            self._why = why
+            self._ended.set()
+            logger.error(
+                "the lease has ended (%s): other workers get this one's messages after %.0f s",
+                why,
+                self.seconds,
+            )
+
+    def resume(self) -> None:
+        """Renew again, at once: a process that was given up has found back before its manager ended it."""
+        if self._ended.is_set():
+            self._next = self._clock()
+            self._ended.clear()
+            logger.warning("the lease is renewed again, since the worker is of use again")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not renewed any more."""
+        return self._ended.is_set()
+
+    @property
+    def age(self) -> float:
+        """Seconds since Redis confirmed a renewal, or since there was nothing to renew."""
+        return self._clock() - self._confirmed
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it could not be renewed for its whole length: what is held may be another's as well."""
+        return self.age > self.seconds
+
+    # --- for the renewing thread ---
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until the next round; infinite after the end."""
+        return float("inf") if self.ended else max(0.0, self._next - self._clock())
+
+    def renew(self, run: Run, index: str) -> int:
+        """Renew everything that is held; how many messages that were.
+
+        Args:
+            run: runs the script.
+            index: key of kombu's ``unacked_index``.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: where Redis did not confirm; tried again soon.
+        """
+        if self.ended:
+            return 0
+        began = self._clock()
+        pause = min(self.seconds / ROUNDS, LONGEST_ROUND)
+        self._next = began + min(RETRY, pause)
+        # By their numbers, so that scores keep the order in which messages were taken.
+        # What is awaited comes first: filed meanwhile, it is in both; the other way round in neither.
+        awaited = set(self._awaited())
+        tags = sorted(awaited.union(self._held()), key=number_of)
+        if tags and self.lapsed and not self._lapse_told:
+            self._lapse_told = True
+            logger.warning(
+                "the lease of %d messages was not renewed for %.0f s, longer than its %.0f s: they may be run by other"
+                " workers, too; what this one acknowledges then touches none of theirs",
+                len(tags),
+                self.age,
+                self.seconds,
+            )
+        missing: list[str] = []
+        for start in range(0, len(tags), BATCH):
+            if self._ended.is_set():
+                return start
+            answer = run(RENEW, [index], tags[start : start + BATCH])
+            missing += [tag.decode() if isinstance(tag, bytes) else tag for tag in answer]
+        self._confirmed = began
+        self._lapse_told = False
+        self._next = began + pause
+        self._told.intersection_update(tags)
+        if missing:
+            self._look_for_lost(set(missing) - awaited)
+        return len(tags)
+
+    def _look_for_lost(self, missing: Iterable[str]) -> None:
+        suspects = set(missing) - self._told
+        if not suspects:
+            return
+        self._sleep(SETTLE)
+        lost = suspects & set(self._held()) - set(self._done())
+        self._told |= lost
+        self.lost += len(lost)
+        if lost:
+            logger.warning(
+                "%d messages of tasks that are here were put back for other workers, so that these tasks may run"
+                " twice: the lease was not renewed in time, or somebody emptied kombu's unacked_index",
+                len(lost),
+            )

@@ -1,0 +1,348 @@
+"""The sweep: any worker puts back what no lease covers any more.
+
+It takes the place of kombu's ``restore_visible``, which reads the client's clock, locks a mutex that a
+dying worker leaves locked, and watches all of ``unacked``, so that under load it begins anew again and
+again. Here one script tells what has expired by Redis' own clock, and another puts each message back if
+its place has not changed since: of any number of workers that do so, one succeeds.
+
+Swept is:
+
+* what an atomic worker held, when its lease has run out;
+* what a stock worker held, when *its* visibility timeout has run out: it renews nothing, so its running
+  tasks look abandoned from then on;
+* what stands under this process's own name and nobody here knows: a script that a hanging Redis, or a
+  slow network, ran after its caller had given up.
+
+A message without a place, or a place without its message, is mended.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeVar
+
+from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RETRY, ROUNDS, Run
+from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ, RESTORE
+from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.tags import Owner, number_of, owner_of
+
+logger = logging.getLogger("celery_fleet.delivery.sweep")
+
+
+Answer = TypeVar("Answer")
+
+#: Messages, and bytes of them, in one answer; a single larger message comes alone.
+BATCH = 100
+
+BATCH_BYTES = 2_000_000
+
+#: Answers worked off in one round; the rest waits for the next, so that a renewal is not kept waiting.
+BATCHES = 20
+
+#: Places that one call looks at, where it has to tell whose they are: some 3 ms of Redis' time.
+LOOKS = 10_000
+
+#: The same where none of them has been renewed lately, so that few are ours; they are looked at in each round.
+ROUTINE_LOOKS = 1000
+
+#: Seconds for which a take's answer may be under way, before an unknown message of ours counts as forgotten.
+UNKNOWN_AGE = 10.0
+
+#: Seconds in which every worker that lives has renewed what it holds, be it at the second attempt.
+RENEWED = LONGEST_ROUND + 2 * RETRY
+
+#: Seconds by which Redis' clock may be ahead of ours between two looks without counting as set.
+CLOCK_SLACK = 2.0
+
+#: Fields of ``unacked`` looked at in one call when it is mended.
+MEND_COUNT = 200
+
+#: What a script of a take made of an item that is no JSON: it joins texts.
+_UNREADABLE = re.compile(r'\[(?P<item>.*),\s*"",\s*(?P<queue>"(?:[^"\\]|\\.)*")\]\s*\Z', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A message's place in ``unacked_index`` and the entry of ``unacked``, as Redis has them."""
+
+    tag: str
+    #: Redis' own text of it, so that it can be compared.
+    score: bytes
+    entry: str = ""
+
+    @property
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return float(self.score)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """The Redis that this process takes from, and where kombu's records and lists are there."""
+
+    run: Run
+    index: str
+    unacked: str
+    #: The lists to which a message with an exchange and a routing key goes.
+    #:
+    #: Raises:
+    #:     Exception: where that can't be told now.
+    lists: Callable[[dict[str, Any], str, str], Sequence[str]]
+    #: The list of a queue's messages of the highest priority.
+    plain_list: Callable[[str], str]
+
+    def ask(self, script: Script, args: Sequence[Any], lists: Iterable[str] = ()) -> Any:
+        """Run a script over the records, and some lists."""
+        return self.run(script, [self.index, self.unacked, *lists], args)
+
+
+class RedisClock:
+    """Notices when Redis' clock is set forward: then every place looks older than it is.
+
+    Args:
+        memory: Seconds for which a step is remembered.
+        clock: Our own clock, which nobody sets.
+    """
+
+    def __init__(self, memory: float, clock: Callable[[], float] = time.monotonic) -> None:
+        #: When the clock was set last, by our own; for all we know, just before we began.
+        self.set_at = clock()
+        self._memory = memory
+        self._clock = clock
+        self._step = 0.0
+        self._before: tuple[float, float] | None = None
+
+    @property
+    def step(self) -> float:
+        """Seconds by which places from before the step look too old; 0 once there can be none of them."""
+        return self._step if self._clock() - self.set_at < self._memory else 0.0
+
+    def ask(self, look: Callable[[], tuple[Answer, float]]) -> Answer:
+        """Return the answer of a look, and compare Redis' time, which it has as well, with that of the one before."""
+        began = self._clock()
+        answer, now = look()
+        if self._before is not None:
+            asked, then = self._before
+            ahead = (now - then) - (self._clock() - asked)
+            if ahead > CLOCK_SLACK:
+                logger.warning("Redis' clock was set forward by %.0f s", ahead)
+                self._step = self.step + ahead
+                self.set_at = self._clock()
+        self._before = (began, now)
+        return answer
+
+
+class Sweep:
+    """What a round of one worker does.
+
+    Args:
+        owner: this process.
+        known: tags of all that this process has, awaits, or still has to acknowledge.
+        seconds: the lease.
+        stock_seconds: the visibility timeout of workers that take as stock kombu does.
+        clock: Our own clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        known: Callable[[], Iterable[str]],
+        seconds: float,
+        stock_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        #: Messages put back since the process began.
+        self.swept = 0
+        self._owner = owner
+        self._known = known
+        self._seconds = seconds
+        self._stock_seconds = max(seconds, stock_seconds)
+        self._clock = clock
+        self.redis_clock = RedisClock(self._stock_seconds, clock)
+        self._unknown: dict[str, bytes] = {}
+        self._uneven = False
+        self._kept: set[str] = set()
+
+    def round(self, broker: Broker, suspicious: bool = False) -> bool:
+        """Put back what has expired; True where there was more than one round does.
+
+        Args:
+            broker: the Redis that this process takes from.
+            suspicious: a connection was lost lately, so something may stand under this process's name that
+                nobody here knows. What is renewed is looked at as well then; otherwise such a message shows when
+                its place was not renewed with the others.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: where Redis did not do it, or not all of it.
+        """
+        more = True
+        batches = 0
+        while more and batches < BATCHES:
+            batches += 1
+            counts, expired, owned = self.redis_clock.ask(lambda: self._look(broker, suspicious))
+            if self._clock() - self.redis_clock.set_at < RENEWED:
+                # What others hold looks expired until they have renewed it.
+                return False
+            known = set(self._known())
+            if batches == 1:
+                self._put_back_unknown(broker, owned, known)
+                self._mend_if_uneven(broker, *counts)
+            wanted = [place for place in expired if place.tag not in known]
+            more = bool(self._put_back(broker, wanted, "no lease covers them any more"))
+        return more
+
+    def _look(
+        self, broker: Broker, suspicious: bool
+    ) -> tuple[tuple[tuple[int, int], list[Place], list[Place]], float]:
+        # A stock worker renews nothing: what it took before the clock was set is younger than it looks.
+        stock_seconds = self._stock_seconds + self.redis_clock.step
+        unacked, index, expired, owned, now = broker.ask(
+            LOOK,
+            [
+                *(self._seconds, stock_seconds, BATCH, BATCH_BYTES, LOOKS),
+                self._owner.prefix,
+                UNKNOWN_AGE + (0 if suspicious else self._seconds / ROUNDS),
+                LOOKS if suspicious else ROUTINE_LOOKS,
+            ],
+        )
+        found = (
+            (int(unacked), int(index)),
+            [
+                Place(_text(tag), score, _text(entry))
+                for tag, score, entry in zip(*[iter(expired)] * 3, strict=True)
+            ],
+            [Place(_text(tag), score) for tag, score in zip(*[iter(owned)] * 2, strict=True)],
+        )
+        return found, float(now)
+
+    def _put_back_unknown(self, broker: Broker, owned: Sequence[Place], known: set[str]) -> None:
+        # Once is not enough: the answer of a take may have been read a moment ago and not filed yet.
+        unknown = {place.tag: place.score for place in owned if place.tag not in known}
+        before, self._unknown = self._unknown, unknown
+        tags = [tag for tag, score in unknown.items() if before.get(tag) == score]
+        if not tags:
+            return
+        entries = broker.ask(READ, tags)
+        found = [
+            Place(tag, unknown[tag], _text(entry))
+            for tag, entry in zip(tags, entries, strict=True)
+            if entry is not None
+        ]
+        self._put_back(broker, found, "their answers had come too late")
+
+    def _put_back(self, broker: Broker, places: Sequence[Place], why: str) -> int:
+        lists: dict[str, int] = {}
+        sent: list[Place] = []
+        args: list[Any] = []
+        # The newest first: the last one put at a head is the first to be taken.
+        for place in reversed(in_order(places)):
+            try:
+                payload, keys = self._destination(place, broker)
+            except Exception as exc:  # noqa: BLE001  # one strange message must not keep the others
+                self._keep(place, exc)
+                payload, keys = b"", ()
+            numbers = [lists.setdefault(key, len(lists) + 3) for key in keys]
+            args += [_bytes(place.tag), place.score, payload, len(numbers), *numbers]
+            sent.append(place)
+        if not sent:
+            return 0
+        answers = broker.ask(RESTORE, args, lists)
+        done = []
+        for place, answer in zip(sent, answers, strict=True):
+            if isinstance(answer, int):
+                done += [place] * answer
+            else:
+                self._keep(place, _text(answer))
+        if done:
+            self.swept += len(done)
+            logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
+        return len(done)
+
+    def _destination(self, place: Place, broker: Broker) -> tuple[bytes, Sequence[str]]:
+        try:
+            raw, exchange, routing_key = json.loads(place.entry)
+        except ValueError:
+            # Put back as it is: who takes it next parks it.
+            unreadable = _UNREADABLE.match(place.entry)
+            if unreadable is None:
+                raise
+            queue = json.loads(unreadable["queue"])
+            return _bytes(unreadable["item"]), [broker.plain_list(queue)]
+        if not isinstance(raw, dict):
+            return json.dumps(raw).encode(), [broker.plain_list(routing_key)]
+        keys = broker.lists(raw, exchange, routing_key)
+        if not keys:
+            raise LookupError(f"no queue for exchange {exchange!r}, routing key {routing_key!r}")
+        for parent, name in ((raw, "headers"), (raw.get("properties"), "delivery_info")):
+            # As kombu has it: only where they are.
+            if isinstance(parent, dict) and isinstance(parent.get(name), dict):
+                parent[name]["redelivered"] = True
+        return json.dumps(raw).encode(), keys
+
+    def _keep(self, place: Place, why: object) -> None:
+        if place.tag not in self._kept:
+            self._kept.add(place.tag)
+            logger.error(
+                "message %s stays in kombu's unacked, since it can't be put back (%s); is its queue one of the"
+                " application's?",
+                place.tag,
+                why,
+            )
+
+    def _mend_if_uneven(self, broker: Broker, unacked: int, index: int) -> None:
+        uneven = unacked > index
+        again, self._uneven = uneven and self._uneven, uneven
+        if not again:
+            return
+        cursor, mended = "0", 0
+        while True:
+            answer, number = broker.ask(MEND, [cursor, MEND_COUNT])
+            cursor, mended = _text(answer), mended + int(number)
+            if cursor == "0":
+                break
+        self._uneven = False
+        if mended:
+            logger.warning(
+                "%d messages in kombu's unacked had no place in unacked_index, so that nothing would ever have put them"
+                " back; they have one now",
+                mended,
+            )
+
+
+def in_order(places: Iterable[Place]) -> list[Place]:
+    """Messages in the order in which they were taken.
+
+    Of one owner the numbers tell it, since a renewal makes the scores alike; between owners the scores do.
+    """
+
+    def owner(place: Place) -> str:
+        found = owner_of(place.tag)
+        return "" if found is None else found.prefix
+
+    groups = groupby(
+        sorted(places, key=lambda place: (owner(place), number_of(place.tag), place.time)), owner
+    )
+    return list(heapq.merge(*(list(group) for _, group in groups), key=lambda place: place.time))
+
+
+def holders(places: Iterable[Place]) -> str:
+    """Whose they were: ``3 of mail@worker1, 1 of a stock worker``."""
+    owners = (owner_of(place.tag) for place in places)
+    names = Counter("a stock worker" if owner is None else owner.node for owner in owners)
+    return ", ".join(f"{number} of {name}" for name, number in names.most_common())
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,268 @@
+"""The thread that renews the lease and sweeps, on a connection of its own.
+
+The worker's loop may be blocked by a broker that hangs, or in the solo pool by a task: the thread goes on.
+With gevent and eventlet it is a greenlet like everything else, and stands still while a task computes
+without ever waiting; so does the watchdog's, which takes that for a hang long before a lease is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import redis
+from celery import bootsteps, signals
+
+from celery_fleet.delivery import process
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.lease import internals as hold
+from celery_fleet.delivery.lease.renewal import Lease
+from celery_fleet.delivery.lease.sweep import Broker, Sweep
+from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage.internals import held
+from celery_fleet.supervision.broker import reason
+
+logger = logging.getLogger("celery_fleet.delivery.keeper")
+
+#: Seconds between two rounds of sweeping, more or less a fifth, so that workers don't do it at the same time.
+EVERY = 5.0
+JITTER = 0.2
+
+#: Seconds after a new connection in which what the old one has left behind is looked for.
+SUSPICIOUS = 60.0
+
+#: Longest and shortest time in seconds for connecting, and for each answer.
+TIMEOUT = 3.0
+SHORTEST_TIMEOUT = 1.0
+
+#: Seconds until the next attempt after an error of our own.
+RETRY = 2.0
+
+#: Seconds without sweeping after the broker was away: it was so for the others as well, and what they hold looks
+#: abandoned until they have renewed it, which they try every two seconds, for twice the timeout at most.
+PATIENCE = 2 * TIMEOUT + RETRY
+
+#: kombu's visibility timeout, where the application sets none.
+VISIBILITY = 3600.0
+
+
+class Reach(Protocol):
+    """The way to the worker's broker."""
+
+    def broker(self) -> Broker | None:
+        """The broker that the worker takes from, or took from last; None before the first connection."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the worker has a connection now."""
+
+    @property
+    def times(self) -> int:
+        """How often it has connected."""
+
+
+class WorkerReach:
+    """The way to the broker of a worker of this process; for one thread."""
+
+    def __init__(self, worker: Any, timeout: float) -> None:
+        self.times = 0
+        self._worker = worker
+        self._timeout = timeout
+        self._channel: Any = None
+        self._address: tuple[Any, ...] | None = None
+        self._client: redis.Redis | None = None
+        self._broker: Broker | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the worker has a channel now."""
+        return hold.channel_of(self._worker) is not None
+
+    def broker(self) -> Broker | None:
+        """Follow the worker to the broker that it takes from."""
+        channel = hold.channel_of(self._worker)
+        if channel is None or channel is self._channel:
+            return self._broker
+        address = hold.address_of(channel)
+        if self._client is None or address != self._address:
+            if self._client is not None:
+                self._client.close()
+            self._client = hold.client_of(channel, self._timeout)
+            self._address = address
+        self._broker = hold.broker_of(channel, self._client)
+        self._channel = channel
+        self.times += 1
+        return self._broker
+
+    def held(self) -> set[str]:
+        """Tags of all that runs or waits here."""
+        channel = hold.channel_of(self._worker)
+        return hold.running() | (set() if channel is None else held(channel))
+
+    def awaited(self) -> set[str]:
+        """Tags of what may be on its way here."""
+        channel = hold.channel_of(self._worker)
+        return set() if channel is None else hold.awaited(channel)
+
+
+class Keeper:
+    """Renews and sweeps, each when it is due."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        sweep: Sweep,
+        reach: Reach,
+        every: float = EVERY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lease = lease
+        self.sweep = sweep
+        self._reach = reach
+        self._every = every
+        self._clock = clock
+        self._sweep_at = clock()
+        self._suspicious_until = float("-inf")
+        self._times = 0
+        self._trouble: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def step(self) -> float:
+        """Do what is due; seconds until the next thing is."""
+        try:
+            broker = self._reach.broker()
+            if broker is not None:
+                self._renew_and_sweep(broker)
+                self._found(None)
+        except (redis.RedisError, OSError) as exc:
+            self._be_patient()
+            self._found(reason(exc))
+        return max(0.0, min(self.lease.due_in, self._sweep_at - self._clock(), self._every))
+
+    def _be_patient(self) -> None:
+        self._sweep_at = max(self._sweep_at, self._clock() + PATIENCE)
+
+    def _renew_and_sweep(self, broker: Broker) -> None:
+        if self.lease.due_in <= 0:
+            if self.lease.lapsed:
+                # What kept this process from it (a host that stood still) may have kept others.
+                self._be_patient()
+            self.lease.renew(broker.run, broker.index)
+        now = self._clock()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
+        if not self._reach.connected:
+            return
+        if self._times != self._reach.times:
+            self._times = self._reach.times
+            self._suspicious_until = now + SUSPICIOUS
+        if self.sweep.round(broker, now < self._suspicious_until):
+            self._sweep_at = now
+
+    def _found(self, trouble: str | None) -> None:
+        if trouble is not None and self._trouble is None:
+            logger.warning("the lease can't be renewed now, it is tried on: %s", trouble)
+        elif trouble is None and self._trouble is not None:
+            logger.info("the broker answers the lease again")
+        self._trouble = trouble
+
+    def start(self) -> None:
+        """Begin, in a daemon thread; again is harmless."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="celery_fleet.keeper", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for a second at most, since a command may be under way."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                pause = self.step()
+            except Exception:
+                logger.exception("lease and sweep")
+                pause = RETRY
+            self._stop.wait(max(pause, 0.05))
+
+
+#: Further tags that this process answers for although no task of it runs: acknowledgements that wait for the broker.
+Done = Callable[[], Iterable[str]]
+
+
+def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], None]:
+    """Add lease and sweep to the app's worker, before it builds its blueprints, if they are on.
+
+    Args:
+        app: Celery's.
+        options: what is on.
+        done: tags of tasks that have ended and whose acknowledgement waits.
+
+    Returns:
+        What is to be told the watchdog's verdict: whether the worker is of use.
+    """
+    keepers: list[Keeper] = []
+
+    def verdict(good: bool) -> None:
+        for keeper in keepers:
+            if good:
+                keeper.lease.resume()
+            else:
+                keeper.lease.end("the watchdog has given this worker up")
+
+    if not (options.atomic and options.lease):
+        return verdict
+    # The thread does it, by Redis' clock; kombu's own way would block the loop, and go by the host's.
+    HOOKS.sweep = lambda _: None
+
+    class Keep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Starts the thread once the pool has forked and before the broker is connected."""
+
+        name = "celery_fleet.Keep"
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            keeper = make(worker, options, done)
+            keepers.append(keeper)
+            # Not this step's stop(): tasks go on after it, and need their lease until they end.
+            signals.worker_shutdown.connect(
+                lambda **_: keeper.stop(), weak=False, dispatch_uid="celery_fleet.keeper"
+            )
+            keeper.start()
+
+        def stop(self, worker: Any) -> None:
+            """Nothing: see start."""
+
+    app.steps["worker"].add(Keep)
+    return verdict
+
+
+def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
+    """A worker's keeper."""
+    given = (worker.app.conf.broker_transport_options or {}).get("visibility_timeout")
+    seconds = float(given or VISIBILITY)
+    reach = WorkerReach(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))
+
+    def held() -> set[str]:
+        return reach.held().union(done())
+
+    def known() -> set[str]:
+        return held() | reach.awaited()
+
+    owner = process.owner()
+    return Keeper(
+        Lease(held, seconds, done, awaited=reach.awaited),
+        Sweep(owner, known, seconds, options.stock_visibility),
+        reach,
+        every=min(EVERY, seconds / 5),
+    )

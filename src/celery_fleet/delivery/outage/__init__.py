@@ -1,0 +1,1 @@
+"""Keep a worker going while the broker is away."""

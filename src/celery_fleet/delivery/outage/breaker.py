@@ -1,0 +1,225 @@
+"""A broker that hangs must not hold the thread that everything waits for.
+
+The worker's main thread runs the event loop: results of the pool, time limits, signals. A command to a
+Redis that does not answer keeps it for the socket's timeout, and the retries of redis-py and kombu for as
+long as the outage. So the first command that is not answered in time opens the breaker, and from then on
+nothing that this thread would send is sent, until a thread of its own has got an answer.
+
+Other threads and the pool's children are not concerned: they may wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.redact import redact
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Longest time in seconds that the main thread waits for a connection or a reply. While a connection is set up,
+#: the second in which Celery listens for its neighbours (mingle) may come on top.
+LIMIT = 2.5
+
+#: Seconds after which a reply that the event loop awaits is overdue.
+OVERDUE = 2.5
+
+#: Seconds between two questions whether the broker answers, ...
+PAUSE = 0.5
+
+#: ... and the longest pause before the first of them, where it answers and fails again and again.
+LONGEST_PAUSE = 5.0
+
+#: Seconds without trouble after which the next one counts as the first.
+SETTLED = 10.0
+
+
+def text_of(why: object) -> str:
+    """An exception or a text in one line, without secrets."""
+    return redact(one_line(why) or type(why).__name__)
+
+
+class BrokerAwayError(Exception):
+    """The broker does not answer, so it was not asked.
+
+    Not one of kombu's connection errors on purpose: those it would try again, asleep in the thread that
+    must not sleep. Nothing was sent.
+    """
+
+
+class Breaker:
+    """Open while the broker does not answer.
+
+    Args:
+        probe: asks the broker, in a thread of its own, bounded in time; raises where it does not answer.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], object],
+        *,
+        pause: float = PAUSE,
+        longest: float = LONGEST_PAUSE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        #: Called in the probe's thread when the broker answers again.
+        self.on_closed: list[Callable[[], object]] = []
+        #: How often it opened.
+        self.trips = 0
+        self._probe = probe
+        self._pause = pause
+        self._longest = longest
+        self._clock = clock
+        self._guarded: tuple[int, int] | None = None
+        self._open = False
+        self._since = 0.0
+        self._closed_at = float("-inf")
+        self._in_a_row = 0
+        self._told = False
+        self._ended = threading.Event()
+
+    # --- whose ---
+
+    def adopt(self) -> None:
+        """The calling thread of this process is the one that must not be held up."""
+        self._guarded = (os.getpid(), threading.get_ident())
+
+    @property
+    def concerned(self) -> bool:
+        """Whether the caller is that thread; never in a child of the pool."""
+        return self._guarded == (os.getpid(), threading.get_ident())
+
+    # --- open or not ---
+
+    @property
+    def open(self) -> bool:
+        """Whether the broker does not answer, as far as is known."""
+        return self._open
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been open."""
+        return self._clock() - self._since if self._open else 0.0
+
+    def check(self) -> None:
+        """Go on only where the caller may wait for the broker.
+
+        Raises:
+            BrokerAwayError: where it may not, since the broker does not answer.
+        """
+        if self._open and self.concerned:
+            raise BrokerAwayError(
+                "the broker does not answer; it is asked again by a thread of its own"
+            )
+
+    def trip(self, why: object) -> None:
+        """The broker did not answer the guarded thread; again, or from another thread, is harmless."""
+        if self._open or not self.concerned:
+            return
+        settled = self._clock() - self._closed_at > SETTLED
+        self._in_a_row = 0 if settled else self._in_a_row + 1
+        self._since = self._clock()
+        self._open = True
+        self.trips += 1
+        self._told = False
+        logger.info("the broker is asked by itself: %s", text_of(why))
+        wait = min(self._pause * 2 ** (self._in_a_row - 1), self._longest) if self._in_a_row else 0
+        threading.Thread(
+            target=self._ask, args=(wait,), name="celery_fleet.breaker", daemon=True
+        ).start()
+
+    def end(self) -> None:
+        """Ask no more: the worker ends."""
+        self._ended.set()
+
+    def _ask(self, wait: float) -> None:
+        # Where the broker answers and refuses us all the same, not in a loop without a pause.
+        while not self._ended.wait(wait):
+            try:
+                self._probe()
+            except Exception as exc:  # noqa: BLE001  # whatever it is, it is no answer
+                wait = self._pause
+                if not self._told:
+                    self._told = True
+                    logger.warning(
+                        "the broker does not answer (%s): running tasks and their time limits go on, and"
+                        " nothing is sent to it until it answers",
+                        text_of(exc),
+                    )
+                continue
+            if self._told:
+                logger.warning("the broker answers again after %.1f s", self.seconds)
+            self._closed_at = self._clock()
+            self._open = False
+            for told in self.on_closed:
+                told()
+            return
+
+
+# --- redis-py's connections ---
+
+
+def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
+    """A class of redis-py's connections whose commands fail at once while the breaker is open."""
+
+    class Guarded(base):  # type: ignore[misc]  # any of redis-py's classes
+        """Waits for nothing that the guarded thread must not wait for."""
+
+        def connect(self) -> None:
+            breaker.check()
+            try:
+                super().connect()
+            except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
+                breaker.trip(exc)
+                raise
+
+        def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            breaker.check()
+            try:
+                super().send_packed_command(*args, **kwargs)
+            except RedisTimeoutError as exc:
+                breaker.trip(exc)
+                raise
+
+        def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            # What is read without a timeout: redis-py's PubSub, whose socket was readable a moment ago.
+            if kwargs.get("timeout", LIMIT) is None and breaker.concerned:
+                kwargs["timeout"] = LIMIT
+            try:
+                return super().read_response(*args, **kwargs)
+            except RedisTimeoutError as exc:
+                breaker.trip(exc)
+                raise
+
+    return Guarded
+
+
+def guard(parameters: dict[str, Any], breaker: Breaker) -> dict[str, Any]:
+    """The parameters of a pool of connections, made by the guarded thread, so that none holds it long.
+
+    Those of other threads and of the pool's children stay as they are.
+    """
+    if not breaker.concerned:
+        return parameters
+    bounded: dict[str, Any] = {
+        name: min(parameters.get(name) or LIMIT, LIMIT)
+        for name in ("socket_timeout", "socket_connect_timeout")
+        if name in parameters
+    }
+    return {
+        **parameters,
+        **bounded,
+        "connection_class": guarded(parameters["connection_class"], breaker),
+        # redis-py would try each command three times more, and so send it again.
+        "retry": Retry(NoBackoff(), 0),
+    }

@@ -1,0 +1,202 @@
+"""Celery's consumer, with the parts of the delivery that need one.
+
+It is made of whatever ``worker_consumer`` an application has, and of mixins, the first of which is asked first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state as worker_state
+from kombu.exceptions import OperationalError
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.compat.mixin import Mixin
+from celery_fleet.delivery.outage import internals
+from celery_fleet.delivery.outage.breaker import BrokerAwayError
+
+if TYPE_CHECKING:
+    from celery_fleet.delivery.outage.guard import Steady
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Seconds between two looks at the breaker where there is no event loop to keep alive.
+WITHOUT_LOOP = 0.1
+
+#: Seconds between two lines that say that the broker is still away.
+TELL_EVERY = 60.0
+
+
+def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -> type[Any]:
+    """A class of consumers: ``base``, with each of the mixins before it."""
+    return type("FleetConsumer", (*mixins, base), attributes)
+
+
+class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
+    """A mixin for a consumer that lives through a lost connection and a broker that hangs."""
+
+    #: The process's parts; set by whoever makes the class.
+    fleet: Steady
+
+    # Celery's, for the type checker
+    app: Any
+    hub: Any
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+
+    #: Tick functions that the transport of this connection has put into the hub, which never takes them out.
+    _ticks: frozenset[Any] = frozenset()
+    _other_ticks: frozenset[Any] = frozenset()
+    #: Whether nothing is left to do for Celery's cleaning up after a lost connection.
+    _clean = False
+    _event_dispatcher: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.fleet.breaker.adopt()
+        super().__init__(*args, **kwargs)
+        # kombu's own error, which its pools raise, ends a stock worker.
+        self.connection_errors = (*self.connection_errors, BrokerAwayError, OperationalError)
+        if self.hub is not None:
+            # From the probe's thread: else the loop would learn of it half a second later.
+            self.fleet.breaker.on_closed.append(lambda: self.hub.call_soon(lambda: None))
+
+    def start(self) -> None:
+        """Consume until the worker stops, by one connection after another."""
+        self.fleet.breaker.adopt()  # whoever starts is who runs
+        self.fleet.begin(self)
+        super().start()
+
+    @property
+    def event_dispatcher(self) -> Any:
+        """Celery's dispatcher of events."""
+        return self._event_dispatcher
+
+    @event_dispatcher.setter
+    def event_dispatcher(self, dispatcher: Any) -> None:
+        """A connection has a new one, which has sent nothing yet."""
+        self._event_dispatcher = dispatcher
+        if dispatcher is not None:
+            self.fleet.divert_events(dispatcher)
+
+    # --- a lost connection ---
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost, or could not be made use of."""
+        internals.forget_farewells(self)
+        if self.hub is not None:
+            self.hub.on_tick.difference_update(self._ticks)
+        carry, connection = self.fleet.carry, self.connection
+        if carry is None:
+            try:  # to put back what it held, as long as the broker answers
+                super().on_connection_error_after_connected(exc)
+            except BrokerAwayError:
+                internals.abandon(connection)
+            self.fleet.breaker.trip(exc)
+            return
+        self.fleet.breaker.trip(exc)
+        logger.warning("consumer: connection to broker lost (%s)", redact(one_line(exc)))
+        self._clean = carry.lost(self)
+        self.connection = None
+        internals.abandon(connection)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """There was no connection to lose."""
+        self.fleet.breaker.trip(exc)
+        self._clean = self.fleet.carry is not None
+        super().on_connection_error_before_connected(exc)
+
+    def on_close(self) -> None:
+        """Celery's cleaning up, which would forget what runs."""
+        clean, self._clean = self._clean, False
+        if not clean:
+            super().on_close()
+
+    def shutdown(self) -> None:
+        """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
+        try:
+            super().shutdown()
+        except self.connection_errors as exc:
+            logger.info("the worker leaves without a word to its broker: %s", redact(one_line(exc)))
+
+    # --- the next one ---
+
+    def connect(self) -> Any:
+        """Connect, as soon as the broker answers."""
+        made = super().connect()
+        if self.hub is not None:
+            self._ticks = frozenset(self.hub.on_tick) - self._other_ticks
+        return made
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect a kombu connection; the hub lives on meanwhile.
+
+        Raises:
+            BrokerAwayError: where the consumer has a connection and a second one can't be had: all begins anew.
+        """
+        made = self._ensured(conn)
+        if self.hub is not None:
+            self._other_ticks = frozenset(self.hub.on_tick)
+        return made
+
+    def _ensured(self, conn: Any) -> Any:
+        if not self.fleet.guards:
+            return super().ensure_connected(conn)
+        if self.connection:
+            return self._connected(conn)
+        while True:
+            self.wait_for_broker()
+            try:
+                made = self._connected(conn)
+            except (*self.connection_errors, *conn.channel_errors) as exc:
+                logger.error(
+                    "consumer: cannot connect to %s: %s", conn.as_uri(), redact(one_line(exc))
+                )
+                self.fleet.breaker.trip(exc)
+            else:
+                self.first_connection_attempt = False
+                self.broker_connection_retry_attempt = 0
+                return made
+
+    def _connected(self, conn: Any) -> Any:
+        url = self.fleet.answering
+        if url is not None and url in (conn.alt or ()):
+            conn.switch(url)
+        # Not connect(): it sleeps and tries again by itself.
+        return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+
+    def wait_for_broker(self) -> None:
+        """Keep the pool, time limits and signals going until the broker answers.
+
+        Raises:
+            SystemExit: Celery's, where the worker is told to stop.
+        """
+        breaker = self.fleet.breaker
+        if not breaker.open:
+            return
+        if self.hub is None:
+            while self.fleet.breaker.open:
+                self._may_go_on()
+                time.sleep(WITHOUT_LOOP)
+            return
+        tell_at = TELL_EVERY
+        with internals.pool_alone(self) as turn:
+            while breaker.open:
+                self._may_go_on()
+                turn()
+                self.fleet.look()
+                if breaker.seconds >= tell_at:
+                    tell_at += TELL_EVERY
+                    logger.warning("still no answer of the broker after %.0f s", breaker.seconds)
+
+    def _may_go_on(self) -> None:
+        # A drain looks for its own end, and has the worker stop (celery_fleet.worker.drain).
+        worker_state.maybe_shutdown()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Celery's hook just before the loop begins."""
+        super().register_with_event_loop(hub)
+        internals.resume_writes(self)

@@ -1,0 +1,223 @@
+"""The parts that keep a worker going while its broker does not: one object for a process, and their wiring."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from kombu.messaging import Producer
+from redis.exceptions import RedisError
+
+from celery_fleet.compat import broker as compat_broker
+from celery_fleet.compat import worker
+from celery_fleet.delivery import process
+from celery_fleet.delivery.hooks import Hooks
+from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import internals, pending
+from celery_fleet.delivery.outage import results as storing
+from celery_fleet.delivery.outage import send_queue as offloop
+from celery_fleet.delivery.outage.breaker import LIMIT, OVERDUE, Breaker, guard
+from celery_fleet.delivery.outage.carry_over import Carry
+from celery_fleet.delivery.outage.send_queue import Lane
+from celery_fleet.supervision import broker
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+#: Seconds between two looks whether the worker is to end.
+LOOK = 1.0
+
+#: What of the result store the main process itself calls.
+RESULTS = ("mark_as_failure", "mark_as_revoked", "mark_as_retry")
+
+
+class Steady:
+    """What is on in this process, for all of its connections.
+
+    Args:
+        directory: the runtime directory; None keeps acknowledgements that can't be sent in memory alone.
+        draining: whether the worker takes no more tasks and is to end with the last one.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        options: Options,
+        directory: Path | None,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        #: Whether the main thread is kept from waiting for the broker.
+        self.guards = options.outage
+        self.draining = draining
+        self.breaker = Breaker(self._probe)
+        path = directory / pending.NAME if directory else None
+        self.carry = Carry(pending.Pending(path), process.owner) if options.carry else None
+        #: That of several broker URLs which answered last; None where it does not matter.
+        self.answering: str | None = None
+        self.events: Lane[Any] | None = None
+        self.results: Lane[Any] | None = None
+        #: That the worker is to end, for the pool's children as well.
+        self.order = storing.Order()
+        self._app = app
+        self._dispatcher: Any = None
+        self._publishing: Any = None
+
+    # --- the probe's thread ---
+
+    def _probe(self) -> None:
+        """Ask the brokers of the process until one answers.
+
+        Raises:
+            Exception: where none does.
+        """
+        endpoints = compat_broker.endpoints(self._app)
+        if not endpoints:  # Sentinel: kombu finds the primary
+            with self._app.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1, timeout=broker.TIMEOUT)
+            return
+        urls = self._app.connection_for_read().alt or []
+        failures = []
+        for number, endpoint in enumerate(endpoints):
+            try:
+                broker.ping(endpoint, timeout=LIMIT)
+            except (RedisError, OSError) as exc:
+                failures.append(exc)
+            else:
+                self.answering = urls[number] if len(urls) == len(endpoints) > 1 else None
+                return
+        raise failures[0]
+
+    # --- the transport ---
+
+    def tick(self, channel: Any) -> None:
+        """Before each wait of the loop: give up a connection on which an answer is overdue.
+
+        Raises:
+            BrokerAwayError: where the broker does not answer.
+        """
+        if not self.breaker.open and channel.overdue(OVERDUE):
+            self.breaker.trip(f"no answer to a question for {OVERDUE:g} s")
+        self.breaker.check()
+
+    def hooks(self, hooks: Hooks) -> None:
+        """Set the transport's hooks."""
+        if self.carry is not None:
+            hooks.keep = self.carry.keep
+            hooks.ack_failed = self.carry.ack_failed
+            hooks.requeue_failed = self.carry.requeue_failed
+        if self.guards:
+            hooks.parameters = partial(guard, breaker=self.breaker)
+            hooks.tick = self.tick
+
+    # --- the consumer ---
+
+    def begin(self, consumer: Any) -> None:
+        """The consumer starts, in the thread that will run."""
+        solo = getattr(consumer.pool, "__module__", "") == "celery.concurrency.solo"
+        if not self.guards:
+            return
+        # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so that no stop could end.
+        self.events = offloop.events_lane(self._publish)
+        if (
+            consumer.hub is not None and not solo
+        ):  # there the main thread runs the tasks, and stores their results as they end
+            self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
+            self._divert(self._app.backend)
+
+    def look(self) -> None:
+        """Once a second, and each turn of the loop without a broker."""
+        if self.draining() or worker.told_to_stop():
+            self.order.give()
+
+    def _divert(self, backend: Any) -> None:
+        lane = self.results
+        if lane is None:
+            return
+
+        def later(name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # The pool's children have this object, too, and store what they have themselves.
+            if self.breaker.concerned:
+                return lane.put((name, args, kwargs))
+            return original(*args, **kwargs)
+
+        for name in RESULTS:
+            setattr(backend, name, partial(later, name, getattr(backend, name)))
+
+    def concerned(self) -> bool:
+        """Whether the caller is the thread of the event loop."""
+        return self.breaker.concerned and self.results is not None
+
+    # --- the lanes' threads ---
+
+    def _store(self, item: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
+        name, args, kwargs = item
+        getattr(self._app.backend, name)(*args, **kwargs)
+
+    def _store_is_away(self, exc: Exception) -> bool:
+        from celery.exceptions import BackendStoreError
+
+        if isinstance(exc, OSError | BackendStoreError | OperationalError):
+            return True
+        return bool(self._app.backend.exception_safe_to_retry(exc))
+
+    def _publish(self, item: tuple[Any, str]) -> None:
+        event, routing_key = item
+        dispatcher = self._dispatcher
+        try:
+            if self._publishing is None:
+                options = {
+                    **(self._app.conf.broker_transport_options or {}),
+                    "socket_timeout": LIMIT,
+                    "socket_connect_timeout": LIMIT,
+                }
+                connection = self._app.connection_for_write(transport_options=options)
+                connection.ensure_connection(max_retries=1, interval_start=0)
+                self._publishing = connection, Producer(connection, auto_declare=False)  # type: ignore[no-untyped-call]  # typed in part only
+            self._publishing[1].publish(
+                event,
+                routing_key=routing_key,
+                exchange=dispatcher.exchange.name,
+                declare=[dispatcher.exchange],
+                serializer=dispatcher.serializer,
+                headers=dispatcher.headers,
+                delivery_mode=dispatcher.delivery_mode,
+                retry=False,
+            )
+        except Exception:
+            gone, self._publishing = self._publishing, None
+            if gone is not None:
+                internals.abandon(gone[0])
+            raise
+
+    # --- steps ---
+
+    def divert_events(self, dispatcher: Any) -> None:
+        """A connection has its dispatcher of events."""
+        if self.events is not None:
+            self._dispatcher = dispatcher
+            internals.divert(dispatcher, self.events.put)
+
+    def end(self) -> None:
+        """The worker has ended: send what there is, for some seconds."""
+        self.breaker.end()
+        if self.events is not None:
+            self.events.close(offloop.EVENTS_FLUSH)
+        if self.results is not None:
+            self.results.close(offloop.RESULTS_FLUSH)
+        if self.carry is not None and self.carry.pending:
+            logger.warning(
+                "%d acknowledgements could not be sent: %s",
+                len(self.carry.pending),
+                f"they stand in {self.carry.pending.path} and are sent by the next start"
+                if self.carry.pending.path
+                else "there is no runtime directory to keep them in, so these tasks run again",
+            )
+
+
+def _name_of(item: tuple[str, tuple[Any, ...], dict[str, Any]]) -> str:
+    name, args, kwargs = item
+    return f"{name} of task {args[0] if args else kwargs.get('task_id')}"

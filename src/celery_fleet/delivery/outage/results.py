@@ -1,0 +1,152 @@
+"""A result store that hangs must not keep a worker from ending.
+
+A child of the pool stores the result of its task itself, and tries for as long as the settings say, which
+may be hours: the result is worth it while the worker lives. Once the worker was told to end it gets
+:data:`AFTER` seconds more. Then the result is given up, with a line that names the task: the task is done
+and acknowledged, since running it again would do it twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import struct
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from celery.backends.redis import RedisBackend
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.redact import redact
+from celery_fleet.compat.minors import chosen as minors
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+Answer = TypeVar("Answer")
+
+#: Seconds from the order to end, until results that can't be stored are given up. An attempt under way lasts
+#: as long as redis_socket_connect_timeout and redis_socket_timeout.
+AFTER = 20.0
+
+#: Seconds that the event loop waits for a result that it reads.
+READ = 2.0
+
+_TIME = struct.Struct("d")
+
+
+class GivenUpError(Exception):
+    """The worker ends, and there is no time left to store a result. Not one that a backend would try again after."""
+
+
+class Order:
+    """When the worker was told to end, as all of its processes see it; made before the pool forks."""
+
+    def __init__(self, after: float = AFTER, clock: Callable[[], float] = time.monotonic) -> None:
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self._after = after
+        # The monotonic clock is the same for all processes of a host.
+        self._clock = clock
+
+    def give(self) -> None:
+        """The worker was told to end; again changes nothing."""
+        if not self.given:
+            _TIME.pack_into(self._page, 0, self._clock())
+
+    @property
+    def given(self) -> float:
+        """When, by the clock; 0 before."""
+        when: float = _TIME.unpack_from(self._page)[0]
+        return when
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no time left to store results."""
+        return bool(self.given) and self._clock() - self.given > self._after
+
+    def check(self) -> None:
+        """Go on only while there is time.
+
+        Raises:
+            GivenUpError: where there is none.
+        """
+        if self.over:
+            raise GivenUpError("the worker ends, and the result store does not answer")
+
+
+def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
+    """A result backend whose attempts end with the worker, and which does not hold the event loop.
+
+    Args:
+        backend: the one of a thread; others than Redis stay as they are.
+        order: when the worker was told to end.
+        concerned: whether the caller is the event loop's thread.
+    """
+    if not isinstance(backend, RedisBackend):
+        return backend
+    # One attempt is one attempt: what is tried again is for Celery's own policies.
+    backend.connparams["retry"] = Retry(NoBackoff(), 0)
+    ensure, safe = backend.ensure, minors.celery.safe_to_retry(backend)
+    store, get = backend.store_result, backend.get
+
+    def ensure_in_time(fun: Any, args: Any, **policy: Any) -> Any:
+        return ensure(fun, args, **{"callback": order.check, **policy})
+
+    def safe_in_time(exc: Exception) -> bool:
+        return not order.over and bool(safe(exc))
+
+    def store_in_time(task_id: Any, result: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return store(task_id, result, state, *args, **kwargs)
+        except Exception as exc:
+            if not order.over:
+                raise
+            logger.error(
+                "the result of task %s (%s) is not stored, since the worker ends and the result store does not"
+                " answer: %s",
+                task_id,
+                state,
+                redact(one_line(exc)),
+            )
+            return result
+
+    def get_in_time(key: Any) -> Any:
+        return within(READ, partial(get, key)) if concerned() else get(key)
+
+    for name, replacement in (
+        ("ensure", ensure_in_time),
+        ("exception_safe_to_retry", safe_in_time),
+        ("store_result", store_in_time),
+        ("get", get_in_time),
+    ):
+        setattr(backend, name, replacement)
+    return backend
+
+
+def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
+    """What ``ask`` returns or raises, asked in a thread of its own.
+
+    Raises:
+        GivenUpError: where that takes longer; the thread is left to itself.
+    """
+    found: list[Answer] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(ask())
+        except BaseException as exc:  # noqa: BLE001  # raised again in the thread that asked
+            raised.append(exc)
+
+    thread = threading.Thread(target=run, name="celery_fleet.result", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if raised:
+        raise raised[0]
+    if not found:
+        raise GivenUpError(f"the result store does not answer within {seconds:g} s")
+    return found[0]

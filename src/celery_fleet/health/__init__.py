@@ -1,0 +1,1 @@
+"""Checks of a host that a timer runs."""

@@ -1,0 +1,94 @@
+"""The checks of health, each of one thing, in bounded time; standard library alone.
+
+A check returns a :class:`~celery_fleet.health.result.Finding` or raises: whatever it raises is `bad`, in one line. What
+needs Celery or a database's driver is asked in the release's Python, as the application's user.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from celery_fleet.health.certificates import certificates
+from celery_fleet.health.fleet import beat, units, workers
+from celery_fleet.health.host import clock, cpu, disk, logs, memory
+from celery_fleet.health.in_release import in_release
+from celery_fleet.health.redis_checks import dead_letters, queues, redis
+from celery_fleet.health.result import BAD, GOOD, Finding
+from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker
+from celery_fleet.health.text import combined
+
+
+def database(setup: Setup) -> Finding:
+    """The application's databases take its login and answer."""
+    urls = setup.databases()
+    if not urls:
+        return Finding(GOOD, "no URL of a database in the application's environment")
+    answers = in_release(setup, "celery_fleet.health.database", {"urls": urls, "timeout": 9}, 15)
+    parts, words = [], []
+    for name, one in answers.items():
+        if not one["ok"]:
+            parts.append((BAD, f"{name}: {one['error']}"))
+            continue
+        words.append(f"{name} answers in {one['seconds']:g} s ({one['how']})")
+        parts.append(
+            (setup.judge("database_seconds", one["seconds"]), f"{name} took {one['seconds']:g} s")
+        )
+    return combined(parts, ", ".join(words), answers)
+
+
+#: Each check, and the seconds that it gets.
+CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
+    "database": (database, 20.0),
+    "redis": (redis, 25.0),
+    "disk": (disk, 10.0),
+    "memory": (memory, 5.0),
+    "cpu": (cpu, 5.0),
+    "units": (units, 10.0),
+    "workers": (workers, 48.0),
+    "beat": (beat, 10.0),
+    "queues": (queues, 15.0),
+    "dead_letters": (dead_letters, 15.0),
+    "certificates": (certificates, 5.0),
+    "logs": (logs, 20.0),
+    "clock": (clock, 10.0),
+}
+
+
+def read(path: Path) -> Setup:
+    """What is to be checked on this host.
+
+    Raises:
+        CheckError: The file is not there, or not ours.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise ValueError(f"its format is {raw['format']}, this runtime reads {FORMAT}")
+        return Setup(
+            app=raw["app"],
+            host=raw["host"],
+            user=raw["user"],
+            interval=float(raw["interval"]),
+            checks=tuple(name for name in raw["checks"] if name in CHECKS),
+            thresholds=raw["thresholds"],
+            directory=Path(raw["directory"]),
+            root=Path(raw["root"]),
+            runtime=Path(__file__).resolve().parents[2],
+            fleet=bool(raw["fleet"]),
+            units=tuple(raw["units"]),
+            workers={node: Worker(**worker) for node, worker in raw["workers"].items()},
+            queues=tuple(raw["queues"]),
+            servers=raw["servers"],
+            ca=raw["ca"],
+            client=raw.get("client") or {},
+            beat=raw["beat"],
+            paths=tuple(raw["paths"]),
+            logs=tuple(raw["logs"]),
+            certificates=tuple(raw["certificates"]),
+            on_change=tuple(raw["on_change"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckError(f"{path} can't be read ({words}); run site.yml again") from None

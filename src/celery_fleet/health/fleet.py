@@ -1,0 +1,131 @@
+"""Check units, beat, and the workers of the whole fleet."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from celery_fleet.common import client_certificate
+from celery_fleet.health import units as health_units
+from celery_fleet.health.in_release import in_release
+from celery_fleet.health.result import BAD, WARNING, Finding
+from celery_fleet.health.setup import CheckError, Setup, known
+from celery_fleet.health.text import combined
+
+
+def units(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
+    """This host's units are up: Redis, web, Flower, nginx; those of workers and beat have checks of their own."""
+    there = known(setup).get("units", setup.units)
+    names = [name for name in setup.units if name in there]
+    found = show(names)
+    patience = setup.threshold("starting_seconds")
+    parts = [health_units.judge(found.get(name), name, patience) for name in names]
+    return combined(parts, f"{len(names)} up", {name: found[name].active for name in found})
+
+
+def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
+    """Beat is up, and has looked at its schedule a short while ago."""
+    about = setup.beat or {}
+    name = str(about["unit"])
+    unit = show([name]).get(name)
+    state, text = health_units.judge(unit, name, setup.threshold("starting_seconds"))
+    if unit is None or unit.active != "active":
+        return Finding(state, text)
+    up = max(0.0, time.monotonic() - unit.up)
+    try:
+        touched = os.lstat(Path(about["directory"]) / "tick")
+        if not stat.S_ISREG(touched.st_mode):
+            raise CheckError(f"{about['directory']}/tick is no file")
+        seconds: float | None = max(0.0, time.time() - touched.st_mtime)
+    except FileNotFoundError:
+        seconds = None
+    pause = float(about["interval"])
+    overdue = (up if seconds is None else seconds) - pause
+    said = "none since its start" if seconds is None else f"{seconds:.0f} s ago"
+    text = f"last tick {said}"
+    if seconds is None:
+        text += f" {up:.0f} s ago"
+    return Finding(
+        setup.judge("beat_tick_seconds", overdue),
+        text,
+        {"tick_seconds": None if seconds is None else round(seconds, 1)},
+    )
+
+
+def workers(
+    setup: Setup,
+    show: health_units.Ask = health_units.show,
+    ask: Callable[[Setup, Sequence[str]], Iterable[str]] | None = None,
+    pause: float = 4.0,
+) -> Finding:
+    """This host's workers are up and answer; with `fleet` those of all hosts answer."""
+    there = known(setup).get("workers", setup.workers)
+    wanted = {node: worker for node, worker in setup.workers.items() if node in there}
+    own = {node: worker for node, worker in wanted.items() if worker.host == setup.host}
+    found = show([worker.unit for worker in own.values()])
+    parts, awaited = [], []
+    for node, worker in wanted.items():
+        if node in own:
+            unit = found.get(worker.unit)
+            parts.append(health_units.judge(unit, worker.unit, setup.threshold("starting_seconds")))
+            if unit is not None and unit.active == "active":
+                awaited.append(node)
+        elif setup.fleet:
+            awaited.append(node)
+    online, trouble = _online(setup, awaited, ask or _ping, pause)
+    if trouble:
+        parts.append((WARNING, f"they can't be asked: {trouble}"))
+    for node in (node for node in awaited if node not in online and not trouble):
+        # Such a pool answers between two tasks alone.
+        busy = wanted[node].pool == "solo"
+        text = f"{node} gives no answer" + (
+            ", which with a solo pool may be a task" if busy else ""
+        )
+        parts.append((WARNING if busy else BAD, text))
+    asked = len(awaited)
+    value = {
+        "online": sorted(online),
+        "missing": sorted(set(awaited) - online) if not trouble else None,
+    }
+    return combined(parts, f"{len(online)} of {asked} online", value)
+
+
+def _online(
+    setup: Setup,
+    awaited: Sequence[str],
+    ask: Callable[[Setup, Sequence[str]], Iterable[str]],
+    pause: float,
+) -> tuple[set[str], str]:
+    """Who answers, and why nobody could be asked; one that restarts just now gets some time."""
+    online: set[str] = set()
+    for number in range(3):
+        missing = [node for node in awaited if node not in online]
+        if not missing:
+            break
+        if number:
+            time.sleep(pause)
+        try:
+            online.update(set(ask(setup, missing)).intersection(awaited))
+        except CheckError as error:
+            return online, str(error)
+    return online, ""
+
+
+def _ping(setup: Setup, nodes: Sequence[str]) -> list[str]:
+    if setup.operator is None:
+        raise CheckError("this host has no credentials of the operator; run site.yml")
+    request = {
+        "question": "inspect",
+        "method": "ping",
+        "nodes": list(nodes),
+        "wait": 3,
+        "settings": client_certificate.carried(setup.operator),
+        "timeout": 8,
+    }
+    answer = in_release(setup, "celery_fleet.ops.questions", request, 12)
+    if not answer.get("ok"):
+        raise CheckError(str(answer.get("error")))
+    return list(answer["answer"])

@@ -1,0 +1,75 @@
+"""Run a program in the release's Python as the application's user."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from celery_fleet.health.setup import CheckError, Setup
+
+
+def _as_user(name: str) -> dict[str, Any]:
+    if os.geteuid() != 0:
+        return {}
+    entry = pwd.getpwnam(name)
+    group = grp.getgrgid(entry.pw_gid)
+    return {"user": entry.pw_uid, "group": group.gr_gid, "extra_groups": []}
+
+
+def in_release(
+    setup: Setup, module: str, request: Mapping[str, Any], timeout: float
+) -> dict[str, Any]:
+    """What one of our programs, by its module's name, answers in the release's Python, as the application's user.
+
+    Raises:
+        CheckError: It gave no answer.
+    """
+    python = setup.release / "venv" / "bin" / "python"
+    further = {k: v for k, v in setup.environment.items() if k.startswith("PG")}
+    try:
+        done = subprocess.run(
+            [str(python), "-m", module],
+            # With what is secret in it, so by a pipe.
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd="/",
+            env={
+                **further,
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "HOME": _home(setup.user),
+                "PYTHONPATH": str(setup.runtime),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            timeout=timeout,
+            check=False,
+            start_new_session=True,
+            **_as_user(setup.user),
+        )
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        if isinstance(answer, dict):
+            return answer
+        raise ValueError
+    except subprocess.TimeoutExpired:
+        raise CheckError(f"the release's Python gave no answer within {timeout:g} s") from None
+    except (OSError, KeyError) as error:
+        raise CheckError(f"{python} can't be run: {error}") from None
+    except (ValueError, IndexError):
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise CheckError(
+            f"the release's Python ended with {done.returncode} and no answer: {said}"
+        ) from None
+
+
+def _home(user: str) -> str:
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return "/"

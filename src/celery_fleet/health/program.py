@@ -1,0 +1,241 @@
+"""Check how this host of a fleet fares, without Celery: run as root by a systemd timer, with the system's Python.
+
+    /usr/bin/python3 -S -I health.py check APP     the checks; ExecStart= of <app>-health.service
+    /usr/bin/python3 -S -I health.py tell APP      the command on a change of state; its ExecStopPost=
+
+What is checked, and from when on a value is a warning or bad, stands in ``/etc/celery-fleet/<app>/health.json``. The
+checks run side by side, each with a bound of its own, so that one that hangs delays no other. The result is written to
+the file of :mod:`celery_fleet.health.result`; the journal gets one line for each check whose state has changed, and one
+for the whole. The exit status is 1 where the state is bad, so that the unit shows as failed, and 2 where nothing could
+be checked. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from celery_fleet.common.redact import redact, redact_all
+from celery_fleet.health import checks as health_checks
+from celery_fleet.health import result as health_result
+from celery_fleet.health import text as health_text
+from celery_fleet.health.result import BAD, GOOD, UNKNOWN, WARNING, Finding
+from celery_fleet.health.setup import CheckError, Setup
+
+CONFIGURATION = Path("/etc/celery-fleet")
+USAGE = "usage: health.py check|tell APP"
+
+#: Seconds that the command on a change of state gets; the unit's TimeoutStopSec= is longer.
+TELL = 30.0
+
+#: Where the journal's levels are read from, at the beginning of a line (sd-daemon(3)).
+_LEVELS = {GOOD: "<6>", WARNING: "<4>", BAD: "<3>"}
+
+Checks = Mapping[str, tuple[Callable[[], Finding], float]]
+
+
+def guarded(check: Callable[[], Finding]) -> Finding:
+    """What a check found; what it raises is bad, in one line."""
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001  # one check that fails is a finding, and the others go on
+        return Finding(BAD, health_text.reason(error))
+
+
+def run(checks: Checks) -> dict[str, Finding]:
+    """Run all checks at once; one that does not end in its time is bad."""
+    found: dict[str, Finding] = {}
+
+    def put(name: str, check: Callable[[], Finding]) -> None:
+        found[name] = guarded(check)
+
+    began = time.monotonic()
+    threads = {
+        name: threading.Thread(target=put, args=(name, check), daemon=True)
+        for name, (check, _) in checks.items()
+    }
+    for thread in threads.values():
+        thread.start()
+    for name, (_, bound) in checks.items():
+        threads[name].join(max(0.0, began + bound - time.monotonic()))
+    return {
+        name: found.get(name) or Finding(BAD, f"no answer within {bound:g} s")
+        for name, (_, bound) in checks.items()
+    }
+
+
+def without(finding: Finding, secrets: Collection[str]) -> Finding:
+    """A finding in which nothing secret stands."""
+    text = redact(finding.text, secrets)
+    return Finding(finding.state, text, redact_all(finding.value, secrets))
+
+
+def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """What goes to the journal: each check whose state has changed, and one line for the whole."""
+    before: Mapping[str, Any] = last.get("checks", {})
+    said = []
+    for name, found in result["checks"].items():
+        was = (before.get(name) or {}).get("state", UNKNOWN)
+        if found["state"] not in (was, GOOD) or (
+            found["state"] == GOOD and was not in (GOOD, UNKNOWN)
+        ):
+            said.append(
+                f"{_LEVELS[found['state']]}{name}: {was} -> {found['state']}: {found['text']}"
+            )
+    counts = [
+        f"{number} {state}"
+        for state in (BAD, WARNING, GOOD)
+        if (number := sum(one["state"] == state for one in result["checks"].values()))
+    ]
+    worse = [
+        f"{name}: {one['text']}"
+        for state in (BAD, WARNING)
+        for name, one in result["checks"].items()
+        if one["state"] == state
+    ]
+    whole = f"health is {result['state']} ({', '.join(counts)})"
+    said.append(_LEVELS[result["state"]] + "; ".join([whole, *worse]))
+    return said
+
+
+def check(setup: Setup, state: Path | None = None) -> int:
+    """Check all, say it, write it down; the exit status."""
+    path = health_result.path_of(setup.app, state)
+    last = health_result.before(path)
+    began, checked = time.monotonic(), health_result.moment()
+    secrets: set[str] = set()
+    try:
+        secrets = setup.secrets()
+    except (OSError, ValueError) as error:
+        # Whoever needs what can't be read says so by itself.
+        print(f"<4>credentials can't be read: {error}", flush=True)
+    found = run(
+        {
+            name: (partial(one, setup), bound)
+            for name, (one, bound) in health_checks.CHECKS.items()
+            if name in setup.checks
+        }
+    )
+    result = health_result.compose(
+        app=setup.app,
+        host=setup.host,
+        interval=setup.interval,
+        findings={name: without(one, secrets) for name, one in found.items()},
+        last=last,
+        checked=checked,
+        seconds=time.monotonic() - began,
+        invocation=os.environ.get("INVOCATION_ID", ""),
+    )
+    for line in lines(result, last):
+        print(line, flush=True)
+    try:
+        health_result.write(path, result)
+    except OSError as error:
+        print(f"<3>{path} can't be written: {error.strerror}", flush=True)
+        return 1
+    return 1 if result["state"] == BAD else 0
+
+
+def due(result: Mapping[str, Any]) -> bool:
+    """Whether a change is to be told: any, but that from nothing known to good."""
+    return result["state"] != result["previous"] and (result["previous"], result["state"]) != (
+        UNKNOWN,
+        GOOD,
+    )
+
+
+def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
+    """Run the user's command where the state has changed; always 0, since the check's own end counts."""
+    path = health_result.path_of(setup.app, state)
+    result = health_result.before(path)
+    invocation = os.environ.get("INVOCATION_ID", "")
+    if not result or result.get("invocation") != invocation:
+        # The check was killed, for it took too long or there was no memory left; or its result could not be written.
+        ended = os.environ.get("SERVICE_RESULT", "no result")
+        result = health_result.compose(
+            app=setup.app,
+            host=setup.host,
+            interval=setup.interval,
+            findings={"health": Finding(BAD, f"the check itself left no result: {ended}")},
+            last=result,
+            checked=health_result.moment(),
+            seconds=0.0,
+            invocation=invocation,
+        )
+        try:
+            health_result.write(path, result)
+        except OSError as error:
+            print(f"<3>{path} can't be written: {error.strerror}", flush=True)
+    if setup.on_change and due(result):
+        trouble = call(setup, result, path, timeout)
+        if trouble:
+            print(f"<4>celery_health_on_change: {setup.on_change[0]} {trouble}", flush=True)
+    return 0
+
+
+def call(setup: Setup, result: Mapping[str, Any], path: Path, timeout: float) -> str:
+    """Run the command with the result on its standard input; why it failed, nothing where it did not."""
+    environ = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "CELERY_FLEET_APP": setup.app,
+        "CELERY_FLEET_HOST": setup.host,
+        "CELERY_FLEET_HEALTH": str(path),
+        "CELERY_FLEET_HEALTH_STATE": str(result["state"]),
+        "CELERY_FLEET_HEALTH_PREVIOUS": str(result["previous"]),
+    }
+    try:
+        process = subprocess.Popen(
+            setup.on_change,
+            stdin=subprocess.PIPE,
+            env=environ,
+            cwd="/",
+            text=True,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        return f"can't be run: {error}"
+    try:
+        # A command that does not read is not to blame: communicate() takes a broken pipe for its end.
+        process.communicate(json.dumps(result) + "\n", timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"took more than {timeout:g} s and was stopped"
+    if process.returncode < 0:
+        return f"was ended by signal {-process.returncode}"
+    return f"ended with {process.returncode}" if process.returncode else ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what is asked for; errors are one line."""
+    verbs: Mapping[str, Callable[[Setup], int]] = {"check": check, "tell": tell}
+    if len(argv) != 2 or argv[0] not in verbs:
+        print(f"celery_fleet: {USAGE}", file=sys.stderr)
+        return 2
+    try:
+        setup = health_checks.read(CONFIGURATION / argv[1] / "health.json")
+    except CheckError as error:
+        print(f"<3>health can't be checked: {error}", flush=True)
+        return 2
+    return verbs[argv[0]](setup)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    # A check that hangs in a system call must not keep the process alive.
+    os._exit(status)

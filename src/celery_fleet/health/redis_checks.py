@@ -1,0 +1,160 @@
+"""Check Redis servers, queues and dead letters."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from celery_fleet.common import redis_client as health_redis
+from celery_fleet.common.redis_client import Client, RedisError, Server
+from celery_fleet.common.text import count
+from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
+from celery_fleet.health.result import BAD, Finding
+from celery_fleet.health.setup import CheckError, Setup, judge
+from celery_fleet.health.text import combined, reason
+
+#: kombu's priorities, each of which is a list of its own in Redis.
+_STEPS, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
+
+
+def server(setup: Setup, kind: str) -> Server:
+    """The broker or the result store, as the operator where this host has the operator's credentials."""
+    if setup.operator is not None:
+        pins = setup.operator["celery"]
+        url, tls = (
+            ("broker_url", "broker_use_ssl")
+            if kind == "broker"
+            else ("result_backend", "redis_backend_use_ssl")
+        )
+        return health_redis.server_of(str(pins[url]), pins.get(tls))
+    about = setup.servers[kind]
+    return Server(
+        str(about["host"]),
+        int(about["port"]),
+        ca=setup.ca or None,
+        certificate=setup.client.get("certificate"),
+        key=setup.client.get("key"),
+    )
+
+
+def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
+    """The answer of a server that may be restarting just now.
+
+    Raises:
+        OSError, RedisError: What the last try ended with.
+    """
+    for number in range(1, tries + 1):
+        try:
+            return ask()
+        # Not a time that ran out: what hangs would only do so again.
+        except (ConnectionError, RedisError) as error:
+            restarting = isinstance(error, ConnectionError) or str(error).startswith("LOADING")
+            if number == tries or not restarting:
+                raise
+            time.sleep(pause)
+    raise AssertionError
+
+
+def redis(setup: Setup) -> Finding:
+    """Broker and result store take a login and answer; how full their memory is."""
+    parts, value, words = [], {}, []
+    for kind in ("broker", "results"):
+        where = server(setup, kind)
+        try:
+            about, seconds = trying(partial(_about, where))
+        except (OSError, RedisError) as error:
+            parts.append((BAD, f"{kind} {where.address}: {reason(error)}"))
+            continue
+        limit, used = int(about.get("maxmemory", 0)), int(about.get("used_memory", 0))
+        share = 100 * used / limit if limit else None
+        value[kind] = {
+            "seconds": round(seconds, 3),
+            "memory_percent": None if share is None else round(share, 1),
+            "used_bytes": used if about else None,
+        }
+        full = "" if share is None else f", {share:.0f} % of its memory"
+        words.append(f"{kind} answers{full}")
+        parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
+        if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":
+            # One that evicts is full as a matter of course.
+            parts.append(
+                (
+                    setup.judge("redis_memory_percent", share),
+                    f"{kind} uses {share:.0f} % of its memory",
+                )
+            )
+    return combined(parts, ", ".join(words), value)
+
+
+def _about(where: Server) -> tuple[dict[str, str], float]:
+    """What a server says of its memory, nothing to who is not logged in, and how long that took."""
+    began = time.monotonic()
+    about: dict[str, str] = {}
+    with Client(where) as client:
+        if where.user is None:
+            with contextlib.suppress(RedisError):
+                # Who is not logged in is told so, and that is an answer.
+                client.ask("PING")
+        else:
+            client.ask("PING")
+            about = health_redis.information(client.ask("INFO", "memory"))
+    return about, time.monotonic() - began
+
+
+def queues(setup: Setup) -> Finding:
+    """How many tasks wait in each queue."""
+    if setup.operator is None:
+        raise CheckError("this host has no credentials of the operator; run site.yml")
+    options = setup.operator["celery"].get("broker_transport_options") or {}
+    steps = options.get("priority_steps") or _STEPS
+    separator = options.get("sep") or _SEPARATOR
+    prefix = options.get("global_keyprefix") or ""
+
+    def ask() -> dict[str, int]:
+        with Client(server(setup, "broker")) as client:
+            return {
+                queue: sum(
+                    int(
+                        client.ask(
+                            "LLEN",
+                            f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}",
+                        )
+                    )
+                    for step in steps
+                )
+                for queue in setup.queues
+            }
+
+    lengths: dict[str, int] = trying(ask)
+    own = setup.threshold("queues")
+    parts = []
+    for queue, length in lengths.items():
+        bounds = {**setup.threshold("queue_length"), **_bounds(own.get(queue))}
+        parts.append((judge(length, bounds), f"{length} tasks wait in {queue}"))
+    total = sum(lengths.values())
+    return combined(parts, f"{total} tasks wait in {len(lengths)} queues", lengths)
+
+
+def dead_letters(setup: Setup) -> Finding:
+    """How many messages could not be run, or failed for good, and wait for a decision."""
+    if setup.operator is None:
+        raise CheckError("this host has no credentials of the operator; run site.yml")
+    options = setup.operator["celery"].get("broker_transport_options") or {}
+    key = f"{options.get('global_keyprefix') or ''}{DEAD_LETTERS_INDEX}"
+
+    def ask() -> int:
+        with Client(server(setup, "broker")) as client:
+            return int(client.ask("ZCARD", key))
+
+    number: int = trying(ask)
+    text = count(number, "dead letter")
+    if number:
+        text += ": celery-fleet dead-letters list"
+    return Finding(setup.judge("dead_letters", number), text, {"number": number})
+
+
+def _bounds(given: object) -> Mapping[str, float | None]:
+    return given if isinstance(given, Mapping) else {}

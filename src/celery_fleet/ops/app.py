@@ -1,0 +1,49 @@
+"""A Celery app with an operator's settings, without the application's code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_fleet.common.errors import FleetError
+from celery_fleet.config.settings import FleetSettings
+
+#: Socket timeout in seconds; kombu and redis-py try a few times within the overall limit.
+SOCKET_TIMEOUT = 3.0
+
+
+def make_app(settings: FleetSettings) -> Any:
+    """A bare Celery app that talks to the fleet's broker and gives up quickly.
+
+    Raises:
+        FleetError: where the settings lack a URL.
+    """
+    from celery import Celery
+
+    conf = dict(settings.celery)
+    for name in ("broker_url", "result_backend"):
+        if not conf.get(name):
+            raise FleetError(f"settings: {name} is missing, so there is nobody to ask")
+    transport = {
+        **(conf.get("broker_transport_options") or {}),
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "max_retries": 1,
+    }
+    conf.update(
+        broker_transport_options=transport,
+        broker_connection_retry=False,
+        broker_connection_timeout=SOCKET_TIMEOUT,
+        broker_pool_limit=None,
+        redis_socket_timeout=SOCKET_TIMEOUT,
+        redis_socket_connect_timeout=SOCKET_TIMEOUT,
+        result_backend_always_retry=False,
+        task_publish_retry=False,
+        task_serializer="json",
+        task_always_eager=False,
+        task_send_sent_event=False,
+        worker_direct=False,
+    )
+    # loader and fixups are named, so that nothing of an application in the environment comes in.
+    app = Celery("celery_fleet.probe", set_as_current=False, loader="app", fixups=[])
+    app.conf.update(conf)
+    return app

@@ -1,0 +1,282 @@
+"""What the workers do, told every few seconds: ``python -m celery_fleet.ops.monitoring``, JSON on stdin.
+
+    {"settings": {… operator.json …}, "duration": 60, "interval": 5,
+     "nodes": ["mail@worker1"], "expected": ["mail@worker1", "bulk@worker1"], "queues": ["mail", "bulk"]}
+
+prints a line of JSON at the start, after each interval and at the end; SIGTERM brings the end, too. ``nodes`` are those
+that count, all where it is empty. A line is ``{"at", "elapsed", "span", "trouble", "workers", "queues", "counts",
+"mean", "failures", "last"}``: of the ``span`` seconds since the line before, what ended, at the mean runtime in
+seconds, and what failed. ``trouble`` says why nobody could be asked; then ``workers`` and ``queues`` are as they were.
+Or, where there is nothing to be had at all, ``{"error": "one line"}``.
+
+Counted are Celery's events. Workers that send none of their tasks (``task_events``) are counted by what they say that
+they have begun, which is all that is known of them; each worker's ``source`` says which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact, redact_all, secrets_in
+from celery_fleet.compat import versions
+from celery_fleet.config.settings import FleetSettings, parse
+from celery_fleet.ops import questions
+from celery_fleet.ops.app import make_app
+from celery_fleet.supervision import broker
+
+#: What an event counts as.
+KINDS: Mapping[str, str] = {
+    "task-received": "received",
+    "task-started": "started",
+    "task-succeeded": "succeeded",
+    "task-failed": "failed",
+    "task-retried": "retried",
+}
+COUNTS = tuple(KINDS.values())
+
+#: Tasks whose names are remembered for their later events, which have none; and failures of one line.
+REMEMBERED = 20_000
+FAILURES = 100
+
+#: Seconds that a look at workers and queues may take.
+LOOK = 7.0
+
+#: Seconds between two attempts to listen.
+AGAIN = 1.0
+
+#: A wait may end so many seconds before its time.
+EARLY = 0.05
+
+EVENTS, TOTALS = "events", "totals"
+
+
+class Tally:
+    """Counts events; fed by one thread, emptied by another."""
+
+    def __init__(self, nodes: frozenset[str] = frozenset()) -> None:
+        self._nodes = nodes
+        self._lock = threading.Lock()
+        self._names: OrderedDict[str, str] = OrderedDict()
+        self._begun: dict[str, tuple[Any, int]] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._counts = dict.fromkeys(COUNTS, 0)
+        self._runtimes = 0.0
+        self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take one of Celery's events."""
+        kind = KINDS.get(str(event.get("type")))
+        node = str(event.get("hostname"))
+        if kind is None or (self._nodes and node not in self._nodes):
+            return
+        identity = str(event.get("uuid"))
+        with self._lock:
+            if kind == "received":
+                self._names[identity] = str(event.get("name"))
+                while len(self._names) > REMEMBERED:
+                    self._names.popitem(last=False)
+            if self._names.get(identity, "").startswith(questions.OUR_TASKS):
+                return
+            self._counts[kind] += 1
+            if kind == "succeeded":
+                self._runtimes += float(event.get("runtime") or 0)
+            if kind == "failed":
+                self._failures.append(
+                    {
+                        # None for what was received before anybody listened.
+                        "task": self._names.get(identity),
+                        "id": identity,
+                        "worker": node,
+                        "error": one_line(event.get("exception")),
+                        "at": event.get("timestamp"),
+                    }
+                )
+            if kind in ("succeeded", "failed"):
+                self._names.pop(identity, None)
+
+    def totals(self, node: str, run: Any, begun: int) -> None:
+        """Take what a worker without events has begun since its start; `run` tells its processes apart."""
+        with self._lock:
+            before = self._begun.get(node)
+            self._begun[node] = (run, begun)
+            if before is not None:
+                self._counts["started"] += begun - before[1] if before[0] == run else begun
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since the last time."""
+        with self._lock:
+            done = self._counts["succeeded"]
+            found = {
+                "counts": self._counts,
+                "mean": self._runtimes / done if done else None,
+                "failures": list(self._failures),
+            }
+            self._clear()
+            return found
+
+
+class Listener:
+    """Feeds a tally with events, in a thread of its own, and begins again where the connection is lost."""
+
+    def __init__(self, settings: FleetSettings, tally: Tally) -> None:
+        self._settings = settings
+        self._tally = tally
+        self._stopped = threading.Event()
+        self._receiver: Any = None
+        self._thread = threading.Thread(target=self._run, name="celery_fleet.events", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, so that kombu takes its queue off the broker; not waited for where the broker hangs."""
+        self._stopped.set()
+        if self._receiver is not None:
+            self._receiver.should_stop = True
+        self._thread.join(2)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                app = make_app(self._settings)
+                with app.connection_for_read() as connection:
+                    self._receiver = app.events.Receiver(
+                        connection, handlers={"*": self._tally.event}
+                    )
+                    self._receiver.should_stop = self._stopped.is_set()
+                    self._receiver.capture(limit=None, timeout=None, wakeup=False)
+            except Exception:  # noqa: BLE001  # whoever looks at the workers says what is wrong with the broker
+                self._stopped.wait(AGAIN)
+
+
+class Watcher:
+    """Looks at workers and queues, never longer than its bound."""
+
+    def __init__(self, settings: FleetSettings, request: Mapping[str, Any], tally: Tally) -> None:
+        self._settings = settings
+        self._request = request
+        self._tally = tally
+        self._nodes = frozenset(map(str, request.get("nodes") or ()))
+        self.workers: dict[str, dict[str, Any]] = {}
+        self.queues: dict[str, int] = {}
+        self._question = broker.Question(self._look, broker.name(make_app(settings)), deadline=LOOK)
+
+    def look(self) -> str | None:
+        """Look; what is wrong where that was not possible."""
+        try:
+            return self._question.ask()
+        except Exception as exc:  # noqa: BLE001  # whatever fails is told
+            return f"{type(exc).__name__}: {broker.reason(exc)}"
+
+    def _look(self) -> str | None:
+        app = make_app(self._settings)
+        trouble = broker.ask(app)
+        if trouble:
+            return trouble
+        expected = self._nodes or self._request.get("expected") or ()
+        request = {"method": "stats", "nodes": sorted(self._nodes), "expected": sorted(expected)}
+        stats = questions.inspect(app, request)
+        queues = questions.lengths(app, self._request.get("queues") or ())
+        self.workers = {node: self._worker(node, stats.get(node)) for node in {*expected, *stats}}
+        self.queues = queues
+        return None
+
+    def _worker(self, node: str, stats: Mapping[str, Any] | None) -> dict[str, Any]:
+        if stats is None:
+            return {"online": False, "source": None}
+        fleet = stats.get("fleet") or {}
+        # Of a worker that does not say it nothing but events is counted: nothing twice.
+        source = TOTALS if fleet.get("task_events") is False else EVENTS
+        if source == TOTALS:
+            self._tally.totals(node, stats.get("pid"), questions.total(stats))
+        return {"online": True, "source": source}
+
+
+def observe(
+    settings: FleetSettings,
+    request: Mapping[str, Any],
+    emit: Callable[[dict[str, Any]], None],
+    stopped: threading.Event,
+) -> None:
+    """Tell what happens until the time is over or somebody ends it."""
+    duration, interval = float(request["duration"]), float(request["interval"])
+    tally = Tally(frozenset(map(str, request.get("nodes") or ())))
+    watcher = Watcher(settings, request, tally)
+    listener = Listener(settings, tally)
+    listener.start()
+    began = before = time.monotonic()
+    number = 0
+    while True:
+        trouble = watcher.look()
+        now = time.monotonic()
+        number = max(number + 1, int((now - began) // interval) + 1)
+        last = stopped.is_set() or now - began >= duration - EARLY
+        emit(
+            {
+                "at": time.time(),
+                "elapsed": now - began,
+                "span": now - before,
+                "trouble": trouble,
+                "workers": watcher.workers,
+                "queues": watcher.queues,
+                **tally.take(),
+                "last": last,
+            }
+        )
+        if last:
+            break
+        before = now
+        due = min(number * interval, duration)
+        stopped.wait(max(0.0, began + due - time.monotonic()))
+    listener.stop()
+
+
+def _wait_for_the_end(stopped: threading.Event) -> None:
+    signal.sigwait({signal.SIGTERM})
+    stopped.set()
+
+
+def main() -> int:
+    """Read the request, print lines; see the module's text."""
+    stopped = threading.Event()
+    # By a thread: a handler might come while the main thread holds the event's own lock. All threads inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_the_end, args=(stopped,), daemon=True).start()
+    secrets: set[str] = set()
+
+    def emit(line: dict[str, Any]) -> None:
+        try:
+            print(json.dumps(redact_all(line, secrets), default=str), flush=True)
+        except BrokenPipeError:
+            # Nobody reads it any more.
+            os._exit(1)
+
+    try:
+        raw = json.loads(sys.stdin.read())
+        secrets = secrets_in(raw)
+        versions.require()
+        observe(parse(raw.get("settings"), "settings"), raw, emit, stopped)
+    except FleetError as exc:
+        emit({"error": redact(one_line(exc), secrets)})
+        return 1
+    except Exception as exc:  # noqa: BLE001  # whatever fails is the answer
+        emit({"error": redact(f"{type(exc).__name__}: {one_line(exc)}", secrets)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # A thread that hangs in a socket must not keep the process alive.
+    os._exit(main())

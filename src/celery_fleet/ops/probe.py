@@ -1,0 +1,482 @@
+"""Ask running workers whether they work: ``python -m celery_fleet.ops.probe`` with JSON on stdin.
+
+    {"settings": {… the operator's settings.json …},
+     "nodes": {"discounts@worker1": {"queues": ["discounts"], "pid": 4711, "release": "…"}},
+     "schedule": {"entry": {"task": "…", "queue": "…"}}, "timeout": 20}
+
+sends ``celery_fleet.canary`` to every node at once by its direct queue and waits for the answers.
+A node without one whose slots all run tasks is busy, which counts as well and ends the wait for it;
+the canary that still waits for it is taken back. Then the nodes are asked which queues they consume and
+which tasks they know. ``pid`` and ``release`` (optional) refuse the answer of another process, ``tasks``
+must be known there. Prints one JSON object; the status is 0 if all is well and 1 if not. Never takes longer than
+``timeout`` and a second.
+
+Instead of nodes or beside them, in this order:
+
+    "resume": true or {"wait": 20, "nodes": [names]}       -> "resumed": {node: standing}
+    "pause": {"seconds": 60, "wait": 30, "nodes": [names]} -> "paused": {node: standing}
+    "census": true    -> "census": {node: {"queues", "processes", "pid", "state"}}
+    "forget": [names] -> "forgotten": {node: {"canaries", "tasks", "bindings"}}
+
+A standing is {"state", "seconds", "running", "unacked", "handed_back", "held", "polling"}; see
+:mod:`celery_fleet.worker.drain` and :mod:`celery_fleet.ops.fleet_commands`.
+
+Redis rights beyond what sending and inspecting need: LRANGE and LREM on ``*.dq2``, and SREM and ZREM on
+the bindings to forget.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact, redact_all, secrets_in
+from celery_fleet.compat import versions
+from celery_fleet.ops import fleet_commands as command
+from celery_fleet.ops.app import make_app
+from celery_fleet.ops.probe_request import Node, Request, Scheduled, parse_request
+
+#: Seconds between two looks for answers.
+PAUSE = 0.01
+
+#: Seconds until those that have not answered are asked whether they are busy, and between two questions.
+PATIENCE = 2.0
+
+ASK_EVERY = 1.0
+
+#: The part of the timeout that canaries may take; the rest is for asking.
+CANARY_PART = 0.6
+
+
+@dataclass
+class NodeReport:
+    """What one node showed."""
+
+    state: str = "unknown"
+    seconds: float | None = None
+    answer: dict[str, Any] | None = None
+    queues: list[str] | None = None
+    running: int | None = None
+    slots: int | None = None
+    errors: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's public form."""
+        return {"ok": not self.errors and self.state in ("answered", "busy"), **vars(self)}
+
+
+@dataclass
+class Report:
+    """All that was found; filled in by one thread, printed by another at the deadline."""
+
+    nodes: dict[str, NodeReport] = field(default_factory=dict)
+    schedule: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    #: What was asked of all workers at once, by the answer's name.
+    answers: dict[str, Any] = field(default_factory=dict)
+    done: bool = False
+
+    def as_dict(self, seconds: float, secrets: Iterable[str]) -> dict[str, Any]:
+        """The report's public form, without secrets."""
+        nodes = {name: node.as_dict() for name, node in list(self.nodes.items())}
+        errors = list(self.errors)
+        for name, node in nodes.items():
+            errors += [f"{name}: {error}" for error in node["errors"]]
+        schedule = dict(self.schedule)
+        for name, entry in schedule.items():
+            errors += [f"schedule {name}: {error}" for error in entry["errors"]]
+        ok = self.done and not errors and all(node["ok"] for node in nodes.values())
+        result = {
+            "ok": ok,
+            "seconds": round(seconds, 3),
+            "errors": errors,
+            "nodes": nodes,
+            "schedule": schedule,
+            **self.answers,
+        }
+        return dict(redact_all(result, list(secrets)))
+
+
+@dataclass(frozen=True)
+class _Load:
+    """How many tasks a node without an answer runs; None where it did not say."""
+
+    running: int | None
+    slots: int | None
+    pid: int | None
+
+    @classmethod
+    def of(cls, canary: str, active: Any, stats: Any) -> _Load:
+        """From its replies: only tasks that this very process started are in them."""
+        running = [
+            task for task in active or () if task.get("worker_pid") and task.get("id") != canary
+        ]
+        pool = (stats or {}).get("pool") or {}
+        return cls(
+            running=None if active is None else len(running),
+            slots=pool.get("max-concurrency") if isinstance(pool, Mapping) else None,
+            pid=(stats or {}).get("pid"),
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no slot for the canary."""
+        return bool(self.slots) and (self.running or 0) >= (self.slots or 0)
+
+
+class Probe:
+    """One run; fills in its report step by step."""
+
+    def __init__(self, app: Any, request: Request, report: Report) -> None:
+        self._app = app
+        self._request = request
+        self._report = report
+        self._start = time.monotonic()
+        self._sent: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Send, wait, ask."""
+        for node in self._request.nodes:
+            self._report.nodes[node.name] = NodeReport()
+        try:
+            if self._reachable():
+                self._command()
+                if self._request.nodes:
+                    self._send()
+                    self._wait()
+                self._ask()
+                self._report.done = True
+        except Exception as exc:  # noqa: BLE001  # whatever fails belongs into the report
+            self._report.errors.append(_explain(exc))
+
+    def _left(self) -> float:
+        return self._request.timeout - (time.monotonic() - self._start)
+
+    def _reachable(self) -> bool:
+        """Whether broker and result backend let us in: kombu would try again until the deadline."""
+        from celery_fleet.compat import broker as compat_broker
+        from celery_fleet.supervision import broker
+
+        asked = [("broker", compat_broker.endpoints(self._app))]
+        if self._request.nodes:  # only canaries have results
+            asked.append(("result backend", compat_broker.result_endpoints(self._app)))
+        for what, endpoints in asked:
+            trouble = broker.ask_endpoints(endpoints) if endpoints else None
+            if trouble is not None:
+                self._report.errors.append(f"{what} {trouble}")
+        return not self._report.errors
+
+    def _command(self) -> None:
+        """What is asked of all workers at once, and what is to be forgotten."""
+        request = self._request
+        if request.resume is not None:
+            self._keep("resumed", command.resume(self._app, request.resume, self._left))
+        if request.pause is not None:
+            self._keep("paused", command.pause(self._app, request.pause, self._left))
+        if request.census:
+            self._report.answers["census"] = command.census(self._app)
+        if request.forget:
+            self._keep("forgotten", command.forget(self._app, request.forget))
+
+    def _keep(self, name: str, answer: command.Answer) -> None:
+        self._report.answers[name] = answer.nodes
+        self._report.errors += answer.errors
+
+    # --- canaries ---
+
+    def _send(self) -> None:
+        from celery.utils.nodenames import worker_direct
+
+        with self._app.connection_for_write() as connection:
+            # Both connections first: a canary's time is the worker's, not that of a TLS handshake.
+            connection.ensure_connection(max_retries=1)
+            self._app.backend.get_task_meta(str(uuid.uuid4()), cache=False)
+            producer = self._app.amqp.Producer(connection, auto_declare=False)
+            for node in self._request.nodes:
+                task_id = str(uuid.uuid4())
+                self._waiting[node.name] = task_id
+                self._sent[node.name] = time.monotonic()
+                self._app.send_task(
+                    command.CANARY,
+                    task_id=task_id,
+                    queue=worker_direct(node.name),
+                    producer=producer,
+                    expires=self._request.timeout,
+                    ignore_result=False,
+                    retry=False,
+                )
+
+    def _wait(self) -> None:
+        expected = {node.name: node for node in self._request.nodes}
+        end = self._start + self._request.timeout * CANARY_PART
+        ask_at = time.monotonic() + PATIENCE
+        while self._waiting and time.monotonic() < end:
+            for name, task_id in list(self._waiting.items()):
+                if self._collect(expected[name], task_id):
+                    del self._waiting[name]
+            if self._waiting and time.monotonic() >= ask_at:
+                self._let_busy_go(expected)
+                ask_at = time.monotonic() + ASK_EVERY
+            if self._waiting:
+                time.sleep(PAUSE)
+
+    def _let_busy_go(self, expected: Mapping[str, Node]) -> None:
+        """A node that is as expected and whose slots all run tasks need not be waited for."""
+        active = self._inspect("active", list(self._waiting), ASK_EVERY)
+        stats = self._inspect("stats", list(active), ASK_EVERY)
+        for name, task_id in list(self._waiting.items()):
+            load = _Load.of(task_id, active.get(name), stats.get(name))
+            if load.full and expected[name].pid in (None, load.pid):
+                self._judge_silent(name, task_id, load)
+                del self._waiting[name]
+
+    def _collect(self, node: Node, task_id: str) -> bool:
+        from kombu.exceptions import ContentDisallowed, DecodeError
+
+        report = self._report.nodes[node.name]
+        try:
+            meta = self._app.backend.get_task_meta(task_id, cache=False)
+        except (ContentDisallowed, DecodeError):
+            # An application with another result serializer has answered all the same.
+            meta = {"status": "SUCCESS", "result": {}}
+        if meta["status"] in ("PENDING", "RECEIVED", "STARTED"):
+            return False
+        report.state = "answered"
+        report.seconds = round(time.monotonic() - self._sent[node.name], 3)
+        if meta["status"] != "SUCCESS":
+            report.errors.append(
+                f"the canary ended as {meta['status']}: {one_line(meta.get('result'))}"
+            )
+            return True
+        report.answer = dict(meta["result"] or {})
+        report.errors += _unexpected(node, report.answer)
+        return True
+
+    def _take_back(self, node: str, task_id: str) -> bool:
+        """Remove a canary that still waits in the node's direct queue; False if it is not there."""
+        from celery.utils.nodenames import worker_direct
+
+        from celery_fleet.compat import queues as compat_queues
+
+        wanted = task_id.encode()
+        with self._app.connection_for_write() as connection:
+            channel = connection.default_channel
+            for key in compat_queues.priority_keys(channel, worker_direct(node).name):
+                for message in channel.client.lrange(key, 0, -1):
+                    if wanted in message:
+                        return bool(channel.client.lrem(key, 1, message))
+        return False
+
+    # --- questions ---
+
+    def _ask(self) -> None:
+        names = [node.name for node in self._request.nodes]
+        queues = self._inspect("active_queues", names)
+        for node in self._request.nodes:
+            self._judge_queues(node, queues.get(node.name))
+        if self._waiting:
+            active = self._inspect("active", [name for name in self._waiting if name in queues])
+            stats = self._inspect("stats", list(active))
+            for name, task_id in self._waiting.items():
+                load = _Load.of(task_id, active.get(name), stats.get(name))
+                self._judge_silent(name, task_id, load)
+        if self._request.schedule or any(node.tasks for node in self._request.nodes):
+            # A single node can't answer for the whole fleet: entries are for whom they are given.
+            replies = self._inspect("registered", list(queues))
+            # A registered task may carry options after its name: "app.add [rate_limit=10/m]".
+            registered = {
+                node: {str(task).partition(" [")[0] for task in tasks}
+                for node, tasks in replies.items()
+            }
+            for node in self._request.nodes:
+                self._judge_tasks(node, registered.get(node.name))
+            for entry in self._request.schedule:
+                self._judge_entry(entry, queues, registered)
+
+    def _inspect(self, method: str, nodes: list[str], longest: float = 3.0) -> dict[str, Any]:
+        """One question to some nodes; those that do not answer in time are not in the result."""
+        if not nodes:
+            return {}
+        timeout = max(0.5, min(longest, self._left() / 4))
+        inspect = self._app.control.inspect(destination=nodes, timeout=timeout, limit=len(nodes))
+        return dict(getattr(inspect, method)() or {})
+
+    def _judge_queues(self, node: Node, reply: Any) -> None:
+        report = self._report.nodes[node.name]
+        if reply is None:
+            if report.state == "answered":
+                report.errors.append("answers its canary but no questions (remote control is off?)")
+            return
+        own = f"{node.name}.dq2"
+        report.queues = sorted(queue["name"] for queue in reply if queue["name"] != own)
+        missing = [queue for queue in node.queues if queue not in report.queues]
+        if missing:
+            report.errors.append(
+                f"does not consume {', '.join(missing)} (it consumes"
+                f" {', '.join(report.queues) or 'nothing'}); restart it or add the consumer again"
+            )
+        if own not in {queue["name"] for queue in reply}:
+            report.errors.append(
+                self._namesakes(node)
+                or f"does not consume its direct queue {own} (worker_direct is off?)"
+            )
+
+    def _namesakes(self, node: Node) -> str | None:
+        """What is wrong where more than one worker answers to a name: the answer may have been the other's.
+
+        Celery keeps one answer for each name, and we wait for no more than one; only here is it worth the time.
+        """
+        timeout = max(0.5, min(2.0, self._left() / 4))
+        replies = self._app.control.broadcast(
+            "stats", destination=[node.name], reply=True, timeout=timeout
+        )
+        answers = [reply[node.name] for reply in replies or () if node.name in reply]
+        if len(answers) < 2:
+            return None
+        processes = ", ".join(sorted(str(answer.get("pid")) for answer in answers))
+        known = node.pid or (self._report.nodes[node.name].answer or {}).get("pid")
+        ours = f"; the fleet's is {known}" if known else ""
+        return (
+            f"{len(answers)} workers answer to this name, the processes {processes}{ours}: end the other, on whatever"
+            " host it runs, or start it with a name of its own (--hostname)"
+        )
+
+    def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:
+        missing = [task for task in node.tasks if task not in (registered or ())]
+        # One that answers no question at all is told of already.
+        if registered is not None and missing:
+            self._report.nodes[node.name].errors.append(
+                f"does not know {', '.join(missing)}: such tasks would be dropped; deploy a release"
+                " that has them, or mend the routes and the schedule"
+            )
+
+    def _judge_silent(self, name: str, task_id: str, load: _Load) -> None:
+        report = self._report.nodes[name]
+        taken_back = None
+        try:
+            taken_back = self._take_back(name, task_id)
+        except Exception as exc:  # noqa: BLE001  # a leftover canary must not hide the verdict
+            report.errors.append(f"the canary could not be taken back: {_explain(exc)}")
+        report.running, report.slots = load.running, load.slots
+        if load.full:
+            report.state = "busy"
+            report.answer = {"node": name, "pid": load.pid}
+            expected = next(node for node in self._request.nodes if node.name == name)
+            report.errors += _unexpected(Node(name, pid=expected.pid), report.answer)
+            return
+        report.state = "no answer"
+        waited = f"no answer within {self._request.timeout * CANARY_PART:.0f} s"
+        if load.running is None:
+            # A solo pool can't answer either while it runs its task: the unit's status tells.
+            why = "it took the canary" if taken_back is False else "it is not running"
+            report.errors.append(
+                f"{waited}: {why} or hangs; see journalctl and systemctl status of its unit"
+            )
+        else:
+            report.errors.append(
+                f"{waited} though {load.running} of {load.slots} slots are in use;"
+                " see journalctl and systemctl status of its unit"
+            )
+
+    def _judge_entry(
+        self, entry: Scheduled, queues: Mapping[str, Any], registered: Mapping[str, Any]
+    ) -> None:
+        queue = entry.queue or self._route(entry.task)
+        consumers = sorted(
+            node for node, reply in queues.items() if queue in {item["name"] for item in reply}
+        )
+        able = [node for node in consumers if entry.task in registered.get(node, ())]
+        errors = []
+        if not consumers:
+            errors.append(f"no worker asked consumes its queue {queue}")
+        elif not able:
+            errors.append(
+                f"task {entry.task} is not registered by any consumer of its queue {queue}"
+                f" ({', '.join(consumers)}): tasks sent there are dropped"
+            )
+        elif len(able) < len(consumers):
+            lacking = ", ".join(node for node in consumers if node not in able)
+            errors.append(
+                f"task {entry.task} is not registered by {lacking}, a consumer of {queue}"
+            )
+        self._report.schedule[entry.name] = {
+            "ok": not errors,
+            "task": entry.task,
+            "queue": queue,
+            "nodes": able,
+            "errors": errors,
+        }
+
+    def _route(self, task: str) -> str:
+        options = self._app.amqp.router.route({}, task)
+        queue = options.get("queue")
+        return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
+
+
+def _unexpected(node: Node, answer: Mapping[str, Any]) -> list[str]:
+    errors = []
+    pid, release = answer.get("pid"), answer.get("release")
+    if node.pid is not None and pid is not None and pid != node.pid:
+        errors.append(
+            f"process {pid} answered, not {node.pid}: two workers carry this name, or it was"
+            " restarted meanwhile"
+        )
+    if node.release is not None and release is not None and release != node.release:
+        errors.append(f"it runs release {release}, not {node.release}")
+    return errors
+
+
+def _explain(exc: BaseException) -> str:
+    return redact(f"{type(exc).__name__}: {one_line(exc)}")
+
+
+def run(raw: object) -> dict[str, Any]:
+    """Probe what ``raw`` asks for; returns the report by its deadline, whatever hangs."""
+    start = time.monotonic()
+    report = Report()
+    secrets = secrets_in(raw)
+    try:
+        versions.require()
+        request = parse_request(raw)
+        app = make_app(request.settings)
+    except FleetError as exc:
+        report.errors.append(one_line(exc))
+        return report.as_dict(time.monotonic() - start, secrets)
+    thread = threading.Thread(target=Probe(app, request, report).run, daemon=True)
+    thread.start()
+    thread.join(request.timeout)
+    if thread.is_alive():
+        report.errors.append(
+            f"not finished within {request.timeout:g} s: the broker or the result backend does not"
+            " answer; see systemctl status of their units"
+        )
+    return report.as_dict(time.monotonic() - start, secrets)
+
+
+def main() -> int:
+    """Read the request, print the report; see the module's text."""
+    try:
+        raw = json.loads(sys.stdin.read())
+    except json.JSONDecodeError as exc:
+        result: dict[str, Any] = {
+            "ok": False,
+            "errors": [f"the request is not JSON (line {exc.lineno}, {exc.msg})"],
+        }
+    else:
+        result = run(raw)
+    print(json.dumps(result), flush=True)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    # A thread that hangs in a socket must not keep the process alive.
+    os._exit(main())

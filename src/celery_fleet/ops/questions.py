@@ -1,0 +1,363 @@
+"""Answer the operator's questions in the release's Python: ``python -m celery_fleet.ops.questions``, JSON on stdin.
+
+    {"question": "workers", "settings": {… operator.json …}, "timeout": 8,
+     "expected": ["discounts@worker1"], "queues": ["discounts"]}
+    {"question": "inspect", "method": "active", "nodes": [], "arguments": [], "wait": 2, …}
+    {"question": "lengths", "queues": ["discounts"], …}
+    {"question": "purge", "queue": "discounts", …}
+    {"question": "revoke", "ids": ["6f1e…"], "terminate": false, "signal": "SIGTERM", "expected": […], …}
+    {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
+    {"question": "result", "id": "6f1e…", "wait": 0, …}
+
+prints ``{"ok": true, "answer": …}``, or ``{"ok": false, "error": "one line"}`` where nobody could be asked. Never takes
+longer than ``timeout`` and a second. A full broker takes no question to the workers, but says how long its queues are.
+The application is not imported; see :mod:`celery_fleet.beat.due` for what needs it.
+
+A further question is a function in :data:`QUESTIONS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery_fleet.common.errors import FleetError, one_line
+from celery_fleet.common.redact import redact, redact_all, secrets_in
+from celery_fleet.common.text import late
+from celery_fleet.compat import versions
+from celery_fleet.config.settings import parse
+from celery_fleet.ops.app import make_app
+from celery_fleet.ops.inspection import METHODS
+
+TIMEOUT = 8.0
+
+#: Seconds that workers get to answer.
+WAIT = 2.0
+
+#: What the names of the fleet's own tasks begin with, such as the canary's.
+OUR_TASKS = "celery_fleet."
+
+#: Seconds between two looks for a result.
+PAUSE = 0.2
+
+
+class _AllThereError(Exception):
+    """All that are expected have answered; ends the wait for more."""
+
+
+def inspect(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of each node to one of Celery's questions."""
+    method = str(request.get("method"))
+    if method not in METHODS:
+        raise FleetError(f"{method} is no question: use one of {', '.join(METHODS)}")
+    nodes = _strings(request, "nodes")
+    found, collect = _collector(nodes or _strings(request, "expected"))
+    asked = app.control.inspect(
+        destination=nodes or None,
+        timeout=float(request.get("wait") or WAIT),
+        callback=collect,
+    )
+    with contextlib.suppress(_AllThereError):
+        getattr(asked, method)(*_strings(request, "arguments"))
+    return found
+
+
+def _strings(request: Mapping[str, Any], name: str) -> list[str]:
+    return [str(item) for item in request.get(name) or ()]
+
+
+def _collector(
+    awaited: Iterable[str],
+) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], None]]:
+    """Where answers are gathered, and what takes each of them; it ends the wait once those awaited are there."""
+    expected = set(awaited)
+    found: dict[str, Any] = {}
+
+    def collect(reply: Mapping[str, Any]) -> None:
+        found.update(reply)
+        # Celery's `limit` would count the answer of a further node as well: the stand-in of one that restarts.
+        if expected and expected.issubset(found):
+            raise _AllThereError
+
+    return found, collect
+
+
+def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """All workers with what they consume and run, and how many tasks wait in each queue."""
+    stats = inspect(app, {**request, "method": "stats", "nodes": []})
+    here = {**request, "nodes": list(stats)}
+    active = inspect(app, {**here, "method": "active"}) if stats else {}
+    consumed = inspect(app, {**here, "method": "active_queues"}) if stats else {}
+    found = {
+        node: _worker(node, one, active.get(node), consumed.get(node))
+        for node, one in sorted(stats.items())
+    }
+    if request.get("detailed"):
+        for node, one in found.items():
+            one.update(_details(stats[node], active.get(node)))
+    queues = lengths(app, request.get("queues") or ())
+    return {"workers": found, "queues": queues, **_letters(app, request)}
+
+
+def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
+    if not request.get("dead_letters"):
+        return {}
+    from celery_fleet.ops import dead_letters as letter_answers
+
+    try:
+        return {"dead_letters": letter_answers.count(app)}
+    except Exception:  # noqa: BLE001  # rights of before, or no Redis: the workers are told of all the same
+        return {"dead_letters": None}
+
+
+def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What could not be run, and what became of it."""
+    from celery_fleet.ops import dead_letters as letter_answers
+
+    return letter_answers.answer(app, request)
+
+
+def _worker(node: str, stats: Mapping[str, Any], active: Any, consumed: Any) -> dict[str, Any]:
+    fleet = stats.get("fleet") or {}
+    pool = stats.get("pool")
+    processes = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
+    queues = [str(queue["name"]) for queue in consumed or ()]
+    return {
+        "state": str(fleet.get("state", "consuming" if queues else "not consuming")),
+        "queues": sorted(queue for queue in queues if queue != f"{node}.dq2"),
+        "processes": processes,
+        "running": None if active is None else len(active),
+        "pid": stats.get("pid"),
+        "uptime": stats.get("uptime"),
+    }
+
+
+def _details(stats: Mapping[str, Any], active: Any) -> dict[str, Any]:
+    usage = stats.get("rusage")
+    return {
+        "begun": total(stats),
+        "prefetch": stats.get("prefetch_count"),
+        # In KiB, of the main process at its largest.
+        "memory": usage.get("maxrss") if isinstance(usage, Mapping) else None,
+        "task_events": (stats.get("fleet") or {}).get("task_events"),
+        "tasks": [
+            {name: task.get(name) for name in ("id", "name", "time_start", "worker_pid")}
+            for task in active or ()
+        ],
+    }
+
+
+def total(stats: Mapping[str, Any]) -> int:
+    """How many tasks of the application a worker has begun since its start."""
+    return sum(
+        int(number)
+        for name, number in (stats.get("total") or {}).items()
+        if not str(name).startswith(OUR_TASKS)
+    )
+
+
+def waiting(app: Any, request: Mapping[str, Any]) -> dict[str, int]:
+    """How many tasks wait in some queues."""
+    return lengths(app, _strings(request, "queues"))
+
+
+def purge(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Empty a queue; how many tasks it had."""
+    from celery_fleet.compat import queues as compat_queues
+
+    with app.connection_for_write() as connection:
+        return {"purged": compat_queues.empty(connection.default_channel, str(request["queue"]))}
+
+
+def revoke(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What each worker says to tasks that are revoked."""
+    found, collect = _collector(_strings(request, "expected"))
+    with contextlib.suppress(_AllThereError):
+        app.control.revoke(
+            _strings(request, "ids"),
+            terminate=bool(request.get("terminate")),
+            signal=str(request.get("signal") or "SIGTERM"),
+            reply=True,
+            timeout=float(request.get("wait") or WAIT),
+            callback=collect,
+        )
+    return found
+
+
+def result(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the result store has of a task, waited for if that is asked; nothing in it is PENDING."""
+    identity = str(request["id"])
+    end = time.monotonic() + float(request.get("wait") or 0)
+    while True:
+        found = stored(app.backend, identity)
+        if found["ready"] or time.monotonic() >= end:
+            return found
+        time.sleep(min(PAUSE, max(end - time.monotonic(), 0)))
+
+
+def stored(backend: Any, identity: str) -> dict[str, Any]:
+    """A task's state, result, error and traceback, as they are stored: its exception's class is not needed for it."""
+    from celery import states
+
+    raw = backend.get(backend.get_key_for_task(identity))
+    meta = {} if not raw else backend.decode(raw)
+    state = str(meta.get("status") or states.PENDING)
+    value, error = meta.get("result"), None
+    if state in states.EXCEPTION_STATES:
+        value, error = None, _error_text(value)
+    return {
+        "id": identity,
+        "state": state,
+        "ready": state in states.READY_STATES,
+        "ok": state == states.SUCCESS,
+        "result": value,
+        "error": error,
+        "traceback": meta.get("traceback"),
+        "done": meta.get("date_done"),
+    }
+
+
+def _error_text(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    words = value.get("exc_message")
+    shown = ", ".join(map(str, words)) if isinstance(words, (list, tuple)) else str(words or "")
+    return f"{value.get('exc_type')}: {shown}".removesuffix(": ")
+
+
+def lengths(app: Any, queues: Any) -> dict[str, int]:
+    """How many tasks wait in each queue, those of all priorities together."""
+    from celery_fleet.compat import queues as compat_queues
+
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        return {
+            str(queue): sum(
+                int(channel.client.llen(key))
+                for key in compat_queues.priority_keys(channel, str(queue))
+            )
+            for queue in queues
+        }
+
+
+QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "dead_letters": dead_letters,
+    "inspect": inspect,
+    "lengths": waiting,
+    "purge": purge,
+    "result": result,
+    "revoke": revoke,
+    "workers": workers,
+}
+
+#: Those that a broker answers which is full, since they send nothing.
+_OF_QUEUES = ("lengths", "purge", "dead_letters")
+
+
+def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """What to print for a request.
+
+    Args:
+        raw: The request.
+        note: Told what an answer is waited for, for whoever waits no longer.
+    """
+    if not isinstance(raw, Mapping) or raw.get("question") not in QUESTIONS:
+        return _error(f"the request must have a question, one of {', '.join(QUESTIONS)}")
+    secrets = secrets_in(raw)
+    try:
+        versions.require()
+        app = make_app(parse(raw.get("settings"), "settings"))
+        question = str(raw["question"])
+        trouble, full = _trouble(app, question, note)
+        asked = "the result store" if question == "result" else "the broker"
+        note(f"{asked} answers, but not all of what was asked for had come yet")
+        if full and question == "workers":
+            queues = lengths(app, raw.get("queues") or ())
+            found = {
+                "workers": {},
+                "queues": queues,
+                "full": redact(trouble, secrets),
+                **_letters(app, raw),
+            }
+            return {"ok": True, "answer": found}
+        if full and question not in _OF_QUEUES:
+            return _error(redact(f"{trouble}; `celery-fleet status` shows the queues", secrets))
+        if trouble and not full:
+            return _error(redact(trouble, secrets))
+        found = QUESTIONS[question](app, raw)
+    except FleetError as exc:
+        return _error(redact(one_line(exc), secrets))
+    except Exception as exc:  # noqa: BLE001  # whatever fails is the answer
+        return _error(redact(f"{type(exc).__name__}: {one_line(exc)}", secrets))
+    return {"ok": True, "answer": redact_all(found, list(secrets))}
+
+
+def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str | None, bool]:
+    """Why whoever answers can't be asked, None where they can; and whether that is a broker that is full."""
+    from celery_fleet.supervision import broker
+
+    if question == "result":
+        note("the result store had not answered yet")
+        return no_results(app), False
+    note(f"the broker {broker.name(app)} had not answered yet")
+    trouble, full = broker.ask_for_room(app)
+    if full:
+        return f"the broker is full, so nothing can be sent and no worker asked: {trouble}", True
+    return f"the broker can't be asked: {trouble}" if trouble else None, False
+
+
+def no_results(app: Any) -> str | None:
+    """Why the result store can't be asked; None where it can."""
+    from celery_fleet.compat import broker as compat_broker
+    from celery_fleet.supervision import broker
+
+    endpoints = compat_broker.result_endpoints(app)
+    if not endpoints:
+        return (
+            "results are not in the fleet's store, since the inventory sets another result_backend:"
+            " celery-fleet exec -- celery result"
+        )
+    trouble = broker.ask_endpoints(endpoints)
+    return f"the result store can't be asked: {trouble}" if trouble else None
+
+
+def _error(text: str) -> dict[str, Any]:
+    return {"ok": False, "error": text}
+
+
+def run(raw: object) -> dict[str, Any]:
+    """Answer by the deadline, whatever hangs."""
+    timeout = TIMEOUT
+    if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
+        timeout = float(raw["timeout"])
+    box: list[dict[str, Any]] = []
+    stages = ["nobody had been asked yet"]
+    thread = threading.Thread(target=lambda: box.append(answer(raw, stages.append)), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if box:
+        return box[0]
+    return _error(late(timeout, stages[-1]))
+
+
+def main() -> int:
+    """Read the request, print the answer; see the module's text."""
+    try:
+        raw = json.loads(sys.stdin.read())
+    except json.JSONDecodeError as exc:
+        result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
+    else:
+        result = run(raw)
+    print(json.dumps(result, default=str), flush=True)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    # A thread that hangs in a socket must not keep the process alive.
+    os._exit(main())

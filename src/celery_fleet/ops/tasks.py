@@ -1,0 +1,166 @@
+"""An application's tasks, sent or run in its release: ``python -m celery_fleet.ops.tasks``, JSON on stdin.
+
+    {"do": "send", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
+    {"do": "apply", "task": "shop.add", "args": [1], "kwargs": {}}
+
+``CELERY_APP`` names the application, which is loaded as whoever sends its tasks loads it; the settings are those that
+the process was given. ``send`` refuses a queue that is not in ``consumed``, unless that is null. ``apply`` runs the
+task here, by Celery's own ``apply``.
+
+Prints one line of JSON, ``{"ok": true, "answer": …}`` or ``{"ok": false, "error": "one line", "usage": …}``; ``usage``
+where whoever asked is mistaken, and not the fleet. What the application prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celery_fleet.beat import described, due
+from celery_fleet.common.errors import one_line
+from celery_fleet.common.own_output import own_output
+from celery_fleet.common.redact import redact
+
+#: Seconds until broker and result store count as not answering.
+PATIENCE = 5.0
+
+
+class MistakeError(Exception):
+    """The request can't be meant so; the text is one line."""
+
+
+def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a task; its id, and whether anybody will ever see its result.
+
+    Raises:
+        MistakeError: It takes other arguments, or no worker consumes the queue that it would go to.
+    """
+    from celery_fleet.compat import beat
+
+    task, args, kwargs = wanted(app, request)
+    options = {"queue": request["queue"]} if request.get("queue") else {}
+    queue, _ = beat.queue_of(app, task.name, options, args, kwargs)
+    consumed = request.get("consumed")
+    if consumed is not None and queue is not None and queue not in consumed:
+        raise MistakeError(
+            f"{task.name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
+            f" {', '.join(consumed) or 'none'}: say --queue, or --anyway"
+        )
+    sent = task.apply_async(args, kwargs, **options)
+    ignored = bool(task.ignore_result or app.conf.task_ignore_result)
+    return {"id": str(sent.id), "task": task.name, "queue": queue, "ignored": ignored}
+
+
+def apply(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a task in this process."""
+    task, args, kwargs = wanted(app, request)
+    # Its error is the answer, also where the application's tests want it raised (task_eager_propagates).
+    done = task.apply(args, kwargs, throw=False)
+    ok = bool(done.successful())
+    return {
+        "id": str(done.id),
+        "task": task.name,
+        "state": str(done.state),
+        "ready": True,
+        "ok": ok,
+        "result": described.plain(done.result) if ok else None,
+        "error": None if ok else f"{type(done.result).__name__}: {one_line(done.result)}",
+        "traceback": None if ok else done.traceback,
+    }
+
+
+def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
+    """The task that is meant with its arguments.
+
+    Raises:
+        MistakeError: There is none of this name, or it does not take these.
+    """
+    name = str(request.get("task"))
+    args, kwargs = list(request.get("args") or ()), dict(request.get("kwargs") or {})
+    task = app.tasks.get(name)
+    if task is None:
+        raise MistakeError(f"the release registers no task {name}: see `celery-fleet tasks`")
+    takes = getattr(task, "__header__", None)
+    if task.typing and takes is not None:
+        try:
+            takes(*args, **kwargs)
+        except TypeError as exc:
+            raise MistakeError(f"{name} does not take these arguments: {one_line(exc)}") from None
+    return task, args, kwargs
+
+
+DOINGS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "send": send,
+    "apply": apply,
+}
+
+
+def unreachable() -> str | None:
+    """Why nothing can be sent now; asked before the application is loaded, which may take long."""
+    from celery_fleet.compat import broker as compat_broker
+    from celery_fleet.config.current import current_settings
+    from celery_fleet.ops.app import make_app
+    from celery_fleet.supervision import broker
+
+    app = make_app(current_settings())
+    trouble = broker.Question(lambda: broker.ask(app), broker.name(app), PATIENCE).ask()
+    if trouble:
+        return f"the broker can't be asked: {trouble}"
+    found = compat_broker.result_endpoints(app)
+    if not found:
+        return None
+    address = ", ".join(endpoint.address for endpoint in found)
+    store = broker.Question(lambda: broker.ask_endpoints(found), address, PATIENCE)
+    trouble = store.ask()
+    return f"the result store can't be asked: {trouble}" if trouble else None
+
+
+def answer(request: object) -> dict[str, Any]:
+    """What to print for a request."""
+    if not isinstance(request, Mapping) or request.get("do") not in DOINGS:
+        return _error(f"the request must do one of {', '.join(DOINGS)}")
+    module = os.environ.get("CELERY_APP", "")
+    try:
+        if request["do"] == "send" and (trouble := unreachable()):
+            return _error(redact(trouble))
+        try:
+            app = due.load(module)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001  # the application's code may do anything
+            return _error(redact(f"application {module} can't be loaded: {_named(exc)}"))
+        return {"ok": True, "answer": DOINGS[request["do"]](app, request)}
+    except MistakeError as exc:
+        return _error(str(exc), usage=True)
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever fails is the answer
+        return _error(redact(_named(exc)))
+
+
+def _named(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {one_line(exc)}"
+
+
+def _error(text: str, usage: bool = False) -> dict[str, Any]:
+    return {"ok": False, "error": text, "usage": usage}
+
+
+def main() -> int:
+    """Read the request, print the answer; see the module's text."""
+    # Ctrl-C is for whoever waits for this; here it would be a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with own_output() as output:
+        try:
+            request = json.loads(sys.stdin.read())
+        except json.JSONDecodeError as exc:
+            result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
+        else:
+            result = answer(request)
+        print(json.dumps(result, default=repr), file=output)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    # Threads that the application left running must not keep the process alive.
+    os._exit(main())

@@ -1,0 +1,1 @@
+"""Checks a new release in its own Python before it goes live."""

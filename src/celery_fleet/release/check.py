@@ -1,0 +1,364 @@
+"""Check an application in its own release: ``python -m celery_fleet.release.check`` with JSON on stdin.
+
+    {"app": "app.celery_app", "directory": "/opt/…/source", "tasks": ["app.tasks.add"],
+     "settings": {…}}
+
+imports the application as ``celery -A`` does, loads its task modules as a worker does, and prints
+``{"ok", "errors", "tasks", "versions", "application"}`` and, where the application's own code failed,
+its traceback in ``details``. ``application`` is what it says of itself: its schedule (see
+:mod:`celery_fleet.beat.described`), its time zone, its queues and routes. ``settings`` are Celery's, pinned
+over the application's as on the hosts. Neither broker nor result store is connected. The status is 0
+if all is well and 1 if not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery_fleet.common.errors import COMPONENT_VARIABLE, FleetError, one_line
+from celery_fleet.common.own_output import own_output
+from celery_fleet.common.redact import redact, secrets_in
+from celery_fleet.compat import versions
+from celery_fleet.config.settings import URL_VARIABLES
+
+LOADER = "celery_fleet.loader.FleetLoader"
+
+#: Tasks that Celery and the fleet bring, and no application.
+BUILT_IN = ("celery.", "celery_fleet.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check; see the module's text."""
+
+    app: str
+    directory: Path
+    tasks: tuple[str, ...] = ()
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Report:
+    """What was found, printed as JSON."""
+
+    errors: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    details: str | None = None
+    application: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's public form."""
+        result: dict[str, Any] = {
+            "ok": not self.errors,
+            "errors": self.errors,
+            "tasks": self.tasks,
+            "versions": self.versions,
+            "application": self.application,
+        }
+        if self.details is not None:
+            result["details"] = self.details
+        return result
+
+
+def parse_request(text: str) -> Request:
+    """Read the request.
+
+    Raises:
+        FleetError: naming the field that is wrong.
+    """
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise FleetError(f"the request is not JSON (line {exc.lineno}, {exc.msg})") from exc
+    if not isinstance(raw, Mapping):
+        raise FleetError("the request must be a JSON object")
+    app = raw.get("app")
+    if not isinstance(app, str) or not app:
+        raise FleetError("app must name the application as celery -A does: set celery_app_module")
+    directory = raw.get("directory") or "."
+    tasks = raw.get("tasks") or []
+    if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
+        raise FleetError("tasks must be a list of task names")
+    settings = raw.get("settings")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise FleetError("settings must be a mapping of Celery's settings")
+    return Request(app, Path(str(directory)), tuple(tasks), settings)
+
+
+def check(request: Request) -> Report:
+    """Import the application and look at its tasks; changes the working directory and sys.path."""
+    report = Report(versions=versions.installed())
+    report.errors += versions.problems(report.versions)
+    if report.errors:
+        return report
+    try:
+        _enter(request.directory)
+        app = _application(request)
+    except FleetError as exc:
+        report.errors.append(str(exc))
+        cause = exc.__cause__
+        if cause is not None and _place(cause) is not None:
+            report.details = "".join(traceback.format_exception(cause))
+        return report
+    report.tasks = own_tasks(app)
+    for name in request.tasks:
+        if name not in app.tasks:
+            report.errors.append(_missing(name, request.app, report.tasks))
+    if not _accepts_json(app.conf.accept_content):
+        report.errors.append(
+            f"application {request.app}: accept_content lacks json, in which the fleet asks its"
+            " workers (canary, remote control); add json to accept_content, for example by"
+            " celery_app_settings.accept_content"
+        )
+    report.application, errors = _told(app, request)
+    report.errors += errors
+    return report
+
+
+def own_tasks(app: Any) -> list[str]:
+    """The application's own tasks."""
+    return sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
+
+
+#: What the inventory may set over the application, of that which is written down.
+_OWN = {"timezone": None, "enable_utc": True, "task_always_eager": False}
+#: Of that, what says where an entry goes: what the application's own would say is not told then.
+_ROUTING = ("task_default_queue", "task_routes")
+
+
+def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
+    """What the application says of its schedule, and what is wrong with that on these hosts."""
+    from celery_fleet.beat import described
+    from celery_fleet.beat.database import available
+    from celery_fleet.compat import settings as compat_settings
+    from celery_fleet.config.pins import PinnedChanges
+
+    where = f"application {request.app}"
+    errors = []
+    if app.conf.task_always_eager:
+        errors.append(
+            f"{where}: task_always_eager (CELERY_TASK_ALWAYS_EAGER, once CELERY_ALWAYS_EAGER) is on, so"
+            " tasks would run within whoever calls them and no worker would ever get one; switch it off"
+            " in the settings that the hosts use, or set celery_app_settings.task_always_eager: false"
+        )
+    try:
+        zone = str(app.timezone)
+    except Exception:  # noqa: BLE001  # whatever the zone's text makes of the zone's file
+        errors.append(
+            _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
+        )
+        zone = ""
+    changes = compat_settings.changes_of(app.conf)
+    overruled = changes.overruled if isinstance(changes, PinnedChanges) else {}
+    pinned = request.settings or {}
+    own = {
+        # Where the inventory sets it, the application's is what was overruled, or Celery's default.
+        name: described.plain(overruled.get(name, default) if name in pinned else app.conf[name])
+        for name, default in _OWN.items()
+    }
+    told = {
+        **own,
+        "zone": zone,
+        "scheduler": described.plain(app.conf.beat_scheduler),
+        # Why its schedule can't be in a database; of interest where the inventory wants it there.
+        "no_database": redact(available.missing()),
+        "default_queue": str(app.conf.task_default_queue),
+        "routes": described.plain(app.conf.task_routes),
+        "pinned": [name for name in _ROUTING if name in pinned],
+        "queues": [],
+        "goes_to": {},
+        "schedule": {},
+    }
+    if errors:
+        return told, errors  # without a zone beat's entries can't be made
+    try:
+        told["queues"] = sorted(app.amqp.queues)
+    except Exception as exc:  # noqa: BLE001  # the application's own declarations
+        return told, [
+            (
+                f"{where}: its task_queues can't be used ({type(exc).__name__}: {one_line(exc)}); mend them"
+                " in the application's code"
+            )
+        ]
+    told["goes_to"] = described.queues(app, own_tasks(app))
+    told["schedule"], errors = described.entries(app)
+    return told, errors
+
+
+def _no_zone(where: str, zone: str, ours: bool) -> str:
+    import zoneinfo
+
+    place = "celery_app_settings.timezone" if ours else f"the timezone of {where}"
+    known = zoneinfo.available_timezones()
+    near = difflib.get_close_matches(zone, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "name one as in Europe/Berlin"
+    if not known:
+        hint = "this host has no time zones: add tzdata to celery_runtime_packages"
+    return f"{place} is {zone!r}, and there is no such time zone: {hint}"
+
+
+def _accepts_json(accept: Any) -> bool:
+    # None is kombu's word for everything; names and content types may be mixed.
+    return accept is None or not {"json", "application/json"}.isdisjoint(accept)
+
+
+def _enter(directory: Path) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as exc:
+        raise FleetError(
+            f"{directory}: can't be entered ({exc.strerror}); check the directory of"
+            " celery_app_source"
+        ) from exc
+    # As `python -m celery` run from there: the application's code comes first.
+    here = str(Path.cwd())
+    sys.path[:] = [here, *(path for path in sys.path if path not in ("", here))]
+    importlib.invalidate_caches()
+
+
+def _application(request: Request) -> Any:
+    # The application's environment may be that of a process of the fleet, which this is not.
+    # Neither has a process of the fleet the four URLs: what needs them would fail only there.
+    for variable in ("CELERY_LOADER", COMPONENT_VARIABLE, *URL_VARIABLES):
+        os.environ.pop(variable, None)
+    if request.settings is not None:
+        _pin(request.settings)
+    from celery import Celery
+    from celery.app.utils import find_app
+
+    where = f"application {request.app} in {Path.cwd()}"
+    try:
+        app = find_app(request.app)
+    except ModuleNotFoundError as exc:
+        module, _, attribute = request.app.partition(":")
+        if attribute and exc.name == request.app:
+            raise FleetError(
+                f"{where}: module {module} has no {attribute}; check celery_app_module"
+            ) from exc
+        if exc.name and (request.app == exc.name or request.app.startswith(f"{exc.name}.")):
+            raise FleetError(
+                f"{where}: there is no module {exc.name}; check celery_app_module and the directory"
+                " of celery_app_source"
+            ) from exc
+        raise FleetError(_import_error(where, exc)) from exc
+    except AttributeError as exc:
+        if _place(exc) is None:
+            raise FleetError(
+                f"{where}: {one_line(exc)}, so it holds no Celery app; check celery_app_module"
+            ) from exc
+        raise FleetError(_import_error(where, exc)) from exc
+    except (Exception, SystemExit) as exc:
+        raise FleetError(_import_error(where, exc)) from exc
+    if not isinstance(app, Celery):
+        raise FleetError(
+            f"{where}: is of type {type(app).__name__}, not a Celery app; check celery_app_module"
+        )
+    app.set_current()
+    try:
+        app.loader.import_default_modules()
+        app.finalize()
+        app.conf.finalize()
+    except (Exception, SystemExit) as exc:
+        raise FleetError(_import_error(f"task modules of {where}", exc)) from exc
+    return app
+
+
+def _pin(settings: Mapping[str, Any]) -> None:
+    """Have every app of this process pin ``settings``, without a file."""
+    # Before the first app is made, since each takes its loader from there.
+    os.environ["CELERY_LOADER"] = LOADER
+    from celery_fleet.config import current
+    from celery_fleet.config.entries import celery_schedule
+    from celery_fleet.config.settings import FleetSettings, parse_celery
+
+    pins, schedule = parse_celery(settings)
+    for entry in (schedule or {}).values():
+        celery_schedule(entry)  # only Celery knows whether a crontab's fields are in range
+    current.use_settings(FleetSettings("producer", "check", pins, schedule))
+
+
+def _import_error(where: str, exc: BaseException) -> str:
+    """One line on an exception from the application's code: what, where, and what to do."""
+    text = exc.msg if isinstance(exc, SyntaxError) else one_line(exc)
+    what = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    place = _place(exc)
+    at = f" at {place}" if place else ""
+    variable = next((name for name in URL_VARIABLES if name in text), None)
+    if variable is not None:
+        remedy = (
+            "the fleet sets broker and result backend itself and takes this variable away; read it"
+            f" with os.environ.get({variable!r}) or leave it out"
+        )
+    elif isinstance(exc, ModuleNotFoundError):
+        remedy = f"add what brings {exc.name} to the application's requirements"
+    elif isinstance(exc, SyntaxError):
+        remedy = "mend it there; this is how the release's Python reads it"
+    elif isinstance(exc, SystemExit):
+        remedy = "the application must not exit when it is imported"
+    else:
+        remedy = (
+            "mend it there; what it needs from its environment goes into celery_app_env or"
+            " celery_app_secret_env"
+        )
+    return f"{where}: {what}{at}; {remedy}"
+
+
+def _place(exc: BaseException) -> str | None:
+    """File and line of the application's last frame in a traceback, None if it has none."""
+    here = Path.cwd()
+    if isinstance(exc, SyntaxError) and exc.filename:
+        path = Path(exc.filename)
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        return f"{shown}, line {exc.lineno}"
+    place = None
+    for frame in traceback.extract_tb(exc.__traceback__):
+        path = Path(frame.filename)
+        if path.is_absolute() and path.is_relative_to(here):
+            place = f"{path.relative_to(here)}, line {frame.lineno}"
+    return place
+
+
+def _missing(name: str, app: str, registered: list[str]) -> str:
+    """One line on a task that should be there, with the likeliest names in its place."""
+    last = name.rpartition(".")[2]
+    near = [other for other in registered if other.rpartition(".")[2] == last]
+    hint = f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
+    return f"task {name} is not registered by {app}: {hint}"
+
+
+def main() -> int:
+    """Read the request, print the report; see the module's text."""
+    with own_output() as output:
+        secrets: set[str] = set()
+        try:
+            request = parse_request(sys.stdin.read())
+            secrets = secrets_in(request.settings)
+            report = check(request)
+        except FleetError as exc:
+            report = Report([str(exc)], versions=versions.installed())
+        except Exception as exc:  # noqa: BLE001  # the caller reads a report in any case
+            report = Report(
+                [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
+                versions=versions.installed(),
+                details=traceback.format_exc(),
+            )
+        report.errors = [redact(one_line(error), secrets) for error in report.errors]
+        if report.details is not None:
+            report.details = redact(report.details, secrets)
+        print(json.dumps(report.as_dict()), file=output)
+    return 1 if report.errors else 0
+
+
+if __name__ == "__main__":
+    # Threads that the application left running must not keep the check alive.
+    os._exit(main())

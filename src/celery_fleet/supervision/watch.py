@@ -1,0 +1,264 @@
+"""The watchdog's verdict: is this process of use, or had it better be replaced?
+
+Proof is of work, not of life. A process that shows none is only given up while its broker (and a
+worker's result store) answers: one that hangs blocks Celery's loop for the whole outage, and
+replacing the process would not help. Pure logic and one thread around it; what to look at comes
+from outside.
+
+The thread needs the interpreter to feed the watchdog. With a pool other than prefork the tasks run
+in the same process: one that holds the interpreter for longer than the unit's WatchdogSec (a single
+call into C in ``solo`` or ``threads``, plain computing in ``gevent`` or ``eventlet``) is taken for
+a hang. Such a worker needs a longer ``watchdog_sec``.
+
+The manager's watchdog begins with READY. Before that the watch itself ends a process whose broker
+has answered for :data:`START_LIMIT` seconds. What hangs before the watch begins, such as the import
+of the application, is not covered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from celery_fleet.common.errors import one_line
+from celery_fleet.supervision.notify import Notifier
+
+logger = logging.getLogger("celery_fleet.watch")
+
+#: Seconds between two looks.
+INTERVAL = 1.0
+
+#: Seconds between two looks before the process is ready, so that readiness is told at once.
+STARTING_INTERVAL = 0.25
+
+#: Looks in a row without proof before the broker is asked: a stopped process that continues, or
+#: a busy host, makes one or two.
+TOLERATED = 3
+
+#: Seconds that a process gets to find back after its broker did not answer.
+GRACE = 30.0
+
+#: Seconds that reconnecting may last while the broker answers; Celery's own pause is up to 30 s.
+RECONNECT_LIMIT = 60.0
+
+#: Seconds that a start may last while the broker answers.
+START_LIMIT = 300.0
+
+#: Exit status of a process that ends itself since it does not get ready, ``sysexits.h``.
+EX_SOFTWARE = 70
+
+#: Seconds between two questions to the broker while waiting for it.
+ASK_EVERY = 5.0
+
+#: Longest pause between two feedings in seconds; the manager's deadline may ask for less.
+FEED_EVERY = 5.0
+
+
+class State(Enum):
+    """What a look at the process showed."""
+
+    STARTING = "starting"
+    WORKING = "working"
+    WAITING = "waiting for the broker"
+    DRAINING = "draining"
+    STUCK = "stuck"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: a state and its text for ``systemctl status``.
+
+    ``attempts`` counts how often the process has begun anew; a change shows that it tries.
+    """
+
+    state: State
+    text: str
+    attempts: int = 0
+
+
+class Watch:
+    """Looks at a process once a second, tells the manager, and decides on feeding its watchdog.
+
+    Args:
+        look: what the process shows now; must not block.
+        ask: who does not answer and why (``broker redis1:6379: …``), None where all do; bounded
+            in time.
+        leave: ends the process, whatever its other threads hang in.
+        verdict: told whether the process is of use, whenever that changes after it was ready.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        look: Callable[[], Look],
+        ask: Callable[[], str | None],
+        clock: Callable[[], float] = time.monotonic,
+        leave: Callable[[int], object] = os._exit,
+        verdict: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        self._notifier = notifier
+        self._look = look
+        self._ask = ask
+        self._clock = clock
+        self._leave = leave
+        self._verdict = verdict
+        self._given_up = False
+        self._ready = False
+        self._stopping = False
+        self._bad = 0
+        self._grace_until = float("-inf")
+        self._asked_at = float("-inf")
+        self._trouble: str | None = None
+        self._answering_since: float | None = None
+        self._attempts = 0
+        self._fed_at = float("-inf")
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # --- one step ---
+
+    def step(self) -> bool:
+        """Look once and tell the manager; returns whether the process deserves its watchdog."""
+        look = self._safe_look()
+        if look.state is State.DRAINING:
+            self._tell_stopping(look.text)
+            healthy = True
+        elif look.state in (State.STARTING, State.WAITING):
+            healthy = self._waiting(look)
+        elif look.state is State.STUCK:
+            healthy = self._stuck(look)
+        else:
+            self._working(look)
+            healthy = True
+        good = healthy or not self._ready
+        if good:
+            self._feed()
+        if good is self._given_up:
+            self._given_up = not good
+            self._verdict(good)
+        return good
+
+    def _safe_look(self) -> Look:
+        try:
+            return self._look()
+        except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
+            # A race with a consumer that is being rebuilt, or internals that changed: no proof.
+            self._tell_once("look", exc)
+            return Look(State.STUCK, "state unknown")
+
+    def _working(self, look: Look) -> None:
+        self._bad = 0
+        self._answering_since = None
+        self._asked_at = float("-inf")
+        if self._ready:
+            self._notifier.status(look.text)
+        else:
+            self._ready = True
+            self._notifier.ready(look.text)
+
+    def _waiting(self, look: Look) -> bool:
+        self._bad = 0
+        now = self._clock()
+        if look.attempts != self._attempts:
+            self._attempts = look.attempts
+            if self._answering_since is not None:
+                self._answering_since = now
+        if now - self._asked_at >= ASK_EVERY:
+            self._trouble = self._safe_ask()
+            now = self._asked_at = self._clock()
+            if self._trouble is not None:
+                self._answering_since = None
+            elif self._answering_since is None:
+                self._answering_since = now
+        if self._trouble is None:
+            self._notifier.status(look.text)
+        else:
+            self._notifier.status(f"waiting for {self._trouble}")
+        since = self._answering_since
+        if since is None:
+            return True
+        if not self._ready and now - since >= START_LIMIT:
+            logger.error(
+                "not ready, though the broker has answered for %.0f s (%s); ends to start anew",
+                now - since,
+                look.text,
+            )
+            self._leave(EX_SOFTWARE)
+        return now - since < RECONNECT_LIMIT
+
+    def _stuck(self, look: Look) -> bool:
+        if not self._ready:
+            return self._waiting(look)  # it may be in a step whose end will show
+        self._answering_since = None
+        self._bad += 1
+        if self._bad < TOLERATED:
+            return True
+        trouble = self._safe_ask()
+        if trouble is not None:
+            self._bad = 0
+            self._grace_until = self._clock() + GRACE
+            self._notifier.status(f"waiting for {trouble}")
+            return True
+        self._notifier.status(look.text)
+        if self._clock() < self._grace_until:
+            return True
+        self._tell_once("verdict", f"{look.text}, though the broker answers")
+        return False
+
+    def _safe_ask(self) -> str | None:
+        try:
+            return self._ask()
+        except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
+            # Our own trouble is no excuse for a process that shows no work.
+            self._tell_once("ask", exc)
+            return None
+
+    def _tell_stopping(self, text: str) -> None:
+        if self._stopping:
+            self._notifier.status(text)
+        else:
+            self._stopping = True
+            self._notifier.stopping(text)
+
+    def _tell_once(self, topic: str, what: object) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            trace = what if isinstance(what, BaseException) else None
+            logger.error("watchdog, %s: %s", topic, one_line(what), exc_info=trace)
+
+    def _feed(self) -> None:
+        now = self._clock()
+        pause = min(FEED_EVERY, (self._notifier.watchdog or FEED_EVERY * 4) / 4)
+        if now - self._fed_at >= pause - INTERVAL / 2:
+            self._fed_at = now
+            self._notifier.feed()
+
+    # --- the thread ---
+
+    def start(self) -> None:
+        """Begin to look, in a daemon thread; again is harmless."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="celery_fleet.watch", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for a second at most, since a question may be under way."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.step()
+            except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
+                self._tell_once("step", exc)
+            self._stop.wait(INTERVAL if self._ready else STARTING_INTERVAL)

@@ -1,0 +1,1 @@
+"""Programs that systemd starts with the system's Python; standard library only."""

@@ -1,0 +1,236 @@
+"""Run a command of a release on this host: ``python3 -S -I release_command.py`` with JSON on stdin, as root.
+
+    {"do": "start", "app", "name", "release", "claim", "argv", "timeout"}
+    {"do": "wait", "app", "name", "claim", "argv", "seconds"}
+
+``start`` has systemd run the command in a unit of its own, so that it goes on whatever becomes of whoever
+asked; it starts nothing where that unit is there already, or where this claim's command has ended. With
+``again`` such an end counts for nothing, nor does one of another command line: somebody has corrected it since.
+In the unit, :mod:`celery_fleet.system.exec` runs the command as the application's user, with its environment and the
+producer's credentials; how it ended is written down there.
+``wait`` waits for the end, for so many seconds at most. Both print one line of JSON::
+
+    {"state": "running" | "other" | "gone" | "ended", "status", "seconds", "log", "tail"}
+
+``other`` is a command of this name for another claim, such as an earlier release's, or with another command
+line; ``gone`` one that has ended without a word, as in a boot. Only the standard library, and no import of this
+package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RUN = Path("/run/celery-fleet/commands")
+STATE = Path("/var/lib/celery-fleet/commands")
+LOGS = Path("/var/log/celery-fleet")
+PYTHON = "/usr/bin/python3"
+
+#: Logs of this many runs are kept.
+KEPT = 50
+
+#: Seconds that exec.py gets beyond the command's own to end it and say so.
+SLACK = 60.0
+
+#: Lines and characters of a log that are shown.
+LINES, CHARACTERS = 20, 4000
+
+LOOK = 0.2
+RUNNING = frozenset({"active", "activating", "deactivating", "reloading", "refreshing"})
+
+
+class Place:
+    """Where one command of one application keeps what."""
+
+    def __init__(self, app: str, name: str) -> None:
+        # No name has a dot, so that no other application's unit is called the same.
+        self.unit = f"{app}-command.{name}.service"
+        self.request = RUN / app / f"{name}.json"
+        self.ended = STATE / app / "ended" / f"{name}.json"
+        self.logs = LOGS / app / "commands"
+
+    def inner(self, attempt: str) -> str:
+        """The unit of the command itself: another one at each attempt, as exec.py wants it."""
+        return f"{self.unit.removesuffix('.service')}.{attempt}.service"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write(path: Path, content: str) -> None:
+    """Root's own, whole or not at all, and on disk."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(handle, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(path)
+
+
+def active(place: Place) -> bool:
+    """Whether the command runs, by its own unit or by that of who watches it."""
+    attempt = read(place.request).get("attempt")
+    units = [place.unit, *([place.inner(str(attempt))] if attempt else [])]
+    shown = subprocess.run(
+        ["systemctl", "show", "--property=ActiveState", "--value", *units],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return not RUNNING.isdisjoint(shown.stdout.split())
+
+
+def look(place: Place, claim: str, argv: list[str]) -> dict[str, Any]:
+    """How it stands with the command of a claim."""
+    ours = {"claim": claim, "argv": argv}
+    # In this order: it ends, writes that down, and is not active any more.
+    running = active(place)
+    ended = read(place.ended)
+    if matches(ended, ours):
+        # Whoever asked knows the command line, and a run that tells all it hears should not tell that.
+        ended.pop("argv", None)
+        return {**ended, "state": "ended", "tail": tail(Path(str(ended.get("log", ""))))}
+    if not running:
+        return {"state": "gone"}
+    return {"state": "running" if matches(read(place.request), ours) else "other"}
+
+
+def matches(noted: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether what was noted is of the same claim and command line; versions before noted no command line at an end."""
+    same = noted.get("claim") == ours["claim"]
+    return same and bool(noted.get("argv", ours["argv"]) == ours["argv"])
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - CHARACTERS))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-LINES:])
+
+
+def start(asked: dict[str, Any]) -> dict[str, Any]:
+    """Start the command where it is neither running nor at its end."""
+    place = Place(asked["app"], asked["name"])
+    seen = look(place, asked["claim"], asked["argv"])
+    if seen["state"] in ("running", "other"):
+        return seen
+    if seen["state"] == "ended" and not asked.get("again"):
+        return seen
+    if read(place.ended).get("claim") == asked["claim"]:
+        place.ended.unlink()
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    attempt = secrets.token_hex(4)
+    # By its time, so that the oldest goes first; by its attempt too, since two can begin in one second.
+    log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
+    request = {key: asked[key] for key in ("app", "name", "release", "claim", "argv", "timeout")}
+    write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
+    command = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        f"--unit={place.unit}",
+        "--property=Type=exec",
+        f"--description={asked['app']}: {asked['name']} of release {asked['release']}",
+        *(PYTHON, "-S", "-I", os.path.abspath(__file__), "supervise", str(place.request)),
+    ]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0 and not active(place):
+        words = " ".join((done.stderr or done.stdout).split())
+        return {"state": "refused", "error": f"systemd-run: {words}"}
+    return {"state": "running"}
+
+
+def wait(asked: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the end of a claim's command, or of the other one that is in its way."""
+    place = Place(asked["app"], asked["name"])
+    deadline = time.monotonic() + float(asked["seconds"])
+    while True:
+        seen = look(place, asked["claim"], asked["argv"])
+        if seen["state"] not in ("running", "other") or time.monotonic() > deadline:
+            return seen
+        time.sleep(LOOK)
+
+
+def supervise(path: Path) -> int:
+    """Run the command of a request to its end and write down how that was."""
+    asked = read(path)
+    place = Place(asked["app"], asked["name"])
+    log = Path(asked["log"])
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    forget(log.parent)
+    inner = place.inner(asked["attempt"])
+    began = time.time()
+    command = [
+        *(PYTHON, "-S", "-I", str(Path(__file__).with_name("exec.py"))),
+        *("--app", asked["app"], "--as", "producer", "--release", asked["release"]),
+        *("--timeout", f"{float(asked['timeout']):.15g}", "--unit", inner),
+        *("--output", str(log), "--", *asked["argv"]),
+    ]
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:
+        try:
+            status = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                timeout=float(asked["timeout"]) + SLACK,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = 124
+            with contextlib.suppress(OSError):
+                subprocess.run(["systemctl", "stop", inner], check=False)
+    outcome = {
+        "claim": asked["claim"],
+        "argv": asked["argv"],
+        "release": asked["release"],
+        "status": status,
+        "seconds": round(time.time() - began, 1),
+        "log": str(log),
+    }
+    write(place.ended, json.dumps(outcome))
+    return status
+
+
+def forget(logs: Path) -> None:
+    """Remove the oldest logs."""
+    for path in sorted(logs.glob("*.log"))[: -KEPT + 1]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def main(argv: list[str]) -> int:
+    """See the module's text."""
+    os.umask(0o077)
+    if argv[:1] == ["supervise"]:
+        return supervise(Path(argv[1]))
+    asked = json.load(sys.stdin)
+    print(json.dumps(start(asked) if asked["do"] == "start" else wait(asked)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A worker's life: readiness, drain, canary."""

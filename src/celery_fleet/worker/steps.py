@@ -1,0 +1,218 @@
+"""A worker's readiness, status and watchdog, as steps of Celery's own blueprints."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from celery import bootsteps, signals
+
+from celery_fleet.common import errors
+from celery_fleet.common.errors import FleetError
+from celery_fleet.common.text import count
+from celery_fleet.compat import intake
+from celery_fleet.compat import queues as compat_queues
+from celery_fleet.compat import worker as compat_worker
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.lease import thread as keeper
+from celery_fleet.delivery.options import Options
+from celery_fleet.supervision import broker
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import Look, State, Watch
+from celery_fleet.worker import drain
+from celery_fleet.worker.drainer import Mode, Standing
+
+#: Seconds without a tick of the event loop after which it counts as blocked.
+TICK_LIMIT = 5.0
+
+
+class Pulse:
+    """When the event loop last ran a timer, and whether Celery has called the worker ready."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.ready = False
+
+    def beat(self) -> None:
+        """The loop runs."""
+        self.last = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the loop's last tick."""
+        return time.monotonic() - self.last
+
+
+def judge(
+    view: compat_worker.WorkerView, ready: bool, tick_age: float, standing: Standing | None = None
+) -> Look:
+    """What a look at the worker means.
+
+    ``ready`` is Celery's word that consuming has begun; ``tick_age`` the seconds since the event
+    loop last ran a timer; ``standing`` whether the fleet has it take no tasks.
+    """
+    standing = standing or Standing()
+    if view.draining or standing.mode is Mode.DRAINING:
+        return Look(State.DRAINING, _drain_text(view, standing))
+    if not view.connected:
+        state = State.WAITING if ready else State.STARTING
+        return Look(state, "connecting to the broker", view.restarts)
+    if not ready:
+        return Look(State.STARTING, "preparing to consume", view.restarts)
+    if view.solo and view.running:
+        return Look(State.WORKING, f"running {count(view.running, 'task')}")
+    if tick_age > TICK_LIMIT:
+        return Look(State.STUCK, "stuck: the event loop stands still")
+    if standing.mode is Mode.PAUSED:
+        return Look(State.WORKING, f"paused by the fleet for {standing.seconds:.0f} s more")
+    if not view.queues:
+        return Look(State.WORKING, "consuming from no queue: all were cancelled")
+    queues = ", ".join(view.queues)
+    if view.full:
+        return Look(
+            State.WORKING, f"consuming {queues}; full, {count(view.running, 'task')} running"
+        )
+    if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
+        return Look(State.STUCK, "stuck: the worker does not ask its queues for messages")
+    return Look(State.WORKING, f"consuming {queues}")
+
+
+def _drain_text(view: compat_worker.WorkerView, standing: Standing) -> str:
+    parts = []
+    # Without a connection the gate does not look, and tasks go on all the same.
+    ours = standing.mode is Mode.DRAINING
+    running = standing.running if ours and view.connected else view.running
+    if running or (ours and not view.draining):
+        parts.append(f"draining: {count(running, 'task')} running")
+    else:
+        parts.append("stopping")
+    if ours:
+        parts.append(f"{standing.handed_back} handed back")
+    if standing.held:
+        parts.append(f"{standing.held} wait for the broker to take them back")
+    return ", ".join(parts)
+
+
+def own_queues(view: compat_worker.WorkerView, node: str) -> compat_worker.WorkerView:
+    """The view without the node's direct queue, which is the canary's and no person's."""
+    shown = tuple(name for name in view.queues if name != f"{node}.dq2")
+    return replace(view, queues=shown or view.queues)
+
+
+def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> None:
+    """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
+    pulse = Pulse()
+    gate = drain.install(app)
+    if delivery is not None:
+        from celery_fleet.delivery import at_most_once
+        from celery_fleet.delivery.dead_letters import parking
+
+        parking.install(app, delivery)
+        at_most_once.install(delivery)
+    ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
+    if delivery is not None and (delivery.carry or delivery.outage):
+        from celery_fleet.delivery.outage import install as outage_install
+
+        steadying = outage_install.install(app, delivery, lambda: gate.is_ending)
+        if steadying is not None and steadying.carry is not None:
+            ended = steadying.carry.pending.tags
+    if delivery is not None:
+        from celery_fleet.delivery.outage import sending
+
+        sending.install(app, delivery)  # after what bounds the attempts to store a result
+    verdict = keeper.install(app, delivery or Options(), done=ended)
+
+    class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Starts to look once the pool has forked and before the broker is connected."""
+
+        name = "celery_fleet.Watchdog"
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            if not notifier.connected:
+                return
+            question = broker.question(app, results=True)
+
+            def look() -> Look:
+                view = own_queues(compat_worker.view_worker(worker), worker.hostname)
+                return judge(view, pulse.ready, pulse.age, gate.standing)
+
+            watch = Watch(notifier, look, question, verdict=verdict)
+            # Not this step's stop(): the pool is waited for after it, and a drain goes on there.
+            signals.worker_shutdown.connect(
+                lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"
+            )
+            watch.start()
+
+        def stop(self, worker: Any) -> None:
+            """Nothing: see start."""
+
+    class Ticker(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Ticks on the event loop; a reconnect cancels its timers, so each start makes one."""
+
+        name = "celery_fleet.Ticker"
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+        end: Callable[[], None] | None = None
+
+        def start(self, consumer: Any) -> None:
+            pulse.beat()
+            self.end = intake.repeat(consumer.timer, 1.0, pulse.beat)
+
+        def stop(self, consumer: Any) -> None:
+            end, self.end = self.end, None
+            if end is not None:
+                end()
+
+    if delivery is not None:
+        # The last moment at which an application changes its worker's queues.
+        signals.celeryd_after_setup.connect(
+            lambda **_: _refuse_fanout(app), weak=False, dispatch_uid="celery_fleet.fanout"
+        )
+        if delivery.atomic:
+            _take_for_the_worker_alone(app)
+    app.steps["worker"].add(Watchdog)
+    app.steps["consumer"].add(Ticker)
+
+    def ready(**_: Any) -> None:
+        pulse.ready = True
+
+    signals.worker_ready.connect(ready, weak=False, dispatch_uid="celery_fleet.ready")
+
+
+def _refuse_fanout(app: Any) -> None:
+    """End a worker that would consume a queue of a fanout exchange: Redis would refuse it, and Celery try for ever.
+
+    Raises:
+        SystemExit: with :data:`errors.EX_CONFIG`.
+    """
+    found = compat_queues.fanout_queues(app)
+    if found:
+        error = FleetError(
+            f"this worker can't consume {', '.join(found)}: its exchange is of type fanout (kombu's Broadcast), and"
+            " Redis neither keeps such messages nor lets the worker's user subscribe to them; remove it from the"
+            " worker's queues (celery_worker_instances), and bind a queue for each worker to a topic exchange instead"
+        )
+        errors.refuse(error, os.environ)
+
+
+def _take_for_the_worker_alone(app: Any) -> None:
+    """Have only the worker's own connection take by script, not what its application consumes besides."""
+
+    class Ours(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+        """Tells the transport which connection is the worker's, before anything is consumed on it."""
+
+        name = "celery_fleet.Ours"
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            ours, pid = consumer.connection, os.getpid()
+            HOOKS.ours = lambda connection: connection is ours and os.getpid() == pid
+
+        def stop(self, consumer: Any) -> None:
+            """Nothing: the next connection takes the place of this one."""
+
+    HOOKS.ours = lambda _: False
+    app.steps["consumer"].add(Ours)
