@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
 from celery import Celery
 
 from tests.programs import knows_setinfo, required
@@ -98,7 +101,7 @@ class Fleet:
     def settings(self, user: str) -> dict[str, Any]:
         """A component's settings as the roles write them, without TLS."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
-        document = roles.process_settings(
+        document = desired_settings.process_settings(
             "shop",
             user,
             user,
@@ -210,7 +213,7 @@ def running(
             own = directory / kind
             own.mkdir()
             (own / "users.acl").write_text(
-                roles.acl(kind, PASSWORDS, QUEUES, knows_setinfo(), remote_control)
+                acl.acl(kind, PASSWORDS, QUEUES, knows_setinfo(), remote_control)
             )
             server = subprocess.Popen(
                 [

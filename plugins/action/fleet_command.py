@@ -1,4 +1,4 @@
-"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `fleet_control.commands`.
+"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `run/release_commands.py:`.
 
 `do: look`, `claim` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
 command. A command that fails is dropped from the marks before it is told of, so that the next run begins it anew.
@@ -14,11 +14,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    commands,
-    lease,
-    payload,
-    remote,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands as commands,
 )
 
 

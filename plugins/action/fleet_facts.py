@@ -1,6 +1,6 @@
 """Action plugin `fleet_facts`: what preflight and the roles need to know of a host, in one cheap remote call.
 
-It sends `module_utils/fleet_preflight/probe.py` as text (a module would cost five times as much: its wrapper
+It sends `plugin_utils/scripts/facts.py` as text (a module would cost five times as much: its wrapper
 is compiled anew on the host in each call) and sets the fact `fleet`:
 
     ansible_facts['fleet'] = {
@@ -11,7 +11,7 @@ is compiled anew on the host in each call) and sets the fact `fleet`:
       processors, memory_bytes, free_bytes: {/opt: …, /var: …},
       packages: [names of the installed Debian packages],
       versions: {redis-server: "5:7.0.15-1"},  # of a host for Redis: what is installed, or else would be
-      claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see fleet_control.claims
+      claims: {app, owner, users, ports, units, …},  # what the inventory wants there; see desired/claims.py:
       redis_flavor: redis,                # what the inventory wants of a host of Redis; else nothing
       redis_data: {/var/lib/celery-fleet-redis/shop-broker: redis},  # whose they are, as far as they are there
       marks: [the claims of all applications that lie there],
@@ -35,14 +35,13 @@ from typing import Any, Final
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import owners
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
-UTILS: Final = Path(__file__).resolve().parents[1] / "module_utils"
-PROBE: Final = UTILS / "fleet_preflight/probe.py"
+PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
 PATHS: Final = ("/opt", "/var")
 MARKS: Final = "/etc/celery-fleet/*/fleet.json"
 

@@ -9,11 +9,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    firewall,
-    lease,
-    remote,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils import names
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
 
 # Seconds after which a host takes a table back by itself, should the run end before its word.
 VALID = 120
@@ -23,7 +21,7 @@ _DONE = {"try": "loaded", "back": "taken back", "keep": "kept"}
 
 
 class ActionModule(ActionBase):
-    """Runs one small script on the host; see `scripts/firewall.py` beside `fleet_control.remote`."""
+    """Runs one small script on the host; see `scripts/firewall.py` beside `run/remote.py:`."""
 
     _supports_check_mode = False
     _requires_connection = True
@@ -42,7 +40,11 @@ class ActionModule(ActionBase):
             result.update(changed=False, **self._ask(do="connect", **asked))
             return result
         app = str(args["app"])
-        asked = {"unit": f"{app}-firewall-back", "table": firewall.table(app), "file": args["file"]}
+        asked = {
+            "unit": f"{app}-firewall-back",
+            "table": names.firewall_table(app),
+            "file": args["file"],
+        }
         try:
             with lease.held(variables, check=self._task.check_mode):
                 answer = self._ask(

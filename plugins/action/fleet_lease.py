@@ -1,4 +1,4 @@
-"""Action plugin `fleet_lease`: lets one run at a time change a fleet; see `fleet_control.lease`.
+"""Action plugin `fleet_lease`: lets one run at a time change a fleet; see `run/lease.py:`.
 
 It is delegated to the host that holds the lease. `state: present` takes it, or refuses and says whose it is; from then
 on a process of its own renews it until the run ends. `state: absent` gives it back at once.
@@ -17,7 +17,7 @@ import ansible.utils.display
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
 
 
 class ActionModule(ActionBase):

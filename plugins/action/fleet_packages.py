@@ -9,10 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    installed,
-    remote,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import packages as installed
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 
 class ActionModule(ActionBase):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote
 
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
 # file takes its time.

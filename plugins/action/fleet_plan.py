@@ -10,12 +10,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    packed,
-    payload,
-    plan,
-    redact,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
 
 
 class ActionModule(ActionBase):

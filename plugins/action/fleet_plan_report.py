@@ -11,12 +11,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    census,
-    plan,
-    roll,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    workers as desired_workers,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 
 
 class ActionModule(ActionBase):
@@ -103,7 +103,7 @@ class ActionModule(ActionBase):
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])
         active = {host: set(census.active_units(hostvars[host])) for host in hosts}
-        for node in celery.nodes(hostvars, group, args["instances"]).values():
+        for node in desired_workers.nodes(hostvars, group, args["instances"]).values():
             if node["host"] not in hosts and node["host"] not in missing:
                 active.setdefault(node["host"], set()).add(str(node["unit"]))
         return census.workers(

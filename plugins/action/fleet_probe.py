@@ -9,12 +9,8 @@ import json
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    payload,
-    remote,
-    report,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils import routing
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote, report
 
 
 class ActionModule(ActionBase):
@@ -78,7 +74,7 @@ class ActionModule(ActionBase):
             # Of a database's, users' entries are users' matter; what is declared stands below.
             if entry.get("queue") and entry.get("source") != "database"
         }
-        return {**loaded, **celery.scheduled(args["schedule"], args["routes"])}
+        return {**loaded, **routing.scheduled(args["schedule"], args["routes"])}
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""

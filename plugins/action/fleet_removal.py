@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import lease
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 
 PLACES = {
     "app": "celery_app_name",

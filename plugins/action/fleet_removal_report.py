@@ -1,6 +1,6 @@
 """Action plugin `fleet_removal_report`: the control side of a removal, once for all hosts.
 
-Thin over `fleet_control.removal_plan`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
+Thin over `run/removal_plan.py:`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
 `plan` shows what would go, `gate` asks once more whether messages would be lost, `end` says what was done.
 """
 
@@ -13,11 +13,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    plan,
-    removal_plan,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.words import count
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, removal_plan
 
 
 class ActionModule(ActionBase):

@@ -8,7 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import report
 
 
 class ActionModule(ActionBase):

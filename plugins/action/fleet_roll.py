@@ -2,7 +2,7 @@
 
 `phase: open`, run once, finds out what is to be done and opens the book; `start`, `restart` and `finish` run on each
 host, in a process of their own, and take the host's turns; `report` prints the figures. The rules are in
-`fleet_control.roll`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
+`restart/order.py:`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    census,
-    crew,
+from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import host_restarts as crew
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import state as ledger
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
+    worker_restart as turn,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     lease,
-    ledger,
-    packed,
     payload,
-    redact,
     remote,
     report,
-    roll,
-    turn,
 )
 
 # Phase of the playbook -> kind of the turns in it.

@@ -1,6 +1,6 @@
 """Action plugin `fleet_schedule`: compares the schedule in the database with what is declared, or writes it there.
 
-`do: plan` only reads; `do: sync` writes, and is skipped in check mode. See `fleet_control.schedule`.
+`do: plan` only reads; `do: sync` writes, and is skipped in check mode. See `run/schedule.py:`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    lease,
-    payload,
-    schedule,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload, schedule
 
 
 class ActionModule(ActionBase):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote
 
 
 class ActionModule(ActionBase):
-    """Runs one small script on the host; see `fleet_control.remote`."""
+    """Runs one small script on the host; see `run/remote.py:`."""
 
     _supports_check_mode = True
     _requires_connection = True

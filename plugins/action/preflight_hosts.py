@@ -10,12 +10,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
     missing,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
 )
 

@@ -1,6 +1,6 @@
 """Action plugin `preflight_inventory`: refuses an inventory that can't become a fleet, before any host is contacted.
 
-It takes no arguments. All work is done by `module_utils/fleet_preflight`; here stands only what talks to
+It takes no arguments. All work is done by `plugin_utils/preflight`; here stands only what talks to
 Ansible. Warnings are displayed, errors make the task fail with one text that has them all. No value of a
 secret gets into either.
 """
@@ -14,21 +14,21 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Severity,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.render import build
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import build
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     RoleSpec,
     Specs,
     parse_role,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 
 PLUGINS = Path(__file__).resolve().parents[1]
 ROLES = PLUGINS.parent / "roles"

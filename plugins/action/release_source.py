@@ -11,10 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.source import (
-    SourceError,
-    pack,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import SourceError, pack
 
 #: Seconds that an archive is kept after the last run that packed the same; longer than any run takes.
 KEPT = 7 * 24 * 3600.0

@@ -6,12 +6,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    lease,
-    packed,
-    payload,
-    redact,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload
 
 OPTIONS = ("units", "restart", "finish")
 

@@ -1,4 +1,4 @@
-"""Filters of the fleet's roles: thin names over `fleet_control`."""
+"""Filters of the fleet's roles: thin names over `plugin_utils`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
+from ansible_collections.celery_fleet.core.plugins.module_utils import names, routing
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    acl,
     claims,
     cli,
-    commands,
     delivery,
+    environment,
     firewall,
     health,
-    plan,
+    nginx,
+    redis,
+    settings,
+    surplus,
+    visibility,
+    workers,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
+    chain,
+    records,
+    wanted,
+    x509,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands as commands,
+)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +52,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
     """`pki.host_state` of the roles' variables."""
-    return pki.host_state(pki.Given(source=source, **options), host)
+    return wanted.host_state(wanted.Given(source=source, **options), host)
 
 
 def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
@@ -66,14 +81,14 @@ def parts(run: list[str], skip: list[str]) -> list[str]:
 def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:
     """`celery.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
-    return celery.site(name, password_line=line, **options)
+    return nginx.site(name, password_line=line, **options)
 
 
 def location(
     name: str, user: str, password: str, names: list[str], **options: Any
 ) -> dict[str, Any]:
     """`celery.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
-    return celery.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
+    return nginx.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
 
 
 class FilterModule:
@@ -88,39 +103,39 @@ class FilterModule:
             "fleet_is_local": _plain(firewall.is_local),
             "fleet_upstream": _plain(firewall.upstream),
             "fleet_web_port": _plain(firewall.web_port),
-            "fleet_nodes": _plain(celery.nodes),
+            "fleet_nodes": _plain(workers.nodes),
             "fleet_cli": _plain(cli.application),
             "fleet_health": _plain(health.setup),
-            "fleet_running": _plain(celery.running),
+            "fleet_running": _plain(workers.running),
             "fleet_parts": _plain(parts),
-            "fleet_longest_drain": _plain(celery.longest_drain),
-            "fleet_knows_setinfo": _plain(celery.knows_setinfo),
-            "fleet_redis_state": _plain(celery.redis_state),
-            "fleet_surplus": _plain(celery.surplus),
-            "fleet_visibility_timeout": _plain(celery.visibility_timeout),
-            "fleet_stock_visibility": _plain(celery.stock_visibility),
+            "fleet_longest_drain": _plain(workers.longest_drain),
+            "fleet_knows_setinfo": _plain(acl.knows_setinfo),
+            "fleet_redis_state": _plain(redis.redis_state),
+            "fleet_surplus": _plain(surplus.surplus),
+            "fleet_visibility_timeout": _plain(visibility.visibility_timeout),
+            "fleet_stock_visibility": _plain(visibility.stock_visibility),
             "fleet_delivery": _plain(delivery.document),
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
-            "fleet_scheduled": _plain(celery.scheduled),
-            "fleet_queues": _plain(celery.queues),
+            "fleet_scheduled": _plain(routing.scheduled),
+            "fleet_queues": _plain(workers.queues),
             "fleet_commands_due": _plain(commands.due),
             "fleet_commands_items": _plain(commands.items),
             "fleet_commands_names": _plain(commands.names),
-            "fleet_consumed": _plain(celery.consumed),
-            "fleet_worker_options": _plain(celery.worker_options),
-            "fleet_process_environment": _plain(celery.process_environment),
-            "fleet_worker_state": _plain(celery.worker_state),
-            "fleet_settings": _plain(celery.process_settings),
-            "fleet_environment_file": _plain(celery.environment_file),
-            "fleet_alternative_name": _plain(pki.alternative_name),
-            "fleet_certificate_serves": _plain(pki.certificate_serves),
+            "fleet_consumed": _plain(workers.consumed),
+            "fleet_worker_options": _plain(workers.worker_options),
+            "fleet_process_environment": _plain(environment.process_environment),
+            "fleet_worker_state": _plain(workers.worker_state),
+            "fleet_settings": _plain(settings.process_settings),
+            "fleet_environment_file": _plain(environment.environment_file),
+            "fleet_alternative_name": _plain(x509.alternative_name),
+            "fleet_certificate_serves": _plain(chain.certificate_serves),
             "fleet_pki_state": _plain(pki_state),
-            "fleet_pki_record": _plain(pki.record_text),
-            "fleet_pki_encrypted": _plain(pki.is_encrypted),
-            "fleet_pki_clients": _plain(pki.everybody_shows_one),
+            "fleet_pki_record": _plain(records.record_text),
+            "fleet_pki_encrypted": _plain(x509.is_encrypted),
+            "fleet_pki_clients": _plain(records.everybody_shows_one),
             "fleet_site": _plain(site),
             "fleet_location": _plain(location),
-            "fleet_path_prefix": _plain(celery.path_prefix),
-            "fleet_slice": _plain(celery.slice_unit),
-            "fleet_urls": _plain(celery.urls),
+            "fleet_path_prefix": _plain(nginx.path_prefix),
+            "fleet_slice": _plain(names.slice_unit),
+            "fleet_urls": _plain(environment.urls),
         }

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `fleet_removal`: see `fleet_control.removal`."""
+"""Ansible module behind the action plugin `fleet_removal`: see `removal/remover.py:`."""
 
 from __future__ import annotations
 
@@ -73,21 +73,19 @@ removed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
+    alone,
+    undisturbed,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
     KEEP,
     STAGES,
     Places,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import (
     Options,
     Remover,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
-    alone,
-    undisturbed,
 )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `release`: see `fleet_control.build`."""
+"""Ansible module behind the action plugin `release`: see `release/build.py:`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ options:
   directory: {description: Directory within the source in which the processes run., type: str, default: "."}
   requirements: {description: Requirements file in that directory., type: str, default: requirements.txt}
   app: {description: "What C(celery -A) takes; empty where there is no application to check.", type: str, default: ""}
-  demands: {description: What the inventory wants of it; see C(fleet_control.releases)., type: str, default: ""}
+  demands: {description: What the inventory wants of it; see C(release/note.py:)., type: str, default: ""}
   python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
   runtime: {description: Directory of the fleet's runtime., type: path, required: true}
   user: {description: User who imports the application., type: str, required: true}
@@ -50,12 +50,12 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.build import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
-    build,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.packed import unpack
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `settle`: see `fleet_control.settle`."""
+"""Ansible module behind the action plugin `settle`: see `reconcile/reconciler.py:`."""
 
 from __future__ import annotations
 
@@ -77,15 +77,13 @@ parts:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.packed import unpack
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     Options,
     settle,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
     WantedError,
     parse,
     parse_parts,

@@ -39,7 +39,7 @@ options:
 
 COLLECTION = "celery_fleet.core"
 ROOT = Path(__file__).resolve().parents[2]
-# As in fleet_preflight.control, which old versions can't import.
+# As in preflight/checks/control.py:, which old versions can't import.
 OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
 # "$ANSIBLE_VAULT;1.2;AES256;shop": a file's first line, with the vault's id where it has one.

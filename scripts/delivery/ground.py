@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import delivery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, delivery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
 from celery import Celery
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -135,7 +137,7 @@ class Side:
     def settings(self, user: str) -> dict[str, Any]:
         """What the roles tell a component."""
         knobs = {"take": self.take}
-        return roles.process_settings(
+        return desired_settings.process_settings(
             "bench",
             user,
             user,
@@ -301,7 +303,7 @@ def _server(
     users.touch(mode=0o600)
     # Who measures clears away, too, which no user of the fleet may.
     measure = f"user {OURS} on >{passwords[OURS]} allkeys allchannels +@all"
-    users.write_text(roles.acl(name.split("-")[0], passwords, queues) + measure + "\n")
+    users.write_text(acl.acl(name.split("-")[0], passwords, queues) + measure + "\n")
     options = {
         "port": "0",
         "tls-port": str(port),

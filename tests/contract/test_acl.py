@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from kombu.transport.redis import Channel
 
 from celery_fleet.delivery.scripts import RESTORE
@@ -21,7 +21,7 @@ def rules() -> list[str]:
     """The worker's rights on the broker."""
     (line,) = (
         line
-        for line in celery.acl("broker", {"worker": "secret"}, [QUEUE]).splitlines()
+        for line in acl.acl("broker", {"worker": "secret"}, [QUEUE]).splitlines()
         if line.startswith("user worker ")
     )
     return line.split(" ")
@@ -44,7 +44,7 @@ def test_a_worker_may_use_every_key_of_its_drain() -> None:
 
 def test_everybody_may_ask_whether_the_broker_is_full() -> None:
     passwords = dict.fromkeys(("worker", "beat", "producer", "flower", "operator"), "secret")
-    lines = celery.acl("broker", passwords, [QUEUE]).splitlines()[1:]
+    lines = acl.acl("broker", passwords, [QUEUE]).splitlines()[1:]
     assert len(lines) == len(passwords)
     for line in lines:
         words = line.split(" ")

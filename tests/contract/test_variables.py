@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import PARTS
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import nginx, workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    redis as desired_redis,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PARTS
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
 from tests.contract.test_repository import ROOT, defaults_of, load, options_of, playbooks, roles
@@ -108,14 +111,14 @@ def given_by_filters() -> set[str]:
     """Variables that the filters give to the templates of the files which they want."""
     paths = {"directory": "/d", "root": "/r", "release": "1", "runtime": "/rt"}
     names = {"app": "a", "module": "m", "host": "h"}
-    worker = celery.worker_state(
+    worker = workers.worker_state(
         {"w": {}}, enabled=["w"], defaults=None, timeout=1, **paths, **names
     )
     instances = [{"kind": "broker", "name": "b", "port": 1}]
-    redis = celery.redis_state(
+    redis = desired_redis.redis_state(
         instances, "/c", "/t", {"admin": "p"}, [], host="h", ca="/ca", timeout=1
     )
-    site = celery.site(
+    site = nginx.site(
         "web",
         app="a",
         directory="/d",
@@ -126,7 +129,7 @@ def given_by_filters() -> set[str]:
         read_timeout=1,
         ipv6=False,
     )
-    location = celery.location(
+    location = nginx.location(
         "flower", directory="/d", prefix="p", socket="/s", password_line="a:x", read_timeout=1
     )
     files = [*worker["files"], *redis["files"], *site["files"], *location["files"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
 from celery.bin.worker import worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def test_there_are_flags() -> None:
 
 @pytest.mark.parametrize("flag", flags())
 def test_each_flag_has_an_option(flag: str) -> None:
-    ours = {*celery._VALUES.values(), *celery._SWITCHES.values(), *celery._LISTS.values()}
+    ours = {*workers._VALUES.values(), *workers._SWITCHES.values(), *workers._LISTS.values()}
     # Celery knows the scheduling of tasks as -O alone.
     names = {flag, "-O"} if flag in ("--optimization", "-O") else {flag}
     assert names & ours, f"celery worker has {flag}, an instance has no option for it"
@@ -55,4 +55,4 @@ def test_each_flag_has_an_option(flag: str) -> None:
 def test_each_option_is_in_the_specs() -> None:
     text = (ROOT / "roles/celery_worker/meta/argument_specs.yml").read_text()
     options = yaml.safe_load(text)["argument_specs"]["main"]["options"]
-    assert set(options["celery_worker_defaults"]["options"]) == set(celery.WORKER_OPTIONS)
+    assert set(options["celery_worker_defaults"]["options"]) == set(workers.WORKER_OPTIONS)

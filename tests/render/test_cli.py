@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import belongings
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
+    footprint as belongings,
+)
 
 from celery_fleet.cli import application
 from celery_fleet.cli.application import Application
@@ -45,7 +47,12 @@ def test_all_hosts_know_the_whole_fleet(fleet: Fleet) -> None:
 def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         found = site(host)
-        for name in ("cli/__main__.py", "cli/commands/status.py", "system/exec.py", "ops/questions.py"):
+        for name in (
+            "cli/__main__.py",
+            "cli/commands/status.py",
+            "system/exec.py",
+            "ops/questions.py",
+        ):
             assert f"{found.runtime}/celery_fleet/{name}" in host.files, (host.name, name)
         assert host.files["/usr/local/bin/celery-fleet"]["mode"] == "0755"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import belongings
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
-    Places,
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
+    footprint as belongings,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
 
 from tests.render.fleet import Fleet, Host
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
     names,
     network,
     source,

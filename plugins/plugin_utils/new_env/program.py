@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.words import count
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import source
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
 from . import secret
 from .environment import Environment, Place, environment, missing, mistakes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
     process_settings,
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.settings import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.settings import (
     KNOWN,
 )
 from celery import chord

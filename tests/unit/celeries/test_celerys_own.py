@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
 
 from scripts.hosts import cache_directory, pip_cache
 from scripts.restarts import origin
@@ -108,7 +110,7 @@ def directory(tmp_path: Path) -> Path:
 def worker(directory: Path, port: int) -> Iterator[Path]:
     """A worker of ours for them; its log."""
     place = {"host": "127.0.0.1", "port": port}
-    document = roles.process_settings(
+    document = desired_settings.process_settings(
         *("own", "worker", "worker", "pw", place, place, "/no/ca", 300),
         delivery="at_least_once",
         parts=DELIVERY,

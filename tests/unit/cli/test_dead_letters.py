@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from click.testing import CliRunner, Result
 
 from celery_fleet.cli import ask
@@ -227,7 +227,7 @@ def test_what_is_completed(released: Path, words: str, expected: list[str]) -> N
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    users = celery.acl("broker", PASSWORDS, ["mail", "bulk", "slow"], setinfo=knows_setinfo())
+    users = acl.acl("broker", PASSWORDS, ["mail", "bulk", "slow"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
         yield found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import releases
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import note as releases
 from celery import Celery
 from click.testing import CliRunner
 

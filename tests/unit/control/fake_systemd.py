@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import (
     Completed,
     template_of,
 )

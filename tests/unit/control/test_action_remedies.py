@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins/action"
 #: What a host says where nothing of ours could run on it.

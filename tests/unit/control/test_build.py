@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import build as module
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.build import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
+    build as release_build,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import virtualenv
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build, prune
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
-    build,
-    prune,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import source
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
 # Root builds as another user, so that what should be neither root's to run nor the user's to write can be told apart.
 USER = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
@@ -222,9 +224,11 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
 ) -> None:
     if not hosts_own:
-        monkeypatch.setattr(module, "_pip_wheel", lambda _build, _user: "")
+        monkeypatch.setattr(virtualenv, "_pip_wheel", lambda _build, _user: "")
     wanted = place.wanted(python=PYTHON, files={"requirements.txt": wheel(tmp_path)}, app="")
-    assert bool(module._pip_wheel(wanted, USER)) == hosts_own, "no wheel of pip; run `make setup`"
+    assert bool(virtualenv._pip_wheel(wanted, USER)) == hosts_own, (
+        "no wheel of pip; run `make setup`"
+    )
     build(wanted)
     packages = next((place.root / "releases/r1/venv/lib").glob("python3*/site-packages"))
     assert bool(list(packages.glob("pip"))) == (not hosts_own)
@@ -385,9 +389,9 @@ def test_a_python_of_ones_own_has_its_own_pip(
     python.write_text(f"#!/bin/sh\necho {ours}\n")
     python.chmod(0o755)
     wanted = place.wanted(python=str(python))
-    assert module._pip_wheel(wanted, USER) == str(ours / "pip-1.0-py3-none-any.whl")
+    assert virtualenv._pip_wheel(wanted, USER) == str(ours / "pip-1.0-py3-none-any.whl")
     python.write_text("#!/bin/sh\nexit 1\n")
-    assert module._pip_wheel(wanted, USER) == ""
+    assert virtualenv._pip_wheel(wanted, USER) == ""
 
 
 def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place) -> None:
@@ -526,7 +530,7 @@ def test_the_log_of_a_failed_installation_outlives_the_next_build(place: Place) 
     with pytest.raises(BuildError, match="installing the requirements failed"):
         build(place.wanted(files=setup_py("sys.exit('no')")))
     build(place.wanted(keep=0))
-    assert (place.root / "releases" / module.LOG).is_file()
+    assert (place.root / "releases" / release_build.LOG).is_file()
 
 
 @pytest.mark.parametrize(
@@ -574,7 +578,7 @@ def test_a_failed_installation_names_package_cause_and_log(
         build(place.wanted(files=setup_py(f"sys.exit({output!r})")))
     for word in words:
         assert word in str(caught.value)
-    log = place.root / "releases" / module.LOG
+    log = place.root / "releases" / release_build.LOG
     assert f"The whole output is in {log} on this host." in str(caught.value)
     assert output in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
@@ -583,8 +587,8 @@ def test_a_failed_installation_names_package_cause_and_log(
 def test_an_interpreter_that_leads_to_where_no_unit_sees_it_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert module._HIDDEN == source.HIDDEN
-    monkeypatch.setattr(module, "_HIDDEN", (*module._HIDDEN, "/usr/bin"))
+    assert release_build._HIDDEN == source.HIDDEN
+    monkeypatch.setattr(release_build, "_HIDDEN", (*release_build._HIDDEN, "/usr/bin"))
     with pytest.raises(BuildError, match=r"leads to /usr/bin/python3\.\d+, which .* ProtectHome="):
         build(place.wanted())
     assert place.releases() == []
@@ -621,7 +625,7 @@ def test_a_build_that_takes_too_long(place: Place, tmp_path: Path) -> None:
 def test_an_import_that_takes_too_long(
     place: Place, monkeypatch: pytest.MonkeyPatch, timeout: float, fixed: float, words: str
 ) -> None:
-    monkeypatch.setattr(module, "_IMPORT", fixed)
+    monkeypatch.setattr(release_build, "_IMPORT", fixed)
     place.check("import time; time.sleep(30)")
     with pytest.raises(BuildError, match=f"importing app took more than {words}.* in its tasks"):
         build(place.wanted(timeout=timeout))
@@ -682,7 +686,7 @@ def test_no_link_on_the_way_is_followed_when_a_tree_is_given_to_root(
     # The directory that is entered last is the one that goes.
     walk = os.fwalk
     monkeypatch.setattr(os, "fwalk", lambda *a, **k: _sorted(walk(*a, **k)))
-    module._give_to_root(tree / "venv")
+    virtualenv._give_to_root(tree / "venv")
     assert {str(path) for path in given} == {
         *("venv", "venv/bin", "venv/lib", "venv/bin/python"),
     }
@@ -702,7 +706,7 @@ def test_what_comes_while_a_tree_is_given_to_root_is_given_as_well(
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", late)
-    module._give_to_root(tree / "venv")
+    virtualenv._give_to_root(tree / "venv")
     assert (tree / "venv/lib/late").stat().st_mode & 0o777 == 0o644
 
 

@@ -10,7 +10,21 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.module_utils import routing
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    acl,
+    nginx,
+    redis,
+    surplus,
+    visibility,
+    workers,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    environment as desired_environment,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
 from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
@@ -29,7 +43,7 @@ PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
 
 
 def whole(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
-    return celery.process_settings(
+    return desired_settings.process_settings(
         "shop", component, component, password, BROKER, RESULTS, "/ca.crt", **more
     )
 
@@ -218,7 +232,7 @@ def test_what_workers_consume() -> None:
         "w1": {"celery_app_name": "shop", "celery_worker_enabled": ["a"]},
         "w2": {"celery_app_name": "shop", "celery_worker_enabled": ["a", "b"]},
     }
-    assert celery.consumed(hostvars, ["w1", "w2"], instances) == ["b", "x", "y"]
+    assert workers.consumed(hostvars, ["w1", "w2"], instances) == ["b", "x", "y"]
 
 
 # --- workers -----------------------------------------------------------------------------------------
@@ -231,14 +245,14 @@ INSTANCES: dict[str, dict[str, Any] | None] = {
 
 
 def test_a_worker_consumes_the_queue_of_its_own_name() -> None:
-    assert celery.worker_queues("mail", None) == ["mail"]
-    assert celery.worker_queues("mail", {"queues": []}) == ["mail"]
-    assert celery.worker_queues("mail", {"queues": ["a", 1]}) == ["a", "1"]
+    assert workers.worker_queues("mail", None) == ["mail"]
+    assert workers.worker_queues("mail", {"queues": []}) == ["mail"]
+    assert workers.worker_queues("mail", {"queues": ["a", 1]}) == ["a", "1"]
 
 
 def test_options_win_over_defaults() -> None:
     defaults = {"concurrency": 1, "pool": "solo"}
-    assert celery.worker_options("discounts", INSTANCES, defaults) == {
+    assert workers.worker_options("discounts", INSTANCES, defaults) == {
         "concurrency": 4,
         "pool": "solo",
         "queues": ["discounts"],
@@ -248,9 +262,9 @@ def test_options_win_over_defaults() -> None:
 def test_queues_of_defaults_reach_worker_acl_and_nodes_alike() -> None:
     defaults = {"queues": ["shared"]}
     hostvars = {"w1": {"celery_app_name": "shop", "celery_worker_defaults": defaults}}
-    assert celery.worker_options("mail", INSTANCES, defaults)["queues"] == ["shared"]
-    assert celery.queues(INSTANCES, defaults=defaults) == ["shared", "x", "y"]
-    assert celery.nodes(hostvars, ["w1"], INSTANCES)["mail@w1"]["queues"] == ["shared"]
+    assert workers.worker_options("mail", INSTANCES, defaults)["queues"] == ["shared"]
+    assert workers.queues(INSTANCES, defaults=defaults) == ["shared", "x", "y"]
+    assert workers.nodes(hostvars, ["w1"], INSTANCES)["mail@w1"]["queues"] == ["shared"]
 
 
 def test_all_queues() -> None:
@@ -259,7 +273,7 @@ def test_all_queues() -> None:
         "b": {"task": "t"},
     }
     routes: dict[str, dict[str, Any]] = {"app.*": {"queue": "routed"}, "other": {"priority": 3}}
-    assert celery.queues(INSTANCES, schedule, routes) == sorted(
+    assert workers.queues(INSTANCES, schedule, routes) == sorted(
         ["discounts", "mail", "x", "y", "scheduled", "routed"]
     )
 
@@ -275,7 +289,7 @@ def test_all_queues() -> None:
     ],
 )
 def test_a_drain_lasts_as_long_as_a_task_may(options: dict[str, Any], seconds: float) -> None:
-    assert celery.drain_timeout(options) == seconds
+    assert workers.drain_timeout(options) == seconds
 
 
 def test_a_command_line_of_every_option() -> None:
@@ -296,7 +310,7 @@ def test_a_command_line_of_every_option() -> None:
         "drain_timeout": 60,
         "environment": {"A": "1"},
     }
-    assert shlex.split(celery.worker_command("app.celery_app", "a@w1", options)) == [
+    assert shlex.split(workers.worker_command("app.celery_app", "a@w1", options)) == [
         *("python", "-m", "celery", "-A", "app.celery_app", "worker", "-n", "a@w1", "-Q", "a,b"),
         *("--concurrency=4", "--pool=prefork", "--prefetch-multiplier=0", "--time-limit=1800"),
         *("--loglevel=INFO", "--autoscale=10,3", "-O", "fair", "--task-events"),
@@ -308,12 +322,12 @@ def test_celery_itself_takes_the_command_line() -> None:
     from celery.bin.worker import worker as command
 
     flags = {flag for parameter in command.params for flag in parameter.opts}
-    known = {*celery._VALUES.values(), *celery._SWITCHES.values(), *celery._LISTS.values()}
+    known = {*workers._VALUES.values(), *workers._SWITCHES.values(), *workers._LISTS.values()}
     assert known - flags == set()
 
 
 def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:
-    made = celery.process_environment(
+    made = desired_environment.process_environment(
         "worker", "/rt", "python -m x", {"PYTHONPATH": "/evil", "A": 1}
     )
     assert made["PYTHONPATH"] == "/rt"
@@ -322,14 +336,16 @@ def test_a_process_of_the_fleet_can_not_be_given_another_loader() -> None:
 
 
 def test_a_process_knows_where_the_health_of_its_host_stands() -> None:
-    made = celery.process_environment("worker", "/rt", "python -m x", {"A": 1}, "shop")
+    made = desired_environment.process_environment("worker", "/rt", "python -m x", {"A": 1}, "shop")
     assert made["CELERY_FLEET_HEALTH"] == "/var/lib/celery-fleet/health/shop.json"
     # Flower runs no code of the application.
-    assert "CELERY_FLEET_HEALTH" not in celery.process_environment("flower", "/rt", "x")
+    assert "CELERY_FLEET_HEALTH" not in desired_environment.process_environment(
+        "flower", "/rt", "x"
+    )
 
 
 def test_all_that_the_workers_of_a_host_need() -> None:
-    state = celery.worker_state(
+    state = workers.worker_state(
         INSTANCES,
         enabled=["discounts", "both"],
         defaults={"time_limit": 100},
@@ -368,7 +384,7 @@ def test_all_that_the_workers_of_a_host_need() -> None:
 def test_pools_that_can_not_hand_back_are_never_told_to_quit() -> None:
     instances = {"t": {"pool": "threads"}, "g": {"pool": "gevent"}, "s": {"pool": "solo"}, "p": {}}
     more = {"app": "a", "module": "m", "host": "h", "directory": "/d", "root": "/r"}
-    state = celery.worker_state(
+    state = workers.worker_state(
         instances,
         enabled=[*instances],
         defaults=None,
@@ -387,7 +403,7 @@ def test_nodes_of_the_fleet() -> None:
         "w2": {"celery_app_name": "shop", "celery_worker_instances": {"own": {"queues": ["z"]}}},
         "w3": {"celery_app_name": "shop"},
     }
-    found = celery.nodes(hostvars, ["w1", "w2", "w3"], INSTANCES)
+    found = workers.nodes(hostvars, ["w1", "w2", "w3"], INSTANCES)
     assert list(found) == ["mail@w1", "own@w2", "discounts@w3", "mail@w3", "both@w3"]
     assert found["own@w2"] == {
         "host": "w2",
@@ -423,12 +439,12 @@ ROUTES: dict[str, dict[str, Any]] = {
     ],
 )
 def test_tasks_are_routed_as_celery_routes_them(task: str, queue: str) -> None:
-    assert celery.routed(task, ROUTES) == queue
+    assert routing.routed(task, ROUTES) == queue
     assert (MapRoute(ROUTES)(task) or {}).get("queue", "celery") == queue
 
 
 def test_no_routes() -> None:
-    assert celery.routed("x", None) == celery.routed("x", {}) == "celery"
+    assert routing.routed("x", None) == routing.routed("x", {}) == "celery"
 
 
 def test_what_is_scheduled() -> None:
@@ -437,7 +453,7 @@ def test_what_is_scheduled() -> None:
         "routed": {"task": "app.tasks.x"},
         "off": {"task": "app.tasks.x", "enabled": False},
     }
-    assert celery.scheduled(schedule, ROUTES) == {
+    assert routing.scheduled(schedule, ROUTES) == {
         "own": {"task": "app.tasks.x", "queue": "own"},
         "routed": {"task": "app.tasks.x", "queue": "later"},
     }
@@ -450,7 +466,7 @@ QUEUES = ["discounts", "mail"]
 
 def rules(instance: str, **more: Any) -> dict[str, list[str]]:
     """Each user's rules in their order."""
-    lines = celery.acl(instance, PASSWORDS, QUEUES, **more).splitlines()
+    lines = acl.acl(instance, PASSWORDS, QUEUES, **more).splitlines()
     assert all(line.startswith("user ") for line in lines)
     return {line.split()[1]: line.split()[2:] for line in lines}
 
@@ -546,7 +562,7 @@ def test_a_worker_consumes_what_there_is_and_its_direct_queue() -> None:
 
 
 def test_lower_priorities_of_a_queue_are_covered_and_other_queues_are_not() -> None:
-    name, pattern = celery._lists("mail")
+    name, pattern = acl._lists("mail")
     assert name == "mail"
     for priority in (3, 6, 9):
         assert fnmatch.fnmatchcase(f"mail\x06\x16{priority}", pattern)
@@ -568,12 +584,12 @@ def test_the_admin_has_no_key() -> None:
 
 
 def test_who_has_no_password_gets_no_user() -> None:
-    text = celery.acl("broker", {"worker": "x"}, QUEUES)
+    text = acl.acl("broker", {"worker": "x"}, QUEUES)
     assert [line.split()[1] for line in text.splitlines()] == ["default", "worker"]
 
 
 def test_setinfo_only_where_the_server_knows_it() -> None:
-    assert "client|setinfo" not in celery.acl("broker", PASSWORDS, QUEUES)
+    assert "client|setinfo" not in acl.acl("broker", PASSWORDS, QUEUES)
     assert "+client|setinfo" in rules("broker", setinfo=True)["worker"]
 
 
@@ -597,15 +613,15 @@ def test_whether_the_server_knows_setinfo_is_its_version(
     flavor: str, debian: str, version: str, knows: bool
 ) -> None:
     facts = {"distribution_version": debian, "versions": {"redis-server": version}}
-    assert celery.knows_setinfo(flavor, facts) == knows
+    assert acl.knows_setinfo(flavor, facts) == knows
 
 
 def test_a_host_of_which_nothing_is_known_gets_the_oldest_servers_rules() -> None:
-    assert not celery.knows_setinfo("redis", {})
+    assert not acl.knows_setinfo("redis", {})
 
 
 def test_queues_may_come_from_anything_that_is_walked_once() -> None:
-    assert celery.acl("broker", PASSWORDS, iter(QUEUES)) == celery.acl("broker", PASSWORDS, QUEUES)
+    assert acl.acl("broker", PASSWORDS, iter(QUEUES)) == acl.acl("broker", PASSWORDS, QUEUES)
 
 
 # --- what a host must not have -----------------------------------------------------------------------
@@ -616,7 +632,7 @@ def test_a_redis_host() -> None:
         {"kind": "broker", "name": "shop-broker", "port": 6379},
         {"kind": "results", "name": "shop-results", "port": 6380},
     ]
-    state = celery.redis_state(
+    state = redis.redis_state(
         instances,
         "/etc/r",
         "/etc/tls",
@@ -654,10 +670,10 @@ def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
         "read_timeout": 60,
         "ipv6": True,
     }
-    site = celery.site("web", protected=["/admin/"], **options)
+    site = nginx.site("web", protected=["/admin/"], **options)
     (secret,) = [item for item in site["files"] if item.get("secret")]
     assert (secret["dest"], secret["mode"]) == ("/etc/shop/credentials-nginx/web.htpasswd", "0640")
-    open_to_all = celery.site("web", protected=[], **options)
+    open_to_all = nginx.site("web", protected=[], **options)
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
     # The one of before goes.
     assert open_to_all["owned"] == {"files": [secret["dest"]]}
@@ -677,18 +693,18 @@ def test_workers_that_run_are_those_that_the_plan_has_seen() -> None:
         "shop-beat.service": {"active": "active"},
     }
     hostvars: dict[str, dict[str, Any]] = {"h": {"__fleet_plan": {"states": states}}, "down": {}}
-    assert celery.running(hostvars, ["down", "h"], "shop") == [{"host": "h", "worker": "a"}]
+    assert workers.running(hostvars, ["down", "h"], "shop") == [{"host": "h", "worker": "a"}]
 
 
 def test_the_longest_drain_is_that_of_any_worker() -> None:
     instances: dict[str, Any] = {"a": {"time_limit": 30}, "b": {"drain_timeout": 90}, "c": None}
-    assert celery.longest_drain(instances, {"time_limit": 60}) == 90
-    assert celery.longest_drain({}) == 0
+    assert workers.longest_drain(instances, {"time_limit": 60}) == 90
+    assert workers.longest_drain({}) == 0
 
 
 def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
     def units(run: tuple[str, ...], skip: tuple[str, ...] = ()) -> list[str]:
-        return celery.surplus("shop", [], "/etc/shop", "/opt/shop", run, skip)["units"]
+        return surplus.surplus("shop", [], "/etc/shop", "/opt/shop", run, skip)["units"]
 
     assert "shop-beat.service" in units(("deploy",))
     assert units(("flower",)) == ["shop-flower.service"]
@@ -698,10 +714,10 @@ def test_a_run_ends_elsewhere_only_what_its_tags_start_here() -> None:
 
 def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left() -> None:
     def files(*components: str, run: str = "all") -> list[str]:
-        return celery.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))["files"]
+        return surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,))["files"]
 
     path = "/etc/shop/credentials/producer.json"
-    found = celery.surplus("shop", ["redis"], "/etc/shop", "/opt/shop", ("celery_producer",))
+    found = surplus.surplus("shop", ["redis"], "/etc/shop", "/opt/shop", ("celery_producer",))
     assert path in found["files"]
     assert "shop-web.service" in found["units"]
     # Elsewhere a web process may still run that reads it.
@@ -712,7 +728,7 @@ def test_what_producers_read_goes_with_the_web_process_where_no_release_is_left(
 
 def test_the_environment_goes_with_its_last_reader() -> None:
     def files(*components: str, run: str = "all", skip: tuple[str, ...] = ()) -> set[str]:
-        found = celery.surplus("shop", components, "/etc/shop", "/opt/shop", (run,), skip)
+        found = surplus.surplus("shop", components, "/etc/shop", "/opt/shop", (run,), skip)
         return {secret, plain} & set(found["files"])
 
     secret, plain = "/etc/shop/credentials/secret.env", "/etc/shop/app.env"
@@ -733,8 +749,8 @@ GROUPS = ("celery_workers", "celery_beat", "celery_producers", "flower")
 def test_what_a_host_is_not_for_must_go() -> None:
     every = ["worker", "beat", "web", "flower"]
     every += ["web_site", "flower_site", "flower_location", "logs"]
-    assert celery.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
-    found = celery.surplus("shop", ["worker", "flower"], "/etc/shop", "/opt/shop")
+    assert surplus.surplus("shop", every, "/etc/shop", "/opt/shop") == {"units": [], "files": []}
+    found = surplus.surplus("shop", ["worker", "flower"], "/etc/shop", "/opt/shop")
     assert found["units"] == ["shop-beat.service", "shop-web.socket", "shop-web.service"]
     for path in (
         "/etc/shop/beat.env",
@@ -755,22 +771,22 @@ def test_what_a_host_is_not_for_must_go() -> None:
 
 def test_a_site_goes_by_itself_where_flower_moves_into_the_other_one() -> None:
     here = ["worker", "beat", "producer", "web", "flower", "web_site", "logs"]
-    to_location = celery.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
+    to_location = surplus.surplus("shop", [*here, "flower_location"], "/etc/shop", "/opt/shop")
     assert to_location == {"units": [], "files": ["/etc/nginx/conf.d/shop-flower.conf"]}
-    back = celery.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
+    back = surplus.surplus("shop", [*here, "flower_site"], "/etc/shop", "/opt/shop")
     assert back == {"units": [], "files": ["/etc/shop/nginx-web/flower.conf"]}
     # Flower alone is in the site: the web process goes, and the site stays.
-    without = celery.surplus(
+    without = surplus.surplus(
         "shop", [name for name in here if name != "web"], "/etc/shop", "/opt/shop"
     )
     assert "/etc/nginx/conf.d/shop-web.conf" not in without["files"]
-    journal = celery.surplus("shop", ["worker", "beat"], "/etc/shop", "/opt/shop")
+    journal = surplus.surplus("shop", ["worker", "beat"], "/etc/shop", "/opt/shop")
     assert "/etc/logrotate.d/shop" in journal["files"]
 
 
 def test_what_is_another_applications_by_name_never_goes() -> None:
     names = ["flash-promos", "flash-worker", "flash-beat", "flash_promos"]
-    found = celery.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash")
+    found = surplus.surplus("flash", [], "/etc/celery-fleet/flash", "/opt/flash")
     for other in names:
         units = [
             *(f"{other}-worker@x.service", f"{other}-beat.service", f"{other}-flower.service"),
@@ -789,7 +805,7 @@ def test_what_is_another_applications_by_name_never_goes() -> None:
 
 
 def test_workers_that_left_with_their_group_go_whole() -> None:
-    state = celery.worker_state(
+    state = workers.worker_state(
         INSTANCES,
         enabled=["mail"],
         defaults=None,
@@ -802,7 +818,7 @@ def test_workers_that_left_with_their_group_go_whole() -> None:
         runtime="/rt",
         timeout=9,
     )
-    found = celery.surplus("shop", [], "/etc/shop", "/opt/shop")
+    found = surplus.surplus("shop", [], "/etc/shop", "/opt/shop")
     paths = [*(i["dest"] for i in state["files"]), *(i["path"] for i in state["links"])]
     for path in paths:
         assert any(fnmatch.fnmatch(path, pattern) for pattern in found["files"]), path
@@ -828,7 +844,7 @@ def test_workers_that_left_with_their_group_go_whole() -> None:
 def test_no_task_is_given_away_while_a_worker_still_has_it(
     instances: dict[str, Any], defaults: dict[str, Any] | None, seconds: int
 ) -> None:
-    assert celery.visibility_timeout(instances, defaults) == seconds
+    assert visibility.visibility_timeout(instances, defaults) == seconds
 
 
 @pytest.mark.parametrize(
@@ -850,7 +866,7 @@ def test_settings_and_promise_count_where_a_worker_says_nothing(
     options: dict[str, Any], settings: dict[str, Any], delivery: str, seconds: int
 ) -> None:
     stock = {"take": "stock"}
-    assert celery.visibility_timeout({"a": options}, None, settings, delivery, stock) == seconds
+    assert visibility.visibility_timeout({"a": options}, None, settings, delivery, stock) == seconds
 
 
 LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
@@ -875,7 +891,7 @@ LONG = {"time_limit": 3600, "prefetch_multiplier": 1}
 def test_a_lease_is_short_and_holds_for_all_or_none(
     instances: dict[str, Any], delivery: str, knobs: dict[str, Any], seconds: int
 ) -> None:
-    assert celery.visibility_timeout(instances, None, None, delivery, knobs) == seconds
+    assert visibility.visibility_timeout(instances, None, None, delivery, knobs) == seconds
 
 
 @pytest.mark.parametrize(
@@ -893,7 +909,7 @@ def test_what_a_worker_without_a_lease_holds_is_left_to_it_longer(
     options: dict[str, Any], given: Any, seconds: int
 ) -> None:
     options = options | {"delivery": "at_least_once"}
-    assert celery.stock_visibility({"a": options}, None, None, given) == seconds
+    assert visibility.stock_visibility({"a": options}, None, None, given) == seconds
 
 
 # --- environment files -------------------------------------------------------------------------------
@@ -921,25 +937,27 @@ VALUES: dict[str, Any] = {
 def test_systemd_reads_what_was_meant(name: str, tmp_path: Path) -> None:
     path = tmp_path / "env"
     values = {"BEFORE": "1", name: VALUES[name], "AFTER": "2"}
-    path.write_bytes(celery.environment_file(values).encode())
+    path.write_bytes(desired_environment.environment_file(values).encode())
     assert environment(path) == [f"{key}={value}" for key, value in values.items()]
 
 
 def test_values_that_are_no_strings(tmp_path: Path) -> None:
     path = tmp_path / "env"
     values = {"YES": True, "NO": False, "NUMBER": 5, "NULL": None, "FRACTION": 0.5}
-    path.write_text(celery.environment_file(values))
+    path.write_text(desired_environment.environment_file(values))
     assert environment(path) == ["YES=true", "NO=false", "NUMBER=5", "NULL=", "FRACTION=0.5"]
 
 
 def test_nothing_is_an_empty_file() -> None:
-    assert celery.environment_file(None) == celery.environment_file({}) == ""
+    assert (
+        desired_environment.environment_file(None) == desired_environment.environment_file({}) == ""
+    )
 
 
 @pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=B", "A\nB", "Ä"])
 def test_a_name_that_systemd_would_pass_over_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="can't be the name of an environment variable"):
-        celery.environment_file({name: "x"})
+        desired_environment.environment_file({name: "x"})
 
 
 NASTY = "a:b/c@d?e#f%g&h=i j+k“l”"
@@ -966,13 +984,13 @@ NASTY = "a:b/c@d?e#f%g&h=i j+k“l”"
     ],
 )
 def test_a_url_of_its_parts(parts: dict[str, Any], expected: str) -> None:
-    assert celery.url(parts) == expected
+    assert desired_environment.url(parts) == expected
 
 
 def test_whatever_a_part_holds_a_client_reads_the_same() -> None:
     query = {NASTY: NASTY}
     parts = {"scheme": "postgresql", "host": "db1", "user": NASTY, "password": NASTY}
-    text = celery.urls({"U": {**parts, "path": f"{NASTY}/x", "query": query}})["U"]
+    text = desired_environment.urls({"U": {**parts, "path": f"{NASTY}/x", "query": query}})["U"]
     found = urlsplit(text)
     assert (found.scheme, found.hostname) == ("postgresql", "db1")
     assert unquote(found.username or "") == unquote(found.password or "") == NASTY

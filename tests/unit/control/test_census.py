@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import census
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import Worker
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
 
 INSTANCES = {
     "a": {"queues": ["q"], "concurrency": 4},

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    commands,
-    remote,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands as commands,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 COMMAND = {"name": "migrate", "when": "release"}
 PYTHON = [sys.executable, "-S", "-I", "-c"]

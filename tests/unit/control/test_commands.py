@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import commands
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.commands import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    release_commands as commands,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_commands import (
     CommandError,
     carry_out,
     claim,

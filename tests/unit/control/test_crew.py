@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.crew import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.host_restarts import (
     Crew,
     CrewError,
     LostError,
     SettleFailedError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ledger import Ledger
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Policy,
     Turn,
     Worker,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.turn import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import Ledger
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_restart import (
     Place,
     Steward,
 )

@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    delivery,
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    environment as desired_environment,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    workers as desired_workers,
 )
 
 from celery_fleet.config.settings import FleetSettings, read
@@ -100,7 +106,7 @@ def effective(
     path = tmp_path / "settings.json"
     address = {"host": "h", "port": 1}
     parts = delivery.document(promise, knobs)
-    document = celery.process_settings(
+    document = desired_settings.process_settings(
         *("shop", "worker", "worker", "p", address, address, "/ca"),
         settings=settings,
         delivery=promise,
@@ -108,7 +114,7 @@ def effective(
     )
     path.write_text(json.dumps(document))
     own = delivery.variable(delivery.override(promise, knobs, options, settings))
-    return read(path, "worker", environment(tmp_path, celery.environment_file(own)))
+    return read(path, "worker", environment(tmp_path, desired_environment.environment_file(own)))
 
 
 @pytest.mark.parametrize(("app", "own"), list(product(PROFILES, PROFILES)))
@@ -143,7 +149,7 @@ def test_settings_of_the_inventory_win_over_a_worker_s_promise_too(tmp_path: Pat
 
 def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
     """The files of a host's workers by their path."""
-    made = celery.worker_state(
+    made = desired_workers.worker_state(
         instances,
         enabled=list(instances),
         defaults=None,

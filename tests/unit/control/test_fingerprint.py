@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import fingerprint
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     TO_COME,
     Disk,
     compare,

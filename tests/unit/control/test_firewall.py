@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    firewall,
-    remote,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils import names
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 from tests.unit.control.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
 
@@ -297,7 +296,7 @@ def test_a_trial_is_armed_and_taken_back(lan: Network, tmp_path: Path, written: 
         lan.load(ruleset())
     asked = {
         "unit": "flash-promos-firewall-back",
-        "table": firewall.table("flash-promos"),
+        "table": names.firewall_table("flash-promos"),
         "file": str(before),
         "text": ruleset(fleet=["192.0.2.1"]),
         "seconds": 120,

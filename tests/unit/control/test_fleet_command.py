@@ -66,7 +66,7 @@ class Fleet:
         self.host = Host(root / "host")
         self.order = root / "order"
         # Where marks lie is the hosts' own matter, and no variable.
-        delivered = "plugins/module_utils/fleet_control/commands.py"
+        delivered = "plugins/plugin_utils/run/release_commands.py"
         text = (ROOT / delivered).read_text()
         assert text.count('"/var/lib/celery-fleet/commands"') == 1
         logic = root / "commands.py"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import health
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import health
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
     health as preflight,
 )
 

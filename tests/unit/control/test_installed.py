@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import (
     NOTE,
     Dpkg,
     going,
     unit_of,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.scripts import (
-    packages,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
-    Completed,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import packages
 
 # What each package needs.
 NEEDS = {

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import lease, remote
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.lease import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.lease import (
     Held,
     Renewer,
     Watch,

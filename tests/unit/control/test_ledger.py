@@ -13,16 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ledger import (
-    Ledger,
-    table,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Policy,
     RollError,
     Turn,
     Worker,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import Ledger, table
 
 from tests.unit.control.test_roll import restarting, worker
 

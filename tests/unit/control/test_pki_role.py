@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import chain as pki_chain
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import records, x509
 
 from tests.collection import replaced
 from tests.render.fleet import ansible
@@ -86,8 +87,8 @@ class Role:
     def file(self, name: str, host: str = "redis1") -> str:
         return (self.directory / f"installed-{host}-{name}").read_text()
 
-    def record(self, host: str = "redis1") -> pki.Record:
-        found = pki.read_record(f"{self.directory}/pki", host)
+    def record(self, host: str = "redis1") -> records.Record:
+        found = records.read_record(f"{self.directory}/pki", host)
         assert found is not None
         return found
 
@@ -109,11 +110,11 @@ def changes(text: str) -> int:
 def test_own_authorities_one_after_the_other(role: Role) -> None:
     role.run()
     first = role.file("ca.crt")
-    authority, *more = pki.certificates(first)
-    assert (more, pki.title(authority)) == ([], "'shop fleet CA'")
+    authority, *more = x509.certificates(first)
+    assert (more, x509.title(authority)) == ([], "'shop fleet CA'")
     for host in HOSTS:
-        assert pki.is_trusted(role.file("host.crt", host), first)
-        assert role.record(host) == pki.Record(first, role.file("host.crt", host))
+        assert pki_chain.is_trusted(role.file("host.crt", host), first)
+        assert role.record(host) == records.Record(first, role.file("host.crt", host))
     made = {path.name: path.stat().st_mode & 0o777 for path in role.directory.glob("pki/**/*")}
     assert made["ca.key"] == made["redis1.key"] == 0o600
     assert made["hosts"] == 0o700
@@ -121,27 +122,29 @@ def test_own_authorities_one_after_the_other(role: Role) -> None:
     # A host whose clock is behind takes them at once.
     early = datetime.now(UTC) - timedelta(minutes=55)
     assert authority.not_valid_before_utc < early
-    assert pki.certificates(role.file("host.crt"))[0].not_valid_before_utc < early
+    assert x509.certificates(role.file("host.crt"))[0].not_valid_before_utc < early
     assert changes(role.run()) == 0
 
     # Both are trusted; nobody has a new certificate.
     before = role.file("host.crt")
     role.run(pki_ca_trusted_generations=[2])
     assert role.file("host.crt") == before
-    titles = [pki.title(item) for item in pki.certificates(role.file("ca.crt"))]
+    titles = [x509.title(item) for item in x509.certificates(role.file("ca.crt"))]
     assert titles == ["'shop fleet CA'", "'shop fleet CA 2'"]
     assert role.record().bundle == role.file("ca.crt")
 
     # Under a limit one host after the other gets its own, with the key that it had.
     key = role.file("host.key")
     role.run(limit="redis1", pki_ca_generation=2, pki_ca_trusted_generations=[1])
-    assert pki.issuer(pki.certificates(role.file("host.crt"))[0]) == "'shop fleet CA 2'"
-    assert pki.issuer(pki.certificates(role.record("worker1").chain)[0]) == "'shop fleet CA'"
+    assert x509.issuer(x509.certificates(role.file("host.crt"))[0]) == "'shop fleet CA 2'"
+    assert x509.issuer(x509.certificates(role.record("worker1").chain)[0]) == "'shop fleet CA'"
     assert role.file("host.key") == key
     role.run(pki_ca_generation=2, pki_ca_trusted_generations=[1])
     role.run(pki_ca_generation=2)
     assert role.file("ca.crt") == (role.directory / "pki/ca-2.crt").read_text()
-    assert all(pki.is_trusted(role.file("host.crt", host), role.file("ca.crt")) for host in HOSTS)
+    assert all(
+        pki_chain.is_trusted(role.file("host.crt", host), role.file("ca.crt")) for host in HOSTS
+    )
     assert changes(role.run(pki_ca_generation=2)) == 0
 
 
@@ -157,9 +160,9 @@ def test_an_intermediate_of_the_users_signs(role: Role) -> None:
     }
     role.run(**given)
     assert role.file("ca.crt") == root.pem
-    chain = pki.certificates(role.file("host.crt", "worker1"))
-    assert [pki.title(item) for item in chain] == ["'worker1'", "'middle'"]
-    assert pki.is_trusted(role.file("host.crt"), root.pem)
+    chain = x509.certificates(role.file("host.crt", "worker1"))
+    assert [x509.title(item) for item in chain] == ["'worker1'", "'middle'"]
+    assert pki_chain.is_trusted(role.file("host.crt"), root.pem)
     assert not list(role.directory.glob("pki/ca*"))
     assert changes(role.run(**given)) == 0
     # One that lies open, beside a passphrase that is left of another source.
@@ -169,7 +172,7 @@ def test_an_intermediate_of_the_users_signs(role: Role) -> None:
         pki_renew_before_days=450,
         pki_validity_days=600,
     )
-    assert pki.is_trusted(role.file("host.crt"), root.pem)
+    assert pki_chain.is_trusted(role.file("host.crt"), root.pem)
 
 
 @pytest.mark.slow
@@ -185,7 +188,7 @@ def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
     for host in HOSTS:
         assert role.file("host.crt", host) == hosts[host]["pki_certificate"] + middle.pem
         assert role.file("host.key", host) == hosts[host]["pki_key"]
-        assert role.record(host) == pki.Record(root.pem, role.file("host.crt", host))
+        assert role.record(host) == records.Record(root.pem, role.file("host.crt", host))
     assert [path.name for path in role.directory.glob("pki/*")] == ["hosts"]
     assert changes(role.run(hosts, **given)) == 0
 
@@ -193,10 +196,10 @@ def test_certificates_from_outside_are_taken_as_they_are(role: Role) -> None:
 @pytest.mark.long
 def test_clients_get_theirs_and_it_is_noted_that_they_lose_it(role: Role) -> None:
     role.run()
-    assert not pki.serves_clients(pki.certificates(role.file("host.crt"))[0])
+    assert not x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
     role.run(pki_mode="mutual")
-    assert pki.serves_clients(pki.certificates(role.file("host.crt"))[0])
-    assert pki.everybody_shows_one(f"{role.directory}/pki", HOSTS)
+    assert x509.serves_clients(x509.certificates(role.file("host.crt"))[0])
+    assert records.everybody_shows_one(f"{role.directory}/pki", HOSTS)
     # A run that ends before its last play: nobody may insist on what is about to go.
     (role.directory / "play.yml").write_text(PLAY.partition("  post_tasks")[0])
     role.run(pki_mode="server")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Need, Worker
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
     PARTS,
     ApprovedError,
     Item,
@@ -17,10 +18,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.pl
     second_beat,
     tag_notes,
     with_forced,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
-    Need,
-    Worker,
 )
 
 

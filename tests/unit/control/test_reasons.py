@@ -6,22 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    delivery,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.reasons import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reasons import (
     ARGUMENTS,
     DELIVERY,
     DROP_IN,
     told,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery, workers
 
 SECRET = "s3cr3t-hush"
 
 
 def command(**options: Any) -> str:
-    return celery.worker_command("app.celery", "a@h1", {"queues": ["a"], **options})
+    return workers.worker_command("app.celery", "a@h1", {"queues": ["a"], **options})
 
 
 def setting(name: str, before: Any, after: Any) -> list[str] | None:
@@ -50,8 +47,8 @@ def test_options_of_a_worker(
 def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None:
     ours = [
         name
-        for name in celery.WORKER_OPTIONS
-        if name not in (*celery.UNIT_OPTIONS, *celery.DELIVERY_OPTIONS, "queues")
+        for name in workers.WORKER_OPTIONS
+        if name not in (*workers.UNIT_OPTIONS, *workers.DELIVERY_OPTIONS, "queues")
     ]
     for name in ours:
         value: Any = ["x"] if name in ("exclude_queues", "include") else "x"

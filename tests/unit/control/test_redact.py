@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
-    environment_file,
-    urls,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redact import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import (
     clean,
     clean_answer,
     hide_logins,
     secrets_of,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
+    environment_file,
+    urls,
 )
 
 

@@ -13,14 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    redis_live,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
-    Disk,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_live
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     LIVE,
     Change,
     RedisError,
@@ -33,10 +28,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.re
     talk,
     wanted_users,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
     RedisAccess,
     Unit,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl as desired_acl
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.programs import required
@@ -310,7 +306,7 @@ def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
     fresh: Server, back: bool
 ) -> None:
     """And keeps them, on the way back, until the last worker that needs them is gone."""
-    acl = celery.acl("broker", {"worker": "w1"}, ["mail"]).splitlines()[1]
+    acl = desired_acl.acl("broker", {"worker": "w1"}, ["mail"]).splitlines()[1]
     new = acl.removeprefix("user worker ")
     assert set(new.split()) >= ADDED
     bare = " ".join(word for word in new.split() if word not in ADDED)
@@ -338,7 +334,7 @@ def test_a_running_fleet_has_the_delivery_s_rights_before_its_workers_restart(
 def test_remote_control_of_producers_is_switched_on_and_off_live(fresh: Server) -> None:
     """Its rules are a selector, which SETUSER takes in several words."""
     off, on = (
-        celery.acl("broker", {"producer": "p"}, ["mail"], remote_control=given)
+        desired_acl.acl("broker", {"producer": "p"}, ["mail"], remote_control=given)
         .splitlines()[1]
         .removeprefix("user producer ")
         for given in (False, True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import releases
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.releases import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import note as releases
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     again,
     built,
     names_expected,
@@ -19,9 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.re
     refusals,
     remarks,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.remote import (
-    release_note,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.remote import release_note
 from celery.app.defaults import NAMESPACES, flatten
 
 from celery_fleet.compat import versions as runtime

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.scripts import serving
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import serving
 
 from tests.unit.control.certificates import Authority
 

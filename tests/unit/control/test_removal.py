@@ -10,34 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    belongings,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
-    removal,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
-    Places,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.claims import claims
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
-    SettleError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     RedisError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import (
-    Account,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import accounts
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
+    footprint as belongings,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
+    remover as removal_remover,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import (
     Host,
     Options,
     Remover,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
-    Completed,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
-    RedisAccess,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
 from tests.unit.control.fake_systemd import FakeSystemd
 
@@ -45,7 +42,7 @@ ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "f
 OURS = os.getuid()
 
 
-class FakeAccounts(removal.Accounts):
+class FakeAccounts(accounts.Accounts):
     """Users and groups as data."""
 
     def __init__(self) -> None:
@@ -267,7 +264,7 @@ def _count_down(patched: pytest.MonkeyPatch, left: int) -> None:
             raise KeyboardInterrupt
         unlink(*args, **kwargs)
 
-    patched.setattr(removal.os, "unlink", dying)
+    patched.setattr(removal_remover.os, "unlink", dying)
 
 
 def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
@@ -689,7 +686,7 @@ def test_where_a_users_link_leads_nothing_is_touched(
     theirs = ground.write("/srv/others/important")
     link = ground.base / "var/lib/shop" / place
     if link.exists():
-        removal.shutil.rmtree(link)
+        removal_remover.shutil.rmtree(link)
     link.symlink_to(ground.base / "srv/others")
     os.chown(link, 1234, 1234, follow_symlinks=False)
     os.chown(link.parent, 1234, 1234)
@@ -705,7 +702,7 @@ def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
     ground.stop()
     data = ground.write("/srv/redis/dump.rdb")
     place = ground.base / "var/lib/celery-fleet-redis/shop-broker"
-    removal.shutil.rmtree(place)
+    removal_remover.shutil.rmtree(place)
     place.symlink_to(data.parent)
     ground.remover().remove()
     assert not data.exists()
@@ -720,7 +717,7 @@ def test_roots_own_link_to_another_disk_is_followed_for_logs_as_well(
     ground.stop()
     logs = ground.write("/srv/logs/celery_w.log")
     place = ground.base / "var/log/shop"
-    removal.shutil.rmtree(place)
+    removal_remover.shutil.rmtree(place)
     place.symlink_to(logs.parent)
     assert "/var/log/shop" in ground.remover().look().trees
     remover = ground.remover()
@@ -738,7 +735,7 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
     ground.deploy("shop", ("redis",))
     for path in ("/var/lib/shop-flower/flower.db", "/opt/shop", "/var/lib/shop", "/var/log/shop"):
         place = ground.base / path.lstrip("/")
-        removal.shutil.rmtree(place) if place.is_dir() else place.unlink()
+        removal_remover.shutil.rmtree(place) if place.is_dir() else place.unlink()
     ground.accounts.users.pop("shop")
     ground.accounts.users["shop-flower"] = Account("shop-flower", OURS, "shop-flower Celery")
     ground.stop()
@@ -797,7 +794,7 @@ def test_files_that_vanish_while_it_looks_are_no_trouble(
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return lstat(path, **options)
 
-    monkeypatch.setattr(removal.os, "lstat", vanished)
+    monkeypatch.setattr(removal_remover.os, "lstat", vanished)
     assert ground.remover().look().trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import removal_plan
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Found
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import removal_plan
 
 OURS = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}
 HERE: dict[str, Any] = {"reachable": True, "reason": "", "uid": 0, "marks": [OURS]}

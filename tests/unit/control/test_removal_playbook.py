@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.belongings import (
-    STAGES,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.removal import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import STAGES
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Found
 
 from tests.collection import replaced
 from tests.render.fleet import ansible

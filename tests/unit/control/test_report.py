@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.report import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.report import (
     Seen,
     columns,
     errors,

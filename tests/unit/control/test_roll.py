@@ -9,8 +9,8 @@ from math import ceil
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import roll
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Policy,
     RollError,
     State,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import schedule
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import schedule
 
 ITEM = {"entry": "Sync All", "action": "add", "why": ["shop.sync, every 3600 s"]}
 

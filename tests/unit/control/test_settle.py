@@ -17,39 +17,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
+    reconciler,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    settle as module,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    lock as reconcile_lock,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.files import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
+    Checks,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
     Files,
     replace,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.outcome import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
     Pending,
     Report,
     SettleError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.redis_live import (
-    Command,
-    RedisError,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     Host as Reached,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.settle import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     Options,
     Places,
     Settler,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.validate import Checks
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+    Command,
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
     RedisAccess,
     parse,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment, workers
 
 from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
 
@@ -739,12 +742,12 @@ def with_options(
     host: Host, memory: str = "", runtime: str = "1", time: int = 5, **options: Any
 ) -> dict[str, Any]:
     """A worker with a command line, a drop-in and settings as the role writes them."""
-    command = celery.worker_command("app", "a@h1", {"queues": ["a"], **options})
-    variables = celery.process_environment("worker", f"/lib/{runtime}", command)
+    command = workers.worker_command("app", "a@h1", {"queues": ["a"], **options})
+    variables = environment.process_environment("worker", f"/lib/{runtime}", command)
     drop_in = f"units/{UNIT}.d/10-fleet.conf"
     stop = f"ExecStop=/lib/{runtime}/celery_fleet/system/stop.py $MAINPID --drain 9"
     pins = {"broker_url": "rediss://u:s3cr3t@h/0", "task_time_limit": time}
-    wanted = worker(host, env=celery.environment_file(variables), values={"runtime": runtime})
+    wanted = worker(host, env=environment.environment_file(variables), values={"runtime": runtime})
     place = {"path": host.path(f"units/{UNIT}.d"), "owner": ME, "group": MY_GROUP}
     wanted["directories"].append(place)
     wanted["files"] += [
@@ -1436,7 +1439,7 @@ def test_a_file_that_is_yet_to_be_made_restarts_its_readers(running: Host) -> No
 
 def test_several_roles_at_once_are_only_foretold() -> None:
     with pytest.raises(SettleError, match="run in check mode"):
-        module.settle([("a", parse({})), ("b", parse({}))], Options(), check=False)
+        reconciler.settle([("a", parse({})), ("b", parse({}))], Options(), check=False)
 
 
 # --- Redis, live -------------------------------------------------------------------------------------
@@ -1666,25 +1669,25 @@ def test_a_server_that_refuses_is_told_of_and_asked_again(with_redis: Host) -> N
 
 def test_two_runs_at_once_settle_one_after_the_other(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with module.alone(lock), open(lock, "w") as second, pytest.raises(BlockingIOError):
+    with reconcile_lock.alone(lock), open(lock, "w") as second, pytest.raises(BlockingIOError):
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with module.alone(lock):
+    with reconcile_lock.alone(lock):
         pass
 
 
 def test_a_plan_looks_while_nobody_settles_and_makes_no_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with module.undisturbed(lock):
+    with reconcile_lock.undisturbed(lock):
         assert not lock.exists()
     lock.touch()
     with (
-        module.undisturbed(lock),
-        module.undisturbed(lock),
+        reconcile_lock.undisturbed(lock),
+        reconcile_lock.undisturbed(lock),
         open(lock, "w") as second,
         pytest.raises(BlockingIOError),
     ):
         fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with module.alone(lock), open(lock) as second, pytest.raises(BlockingIOError):
+    with reconcile_lock.alone(lock), open(lock) as second, pytest.raises(BlockingIOError):
         fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -1695,12 +1698,12 @@ def test_what_the_host_refuses_is_told_with_its_path(
         raise OSError(28, "No space left on device")
 
     wanted = {"files": [host.file("a", "1\n")]}
-    monkeypatch.setattr(module, "Settler", lambda *_, check: host.settler(("", wanted)))
-    alone = module.alone
-    monkeypatch.setattr(module, "alone", lambda: alone(tmp_path / "lock"))
+    monkeypatch.setattr(reconciler, "Settler", lambda *_, check: host.settler(("", wanted)))
+    alone = reconcile_lock.alone
+    monkeypatch.setattr(reconciler, "alone", lambda: alone(tmp_path / "lock"))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SettleError) as caught:
-        module.settle([("", parse({}))], Options(), check=False)
+        reconciler.settle([("", parse({}))], Options(), check=False)
     assert str(caught.value).startswith(f"{host.path('a')}: No space left on device. Mend that")
 
 
@@ -1708,24 +1711,24 @@ def test_settle_reports_what_it_did(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        module,
+        reconciler,
         "Settler",
         lambda parts, options, check: host.settler(("", worker(host)), check=check),
     )
     lock = tmp_path / "lock"
-    alone = module.alone
-    monkeypatch.setattr(module, "alone", lambda: alone(lock))
+    alone = reconcile_lock.alone
+    monkeypatch.setattr(reconciler, "alone", lambda: alone(lock))
     looked: list[Path] = []
-    undisturbed = module.undisturbed
+    undisturbed = reconcile_lock.undisturbed
 
     def shared() -> AbstractContextManager[None]:
         looked.append(lock)
         return undisturbed(lock)
 
-    monkeypatch.setattr(module, "undisturbed", shared)
-    assert module.settle([("", parse({}))], Options(), check=True).done == []
+    monkeypatch.setattr(reconciler, "undisturbed", shared)
+    assert reconciler.settle([("", parse({}))], Options(), check=True).done == []
     assert (looked, lock.exists()) == ([lock], False)
-    done = module.settle([("", parse({}))], Options(), check=False).done
+    done = reconciler.settle([("", parse({}))], Options(), check=False).done
     assert [p.action for p in done] == ["start"]
     assert lock.exists()
 

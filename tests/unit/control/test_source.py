@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.source import (
-    SourceError,
-    pack,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.source import SourceError, pack
 
 FILES = {"app/tasks.py": "x = 1\n", "requirements.txt": "celery\n", "run.sh": "#!/bin/sh\n"}
 

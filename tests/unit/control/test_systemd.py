@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
-    Disk,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import (
     Completed,
     children,
     journal,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.roll import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Kind,
     Turn,
     Worker,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.turn import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_restart import (
     Observed,
     Order,
     Place,

@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    celery,
-    fingerprint,
-    remote,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    environment as desired_environment,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.scripts import turn
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import turn
 
 NODE, OTHER = "a@h1", "a.next@h1"
 
 
 def environment(**options: Any) -> str:
     """A worker's environment file as the role writes it."""
-    command = celery.worker_command("app.celery", NODE, {"queues": ["q"], **options})
-    variables = celery.process_environment(
+    command = workers.worker_command("app.celery", NODE, {"queues": ["q"], **options})
+    variables = desired_environment.process_environment(
         "worker", "/runtime", command, {"KEY": 'a "b" $c `d` \\e'}
     )
-    return celery.environment_file({**variables, "CELERY_FLEET_NODE": NODE})
+    return desired_environment.environment_file({**variables, "CELERY_FLEET_NODE": NODE})
 
 
 def arguments(text: str) -> list[str]:

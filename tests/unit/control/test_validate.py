@@ -8,27 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    systemd,
-    validate,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    daemon_checks as validate,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.fingerprint import (
-    TO_COME,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.namespace import (
-    Candidate,
-    NamespaceError,
-    with_candidates,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.systemd import (
-    Completed,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.validate import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
     Checks,
     trial,
     trial_configuration,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import Check
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import TO_COME
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.namespace import (
+    Candidate,
+    NamespaceError,
+    with_candidates,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Check
 
 from tests.programs import required
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.wanted import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
     Check,
     Command,
     Directory,

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
 from celery import Celery
 
 from celery_fleet.delivery.dead_letters.letters import DeadLetter
@@ -156,7 +159,7 @@ class Crew:
 
     def settings(self, **delivery: Any) -> dict[str, Any]:
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
-        document = celery.process_settings(
+        document = desired_settings.process_settings(
             *("shop", "worker", "worker", PASSWORDS["worker"]),
             *(address["broker"], address["results"], "/no/ca"),
             delivery="at_least_once",
@@ -275,7 +278,7 @@ def crew(directory: Path, take: str = "atomic") -> Iterator[Crew]:
         for kind in ("broker", "results"):
             own = directory / kind
             own.mkdir()
-            users = celery.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
+            users = acl.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
             ports[kind] = stack.enter_context(redis_server(own, users=users))
         made = Crew(directory, ports, stack, take)
         yield made

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.scripts import Script
@@ -102,7 +102,7 @@ def message(name: str, **properties: Any) -> str:
 def serving(directory: Path) -> Iterator[Store]:
     port = free_port()
     (directory / "users.acl").write_text(
-        roles.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+        acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
     )
     server = subprocess.Popen(
         [

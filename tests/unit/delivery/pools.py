@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 from celery import Celery
 
 from tests.fleet import PASSWORDS, QUEUES, Fleet, client, free_port, wait_for
@@ -209,7 +209,7 @@ def shop(directory: Path, delivery: dict[str, Any] | None = None) -> Iterator[Sh
         for kind, port in ports.items():
             own = directory / kind
             own.mkdir()
-            users = celery.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
+            users = acl.acl(kind, PASSWORDS, QUEUES, setinfo=knows_setinfo())
             (own / "users.acl").write_text(f"{users}\nuser witness on >{WITNESS} ~* &* +@all\n")
             server = subprocess.Popen(
                 [

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
@@ -29,7 +29,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "src"
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    users = celery.acl("broker", PASSWORDS, ["mail", "bulk"], setinfo=knows_setinfo())
+    users = acl.acl("broker", PASSWORDS, ["mail", "bulk"], setinfo=knows_setinfo())
     with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
         yield found
 
@@ -279,9 +279,7 @@ def test_a_list_that_nobody_may_write_to_keeps_its_letters(
 
 
 def test_what_a_worker_may_not_park_stays_where_it_is(tmp_path: Path) -> None:
-    users = celery.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(
-        " ~fleet:*", ""
-    )
+    users = acl.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(" ~fleet:*", "")
     with redis_server(tmp_path, users=users) as port:
         worker = client(port, "worker")
         item = take(worker, json.dumps(message()), "t1")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
@@ -49,7 +49,7 @@ class Server:
         for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
             (directory / name).write_text(text)
         (directory / "users.acl").write_text(
-            roles.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
+            acl.acl("broker", PASSWORDS, QUEUES, setinfo=knows_setinfo())
         )
         self.process: subprocess.Popen[bytes]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import visibility
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import visibility
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery.lease import renewal as module

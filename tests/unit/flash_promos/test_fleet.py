@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import parts
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
     process_settings,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     worker_command,
     worker_options,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.delivery import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 Read = Callable[..., dict[str, Any]]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
     crontab as preflight,
 )
 from celery import Celery

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
     process_settings,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     worker_command,
     worker_options,
 )

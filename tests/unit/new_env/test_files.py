@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import yaml_text
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import yaml_text
 
 from tests.unit.new_env.given import (
     GOOD,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 
 from tests.render.action.fleet_facts import DEBIAN, FACTS
 

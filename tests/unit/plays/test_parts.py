@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.plan import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
     PARTS,
     Plan,
     parts_in,

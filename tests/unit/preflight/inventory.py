@@ -10,17 +10,17 @@ from typing import Any
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Model,
     Problem,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.render import build
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import build
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     Specs,
     parse_role,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 
 ROOT = Path(__file__).resolve().parents[3]
 GROUPS = {

@@ -20,14 +20,11 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    payload,
-    plan,
-    wanted,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.specs import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
 
 from celery_fleet.config import entries as schedule
 from celery_fleet.config import settings

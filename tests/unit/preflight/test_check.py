@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
+    near_miss,
+    queue_fits,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Problem,
     Severity,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.names import (
-    near_miss,
-    queue_fits,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.render import build
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import build
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 
 from tests.unit.preflight.inventory import (
     GROUPS,

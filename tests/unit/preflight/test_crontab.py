@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import crontab
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import crontab
 from celery.schedules import crontab_parser
 
 TEXTS = [

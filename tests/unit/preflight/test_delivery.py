@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import (
-    delivery as control,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import delivery
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery as control
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import delivery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
 )

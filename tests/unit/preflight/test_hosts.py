@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
     worker_bytes,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
 )
 
 from tests.unit.preflight.inventory import ROOT, model, valid
 
-PROBE = ROOT / "plugins/module_utils/fleet_preflight/probe.py"
+PROBE = ROOT / "plugins/plugin_utils/scripts/facts.py"
 # All users may run it, which a virtualenv's may not let them.
 INTERPRETER = "/usr/bin/python3"
 GOOD: dict[str, Any] = {

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import (
     origin,
     report,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.check import check
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Control,
     Problem,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 
 from tests.unit.preflight.inventory import GROUPS, model, valid
 

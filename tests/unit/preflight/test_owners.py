@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
-    slice_unit,
-    surplus,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.claims import claims
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
-    check_facts,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
-    Problem,
-    Severity,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.owners import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.surplus import surplus
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     BEHIND_NGINX,
     site,
     web_socket,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
+    check_facts,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Problem,
+    Severity,
 )
 
 from tests.unit.preflight.test_hosts import GOOD

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import pki
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.capacity import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import chain as pki_chain
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import records, rollover, wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import x509 as pki_x509
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import Given
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.hosts import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.pki import Given
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -63,7 +66,7 @@ def given(**changes: Any) -> Given:
 
 
 def refused(of: Given) -> list[tuple[str, str]]:
-    return [(fault.variable, fault.message) for fault in pki.faults(of, HOST)]
+    return [(fault.variable, fault.message) for fault in pki_faults.faults(of, HOST)]
 
 
 def refusal(of: Given) -> tuple[str, str]:
@@ -85,8 +88,8 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
     assert refused(apart) == []
     together = given(certificate=apart.certificate + SIGNING.pem, key=apart.key, chain="")
     assert refused(together) == []
-    state = pki.host_state(together, HOST)
-    assert state == pki.host_state(apart, HOST)
+    state = wanted.host_state(together, HOST)
+    assert state == wanted.host_state(apart, HOST)
     assert state["bundle"] == ROOT.pem
     assert state["chain"] == apart.certificate + SIGNING.pem
     assert (state["key"], state["issue"]) == (apart.key, False)
@@ -123,7 +126,7 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
 def test_what_is_wrong_is_refused_with_a_remedy(
     change: dict[str, Any], variable: str, words: str
 ) -> None:
-    found = [fault for fault in pki.faults(given(**change), HOST) if words in fault.message]
+    found = [fault for fault in pki_faults.faults(given(**change), HOST) if words in fault.message]
     assert [fault.variable for fault in found] == [variable], refused(given(**change))
     assert found[0].remedy
     if variable != "pki_chain":
@@ -289,18 +292,18 @@ def test_an_intermediate_that_is_wrong_is_refused(
 
 def test_a_host_of_an_intermediate_shows_its_chain(tmp_path: Path) -> None:
     of = intermediate(directory=str(tmp_path), names=[HOST])
-    assert pki.host_state(of, HOST)["issue"]
+    assert wanted.host_state(of, HOST)["issue"]
     (tmp_path / "hosts").mkdir()
     certificate, key = SIGNING.issue([f"DNS:{HOST}"])
     (tmp_path / f"hosts/{HOST}.crt").write_text(certificate)
     (tmp_path / f"hosts/{HOST}.key").write_text(key)
-    state = pki.host_state(of, HOST)
+    state = wanted.host_state(of, HOST)
     assert not state["issue"]
     assert state["chain"] == certificate + SIGNING.pem
-    assert pki.is_trusted(state["chain"], ROOT.pem)
+    assert pki_chain.is_trusted(state["chain"], ROOT.pem)
     # A new intermediate under the same root: made anew.
     new = intermediate(directory=str(tmp_path), ca_certificate=Authority("new", above=ROOT).pem)
-    assert pki.host_state(new, HOST)["issue"]
+    assert wanted.host_state(new, HOST)["issue"]
 
 
 # --- own authorities ----------------------------------------------------------------------------------------
@@ -319,9 +322,9 @@ class Fleet:
         """An authority's files."""
         self.authorities[number] = authority
         directory = str(self.directory)
-        pki.authority_certificate(directory, number).write_text(authority.pem)
+        wanted.authority_certificate(directory, number).write_text(authority.pem)
         text = text_of(authority.key, passphrase)
-        pki.authority_key(directory, number).write_text(text)
+        wanted.authority_key(directory, number).write_text(text)
 
     def given(self, **changes: Any) -> Given:
         own = Given(
@@ -333,7 +336,7 @@ class Fleet:
         return {host: self.given(names=[host], **changes) for host in self.hosts}
 
     def refused(self, **changes: Any) -> list[str]:
-        found = pki.rollover_faults(self.inventory(**changes))
+        found = rollover.rollover_faults(self.inventory(**changes))
         return [
             f"{host}: {fault.variable} {fault.message}; {fault.remedy}" for host, fault in found
         ]
@@ -348,18 +351,18 @@ class Fleet:
             for number in of.generations:
                 if number not in self.authorities:
                     self.put(number, Authority(f"own {number}"))
-            if pki.host_state(of, host)["issue"]:
+            if wanted.host_state(of, host)["issue"]:
                 signer = self.authorities[of.ca_generation]
                 purposes = [SERVER, CLIENT] if of.clients else [SERVER]
                 certificate, key = signer.issue([f"DNS:{host}"], 397, purposes=purposes)
                 (self.directory / f"hosts/{host}.crt").write_text(certificate)
                 (self.directory / f"hosts/{host}.key").write_text(key)
-            state = pki.host_state(of, host)
+            state = wanted.host_state(of, host)
             assert not state["issue"]
-            assert pki.is_trusted(state["chain"], state["bundle"])
+            assert pki_chain.is_trusted(state["chain"], state["bundle"])
             if record:
-                text = pki.record_text(state["bundle"], state["chain"], of.clients)
-                pki.record_path(of.directory, host).write_text(text)
+                text = records.record_text(state["bundle"], state["chain"], of.clients)
+                records.record_path(of.directory, host).write_text(text)
 
 
 @pytest.fixture
@@ -373,8 +376,8 @@ def test_three_runs_bring_a_new_authority(fleet: Fleet) -> None:
     before = (fleet.directory / "hosts/redis1.crt").read_text()
     assert (
         len(
-            pki.certificates(
-                pki.host_state(fleet.given(ca_trusted_generations=[2]), "redis1")["bundle"]
+            pki_x509.certificates(
+                wanted.host_state(fleet.given(ca_trusted_generations=[2]), "redis1")["bundle"]
             )
         )
         == 2
@@ -382,7 +385,7 @@ def test_three_runs_bring_a_new_authority(fleet: Fleet) -> None:
     fleet.run(ca_generation=2, ca_trusted_generations=[1])
     assert (fleet.directory / "hosts/redis1.crt").read_text() != before
     fleet.run(ca_generation=2)
-    state = pki.host_state(fleet.given(ca_generation=2, names=["redis1"]), "redis1")
+    state = wanted.host_state(fleet.given(ca_generation=2, names=["redis1"]), "redis1")
     assert state["bundle"] == fleet.authorities[2].pem
     # And on to a third.
     fleet.run(ca_generation=2, ca_trusted_generations=[3])
@@ -445,12 +448,12 @@ def test_authorities_of_the_users_take_over_from_an_own_one_and_back(fleet: Flee
         host: given(directory=str(fleet.directory), names=[host], **issued(names=[f"DNS:{host}"]))
         for host in fleet.hosts
     }
-    assert len(pki.rollover_faults(outside)) == 4
+    assert len(rollover.rollover_faults(outside)) == 4
     fleet.run(ca_bundle=ROOT.pem)
     own = fleet.authorities[1].pem
     both = {host: replace(of, ca_bundle=ROOT.pem + own) for host, of in outside.items()}
-    assert pki.rollover_faults(both) == []
-    assert {fault.variable for _, fault in pki.rollover_faults(outside)} == {"pki_ca_bundle"}
+    assert rollover.rollover_faults(both) == []
+    assert {fault.variable for _, fault in rollover.rollover_faults(outside)} == {"pki_ca_bundle"}
 
 
 def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
@@ -466,7 +469,7 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
 
 def shown_by(fleet: Fleet, host: str = "redis1") -> str:
     """What lies on a host after a run."""
-    record = pki.read_record(str(fleet.directory), host)
+    record = records.read_record(str(fleet.directory), host)
     assert record is not None
     return record.chain
 
@@ -474,9 +477,9 @@ def shown_by(fleet: Fleet, host: str = "redis1") -> str:
 def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_path: Path) -> None:
     fleet.run()
     shown = shown_by(fleet)
-    assert pki.stranger(shown, str(fleet.directory)) is None
+    assert rollover.stranger(shown, str(fleet.directory)) is None
     for words in ("has no authority, and not that of", "lacks the authority of"):
-        fault = pki.stranger(shown, str(tmp_path / "pki"))
+        fault = rollover.stranger(shown, str(tmp_path / "pki"))
         assert fault is not None
         assert fault.variable == "pki_directory"
         assert f"{words} the certificate that this host has, 'own 1'" in fault.message
@@ -487,9 +490,9 @@ def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_p
     # A file that is none does not hide the others; to begin anew, the lost one is known by any name.
     (tmp_path / "pki/broken.crt").write_text("broken")
     (tmp_path / "pki/directory.crt").mkdir()
-    assert pki.stranger(shown, str(tmp_path / "pki"))
+    assert rollover.stranger(shown, str(tmp_path / "pki"))
     (tmp_path / "pki/lost.crt").write_text(fleet.authorities[1].pem)
-    assert pki.stranger(shown, str(tmp_path / "pki")) is None
+    assert rollover.stranger(shown, str(tmp_path / "pki")) is None
 
 
 def test_an_old_copy_of_the_authorities_is_none(fleet: Fleet, tmp_path: Path) -> None:
@@ -497,23 +500,23 @@ def test_an_old_copy_of_the_authorities_is_none(fleet: Fleet, tmp_path: Path) ->
     copy = tmp_path / "copy"
     shutil.copytree(fleet.directory, copy)
     fleet.run(ca_trusted_generations=[2])
-    assert pki.stranger(shown_by(fleet), str(copy)) is None
+    assert rollover.stranger(shown_by(fleet), str(copy)) is None
     fleet.run(ca_generation=2, ca_trusted_generations=[1])
-    fault = pki.stranger(shown_by(fleet), str(copy))
+    fault = rollover.stranger(shown_by(fleet), str(copy))
     assert fault is not None
     assert "lacks the authority" in fault.message
-    assert pki.stranger(shown_by(fleet), str(fleet.directory)) is None
+    assert rollover.stranger(shown_by(fleet), str(fleet.directory)) is None
 
 
 def test_a_host_without_a_certificate_has_no_other_ones(tmp_path: Path) -> None:
     for shown in ("", "broken"):
-        assert pki.stranger(shown, str(tmp_path)) is None
+        assert rollover.stranger(shown, str(tmp_path)) is None
 
 
 def test_an_authority_of_the_users_before_is_none_of_another_checkout(tmp_path: Path) -> None:
     shown = SIGNING.issue(["DNS:redis1"])[0] + SIGNING.pem
-    assert pki.stranger(shown, str(tmp_path / "pki"), ROOT.pem) is None
-    assert pki.stranger(shown, str(tmp_path / "pki"), OTHER.pem)
+    assert rollover.stranger(shown, str(tmp_path / "pki"), ROOT.pem) is None
+    assert rollover.stranger(shown, str(tmp_path / "pki"), OTHER.pem)
 
 
 def test_a_stolen_key_is_replaced_at_once(fleet: Fleet) -> None:
@@ -522,7 +525,7 @@ def test_a_stolen_key_is_replaced_at_once(fleet: Fleet) -> None:
     assert fleet.refused(ca_generation=2)
     shutil.rmtree(fleet.directory / "hosts")
     (fleet.directory / "hosts").mkdir()
-    assert pki.stranger(shown, str(fleet.directory)) is None
+    assert rollover.stranger(shown, str(fleet.directory)) is None
     fleet.run(ca_generation=2)
 
 
@@ -571,8 +574,8 @@ def test_only_what_runs_out_is_renewed(fleet: Fleet) -> None:
     (fleet.directory / "hosts/redis1.crt").write_text(certificate)
     (fleet.directory / "hosts/redis1.key").write_text(key)
     of = fleet.inventory()
-    assert [pki.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
-    assert not pki.host_state(replace(of["redis1"], renew_before_days=28), "redis1")["issue"]
+    assert [wanted.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert not wanted.host_state(replace(of["redis1"], renew_before_days=28), "redis1")["issue"]
 
 
 @pytest.mark.parametrize("suffix", ["crt", "key"])
@@ -580,20 +583,20 @@ def test_what_is_broken_is_made_anew(fleet: Fleet, suffix: str) -> None:
     fleet.run()
     (fleet.directory / f"hosts/redis1.{suffix}").write_text("cut short")
     of = fleet.inventory()
-    assert [pki.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
+    assert [wanted.host_state(of[host], host)["issue"] for host in fleet.hosts] == [True, False]
     assert fleet.refused() == []
 
 
 def test_clients_get_a_certificate_that_is_for_them(fleet: Fleet) -> None:
     fleet.run()
-    assert not pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
-    assert pki.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
+    assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    assert wanted.host_state(fleet.inventory(mode="mutual")["redis1"], "redis1")["issue"]
     fleet.run(("redis1",), mode="mutual")
-    assert not pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    assert not records.everybody_shows_one(str(fleet.directory), fleet.hosts)
     fleet.run(mode="mutual")
-    assert pki.everybody_shows_one(str(fleet.directory), fleet.hosts)
-    assert not pki.everybody_shows_one(str(fleet.directory), (*fleet.hosts, "new"))
-    assert not pki.everybody_shows_one(str(fleet.directory), ())
+    assert records.everybody_shows_one(str(fleet.directory), fleet.hosts)
+    assert not records.everybody_shows_one(str(fleet.directory), (*fleet.hosts, "new"))
+    assert not records.everybody_shows_one(str(fleet.directory), ())
 
 
 @pytest.mark.parametrize(
@@ -623,7 +626,7 @@ def test_an_authority_that_can_not_be_read_is_said(
     else:
         (fleet.directory / "ca.crt").unlink()
         (fleet.directory / "ca.crt").mkdir()
-    faults = list(pki.faults(of, "redis1"))
+    faults = list(pki_faults.faults(of, "redis1"))
     assert faults[0].variable == "pki_directory"
     assert faults[0].message.startswith("has a ca.crt which can't be read: ")
     assert "let whoever deploys read it" in faults[0].remedy
@@ -633,16 +636,16 @@ def test_what_ends_soon_is_told(fleet: Fleet) -> None:
     fleet.put(1, Authority("own 1", days=80))
     fleet.run()
     of = fleet.inventory()["redis1"]
-    (fault,) = pki.ending(of, "redis1", days=90)
+    (fault,) = rollover.ending(of, "redis1", days=90)
     assert (fault.variable, "'own 1', which ends on" in fault.message) == (
         "pki_ca_generation",
         True,
     )
-    assert list(pki.ending(of, "redis1", days=70)) == []
+    assert list(rollover.ending(of, "redis1", days=70)) == []
     outside = given(**issued(days=29))
-    (fault,) = pki.ending(outside, HOST, days=90)
+    (fault,) = rollover.ending(outside, HOST, days=90)
     assert fault.variable == "pki_certificate"
-    assert list(pki.ending(replace(outside, renew_before_days=20), HOST, days=90)) == []
+    assert list(rollover.ending(replace(outside, renew_before_days=20), HOST, days=90)) == []
 
 
 # --- as problems of an inventory ----------------------------------------------------------------------------
@@ -843,10 +846,10 @@ def test_names_that_a_certificate_can_be_for() -> None:
         "FD00::1",
         "xn--mnchen-3ya.de",
     ):
-        assert pki.name_fits(name)
+        assert pki_x509.name_fits(name)
     # A certificate has no place for the link; with it each run would make the certificate anew.
-    assert pki.name_fits("fd00::1%eth0")
-    assert pki.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
+    assert pki_x509.name_fits("fd00::1%eth0")
+    assert pki_x509.alternative_name("fd00:0::1%eth0") == "IP:fd00::1"
 
 
 def test_both_ends_agree_on_the_mode(variables: dict[str, Any]) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import hosts, pki
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import wanted as pki_wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import (
+    reachability as hosts,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -178,9 +182,9 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def handshake(given: pki.Given, strict: bool, scratch: Path) -> bool:
+def handshake(given: pki_wanted.Given, strict: bool, scratch: Path) -> bool:
     """Whether a client trusts a server with them."""
-    state = pki.host_state(given, HOST)
+    state = pki_wanted.host_state(given, HOST)
     (scratch / "chain").write_text(state["chain"])
     (scratch / "key").write_text(given.key)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -208,7 +212,7 @@ def handshake(given: pki.Given, strict: bool, scratch: Path) -> bool:
     return True
 
 
-def given_of(case: Case, **changes: Any) -> pki.Given:
+def given_of(case: Case, **changes: Any) -> pki_wanted.Given:
     first, *more = case.shown
     values: dict[str, Any] = {
         "source": "external",
@@ -220,13 +224,13 @@ def given_of(case: Case, **changes: Any) -> pki.Given:
         "key": text_of(first.key),
         "chain": "".join(one.pem for one in more),
     }
-    return pki.Given(**{**values, **changes})
+    return pki_wanted.Given(**{**values, **changes})
 
 
 @pytest.mark.parametrize("title", CASES)
 def test_what_openssl_refuses_is_refused_and_nothing_else(title: str, tmp_path: Path) -> None:
     given = given_of(CASES[title]())
-    faults = list(pki.faults(given, HOST))
+    faults = list(pki_faults.faults(given, HOST))
     assert (faults == []) == handshake(given, strict=False, scratch=tmp_path), faults
     assert all(fault.remedy for fault in faults)
 
@@ -235,7 +239,7 @@ def test_what_openssl_refuses_is_refused_and_nothing_else(title: str, tmp_path: 
 def test_what_python_3_13_refuses_as_well_is_known(title: str, tmp_path: Path) -> None:
     given = given_of(CASES[title]())
     if handshake(given, strict=False, scratch=tmp_path):
-        found = pki.not_strict(given)
+        found = pki_faults.not_strict(given)
         assert (found == []) == handshake(given, strict=True, scratch=tmp_path), found
 
 
@@ -258,14 +262,14 @@ def test_an_intermediate_that_could_not_sign_for_a_host(more: dict[str, Any], wo
         ca_certificate=between.pem,
         ca_key=text_of(between.key),
     )
-    found = [fault.message for fault in pki.faults(given, HOST)]
+    found = [fault.message for fault in pki_faults.faults(given, HOST)]
     assert (words in " ".join(found)) if words else found == []
 
 
 def test_clients_certificates_are_for_clients_all_the_way_up() -> None:
     case = middle(x509.ExtendedKeyUsage([SERVER]))
-    assert list(pki.faults(given_of(case), HOST)) == []
-    (fault,) = pki.faults(given_of(case, mode="mutual"), HOST)
+    assert list(pki_faults.faults(given_of(case), HOST)) == []
+    (fault,) = pki_faults.faults(given_of(case, mode="mutual"), HOST)
     assert "'middle', which has extended key usages without clientAuth" in fault.message
 
 

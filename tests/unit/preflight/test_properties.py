@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight import report
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.model import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
 )

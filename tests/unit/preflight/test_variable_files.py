@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight.control import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     ANSIBLE_FROM,
 )
 

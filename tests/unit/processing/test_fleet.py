@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings import (
     process_settings,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.visibility import (
     visibility_timeout,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
     worker_options,
 )
 

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    environment,
+    health,
+    settings,
+)
 
 from celery_fleet.health import certificates, checks, host, in_release
 from celery_fleet.health import database as health_database
@@ -468,12 +472,12 @@ def test_the_environment_is_read_as_it_was_written(tmp_path: Path) -> None:
         "EMPTY": "",
         "N": "1",
     }
-    assert health_setup.environment(celery.environment_file(given)) == given
+    assert health_setup.environment(environment.environment_file(given)) == given
     (tmp_path / "credentials").mkdir()
     (tmp_path / "exec.env").write_text(
-        celery.environment_file({"A": "redis://x", "PGSSLMODE": "a"})
+        environment.environment_file({"A": "redis://x", "PGSSLMODE": "a"})
     )
-    (tmp_path / "credentials/exec.env").write_text(celery.environment_file(given))
+    (tmp_path / "credentials/exec.env").write_text(environment.environment_file(given))
     one = setup(tmp_path)
     assert one.databases() == {"DATABASE_URL": given["DATABASE_URL"]}
     assert {"p%40ss", "p@ss"} <= one.secrets()
@@ -492,7 +496,9 @@ def release(directory: Path, name: str = "current") -> None:
 
 def with_url(directory: Path, url: str) -> Setup:
     (directory / "credentials").mkdir()
-    (directory / "credentials/exec.env").write_text(celery.environment_file({"DATABASE_URL": url}))
+    (directory / "credentials/exec.env").write_text(
+        environment.environment_file({"DATABASE_URL": url})
+    )
     return setup(directory)
 
 
@@ -661,7 +667,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         server = {"host": "127.0.0.1", "port": port}
-        document = celery.process_settings(
+        document = settings.process_settings(
             "shop", "operator", "operator", "s3cr3t-word", server, server, str(tmp_path / "ca.crt")
         )
         (tmp_path / "ca.crt").write_text(Authority("fleet").pem)
@@ -669,7 +675,7 @@ def test_where_everything_is_down_all_is_told_in_time(
         (tmp_path / "credentials/operator.json").write_text(json.dumps(document))
         url = f"postgresql://u:s3cr3t-word@127.0.0.1:{port}/x"
         (tmp_path / "credentials/exec.env").write_text(
-            celery.environment_file({"DATABASE_URL": url})
+            environment.environment_file({"DATABASE_URL": url})
         )
         one = setup(
             tmp_path,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery, health
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, health, settings
 
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common.redis_client import Client, ProtocolError, RedisError, Server
@@ -53,7 +53,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     certificate, key = authority.issue(["IP:127.0.0.1"])
     for name, text in (("ca.crt", authority.pem), ("host.crt", certificate), ("host.key", key)):
         (directory / name).write_text(text)
-    users = celery.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
+    users = acl.acl("broker", {"operator": PASSWORD}, QUEUES, setinfo=knows_setinfo())
     (directory / "users.acl").write_text(f"{users}user root on >root-password ~* &* +@all\n")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -90,7 +90,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_more: Any) -> Setup:
-    pins = celery.process_settings(
+    pins = settings.process_settings(
         "shop",
         "operator",
         "operator",

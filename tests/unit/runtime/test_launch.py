@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.celery import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
     environment_file,
 )
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery as roles
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    settings as desired_settings,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
@@ -45,7 +48,7 @@ class Mutual:
         """As the roles write them."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         place = pki or self.pki
-        return roles.process_settings(
+        return desired_settings.process_settings(
             "shop",
             component,
             component,
@@ -110,7 +113,7 @@ def mutual(tmp_path: Path) -> Iterator[Mutual]:
         for kind, port in made.ports.items():
             own = tmp_path / kind
             own.mkdir()
-            (own / "users.acl").write_text(roles.acl(kind, PASSWORDS, QUEUES))
+            (own / "users.acl").write_text(acl.acl(kind, PASSWORDS, QUEUES))
             server = subprocess.Popen(
                 [
                     *(required("redis-server"), "--port", "0", "--tls-port", str(port)),

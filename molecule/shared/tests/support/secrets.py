@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control import celery
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment
 
 from support.inventory import Fleet
 
@@ -28,7 +28,7 @@ def secrets(fleet: Fleet) -> dict[str, str]:
         ):
             if key in variables:
                 everywhere[key] = variables[key]
-        composed = celery.urls(variables["celery_app_urls"])
+        composed = environment.urls(variables["celery_app_urls"])
         for key, value in {**variables["celery_app_secret_env"], **composed}.items():
             everywhere[key] = str(value)
             everywhere[f"password in {key}"] = urlsplit(str(value)).password or str(value)

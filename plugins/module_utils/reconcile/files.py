@@ -1,0 +1,306 @@
+"""Users, directories, files and links of a host, brought to what a role wants.
+
+Files are compared whole and replaced atomically; where a check refuses them, all of them go back to what they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
+    Change,
+    Report,
+    SettleError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
+    File,
+    Link,
+    Wanted,
+)
+
+
+@dataclass
+class _Undo:
+    path: Path
+    before: bytes | None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime: int | None = None
+
+
+def ids(owner: str, group: str, check: bool) -> tuple[int, int]:
+    """Numeric owner and group; in check mode -1 for a user that is yet to come."""
+    try:
+        uid = pwd.getpwnam(owner).pw_uid
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError as missing:
+        if check:
+            return -1, -1
+        raise SettleError(f"no such user or group on this host: {missing.args[0]}") from None
+    return uid, gid
+
+
+# What is written lies beside its place under the name that `_beside` gives until it is moved there.
+LEFT = re.compile(r"\.(.+)\.fleet-[0-9a-f]{16}")
+
+
+def _beside(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.fleet-{secrets.token_hex(8)}")
+
+
+def replace(
+    path: Path, content: bytes, mode: int, uid: int, gid: int, mtime: int | None = None
+) -> None:
+    """Write a file beside its place and move it there: nobody ever sees half of it.
+
+    Args:
+        path: Its place.
+        content: All of it.
+        mode: Its mode.
+        uid: Its owner.
+        gid: Its group.
+        mtime: When it is to have been changed, in nanoseconds; now, where none is given.
+
+    Raises:
+        OSError: It names the place.
+    """
+    name = _beside(str(path))
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            os.fchown(stream.fileno(), uid, gid)
+            os.fchmod(stream.fileno(), mode)
+            stream.flush()
+            if mtime is not None:
+                os.utime(stream.fileno(), ns=(mtime, mtime))
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+class Files:
+    """Settles the files of one role; `report` gets what differs."""
+
+    def __init__(
+        self, part: str, wanted: Wanted, report: Report, *, check: bool, runner: systemd.Runner
+    ) -> None:
+        self.part = part
+        self.wanted = wanted
+        self.report = report
+        self.check = check
+        self.run = runner
+        self._undo: list[_Undo] = []
+
+    def settle(self, validate: Callable[[], None]) -> None:
+        """All as wanted; all files or, where `validate` raises, none."""
+        if not self.check:
+            self._sweep()
+        self._settle_sysusers()
+        for directory in self.wanted.directories:
+            self._settle_directory(directory.path, directory.mode, directory.owner, directory.group)
+        try:
+            for item in self.wanted.files:
+                self._settle_file(item)
+            validate()
+        except BaseException:
+            self._take_back()
+            raise
+        for link in self.wanted.links:
+            self._settle_link(link)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run has left beside the places of files and links: it may hold a secret."""
+        places = [item.dest for item in (*self.wanted.sysusers, *self.wanted.files)]
+        places += [link.path for link in self.wanted.links]
+        names: dict[str, set[str]] = {}
+        for path in places:
+            directory, name = os.path.split(path)
+            names.setdefault(directory, set()).add(name)
+        for directory, ours in names.items():
+            if not os.path.isdir(directory):
+                continue
+            for entry in os.listdir(directory):
+                if (found := LEFT.fullmatch(entry)) and found[1] in ours:
+                    os.unlink(os.path.join(directory, entry))
+
+    def _changed(self, path: str, before: str, after: str, link: str = "") -> None:
+        self.report.changes.append(Change(self.part, path, link))
+        self.report.diff.append(
+            {"before_header": path, "after_header": path, "before": before, "after": after}
+        )
+
+    def _settle_sysusers(self) -> None:
+        """A user is declared once in sysusers.d and made by systemd, which knows of free IDs and of what exists."""
+        for item in self.wanted.sysusers:
+            # Debian ships no /etc/sysusers.d.
+            if not self.check:
+                os.makedirs(os.path.dirname(item.dest), mode=0o755, exist_ok=True)
+            before = len(self.report.changes)
+            self._settle_file(item)
+            changed = len(self.report.changes) > before
+            due = not _users_exist(item.content or "")
+            if due and not changed:
+                # A run that was killed here, or somebody who deleted a user.
+                self._changed(item.dest, "", "its users, made anew\n")
+            if (changed or due) and not self.check:
+                done = self.run(["systemd-sysusers", item.dest])
+                if done.returncode != 0:
+                    raise SettleError(
+                        f"systemd-sysusers refused {item.dest}: {done.output.strip()}"
+                    )
+        self._undo.clear()
+
+    def _settle_directory(self, path: str, mode: int, owner: str, group: str) -> None:
+        uid, gid = ids(owner, group, self.check)
+        try:
+            now = os.lstat(path)
+        except FileNotFoundError:
+            self._changed(path, "", f"directory {owner}:{group} {mode:04o}\n")
+            if not self.check:
+                os.makedirs(path, mode=0o755, exist_ok=True)
+                os.chown(path, uid, gid)
+                os.chmod(path, mode)
+            return
+        if not stat.S_ISDIR(now.st_mode):
+            raise SettleError(f"{path} is not a directory; move it away and run again")
+        if (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) != (uid, gid, mode) and uid >= 0:
+            self._changed(
+                path,
+                f"directory {now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
+                f"directory {uid}:{gid} {mode:04o}\n",
+            )
+            if not self.check:
+                os.chown(path, uid, gid)
+                os.chmod(path, mode)
+
+    def _settle_file(self, item: File) -> None:
+        path = Path(item.dest)
+        uid, gid = ids(item.owner, item.group, self.check)
+        if item.content is None:
+            self._note_file_to_come(item)
+            return
+        wanted = item.content.encode()
+        before: bytes | None = None
+        now: os.stat_result | None = None
+        try:
+            now = os.lstat(path)
+        except FileNotFoundError:
+            if not self.check and not path.parent.is_dir():
+                raise SettleError(f"{path}: its directory does not exist") from None
+        if now is not None:
+            if not stat.S_ISREG(now.st_mode):
+                raise SettleError(f"{path} is not a regular file; move it away and run again")
+            before = path.read_bytes()
+            if before == wanted and (
+                uid < 0
+                or (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) == (uid, gid, item.mode)
+            ):
+                return
+        self._note_file(item, before, now, wanted)
+        if self.check:
+            return
+        if now is None:
+            self._undo.append(_Undo(path, None))
+        else:
+            self._undo.append(
+                _Undo(
+                    path,
+                    before,
+                    stat.S_IMODE(now.st_mode),
+                    now.st_uid,
+                    now.st_gid,
+                    # systemd takes a unit's file for another one where this differs.
+                    now.st_mtime_ns,
+                )
+            )
+        replace(path, wanted, item.mode, uid, gid)
+
+    def _note_file_to_come(self, item: File) -> None:
+        if not self.check:
+            raise SettleError(f"{item.dest} has no content")
+        there = os.path.lexists(item.dest)
+        self._changed(item.dest, "<content>\n" if there else "", "<content, to come>\n")
+
+    def _note_file(
+        self, item: File, before: bytes | None, now: os.stat_result | None, wanted: bytes
+    ) -> None:
+        if before == wanted and now is not None:
+            self._changed(
+                item.dest,
+                f"{now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
+                f"{item.owner}:{item.group} {item.mode:04o}\n",
+            )
+        elif not item.diff:
+            self._changed(
+                item.dest, "" if before is None else "<content>\n", "<content, changed>\n"
+            )
+        elif item.secret:
+            self._changed(item.dest, "" if before is None else "<secret>\n", "<secret, changed>\n")
+        else:
+            self._changed(item.dest, (before or b"").decode(errors="replace"), wanted.decode())
+
+    def _take_back(self) -> None:
+        for undo in reversed(self._undo):
+            if undo.before is None:
+                undo.path.unlink(missing_ok=True)
+            else:
+                replace(undo.path, undo.before, undo.mode, undo.uid, undo.gid, undo.mtime)
+        self._undo.clear()
+
+    def _settle_link(self, link: Link) -> None:
+        try:
+            now = os.readlink(link.path)
+        except OSError:
+            now = ""
+        if now == link.target:
+            return
+        if not now and os.path.lexists(link.path):
+            raise SettleError(f"{link.path} is not a link; move it away and run again")
+        before = f"{now} → " if now else ""
+        self._changed(
+            link.path,
+            f"-> {now}\n" if now else "",
+            f"-> {link.target}\n",
+            link=f"{link.path}: {before}{link.target}",
+        )
+        if self.check:
+            return
+        fresh = _beside(link.path)
+        os.symlink(link.target, fresh)
+        os.replace(fresh, link.path)
+
+
+def _users_exist(sysusers: str) -> bool:
+    """Whether all users and groups of a sysusers.d file are there, memberships included."""
+    for line in sysusers.splitlines():
+        words = line.split()
+        if len(words) < 2:
+            continue
+        try:
+            if words[0] == "u":
+                pwd.getpwnam(words[1])
+            elif words[0] == "g":
+                grp.getgrnam(words[1])
+            elif words[0] == "m" and words[1] not in grp.getgrnam(words[2]).gr_mem:
+                return False
+        except KeyError:
+            return False
+    return True

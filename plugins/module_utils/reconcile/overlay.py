@@ -1,0 +1,51 @@
+"""The disk as it will be: what a run is about to write or remove, laid over what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
+    TO_COME,
+    Disk,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Wanted
+
+
+class Overlay(Disk):
+    """A disk that holds the wanted files and links, and lacks those that will be removed."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.links: dict[str, str] = {}
+        self._gone: set[str] = set()
+
+    def add(self, wanted: Wanted) -> None:
+        """Lay what one role wants over the rest."""
+        for file in wanted.files:
+            self.files[file.dest] = TO_COME if file.content is None else file.content.encode()
+        for link in wanted.links:
+            self.links[link.path] = link.target
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Take these away."""
+        self._gone.update(set(paths) - self.files.keys() - self.links.keys())
+
+    def read(self, path: str) -> bytes | None:
+        """See `Disk`; `TO_COME` for a file that is yet to be made and is not there."""
+        if path in self._gone:
+            return None
+        if path in self.files:
+            return self.files[path]
+        return super().read(path)
+
+    def target(self, path: str) -> str | None:
+        """See `Disk`."""
+        if path in self._gone:
+            return None
+        return self.links.get(path) or super().target(path)
+
+    def match(self, pattern: str) -> list[str]:
+        """See `Disk`."""
+        ours = {path for path in self.files if PurePosixPath(path).match(pattern)}
+        return sorted((ours | set(super().match(pattern))) - self._gone)

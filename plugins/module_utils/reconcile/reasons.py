@@ -1,0 +1,303 @@
+"""What differs in a process's inputs, in the words of the inventory.
+
+Fingerprints say that an input differs. Here both of its texts are at hand: the one on the disk and the one to come.
+They hold secrets, so a value is shown only if its form rules out a password: an option of a worker, a time of the
+schedule, the name of a task or a queue, a number or a truth value of Celery's settings. Everything else is only named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+ARGUMENTS = "environment CELERY_FLEET_ARGS"
+DELIVERY = "environment CELERY_FLEET_DELIVERY"
+DROP_IN = "drop-in 10-fleet.conf"
+
+# Flags of `celery worker` and `celery beat` whose option is not called as they are.
+_FLAGS = {
+    "-n": "node",
+    "-O": "optimization",
+    "-Q": "queues",
+    "--max-interval": "max_loop_interval",
+}
+# systemd's directives -> a worker's options.
+_DIRECTIVES = {
+    "CPUQuota": "cpu_quota",
+    "MemoryDenyWriteExecute": "memory_deny_write_execute",
+    "MemoryHigh": "memory_high",
+    "MemoryMax": "memory_max",
+    "ProcSubset": "proc_subset_pid",
+    "ReadWritePaths": "read_write_paths",
+    "TasksMax": "tasks_max",
+    "WatchdogSec": "watchdog_sec",
+}
+_VALUES = {"yes": "true", "no": "false", "pid": "true", "all": "false"}
+# Parts of the delivery -> the variables, where they are called otherwise.
+_PARTS = {"profile": "delivery", "deaths": "poison_deaths", "keep": "dead_letters_keep"}
+# Settings whose value is a word that may be read; of others numbers and truth values are.
+_READABLE = frozenset(
+    (
+        "beat_schedule_edited",
+        "beat_schedule_policy",
+        "beat_scheduler",
+        "delivery",
+        "result_serializer",
+        "take",
+        "task_default_exchange",
+        "task_default_queue",
+        "task_default_routing_key",
+        "task_serializer",
+        "timezone",
+    )
+)
+_SECRET = re.compile(r"auth|cred|key|login|pass|secret|token", re.IGNORECASE)
+_CRONTAB = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+_KINDS = ("crontab", "interval", "solar")
+# Of an entry or a route; what else it has may be secret, and is only named.
+_SHOWN = ("task", "queue")
+_LONGEST = 60
+
+
+def told(label: str, before: str | None, after: str | None) -> list[str] | None:
+    """How an input differs; an empty list where that follows from another one, and nothing where it can't be told.
+
+    Args:
+        label: The input's, as `fingerprint` has it.
+        before: Its text as the process read it; nothing where there was none.
+        after: Its text to come, likewise.
+    """
+    kind, _, name = label.partition(" ")
+    try:
+        if kind == "settings":
+            return _setting(name, _parsed(before), _parsed(after))
+        if label == DELIVERY:
+            return _delivery(_parsed(before), _parsed(after))
+        if before is None or after is None:
+            return None
+        if label == ARGUMENTS:
+            return _differences(_options(before), _options(after))
+        if label == DROP_IN:
+            return _differences(_drop_in(before), _drop_in(after))
+    except (AttributeError, TypeError, ValueError):
+        # Somebody has edited the file.
+        return None
+    return None
+
+
+def _parsed(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return [
+        _difference(name, before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _difference(name: str, before: str | None, after: str | None) -> str:
+    if name.startswith(DROP_IN):
+        return f"{name} {'new' if before is None else 'removed' if after is None else 'changed'}"
+    if after is None:
+        return f"{name} {_short(before)} removed"
+    return (
+        f"{name} → {_short(after)}"
+        if before is None
+        else f"{name} {_short(before)} → {_short(after)}"
+    )
+
+
+def _short(text: str | None) -> str:
+    text = str(text)
+    return (text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…") or '""'
+
+
+def _options(command: str) -> dict[str, str]:
+    """Options of the command line of a worker or of beat.
+
+    Raises:
+        ValueError: It is another one, such as the web process's: a user's own, which may hold a secret.
+    """
+    words = shlex.split(command)
+    if words[:4] != ["python", "-m", "celery", "-A"] or words[5:6] not in (["worker"], ["beat"]):
+        raise ValueError(words[:1])
+    found = {"celery_app_module": words[4]}
+    rest = iter(words[6:])
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            value = next(rest, "")
+        elif not equals:
+            value = "true"
+        found[_FLAGS.get(flag) or flag.lstrip("-").replace("-", "_")] = value
+    return found
+
+
+def _drop_in(text: str) -> dict[str, str]:
+    """What a worker's drop-in says, by its options; other directives by their names."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        directive, equals, value = line.partition("=")
+        if not equals or line.startswith("#"):
+            continue
+        drain = re.search(r"/stop\.py .*--drain (\d+)", value)
+        if directive == "ExecStop" and drain:
+            found["drain_timeout"] = drain[1]
+        elif directive == "ExecStopPost" and "/hand_back.py " in value:
+            found["hand_back"] = "true"
+        elif directive in _DIRECTIVES:
+            name = _DIRECTIVES[directive]
+            own = _VALUES.get(value) or value.strip('"')
+            own = own.removesuffix("s") if name == "watchdog_sec" else own
+            found[name] = f"{found[name]} {own}" if name in found else own
+        else:
+            name = f"{DROP_IN}: {directive}"
+            found[name] = f"{found.get(name, '')}\n{value}"
+    if "drain_timeout" in found:
+        # The drain and half a minute.
+        found.pop(f"{DROP_IN}: TimeoutStopSec", None)
+    return found
+
+
+# --- Celery's settings ---------------------------------------------------------------------------------
+
+
+def _setting(name: str, before: Any, after: Any) -> list[str] | None:
+    if name == "beat_schedule":
+        return _each("entry", before, after, _entry, _due)
+    if name == "task_routes":
+        return _each("route", before, after, _fields, _to)
+    if name == "delivery":
+        return _delivery(
+            None if before is None else {"delivery": before},
+            None if after is None else {"delivery": after},
+        )
+    if _are_options(before, after):
+        return _leaves(name, before or {}, after or {})
+    if _may_be_shown(name, before) and _may_be_shown(name, after):
+        return [_difference(name, _text(before), _text(after))]
+    return None
+
+
+def _are_options(before: Any, after: Any) -> bool:
+    """Whether a value is a dictionary, or was, or both."""
+    values = [value for value in (before, after) if value is not None]
+    return bool(values) and all(isinstance(value, Mapping) for value in values)
+
+
+def _may_be_shown(name: str, value: Any) -> bool:
+    if value is None or _SECRET.search(name):
+        return value is None
+    return isinstance(value, (bool, int, float)) or (name in _READABLE and isinstance(value, str))
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _leaves(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs in a setting that is a dictionary, option by option."""
+    found = []
+    for key in sorted({**before, **after}):
+        old, new, path = before.get(key), after.get(key), f"{name}.{key}"
+        if old == new:
+            continue
+        if _are_options(old, new):
+            found += _leaves(path, old or {}, new or {})
+        elif _may_be_shown(path, old) and _may_be_shown(path, new):
+            found.append(_difference(path, _text(old), _text(new)))
+        else:
+            found.append(f"{path} {_how(old, new)}")
+    return found
+
+
+def _how(before: Any, after: Any) -> str:
+    return "new" if before is None else "removed" if after is None else "changed"
+
+
+def _delivery(before: Any, after: Any) -> list[str] | None:
+    """What of the delivery differs; a promise decides the rest of it."""
+    was, now = ((found or {}).get("delivery") or {} for found in (before, after))
+    names = [name for name in sorted({**was, **now}) if was.get(name) != now.get(name)]
+    if "profile" in names:
+        names = ["profile"]
+    found = {_PARTS.get(name, name): (was.get(name), now.get(name)) for name in names}
+    return [_difference(name, _text(old), _text(new)) for name, (old, new) in found.items()] or None
+
+
+def _each(what: str, before: Any, after: Any, differing: Any, shown: Any) -> list[str]:
+    """What differs in the entries of the schedule or in the routes, by their names."""
+    was, now = before or {}, after or {}
+    found = []
+    for name in {**was, **now}:
+        old, new = was.get(name), now.get(name)
+        if old == new:
+            continue
+        if old is None:
+            found.append(f"{what} {name} new ({shown(new)})")
+        elif new is None:
+            found.append(f"{what} {name} removed")
+        else:
+            found.append(f"{what} {name}: {', '.join(differing(old, new))}")
+    return found
+
+
+def _to(route: Any) -> str:
+    return f"queue {route}" if isinstance(route, str) else f"queue {route.get('queue', 'celery')}"
+
+
+def _fields(before: Any, after: Any, besides: tuple[str, ...] = ()) -> list[str]:
+    """The fields that differ in an entry or a route; one that is mere text is a queue."""
+    old, new = ({"queue": one} if isinstance(one, str) else one for one in (before, after))
+    return [
+        _difference(key, _text(old.get(key)), _text(new.get(key)))
+        if key in _SHOWN
+        else f"{key} {_how(old.get(key), new.get(key))}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and key not in besides
+    ]
+
+
+def _entry(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    on = [one.get("enabled", True) for one in (before, after)]
+    if on[0] != on[1]:
+        # One that is switched off is told nothing else.
+        return [f"enabled {_text(on[0])} → {_text(on[1])}"]
+    found = []
+    old, new = _due(before), _due(after)
+    if old != new:
+        crontabs = before.get("crontab"), after.get("crontab")
+        if crontabs[0] and crontabs[1]:
+            old, new = _short_crontabs(_crontab(crontabs[0]), _crontab(crontabs[1]))
+        found.append(f"{old} → {new}")
+    return found + _fields(before, after, (*_KINDS, "enabled"))
+
+
+def _due(entry: Mapping[str, Any]) -> str:
+    """When an entry is due, as the inventory has it."""
+    if not entry.get("enabled", True):
+        return "enabled false"
+    if entry.get("crontab"):
+        fields = _crontab(entry["crontab"])
+        return _short_crontabs(fields, fields)[0]
+    if entry.get("interval") is not None:
+        return f"every {float(entry['interval']):g} s"
+    solar = entry.get("solar") or {}
+    return f"{solar.get('event')} at {solar.get('latitude')}, {solar.get('longitude')}"
+
+
+def _crontab(fields: Mapping[str, Any]) -> list[str]:
+    """The five fields in the order of crontab(5)."""
+    given = (fields.get(name, "*") for name in _CRONTAB)
+    return [",".join(map(str, one)) if isinstance(one, list) else str(one) for one in given]
+
+
+def _short_crontabs(one: list[str], other: list[str]) -> tuple[str, str]:
+    """Minute and hour, and all five fields where any of the rest says something."""
+    length = 2 if {*one[2:], *other[2:]} == {"*"} else len(_CRONTAB)
+    return f"crontab {' '.join(one[:length])}", f"{' '.join(other[:length])}"

@@ -1,0 +1,246 @@
+"""Asking and commanding systemd on the host where a module runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+
+_PROPERTIES = (
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "MainPID",
+    "NRestarts",
+    "StatusText",
+    "Result",
+    "ExecMainStatus",
+    "FragmentPath",
+    "DropInPaths",
+    "InvocationID",
+    "Job",
+)
+
+
+# A unit with Restart=always never gives up: after this many restarts of its own it is called failed.
+RESTARTS_TOLERATED = 2
+# The launcher's and the loader's exit status for a configuration that no retry can mend (sysexits.h, EX_CONFIG).
+_EX_CONFIG = 78
+
+
+def hopeless(active: str, sub: str, exit_status: int) -> bool:
+    """Whether a unit that is starting will not come up, however long one waits; the arguments are systemd's own."""
+    # The exit status is that of the process before, as long as systemd has not begun the next one.
+    return active == "failed" or (sub.startswith("auto-restart") and exit_status == _EX_CONFIG)
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command answered; `output` is stdout and stderr together."""
+
+    returncode: int
+    output: str
+
+
+Runner = Callable[[Sequence[str]], Completed]
+
+
+def run(command: Sequence[str]) -> Completed:
+    """Run a command to its end with a plain locale and without input."""
+    done = subprocess.run(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+        check=False,
+    )
+    return Completed(done.returncode, done.stdout)
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What `systemctl show` says of one unit; the names are systemd's own in lower case."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    file_state: str
+    need_reload: bool
+    main_pid: int
+    restarts: int
+    status: str
+    result: str
+    exit_status: int
+    sources: tuple[str, ...]
+    invocation: str
+    job: bool
+
+    @property
+    def exists(self) -> bool:
+        """Whether systemd finds the unit on disk or has it loaded."""
+        return self.load not in ("not-found", "")
+
+    @property
+    def described(self) -> str:
+        """One line for a person: state, result and the daemon's own status text."""
+        text = f"{self.active} ({self.sub})"
+        if self.result not in ("success", ""):
+            text += f", result {self.result}"
+            if self.exit_status:
+                text += f", exit status {self.exit_status}"
+        if self.restarts:
+            text += f", restarted {self.restarts} times"
+        # A status text outlives the process that wrote it: it counts only while one runs.
+        if self.status and self.main_pid:
+            text += f", says “{_short(self.status)}”"
+        return text
+
+
+def _short(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def parse_show(name: str, block: str) -> UnitState:
+    """Read one block of `systemctl show` output."""
+    values: dict[str, str] = {}
+    for line in block.splitlines():
+        key, _, value = line.partition("=")
+        values[key] = value
+    sources = [values.get("FragmentPath", ""), *values.get("DropInPaths", "").split()]
+    return UnitState(
+        name=name,
+        load=values.get("LoadState", ""),
+        active=values.get("ActiveState", "inactive"),
+        sub=values.get("SubState", ""),
+        file_state=values.get("UnitFileState", ""),
+        need_reload=values.get("NeedDaemonReload") == "yes",
+        main_pid=_number(values.get("MainPID", "")),
+        restarts=_number(values.get("NRestarts", "")),
+        status=values.get("StatusText", ""),
+        result=values.get("Result", ""),
+        exit_status=_number(values.get("ExecMainStatus", "")),
+        sources=tuple(path for path in sources if path),
+        invocation=values.get("InvocationID", ""),
+        job=_number(values.get("Job", "")) > 0,
+    )
+
+
+def show(names: Sequence[str], runner: Runner = run) -> dict[str, UnitState]:
+    """States of units, asked in one call.
+
+    Raises:
+        RuntimeError: systemd does not answer; the message holds its own words.
+    """
+    if not names:
+        return {}
+    done = runner(
+        ["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", *names]
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"systemctl show failed: {done.output.strip()}")
+    blocks = done.output.strip("\n").split("\n\n")
+    if len(blocks) != len(names):
+        raise RuntimeError(f"systemctl show answered for {len(blocks)} of {len(names)} units")
+    return {name: parse_show(name, block) for name, block in zip(names, blocks, strict=True)}
+
+
+def template_of(unit: str) -> str:
+    """Name of the file that an instance is made from; the unit's own where it is none."""
+    prefix, at, rest = unit.partition("@")
+    return f"{prefix}@.{rest.rpartition('.')[2]}" if at else unit
+
+
+# Where systemd looks for units, what wins first; behind a directory of ours.
+_DIRECTORIES = (
+    "/run/systemd/system/",
+    "/usr/local/lib/systemd/system/",
+    "/usr/lib/systemd/system/",
+    "/lib/systemd/system/",
+)
+
+
+def fragments(unit: str, unit_directory: str) -> list[str]:
+    """Files on disk that a unit could be made from, what wins first."""
+    return [
+        path
+        for name in dict.fromkeys((unit, template_of(unit)))
+        for directory in (unit_directory, *_DIRECTORIES)
+        if os.path.exists(path := f"{directory}{name}")
+    ]
+
+
+def sources_to_be(state: UnitState, disk: Disk, unit_directory: str) -> tuple[str, ...]:
+    """A unit's file and its drop-ins as systemd will see them once `disk` is real and loaded.
+
+    Drop-ins of a whole type of units are taken from what systemd has loaded.
+
+    Args:
+        state: What systemd has loaded now.
+        disk: The disk as it will be.
+        unit_directory: Where our unit files lie, with a slash at its end.
+    """
+    names = tuple(dict.fromkeys((state.name, template_of(state.name))))
+    places = [f"{place}{name}" for name in names for place in (unit_directory, *_DIRECTORIES)]
+    still = [path for path in state.sources if disk.match(path)]
+    loaded = [path for path in still if path.endswith(".conf")]
+    units = [*places, *(path for path in still if path not in loaded)]
+    fragment = next((path for path in units if disk.match(path)), "")
+    found = [path for place in places for path in disk.match(f"{place}.d/*.conf")]
+    # One that a directory before has under the same name hides it.
+    drop_ins: dict[str, str] = {}
+    for path in [*found, *loaded]:
+        drop_ins.setdefault(os.path.basename(path), path)
+    return tuple(
+        path for path in (fragment, *(drop_ins[name] for name in sorted(drop_ins))) if path
+    )
+
+
+def listed(patterns: Sequence[str], runner: Runner = run) -> list[str]:
+    """Names of units that match a glob pattern and are loaded or enabled on disk."""
+    if not patterns:
+        return []
+    names: set[str] = set()
+    for verb in ("list-units", "list-unit-files"):
+        everything = ["--all"] if verb == "list-units" else []
+        done = runner(
+            ["systemctl", verb, "--no-legend", "--plain", "--no-pager", *everything, *patterns]
+        )
+        for line in done.output.splitlines():
+            name = line.split()[0] if line.split() else ""
+            # `foo@.service` is a template, not a unit that could run.
+            if "." in name and "@." not in name:
+                names.add(name)
+    return sorted(names)
+
+
+def children(pid: int) -> frozenset[int]:
+    """Processes that a process has started; none where nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as stream:
+            return frozenset(int(word) for word in stream.read().split())
+    except OSError:
+        return frozenset()
+
+
+def journal(unit: str, lines: int = 10, runner: Runner = run) -> str:
+    """The last lines of a unit's journal, newest last; no login of a URL."""
+    done = runner(
+        ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", "--unit", unit]
+    )
+    # Lines are not cut here: half of a secret would not be recognized as one by those who redact the whole answer.
+    return hide_logins(done.output.strip())

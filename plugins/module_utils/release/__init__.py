@@ -1,0 +1,1 @@
+"""Builds a release, and reads its note."""

@@ -1,0 +1,108 @@
+"""Run a command of a build as the application's user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+# Beside the releases: what pip printed when the last build failed.
+LOG = "build.log"
+
+
+class BuildError(Exception):
+    """The release can't be built; the message names what, where and what to do."""
+
+
+class CommandFailed(BuildError):  # noqa: N818 - what a program says, not an error of ours
+    """A program ended with another status than 0; `output` is all that it printed."""
+
+    def __init__(self, what: str, output: str) -> None:
+        """Say what failed, and with which last lines."""
+        super().__init__(f"{what} failed; its last lines:\n{_tail(output)}")
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Build:
+    """What to build; the fields are the `release` module's options."""
+
+    id: str
+    archive: str
+    root: str
+    directory: str
+    requirements: str
+    app: str
+    python: str
+    runtime: str
+    user: str
+    demands: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    secret_environment: dict[str, Any] = field(default_factory=dict)
+    keep: int = 5
+    timeout: float = 900.0
+
+    @property
+    def path(self) -> Path:
+        """Directory of the release."""
+        return Path(self.root) / "releases" / self.id
+
+    @property
+    def code(self) -> Path:
+        """Directory in which its processes run."""
+        return Path(os.path.normpath(self.path / "source" / self.directory))
+
+
+def _tail(text: str, lines: int = 20) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise BuildError(
+            f"there is no user {name} on this host; settle celery_runtime first"
+        ) from None
+
+
+def _run(
+    command: Sequence[str],
+    timeout: float,
+    what: str,
+    user: pwd.struct_passwd,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+) -> str:
+    """Run a command as the user of the build, with none of the environment of whoever runs Ansible.
+
+    Returns what it printed.
+    """
+    try:
+        done = subprocess.run(
+            list(command),
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"},
+            cwd="/",
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(
+            f"{what} took more than {timeout:.0f} s; raise celery_release_timeout"
+        ) from None
+    except FileNotFoundError as missing:
+        raise BuildError(f"{what}: {missing.filename} is not on this host") from None
+    if done.returncode != 0:
+        raise CommandFailed(what, done.stdout)
+    return str(done.stdout)

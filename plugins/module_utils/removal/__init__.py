@@ -1,0 +1,1 @@
+"""Takes an application off a host."""

@@ -1,0 +1,1 @@
+"""From the inventory to the desired state of a host: pure functions."""

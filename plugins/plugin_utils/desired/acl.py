@@ -1,0 +1,196 @@
+"""Rights of each component's Redis user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
+_SCRIPTS = "+evalsha +script|load +script|exists"
+
+_BROKER_COMMANDS = {
+    # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands, but
+    # for ZREVRANGEBYSCORE: by it kombu before 5.7 looks for overdue tasks. HELLO, by which it asks for RESP3, is
+    # anybody's.
+    "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
+    "+zrevrangebyscore +client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
+    f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
+    # The last is redis-py's before 6, when it closes such a connection.
+    "+punsubscribe +unsubscribe",
+    "beat": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
+    "producer": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
+    "flower": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +publish +set +get +srem +sadd "
+    "+zadd +zrem +zrange +zrangebyscore +time",
+    "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
+    "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +zrevrangebyscore +time +lpush +smembers +lrange +lrem +info "
+    # Of dead letters.
+    "+hget +hlen +hdel +zcard",
+}
+
+_RESULTS_COMMANDS = {
+    # The last is `Task.add_to_chord`; the lists are chords with `result_chord_ordered: false`.
+    "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
+    "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby",
+    "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
+    "flower": "+select +get +mget +subscribe +unsubscribe",
+    "operator": "+select +get +mget +subscribe +unsubscribe +info",
+}
+
+# The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
+# descriptions where it reads from a file.
+_ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
+
+# Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
+_FLEET_KEYS = "fleet:*"
+
+# And what the probe for a full broker would write to (`celery_fleet.supervision.broker.ROOM`): everybody asks that.
+_ROOM_KEY = "fleet:room"
+
+_RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
+
+
+def _lists(name: str) -> list[str]:
+    r"""A queue's Redis keys: the list itself and those of its lower priorities (`\x06\x16` and a digit)."""
+    return [name, f"{name}??[369]"]
+
+
+def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
+    tasks = [key for name in names for key in _lists(name)]
+    direct = _lists("*.dq2")
+    replies = _lists("*.reply.celery.pidbox")
+    if component == "worker":
+        keys = [
+            *tasks,
+            *direct,
+            "unacked",
+            "unacked_index",
+            "unacked_mutex",
+            "_kombu.binding.*",
+            "_kombu.binding_permanent.*",
+            "_kombu.binding_deadlines",
+            *_lists("*.celery.pidbox"),
+            "celeryev.*",
+            _FLEET_KEYS,
+        ]
+        return [f"~{key}" for key in keys]
+    if component in ("beat", "producer"):
+        # Of any exchange: the application's code names them. Sending by one reads which queues are bound to it.
+        written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
+        return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
+    if component == "flower":
+        bindings = [
+            f"_kombu.binding{kind}.{name}"
+            for name in ("reply.celery.pidbox", "celeryev")
+            for kind in ("", "_permanent")
+        ]
+        keys = [*replies, "celeryev.*", *bindings, "_kombu.binding_deadlines", "unacked_mutex"]
+        return [
+            *(f"~{key}" for key in keys),
+            f"%W~{_ROOM_KEY}",
+            *(f"%R~{key}" for key in [*tasks, *direct, "unacked_index"]),
+        ]
+    keys = [
+        *replies,
+        "celeryev.*",
+        "_kombu.binding.*",
+        "_kombu.binding_permanent.*",
+        "_kombu.binding_deadlines",
+        *tasks,
+        *direct,
+        "unacked_mutex",
+        _FLEET_KEYS,
+    ]
+    return [*(f"~{key}" for key in keys), "%R~unacked_index"]
+
+
+# PSUBSCRIBE patterns are compared with the ACL's literally, so they stand here as Celery sends them.
+_BROKER_CHANNELS = {
+    "worker": ("/0.celery.pidbox", "/0.celeryev/*", "/0.celeryev/worker.*"),
+    "beat": ("/0.celeryev/task.sent",),
+    "producer": ("/0.celeryev/task.sent",),
+    "flower": ("/0.celeryev/*", "/0.celery.pidbox"),
+    "operator": ("/0.celeryev/*", "/0.celery.pidbox"),
+}
+
+# What a producer gets to ask and to control workers. In a selector of its own: DEL and SET must not reach queues.
+_REMOTE_CONTROL = (
+    f"+brpop +del +exists {_SCRIPTS} +get +llen +publish +sadd +set +smembers +srem +time +zadd +zrem +zrange "
+    "+zrangebyscore +zrevrangebyscore"
+)
+
+
+def _remote_control() -> str:
+    keys = [
+        *_lists("*.reply.celery.pidbox"),
+        "_kombu.binding.reply.celery.pidbox",
+        "_kombu.binding_permanent.reply.celery.pidbox",
+        "_kombu.binding_deadlines",
+        "unacked_mutex",
+    ]
+    rules = [_REMOTE_CONTROL, *(f"~{key}" for key in keys), "%R~unacked_index", "&/0.celery.pidbox"]
+    return f"({' '.join(rules)})"
+
+
+def _user(name: str, password: str, rules: str) -> str:
+    return f"user {name} on >{password} resetchannels -@all +ping {rules}".rstrip()
+
+
+def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a host's server knows `CLIENT SETINFO`, as Redis does from 7.2 on, of which Valkey was made.
+
+    Args:
+        flavor: `redis_flavor`.
+        facts: `ansible_facts['fleet']` of the host.
+    """
+    package = str((facts.get("versions") or {}).get("redis-server") or "")
+    found = re.match(r"(?:\d+:)?(\d+)\.(\d+)", package)
+    if flavor != "redis" or not found:
+        # A host whose package lists are empty does not know which version it will get.
+        return flavor != "redis" or str(facts.get("distribution_version", "12")) != "12"
+    return (int(found[1]), int(found[2])) >= (7, 2)
+
+
+def acl(
+    instance: str,
+    passwords: Mapping[str, str],
+    names: Iterable[str],
+    setinfo: bool = False,
+    remote_control: bool = False,
+) -> str:
+    """The ACL file of one Redis instance: one user for each component, with no more than it uses.
+
+    Args:
+        instance: `broker` or `results`.
+        passwords: Of the users; who has none gets no user.
+        names: All queues.
+        setinfo: The server knows `CLIENT SETINFO` (7.2 on), which clients send at connect. Older ones refuse
+            to start with a rule that they don't know.
+        remote_control: celery_producer_remote_control.
+    """
+    names = list(names)
+    # Nobody can log in as it. Its rights are those with which Redis replays its append-only file, where it checks
+    # them within MULTI: without them tasks and acknowledgements would be left out at a restart.
+    lines = ["user default off resetpass allkeys allchannels +@all"]
+    extra = " +client|setinfo" if setinfo else ""
+    commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS
+    for component, rules in commands.items():
+        if component not in passwords:
+            continue
+        if instance == "broker":
+            keys = _broker_keys(component, names)
+            channels = _BROKER_CHANNELS[component]
+        else:
+            reader = component in ("flower", "operator")
+            keys = [
+                f"{'%R' if reader else ''}~{key}"
+                for key in (_RESULT_KEYS[:1] if reader else _RESULT_KEYS)
+            ]
+            channels = _RESULT_KEYS[:1] if reader else _RESULT_KEYS
+        text = " ".join([rules + extra, *keys, *(f"&{channel}" for channel in channels)])
+        if remote_control and (instance, component) == ("broker", "producer"):
+            text += f" {_remote_control()}"
+        lines.append(_user(component, passwords[component], text))
+    if "admin" in passwords:
+        lines.append(_user("admin", passwords["admin"], _ADMIN))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,88 @@
+"""What an application has on one host: its claim, which lies there as the owner's mark `fleet.json`.
+
+Several applications may share a host, each from an inventory of its own, and none knows the others' inventories. So
+each leaves its mark, and preflight refuses what the mark of another one names already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
+
+FORMAT = 1
+# Which part of a fleet listens on which port.
+_LISTENS = {
+    "broker": "redis",
+    "results": "redis",
+    "web": "web_site",
+    "flower": "flower_site",
+    "backend": "web_backend",
+}
+
+
+def claims(
+    app: str,
+    *,
+    owner: str,
+    components: Sequence[str],
+    user: str,
+    proxy_group: str,
+    directory: str,
+    root: str,
+    state: str,
+    ports: Mapping[str, int | str],
+) -> dict[str, Any]:
+    """The claim of one application on one host; patterns stand for what it may have any number of.
+
+    Args:
+        app: Name of the application.
+        owner: Of the inventory that deploys it.
+        components: Those that the host has, `redis` among them.
+        user: The application's Unix user.
+        proxy_group: The group that may open its sockets.
+        directory: Of its configuration.
+        root: Of its releases.
+        state: Of its state.
+        ports: Of `broker`, `results`, `web`, `flower` and `backend`, whether or not this host has them.
+    """
+    here = set(components)
+    own = bool(here - {"redis", "firewall"})
+    units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
+    paths = [directory]
+    if own:
+        units.append(f"{app}.target")
+        paths += [root, state, f"/var/log/{app}", f"/etc/logrotate.d/{app}"]
+    if "redis" in here:
+        units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    if "firewall" in here:
+        units += [f"{app}-firewall.service", f"{app}-firewall-watch.*"]
+    if "worker" in here:
+        units.append(f"{app}-worker@*.service")
+        paths.append(f"/run/{app}-worker-*")
+    if "beat" in here:
+        units.append(f"{app}-beat.service")
+        paths.append(f"/run/{app}-beat")
+    if "web" in here:
+        units += [f"{app}-web.socket", f"{app}-web.service"]
+        paths += [f"/run/{app}-web", f"/run/{app}-web.sock"]
+    if "flower" in here:
+        units.append(f"{app}-flower.service")
+        paths += [f"/run/{app}-flower", f"/var/lib/{app}-flower", f"/var/log/{app}-flower"]
+    sites = [site.removesuffix("_site") for site in ("web_site", "flower_site") if site in here]
+    return {
+        "format": FORMAT,
+        "app": app,
+        "owner": owner,
+        "user": user,
+        # They share one space of names with the groups. All hosts but a mere Redis host get all of them.
+        "users": [user, f"{app}-flower", proxy_group] if own else [],
+        "ports": {
+            name: int(ports[name]) for name, component in _LISTENS.items() if component in here
+        },
+        "units": units,
+        "paths": paths,
+        # In the names of nginx's variables a dash can't be.
+        "nginx": [f"{app.replace('-', '_')}_{site}" for site in sites],
+    }

@@ -1,0 +1,242 @@
+"""Who may reach Redis and a web process that listens on TCP: an nftables table of the application's own.
+
+It drops what comes to these ports from elsewhere and has no word on anything else. What one table drops no other one
+brings back, and what it lets pass the others may still drop: so it stands beside whatever rules the host has.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def listens(text: str | None) -> tuple[str, int] | None:
+    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`; nothing for an empty text.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    if not text:
+        return None
+    address, _, port = text.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    number = int(port) if port.isascii() and port.isdigit() else 0
+    try:
+        found = ipaddress.ip_address(address[1:-1] if bracketed else address)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 65535 or bracketed != (found.version == 6):
+        raise ValueError(f"{text!r} is not ADDRESS:PORT")
+    return str(found), number
+
+
+def web_port(text: str | None) -> int:
+    """Port of a web process that listens on TCP; 0 where it has a Unix socket."""
+    found = listens(text)
+    return found[1] if found else 0
+
+
+def is_local(text: str | None) -> bool:
+    """Whether only the host itself reaches the web process, whatever a firewall says."""
+    found = listens(text)
+    return found is None or ipaddress.ip_address(found[0]).is_loopback
+
+
+def upstream(app: str, text: str | None) -> str:
+    """What nginx passes requests on to: a path or `ADDRESS:PORT`."""
+    found = listens(text)
+    if found is None:
+        return f"/run/{app}-web.sock"
+    address = ipaddress.ip_address(found[0])
+    if address.is_unspecified:
+        address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")
+    return f"[{address}]:{found[1]}" if address.version == 6 else f"{address}:{found[1]}"
+
+
+def addresses(variables: Mapping[str, Any], host: str) -> list[str]:
+    """`firewall_address` of a host as a list, or what it is by default."""
+    given = variables.get("firewall_address") or variables.get("ansible_host") or host
+    return [given] if isinstance(given, str) else [str(item) for item in given]
+
+
+def _distinct(given: Iterable[str]) -> list[Network]:
+    """Networks in order, without those within another one: a set takes no two that overlap."""
+    networks = sorted(
+        {ipaddress.ip_network(text) for text in given},
+        key=lambda network: (network.version, int(network.network_address), network.prefixlen),
+    )
+    kept: list[Network] = []
+    for network in networks:
+        # One that could hold it has come just before.
+        if kept and kept[-1].version == network.version and network.network_address in kept[-1]:
+            continue
+        kept.append(network)
+    return kept
+
+
+def _text(network: Network) -> str:
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _chain(name: str, networks: Sequence[Network]) -> list[str]:
+    lines = [f"\tchain {name} {{", '\t\tiifname "lo" return']
+    for word, version in (("ip", 4), ("ip6", 6)):
+        named = [_text(network) for network in networks if network.version == version]
+        if named:
+            lines.append(f"\t\t{word} saddr {{ {', '.join(named)} }} return")
+    return [*lines, "\t\tcounter drop", "\t}"]
+
+
+def ruleset(
+    app: str, *, redis: Sequence[int], web: Sequence[int], fleet: Sequence[str], more: Sequence[str]
+) -> str:
+    """The table as nft reads it: loaded at once, in place of the one that was there.
+
+    Args:
+        app: Name of the application.
+        redis: Redis's ports on this host.
+        web: The web process's port, where others than this host could reach it.
+        fleet: Addresses and networks of the other hosts, which reach both.
+        more: Further ones, which reach Redis.
+    """
+    name = firewall_table(app)
+    closed = [
+        (kind, ports, networks)
+        for kind, ports, networks in (
+            ("redis", redis, _distinct([*fleet, *more])),
+            ("web", web, _distinct(fleet)),
+        )
+        if ports
+    ]
+    lines = [
+        "# Written by Celery Fleet. Rules of your own belong into tables of your own.",
+        "# The first two lines make the third one right whether or not the table is there; all of it counts at once.",
+        f"table inet {name}",
+        f"delete table inet {name}",
+        f"table inet {name} {{",
+        "\tchain input {",
+        "\t\ttype filter hook input priority filter - 10; policy accept;",
+        # Each packet, not the first of a connection alone: who is let in no longer is cut off at once.
+        *(
+            f"\t\ttcp dport {{ {', '.join(str(port) for port in sorted(set(ports)))} }} jump {kind}"
+            for kind, ports, _ in closed
+        ),
+        "\t}",
+        *(line for kind, _, networks in closed for line in _chain(kind, networks)),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def state(
+    app: str,
+    *,
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    host: str,
+    enabled: bool,
+    redis: Sequence[int | str],
+    web: str,
+    clients: Sequence[str],
+    directory: str,
+    packages: Sequence[str],
+) -> dict[str, Any]:
+    """What one host needs for its table, in the form that `settle` takes; without anything to close, its end.
+
+    Args:
+        app: Name of the application.
+        hostvars: Ansible's, of which the addresses are read.
+        hosts: All of the fleet.
+        host: This one, which reaches itself by its loopback whatever address it calls.
+        enabled: Whether it has a table at all.
+        redis: Redis's ports on it.
+        web: `celery_producer_web_listen`, where it has a web process.
+        clients: Further networks that reach Redis.
+        directory: Of the application's configuration.
+        packages: Debian packages that it misses.
+    """
+    units, path = "/etc/systemd/system", f"{directory}/firewall.nft"
+    service, watch = f"{app}-firewall.service", f"{app}-firewall-watch"
+    owned = {
+        # The watch first: it would bring the table back.
+        "units": [f"{watch}.timer", service],
+        "files": [
+            path,
+            f"{units}/{service}",
+            f"{units}/{watch}.timer",
+            f"{units}/{watch}.service",
+        ],
+    }
+    closed = [] if is_local(web) else [web_port(web)]
+    if not enabled or not (redis or closed):
+        # One that runs just now would bring the table back.
+        return {"owned": {**owned, "units": [f"{watch}.timer", f"{watch}.service", service]}}
+    others = [
+        address for name in hosts if name != host for address in addresses(hostvars[name], name)
+    ]
+    text = ruleset(app, redis=[int(port) for port in redis], web=closed, fleet=others, more=clients)
+    return {
+        "packages": list(packages),
+        "directories": [{"path": "/etc/celery-fleet"}, {"path": directory}],
+        "files": [
+            {"dest": path, "content": text},
+            {"dest": f"{units}/{service}", "src": "systemd/firewall.service.j2"},
+            {"dest": f"{units}/{watch}.service", "src": "systemd/firewall-watch.service.j2"},
+            {"dest": f"{units}/{watch}.timer", "src": "systemd/firewall-watch.timer.j2"},
+        ],
+        "checks": [{"command": ["nft", "--check", "--file", path], "files": [path]}],
+        "units": [
+            {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
+            {"name": f"{watch}.timer", "on_change": "nothing"},
+        ],
+        "owned": owned,
+    }
+
+
+def text_of(wanted: Mapping[str, Any]) -> str:
+    """The table's text in what `state` has answered; nothing where there is none."""
+    return next((str(item["content"]) for item in wanted.get("files", []) if "content" in item), "")
+
+
+def refusal(
+    tries: Mapping[str, Mapping[str, Any]],
+    again: Mapping[str, Mapping[str, Any]],
+    allowed: Mapping[str, Sequence[str]],
+    tables: Sequence[str],
+) -> str:
+    """Why a table was taken back: who does not get through it, from where, and what to do.
+
+    Args:
+        tries: Of each host that does not get through, what it answered with the table, as the script tells it.
+        again: The same without the table.
+        allowed: Addresses of each host, as the inventory says.
+        tables: Hosts that have the table of before again.
+    """
+    lines = []
+    for host, answer in tries.items():
+        later = {(one["host"], one["port"]) for one in again.get(host, {}).get("blocked", [])}
+        for one in answer["blocked"]:
+            said = ", ".join(allowed.get(host, ())) or "nothing"
+            source = one["source"] or "an address that could not be found out"
+            words = (
+                f"{host} does not reach {one['host']}:{one['port']} ({one['error']}). It comes from {source}; "
+                f"firewall_address of {host} is {said}."
+            )
+            if (one["host"], one["port"]) in later:
+                words += " Nor does it without the table: look for another firewall, or for a route, first."
+            lines.append(words)
+    back = ", ".join(tables)
+    return "\n".join(
+        [
+            "The firewall's new table would cut hosts off from Redis:",
+            *(f"  {line}" for line in lines),
+            f"It was taken back: {back} {'has' if len(tables) == 1 else 'have'} what was there before.",
+            "Set firewall_address of the host to the address that it comes from (a list, where there are several),",
+            "or add that to firewall_redis_clients; then run again.",
+        ]
+    )

@@ -1,0 +1,151 @@
+"""nginx sites and locations of Flower and the web process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def site(
+    name: str,
+    *,
+    app: str,
+    directory: str,
+    port: int,
+    socket: str,
+    protected: Sequence[str],
+    password_line: str,
+    read_timeout: float,
+    ipv6: bool,
+) -> dict[str, Any]:
+    """An nginx site in front of a socket, in the form that `settle` takes.
+
+    What other components add to the site of `web` lies in a directory of its own, which the site includes.
+
+    Args:
+        name: `web` or `flower`; what stands after the application's name in its files.
+        app: Name of the application.
+        directory: Of the application's configuration.
+        port: TLS port.
+        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`; without one the site holds what others add to
+            it alone.
+        protected: Path prefixes that ask for a password; `/` is all of them.
+        password_line: Name and password for them, as a line of an htpasswd file.
+        read_timeout: Seconds that nginx waits for an answer.
+        ipv6: Whether nginx listens on IPv6, too.
+    """
+    configuration = f"/etc/nginx/conf.d/{app}-{name}.conf"
+    parts = _added(directory)
+    file = {
+        "dest": configuration,
+        "src": "nginx/site.conf.j2",
+        "vars": {
+            "site": {
+                "name": name,
+                "port": port,
+                "socket": socket,
+                "protected": list(protected),
+                "htpasswd": _htpasswd(directory, name),
+                "read_timeout": read_timeout,
+                "ipv6": ipv6,
+                "added": parts if name == "web" else "",
+            }
+        },
+    }
+    line = password_line if protected else ""
+    return _proxied(name, directory, file, line, [{"path": parts}] if name == "web" else [])
+
+
+def location(
+    name: str,
+    *,
+    directory: str,
+    prefix: str,
+    socket: str,
+    password_line: str,
+    read_timeout: float,
+) -> dict[str, Any]:
+    """A location of the site `web`, all behind a password, in front of a unix socket of another component.
+
+    Args:
+        name: Of the component.
+        directory: Of the application's configuration.
+        prefix: Path without slashes at its ends.
+        socket: Unix socket that answers.
+        password_line: Name and password, as a line of an htpasswd file.
+        read_timeout: Seconds that nginx waits for an answer.
+    """
+    parts = _added(directory)
+    file = {
+        "dest": f"{parts}/{name}.conf",
+        "src": "nginx/location.conf.j2",
+        "vars": {
+            "site": {
+                # The variables of its map are the site's.
+                "name": "web",
+                "realm": name,
+                "prefix": prefix,
+                "socket": socket,
+                "htpasswd": _htpasswd(directory, name),
+                "read_timeout": read_timeout,
+            }
+        },
+    }
+    return _proxied(name, directory, file, password_line, [{"path": parts}])
+
+
+def path_prefix(text: str | None) -> str:
+    """A path prefix without slashes at its ends."""
+    return (text or "").strip("/")
+
+
+def _added(directory: str) -> str:
+    return f"{directory}/nginx-web"
+
+
+def _htpasswd(directory: str, name: str) -> str:
+    return f"{directory}/credentials-nginx/{name}.htpasswd"
+
+
+def _proxied(
+    name: str,
+    directory: str,
+    file: dict[str, Any],
+    password_line: str,
+    directories: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """One file of nginx's, with the password that it asks for, and nginx itself."""
+    drop_in = "/etc/systemd/system/nginx.service.d"
+    files = [{"dest": f"{drop_in}/10-celery-fleet.conf", "src": "systemd/nginx.conf.j2"}, file]
+    if password_line:
+        files.append(
+            {
+                "dest": _htpasswd(directory, name),
+                "content": password_line,
+                "group": "www-data",
+                "mode": "0640",
+                "secret": True,
+            }
+        )
+    passwords = {"path": f"{directory}/credentials-nginx", "group": "www-data", "mode": "0750"}
+    return {
+        # Without a protected path the password of before is of no use.
+        **({} if password_line else {"owned": {"files": [_htpasswd(directory, name)]}}),
+        # The package brings conf.d; whoever deleted it as empty gets it back.
+        "directories": [passwords, *directories, {"path": drop_in}, {"path": "/etc/nginx/conf.d"}],
+        "files": files,
+        "checks": [{"command": ["nginx", "-t", "-q"], "files": [file["dest"]]}],
+        "units": [
+            {
+                "name": "nginx.service",
+                "on_change": "reload",
+                "hint": "Addresses that are taken stand in /var/log/nginx/error.log alone.",
+                # All sites of the host, whichever application's: they share one nginx.
+                "files": [
+                    "/etc/nginx/conf.d/*.conf",
+                    "/etc/celery-fleet/*/nginx-web/*.conf",
+                    "/etc/celery-fleet/*/pki/host.*",
+                ],
+            }
+        ],
+    }

@@ -1,0 +1,197 @@
+"""Settings of each component: what the fleet pins over the application's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
+    SETTINGS,
+)
+
+
+def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
+    options = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
+    if client:
+        options |= {"ssl_certfile": client["certificate"], "ssl_keyfile": client["key"]}
+    return options
+
+
+def _url(user: str, password: str, host: str, port: int) -> str:
+    address = f"[{host}]" if ":" in host else host
+    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{address}:{int(port)}/0"
+
+
+# Settings that are dictionaries of options: an inventory that sets one option keeps the others.
+_MERGED = (
+    "broker_transport_options",
+    "result_backend_transport_options",
+    "task_publish_retry_policy",
+    "broker_use_ssl",
+    "redis_backend_use_ssl",
+)
+
+# They listen to replies and events, and kombu has every consumer put back tasks whose time is up; they may not write to
+# queues, so that whatever they were doing would end with an error of Redis. Seconds: a hundred years, so
+# that whatever has a time is younger.
+_NO_WORKERS = ("producer", "flower", "operator")
+
+_NEVER = 3_153_600_000
+
+
+def process_settings(
+    app: str,
+    component: str,
+    user: str,
+    password: str,
+    broker: Mapping[str, Any],
+    results: Mapping[str, Any],
+    ca: str,
+    visibility_timeout: float = 3600,
+    settings: Mapping[str, Any] | None = None,
+    routes: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
+    delivery: str = "inherit",
+    policy: str = "add",
+    scheduler: str = "persistent",
+    edited: str = "keep",
+    parts: Mapping[str, Any] | None = None,
+    client: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What one component of the application is told by the fleet: the content of its `settings.json`.
+
+    Args:
+        app: Name of the application.
+        component: worker, beat, producer, operator or flower.
+        user: The component's user in Redis.
+        password: That user's password.
+        broker: Host and port of the broker.
+        results: Host and port of the result store.
+        ca: Path, on the host, of the certificate that signs the servers'.
+        visibility_timeout: Seconds; the same for every worker of an application, since the shortest wins.
+        settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
+        routes: task_routes.
+        schedule: beat's entries, for beat alone.
+        delivery: celery_app_delivery.
+        policy: celery_beat_schedule_policy, for beat alone.
+        scheduler: celery_beat_scheduler, for beat alone.
+        edited: celery_beat_schedule_edited, for beat alone.
+        parts: Which parts of the delivery are on (`delivery.document`), for workers alone.
+        client: Paths, on the host, of the `certificate` and `key` that it shows to Redis, where it shows one. A process
+            that may not read them has them by credential, under the files' names.
+    """
+    # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
+    transport: dict[str, Any] = {
+        "visibility_timeout": visibility_timeout,
+        "socket_timeout": 10,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "unacked_restore_interval": 10,
+        "unacked_mutex_expire": 30,
+    }
+    pins: dict[str, Any] = {
+        "broker_url": _url(user, password, str(broker["host"]), int(broker["port"])),
+        "broker_read_url": None,
+        "broker_write_url": None,
+        "broker_use_ssl": _tls(ca, client),
+        "broker_transport_options": transport,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {
+            "max_retries": 20,
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 2,
+        },
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 10,
+        "redis_socket_timeout": 10,
+        "redis_socket_connect_timeout": 3,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": 5,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # For a developer's machine: here tasks would run within whoever sends them.
+        "task_always_eager": False,
+        "worker_direct": component in ("worker", "operator"),
+        **SETTINGS[delivery],
+    }
+    if component == "producer":
+        # A visitor waits, and gunicorn ends a process that is silent for 30 s: a restart of Redis is bridged, and then
+        # the caller is told. Sending ends some 7 s after the broker is away; it asks the result store first, so as to
+        # hear of the answer, and there the policy's timeout is the bound. The retries are for reading a result.
+        pins.update(
+            task_publish_retry_policy={
+                "max_retries": 6,
+                "interval_start": 0,
+                "interval_step": 0.5,
+                "interval_max": 2,
+            },
+            result_backend_transport_options={"retry_policy": {"timeout": 5.0}},
+            result_backend_max_retries=8,
+        )
+    if component == "operator":
+        # Somebody waits for the answer, and would rather read that there is none: Celery's own commands give up within
+        # seconds with these.
+        transport.update(socket_timeout=3, max_retries=1)
+        pins.update(
+            broker_connection_retry=False,
+            broker_connection_retry_on_startup=False,
+            broker_connection_max_retries=0,
+            broker_connection_timeout=3,
+            task_publish_retry=False,
+            result_backend_always_retry=False,
+            result_backend_max_retries=1,
+            result_backend_transport_options={
+                "retry_policy": {
+                    "max_retries": 1,
+                    "interval_start": 0,
+                    "interval_step": 0.2,
+                    "interval_max": 0.2,
+                }
+            },
+            redis_socket_timeout=3,
+        )
+    if component == "beat":
+        # A beat that has lost its connection would otherwise give up an entry after 4 s, whatever the policy says.
+        transport["connect_retries_timeout"] = 60
+        # Beat has no use for results, and so needs no user on that instance.
+        pins["result_backend"] = "disabled://"
+        # With a result_expires beat would add an entry that cleans such results up.
+        pins["result_expires"] = None
+        # Its user may not have a mailbox, and beat would try every 5 s. The unit's watchdog sees whether it is alive.
+        pins["beat_enable_remote_control"] = False
+    else:
+        pins["result_backend"] = _url(user, password, str(results["host"]), int(results["port"]))
+        pins["redis_backend_use_ssl"] = _tls(ca, client)
+    if routes:
+        pins["task_routes"] = routes
+    if component == "beat" and policy != "refuse":
+        # One that is switched off here may stand in the code; in a database it is there, and off.
+        pins["beat_schedule"] = {
+            name: {key: value for key, value in entry.items() if key != "enabled"}
+            if entry.get("enabled", True)
+            else dict(entry)
+            if scheduler == "database"
+            else {"enabled": False}
+            for name, entry in (schedule or {}).items()
+        }
+    for name, value in (settings or {}).items():
+        ours = pins.get(name)
+        merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
+        pins[name] = {**ours, **value} if merge and ours else value
+    options = pins["broker_transport_options"]
+    if component in _NO_WORKERS and isinstance(options, Mapping):
+        pins["broker_transport_options"] = {**options, "visibility_timeout": _NEVER}
+    document: dict[str, Any] = {"format": 1, "app": app, "component": component, "celery": pins}
+    if component == "beat":
+        document["beat_schedule_policy"] = policy
+        if scheduler != "persistent":
+            document.update(beat_scheduler=scheduler, beat_schedule_edited=edited)
+    if component == "worker" and parts:
+        document["delivery"] = dict(parts)
+    return document

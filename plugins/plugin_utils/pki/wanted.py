@@ -1,0 +1,119 @@
+"""The certificate, key and authorities that a host is to get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import certificate_serves
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
+    _read,
+    alternative_name,
+    certificates,
+    pem,
+)
+from cryptography.exceptions import UnsupportedAlgorithm
+
+OWN, INTERMEDIATE, EXTERNAL = "own", "intermediate", "external"
+MUTUAL = "mutual"
+
+
+def authority_certificate(directory: str, generation: int) -> Path:
+    """The certificate of one of the fleet's own authorities."""
+    return Path(directory, "ca.crt" if generation == 1 else f"ca-{generation}.crt")
+
+
+def authority_key(directory: str, generation: int) -> Path:
+    """Its key, encrypted."""
+    return authority_certificate(directory, generation).with_suffix(".key")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the inventory says of a host's certificate; the roles' variables of these names, `pki_` before them."""
+
+    source: Literal["own", "intermediate", "external"]
+    mode: str
+    directory: str
+    names: Sequence[str] = ()
+    ca_bundle: str = ""
+    ca_generation: int = 1
+    ca_trusted_generations: Sequence[int] = ()
+    ca_certificate: str = ""
+    ca_key: str = field(default="", repr=False)
+    ca_passphrase: str = field(default="", repr=False)
+    certificate: str = ""
+    key: str = field(default="", repr=False)
+    chain: str = ""
+    renew_before_days: float = 30
+
+    @property
+    def generations(self) -> list[int]:
+        """Of the own authorities that hosts trust, the one that signs first."""
+        return list(
+            dict.fromkeys((int(self.ca_generation), *map(int, self.ca_trusted_generations)))
+        )
+
+    @property
+    def clients(self) -> bool:
+        """Whether clients show a certificate, too."""
+        return self.mode == MUTUAL
+
+
+def joined(*texts: str) -> str:
+    """PEM texts one after the other, each with its end of line."""
+    return "".join(f"{text.strip()}\n" for text in texts if text and text.strip())
+
+
+def signer(given: Given) -> str:
+    """The certificate of who signs for hosts, and what stands above it; nothing where it is yet to be made."""
+    if given.source == OWN:
+        return _read(authority_certificate(given.directory, int(given.ca_generation)))
+    return joined(given.ca_certificate, given.chain)
+
+
+def bundle(given: Given) -> str:
+    """The authorities that hosts are to trust; nothing where one of them is yet to be made."""
+    if given.source != OWN:
+        return pem(certificates(given.ca_bundle))
+    own = [_read(authority_certificate(given.directory, number)) for number in given.generations]
+    if not all(own):
+        return ""
+    return pem(certificates(joined(*own, given.ca_bundle)))
+
+
+def host_state(given: Given, host: str) -> dict[str, Any]:
+    """What a host is to have: `bundle`, `chain` and `key`, each none where it is yet to be made.
+
+    `issue` says that its certificate has to be made.
+
+    Raises:
+        CertificateError: A file of the control side is broken.
+    """
+    trusted = bundle(given) or None
+    if given.source == EXTERNAL:
+        chain = pem(certificates(joined(given.certificate, given.chain)))
+        return {"bundle": trusted, "chain": chain, "key": joined(given.key), "issue": False}
+    text = _read(Path(given.directory, "hosts", f"{host}.crt"))
+    key = _read(Path(given.directory, "hosts", f"{host}.key"))
+    above = signer(given)
+    try:
+        good = bool(text and key and above) and certificate_serves(
+            text,
+            [alternative_name(name) for name in given.names],
+            above,
+            given.renew_before_days,
+            key,
+            given.clients,
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Broken, or a key that somebody has encrypted: of no use, and made anew.
+        good = False
+    return {
+        "bundle": trusted,
+        "chain": pem(certificates(joined(text, above))) if good else None,
+        "key": key or None,
+        "issue": not good,
+    }

@@ -1,0 +1,1 @@
+"""Checks of the inventory, one topic per file. Each yields the problems that it finds."""

@@ -1,0 +1,272 @@
+"""Certificates and authorities: what `pki` finds wrong with them, as problems of the inventory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults as pki_faults
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import rollover, wanted, x509
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import Fault
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import Given
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    FLEET,
+    UNKNOWN,
+    Model,
+    Problem,
+    Severity,
+    as_list,
+    as_number,
+    as_strings,
+)
+
+# Days. A date beyond the year 9999 would end the run where the certificate is made.
+_LONGEST: Final = 36500
+_SOURCES: Final = (wanted.OWN, wanted.INTERMEDIATE, wanted.EXTERNAL)
+# What a source can't do without.
+_NEEDED: Final = {
+    wanted.OWN: ("pki_ca_passphrase",),
+    wanted.INTERMEDIATE: ("pki_ca_certificate", "pki_ca_key", "pki_ca_bundle"),
+    wanted.EXTERNAL: ("pki_certificate", "pki_key", "pki_ca_bundle"),
+}
+# A URL, or a name with its port; an IPv6 address has more colons.
+_WITH_PORT = re.compile(r".*/.*|[^:]+:[0-9]*")
+_WHY: Final = {
+    "pki_ca_passphrase": "it encrypts the key of the fleet's own authority",
+    "pki_ca_certificate": "with pki_source: intermediate it is what signs",
+    "pki_ca_key": "with pki_source: intermediate it is what signs",
+    "pki_ca_bundle": "hosts trust the authorities in it alone",
+    "pki_certificate": "with pki_source: external each host has its own",
+    "pki_key": "with pki_source: external each host has its own",
+}
+
+
+def check_certificates(model: Model) -> Iterator[Problem]:
+    """What hosts are to get, each by itself and all of them against what they have."""
+    hosts = model.members(FLEET)
+    given: dict[str, Given] = {}
+    for host in hosts:
+        missing = list(_missing(model, host))
+        yield from missing
+        yield from _numbers(model, host)
+        yield from _texts(model, host)
+        found = _given(model, host)
+        if found is None:
+            continue
+        faults = list(pki_faults.faults(found, host))
+        yield from (
+            _problem(fault, host) for fault in faults if fault.variable not in _names(missing)
+        )
+        if not faults and not missing:
+            given[host] = found
+    yield from _shared(model, hosts)
+    yield from _called(model)
+    if given.keys() == set(hosts):
+        # Of what is wrong in itself nobody has to know what is in its way.
+        apart = rollover.disagreements(given, [h for h in model.members("redis") if h in given])
+        for name, fault in apart or rollover.rollover_faults(given):
+            yield _problem(fault, name)
+        for host, found in given.items():
+            days = as_number(model.value(host, "pki_ca_warn_days")) or 0
+            for fault in rollover.ending(found, host, days):
+                yield _problem(fault, host, Severity.WARNING)
+
+
+def given_to(model: Model) -> dict[str, Given]:
+    """Host → what its variables say of its certificate; without those where one of them is of a wrong type."""
+    found = ((host, _given(model, host)) for host in model.members(FLEET))
+    return {host: given for host, given in found if given is not None}
+
+
+def _problem(fault: Fault, host: str, severity: Severity = Severity.ERROR) -> Problem:
+    return Problem(
+        fault.variable,
+        fault.message,
+        fault.remedy,
+        hosts=(host,) if host else (),
+        severity=severity,
+    )
+
+
+def _names(problems: Iterable[Problem]) -> set[str]:
+    return {problem.variable for problem in problems}
+
+
+def _missing(model: Model, host: str) -> Iterator[Problem]:
+    source = model.value(host, "pki_source")
+    for name in _NEEDED.get(source, ()) if isinstance(source, str) else ():
+        value = model.value(host, name)
+        failed = any(item.path[0] == name and item.host == host for item in model.failures)
+        if not failed and (value is UNKNOWN or (value == "" and name != "pki_ca_passphrase")):
+            yield Problem(
+                name, f"is not set; {_WHY[name]}", "set it in the inventory", hosts=(host,)
+            )
+
+
+def _given(model: Model, host: str) -> Given | None:
+    """The host's variables; nothing where one of them is of a wrong type, which is reported as such."""
+    source, mode = model.value(host, "pki_source"), model.value(host, "pki_mode")
+    directory = model.value(host, "pki_directory")
+    generation = model.value(host, "pki_ca_generation")
+    trusted = as_list(model.value(host, "pki_ca_trusted_generations"))
+    days = as_number(model.value(host, "pki_renew_before_days"))
+    if (
+        source not in _SOURCES
+        or not isinstance(directory, str)
+        or days is None
+        or not all(_is_number(item) for item in (generation, *trusted))
+    ):
+        return None
+    texts = {}
+    for name in (
+        "ca_bundle",
+        "ca_certificate",
+        "ca_key",
+        "ca_passphrase",
+        "certificate",
+        "key",
+        "chain",
+    ):
+        value = model.value(host, f"pki_{name}")
+        if value is UNKNOWN:
+            value = ""
+        if not isinstance(value, str):
+            return None
+        texts[name] = value
+    if any(
+        item.path[0] in {f"pki_{name}" for name in texts} and item.host == host
+        for item in model.failures
+    ):
+        return None
+    return Given(
+        source=cast(Any, source),
+        mode=str(mode),
+        directory=directory,
+        names=as_strings(model.value(host, "pki_names")),
+        ca_generation=cast(int, generation),
+        ca_trusted_generations=cast(list[int], trusted),
+        renew_before_days=days,
+        **texts,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _numbers(model: Model, host: str) -> Iterator[Problem]:
+    for name in ("pki_ca_generation", "pki_ca_trusted_generations"):
+        value = model.value(host, name)
+        for number in value if isinstance(value, list) else [value]:
+            # Of another type it is reported by that.
+            if isinstance(number, int) and number < 1:
+                yield Problem(
+                    name,
+                    "has a number below 1",
+                    "count the authorities from 1",
+                    value=str(number),
+                    hosts=(host,),
+                )
+    if model.value(host, "pki_source") == wanted.EXTERNAL:
+        return
+    for name in ("pki_validity_days", "pki_ca_validity_days"):
+        days = as_number(model.value(host, name))
+        if days is not None and days < 1:
+            yield Problem(
+                name,
+                "is less than a day",
+                "give the days that it is to last",
+                value=f"{days:g}",
+                hosts=(host,),
+            )
+            return
+        if days is not None and days > _LONGEST:
+            yield Problem(
+                name,
+                "is more than a hundred years",
+                f"write {_LONGEST} or less",
+                value=f"{days:g}",
+                hosts=(host,),
+            )
+    lasts = as_number(model.value(host, "pki_validity_days"))
+    before = as_number(model.value(host, "pki_renew_before_days"))
+    if lasts is not None and before is not None and before >= lasts:
+        yield Problem(
+            "pki_renew_before_days",
+            f"is not less than pki_validity_days, {lasts:g}: each run would make all certificates anew",
+            "leave some days between them",
+            value=f"{before:g}",
+            hosts=(host,),
+        )
+
+
+def _texts(model: Model, host: str) -> Iterator[Problem]:
+    """What a certificate is to say, where the fleet makes it: what has no place in one would end the run half-way."""
+    source = model.value(host, "pki_source")
+    serves = ("redis", "celery_producers", "flower")
+    if model.value(host, "pki_names") == [] and any(
+        host in model.members(group) for group in serves
+    ):
+        yield Problem(
+            "pki_names",
+            "is empty: nobody could call what this host serves, since clients check the name",
+            "name what others call it (celery_app_host_names is the default), or leave both out",
+            hosts=(host,),
+        )
+    if source == wanted.EXTERNAL:
+        return
+    for name in as_strings(model.value(host, "pki_names")):
+        if not x509.name_fits(name):
+            yield Problem(
+                "pki_names",
+                "has what is no name and no address that a certificate could be for",
+                "write names of letters, digits, dots and dashes, others as the DNS has them (xn--…)",
+                value=model.show(("pki_names",), name),
+                hosts=(host,),
+            )
+    called = model.value(host, "pki_ca_name")
+    if source == wanted.OWN and isinstance(called, str) and not x509.title_fits(called):
+        yield Problem(
+            "pki_ca_name",
+            f"can't be an authority's name, which has 1 to {x509.LONGEST_TITLE} printable characters",
+            "shorten it, or leave it out",
+            value=model.show(("pki_ca_name",), called),
+            hosts=(host,),
+        )
+
+
+def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    """Both ends of a connection have to agree."""
+    values = model.distinct("pki_mode", hosts)
+    if len(values) > 1:
+        yield Problem(
+            "pki_mode",
+            f"differs between hosts: {', '.join(str(value) for value, _ in values)}",
+            "set it once, for all hosts of the fleet",
+        )
+
+
+def _called(model: Model) -> Iterator[Problem]:
+    """What clients call Redis has to be among the names that its certificate is for."""
+    given = {
+        x509.alternative_name(name)
+        for host in model.members("redis")
+        for name in as_strings(model.value(host, "pki_names"))
+    }
+    for variable in ("celery_app_broker_host", "celery_app_results_host"):
+        for value, on in model.distinct(variable) if given else ():
+            if isinstance(value, str) and not x509.is_named(value, given):
+                whole = _WITH_PORT.fullmatch(value)
+                yield Problem(
+                    variable,
+                    "is more than a host's name or address"
+                    if whole
+                    else "is in pki_names of no host of the group redis: clients would refuse its certificate",
+                    f"write the name or address only; the port is {variable.replace('_host', '_port')}"
+                    if whole
+                    else "call Redis by a name that its certificate is for, or add this one to pki_names of its host; "
+                    "Redis outside of the fleet is not supported",
+                    value=model.show((variable,), value),
+                    hosts=on,
+                )

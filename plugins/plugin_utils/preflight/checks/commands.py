@@ -1,0 +1,153 @@
+"""The commands of a release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    kind_of,
+    no_mapping,
+    suggestion,
+    unknown_keys,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_list,
+    as_number,
+    dotted,
+)
+
+NAME: Final = "celery_release_commands"
+
+Path = tuple[object, ...]
+
+_KEYS: Final = ("name", "argv", "when", "on", "timeout")
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "when": ("release", "once"),
+    "on": ("one", "all"),
+}
+# It becomes a part of a unit's name and of a file's.
+_FITS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+
+
+def check_commands(model: Model) -> Iterator[Problem]:
+    """Each command has a name of its own, a command line, and no key that nobody reads."""
+    values = model.distinct(NAME, model.hosts_of_role("celery_release"))
+    if len(values) > 1:
+        yield Problem(
+            NAME,
+            "is not the same on all hosts, while commands run in one order over all of them",
+            "set it once, for all hosts of the fleet",
+            hosts=tuple(host for _, hosts in values[1:] for host in hosts),
+        )
+        return
+    for value, hosts in values:
+        if not isinstance(value, list):
+            continue  # its type is reported elsewhere
+        for problem in _commands(model, value):
+            yield replace(problem, hosts=hosts)
+
+
+def _commands(model: Model, value: list[object]) -> Iterator[Problem]:
+    spoken: dict[str, int] = {}
+    for index, item in enumerate(value):
+        path = (NAME, index)
+        if item is UNKNOWN:
+            continue
+        if not isinstance(item, Mapping):
+            example = "{name: migrate, argv: [python, manage.py, migrate], when: release, on: one}"
+            yield no_mapping(model, path, item, f"write it as in {example}")
+            continue
+        # YAML 1.1 reads the key `on` as true.
+        body = {"on" if key is True else key: part for key, part in item.items()}
+        yield from unknown_keys(path, body, _KEYS)
+        yield from _name(model, path, body, spoken)
+        yield from _argv(model, path, body)
+        yield from _choices(model, path, body)
+        yield from _timeout(model, path, body)
+
+
+def _name(
+    model: Model, path: Path, body: Mapping[object, object], spoken: dict[str, int]
+) -> Iterator[Problem]:
+    name = body.get("name")
+    place = dotted((*path, "name"))
+    if "name" not in body:
+        yield Problem(place, "is not set", "name the command, as in migrate")
+    elif name is UNKNOWN:
+        return
+    elif not isinstance(name, str) or not _FITS.fullmatch(name):
+        yield Problem(
+            place,
+            "can't be the name of a command",
+            "use letters, digits, - and _, 48 at most, and begin with a letter or a digit",
+            value=model.show((*path, "name"), name),
+        )
+    elif name in spoken:
+        yield Problem(
+            place,
+            f"is the name of {dotted((NAME, spoken[name]))}, too",
+            "give each command a name of its own: by its name a run knows what was done",
+            value=name,
+        )
+    else:
+        spoken[name] = int(str(path[-1]))
+
+
+def _argv(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
+    argv = body.get("argv")
+    place = (*path, "argv")
+    example = "write it as in [python, manage.py, migrate, --noinput]"
+    if "argv" not in body:
+        yield Problem(dotted(place), "is not set", example)
+    elif argv is UNKNOWN:
+        return
+    elif not isinstance(argv, list):
+        yield Problem(
+            dotted(place), f"is {kind_of(argv)} where a list of strings is wanted", example
+        )
+    elif not argv or argv[0] == "":
+        yield Problem(dotted(place), "names no program", example)
+    else:
+        for index, word in enumerate(as_list(argv)):
+            if word is not UNKNOWN and (not isinstance(word, str) or "\0" in word):
+                yield Problem(
+                    dotted((*place, index)),
+                    f"is {kind_of(word)} where a string is wanted"
+                    if not isinstance(word, str)
+                    else "holds a NUL character, which no command line takes",
+                    "put it in quotes" if not isinstance(word, str) else "remove it",
+                    value=model.show((*place, index), word),
+                )
+
+
+def _choices(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
+    for key, known in _CHOICES.items():
+        value = body.get(key, UNKNOWN)
+        if value is not UNKNOWN and value not in known:
+            near = suggestion(value, known) if isinstance(value, str) else ""
+            yield Problem(
+                dotted((*path, key)),
+                "is none of the allowed values",
+                " ".join(part for part in (near, f"allowed are {', '.join(known)}") if part),
+                value=model.show((*path, key), value),
+            )
+
+
+def _timeout(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
+    value = body.get("timeout", UNKNOWN)
+    if value is UNKNOWN:
+        return
+    number = None if isinstance(value, str) else as_number(value)
+    if number is None or number <= 0:
+        yield Problem(
+            dotted((*path, "timeout")),
+            "is no number of seconds above 0",
+            "write the seconds as a number, without quotes or a unit",
+            value=model.show((*path, "timeout"), value),
+        )

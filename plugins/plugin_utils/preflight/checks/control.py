@@ -1,0 +1,80 @@
+"""The control side itself, and inventories whose hosts do not exist yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_text,
+)
+
+ANSIBLE_FROM: Final = (2, 19)
+ANSIBLE_BELOW: Final = (2, 21)
+PYTHON_FROM: Final = (3, 11)
+
+
+def check_versions(model: Model) -> Iterator[Problem]:
+    """Versions of ansible-core and of the Python it runs in."""
+    ansible = version(model.control.ansible_version)
+    if not ANSIBLE_FROM <= ansible < ANSIBLE_BELOW:
+        yield Problem(
+            "ansible-core",
+            f"is not from {_text(ANSIBLE_FROM)} on and below {_text(ANSIBLE_BELOW)}",
+            "run make setup and use the ansible-playbook of .venv/bin",
+            value=model.control.ansible_version,
+        )
+    if version(model.control.python_version) < PYTHON_FROM:
+        yield Problem(
+            "python",
+            f"of the control side is older than {_text(PYTHON_FROM)}",
+            f"install Python {_text(PYTHON_FROM)} or newer and run make setup",
+            value=model.control.python_version,
+        )
+
+
+def check_hosts_exist(model: Model) -> Iterator[Problem]:
+    """Hosts without an address, in an inventory that says how its hosts come to be."""
+    hints: dict[str, list[str]] = {}
+    for host in model.hosts:
+        hint = as_text(model.value(host, "preflight_hosts_hint"))
+        if hint and "ansible_host" not in model.given.get(host, frozenset()):
+            beside = _addresses_beside(model, host)
+            hints.setdefault(f"{beside}{hint}", []).append(host)
+    for hint, hosts in hints.items():
+        yield Problem(
+            "ansible_host",
+            "is not known: these hosts do not exist yet",
+            hint,
+            hosts=tuple(hosts),
+        )
+
+
+def _addresses_beside(model: Model, host: str) -> str:
+    """What to say where one file of an inventory was given, and its neighbour is the one with the addresses."""
+    file = as_text(model.raw.get(host, {}).get("inventory_file"))
+    if file is None:
+        return ""
+    others = [
+        path.name
+        for suffix in ("yml", "yaml")
+        for path in sorted(Path(file).parent.glob(f"*.{suffix}"))
+        if path.name != Path(file).name and "ansible_host" in path.read_text(errors="replace")
+    ]
+    if not others:
+        return ""
+    return f"{others[0]} beside it has addresses; give the whole directory, -i {Path(file).parent}. Else: "
+
+
+def version(text: str) -> tuple[int, int]:
+    """Major and minor of a version; (0, 0) where there is none."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _text(numbers: tuple[int, int]) -> str:
+    return ".".join(str(number) for number in numbers)

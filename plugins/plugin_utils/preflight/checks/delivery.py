@@ -1,0 +1,359 @@
+"""Delivery: what is promised to tasks, worker by worker, and what the inventory says against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+    as_number,
+    dotted,
+    each_worker,
+    number_text,
+)
+
+# What a promise rests on, with the values that keep it.
+_PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
+    "at_least_once": {
+        "task_acks_late": True,
+        "task_retry_on_worker_lost": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    },
+    "at_most_once": {
+        "task_acks_late": False,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+    },
+}
+_SETTINGS: Final = "celery_app_settings"
+_TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
+_STOCK: Final = "write celery_worker_take: stock"
+# Pools whose worker has no event loop that could be kept going.
+_WITHOUT_LOOP: Final = ("gevent", "eventlet")
+_ATOMIC_PARTS: Final = tuple(
+    f"celery_worker_{name}" for name in ("lease", "hand_back", "carry", "outage")
+)
+_DEAD_LETTERS: Final = "celery_worker_dead_letters"
+# Workers that restart at a time where the inventory says nothing.
+_BATCH: Final = 4.0
+_LOWEST: Final = (
+    "celery_worker_unknown_delay",
+    "celery_worker_unknown_for",
+    "celery_worker_poison_deaths",
+    "celery_worker_dead_letters_keep",
+)
+
+
+def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
+    """What is promised to the tasks of a worker on a host: its own word, else the application's."""
+    return str(options.get("delivery") or model.value(host, "celery_app_delivery"))
+
+
+def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    """Whether a worker takes tasks in one step there."""
+    take = options.get("take") or model.value(host, "celery_worker_take")
+    if take in ("atomic", "stock"):
+        return take == "atomic"
+    return promise_of(model, host, options) == "at_least_once"
+
+
+def has_part(model: Model, host: str, options: Mapping[str, object], variable: str) -> bool:
+    """Whether a part of the delivery, named by its variable, is on in a worker there."""
+    if model.value(host, variable) is False:
+        return False
+    if variable == _DEAD_LETTERS:
+        return promise_of(model, host, options) == "at_least_once"
+    if variable == "celery_worker_outage" and options.get("pool") in _WITHOUT_LOOP:
+        return False
+    return is_atomic(model, host, options)
+
+
+def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    """Whether a worker renews what it holds, so that the visibility timeout may be shorter than its tasks."""
+    return has_part(model, host, options, "celery_worker_lease")
+
+
+def check_promise(model: Model) -> Iterator[Problem]:
+    """A promise, and settings that break it: they would win."""
+    for value, hosts in model.distinct("celery_app_delivery"):
+        yield from _against(model, str(value), f"celery_app_delivery ({value})", hosts)
+    for name, options, hosts in each_worker(model):
+        own = options.get("delivery")
+        if own:
+            path = dotted(("celery_worker_instances", name, "delivery"))
+            there = tuple(h for h in hosts if model.value(h, "celery_app_delivery") != own)
+            yield from _against(model, str(own), f"{path} ({own})", there)
+        promised = tuple(h for h in hosts if promise_of(model, h, options) == "at_least_once")
+        yield from _forgetting(model, name, options, promised)
+        ahead = as_number(options.get("prefetch_multiplier"))
+        wide = tuple(host for host in promised if not renews(model, host, options))
+        if wide and ahead is not None and ahead != 1:
+            of = ("celery_worker_instances", name, "prefetch_multiplier")
+            yield Problem(
+                dotted(of),
+                "wins over the one of at_least_once. Tasks that wait in a worker without the lease count "
+                "against celery_app_visibility_timeout, and run a second time after it",
+                "remove it to have 1",
+                value=model.show(of, options["prefetch_multiplier"]),
+                hosts=wide,
+                severity=Severity.WARNING,
+            )
+
+
+def _against(model: Model, promise: str, what: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    for given, there in model.distinct(_SETTINGS, hosts):
+        settings = as_mapping(given)
+        for path, options in _said_of_all_tasks(settings):
+            for name, kept in _PROMISES.get(promise, {}).items():
+                key = name if path == (_SETTINGS,) else name.removeprefix("task_")
+                value = options.get(key, kept)
+                if not isinstance(value, bool) or value is kept:
+                    continue
+                if key.endswith("retry_on_worker_lost") and promise == "at_least_once":
+                    # Put back into its queue instead, it is not lost either.
+                    instead = key.replace("retry", "reject")
+                    if options.get(instead, settings.get(f"task_{instead}")) is True:
+                        continue
+                yield Problem(
+                    dotted((*path, key)),
+                    f"is {str(value).lower()} against {what}, and would win",
+                    "remove it, or write inherit in place of the promise and all of Celery's settings yourself",
+                    value=str(value).lower(),
+                    hosts=there,
+                )
+
+
+def _said_of_all_tasks(
+    settings: Mapping[str, object],
+) -> Iterator[tuple[tuple[object, ...], Mapping[str, object]]]:
+    """The settings and the annotations of every task, each with its path. A single task may say what it likes."""
+    path: tuple[object, ...] = (_SETTINGS, "task_annotations")
+    annotations = settings.get("task_annotations")
+    yield (_SETTINGS,), settings
+    yield (*path, "*"), as_mapping(as_mapping(annotations).get("*"))
+    for number, one in enumerate(annotations if isinstance(annotations, list) else ()):
+        yield (*path, number, "*"), as_mapping(as_mapping(one).get("*"))
+
+
+def _forgetting(
+    model: Model, name: str, options: Mapping[str, object], hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    """What has a worker that promises at_least_once, on these hosts, lose tasks by taking or by starting."""
+    message = "has tasks forgotten when they are taken, against at_least_once"
+    remedy = "remove it, or write inherit in place of at_least_once"
+    if options.get("purge") is True and hosts:
+        yield Problem(
+            dotted(("celery_worker_instances", name, "purge")),
+            "deletes the tasks that wait in its queues at each start, against at_least_once",
+            f"remove it, or write delivery: inherit for {name}",
+            value="true",
+            hosts=hosts,
+        )
+    # Without any it consumes the one of its own name.
+    consumed = options.get("queues") or [name]
+    for given, there in model.distinct(_SETTINGS, hosts):
+        settings = as_mapping(given)
+        if as_mapping(settings.get(_TRANSPORT[1])).get("ack_emulation") is False:
+            yield Problem(
+                dotted((*_TRANSPORT, "ack_emulation")),
+                message,
+                remedy,
+                value="false",
+                hosts=there,
+            )
+        for queue, declared in as_mapping(settings.get("task_queues")).items():
+            if as_mapping(declared).get("no_ack") is True and (
+                isinstance(consumed, list) and queue in consumed
+            ):
+                yield Problem(
+                    dotted((_SETTINGS, "task_queues", queue, "no_ack")),
+                    message,
+                    remedy,
+                    value="true",
+                    hosts=there,
+                )
+
+
+def check_prefix(model: Model) -> Iterator[Problem]:
+    """Refuse a prefix of all keys: Redis would refuse the keys."""
+    for settings, hosts in model.distinct(_SETTINGS):
+        for name in (_TRANSPORT[1], "result_backend_transport_options"):
+            prefix = as_mapping(as_mapping(settings).get(name)).get("global_keyprefix")
+            if prefix:
+                path = (_SETTINGS, name, "global_keyprefix")
+                yield Problem(
+                    dotted(path),
+                    "puts a word before the keys of Redis, to which its users have no right then",
+                    "remove it: an application of the fleet has its own Redis",
+                    value=model.show(path, prefix),
+                    hosts=hosts,
+                )
+
+
+def check_take(model: Model) -> Iterator[Problem]:
+    """What the atomic take can't do: such a worker would take as Celery does, with a timeout meant for a lease."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            if not is_atomic(model, host, options):
+                continue
+            settings = as_mapping(model.value(host, _SETTINGS))
+            for path, value, message, remedy in _unfit(settings, name, options):
+                key = (dotted(path), model.show(path, value), message, remedy)
+                found.setdefault(key, []).append(host)
+    for (variable, shown, message, remedy), there in found.items():
+        yield Problem(variable, message, remedy, value=shown, hosts=tuple(dict.fromkeys(there)))
+
+
+def _unfit(
+    settings: Mapping[str, object], name: str, options: Mapping[str, object]
+) -> Iterator[tuple[tuple[object, ...], object, str, str]]:
+    """Settings under which a worker can't take atomically: path, value, message and remedy of each."""
+    transport = as_mapping(settings.get(_TRANSPORT[1]))
+    if transport.get("ack_emulation") is False:
+        yield (
+            (*_TRANSPORT, "ack_emulation"),
+            False,
+            "has tasks forgotten when they are taken, against the atomic take, which notes them",
+            f"remove it, or {_STOCK}",
+        )
+    for queue, declared in as_mapping(settings.get("task_queues")).items():
+        # Without any it consumes the one of its own name.
+        consumed = options.get("queues") or [name]
+        if as_mapping(declared).get("no_ack") is True and (
+            isinstance(consumed, list) and queue in consumed
+        ):
+            yield (
+                (_SETTINGS, "task_queues", queue, "no_ack"),
+                True,
+                f"has tasks forgotten when they are taken, and the worker {name} takes them atomically",
+                f"remove it, or write take: stock for {name}",
+            )
+
+
+def check_parts(model: Model) -> Iterator[Problem]:
+    """Parts that are asked for by name, and that no worker has."""
+    for variable in (*_ATOMIC_PARTS, _DEAD_LETTERS):
+        for value, hosts in model.distinct_given(variable):
+            mine = [
+                (host, options)
+                for _, options, there in each_worker(model)
+                for host in there
+                if host in hosts
+            ]
+            if value is not True or not mine:
+                continue
+            if any(has_part(model, host, options, variable) for host, options in mine):
+                continue
+            if variable == _DEAD_LETTERS:
+                why, what = "no worker promises at_least_once", "celery_app_delivery: at_least_once"
+            elif any(is_atomic(model, host, options) for host, options in mine):
+                why, what = "gevent and eventlet have no loop for it", "another pool"
+            else:
+                why, what = "no worker takes atomically", "celery_app_delivery: at_least_once"
+                if any(_stock_is_asked(model, host, options) for host, options in mine):
+                    what = "celery_worker_take: auto, with celery_app_delivery: at_least_once"
+            yield Problem(
+                variable,
+                f"is true without effect: {why}",
+                f"remove it, or write {what}",
+                value="true",
+                hosts=tuple(dict.fromkeys(host for host, _ in mine)),
+            )
+
+
+def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> bool:
+    return (options.get("take") or model.value(host, "celery_worker_take")) == "stock"
+
+
+def check_numbers(model: Model) -> Iterator[Problem]:
+    """Delays and counts of what can't be run."""
+    workers = model.members("celery_workers")
+    for name in _LOWEST:
+        for value, hosts in model.distinct(name, workers):
+            number = as_number(value)
+            if number is not None and number < 1:
+                yield Problem(
+                    name,
+                    "is below 1",
+                    "write 1 or more",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )
+    failed, keep = "celery_worker_failed_keep", "celery_worker_dead_letters_keep"
+    for value, hosts in model.distinct(failed, workers):
+        for kept, there in model.distinct(keep, hosts):
+            number, most = as_number(value), as_number(kept)
+            if number is None or most is None or 0 <= number <= most:
+                continue
+            yield Problem(
+                failed,
+                "is below 0" if number < 0 else f"is above {keep} ({number_text(most)})",
+                "write 0 or more" if number < 0 else f"write {number_text(most)} or less",
+                value=model.show((failed,), value),
+                hosts=there,
+            )
+    delay, total = "celery_worker_unknown_delay", "celery_worker_unknown_for"
+    for value, hosts in model.distinct(delay, workers):
+        for longest, there in model.distinct(total, hosts):
+            each, whole = as_number(value), as_number(longest)
+            if each is not None and whole is not None and each > whole:
+                yield Problem(
+                    delay,
+                    f"is above {total} ({number_text(whole)} s), so a task that is not known would be offered once",
+                    f"write {number_text(whole)} or less",
+                    value=model.show((delay,), value),
+                    hosts=there,
+                )
+
+
+def check_rollout(model: Model) -> Iterator[Problem]:
+    """A task of the new release, taken by workers of the old one, has to outlive the rollout."""
+    turns: list[float] = []
+    asked: dict[str, None] = {}
+    for options, host in _enabled(model):
+        start = as_number(model.value(host, "celery_worker_start_timeout")) or 0.0
+        turns.append(drain_of(options) + start)
+        if has_part(model, host, options, _DEAD_LETTERS):
+            asked[host] = None
+    if not asked:
+        return
+    batches = model.distinct("celery_restart_batch", tuple(asked))
+    batch = min((as_number(value) or 1.0 for value, _ in batches), default=_BATCH)
+    takes = math.ceil(max(max(turns), sum(turns) / max(batch, 1.0)))
+    name = "celery_worker_unknown_for"
+    for value, hosts in model.distinct(name, tuple(asked)):
+        number = as_number(value)
+        if number is not None and 1 <= number < takes:
+            yield Problem(
+                name,
+                f"is shorter than a rollout can take ({takes} s: drain_timeout and "
+                "celery_worker_start_timeout of the workers, celery_restart_batch at a time). A task that only the "
+                "new release knows could be a dead letter before it",
+                f"write {takes} or more",
+                value=model.show((name,), value),
+                hosts=hosts,
+                severity=Severity.WARNING,
+            )
+
+
+def drain_of(options: Mapping[str, object]) -> float:
+    """Seconds that a stopping worker waits for its running tasks; ten minutes where its options bound nothing."""
+    drain = as_number(options.get("drain_timeout"))
+    if drain is None:
+        drain = as_number(options.get("time_limit"))
+    return 600.0 if drain is None else drain
+
+
+def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
+    """The options of every worker that runs, with its host."""
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            wanted = model.value(host, "celery_worker_enabled")
+            if not isinstance(wanted, list) or name in wanted:
+                yield options, host

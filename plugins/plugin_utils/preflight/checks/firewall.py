@@ -1,0 +1,138 @@
+"""The firewall: who is let in are addresses, known before a host's network is up."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
+    is_address,
+    listens,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+    dotted,
+)
+
+_ADDRESS: Final = "firewall_address"
+_CLIENTS: Final = "firewall_redis_clients"
+_WEB: Final = "celery_producer_web_listen"
+
+
+def check_firewall(model: Model) -> Iterator[Problem]:
+    """Addresses of hosts that others have to let in, further clients, and a port that nothing closes."""
+    needed: dict[str, None] = {}
+    for host in model.members("fleet"):
+        if model.value(host, "firewall_enabled") is True and _closes(model, host):
+            needed |= dict.fromkeys(other for other in model.members("fleet") if other != host)
+    yield from _addresses(model, tuple(needed))
+    for value, hosts in model.distinct(_CLIENTS):
+        for index, item in enumerate(value if isinstance(value, list) else []):
+            yield from _network(model, (_CLIENTS, index), item, hosts)
+    for host in model.members("celery_producers"):
+        found = listens(model.value(host, _WEB))
+        open_to_all = found is not None and not ipaddress.ip_address(found[0]).is_loopback
+        if open_to_all and _web(model, host) and model.value(host, "firewall_enabled") is False:
+            yield Problem(
+                _WEB,
+                "is open to everybody who reaches the host, past nginx with its TLS and passwords",
+                "set firewall_enabled, or listen on 127.0.0.1; where the site has a firewall of its own, nothing",
+                value=model.show((_WEB,), model.value(host, _WEB)),
+                hosts=(host,),
+                severity=Severity.WARNING,
+            )
+
+
+def _web(model: Model, host: str) -> bool:
+    return bool(as_mapping(model.value(host, "celery_producer_web")).get("command"))
+
+
+def _closes(model: Model, host: str) -> bool:
+    """Whether the host has a port that its firewall closes to others than the fleet."""
+    found = listens(model.value(host, _WEB))
+    web = host in model.members("celery_producers") and _web(model, host)
+    return host in model.members("redis") or (
+        web and found is not None and not ipaddress.ip_address(found[0]).is_loopback
+    )
+
+
+def _addresses(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
+    for value, on in model.distinct(_ADDRESS, hosts):
+        if isinstance(value, list):
+            if not value:
+                yield _problem(model, (_ADDRESS,), value, on, "is empty")
+            for index, item in enumerate(value):
+                yield from _network(model, (_ADDRESS, index), item, on)
+        else:
+            yield from _network(model, (_ADDRESS,), value, on)
+
+
+def _network(
+    model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    # A number passes for a string; what does not is reported with its type.
+    typed = path[0] == _CLIENTS and (value is None or isinstance(value, (Mapping, list, bool)))
+    if value is UNKNOWN or typed:
+        return
+    text = value if isinstance(value, str) else ""
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        yield _problem(
+            model,
+            path,
+            value,
+            hosts,
+            "has a mask that no network has: at most /32 for IPv4, /128 for IPv6"
+            if is_address(text.partition("/")[0])
+            else "is no address; a name would have to be resolved at each boot, before there is a network",
+        )
+        return
+    address = ipaddress.ip_address(text.partition("/")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        yield Problem(
+            dotted(path),
+            "is an IPv4 address in IPv6's form, which no packet has",
+            f"write {address.ipv4_mapped}",
+            value=model.show(path, value),
+            hosts=hosts,
+        )
+        return
+    if "%" in text or address.is_link_local:
+        yield _problem(model, path, value, hosts, "is an address of one link alone")
+    elif found.prefixlen == 0:
+        yield _problem(model, path, value, hosts, "would let everybody in")
+    elif address != found.network_address:
+        yield Problem(
+            dotted(path),
+            "is an address where a network is wanted",
+            f"write {found} for the whole network, or {address} for this address alone",
+            value=model.show(path, value),
+            hosts=hosts,
+        )
+    elif address.is_loopback or address.is_unspecified or address.is_multicast:
+        yield _problem(
+            model, path, value, hosts, "is no address that connections of another host come from"
+        )
+
+
+def _problem(
+    model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...], message: str
+) -> Problem:
+    whose = (
+        "this host's connections come from, as the other hosts see it (firewall_address)"
+        if path[0] == _ADDRESS
+        else "the client's connections come from"
+    )
+    return Problem(
+        dotted(path),
+        message,
+        f"write the address that {whose}, such as 10.1.0.7, or a network such as 10.1.0.0/24",
+        value=model.show(path, value),
+        hosts=hosts,
+    )

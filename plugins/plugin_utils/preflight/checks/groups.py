@@ -1,0 +1,310 @@
+"""Groups of the inventory, their hosts, and the files that bear their names."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
+    near_miss,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.redis_cluster import (
+    INSTEAD,
+    NO_CLUSTER,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    FLEET,
+    MEMBER_GROUPS,
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+    as_number,
+    as_text,
+)
+
+_OURS: Final = (FLEET, *MEMBER_GROUPS)
+# A fleet may do without these, so their absence is no mistake.
+_OPTIONAL: Final = ("celery_producers", "flower")
+_SUFFIXES: Final = (".yml", ".yaml", ".json")
+# Of what editors and people leave beside a file.
+_COPIES: Final = (".bak", ".old", ".orig", ".save", ".txt")
+_SSH_PORT: Final = 22
+# A whole file, or a single value in it; or values from elsewhere, such as the lookups of a secrets' manager.
+_SEALED: Final = re.compile(r"^\$ANSIBLE_VAULT;|!vault\b|\blookup\(|\bquery\(", re.MULTILINE)
+
+
+def check_groups(model: Model) -> Iterator[Problem]:
+    """Groups that are missing, empty, too big, or outside `fleet`."""
+    if not model.groups.get(FLEET):
+        yield Problem(
+            FLEET,
+            _absence(model, FLEET),
+            f"make it the parent of {', '.join(MEMBER_GROUPS)} in the inventory's hosts file",
+        )
+    if not model.groups.get("celery_workers"):
+        yield Problem(
+            "celery_workers",
+            f"{_absence(model, 'celery_workers')}, so nothing would run a task",
+            _guess(model, "celery_workers") or "put the hosts that run workers into it",
+        )
+    redis = model.members("redis")
+    if not redis:
+        yield Problem(
+            "redis",
+            f"{_absence(model, 'redis')}; an external broker, given by URL, is not supported yet",
+            _guess(model, "redis") or "put the one host that runs Redis into it",
+        )
+    elif len(redis) > 1:
+        yield Problem(
+            "redis",
+            f"has more than one host; replicated Redis is not supported yet, and {NO_CLUSTER}",
+            f"leave one host in it: {INSTEAD}",
+            value=", ".join(redis),
+        )
+    yield from _beat(model)
+    yield from _outside(model)
+    yield from _nearly_ours(model)
+    yield from _without_a_part(model)
+
+
+def _beat(model: Model) -> Iterator[Problem]:
+    beat = model.members("celery_beat")
+    scheduled = [
+        (value, hosts)
+        for value, hosts in model.distinct("celery_beat_schedule")
+        # What switches one of the code's entries off asks for no beat.
+        if any(
+            as_mapping(entry).get("enabled") is not False for entry in as_mapping(value).values()
+        )
+    ]
+    if len(beat) > 1:
+        yield Problem(
+            "celery_beat",
+            "has more than one host, so that every entry would be sent more than once",
+            "leave one host in it",
+            value=", ".join(beat),
+        )
+    elif not beat and scheduled:
+        yield Problem(
+            "celery_beat",
+            f"{_absence(model, 'celery_beat')}, while celery_beat_schedule has entries: nothing would send them",
+            _guess(model, "celery_beat") or "put one host into it, or empty celery_beat_schedule",
+        )
+
+
+def _outside(model: Model) -> Iterator[Problem]:
+    fleet = set(model.groups.get(FLEET, ()))
+    if not fleet:
+        return
+    for group in MEMBER_GROUPS:
+        outside = tuple(host for host in model.groups.get(group, ()) if host not in fleet)
+        if outside:
+            yield Problem(
+                group,
+                "has hosts that are not in fleet, so site.yml would pass them over",
+                f"list {group} among the children of fleet",
+                value=", ".join(outside),
+            )
+
+
+def _nearly_ours(model: Model) -> Iterator[Problem]:
+    """Groups whose name is almost one of ours, with hosts that are not in ours."""
+    for name, hosts in model.groups.items():
+        if name in (*_OURS, "all", "ungrouped"):
+            continue
+        for ours in _OURS:
+            there = model.groups.get(ours, ())
+            lost = [host for host in hosts if host not in there]
+            # One that is needed and has no hosts is reported with its guess already.
+            is_reported = not there and ours not in _OPTIONAL
+            if is_reported or not lost or name.rstrip("0123456789_-") == ours:
+                continue
+            if near_miss(name, ours):
+                yield Problem(
+                    name,
+                    f"looks like the group {ours}, and has hosts that are not in {ours}",
+                    f"rename it to {ours}; or, if it is your own group, to something less similar",
+                    value=", ".join(lost),
+                )
+
+
+def _without_a_part(model: Model) -> Iterator[Problem]:
+    """Hosts of the fleet that are there for nothing."""
+    used = model.members(*MEMBER_GROUPS)
+    idle = tuple(host for host in model.groups.get(FLEET, ()) if host not in used)
+    if idle and used:
+        misspelt = [
+            f"({other}, which is in a group, may be {host} misspelt)"
+            for host in idle
+            for other in used
+            if _alike(other, host)
+        ]
+        yield Problem(
+            FLEET,
+            f"has hosts that are in none of its groups ({', '.join(MEMBER_GROUPS)}), so nothing would run there: "
+            f"{', '.join(idle)}",
+            " ".join(["put them into a group, or take them out of fleet", *misspelt]),
+            severity=Severity.WARNING,
+        )
+
+
+def check_machines(model: Model) -> Iterator[Problem]:
+    """No machine is two hosts, and none of them lacks the address that all others have."""
+    seen: dict[tuple[str, float], str] = {}
+    without: list[str] = []
+    for host in model.hosts:
+        if model.value(host, "ansible_connection") == "local":
+            continue
+        given = as_text(model.value(host, "ansible_host"))
+        if given and ("@" in given or "/" in given):
+            yield Problem(
+                "ansible_host",
+                "is more than a host's name or address",
+                "write the name or address only; the user is ansible_user, the port ansible_port",
+                value=model.show(("ansible_host",), given),
+                hosts=(host,),
+            )
+        if given is None and "ansible_host" not in model.given[host]:
+            without.append(host)
+        port = as_number(model.value(host, "ansible_port")) or _SSH_PORT
+        machine = (_plain((given or host).lower()), port)
+        other = seen.setdefault(machine, host)
+        if other != host:
+            yield Problem(
+                "ansible_host",
+                f"is the address of {other}, too: one machine can't be two hosts of a fleet",
+                "correct the address, or keep one of the two names, which may be in several groups",
+                value=machine[0],
+                hosts=(host,),
+            )
+    # By one or two names in DNS nothing can be told.
+    if without and len(without) * 3 <= len(model.hosts):
+        yield Problem(
+            "ansible_host",
+            "is not set, while most hosts have one: the name itself would be called",
+            "give it an address; or, if the name is misspelt in a group, correct it",
+            hosts=tuple(without),
+            severity=Severity.WARNING,
+        )
+
+
+def _plain(address: str) -> str:
+    """An address as it is most shortly written; a name as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
+def check_files(model: Model) -> Iterator[Problem]:
+    """Files of group_vars and host_vars for what is not there: Ansible passes over them in silence."""
+    directories = dict.fromkeys(
+        Path(text) for value, _ in model.distinct("inventory_dir") if (text := as_text(value))
+    )
+    hosts = dict.fromkeys(host for members in model.groups.values() for host in members)
+    for directory in directories:
+        for folder, known in (("group_vars", tuple(model.groups)), ("host_vars", tuple(hosts))):
+            for name in _names(directory / folder):
+                if name in known:
+                    continue
+                kind = "group" if folder == "group_vars" else "host"
+                alike = [other for other in known if _alike(name, other)]
+                near = difflib.get_close_matches(name, alike, n=1, cutoff=0)
+                yield Problem(
+                    f"{folder}/{name}",
+                    f"is for a {kind} that the inventory lacks, so it has no effect",
+                    f"did you mean {near[0]}? Else rename or remove it, or add the {kind}"
+                    if near
+                    else f"rename or remove it, or add the {kind}",
+                    # Variables of a host that was removed do no harm, those of a group of ours are missed.
+                    severity=Severity.ERROR
+                    if folder == "group_vars" and set(near) & {*_OURS}
+                    else Severity.WARNING,
+                )
+            yield from _plain_vaults(directory, folder)
+            yield from _shadowed(directory, folder)
+
+
+def _alike(name: str, known: str) -> bool:
+    """Whether a name may be a misspelt one, or lacks its first word; one that differs in digits only is another."""
+    if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", known):
+        return False
+    return near_miss(name, known) or known.endswith(f"_{name}")
+
+
+def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
+    """Files of secrets that anybody can read who gets at the inventory."""
+    for file in sorted((directory / folder).rglob("vault*")):
+        try:
+            lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        except OSError:
+            continue  # Ansible says that itself
+        text = [line for line in lines if line.strip() and line.lstrip()[0] not in "#-"]
+        if (
+            file.suffix.rstrip("~") in ("", *_SUFFIXES, *_COPIES)
+            and text
+            and not _SEALED.search("\n".join(text))
+        ):
+            yield Problem(
+                str(file.relative_to(directory)),
+                "is not encrypted",
+                f"ansible-vault encrypt {shlex.quote(str(file))}",
+                severity=Severity.WARNING,
+            )
+
+
+def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
+    """Files that Ansible does not read, as it takes the first of `all/`, `all.yml`, `all.yaml` and `all.json` only."""
+    for name in _names(directory / folder):
+        there = [
+            path
+            for suffix in ("", *_SUFFIXES)
+            if (path := directory / folder / f"{name}{suffix}").exists()
+        ]
+        for path in there[1:]:
+            first = f"{folder}/{there[0].name}{'/' if there[0].is_dir() else ''}"
+            yield Problem(
+                f"{folder}/{path.name}",
+                f"has no effect: of the two, Ansible reads only {first}",
+                f"move it into {first}" if there[0].is_dir() else f"move its variables to {first}",
+            )
+
+
+def _names(directory: Path) -> Sequence[str]:
+    """What the files and directories in there are for."""
+    try:
+        found = sorted(directory.iterdir())
+    except OSError:
+        return ()
+    names = dict.fromkeys(
+        path.name if path.is_dir() else path.stem
+        for path in found
+        if path.name[0] != "." and (path.is_dir() or path.suffix in ("", *_SUFFIXES))
+    )
+    return tuple(names)
+
+
+def _absence(model: Model, group: str) -> str:
+    return (
+        "is a group without hosts"
+        if group in model.groups
+        else "is a group that the inventory lacks"
+    )
+
+
+def _guess(model: Model, group: str) -> str:
+    if group in model.groups:
+        return ""
+    others = [
+        name for name in model.groups if name not in (FLEET, *MEMBER_GROUPS, "all", "ungrouped")
+    ]
+    near = difflib.get_close_matches(group, others, n=1, cutoff=0.75) or [
+        name for name in others if group.endswith(f"_{name}") or name.startswith(f"{group}_")
+    ]
+    return f"rename the group {near[0]} to {group}, if that is what it is" if near else ""

@@ -1,0 +1,155 @@
+"""The check of health: thresholds that exist and lie in their order, an interval that a check fits into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    kind_of,
+    no_mapping,
+    suggestion,
+    unknown_keys,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    consumed,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_list,
+    as_mapping,
+    as_number,
+    dotted,
+)
+
+_THRESHOLDS: Final = "celery_health_thresholds"
+_INTERVAL: Final = "celery_health_interval"
+_ON_CHANGE: Final = "celery_health_on_change"
+_QUEUES: Final = "queues"
+#: Seconds that a check may take.
+_SHORTEST: Final = 60
+
+#: Each threshold with whether less is worse, and its default; a test holds them against those of the control side.
+DEFAULTS: Final[Mapping[str, tuple[bool, float | None, float | None]]] = {
+    "database_seconds": (False, 2, 8),
+    "redis_seconds": (False, 1, 5),
+    "redis_memory_percent": (False, 80, 95),
+    "disk_free_percent": (True, 15, 5),
+    "disk_free_mb": (True, 1000, 250),
+    "inodes_free_percent": (True, 15, 5),
+    "memory_available_percent": (True, 10, 4),
+    "swap_used_percent": (False, 80, None),
+    "load_per_core": (False, 4, 20),
+    "starting_seconds": (False, 0, 180),
+    "beat_tick_seconds": (False, 30, 120),
+    "queue_length": (False, 1000, 10000),
+    "dead_letters": (False, 1, None),
+    "certificate_days": (True, 21, 7),
+    "logs_mb": (False, 2000, 10000),
+    "clock_offset_seconds": (False, 2, 30),
+}
+_LEVELS: Final = ("warning", "bad")
+_EXAMPLE: Final = "write it as in {warning: 15, bad: 5}; null is never"
+
+
+def check_health(model: Model) -> Iterator[Problem]:
+    """What the check of health is given."""
+    for value, hosts in model.distinct(_INTERVAL):
+        number = as_number(value)
+        if number is not None and number < _SHORTEST:
+            yield Problem(
+                _INTERVAL,
+                f"is below {_SHORTEST} s, which a check may take",
+                f"write {_SHORTEST} or more",
+                value=model.show((_INTERVAL,), value),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct(_ON_CHANGE):
+        words = as_list(value)
+        if words and words[0] == "":
+            yield Problem(
+                dotted((_ON_CHANGE, 0)),
+                "names no program",
+                "write it as in [/usr/local/bin/tell-us, --host, worker1]",
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct(_THRESHOLDS):
+        for problem in _thresholds(model, value):
+            yield replace(problem, hosts=hosts)
+
+
+def _thresholds(model: Model, value: object) -> Iterator[Problem]:
+    given = as_mapping(value)
+    yield from unknown_keys((_THRESHOLDS,), given, (*DEFAULTS, _QUEUES))
+    for name, (low, *default) in DEFAULTS.items():
+        if name in given:
+            yield from _bounds(model, (_THRESHOLDS, name), given[name], low, default)
+    if _QUEUES not in given or given[_QUEUES] is UNKNOWN:
+        return
+    queues = given[_QUEUES]
+    if not isinstance(queues, Mapping):
+        remedy = "write the bounds by queue, as in {emails: {warning: 10, bad: 100}}"
+        yield no_mapping(model, (_THRESHOLDS, _QUEUES), queues, remedy)
+        return
+    known = tuple(sorted(consumed(model)))
+    general = as_mapping(given.get("queue_length"))
+    _, *default = DEFAULTS["queue_length"]
+    base = [general.get(level, own) for level, own in zip(_LEVELS, default, strict=True)]
+    for queue, bounds in queues.items():
+        path = (_THRESHOLDS, _QUEUES, queue)
+        if known and queue not in known:
+            yield Problem(
+                dotted(path),
+                "is no queue that a worker consumes",
+                suggestion(str(queue), known) or f"choose from {', '.join(known)}",
+            )
+        else:
+            numbers = [one if one is None else as_number(one) for one in base]
+            yield from _bounds(model, path, bounds, False, numbers)
+
+
+def _bounds(
+    model: Model,
+    path: tuple[object, ...],
+    value: object,
+    low: bool,
+    default: list[float | None],
+) -> Iterator[Problem]:
+    if value is UNKNOWN:
+        return
+    if not isinstance(value, Mapping):
+        yield no_mapping(model, path, value, _EXAMPLE)
+        return
+    yield from unknown_keys(path, value, _LEVELS)
+    found: dict[str, float | None] = dict(zip(_LEVELS, default, strict=True))
+    for level in _LEVELS:
+        if level not in value:
+            continue
+        one = value[level]
+        number = None if isinstance(one, str) else as_number(one)
+        if one is UNKNOWN:
+            return
+        if one is not None and (number is None or number < 0):
+            yield Problem(
+                dotted((*path, level)),
+                f"is {kind_of(one)} where a number is wanted" if number is None else "is below 0",
+                _EXAMPLE,
+                value=model.show((*path, level), one),
+            )
+            return
+        found[level] = number
+    warning, bad = found["warning"], found["bad"]
+    if warning is None or bad is None or warning == bad:
+        return
+    if (warning < bad) is low:
+        side = "below" if low else "above"
+        yield Problem(
+            dotted(path),
+            f"is bad ({bad:g}) before it is a warning ({warning:g})",
+            f"let `bad` lie {side} `warning`, which is {default[0]:g} unless it is set"
+            if default[0] is not None
+            else f"let `bad` lie {side} `warning`",
+        )

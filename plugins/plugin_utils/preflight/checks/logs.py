@@ -1,0 +1,72 @@
+"""Logs: formats that Python's logging takes, and a rotation that keeps something."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_mapping,
+    as_number,
+    as_text,
+    dotted,
+)
+
+_FORMATS: Final = ("celery_app_log_format", "celery_app_task_log_format")
+_ROTATE: Final = "celery_app_log_rotate"
+# As logrotate(8) reads it.
+_SIZE = re.compile(r"[1-9][0-9]*[kMG]?")
+
+
+def check_logs(model: Model) -> Iterator[Problem]:
+    """A format with a mistake would have each line replaced by a complaint of Python's."""
+    for variable in _FORMATS:
+        for value, hosts in model.distinct(variable):
+            text = as_text(value)
+            if text is not None and (reason := _refused(text, variable == _FORMATS[1])):
+                yield Problem(
+                    variable,
+                    f"is no format of log lines: {reason}",
+                    "write it as Python's logging takes it, as in [%(asctime)s: %(levelname)s] %(message)s",
+                    value=model.show((variable,), text),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct(_ROTATE):
+        rotate = as_mapping(value)
+        keep, size = as_number(rotate.get("keep")), rotate.get("size")
+        if keep is not None and keep < 1:
+            yield Problem(
+                dotted((_ROTATE, "keep")),
+                "would lose lines: a file is removed while processes still write to it",
+                "keep at least 1",
+                value=model.show((_ROTATE, "keep"), rotate["keep"]),
+                hosts=hosts,
+            )
+        if isinstance(size, (str, int)) and not _SIZE.fullmatch(str(size)):
+            yield Problem(
+                dotted((_ROTATE, "size")),
+                "is no size that logrotate understands",
+                "write a number of bytes, or of k, M or G, as in 100M",
+                value=model.show((_ROTATE, "size"), size),
+                hosts=hosts,
+            )
+
+
+def _refused(text: str, of_tasks: bool) -> str:
+    """Why a line can't be written in a format; nothing where it can."""
+    record = logging.LogRecord("name", logging.INFO, "path", 1, "text", None, None)
+    further = {"asctime": "", "message": ""}
+    if of_tasks:
+        further |= {"task_id": "", "task_name": ""}
+    try:
+        logging.PercentStyle(text).validate()
+        text % {**record.__dict__, **further}
+    except KeyError as error:
+        return f"there is no field {error.args[0]!r}"
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return ""

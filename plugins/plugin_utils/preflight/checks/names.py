@@ -1,0 +1,341 @@
+"""Names: of variables, applications, workers, queues and hosts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    suggestion,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    Severity,
+    as_list,
+    as_mapping,
+    as_strings,
+    dotted,
+    each_worker,
+)
+
+# useradd takes 32 characters, and `<application>-flower` is a user too.
+_APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Of a certificate's common name (RFC 5280, upper bounds): a longer one is not made.
+_LONGEST_HOST = 64
+# Below another one: /opt itself is nobody's. The same as a removal takes (removal/footprint.py:).
+_OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
+_WORD = re.compile(r"\w*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
+# Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
+# `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
+_KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
+# Debian's own users and groups, and those of what often stands beside.
+_TAKEN_USERS: Final = frozenset(
+    """
+    root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup _apt sshd
+    messagebus adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow utmp video
+    sasl plugdev staff users input sgx kvm render crontab syslog systemd-network systemd-resolve systemd-timesync
+    systemd-journal redis valkey postgres nginx mysql rabbitmq memcache dhcpcd polkitd
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+)
+
+
+# Directories in /etc/celery-fleet, /opt, /var/lib and /var/log, files in /etc/logrotate.d, and units of systemd, that
+# are somebody else's by name. An application's own name stands alone in all of these places.
+_TAKEN_NAMES: Final = frozenset(
+    """
+    alternatives apt aptitude apache2 bind celery-fleet celery-fleet-redis chrony cloud cloud-init containerd cron dbus
+    dhcp docker dpkg exim4 fail2ban git grub initramfs-tools installer journal logrotate lost-found mariadb mysql nginx
+    ntp pam polkit-1 postfix postgres postgresql postgresql-common private puppet python python3 rabbitmq redis
+    redis-server rsyslog runit samba snapd sudo supervisor sysstat systemd ubuntu-advantage ucf ufw unattended-upgrades
+    upstart usbutils valkey valkey-server vim wtmp btmp xml-core
+    basic bluetooth default emergency exit factory-reset final first-boot-complete getty getty-pre graphical halt
+    hibernate hybrid-sleep init initrd initrd-fs initrd-switch-root initrd-usr kexec local-fs local-fs-pre machine
+    machines multi-user network network-online network-pre nss-lookup nss-user-lookup paths poweroff printer
+    reboot remote-cryptsetup remote-fs remote-fs-pre remote-veritysetup rescue rpcbind runlevel0 runlevel1 runlevel2
+    runlevel3 runlevel4 runlevel5 runlevel6 shutdown sigpwr sleep slices smartcard sockets sound suspend
+    suspend-then-hibernate swap sysinit system system-update system-update-pre time-set time-sync timers umount
+    usb-gadget user veritysetup veritysetup-pre
+    boot-complete capsule misc soft-reboot ssh-access storage-target-mode tpm2 wtmpdb
+    """.split()  # noqa: SIM905 - as a list it would be a page of quotes
+)
+
+
+def check_unknown(model: Model) -> Iterator[Problem]:
+    """Variables with a role's prefix that no role knows, and near misses of known names.
+
+    A near miss is a mistake; what only has a prefix of ours may belong to another role.
+    """
+    known = tuple(model.specs.options)
+    is_allowed = allowed(model, "preflight_allowed_variables")
+    for name, hosts in model.given_names.items():
+        if name in model.specs.options or is_allowed(name):
+            continue
+        own = model.specs.role_of(name)
+        near = [known_name for known_name in known if near_miss(name, known_name)]
+        if own is None and not near:
+            continue
+        # Other roles have such prefixes too, but for those of Celery.
+        ours = bool(near) or (own is not None and own.startswith("celery_"))
+        guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if ours else ""
+        # The value is never shown: it may be a secret under a misspelt name. Nor is what follows a name in it:
+        # `redis_passwords:s3cret` without a space is one.
+        shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
+        yield Problem(
+            variable=shown,
+            message=(
+                f"is no variable of the role {own}" if own else "looks like a misspelt variable"
+            )
+            + ("" if ours else ", so it has no effect here"),
+            remedy=" ".join(
+                part
+                for part in (
+                    guess,
+                    "If it is your own variable, add it to preflight_allowed_variables.",
+                )
+                if part
+            ),
+            hosts=hosts,
+            severity=Severity.ERROR if ours else Severity.WARNING,
+        )
+
+
+def near_miss(name: str, known: str) -> bool:
+    """Whether a name is a known one with one or two letters added, dropped, changed or swapped."""
+    bound = 2 if len(known) >= 10 else 1
+    if name == known or abs(len(name) - len(known)) > bound:
+        return False
+    return _distance(name, known, bound) <= bound
+
+
+def _distance(one: str, other: str, bound: int) -> int:
+    """Edits between two words (a swap of neighbours is one), or any number above the bound."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(one, 1):
+        line = [row]
+        for column, wanted in enumerate(other, 1):
+            cost = min(
+                last[column] + 1, line[column - 1] + 1, last[column - 1] + (letter != wanted)
+            )
+            if row > 1 and column > 1 and letter == other[column - 2] and one[row - 2] == wanted:
+                cost = min(cost, before[column - 2] + 1)
+            line.append(cost)
+        if min(line) > bound:
+            return bound + 1
+        before, last = last, line
+    return last[-1]
+
+
+def check_application(model: Model) -> Iterator[Problem]:
+    """The application's name, user and module."""
+    for value, hosts in model.distinct("celery_app_name"):
+        name = _name(value)
+        if name is not None and not _APPLICATION.fullmatch(name):
+            yield Problem(
+                "celery_app_name",
+                "can't be the name of units, users and directories",
+                "begin with a letter; use a-z, 0-9, - and _ only, 25 characters at most",
+                value=model.show(("celery_app_name",), name),
+                hosts=hosts,
+            )
+        elif name in _TAKEN_NAMES:
+            yield Problem(
+                "celery_app_name",
+                "is the name of something else's units, directories or files",
+                "choose a name that is the application's alone",
+                value=model.show(("celery_app_name",), name),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct("celery_app_owner"):
+        if isinstance(value, str) and not (value.isprintable() and value.strip()):
+            yield Problem(
+                "celery_app_owner",
+                "names nobody",
+                "write one line, such as the name of the environment",
+                value=model.show(("celery_app_owner",), value),
+                hosts=hosts,
+            )
+    for value, hosts in model.distinct("celery_app_user"):
+        name = _name(value)
+        if name in _TAKEN_USERS:
+            yield Problem(
+                "celery_app_user",
+                "is a user that belongs to the system or to another service",
+                "choose a name that is the application's alone (set celery_app_user, or rename the application)",
+                value=model.show(("celery_app_user",), name),
+                hosts=hosts,
+            )
+    for variable, what in (("celery_app_user", "user"), ("celery_app_proxy_group", "group")):
+        for value, hosts in model.distinct_given(variable):
+            name = _name(value)
+            if name is not None and not _USER.fullmatch(name):
+                yield Problem(
+                    variable,
+                    f"can't be the name of a Unix {what}",
+                    "begin with a letter; use a-z, 0-9, - and _ only, 32 characters at most",
+                    value=model.show((variable,), name),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct("celery_app_module"):
+        name = _name(value)
+        if name is not None and (not _MODULE.fullmatch(name) or name.endswith(".py")):
+            yield Problem(
+                "celery_app_module",
+                "is no module as `celery -A` takes it",
+                "write it with dots and without .py, as in app.celery_app or app.celery_app:app",
+                value=model.show(("celery_app_module",), name),
+                hosts=hosts,
+            )
+    names = {str(value) for value, _ in model.distinct("celery_app_name")}
+    if len(names) > 1:
+        yield Problem(
+            "celery_app_name",
+            "differs between the hosts of one fleet",
+            "set it once, in group_vars/all or group_vars/fleet",
+            value=model.show(("celery_app_name",), ", ".join(sorted(names))),
+        )
+
+
+def _name(value: object) -> str | None:
+    """A name; also an empty one, and a number, which Ansible's specs take for a string."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    return str(value)
+
+
+def check_workers_and_queues(model: Model) -> Iterator[Problem]:
+    """Names of workers, and of all queues: consumed, routed to and scheduled."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        if not _WORKER.fullmatch(name):
+            yield Problem(
+                dotted(path),
+                "can't be the name of a worker: it becomes part of a unit's and a node's name",
+                "use a-z, 0-9, - and _ only, 64 characters at most",
+                hosts=hosts,
+            )
+            if "queues" not in options:
+                continue
+        for queue in as_strings(options.get("queues", [name])):
+            yield from _queue(model, (*path, "queues"), queue, hosts)
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            named = as_mapping(route).get("queue")
+            if isinstance(named, str):
+                yield from _queue(model, ("celery_app_task_routes", pattern, "queue"), named, hosts)
+    for value, hosts in model.distinct("celery_app_settings"):
+        default = as_mapping(value).get("task_default_queue")
+        if isinstance(default, str):
+            yield from _queue(model, ("celery_app_settings", "task_default_queue"), default, hosts)
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for entry, body in as_mapping(value).items():
+            named = as_mapping(body).get("queue")
+            if isinstance(named, str):
+                yield from _queue(model, ("celery_beat_schedule", entry, "queue"), named, hosts)
+
+
+def application_fits(name: str) -> bool:
+    """Whether units, users and directories of a host leave room for an application of this name."""
+    return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
+
+
+def module_fits(name: str) -> bool:
+    """Whether `celery -A` takes it."""
+    return _MODULE.fullmatch(name) is not None
+
+
+def worker_fits(name: str) -> bool:
+    """Whether units and node names take it."""
+    return _WORKER.fullmatch(name) is not None
+
+
+def queue_fits(queue: str) -> bool:
+    """Whether Redis' ACL file, `celery -Q` and kombu's own keys leave room for this name."""
+    return _QUEUE.fullmatch(queue) is not None and _KOMBU_KEYS.fullmatch(queue) is None
+
+
+def _queue(
+    model: Model, path: tuple[object, ...], queue: str, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    if _KOMBU_KEYS.fullmatch(queue):
+        yield Problem(
+            dotted(path),
+            "is a name that Celery uses for a key of its own in Redis",
+            "choose another name for the queue",
+            value=model.show(path, queue),
+            hosts=hosts,
+        )
+    elif not _QUEUE.fullmatch(queue):
+        yield Problem(
+            dotted(path),
+            "is no queue name that Redis' ACL and `celery -Q` can take",
+            "begin with a letter or digit; use letters, digits and _ . : @ + = ~ / - only",
+            value=model.show(path, queue or '""'),
+            hosts=hosts,
+        )
+
+
+def check_directories(model: Model) -> Iterator[Problem]:
+    """Directories of an application's own, which its removal takes away again."""
+    for variable in ("celery_app_root", "celery_app_state", "redis_config_directory"):
+        for value, hosts in model.distinct_given(variable):
+            if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
+                yield Problem(
+                    variable,
+                    "is no directory that an application can have for itself",
+                    "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
+                    value=model.show((variable,), value or '""'),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct_given("celery_app_directory"):
+        wanted = {f"/etc/celery-fleet/{model.value(host, 'celery_app_name')}" for host in hosts}
+        if isinstance(value, str) and {value.rstrip("/")} != wanted:
+            yield Problem(
+                "celery_app_directory",
+                "is not where others look for an application's mark: they would take what is its own, and a removal "
+                "would not find it",
+                f"leave it out; it is {', '.join(sorted(wanted))}",
+                value=model.show(("celery_app_directory",), value or '""'),
+                hosts=hosts,
+            )
+
+
+def check_hosts(model: Model) -> Iterator[Problem]:
+    """Inventory names: they become part of node names and certificates."""
+    for host in model.hosts:
+        if not _HOST.fullmatch(host) or len(host) > _LONGEST_HOST:
+            yield Problem(
+                "inventory_hostname",
+                "can't be part of a node's name and a certificate",
+                f"use {_LONGEST_HOST} letters, digits, dots and dashes at most; give its address in ansible_host",
+                value=model.show(("inventory_hostname",), host),
+                hosts=(host,),
+            )
+
+
+def allowed(model: Model, variable: str) -> Callable[[str], bool]:
+    """Return what tells whether a variable of the inventory lists a name, be it by a pattern."""
+    patterns = {pattern for value, _ in model.distinct(variable) for pattern in as_strings(value)}
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_allowed(model: Model) -> Iterator[Problem]:
+    """Entries of `preflight_allowed_variables` that would allow everything."""
+    for value, hosts in model.distinct_given("preflight_allowed_variables"):
+        for index, pattern in enumerate(as_list(value)):
+            if isinstance(pattern, str) and not pattern.strip("*?"):
+                yield Problem(
+                    dotted(("preflight_allowed_variables", index)),
+                    "would allow every name",
+                    "name the variables that are your own",
+                    value=model.show(("preflight_allowed_variables",), pattern),
+                    hosts=hosts,
+                )

@@ -1,0 +1,279 @@
+"""Ports and memory of the daemons."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_mapping,
+    as_number,
+    as_strings,
+    as_text,
+    number_text,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
+    redis_bytes,
+)
+
+
+@dataclass(frozen=True)
+class _Port:
+    variable: str
+    group: str
+
+
+_PORTS: Final = (
+    _Port("redis_broker_port", "redis"),
+    _Port("redis_results_port", "redis"),
+    _Port("flower_port", "flower"),
+    _Port("celery_producer_web_port", "celery_producers"),
+    _Port("celery_producer_web_listen", "celery_producers"),
+)
+_CLIENT_PORTS: Final = {
+    "celery_app_broker_port": ("celery_app_broker_host", "redis_broker_port"),
+    "celery_app_results_port": ("celery_app_results_host", "redis_results_port"),
+}
+_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+# What nginx compares a path with is decoded, without a query, and has no two slashes beside each other and no dots to
+# resolve; of the rest, what its configuration could not have as one word.
+_PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
+_AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
+# Redis itself takes about one MiB.
+_LEAST_MEMORY: Final = 4 * 2**20
+_MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
+
+
+def check_ports(model: Model) -> Iterator[Problem]:
+    """Ports are ports, no two of one host are the same, and clients use the one Redis listens on."""
+    yield from _listen(model)
+    numbers = (port.variable for port in _PORTS if port.variable != "celery_producer_web_listen")
+    for variable in (*numbers, *_CLIENT_PORTS):
+        for value, hosts in model.distinct(variable):
+            number = as_number(value)
+            if number is not None and not (1 <= number <= 65535 and number == int(number)):
+                yield Problem(
+                    variable,
+                    "is no TCP port",
+                    "write a whole number from 1 to 65535",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )
+    collisions: dict[tuple[str, str, str], list[str]] = {}
+    for host in model.hosts:
+        taken: dict[str, str] = {"22": "SSH"}
+        for port in _PORTS:
+            if host not in model.members(port.group):
+                continue
+            if not _listens(model, host, port.variable):
+                continue
+            value = model.value(host, port.variable)
+            if port.variable == "celery_producer_web_listen":
+                value = (listens(value) or ("", None))[1]
+            number = as_number(value)
+            if number is None:
+                continue
+            text = number_text(number)
+            if text in taken:
+                collisions.setdefault((port.variable, text, taken[text]), []).append(host)
+            else:
+                taken[text] = port.variable
+    for (name, text, other), on in collisions.items():
+        yield Problem(
+            name,
+            f"is the port of {other} on the same host",
+            "choose another one",
+            value=text,
+            hosts=tuple(on),
+        )
+    yield from _clients(model)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, of either version."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def listens(value: object) -> tuple[str, int] | None:
+    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd takes them; nothing for anything else."""
+    if not isinstance(value, str):
+        return None
+    address, _, port = value.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    try:
+        found = ipaddress.ip_address(address[1:-1] if bracketed else address)
+    except ValueError:
+        return None
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    # systemd takes no address of one link alone.
+    if "%" in address or not 1 <= number <= 65535 or bracketed != (found.version == 6):
+        return None
+    return str(found), number
+
+
+def _listen(model: Model) -> Iterator[Problem]:
+    name = "celery_producer_web_listen"
+    # Of every host: what it claims of ports is computed before anybody asks for its groups.
+    for value, hosts in model.distinct(name, model.members("fleet")):
+        # A bare number passes for a string.
+        if isinstance(value, (str, int)) and value != "" and listens(value) is None:
+            yield Problem(
+                name,
+                "is no address with a port",
+                'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket',
+                value=model.show((name,), value),
+                hosts=hosts,
+            )
+
+
+def _listens(model: Model, host: str, variable: str) -> bool:
+    """Whether a port is used: Flower's where it is no part of the web site, those of the web where there is one."""
+    prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
+    if variable == "flower_port":
+        return not prefix
+    if variable == "celery_producer_web_port":
+        web = as_mapping(model.value(host, "celery_producer_web"))
+        return bool(web.get("command") or prefix)
+    if variable == "celery_producer_web_listen":
+        return bool(as_mapping(model.value(host, "celery_producer_web")).get("command"))
+    return True
+
+
+def _prefix(value: object) -> str:
+    return value.strip("/") if isinstance(value, str) else ""
+
+
+def protects(path: str) -> bool:
+    """Whether requests begin with this path, as nginx reads it: one that none begins with would protect nothing."""
+    return path.isprintable() and _PROTECTED.fullmatch(path) is not None
+
+
+def check_protected_paths(model: Model) -> Iterator[Problem]:
+    """Each path that is to ask for a password does."""
+    name = "celery_producer_web_protected_paths"
+    for value, hosts in model.distinct(name, model.members("celery_producers")):
+        paths = as_strings(value)
+        for index, path in enumerate(paths):
+            if not protects(path):
+                message = "is no path that a request begins with, so it would protect nothing"
+                remedy = "write it decoded and from the root of the site, without wildcards, as in /admin/"
+            elif path in paths[:index]:
+                message, remedy = "is there twice", "write it once"
+            else:
+                continue
+            yield Problem(
+                f"{name}[{index}]", message, remedy, value=model.show((name,), path), hosts=hosts
+            )
+
+
+def check_users(model: Model) -> Iterator[Problem]:
+    """Whoever a page asks for can log in: a name ends at the first colon, and Flower parts several by commas."""
+    for name, group in (
+        ("flower_auth_user", "flower"),
+        ("celery_producer_web_auth_user", "celery_producers"),
+    ):
+        for value, hosts in model.distinct(name, model.members(group)):
+            if isinstance(value, (str, int)) and not _AUTH_USER.fullmatch(str(value)):
+                yield Problem(
+                    name,
+                    "is no name by which a user could log in",
+                    "use letters, digits and . _ @ + - only, as in admin",
+                    value=model.show((name,), value),
+                    hosts=hosts,
+                )
+
+
+def check_flower_prefix(model: Model) -> Iterator[Problem]:
+    """Flower's prefix is a path, its host has a web site, and nobody else asks for passwords below it."""
+    name = "flower_url_prefix"
+    for host in model.members("flower"):
+        value = model.value(host, name)
+        prefix = _prefix(value)
+        shown = model.show((name,), value)
+        if isinstance(value, str) and value and not _PREFIX.fullmatch(prefix):
+            yield Problem(
+                name,
+                "is no path within a web site",
+                "write words of letters, digits, - and _, with / between them, as in flower",
+                value=shown,
+                hosts=(host,),
+            )
+            continue
+        if prefix and host not in model.members("celery_producers"):
+            yield Problem(
+                name,
+                "is set, and the host has no web site of which Flower could be a part",
+                'put the host into celery_producers, too, or write "" for a port of its own (flower_port)',
+                value=shown,
+                hosts=(host,),
+            )
+        for path in as_strings(model.value(host, "celery_producer_web_protected_paths")):
+            if prefix and f"{path.rstrip('/')}/".startswith(f"/{prefix}/"):
+                yield Problem(
+                    name,
+                    f"is where celery_producer_web_protected_paths has {path}, which asks for another password",
+                    "choose another prefix, or take the path out of that list: Flower asks for its own password",
+                    value=shown,
+                    hosts=(host,),
+                )
+
+
+def _clients(model: Model) -> Iterator[Problem]:
+    servers = model.members("redis")
+    if len(servers) != 1:
+        return
+    for variable, (host_variable, server_variable) in _CLIENT_PORTS.items():
+        listening = as_number(model.value(servers[0], server_variable))
+        for value, hosts in model.distinct(variable):
+            number = as_number(value)
+            ours = tuple(
+                host for host in hosts if as_text(model.value(host, host_variable)) == servers[0]
+            )
+            if ours and number is not None and listening is not None and number != listening:
+                yield Problem(
+                    variable,
+                    f"is not the port that Redis listens on ({server_variable}: {number_text(listening)})",
+                    f"set both to the same, or only {server_variable}",
+                    value=model.show((variable,), value),
+                    hosts=ours,
+                )
+
+
+def check_memory(model: Model) -> Iterator[Problem]:
+    """Redis' memory limits as redis.conf takes them."""
+    for variable in ("redis_broker_maxmemory", "redis_results_maxmemory"):
+        for value, hosts in model.distinct(variable):
+            if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
+                continue
+            match = _MAXMEMORY.fullmatch(str(value))
+            if match is None or int(match[1]) == 0:
+                yield Problem(
+                    variable,
+                    "is no limit of memory that Redis understands"
+                    if match is None
+                    else "is no limit at all: Redis would grow until the host has no memory left",
+                    "write it as in 256mb or 2gb",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )
+            elif redis_bytes(value) < _LEAST_MEMORY:
+                likely = not match[2] and _LEAST_MEMORY / 2**20 <= int(match[1]) < 10**6
+                yield Problem(
+                    variable,
+                    "is hardly more than Redis needs for itself: it would be full at once",
+                    f"did you mean {match[1]}mb? A number without a unit is bytes"
+                    if likely
+                    else "write it as in 256mb or 2gb; a number without a unit is bytes",
+                    value=model.show((variable,), value),
+                    hosts=hosts,
+                )

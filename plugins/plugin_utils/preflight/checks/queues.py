@@ -1,0 +1,269 @@
+"""Where tasks go: routes and scheduled entries against what workers consume."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
+    queue_fits,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    kind_of,
+    no_mapping,
+    suggestion,
+    unknown_keys,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    consumed,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_mapping,
+    as_text,
+    dotted,
+)
+
+# What Celery takes from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Anything else
+# would travel as one of its properties, to no effect.
+_ROUTE: Final = (
+    *(
+        "queue",
+        "exchange",
+        "exchange_type",
+        "routing_key",
+        "priority",
+        "headers",
+        "serializer",
+        "compression",
+    ),
+    *("delivery_mode", "retry", "retry_policy"),
+)
+
+
+def queue_for(
+    task: str, entry: Mapping[str, object], routes: Mapping[str, object], default: str
+) -> str | None:
+    """The queue that a scheduled task goes to; None if an exchange is named without a queue.
+
+    As Celery decides it (`celery.app.routes`, read at 5.7.0): the entry's own queue, a route of exactly
+    this name, the first pattern with a `*` that fits, the default queue.
+    """
+    options = as_mapping(entry.get("options"))
+    own = as_text(entry.get("queue")) or as_text(options.get("queue"))
+    if own or "exchange" in options:
+        return own
+    exact = routes.get(task) if "*" not in task else None
+    if exact is not None:
+        return _queue_of(as_mapping(exact), default)
+    for pattern, route in routes.items():
+        if "*" in pattern and re.match(fnmatch.translate(pattern), task):
+            return _queue_of(as_mapping(route), default)
+    return default
+
+
+def _queue_of(route: Mapping[str, object], default: str) -> str | None:
+    return as_text(route.get("queue")) or (None if "exchange" in route else default)
+
+
+def check_exchanges(model: Model) -> Iterator[Problem]:
+    """Refuse exchanges by which a task would reach no queue, and queues that fan out or expire."""
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            path: tuple[object, ...] = ("celery_app_task_routes", pattern)
+            for problem in _by_exchange(model, path, as_mapping(route)):
+                yield replace(problem, hosts=hosts)
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for name, entry in as_mapping(value).items():
+            body = as_mapping(entry)
+            options = {**as_mapping(body.get("options"))}
+            if "queue" in body:
+                options["queue"] = body["queue"]
+            for problem in _by_exchange(model, ("celery_beat_schedule", name, "options"), options):
+                yield replace(problem, hosts=hosts)
+    for value, hosts in model.distinct("celery_app_settings"):
+        path = ("celery_app_settings", "task_queues")
+        queues = as_mapping(value).get("task_queues")
+        if queues not in (None, UNKNOWN) and not isinstance(queues, Mapping):
+            yield replace(
+                no_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}"),
+                hosts=hosts,
+            )
+        for name, queue in as_mapping(queues).items():
+            for problem in _declared(model, (*path, name), as_mapping(queue)):
+                yield replace(problem, hosts=hosts)
+
+
+def _by_exchange(
+    model: Model, path: tuple[object, ...], options: Mapping[str, object]
+) -> Iterator[Problem]:
+    yield from _fanout(model, path, options)
+    if "exchange" in options and "queue" not in options:
+        yield Problem(
+            dotted((*path, "exchange")),
+            "names no queue beside it. With Redis, Celery drops such a task without an error if the exchange is of the "
+            "type topic, or if no worker has bound a queue to it yet",
+            "add the queue that is bound to it; exchange and routing_key then still decide where the task goes",
+            value=model.show((*path, "exchange"), options["exchange"]),
+        )
+
+
+def _declared(
+    model: Model, path: tuple[object, ...], queue: Mapping[str, object]
+) -> Iterator[Problem]:
+    yield from _fanout(model, path, queue)
+    arguments = "queue_arguments"
+    for where, options in ((path, queue), ((*path, arguments), as_mapping(queue.get(arguments)))):
+        for key in ("expires", "x-expires"):
+            if options.get(key) is not None:
+                yield Problem(
+                    dotted((*where, key)),
+                    "has Redis delete the queue with its tasks when it is not used for that long. Senders have no "
+                    "right to that, so sending fails",
+                    "remove it; give the tasks themselves an expires",
+                    value=model.show((*where, key), options[key]),
+                )
+
+
+def _fanout(
+    model: Model, path: tuple[object, ...], options: Mapping[str, object]
+) -> Iterator[Problem]:
+    if options.get("exchange_type") == "fanout":
+        yield Problem(
+            dotted((*path, "exchange_type")),
+            "asks for a broadcast to all workers, which the rights of Redis's users and the delivery of tasks don't "
+            "allow",
+            "write direct or topic; send a task to each worker's queue instead",
+            value="fanout",
+        )
+
+
+def check_keys(model: Model) -> Iterator[Problem]:
+    """Each route is a mapping of what Celery reads there, from a pattern that can fit a task's name."""
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            for problem in _route(model, pattern, route):
+                yield replace(problem, hosts=hosts)
+
+
+def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:
+    path = ("celery_app_task_routes", pattern)
+    if route is UNKNOWN:
+        return
+    if not pattern or any(c.isspace() or not c.isprintable() for c in pattern):
+        yield Problem(
+            dotted(path),
+            "fits no task's name",
+            "write a task's name as Celery registers it, or a pattern of names as in app.tasks.*",
+        )
+    if not isinstance(route, Mapping):
+        yield no_mapping(model, path, route, "write {queue: …}")
+        return
+    yield from unknown_keys(path, route, _ROUTE)
+    named = route.get("queue", UNKNOWN)
+    if named is not UNKNOWN and not isinstance(named, str):
+        yield Problem(
+            dotted((*path, "queue")),
+            f"is {kind_of(named)} where the name of a queue is wanted",
+            "write the queue's name, or remove it for the default queue",
+            value=model.show((*path, "queue"), named),
+        )
+
+
+def check_default(model: Model) -> Iterator[Problem]:
+    """A default queue that the inventory names is consumed."""
+    known = consumed(model)
+    if _workers_unknown(model):
+        return
+    for value, hosts in model.distinct("celery_app_settings"):
+        queue = as_text(as_mapping(value).get("task_default_queue"))
+        if queue and queue_fits(queue) and queue not in known:
+            path = ("celery_app_settings", "task_default_queue")
+            yield _unconsumed(model, path, queue, hosts, known)
+
+
+def check_routes(model: Model) -> Iterator[Problem]:
+    """Each queue that a route names is consumed."""
+    known = consumed(model)
+    if _workers_unknown(model):
+        return
+    for value, hosts in model.distinct("celery_app_task_routes"):
+        for pattern, route in as_mapping(value).items():
+            path = ("celery_app_task_routes", pattern)
+            queue = as_text(as_mapping(route).get("queue"))
+            if queue and queue_fits(queue) and queue not in known:
+                yield _unconsumed(model, (*path, "queue"), queue, hosts, known)
+
+
+def check_scheduled(model: Model) -> Iterator[Problem]:
+    """Each scheduled entry goes to a queue that is consumed."""
+    known = consumed(model)
+    if _workers_unknown(model):
+        return
+    for host in _schedulers(model):
+        routes = as_mapping(model.value(host, "celery_app_task_routes"))
+        settings = as_mapping(model.value(host, "celery_app_settings"))
+        default = as_text(settings.get("task_default_queue")) or "celery"
+        schedule = as_mapping(model.value(host, "celery_beat_schedule"))
+        for name, body in schedule.items():
+            entry = as_mapping(body)
+            task = as_text(entry.get("task"))
+            if task is None or entry.get("enabled") is False or entry.get("queue") is UNKNOWN:
+                continue
+            queue = queue_for(task, entry, routes, default)
+            if queue is None or not queue_fits(queue) or queue in known:
+                continue
+            path = ("celery_beat_schedule", name, "queue")
+            if entry.get("queue") == queue:
+                yield _unconsumed(model, path, queue, (host,), known)
+            elif queue == default:
+                yield Problem(
+                    dotted(path),
+                    f"is not set and no route fits {task}, so it goes to the default queue {queue}, "
+                    "which no enabled worker consumes",
+                    f"give the entry a queue that is consumed: {_listing(known)}",
+                    hosts=(host,),
+                )
+            else:
+                yield _unconsumed(model, path, queue, (host,), known)
+
+
+def _schedulers(model: Model) -> tuple[str, ...]:
+    """Beat's hosts; without any, all that have a schedule (the missing group is reported elsewhere)."""
+    return model.members("celery_beat") or tuple(model.hosts)
+
+
+def _workers_unknown(model: Model) -> bool:
+    """Whether what is consumed can't be told, because nothing is, or because it could not be rendered."""
+    names = ("celery_worker_instances", "celery_worker_enabled", "celery_worker_defaults")
+    failed = any(failure.path[0] in names for failure in model.failures)
+    return failed or not any(
+        as_mapping(model.value(host, "celery_worker_instances"))
+        for host in model.members("celery_workers")
+    )
+
+
+def _unconsumed(
+    model: Model,
+    path: tuple[object, ...],
+    queue: str,
+    hosts: tuple[str, ...],
+    known: Mapping[str, object],
+) -> Problem:
+    return Problem(
+        dotted(path),
+        "is a queue that no enabled worker consumes",
+        suggestion(queue, tuple(known))
+        or f"consumed are {_listing(known)}; or add it to a worker's queues",
+        value=model.show(path, queue),
+        hosts=hosts,
+    )
+
+
+def _listing(known: Mapping[str, object]) -> str:
+    return ", ".join(sorted(known)) or "(none)"

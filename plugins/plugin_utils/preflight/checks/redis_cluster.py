@@ -1,0 +1,70 @@
+"""Redis Cluster, which some documents propose for high availability: Celery has no transport for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.environment import (
+    URLS,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_mapping,
+    dotted,
+)
+
+# kombu speaks to one server, or to the one that Sentinel names; a cluster's answer "MOVED" is an error to it, and keys
+# that one command needs lie in different slots. See kombu.transport.TRANSPORT_ALIASES and BACKEND_ALIASES of
+# celery.app.backends.
+NO_CLUSTER: Final = "Redis Cluster has no Celery transport"
+INSTEAD: Final = (
+    "one instance with an append-only file (redis_broker_appendonly) keeps its queues over a restart, and several "
+    "applications each have instances of their own"
+)
+_VARIABLES: Final = ("celery_app_settings", "celery_app_env", "celery_app_secret_env")
+# Where Celery reads an address from, in each of its ways of writing it.
+_ADDRESSES: Final = re.compile(
+    r"(celery_)?(broker(_read|_write)?_url|result_backend|broker|backend)", re.IGNORECASE
+)
+_SCHEME: Final = re.compile(r"(redis|rediss)[+_-]?clusters?|clusters?[+_-]?rediss?", re.IGNORECASE)
+_OPTIONS: Final = ("broker_transport_options", "result_backend_transport_options")
+
+
+def check_cluster(model: Model) -> Iterator[Problem]:
+    """Addresses of a cluster in the application's settings and environment, and options that ask for one."""
+    for variable in _VARIABLES:
+        for value, hosts in model.distinct(variable):
+            for name, item in as_mapping(value).items():
+                if isinstance(item, str) and _ADDRESSES.fullmatch(name) and _asks(item):
+                    yield _problem((variable, name), hosts)
+    for value, hosts in model.distinct("celery_app_settings"):
+        for name in _OPTIONS:
+            for key in as_mapping(as_mapping(value).get(name)):
+                if "cluster" in key.lower():
+                    yield _problem(("celery_app_settings", name, key), hosts)
+    for value, hosts in model.distinct(URLS):
+        for name, parts in as_mapping(value).items():
+            scheme = as_mapping(parts).get("scheme")
+            # What an application has in a cluster of its own, such as a cache, is its own matter.
+            if _ADDRESSES.fullmatch(name) and isinstance(scheme, str) and _SCHEME.fullmatch(scheme):
+                yield _problem((URLS, name, "scheme"), hosts)
+
+
+def _asks(text: str) -> bool:
+    scheme, found, _ = text.partition("://")
+    # Several servers of one cluster are written with commas.
+    return bool(found) and _SCHEME.fullmatch(scheme) is not None
+
+
+def _problem(path: tuple[object, ...], hosts: tuple[str, ...]) -> Problem:
+    # The address may hold a login: it is not shown.
+    return Problem(
+        dotted(path),
+        f"asks for a cluster: {NO_CLUSTER} (kombu speaks to one server)",
+        f"take it out: the broker and the result store are the inventory's own; {INSTEAD}. "
+        "Replicas with Sentinel are planned",
+        hosts=hosts,
+    )

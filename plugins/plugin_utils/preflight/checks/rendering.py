@@ -1,0 +1,64 @@
+"""Values that could not be rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    suggestion,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    ENCRYPTED,
+    Model,
+    Problem,
+    RenderFailure,
+    dotted,
+)
+
+_OF_FACTS: Final = ("ansible_facts", "ansible_")
+
+
+def check_rendering(model: Model) -> Iterator[Problem]:
+    """Each template of the inventory that fails."""
+    for failure in model.failures:
+        if failure.given:
+            yield Problem(
+                dotted(failure.path),
+                failure.message,
+                _remedy(model, failure),
+                value=failure.value,
+                hosts=(failure.host,),
+            )
+
+
+def check_defaults(model: Model) -> Iterator[Problem]:
+    """Each default of a role that can't be made from what the inventory gives."""
+    for failure in model.failures:
+        if not failure.given:
+            yield Problem(
+                dotted(failure.path),
+                f"is not set, and its default {failure.message}",
+                _remedy(model, failure),
+                value=failure.value,
+                hosts=(failure.host,),
+            )
+
+
+def _remedy(model: Model, failure: RenderFailure) -> str:
+    missing = failure.missing
+    if failure.message == ENCRYPTED:
+        return "give its password: --ask-vault-pass, or --vault-password-file with the file's name"
+    # Of a secret the text is not shown.
+    plain = (
+        "; or, if the braces are the secret's own, put !unsafe before it"
+        if not failure.value
+        else ""
+    )
+    if not missing:
+        return f"correct the expression{plain}"
+    if missing.startswith(_OF_FACTS):
+        return "write the value itself: facts of hosts are not known here"
+    known = {*model.specs.options, *model.given.get(failure.host, ())}
+    guess = suggestion(missing, tuple(sorted(known - {str(failure.path[0])})), cutoff=0.75)
+    return f"define {missing} for the host" + (f", or {guess}" if guess else "") + plain

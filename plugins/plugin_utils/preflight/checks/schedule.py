@@ -1,0 +1,318 @@
+"""Entries of beat's schedule."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
+    _LARGEST,
+    _PERIODS,
+    _WIDTH,
+    _WIDTHS,
+    _crontab,
+    _interval,
+    _solar,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    kind_of,
+    no_mapping,
+    suggestion,
+    unknown_keys,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_mapping,
+    as_number,
+    dotted,
+)
+
+Path = tuple[object, ...]
+
+# How like a zone's name another has to be to be taken for it.
+_LIKE_A_ZONE: Final = 0.75
+
+_KINDS: Final = ("crontab", "interval", "solar")
+
+_KEYS: Final = (*_KINDS, "task", "args", "kwargs", "queue", "options", "enabled")
+
+_OPTIONS: Final = ("exchange", "expires", "headers", "priority", "queue", "routing_key")
+
+# Options of apply_async (celery.app.task and celery.app.amqp, read at 5.7.0) that an inventory can write.
+_TAKEN: Final = (
+    *_OPTIONS,
+    *(
+        "compression",
+        "countdown",
+        "delivery_mode",
+        "eta",
+        "exchange_type",
+        "ignore_result",
+        "retry",
+        "retry_policy",
+    ),
+    *(
+        "reply_to",
+        "serializer",
+        "shadow",
+        "soft_time_limit",
+        "stamped_headers",
+        "task_id",
+        "time_limit",
+        "argsrepr",
+    ),
+    *(
+        "kwargsrepr",
+        "mandatory",
+        "immediate",
+        "content_type",
+        "content_encoding",
+        "expiration",
+        "correlation_id",
+    ),
+    *(
+        "link",
+        "link_error",
+        "add_to_parent",
+        "group_id",
+        "root_id",
+        "parent_id",
+        "replaced_task_nesting",
+    ),
+)
+
+# Celery's settings that a schedule in a database leaves no meaning.
+_FOREIGN: Final = ("beat_scheduler", "beat_schedule_filename")
+
+
+def check_scheduler(model: Model) -> Iterator[Problem]:
+    """The scheduler itself: of two kinds."""
+    for value, hosts in model.distinct("celery_beat_scheduler"):
+        if isinstance(value, str) and value not in ("persistent", "database"):
+            yield Problem(
+                "celery_beat_scheduler",
+                "is not supported yet",
+                "write persistent or database, or remove it",
+                value=model.show(("celery_beat_scheduler",), value),
+                hosts=hosts,
+            )
+
+
+def check_database(model: Model) -> Iterator[Problem]:
+    """What goes with a schedule in a database alone, and what such a one has no place for."""
+    for host in model.members("celery_beat"):
+        scheduler = model.value(host, "celery_beat_scheduler")
+        if scheduler != "database" and model.value(host, "celery_beat_schedule_edited") == "reset":
+            yield Problem(
+                "celery_beat_schedule_edited",
+                "is reset, while celery_beat_scheduler is persistent, whose schedule nobody can edit",
+                "remove it, or set celery_beat_scheduler: database",
+                hosts=(host,),
+            )
+        if scheduler != "database":
+            continue
+        seconds = as_number(model.value(host, "celery_beat_schedule_timeout"))
+        if seconds is not None and seconds < 1:
+            yield Problem(
+                "celery_beat_schedule_timeout",
+                "is no time in which a database could answer",
+                "write 1 or more, in seconds; 60 is the default",
+                value=model.show(("celery_beat_schedule_timeout",), seconds),
+                hosts=(host,),
+            )
+        for name in as_mapping(model.value(host, "celery_app_settings")):
+            if name in _FOREIGN:
+                yield Problem(
+                    dotted(("celery_app_settings", name)),
+                    "has no meaning where celery_beat_scheduler is database",
+                    "remove it; entries are declared in celery_beat_schedule",
+                    hosts=(host,),
+                )
+        for name, entry in as_mapping(model.value(host, "celery_beat_schedule")).items():
+            if isinstance(entry, Mapping):
+                for problem in _held(("celery_beat_schedule", name), as_mapping(entry)):
+                    yield replace(problem, hosts=(host,))
+
+
+def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
+    """What the database has no place for; what is no entry at all is another check's."""
+    texts: list[tuple[Path, object, int]] = [
+        (path, path[-1], _WIDTH),
+        *(((*path, key), entry.get(key), _WIDTH) for key in ("task", "queue")),
+        *(
+            ((*path, "crontab", field), text, _WIDTHS[field])
+            for field, text in as_mapping(entry.get("crontab")).items()
+            if field in _WIDTHS
+        ),
+    ]
+    for where, text, width in texts:
+        if isinstance(text, (str, int)) and len(str(text)) > width:
+            yield Problem(
+                dotted(where),
+                f"has {len(str(text))} characters, and the database takes {width}",
+                "make it shorter, or set celery_beat_scheduler: persistent",
+            )
+    interval = as_number(entry.get("interval"))
+    if interval is not None and interval > 0:
+        microseconds = round(interval * 1e6)
+        size = next(size for size in _PERIODS if microseconds % size == 0)
+        if microseconds == 0 or microseconds // size > _LARGEST:
+            yield Problem(
+                dotted((*path, "interval")),
+                "is an interval that the database has no place for",
+                "round it to seconds, minutes, hours or days",
+            )
+    options = as_mapping(entry.get("options"))
+    for key in options:
+        if key not in _OPTIONS:
+            yield Problem(
+                dotted((*path, "options", key)),
+                "is an option that the database has no place for",
+                f"remove it (there are {', '.join(_OPTIONS)}), or set it on the task",
+            )
+    expires = options.get("expires")
+    if expires not in (None, UNKNOWN) and (
+        isinstance(expires, bool) or not isinstance(expires, int)
+    ):
+        yield Problem(
+            dotted((*path, "options", "expires")),
+            "is no whole number of seconds, which the database wants",
+            "write the seconds as a number",
+        )
+
+
+def check_policy(model: Model) -> Iterator[Problem]:
+    """An inventory whose policy leaves the schedule to the code has none of its own."""
+    for host in model.members("celery_beat") or tuple(model.hosts):
+        entries = as_mapping(model.value(host, "celery_beat_schedule"))
+        if model.value(host, "celery_beat_schedule_policy") == "refuse" and entries:
+            yield Problem(
+                "celery_beat_schedule",
+                f"has {', '.join(entries)}, while celery_beat_schedule_policy is refuse, by which the schedule in"
+                " the application's code is the whole",
+                "remove the entries, or set celery_beat_schedule_policy: add",
+                hosts=(host,),
+            )
+
+
+def check_zone(model: Model) -> Iterator[Problem]:
+    """The zone of the schedule, where the inventory sets it, is one that exists."""
+    for value, hosts in model.distinct("celery_app_settings"):
+        settings = as_mapping(value)
+        if settings.get("task_always_eager") is True:
+            yield Problem(
+                "celery_app_settings.task_always_eager",
+                "is on, so that tasks would run within whoever calls them and no worker would ever get one",
+                "remove it; it is for a developer's machine",
+                hosts=hosts,
+            )
+        if settings.get("beat_enable_remote_control") is True:
+            yield Problem(
+                "celery_app_settings.beat_enable_remote_control",
+                "is on, while beat's user in Redis may not have a mailbox, so that beat would log an error every 5 s",
+                "remove it; systemd's watchdog and `celery-fleet status` tell whether beat is alive",
+                hosts=hosts,
+            )
+        zone = settings.get("timezone")
+        known = zoneinfo.available_timezones() if isinstance(zone, str) else set()
+        # Without a database of zones nothing can be told here; the release's check tells it then.
+        if isinstance(zone, str) and known and zone not in known:
+            yield Problem(
+                "celery_app_settings.timezone",
+                "is no time zone",
+                # Abbreviations and offsets look like one another, and mean something else.
+                suggestion(zone, tuple(name for name in known if "/" in name), _LIKE_A_ZONE)
+                or "write UTC or a city's zone, such as Europe/Berlin; offsets and abbreviations are none",
+                value=model.show(("celery_app_settings", "timezone"), zone),
+                hosts=hosts,
+            )
+
+
+def check_schedule(model: Model) -> Iterator[Problem]:
+    """Each entry has a task and exactly one kind of time, well-formed."""
+    for value, hosts in model.distinct("celery_beat_schedule"):
+        for name, entry in as_mapping(value).items():
+            if entry is UNKNOWN:
+                continue
+            path = ("celery_beat_schedule", name)
+            for problem in _entry(model, path, entry):
+                yield replace(problem, hosts=hosts)
+
+
+def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
+    name = str(path[-1])
+    if not name.strip() or not name.isprintable():
+        yield Problem(
+            dotted(path),
+            "has a name that can't be shown in logs",
+            "give the entry a printable name",
+        )
+    if not isinstance(entry, Mapping):
+        example = "{task: app.tasks.clean, crontab: {minute: 0, hour: 2}}"
+        yield no_mapping(model, path, entry, f"write it as in {example}")
+        return
+    body = as_mapping(entry)
+    if dict(body) == {"enabled": False}:
+        return  # switches off an entry of the code, which has the rest
+    yield from unknown_keys(path, body, _KEYS)
+    yield from _task(model, path, body)
+    times = [key for key in _KINDS if key in body]
+    if len(times) != 1:
+        yield Problem(
+            dotted(path),
+            "has no time at which it is due"
+            if not times
+            else f"has more than one time ({', '.join(times)})",
+            "give it exactly one of crontab, interval and solar",
+        )
+    for key, check in (("crontab", _crontab), ("interval", _interval), ("solar", _solar)):
+        if key in body and body[key] is not UNKNOWN:
+            yield from check(model, (*path, key), body[key])
+    for key, kind in (("args", list), ("kwargs", dict), ("options", dict), ("enabled", bool)):
+        value = body.get(key, UNKNOWN)
+        if value is not UNKNOWN and not isinstance(value, kind):
+            yield Problem(
+                dotted((*path, key)),
+                f"is {kind_of(value)} where {kind_of(kind())} is wanted",
+                "write it as such, or remove it",
+                value=model.show((*path, key), value),
+            )
+    for key in as_mapping(body.get("options")):
+        near = "" if key in _TAKEN else suggestion(key, _TAKEN, cutoff=0.75)
+        # Any other one travels as a property of the message, as its author may want.
+        if near:
+            yield Problem(
+                dotted((*path, "options", key)),
+                "is no option that Celery knows",
+                near,
+            )
+    queue = body.get("queue", UNKNOWN)
+    if queue is not UNKNOWN and (not isinstance(queue, str) or not queue):
+        yield Problem(
+            dotted((*path, "queue")),
+            f"is {'empty' if queue == '' else kind_of(queue)} where the name of a queue is wanted",
+            "write the queue's name, or remove it to let the routes decide",
+            value=model.show((*path, "queue"), queue),
+        )
+
+
+def _task(model: Model, path: Path, body: Mapping[str, object]) -> Iterator[Problem]:
+    task = body.get("task")
+    if "task" not in body:
+        yield Problem(dotted((*path, "task")), "is not set", "name the task, as in app.tasks.clean")
+    elif task is not UNKNOWN and (
+        not isinstance(task, str)
+        or not task
+        or not task.isprintable()
+        or any(c.isspace() for c in task)
+    ):
+        yield Problem(
+            dotted((*path, "task")),
+            "is no task's name",
+            "name the task as Celery registers it, as in app.tasks.clean",
+            value=model.show((*path, "task"), task),
+        )

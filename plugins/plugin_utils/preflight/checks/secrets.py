@@ -1,0 +1,202 @@
+"""Secrets: there, not placeholders, long enough, different, and fit for the files they go to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
+    allowed,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    as_list,
+    as_mapping,
+    dotted,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import (
+    is_secret_name,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    Option,
+    options_of,
+)
+
+SHORTEST: Final = 16
+_PLACEHOLDER = re.compile(
+    # As whole words: a token may begin with todoist or replacement, and XML with <.
+    r"(change|replace|fill|insert)[-_ ]?(me|this|it|in|here|with)(?![a-z0-9]).*|replace|(todo|fixme)([-_ :].*)?"
+    r"|x{3,}|\*{3,}|\.{3,}|<[^<>]*>"
+    r"|(my|your)?[-_ ]?(secret|password|passphrase|example|placeholder)[0-9]*",
+    re.IGNORECASE | re.DOTALL,
+)
+_GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
+_PLACEHOLDER_LEFT: Final = "is a placeholder that nobody has replaced"
+_ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
+# What other checks look at: the application's secrets, and keys, whose text has lines.
+_OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
+# Users that Redis' ACL file is made for, where the role's spec does not list them itself.
+_REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
+
+
+def check_secrets(model: Model) -> Iterator[Problem]:
+    """Each secret of the roles by itself, then all of them against each other."""
+    holders: dict[str, dict[str, list[str]]] = {}
+    for name in _secret_variables(model):
+        for value, hosts in model.distinct(name):
+            for path, secret in _secrets(model, (name,), value):
+                yield from _one(model, path, secret, hosts)
+                if isinstance(secret, str) and secret and not _is_placeholder(model, path, secret):
+                    holders.setdefault(secret, {}).setdefault(dotted(path), []).extend(hosts)
+    for paths in holders.values():
+        if len(paths) > 1:
+            first, *others = sorted(paths)
+            yield Problem(
+                first,
+                f"is the same secret as {', '.join(others)}",
+                f"give each its own; {_GENERATE}",
+                value="<secret>",
+                hosts=tuple(dict.fromkeys(host for hosts in paths.values() for host in hosts)),
+            )
+    yield from _redis_users(model)
+    yield from _web_password(model)
+    yield from _application(model)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text stands for a secret that nobody has written yet."""
+    return not text.strip() or _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def _is_placeholder(model: Model, path: tuple[str, ...], text: str) -> bool:
+    """Whether a secret is still to be written, and nobody has said that it looks so by chance."""
+    return is_placeholder(text) and not allowed(model, "preflight_allowed_placeholders")(
+        dotted(path)
+    )
+
+
+def _password(text: str) -> str:
+    """The password within a URL; the text itself where it is none."""
+    try:
+        return (urlsplit(text).password if "://" in text else None) or text
+    except ValueError:
+        return text
+
+
+def _secret_variables(model: Model) -> list[str]:
+    """Public variables that hold secrets of the fleet itself; the application's own are looked at apart."""
+    return [
+        name
+        for name, option in model.specs.options.items()
+        if name not in _OF_THEIR_OWN
+        and (option.get("no_log") is True or is_secret_name(name))
+        and option.get("type", "str") in ("str", "dict", "raw")
+    ]
+
+
+def _secrets(
+    model: Model, path: tuple[str, ...], value: object
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    option: Option = model.specs.options.get(path[0], {})
+    if isinstance(value, Mapping):
+        options = options_of(option)
+        for key, item in as_mapping(value).items():
+            # A key that the spec does not have is reported as such, without being shown.
+            if not options or key in options:
+                yield (*path, key), item
+    elif isinstance(value, (str, int)) and option.get("type", "str") != "dict":
+        yield path, value
+
+
+def _one(
+    model: Model, path: tuple[str, ...], value: object, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
+        return
+    text = str(value)
+    reason = remedy = ""
+    if not text:
+        reason, remedy = "is empty", _GENERATE
+    elif _is_placeholder(model, path, text):
+        reason, remedy = _PLACEHOLDER_LEFT, f"{_GENERATE}; {_ALLOW}"
+    elif len(text) < SHORTEST:
+        reason, remedy = f"is shorter than {SHORTEST} characters", _GENERATE
+    elif any(ord(c) < 32 or ord(c) == 127 for c in text):
+        reason = "has a line end or a control character"
+        remedy = "write it on one line; a block scalar (|) adds a line end"
+    elif path[0] == "redis_passwords" and (" " in text or not text.isascii()):
+        reason = "has a blank or a letter outside of ASCII, which Redis' ACL file can't hold"
+        remedy = _GENERATE
+    elif path[0] == "flower_auth_password" and "," in text:
+        reason = "has a comma, by which Flower parts several users: nobody could log in"
+        remedy = _GENERATE
+    if reason:
+        yield Problem(dotted(path), reason, remedy, value=model.show(path, value), hosts=hosts)
+
+
+def _redis_users(model: Model) -> Iterator[Problem]:
+    if options_of(model.specs.options.get("redis_passwords", {})):
+        return
+    for value, hosts in model.distinct("redis_passwords"):
+        if isinstance(value, Mapping):
+            for user in _REDIS_USERS:
+                if user not in value:
+                    yield Problem(
+                        dotted(("redis_passwords", user)), "is not set", _GENERATE, hosts=hosts
+                    )
+
+
+def _web_password(model: Model) -> Iterator[Problem]:
+    """Paths that ask for a password need one."""
+    name = "celery_producer_web_auth_password"
+    for host in model.members("celery_producers"):
+        paths = model.value(host, "celery_producer_web_protected_paths")
+        web = as_mapping(model.value(host, "celery_producer_web"))
+        if as_list(paths) and web.get("command") and name not in model.given[host]:
+            yield Problem(
+                name,
+                "is not set, while celery_producer_web_protected_paths has paths",
+                _GENERATE,
+                hosts=(host,),
+            )
+
+
+def _application(model: Model) -> Iterator[Problem]:
+    """The application's own secrets: of any length, but not a placeholder, and one line each."""
+    for value, hosts in model.distinct("celery_app_secret_env"):
+        for key, item in as_mapping(value).items():
+            path = ("celery_app_secret_env", key)
+            if not isinstance(item, str):
+                continue
+            if item and any(_is_placeholder(model, path, text) for text in (item, _password(item))):
+                yield Problem(
+                    dotted(path),
+                    _PLACEHOLDER_LEFT,
+                    f"put the real value into the environment's vault.yml; {_ALLOW}",
+                    value=model.show(path, item),
+                    hosts=hosts,
+                )
+            elif "\0" in item:
+                yield Problem(
+                    dotted(path),
+                    "has a NUL byte, which no environment variable can hold",
+                    "encode it, for example as base64",
+                    value=model.show(path, item),
+                    hosts=hosts,
+                )
+    for value, hosts in model.distinct("celery_app_urls"):
+        for key, parts in as_mapping(value).items():
+            password = as_mapping(parts).get("password")
+            where = ("celery_app_urls", key, "password")
+            if isinstance(password, str) and password and _is_placeholder(model, where, password):
+                yield Problem(
+                    dotted(where),
+                    _PLACEHOLDER_LEFT,
+                    f"put the real value into the environment's vault.yml; {_ALLOW}",
+                    value="<secret>",
+                    hosts=hosts,
+                )

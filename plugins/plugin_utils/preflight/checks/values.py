@@ -1,0 +1,316 @@
+"""Types of values, held against the roles' argument specs.
+
+Leaves are judged by Ansible's own `ArgumentSpecValidator`, as the roles do it later; containers,
+booleans and empty values are taken more strictly, since a role's validation accepts `"a,b"` for a list
+or `"no"` for a boolean, and the role then works on the string that was written.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    dotted,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    ELEMENTS,
+    Option,
+    options_of,
+)
+
+Path = tuple[object, ...]
+
+# Whose elements have a check of their own (`commands`), which knows how YAML reads their key `on`.
+_OWN_ELEMENTS: Final = ("celery_release_commands",)
+# Variables that belong on the command line, where `-e name=value` makes a text of everything. Their roles take that.
+COMMAND_LINE: Final = (
+    "celery_restart_all",
+    "celery_restart_batch",
+    "celery_restart_min_capacity",
+    "celery_restart_only",
+    "fleet_confirm",
+)
+
+_WORDS: Final = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "empty",
+}
+_WANTED: Final = {
+    "dict": ("a mapping", "write it as `key: value` pairs below the name"),
+    "list": ("a list", "write it as a list, one `- item` per line or `[item, item]`"),
+    "str": ("a string", "write one string, in quotes if it looks like something else"),
+    "path": ("a path", "write one path"),
+    "bool": ("a boolean", "write true or false, without quotes"),
+    "int": ("a whole number", "write a whole number, without a unit and without quotes"),
+    "float": ("a number", "write a number, without a unit and without quotes"),
+}
+_RELATIONS: Final = (
+    "mutually_exclusive",
+    "required_together",
+    "required_one_of",
+    "required_if",
+    "required_by",
+)
+# Its exclusive keys have a check of their own (`source`), which says more.
+_OWN_RELATIONS: Final = ("celery_app_source",)
+
+
+def check_types(model: Model) -> Iterator[Problem]:
+    """Wrong types, choices, unknown and missing keys in all variables that the inventory gives."""
+    for name, option in model.specs.options.items():
+        for given, hosts in model.distinct_given(name):
+            value = _spoken(given, option) if name in COMMAND_LINE else given
+            for problem in check_value(model, (name,), value, option):
+                yield replace(problem, hosts=hosts)
+
+
+def _spoken(given: object, option: Option) -> object:
+    """What a text of the command line stands for; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    if option.get("type") == "bool":
+        return {"true": True, "false": False}.get(given.lower(), given)
+    return given.split(",") if option.get("type") == "list" else given
+
+
+def check_required(model: Model) -> Iterator[Problem]:
+    """Variables that a role demands and that its hosts have no value for."""
+    failed = {(failure.path[0], failure.host) for failure in model.failures}
+    for role in model.specs.roles.values():
+        for name, option in role.options.items():
+            if option.get("required") is not True:
+                continue
+            hosts = tuple(
+                host
+                for host in model.hosts_of_role(role.name)
+                if name not in model.hosts[host] and (name, host) not in failed
+            )
+            if hosts:
+                kind = option.get("type", "str")
+                wanted = _WANTED.get(str(kind), (str(kind), ""))[0]
+                keys = ", ".join(
+                    key
+                    for key, inner in options_of(option).items()
+                    if inner.get("required") is True
+                )
+                yield Problem(
+                    variable=name,
+                    message=f"is not set; the role {role.name} needs it",
+                    remedy=f"set it ({wanted}{f' with {keys}' if keys else ''}) in the inventory's "
+                    f"group_vars{_where(model, name)}",
+                    hosts=hosts,
+                )
+
+
+def check_value(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
+    """Problems of one value and all below it, without hosts."""
+    if value is UNKNOWN:
+        return
+    kind = str(option.get("type", "str"))
+    if value is None:
+        if not ("default" in option and option["default"] is None) and kind != "raw":
+            yield Problem(
+                dotted(path), "has no value", _empty_remedy(kind), value=model.show(path, value)
+            )
+        return
+    if kind == "dict":
+        yield from _mapping(model, path, value, option)
+    elif kind == "list":
+        yield from _sequence(model, path, value, option)
+    else:
+        yield from _leaf(model, path, value, option, kind)
+
+
+def suggestion(name: str, known: tuple[str, ...], cutoff: float = 0.6) -> str:
+    """The nearest known name as a question, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words."""
+    return _WORDS.get(type(value), f"a {type(value).__name__}")
+
+
+def no_mapping(model: Model, path: Path, value: object, remedy: str) -> Problem:
+    """What is wrong with anything else where a mapping is wanted."""
+    return Problem(
+        dotted(path),
+        f"is {kind_of(value)} where a mapping is wanted",
+        remedy,
+        value=model.show(path, value),
+    )
+
+
+def spoken_key(key: object) -> object:
+    """A key that nobody knows, as it may be shown: `git:https://user:s3cret@host`, without a space, is one key."""
+    return f"{key.partition(':')[0]}:…" if isinstance(key, str) and ":" in key else key
+
+
+def unknown_keys(path: Path, keys: Iterable[object], known: tuple[str, ...]) -> Iterator[Problem]:
+    """Those keys of a mapping that mean nothing there."""
+    for key in keys:
+        if key not in known:
+            yield Problem(
+                dotted((*path, spoken_key(key))),
+                "is no key known here",
+                suggestion(str(key), known) or f"known keys are {', '.join(known)}",
+            )
+
+
+def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
+    if not isinstance(value, Mapping):
+        yield _wrong(model, path, value, "dict")
+        return
+    options = options_of(option)
+    free = len(path) == 1 and path[0] in ELEMENTS
+    hidden = model.specs.is_hidden(path)
+    for key, item in value.items():
+        if not isinstance(key, str):
+            yield Problem(
+                dotted(path),
+                f"has the key {'(not shown)' if hidden else repr(key)}, which is {kind_of(key)}, not a string",
+                "put the key in quotes",
+            )
+        elif free:
+            element = model.specs.element_options(str(path[0]))
+            named = key if not hidden or key.isidentifier() else "(a name that is not shown)"
+            one: Option = {"type": "dict", "options": element}
+            yield from check_value(model, (*path, named), item, one)
+        elif options and key not in options:
+            yield _unknown_key(model, path, key, item, tuple(options), hidden)
+        elif options:
+            yield from check_value(model, (*path, key), item, options[key])
+        elif item is None:
+            # A free mapping (environment, settings): null may well be meant.
+            continue
+    for key, below in options.items():
+        if below.get("required") is True and key not in value:
+            yield Problem(
+                dotted((*path, key)),
+                "is not set",
+                f"set it ({_WANTED.get(str(below.get('type', 'str')), ('a value', ''))[0]})",
+            )
+    yield from _relations(path, value, option)
+
+
+def _unknown_key(
+    model: Model, path: Path, key: str, item: object, known: tuple[str, ...], hidden: bool
+) -> Problem:
+    # `worker:s3cret` without a space is one key: where secrets lie, an unknown key isn't shown.
+    name = "(a key that is not shown)" if hidden else spoken_key(key)
+    remedy = suggestion(key, known) or f"known keys are {', '.join(sorted(known))}"
+    if hidden:
+        remedy += "; mind the space after each colon"
+    # What stands under an unknown name may be a misspelt secret.
+    plain = not hidden and isinstance(item, (bool, int, float))
+    shown = model.show((*path, key), item) if plain else ""
+    return Problem(dotted((*path, name)), "is no key known here", remedy, value=shown)
+
+
+def _sequence(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield _wrong(model, path, value, "list")
+        return
+    kind = option.get("elements")
+    if kind is None or path[0] in _OWN_ELEMENTS:
+        return
+    element = {**option, "type": kind}
+    for key in ("elements", "required", "default"):
+        element.pop(key, None)
+    for index, item in enumerate(value):
+        yield from check_value(model, (*path, index), item, element)
+
+
+def _leaf(model: Model, path: Path, value: object, option: Option, kind: str) -> Iterator[Problem]:
+    if isinstance(value, (dict, list)) and kind in _WANTED:
+        yield _wrong(model, path, value, kind)
+        return
+    if (kind == "bool") != isinstance(value, bool) and kind in (
+        "bool",
+        "int",
+        "float",
+        "str",
+        "path",
+    ):
+        # YAML reads yes, no, on and off as booleans, so a boolean where a string is due is an accident.
+        yield _wrong(model, path, value, kind)
+        return
+    choices = option.get("choices")
+    options = tuple(choices) if isinstance(choices, list) else ()
+    if isinstance(value, (str, int, float, bool)) and not _valid(
+        kind, options, type(value).__name__, value
+    ):
+        if options and _valid(kind, (), type(value).__name__, value):
+            words = tuple(str(choice) for choice in options)
+            same = [word for word in words if word.lower() == str(value).lower()]
+            near = f"did you mean {same[0]}?" if same else suggestion(str(value), words)
+            near = "" if model.specs.is_secret(path) else near
+            yield Problem(
+                dotted(path),
+                "is none of the allowed values",
+                " ".join(part for part in (near, f"allowed are {', '.join(words)}") if part),
+                value=model.show(path, value),
+            )
+        else:
+            yield _wrong(model, path, value, kind)
+
+
+@lru_cache(maxsize=4096)
+def _valid(kind: str, choices: tuple[object, ...], _type: str, value: object) -> bool:
+    """Ansible's word on one leaf. The type's name keeps 1 and True apart in the cache."""
+    spec: dict[str, object] = {"type": kind}
+    if choices:
+        spec["choices"] = list(choices)
+    try:
+        return not ArgumentSpecValidator({"value": spec}).validate({"value": value}).error_messages
+    except (ValueError, ArithmeticError):
+        return False  # Ansible's check of whole numbers does not expect infinity
+
+
+def _wrong(model: Model, path: Path, value: object, kind: str) -> Problem:
+    wanted, remedy = _WANTED.get(kind, (f"of type {kind}", f"write a value of type {kind}"))
+    return Problem(
+        dotted(path),
+        f"is {kind_of(value)} where {wanted} is wanted",
+        remedy,
+        value=model.show(path, value),
+    )
+
+
+def _relations(path: Path, value: Mapping[object, object], option: Option) -> Iterator[Problem]:
+    relations = {name: option[name] for name in _RELATIONS if option.get(name)}
+    if not relations or path[0] in _OWN_RELATIONS:
+        return
+    given = {key: item for key, item in value.items() if isinstance(key, str) and item is not None}
+    spec = {key: {"type": "raw"} for key in options_of(option)}
+    validator = ArgumentSpecValidator(spec, **relations)
+    # These messages name keys only, never values.
+    for message in validator.validate({key: True for key in given if key in spec}).error_messages:
+        yield Problem(dotted(path), f"is inconsistent: {message}", "change the keys as it says")
+
+
+def _empty_remedy(kind: str) -> str:
+    empty = {"dict": "{}", "list": "[]"}.get(kind)
+    return (
+        f"write {empty} if nothing is meant, else give a value"
+        if empty
+        else ("give a value, or remove the line to get the default")
+    )
+
+
+def _where(model: Model, name: str) -> str:
+    return "/…/vault.yml, encrypted by ansible-vault" if model.specs.is_secret((name,)) else ""

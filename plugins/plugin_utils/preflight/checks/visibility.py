@@ -1,0 +1,167 @@
+"""The visibility timeout: how long an unacknowledged task is left to the worker that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
+    has_part,
+    promise_of,
+    renews,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_mapping,
+    as_number,
+    each_worker,
+    number_text,
+)
+
+# Seconds that a stopping worker waits where its own options bound nothing.
+_DRAIN: Final = 600.0
+# Seconds below which a lease, renewed every five, would not outlast an ordinary pause of Redis or of a host.
+_SHORTEST_LEASE: Final = 15.0
+_VARIABLE: Final = "celery_app_visibility_timeout"
+
+
+def check_visibility(model: Model) -> Iterator[Problem]:
+    """An unacknowledged task comes back only after no worker can have it any more.
+
+    A worker with a lease renews what it has. Any other one takes `prefetch_multiplier` tasks ahead for each process, so
+    the last of them waits that many time limits, and then its drain; the role's default is never less. Where nothing
+    bounds a task it is Celery's hour.
+    """
+    wanted: dict[tuple[str, str], tuple[float, str, str]] = {}
+    for name, options, hosts in each_worker(model):
+        for host in hosts:
+            settings = as_mapping(model.value(host, "celery_app_settings"))
+            variable, value = of(model, host)
+            seconds = as_number(value)
+            if seconds is None or renews(model, host, options):
+                continue
+            least, why = _held(options, settings, promise_of(model, host, options))
+            if seconds >= least:
+                continue
+            # The longest of all workers, so that what the remedy says does for every one.
+            if least > wanted.get((variable, host), (0.0,))[0]:
+                shown = model.show(tuple(variable.split(".")), value)
+                wanted[variable, host] = (least, f"{name} {why}", shown)
+    found: dict[tuple[str, float, str, str], list[str]] = {}
+    for (variable, host), (least, reason, shown) in wanted.items():
+        found.setdefault((variable, least, reason, shown), []).append(host)
+    for (variable, least, reason, shown), hosts_there in found.items():
+        yield Problem(
+            variable,
+            f"is below what the worker {reason}, so a task that still waits would run a second time",
+            f"write {number_text(least)} or more, or remove it to have it computed; with the atomic take and "
+            "celery_worker_lease it needs no such bound",
+            value=shown,
+            hosts=tuple(hosts_there),
+        )
+
+
+def check_lease(model: Model) -> Iterator[Problem]:
+    """A lease that can be renewed in time, and one timeout for all workers of the fleet."""
+    short: dict[tuple[str, str], list[str]] = {}
+    late: dict[str, list[str]] = {}
+    delay_name = "celery_worker_unknown_delay"
+    for _, options, hosts in each_worker(model):
+        for host in hosts:
+            variable, value = of(model, host)
+            seconds = as_number(value)
+            if seconds is None:
+                continue
+            if renews(model, host, options):
+                if seconds < _SHORTEST_LEASE:
+                    shown = model.show(tuple(variable.split(".")), value)
+                    short.setdefault((variable, shown), []).append(host)
+                continue
+            delay = as_number(model.value(host, delay_name))
+            if (
+                delay is not None
+                and delay >= seconds
+                and has_part(model, host, options, "celery_worker_dead_letters")
+            ):
+                late.setdefault(number_text(seconds), []).append(host)
+    for (variable, shown), there in short.items():
+        yield Problem(
+            variable,
+            f"is below {number_text(_SHORTEST_LEASE)}: workers renew what they hold every third of it, and a short "
+            "pause of Redis would have running tasks given to others",
+            f"write {number_text(_SHORTEST_LEASE)} or more, or remove it to have 300",
+            value=shown,
+            hosts=tuple(dict.fromkeys(there)),
+        )
+    for timeout, there in late.items():
+        hosts = tuple(dict.fromkeys(there))
+        yield Problem(
+            delay_name,
+            f"is not below the visibility timeout ({timeout} s): a worker without the lease holds such a task "
+            "meanwhile, which would be given to others as well",
+            f"write less than {timeout}",
+            value=model.show((delay_name,), model.value(hosts[0], delay_name)),
+            hosts=hosts,
+        )
+    yield from _differing(model)
+
+
+def _differing(model: Model) -> Iterator[Problem]:
+    found: dict[float, list[str]] = {}
+    variables = set()
+    for host in model.members("celery_workers"):
+        variable, value = of(model, host)
+        seconds = as_number(value)
+        if seconds is not None:
+            found.setdefault(seconds, []).append(host)
+            variables.add(variable)
+    if len(found) > 1:
+        each = "; ".join(
+            f"{number_text(seconds)}: {', '.join(hosts[:3])}{' …' if len(hosts) > 3 else ''}"
+            for seconds, hosts in sorted(found.items())
+        )
+        longest = number_text(max(found))
+        yield Problem(
+            min(variables, key=len),
+            f"differs between hosts of celery_workers ({each}), and the shortest would hold for the tasks of all",
+            f"write {_VARIABLE}: {longest} for the whole fleet",
+            hosts=tuple(host for hosts in found.values() for host in hosts),
+        )
+
+
+def of(model: Model, host: str) -> tuple[str, object]:
+    """The variable that says how long a task may be held on a host, and its value."""
+    name = "visibility_timeout"
+    settings = as_mapping(model.value(host, "celery_app_settings"))
+    options = as_mapping(settings.get("broker_transport_options"))
+    if name in options:
+        # It wins: an inventory's own setting is laid over the fleet's, option by option.
+        return f"celery_app_settings.broker_transport_options.{name}", options[name]
+    return _VARIABLE, model.value(host, _VARIABLE)
+
+
+def _held(
+    options: Mapping[str, object], settings: Mapping[str, object], promise: str
+) -> tuple[float, str]:
+    """Seconds that a worker may hold a task, and how they are made up."""
+    name, hard = "time_limit", as_number(options.get("time_limit"))
+    if hard is None:
+        name = "celery_app_settings.task_time_limit"
+        hard = as_number(settings.get("task_time_limit"))
+    if hard is None:
+        return 3600, "can hold a task (no time limit bounds it, so an hour at least: 3600 s)"
+    ahead = as_number(options.get("prefetch_multiplier"))
+    if ahead is None:
+        ahead = as_number(settings.get("worker_prefetch_multiplier"))
+    # Celery's own four, or the one of the promise; 0 is no bound, for which nothing would be long enough.
+    ahead = ahead or (1.0 if promise == "at_least_once" else 4.0)
+    drain = as_number(options.get("drain_timeout"))
+    if drain is None:
+        drain = as_number(options.get("time_limit"))
+    drain = _DRAIN if drain is None else drain
+    least = ahead * hard + drain
+    return least, (
+        f"can hold a task ({number_text(least)} s: prefetch_multiplier x {name} + drain_timeout, "
+        f"{number_text(ahead)} x {number_text(hard)} + {number_text(drain)})"
+    )

@@ -1,0 +1,348 @@
+"""Workers: which host takes which, and their limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
+    suggestion,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
+    Model,
+    Problem,
+    Severity,
+    as_list,
+    as_mapping,
+    as_number,
+    as_strings,
+    dotted,
+    each_worker,
+    number_text,
+)
+
+_LOWEST: Final[Mapping[str, float]] = {
+    "concurrency": 1,
+    "prefetch_multiplier": 0,
+    "time_limit": 1,
+    "soft_time_limit": 1,
+    "max_tasks_per_child": 1,
+    "max_memory_per_child": 1,
+    "drain_timeout": 0,
+    "watchdog_sec": 0,
+    "heartbeat_interval": 1,
+}
+_MIB: Final = 2**20
+# A process with Celery in it has more than this before it runs its first task.
+_LEAST_MEMORY: Final = 32 * _MIB
+# Of processes or threads of one worker: Celery itself can't handle more files, and each takes memory.
+_MOST: Final = 1000
+_GREENLETS: Final = ("gevent", "eventlet")
+# Seconds that a stopping worker waits where its own options bound nothing.
+_DRAIN: Final = 600.0
+_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
+_CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
+_UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
+_AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
+_TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
+_SYNTAX: Final = {
+    "memory_max": (_MEMORY, "512M, 2G, 40% or infinity"),
+    "memory_high": (_MEMORY, "512M, 2G, 40% or infinity"),
+    "cpu_quota": (_CPU, "50% for half a core, or 200% for two"),
+    "tasks_max": (_TASKS, "64 or infinity"),
+}
+
+
+def _as_systemd_has_it(text: str, syntax: re.Pattern[str]) -> str:
+    """Return a guess at what a size in another spelling, such as 512MB, stands for."""
+    found = re.fullmatch(r"([0-9.]+) ?([kmgt])(?:i?b|i)?", text.strip(), re.IGNORECASE)
+    guess = f"{found[1]}{found[2].upper()}" if found else ""
+    return f"did you mean {guess}?" if guess and syntax.fullmatch(guess) else ""
+
+
+def memory_bytes(value: object) -> float | None:
+    """Return the bytes of a limit as systemd has it; None for a percentage, infinity and anything else."""
+    found = _SIZE.fullmatch(str(value))
+    return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
+
+
+def enabled(model: Model, host: str) -> tuple[str, ...]:
+    """Names of the workers that a host takes: those enabled that exist, or all."""
+    instances = as_mapping(model.value(host, "celery_worker_instances"))
+    wanted = model.value(host, "celery_worker_enabled")
+    if wanted is UNKNOWN or wanted is None:
+        return tuple(instances)
+    return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
+
+
+def queues_of(name: str, options: Mapping[str, object]) -> tuple[str, ...]:
+    """Queues that a worker consumes; without any it consumes the one of its own name."""
+    excluded = set(as_strings(options.get("exclude_queues")))
+    queues = as_strings(options["queues"]) if "queues" in options else [name]
+    if isinstance(options.get("queues"), str):
+        # Its type is reported; what is meant is plain.
+        queues = re.split(r"\s*,\s*", str(options["queues"]))
+    return tuple(queue for queue in queues if queue not in excluded)
+
+
+def consumed(model: Model) -> dict[str, list[str]]:
+    """Each queue that some enabled worker consumes, with these workers' node names."""
+    found: dict[str, list[str]] = {}
+    for host in model.members("celery_workers"):
+        defaults = as_mapping(model.value(host, "celery_worker_defaults"))
+        instances = as_mapping(model.value(host, "celery_worker_instances"))
+        for name in enabled(model, host):
+            for queue in queues_of(name, {**defaults, **as_mapping(instances[name])}):
+                found.setdefault(queue, []).append(f"{name}@{host}")
+    return found
+
+
+def check_enabled(model: Model) -> Iterator[Problem]:
+    """`celery_worker_enabled` names what exists, and each worker runs somewhere."""
+    taken: set[str] = set()
+    known: dict[str, list[str]] = {}
+    unknown: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for host in model.members("celery_workers"):
+        instances = as_mapping(model.value(host, "celery_worker_instances"))
+        for name in instances:
+            known.setdefault(name, []).append(host)
+        taken.update(enabled(model, host))
+        if not isinstance(model.value(host, "celery_worker_instances"), Mapping):
+            continue
+        for name in as_strings(model.value(host, "celery_worker_enabled")):
+            if name not in instances:
+                unknown.setdefault((name, tuple(instances)), []).append(host)
+        if instances and not enabled(model, host):
+            yield Problem(
+                "celery_worker_enabled",
+                "leaves this host of celery_workers without a worker",
+                "name a worker, or take the host out of the group",
+                value=model.show(
+                    ("celery_worker_enabled",), as_list(model.value(host, "celery_worker_enabled"))
+                ),
+                hosts=(host,),
+                severity=Severity.WARNING,
+            )
+    for (name, instances_there), hosts in unknown.items():
+        yield Problem(
+            "celery_worker_enabled",
+            "names a worker that celery_worker_instances does not have",
+            suggestion(name, instances_there)
+            or f"choose from {', '.join(instances_there) or '(none)'}, or add it there",
+            value=model.show(("celery_worker_enabled",), name),
+            hosts=tuple(hosts),
+        )
+    for name, hosts in known.items():
+        if name not in taken:
+            yield Problem(
+                dotted(("celery_worker_instances", name)),
+                "is a worker that no host takes",
+                "add it to celery_worker_enabled of a host, or remove it",
+                hosts=tuple(hosts),
+                severity=Severity.WARNING,
+            )
+    for value, hosts_without in model.distinct(
+        "celery_worker_instances", model.members("celery_workers")
+    ):
+        if value == {}:
+            yield Problem(
+                "celery_worker_instances",
+                "has no worker",
+                "add one, such as `default: {queues: [celery]}`",
+                value="{}",
+                hosts=hosts_without,
+            )
+
+
+def check_limits(model: Model) -> Iterator[Problem]:
+    """Numbers of a worker: each in its range, and the limits in their order."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        numbers = {key: as_number(options.get(key)) for key in _LOWEST}
+        for key, lowest in _LOWEST.items():
+            number = numbers[key]
+            if number is not None and number < lowest:
+                yield Problem(
+                    dotted((*path, key)),
+                    f"is below {number_text(lowest)}",
+                    f"write {number_text(lowest)} or more",
+                    value=model.show((*path, key), options[key]),
+                    hosts=hosts,
+                )
+        for key, (syntax, examples) in _SYNTAX.items():
+            value = options.get(key)
+            if isinstance(value, (str, int)) and not syntax.fullmatch(str(value)):
+                yield Problem(
+                    dotted((*path, key)),
+                    "is not a value that systemd understands here",
+                    _as_systemd_has_it(str(value), syntax) or f"write it as in {examples}",
+                    value=model.show((*path, key), value),
+                    hosts=hosts,
+                )
+        hard, soft, drain = (
+            numbers[key] for key in ("time_limit", "soft_time_limit", "drain_timeout")
+        )
+        # Below 1 the limit itself is reported.
+        if hard is not None and soft is not None and soft >= hard >= 1:
+            yield Problem(
+                dotted((*path, "soft_time_limit")),
+                f"is not below time_limit ({number_text(hard)} s), so a task would be killed without a chance to end",
+                f"write less than {number_text(hard)}",
+                value=model.show((*path, "soft_time_limit"), options["soft_time_limit"]),
+                hosts=hosts,
+            )
+        if hard is not None and drain is not None and drain < hard:
+            yield Problem(
+                dotted((*path, "drain_timeout")),
+                f"is below time_limit ({number_text(hard)} s): a stop ends tasks that are still allowed to run",
+                f"write {number_text(hard)} or more, or remove it",
+                value=model.show((*path, "drain_timeout"), options["drain_timeout"]),
+                hosts=hosts,
+                severity=Severity.WARNING,
+            )
+        if hard is None:
+            yield from _cut_short(model, path, drain, hosts)
+        if "queues" in options and options["queues"] == []:
+            yield Problem(
+                dotted((*path, "queues")),
+                "is empty, so the worker would consume nothing",
+                f"name a queue, or remove it to consume {name}",
+                value="[]",
+                hosts=hosts,
+            )
+
+
+def check_sizes(model: Model) -> Iterator[Problem]:
+    """Limits of memory and numbers of processes that are far off, mostly by a wrong unit."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name)
+        for key, message, remedy in _sizes(options):
+            yield Problem(
+                dotted((*path, key)),
+                message,
+                remedy,
+                value=model.show((*path, key), options[key]),
+                hosts=hosts,
+            )
+
+
+def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Option, message and remedy of each."""
+    for key in ("memory_max", "memory_high"):
+        size = memory_bytes(options.get(key))
+        if size is not None and size < _LEAST_MEMORY:
+            unit = "a number without a unit is bytes"
+            likely = str(options[key]).isdigit() and _LEAST_MEMORY / _MIB <= size < 10**6
+            yield (
+                key,
+                f"is less than a worker needs to start ({_LEAST_MEMORY // _MIB}M or more)",
+                f"did you mean {options[key]}M? {unit.capitalize()}"
+                if likely
+                else f"write it as in 512M or 2G; {unit}",
+            )
+    if _above(options.get("memory_high"), options.get("memory_max")):
+        yield (
+            "memory_high",
+            f"is above memory_max ({options['memory_max']}), so it has no effect",
+            "write less than memory_max, or remove it",
+        )
+    child = as_number(options.get("max_memory_per_child"))
+    if child is not None and 1 <= child < _LEAST_MEMORY / 1024:
+        likely = child * 1024 >= _LEAST_MEMORY / 1024
+        yield (
+            "max_memory_per_child",
+            "is in KiB, and less than a process has before it runs a task: each would be replaced after every task",
+            f"did you mean {number_text(child * 1024)} ({number_text(child)} MiB)?"
+            if likely
+            else "write KiB, such as 204800 for 200 MiB",
+        )
+    yield from _processes(options)
+
+
+def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    numbers = {"concurrency": as_number(options.get("concurrency"))}
+    autoscale = options.get("autoscale")
+    if isinstance(autoscale, (str, int)):
+        found = _AUTOSCALE.fullmatch(str(autoscale))
+        if found is None:
+            yield (
+                "autoscale",
+                "is not a pair of numbers",
+                "write the largest and the smallest number of processes, as in 10,3",
+            )
+        elif int(found[1]) < int(found[2] or 0):
+            yield (
+                "autoscale",
+                "has the smallest number of processes first",
+                f"write {found[2]},{found[1]}: the largest number comes first",
+            )
+        elif int(found[1]) == 0:
+            yield ("autoscale", "allows no process", "write 1 or more, as in 10,3")
+        else:
+            numbers["autoscale"] = float(found[1])
+    for key, number in numbers.items():
+        if number is not None and number > _MOST and options.get("pool") not in _GREENLETS:
+            yield (
+                key,
+                f"is more than the {_MOST} processes or threads that one worker can have",
+                "write as many as the host has room for; for thousands of waiting tasks write pool: gevent",
+            )
+
+
+def _above(one: object, other: object) -> bool:
+    """Return whether a limit is above another one of the same kind, bytes or percent."""
+    for read in (memory_bytes, _percent):
+        first, second = read(one), read(other)
+        if first is not None and second is not None:
+            return first > second
+    return False
+
+
+def _percent(value: object) -> float | None:
+    text = str(value)
+    return as_number(text[:-1]) if text.endswith("%") else None
+
+
+def check_paths(model: Model) -> Iterator[Problem]:
+    """Paths that systemd could not be given as one word in quotes, or that don't begin at the root."""
+    for name, options, hosts in each_worker(model):
+        path = ("celery_worker_instances", name, "read_write_paths")
+        for number, text in enumerate(as_strings(options.get("read_write_paths"))):
+            if _UNQUOTABLE.search(text):
+                yield Problem(
+                    dotted((*path, number)),
+                    "has a quotation mark or a control character, which systemd can't take in a path here",
+                    "rename the directory",
+                    value=model.show((*path, number), text),
+                    hosts=hosts,
+                )
+            # systemd's marks: of a path that may be missing, and of one below RootDirectory=.
+            elif not text.lstrip("-+").startswith("/"):
+                yield Problem(
+                    dotted((*path, number)),
+                    "is not an absolute path",
+                    "begin it with /",
+                    value=model.show((*path, number), text or '""'),
+                    hosts=hosts,
+                )
+
+
+def _cut_short(
+    model: Model, path: tuple[str, ...], drain: float | None, hosts: tuple[str, ...]
+) -> Iterator[Problem]:
+    """A stop that waits less than a setting lets tasks run, where the worker itself has no limit."""
+    waits = _DRAIN if drain is None else drain
+    for settings, there in model.distinct("celery_app_settings", hosts):
+        hard = as_number(as_mapping(settings).get("task_time_limit"))
+        if hard is not None and waits < hard:
+            yield Problem(
+                dotted((*path, "drain_timeout")),
+                f"is {number_text(waits)} s, below celery_app_settings.task_time_limit ({number_text(hard)} s): a stop "
+                "ends tasks that are still allowed to run",
+                f"write time_limit: {number_text(hard)} for the worker, by which a stop waits as long",
+                hosts=there,
+                severity=Severity.WARNING,
+            )

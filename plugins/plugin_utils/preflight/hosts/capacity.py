@@ -1,0 +1,191 @@
+"""What an inventory asks of each host, held against what the host has: memory, room for releases, packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults, wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
+    given_to,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
+    version,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.workers import (
+    enabled,
+    memory_bytes,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+    as_number,
+    as_text,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
+    redis_bytes,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    ROLE_GROUPS,
+)
+
+_MIB: Final = 2**20
+
+# Bytes. Below the first a virtualenv is likely to fill the disk, below the second nothing could be written any more.
+_ROOM: Final = 1000 * _MIB
+
+_LEAST_ROOM: Final = 250 * _MIB
+
+# What the access rules and settings are written for; Valkey began as 7.2.
+_REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
+
+_REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
+
+_OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "memory_max")
+
+
+def demands(model: Model) -> dict[str, dict[str, object]]:
+    """What each host is asked for, as plain data: `workers` with their bounds, `redis` in bytes, `release`.
+
+    `certificate` is not asked of it but of those that read its certificate: what some Python would refuse.
+    `authorities` says where those are that the control side knows, if it has one of its own.
+    """
+    found: dict[str, dict[str, object]] = {}
+    redis, workers = model.members("redis"), model.members("celery_workers")
+    releases = model.members(*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
+    certificates = given_to(model)
+    for host in model.hosts:
+        given = certificates.get(host)
+        asked: dict[str, object] = {
+            "release": host in releases,
+            "certificate": faults.not_strict(given) if given else [],
+        }
+        if given and given.source == wanted.OWN:
+            asked["authorities"] = {"directory": given.directory, "bundle": given.ca_bundle}
+        if host in redis:
+            asked["redis"] = {
+                name: size
+                for name in _REDIS_MEMORY
+                if (size := redis_bytes(model.value(host, name)))
+            }
+        if host in workers:
+            defaults = as_mapping(model.value(host, "celery_worker_defaults"))
+            instances = as_mapping(model.value(host, "celery_worker_instances"))
+            asked["workers"] = {
+                name: {
+                    key: value
+                    for key, value in {**defaults, **as_mapping(instances[name])}.items()
+                    if key in _OPTIONS and isinstance(value, (str, int, float))
+                }
+                for name in enabled(model, host)
+            }
+        found[host] = asked
+    return found
+
+
+def check_capacity(
+    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
+) -> Iterator[Problem]:
+    """Problems of one host.
+
+    Args:
+        host: Its name in the inventory.
+        facts: `ansible_facts['fleet']` of it.
+        asked: Of `demands`.
+    """
+    yield from _memory(host, facts, asked)
+    yield from _disk(host, facts, asked)
+    if "redis" in asked:
+        yield from _redis(host, facts)
+
+
+def _memory(
+    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
+) -> Iterator[Problem]:
+    memory = as_number(facts.get("memory_bytes"))
+    if not memory:
+        return
+    processors = as_number(facts.get("processors")) or 1
+    parts = {
+        f"worker {name}": bound
+        for name, options in as_mapping(asked.get("workers")).items()
+        if (bound := worker_bytes(as_mapping(options), processors, memory)) is not None
+    }
+    for name, size in as_mapping(asked.get("redis")).items():
+        parts[name] = as_number(size) or 0.0
+    total = sum(parts.values())
+    if total > memory:
+        largest = sorted(parts.items(), key=lambda part: -part[1])
+        words = ", ".join(f"{name} {_size(size)}" for name, size in largest[:4])
+        more = f" and {len(largest) - 4} more" if len(largest) > 4 else ""
+        yield Problem(
+            "memory",
+            f"of the host is {_size(memory)}, and what runs there may take {_size(total)}: {words}{more}",
+            "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
+            "or use a larger one: at its end the kernel chooses whom it kills",
+            hosts=(host,),
+            severity=Severity.WARNING,
+        )
+
+
+def worker_bytes(options: Mapping[str, object], processors: float, memory: float) -> float | None:
+    """Bytes that a worker may come to: all its processes at their limit, or its unit's limit; nothing without either.
+
+    Args:
+        options: Of the worker, over its defaults.
+        processors: Of the host: Celery's concurrency where nothing is said.
+        memory: Bytes of the host's, for a limit in percent.
+    """
+    bounds = []
+    child = as_number(options.get("max_memory_per_child"))
+    if child is not None and options.get("pool", "prefork") == "prefork":
+        largest = (as_text(options.get("autoscale")) or "").partition(",")[0]
+        count = as_number(largest) or as_number(options.get("concurrency")) or processors
+        bounds.append(count * child * 1024)
+    limit = str(options.get("memory_max", ""))
+    size = memory_bytes(limit)
+    percent = as_number(limit[:-1]) if limit.endswith("%") else None
+    if size is not None:
+        bounds.append(size)
+    elif percent is not None:
+        bounds.append(memory * percent / 100)
+    return min(bounds, default=None)
+
+
+def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
+    paths = [*(["/opt"] if asked.get("release") else []), "/var"]
+    for path in paths:
+        free = as_number(as_mapping(facts.get("free_bytes")).get(path))
+        if free is None or free >= _ROOM:
+            continue
+        what = "releases and virtualenvs" if path == "/opt" else "packages, logs and data"
+        yield Problem(
+            "disk",
+            f"of the host has {_size(free)} left below {path}, where {what} go",
+            f"free {_size(_ROOM)} or more there, or enlarge it"
+            + ("; celery_release_keep says how many releases stay" if path == "/opt" else ""),
+            value=path,
+            hosts=(host,),
+            severity=Severity.ERROR if free < _LEAST_ROOM else Severity.WARNING,
+        )
+
+
+def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """The server that is there, or that the host would install; of one that its package lists lack nothing is known."""
+    flavor = str(facts.get("redis_flavor") or "redis")
+    package, least = f"{flavor}-server", _REDIS_FROM.get(flavor)
+    text = str(as_mapping(facts.get("versions")).get(package, "")).rpartition(":")[2]
+    if least and text and version(text) < least:
+        yield Problem(
+            package,
+            f"of the host's packages is older than {'.'.join(map(str, least))}",
+            "use a host whose package sources have a newer one",
+            value=text,
+            hosts=(host,),
+        )
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / _MIB:.0f} MiB"

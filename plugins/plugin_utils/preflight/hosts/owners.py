@@ -1,0 +1,204 @@
+"""What a host already gives to somebody else: to another application, by its mark, or to a stranger who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Problem,
+    Severity,
+    as_list,
+    as_mapping,
+    as_number,
+    as_strings,
+)
+
+# The variable that gives a port.
+_PORTS: Final = {
+    "broker": "celery_app_broker_port",
+    "results": "celery_app_results_port",
+    "web": "celery_producer_web_port",
+    "flower": "flower_port",
+    "backend": "celery_producer_web_listen",
+}
+BEHIND_NGINX: Final = ("web", "flower")
+
+
+def site(app: str, kind: str) -> str:
+    """The file by which nginx listens on a port of an application's."""
+    return f"/etc/nginx/conf.d/{app}-{kind}.conf"
+
+
+def web_socket(app: str) -> str:
+    """The file of an application's socket unit, by which systemd itself listens."""
+    return f"/etc/systemd/system/{app}-web.socket"
+
+
+def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+    """Refuse what is not this application's to take.
+
+    Args:
+        host: The host's name in the inventory.
+        facts: Of it: `claims`, what this inventory wants there; `marks`, those that lie there; `listeners`, who listens
+            on the ports of the claim; `files`, which of nginx's sites and sockets of this application are there.
+    """
+    claim = as_mapping(facts.get("claims"))
+    if not claim:
+        return
+    app = str(claim.get("app"))
+    taken: set[str] = set()
+    own: Mapping[str, object] = {}
+    for item in as_list(facts.get("marks")):
+        mark = as_mapping(item)
+        path = str(mark.get("path"))
+        if mark.get("error") and PurePosixPath(path).parent.name == app:
+            # What would mend it is this run.
+            yield Problem(
+                "host",
+                f"has this application's own mark, which can't be read and is written anew: {mark['error']}",
+                "nothing, if this inventory is the application's only one",
+                severity=Severity.WARNING,
+                value=path,
+                hosts=(host,),
+            )
+        elif mark.get("error"):
+            yield Problem(
+                "host",
+                f"has a mark that can't be read, so whose ports and names it stands for is not known: {mark['error']}",
+                "run the playbook of that application again, which writes it anew; or remove the file if the "
+                "application is there no more",
+                value=path,
+                hosts=(host,),
+            )
+        elif mark.get("app") == app:
+            own = mark
+            if mark.get("owner") != claim.get("owner"):
+                yield _of_another_inventory(host, claim, mark, path)
+        else:
+            collisions = list(_collisions(host, claim, mark, taken))
+            if collisions and mark.get("owner") == claim.get("owner"):
+                yield _renamed(host, claim, mark, collisions)
+            else:
+                yield from collisions
+    yield from _strangers(host, claim, own, facts, taken)
+
+
+def _of_another_inventory(
+    host: str, claim: Mapping[str, object], mark: Mapping[str, object], path: str
+) -> Problem:
+    return Problem(
+        "celery_app_name",
+        f"is an application of another inventory on this host: {path} names {mark.get('owner')} as its owner, "
+        f"and this inventory is {claim.get('owner')}",
+        "choose another name; or, if this inventory is to take the application over, "
+        f"set celery_app_owner to {mark.get('owner')}",
+        value=str(claim.get("app")),
+        hosts=(host,),
+    )
+
+
+def _renamed(
+    host: str, claim: Mapping[str, object], mark: Mapping[str, object], collisions: list[Problem]
+) -> Problem:
+    """What meets an application of the same inventory: it is mostly that application, by its old name."""
+    old = mark.get("app")
+    others = sorted({problem.variable for problem in collisions} - {"celery_app_name"})
+    both = f"; if both are to run here, change {', '.join(others)}" if others else ""
+    return Problem(
+        "celery_app_name",
+        f"is not the name by which this inventory (owner {mark.get('owner')}) has an application on this host already, "
+        f"which is {old}. By a new name it would be a second one beside it, with a second beat",
+        f"set it back to {old}, or take {old} off its hosts first: ansible-playbook celery_fleet.core.remove_fleet -e "
+        f"celery_app_name={old}{both}",
+        value=str(claim.get("app")),
+        hosts=(host,),
+    )
+
+
+def _collisions(
+    host: str, claim: Mapping[str, object], mark: Mapping[str, object], taken: set[str]
+) -> Iterator[Problem]:
+    other = f"application {mark.get('app')} (owner {mark.get('owner')})"
+    for name, port in as_mapping(claim.get("ports")).items():
+        for theirs, number in as_mapping(mark.get("ports")).items():
+            if as_number(port) == as_number(number):
+                taken.add(name)
+                yield Problem(
+                    _PORTS.get(name, name),
+                    f"is already the port of {theirs} of the {other} on this host",
+                    f"choose another port, or give {mark.get('app')} another one and deploy that first",
+                    value=str(port),
+                    hosts=(host,),
+                )
+    users = set(as_strings(claim.get("users"))) & set(as_strings(mark.get("users")))
+    for user in sorted(users):
+        mine = user == claim.get("user") != claim.get("app")
+        yield Problem(
+            "celery_app_user" if mine else "celery_app_name",
+            f"would be the Unix user or group {user}, which the {other} has on this host already: "
+            "each could read the other's files",
+            f"choose another {'celery_app_user' if mine else 'name'}",
+            value=str(claim.get("user" if mine else "app")),
+            hosts=(host,),
+        )
+    for kind in ("units", "paths", "nginx"):
+        names = [
+            name
+            for name in as_strings(claim.get(kind))
+            if any(_meet(name, theirs) for theirs in as_strings(mark.get(kind)))
+        ]
+        if names:
+            yield Problem(
+                "celery_app_name",
+                f"would take {', '.join(names)}, which the {other} has on this host already",
+                "choose another name",
+                value=str(claim.get("app")),
+                hosts=(host,),
+            )
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two patterns of names can stand for the same name."""
+    return fnmatchcase(one, other) or fnmatchcase(other, one)
+
+
+def _strangers(
+    host: str,
+    claim: Mapping[str, object],
+    own: Mapping[str, object],
+    facts: Mapping[str, object],
+    taken: set[str],
+) -> Iterator[Problem]:
+    app = str(claim.get("app"))
+    listeners, files = as_mapping(facts.get("listeners")), as_strings(facts.get("files"))
+    before = {as_number(port) for port in as_mapping(own.get("ports")).values()}
+    for name, port in as_mapping(claim.get("ports")).items():
+        # What was ours before may change places within this run.
+        if name in taken or as_number(port) in before:
+            continue
+        ours: tuple[str, ...]
+        if name in BEHIND_NGINX:
+            # nginx is one for the whole host: it may listen there for somebody else's site, which would go on
+            # answering.
+            ours = ("nginx.service",) if site(app, name) in files else ()
+        elif name == "backend":
+            ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
+        else:
+            ours = tuple(f"redis@{app}-{kind}.service" for kind in ("broker", "results"))
+        strangers = [
+            as_mapping(who)
+            for who in as_list(listeners.get(str(port)))
+            if as_mapping(who).get("unit") not in ours
+        ]
+        if strangers:
+            names = sorted({f"{who.get('command')} ({who.get('unit')})" for who in strangers})
+            yield Problem(
+                _PORTS.get(name, name),
+                f"is taken on this host by {', '.join(names)}",
+                "choose another port, or stop what listens there",
+                value=str(port),
+                hosts=(host,),
+            )

@@ -1,0 +1,102 @@
+"""Where in the user's files a value stands, as far as Ansible knows.
+
+ansible-core 2.19 tags what it reads from YAML with path and line; it has no public function that reads the tag, so
+this is the one place that knows the private one. Where that is missing or says nothing, there is no place to name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    dotted,
+)
+
+try:
+    from ansible._internal._datatag._tags import Origin as _Origin
+except ImportError:  # another version of ansible-core
+    _Origin = None  # type: ignore[assignment,misc]  # None is asked about where it is used
+
+Locate = Callable[[object], "tuple[str, int] | None"]
+_NAME: Final = re.compile(r"[.\[]")
+_DEEPEST: Final = 30
+
+
+def located(value: object) -> tuple[str, int] | None:
+    """Path and line of a file that Ansible read a value from."""
+    if _Origin is None:
+        return None
+    try:
+        tag = _Origin.get_tag(value)
+    except (AttributeError, TypeError):
+        return None
+    path, line = getattr(tag, "path", None), getattr(tag, "line_num", None)
+    if not isinstance(path, str) or not isinstance(line, int) or line < 1:
+        return None
+    return path, line
+
+
+def find(
+    variables: Mapping[str, object], variable: str, locate: Locate = located
+) -> tuple[str, int] | None:
+    """Path and line of the value that a problem names, or of the nearest thing around it.
+
+    Args:
+        variables: Of one host, as the inventory gives them.
+        variable: As `model.dotted` writes a path.
+        locate: What tells where a single value stands.
+    """
+    name = _NAME.split(variable, maxsplit=1)[0]
+    # The key as it was read, which has a tag of its own.
+    found = [
+        place
+        for key, value in variables.items()
+        if key == name
+        for place in _way((name,), key, value, variable, locate, 0)
+    ]
+    return found[-1] if found else None
+
+
+def _way(
+    path: tuple[object, ...],
+    key: object,
+    value: object,
+    variable: str,
+    locate: Locate,
+    depth: int,
+) -> Iterator[tuple[str, int]]:
+    """The places on the way down to a value, the nearest last: of a key where it has one, it says the line of both."""
+    place = locate(key) or locate(value)
+    if place is not None:
+        yield place
+    if depth >= _DEEPEST:
+        return
+    if isinstance(value, Mapping):
+        items: Iterator[tuple[object, object]] = iter(value.items())
+    elif isinstance(value, list):
+        items = iter(enumerate(value))
+    else:
+        return
+    for inner, item in items:
+        # Without Ansible's tags, whose text is no concern of a path.
+        below = (*path, str.__str__(inner) if isinstance(inner, str) else inner)
+        if _leads(below, variable):
+            yield from _way(below, inner, item, variable, locate, depth + 1)
+
+
+def _leads(path: tuple[object, ...], variable: str) -> bool:
+    """Whether a path is that of the variable, or leads there."""
+    text = dotted(path)
+    return variable == text or variable.startswith((f"{text}.", f"{text}["))
+
+
+def shown(place: tuple[str, int], base: Path) -> str:
+    """`path:line`, the path relative to the directory that people work in where it lies below."""
+    path, line = place
+    try:
+        return f"{Path(path).relative_to(base)}:{line}"
+    except ValueError:
+        return f"{path}:{line}"

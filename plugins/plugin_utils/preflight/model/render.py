@@ -1,0 +1,292 @@
+"""From Ansible's variables to the model: each of our variables, rendered host by host.
+
+Needs no more of Ansible than a function that renders a value (`Templar.template`) and the errors it
+raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    CONNECTION,
+    ENCRYPTED,
+    FLEET,
+    MEMBER_GROUPS,
+    UNKNOWN,
+    Control,
+    Model,
+    RenderFailure,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
+    RoleSpec,
+    Specs,
+)
+
+Render = Callable[[object], object]
+MakeRender = Callable[[dict[str, object]], Render]
+Path = tuple[object, ...]
+
+_UNDEFINED = re.compile(r"'([^']+)' is undefined")
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#|^#jinja2:")
+_DEEPEST = 30
+_WORD = re.compile(r"[^\W\d]\w*")
+# By these a template reaches what it does not name, or has another result each time.
+_BEYOND = frozenset(
+    ("lookup", "query", "q", "vars", "varnames", "random", "shuffle", "now", "include", "import")
+)
+# Of all hosts alike, in a new object for each.
+_THE_SAME = frozenset(("groups", "hostvars"))
+
+
+@dataclass
+class _Shared:
+    """What was rendered for one host and is the same for another: of a fleet's hosts most have the same variables.
+
+    A template's result rests on the variables that it names, and those that these name. As long as each of them is the
+    very same thing on both hosts, so is the result; Jinja takes most of the time of a check of many hosts.
+    """
+
+    rendered: dict[tuple[object, ...], object] = field(default_factory=dict)
+    words: dict[int, tuple[object, frozenset[str]]] = field(default_factory=dict)
+
+    def key(self, raw: object, variables: Mapping[str, object]) -> tuple[object, ...] | None:
+        """Of the result among a host's variables, or None where it may rest on something that is not named."""
+        key: dict[str, object] = {}
+        left = [raw]
+        while left:
+            words = self._words(left.pop())
+            if words & _BEYOND:
+                return None
+            for word in words:
+                if word in variables and word not in key and word not in _THE_SAME:
+                    value = variables[word]
+                    key[word] = str(value) if isinstance(value, str) else id(value)
+                    left.append(value)
+        return (id(raw), frozenset(key.items()))
+
+    def _words(self, raw: object) -> frozenset[str]:
+        if id(raw) not in self.words:
+            # The value is kept beside them: its id must not be reused while this lives.
+            self.words[id(raw)] = (raw, frozenset(_words_in(raw)))
+        return self.words[id(raw)][1]
+
+
+def _words_in(raw: object, depth: int = 0) -> set[str]:
+    """All words of the templates inside a value: more than the variables that they name."""
+    if isinstance(raw, str):
+        return set(_WORD.findall(raw)) if _TEMPLATE.search(raw) else set()
+    if raw is None or isinstance(raw, (bool, int, float)):
+        return set()
+    found: set[str] = set()
+    if depth > _DEEPEST or not isinstance(raw, (Mapping, list)):
+        return {*_BEYOND}
+    for item in [*raw.keys(), *raw.values()] if isinstance(raw, Mapping) else raw:
+        found |= _words_in(item, depth + 1)
+    return found
+
+
+@dataclass
+class _Host:
+    """Work on one host."""
+
+    name: str
+    specs: Specs
+    variables: dict[str, object]
+    render: Render
+    plain: dict[int, tuple[object, object]]
+    shared: _Shared
+    failures: list[RenderFailure] = field(default_factory=list)
+
+    def value(self, name: str, raw: object, given: bool) -> object:
+        if id(raw) in self.plain:
+            return self.plain[id(raw)][1]
+        if not _needs_rendering(raw):
+            value = _native(raw)
+            # The raw value is kept beside the result: its id must not be reused while this lives.
+            self.plain[id(raw)] = (raw, value)
+            return value
+        key = self.shared.key(raw, self.variables)
+        if key is not None and key in self.shared.rendered:
+            return self.shared.rendered[key]
+        before = len(self.failures)
+        value = self._rendered((name,), raw, given)
+        if key is not None and len(self.failures) == before:
+            self.shared.rendered[key] = value
+        return value
+
+    def _rendered(self, path: Path, raw: object, given: bool) -> object:
+        try:
+            return _native(self.render(raw))
+        # A lookup or filter plugin of the user's may raise anything; whatever it is becomes one finding.
+        except Exception as error:  # noqa: BLE001  # see above
+            if len(path) < _DEEPEST and isinstance(raw, Mapping) and raw:
+                return {
+                    _native(key): self._rendered((*path, _native(key)), item, given)
+                    for key, item in raw.items()
+                }
+            if len(path) < _DEEPEST and isinstance(raw, list) and raw:
+                return [
+                    self._rendered((*path, index), item, given) for index, item in enumerate(raw)
+                ]
+            self._fail(path, raw, given, error)
+            return UNKNOWN
+
+    def _fail(self, path: Path, raw: object, given: bool, error: Exception) -> None:
+        secret = self.specs.is_hidden(path)
+        message, missing = _reason(error, secret)
+        shown = "" if secret or not isinstance(raw, str) else redact.show(str(raw), False)
+        self.failures.append(RenderFailure(path, self.name, message, shown, given, missing))
+
+
+def build(
+    specs: Specs,
+    groups: Mapping[str, Sequence[str]],
+    variables: Callable[[str], dict[str, object]],
+    make_render: MakeRender,
+    control: Control,
+) -> Model:
+    """Render all our variables for all hosts of `fleet` and its member groups.
+
+    Args:
+        specs: The roles.
+        groups: The inventory's groups.
+        variables: All variables of a host, not rendered.
+        make_render: Makes, from a host's variables, the function that renders values among them.
+        control: The control side.
+    """
+    names = dict.fromkeys(
+        host for group in (FLEET, *MEMBER_GROUPS) for host in groups.get(group, ())
+    )
+    hosts: dict[str, dict[str, object]] = {}
+    given: dict[str, frozenset[str]] = {}
+    failures: list[RenderFailure] = []
+    plain: dict[int, tuple[object, object]] = {}
+    raw: dict[str, Mapping[str, object]] = {}
+    shared = _Shared()
+    for name in names:
+        own = raw[name] = variables(name)
+        roles = [
+            role
+            for role in specs.roles.values()
+            if any(name in groups.get(group, ()) for group in specs.groups_of(role.name))
+            or FLEET in specs.groups_of(role.name)
+        ]
+        given[name] = frozenset(key for key in own if isinstance(key, str))
+        hosts[name], failed = _host(name, specs, own, roles, make_render, plain, shared)
+        failures += failed
+    return Model(specs, groups, hosts, given, control, tuple(failures), raw)
+
+
+def _host(
+    name: str,
+    specs: Specs,
+    own: dict[str, object],
+    roles: Sequence[RoleSpec],
+    make_render: MakeRender,
+    plain: dict[int, tuple[object, object]],
+    shared: _Shared,
+) -> tuple[dict[str, object], list[RenderFailure]]:
+    together: dict[str, object] = {}
+    for role in specs.roles.values():
+        together.update(role.defaults)
+    together.update(own)
+    work = _Host(name, specs, together, make_render(together), plain, shared)
+    values: dict[str, object] = {}
+    for key in (*specs.options, *CONNECTION):
+        if key in own:
+            values[key] = work.value(key, own[key], given=True)
+    for role in roles:
+        together["role_path"] = role.path
+        for key, raw in role.defaults.items():
+            if key not in own and key in specs.options and not _of_the_roles_own(raw):
+                values[key] = work.value(key, raw, given=False)
+    return {key: value for key, value in values.items() if value is not UNKNOWN}, work.failures
+
+
+def secrets_of(model: Model) -> frozenset[str]:
+    """All strings below secret names and `no_log` options: what no message may contain."""
+    # Hosts share most of their values, and the model keeps all of them: so an id stands for one value.
+    values = {
+        (name, id(value)): value
+        for variables in model.hosts.values()
+        for name, value in variables.items()
+    }
+    found: set[str] = set()
+    for (name, _), value in values.items():
+        found.update(_secrets(model.specs, (name,), value))
+    return frozenset(found)
+
+
+def _secrets(specs: Specs, path: tuple[object, ...], value: object) -> set[str]:
+    if specs.is_secret(path):
+        return set(redact.leaves(value))
+    found: set[str] = set()
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            found |= _secrets(specs, (*path, key), item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            found |= _secrets(specs, (*path, index), item)
+    return found
+
+
+def _reason(error: Exception, secret: bool) -> tuple[str, str]:
+    """Why a template failed, and the undefined name if it is that."""
+    if isinstance(error, AnsibleUndefinedVariable):
+        text = redact.one_line(str(error), 300)
+        found = _UNDEFINED.search(text)
+        return f"can't be rendered: {text}", found[1] if found else ""
+    if "vault" in type(error).__name__.lower() or "decrypt" in str(error).lower():
+        return ENCRYPTED, ""
+    if isinstance(error, RecursionError):
+        return "is nested without an end", ""
+    if secret or not isinstance(error, AnsibleError):
+        return f"can't be rendered ({type(error).__name__})", ""
+    return f"can't be rendered: {redact.hide_logins(redact.one_line(str(error), 300))}", ""
+
+
+def _of_the_roles_own(raw: object) -> bool:
+    """Whether a default is made from what only the role's own run has: facts, files of the control side."""
+    return isinstance(raw, str) and ("ansible_facts" in raw or "lookup(" in raw)
+
+
+def _needs_rendering(raw: object, depth: int = 0) -> bool:
+    """Whether a value may be changed by rendering; what is not plain data counts as such (vault)."""
+    if depth > _DEEPEST:
+        return True
+    if isinstance(raw, str):
+        return _TEMPLATE.search(raw) is not None
+    if raw is None or isinstance(raw, (bool, int, float)):
+        return False
+    if isinstance(raw, Mapping):
+        return any(
+            _needs_rendering(key, depth + 1) or _needs_rendering(item, depth + 1)
+            for key, item in raw.items()
+        )
+    if isinstance(raw, list):
+        return any(_needs_rendering(item, depth + 1) for item in raw)
+    return True
+
+
+def _native(value: object, depth: int = 0) -> object:
+    """The value without Ansible's tags: plain containers, strings and numbers."""
+    if depth > _DEEPEST:
+        raise RecursionError
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {_native(key, depth + 1): _native(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_native(item, depth + 1) for item in value]
+    return value

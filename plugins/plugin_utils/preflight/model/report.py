@@ -1,0 +1,96 @@
+"""Problems as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Problem,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.redact import scrub
+
+_MOST_HOSTS = 6
+_MOST_PLACES = 3
+
+
+def grouped(problems: Sequence[Problem]) -> list[Problem]:
+    """Problems that differ in their hosts only, as one with all these hosts."""
+    found: dict[Problem, dict[str, None]] = {}
+    for problem in problems:
+        found.setdefault(replace(problem, hosts=()), {}).update(dict.fromkeys(problem.hosts))
+    return [replace(problem, hosts=tuple(hosts)) for problem, hosts in found.items()]
+
+
+def scrubbed(problems: Sequence[Problem], secrets: Collection[str]) -> list[Problem]:
+    """Problems without any of these secrets, wherever a text came from."""
+    return [
+        replace(
+            problem,
+            variable=scrub(problem.variable, secrets),
+            message=scrub(problem.message, secrets),
+            remedy=scrub(problem.remedy, secrets),
+            value=scrub(problem.value, secrets),
+        )
+        for problem in problems
+    ]
+
+
+def where(
+    hosts: Sequence[str], groups: Mapping[str, Sequence[str]], everyone: Collection[str]
+) -> str:
+    """Hosts in few words: all, a group, or their names."""
+    if not hosts:
+        return ""
+    wanted = set(hosts)
+    if len(wanted) > 1:
+        if wanted == set(everyone):
+            return "all hosts"
+        for group, members in groups.items():
+            if wanted == set(members):
+                return f"all hosts of {group}"
+    shown = ", ".join(hosts[:_MOST_HOSTS])
+    more = len(hosts) - _MOST_HOSTS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def block(
+    title: str,
+    problems: Sequence[Problem],
+    groups: Mapping[str, Sequence[str]],
+    everyone: Collection[str],
+) -> str:
+    """All problems below a title, three lines each, and a fourth where its place is known."""
+    lines = [title]
+    for number, problem in enumerate(problems, 1):
+        lines += ["", f"{number}. {_head(problem, groups, everyone)}"]
+        lines.append(f"   {problem.message}")
+        if problem.places:
+            lines.append(f"   In: {_places(problem)}")
+        lines.append(f"   Remedy: {problem.remedy}")
+    return "\n".join(lines)
+
+
+def line(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:
+    """One problem on one line, for a warning."""
+    place = f" In: {_places(problem)}." if problem.places else ""
+    return (
+        f"preflight: {_head(problem, groups, everyone)} {problem.message}.{place} "
+        f"Remedy: {problem.remedy}"
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _places(problem: Problem) -> str:
+    more = len(problem.places) - _MOST_PLACES
+    return ", ".join(problem.places[:_MOST_PLACES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _head(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:
+    place = where(problem.hosts, groups, everyone)
+    value = f" = {problem.value}" if problem.value else ""
+    return f"{problem.variable}{value}" + (f" ({place})" if place else "")

@@ -1,0 +1,167 @@
+"""The roles' own word on their variables: `meta/argument_specs.yml` and `defaults/main.yml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
+
+# Which hosts of `site.yml` a role runs on. A role that is not here is called by others with what it
+# needs, so the inventory owes it nothing.
+ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "preflight": ("fleet",),
+    "celery_app": ("fleet",),
+    "pki": ("fleet",),
+    "firewall": ("fleet",),
+    "redis": ("redis",),
+    "celery_runtime": ("celery_workers", "celery_beat", "celery_producers", "flower"),
+    "celery_release": ("celery_workers", "celery_beat", "celery_producers"),
+    "celery_worker": ("celery_workers",),
+    "celery_restart": ("celery_workers",),
+    "celery_beat": ("celery_beat",),
+    "celery_producer": ("celery_producers",),
+    "flower": ("flower",),
+    "celery_health": ("fleet",),
+}
+
+# Argument specs can't describe a mapping with free keys. The options of one element stand in an entry
+# point of the same file, or in another variable that takes the same options.
+ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
+    "celery_worker_instances": ("instance", "celery_worker_defaults"),
+    "celery_beat_schedule": ("entry", ""),
+    "celery_app_urls": ("url", ""),
+}
+
+Option = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """One role.
+
+    Attributes:
+        name: Its name; its variables begin with it and an underscore.
+        options: `argument_specs.main.options`.
+        defaults: `defaults/main.yml`, not rendered.
+        path: The role's directory.
+        entries: Options of the other entry points.
+    """
+
+    name: str
+    options: Mapping[str, Option]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    path: str = ""
+    entries: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Specs:
+    """All roles by name."""
+
+    roles: Mapping[str, RoleSpec]
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """Every public variable with its option; one that only has a default counts as anything."""
+        found: dict[str, Option] = {}
+        for role in self.roles.values():
+            found.update(
+                {name: {"type": "raw"} for name in role.defaults if not name.startswith("_")}
+            )
+            found.update(role.options)
+        return found
+
+    def groups_of(self, role: str) -> tuple[str, ...]:
+        """Groups on whose hosts `site.yml` runs the role."""
+        return ROLE_GROUPS.get(role, ())
+
+    def role_of(self, variable: str) -> str | None:
+        """The role whose prefix a variable has; the longest prefix wins."""
+        fits = [name for name in self.roles if variable.startswith(f"{name}_")]
+        return max(fits, key=len, default=None)
+
+    def element_options(self, variable: str) -> Mapping[str, Option]:
+        """Options of one element of a mapping with free keys; empty where the specs don't say."""
+        entry, twin = ELEMENTS.get(variable, ("", ""))
+        role = self.roles.get(self.role_of(variable) or "")
+        if role is not None and entry in role.entries:
+            return role.entries[entry]
+        return options_of(self.options.get(twin, {}))
+
+    def is_secret(self, path: Sequence[object]) -> bool:
+        """Whether the value at a path must not be shown: by `no_log`, or by a name on the way."""
+        if any(redact.is_secret_name(part) for part in path):
+            return True
+        return any(option.get("no_log") is True for option in self._on_the_way(path))
+
+    def is_hidden(self, path: Sequence[object]) -> bool:
+        """Whether neither the value at a path nor its keys are shown: a secret, or a mapping with secrets of its own.
+
+        What stands there in place of the mapping may well be the secret, and so may a misspelt key's value.
+        """
+        if self.is_secret(path):
+            return True
+        if path and path[0] in ELEMENTS and len(path) <= 2:  # the mapping, or one element of it
+            below = self.element_options(str(path[0]))
+        else:
+            below = options_of([{}, *self._on_the_way(path)][-1])
+        return any(option.get("no_log") is True for option in below.values())
+
+    def show(self, path: Sequence[object], value: object) -> str:
+        """The value at a path, as `redact.show` does it."""
+        return redact.show(value, self.is_hidden(path))
+
+    def _on_the_way(self, path: Sequence[object]) -> Iterator[Option]:
+        if not path or not isinstance(path[0], str):
+            return
+        option = self.options.get(path[0], {})
+        yield option
+        below = options_of(option)
+        rest = list(path[1:])
+        if path[0] in ELEMENTS and rest:
+            below, rest = self.element_options(path[0]), rest[1:]
+        for part in rest:
+            if isinstance(part, int):
+                continue
+            option = below.get(str(part), {})
+            yield option
+            below = options_of(option)
+
+
+def options_of(option: Option) -> Mapping[str, Option]:
+    """The nested options of an option."""
+    return _options(option.get("options"))
+
+
+def parse_role(name: str, argument_specs: object, defaults: object, path: str = "") -> RoleSpec:
+    """A role from its two parsed files; what does not look like a spec is left out."""
+    specs = argument_specs if isinstance(argument_specs, Mapping) else {}
+    entries = specs.get("argument_specs")
+    entries = entries if isinstance(entries, Mapping) else {}
+    parsed = {
+        str(entry): _options(body.get("options"))
+        for entry, body in entries.items()
+        if isinstance(body, Mapping)
+    }
+    return RoleSpec(
+        name=name,
+        options=parsed.pop("main", {}),
+        defaults={
+            key: value
+            for key, value in (defaults.items() if isinstance(defaults, Mapping) else ())
+            if isinstance(key, str)
+        },
+        path=path,
+        entries=parsed,
+    )
+
+
+def _options(value: object) -> Mapping[str, Option]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {
+        str(name): option if isinstance(option, Mapping) else {} for name, option in value.items()
+    }

@@ -1,0 +1,174 @@
+"""The table of checks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
+    certificates,
+    commands,
+    connections,
+    control,
+    delivery,
+    environment,
+    firewall,
+    groups,
+    health,
+    logs,
+    names,
+    network,
+    queues,
+    ranges,
+    redis_cluster,
+    rendering,
+    restarts,
+    schedule,
+    secrets,
+    settings,
+    source,
+    values,
+    visibility,
+    workers,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    Severity,
+    as_mapping,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.render import (
+    secrets_of,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.report import (
+    grouped,
+    scrubbed,
+)
+
+_INHERITED = re.compile(r"celery_worker_instances\.([^.\[]+)\.([a-z_]+)")
+Check = Callable[[Model], Iterator[Problem]]
+
+# In the order in which a person would mend things. Where two checks have something to say about the same
+# path on the same host, the first one speaks.
+CHECKS: Final[tuple[Check, ...]] = (
+    control.check_versions,
+    groups.check_groups,
+    groups.check_machines,
+    groups.check_files,
+    settings.check_misplaced,
+    names.check_unknown,
+    rendering.check_rendering,
+    values.check_required,
+    secrets.check_secrets,
+    schedule.check_scheduler,
+    schedule.check_schedule,
+    schedule.check_database,
+    schedule.check_policy,
+    schedule.check_zone,
+    commands.check_commands,
+    values.check_types,
+    names.check_directories,
+    names.check_hosts,
+    names.check_allowed,
+    names.check_application,
+    environment.check_environment,
+    names.check_workers_and_queues,
+    workers.check_enabled,
+    workers.check_limits,
+    workers.check_sizes,
+    workers.check_paths,
+    visibility.check_visibility,
+    visibility.check_lease,
+    logs.check_logs,
+    health.check_health,
+    ranges.check_ranges,
+    restarts.check_restarts,
+    restarts.check_overlap,
+    redis_cluster.check_cluster,
+    connections.check_connections,
+    settings.check_settings,
+    delivery.check_promise,
+    delivery.check_prefix,
+    delivery.check_take,
+    delivery.check_parts,
+    delivery.check_numbers,
+    delivery.check_rollout,
+    queues.check_keys,
+    queues.check_exchanges,
+    queues.check_default,
+    queues.check_routes,
+    queues.check_scheduled,
+    source.check_source,
+    source.check_interpreter,
+    network.check_ports,
+    network.check_flower_prefix,
+    network.check_protected_paths,
+    network.check_users,
+    network.check_memory,
+    firewall.check_firewall,
+    environment.check_overruled,
+    environment.check_secrets_in_the_clear,
+    certificates.check_certificates,
+)
+
+
+def check(model: Model) -> list[Problem]:
+    """All problems of an inventory, each once with all its hosts, free of secrets.
+
+    An inventory whose hosts do not exist yet gets that one answer: what makes the hosts also makes
+    the secrets that everything else would complain about.
+    """
+    found = list(control.check_hosts_exist(model))
+    if not found:
+        spoken: set[tuple[str, str]] = set()
+        for one in CHECKS:
+            fresh = [
+                left
+                for problem in one(model)
+                if (left := _unspoken(_of_defaults(model, problem), spoken))
+            ]
+            spoken |= {(problem.variable, host) for problem in fresh for host in _hosts(problem)}
+            found += fresh
+        if not any(problem.severity is Severity.ERROR for problem in found):
+            # A default fails because of what it is made from; where that is reported, this is not.
+            found += rendering.check_defaults(model)
+    return scrubbed([_placed(model, problem) for problem in grouped(found)], secrets_of(model))
+
+
+def _of_defaults(model: Model, problem: Problem) -> Problem:
+    """The problem of an option that a worker only inherits, where it is written."""
+    match = _INHERITED.fullmatch(problem.variable)
+    if match is None:
+        return problem
+    name, option = match.groups()
+    for host in problem.hosts or tuple(model.hosts):
+        own = as_mapping(as_mapping(model.value(host, "celery_worker_instances")).get(name))
+        if option in own or option not in as_mapping(model.value(host, "celery_worker_defaults")):
+            return problem
+    return replace(problem, variable=f"celery_worker_defaults.{option}")
+
+
+def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:
+    """The problem with the hosts that nothing was said of yet, if there are any."""
+    hosts = tuple(host for host in _hosts(problem) if (problem.variable, host) not in spoken)
+    if not hosts:
+        return None
+    return replace(problem, hosts=hosts if problem.hosts else ())
+
+
+def _placed(model: Model, problem: Problem) -> Problem:
+    """The problem with the places of the inventory that it stands in."""
+    found = (
+        origin.find(model.raw.get(host, {}), problem.variable)
+        for host in problem.hosts or tuple(model.hosts)
+    )
+    base = model.control.base_dir
+    places = dict.fromkeys(origin.shown(place, base) for place in found if place is not None)
+    return replace(problem, places=tuple(places))
+
+
+def _hosts(problem: Problem) -> tuple[str, ...]:
+    return problem.hosts or ("",)

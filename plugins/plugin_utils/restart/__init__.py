@@ -1,0 +1,1 @@
+"""The rolling restart: the order, its state, and the turns of a host."""

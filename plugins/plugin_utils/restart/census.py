@@ -1,0 +1,166 @@
+"""The workers that a roll is about: what the inventory wants, what the plan has found and what answers, in one list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils import routing
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    workers as desired_workers,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    STAND_IN,
+    Need,
+    Presence,
+    Worker,
+)
+
+# What `settle` calls the end of a unit, and what it is here.
+_NEEDS: Mapping[str, Need] = {
+    "start": "start",
+    "restart": "restart",
+    "remove": "remove",
+}
+
+
+def names(only: Any) -> list[str]:
+    """celery_restart_only as a list; `-e` gives it as one text with commas between."""
+    parts = only.split(",") if isinstance(only, str) else only or ()
+    return [str(name).strip() for name in parts if str(name).strip()]
+
+
+def active_units(variables: Mapping[str, Any]) -> list[str]:
+    """Units of a host that are active, from the plan or, without one, from what was looked at instead."""
+    planned = (variables.get("__fleet_plan") or {}).get("states") or {}
+    looked = (variables.get("__celery_worker_seen") or {}).get("units") or {}
+    return [
+        *(unit for unit, state in planned.items() if state["active"] == "active"),
+        *(unit for unit, state in looked.items() if state.get("ActiveState") == "active"),
+    ]
+
+
+def workers(
+    *,
+    hostvars: Mapping[str, Mapping[str, Any]],
+    inventory: Sequence[str],
+    present: Iterable[str],
+    instances: Mapping[str, Mapping[str, Any] | None],
+    items: Iterable[Mapping[str, Any]],
+    census: Mapping[str, Mapping[str, Any]],
+    active: Mapping[str, Iterable[str]],
+    left: Mapping[str, Iterable[str]],
+    app: str,
+    force: bool = False,
+    only: Sequence[str] = (),
+) -> list[Worker]:
+    """Every worker of the fleet with what is to be done with it, in the order of the inventory.
+
+    Args:
+        hostvars: Ansible's.
+        inventory: The group celery_workers.
+        present: Those of its hosts that this run reaches.
+        instances: celery_worker_instances, for hosts that say nothing of their own.
+        items: The plan's, each with host, subject (a unit) and action.
+        census: What answers: queues, processes and pid of each node.
+        active: Units that systemd calls active, by host. Such a worker consumes, or its watchdog would have ended it:
+            one that does not answer, as a solo pool in the middle of a task, must not be taken for idle.
+        left: Names of stand-ins whose files an earlier run has left behind, by host: not each of them answers.
+        app: Name of the application.
+        force: Restart whether or not anything differs.
+        only: Names of the workers that may be restarted; all without any.
+    """
+    here = set(present)
+    unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
+    pending: dict[str, Need] = {}
+    found: list[Worker] = []
+    for item in items:
+        match = unit.fullmatch(str(item["subject"]))
+        if match and item["host"] in here and item["action"] in _NEEDS:
+            pending[f"{match[1]}@{item['host']}"] = _NEEDS[str(item["action"])]
+    for node in (*census, *(f"{name}@{host}" for host, names in left.items() for name in names)):
+        name, _, host = node.partition("@")
+        if name.endswith(STAND_IN) and host in here:
+            # A run that was killed has left it behind.
+            pending.setdefault(node, "remove")
+    for node, wanted in desired_workers.nodes(hostvars, inventory, instances).items():
+        host, name = str(wanted["host"]), str(wanted["worker"])
+        need = pending.pop(node, "")
+        if force and not need and host in here:
+            need = "restart"
+        if need == "restart" and only and name not in only:
+            need = ""
+        variables = hostvars[host]
+        own = variables.get("celery_worker_instances") or instances
+        options = desired_workers.worker_options(name, own, variables.get("celery_worker_defaults"))
+        seen = census.get(node)
+        found.append(
+            Worker(
+                node=node,
+                host=host,
+                unit=str(wanted["unit"]),
+                name=name,
+                queues=tuple(str(queue) for queue in wanted["queues"]),
+                processes=_processes(options, seen),
+                pool=str(options.get("pool") or "prefork"),
+                overlap=options.get("overlap"),
+                presence=_presence(
+                    wanted["queues"], seen, wanted["unit"] in active.get(host, ()), host in here
+                ),
+                need=need,
+            )
+        )
+    for node, need in pending.items():
+        # What is left is not in the inventory.
+        name, _, host = node.partition("@")
+        seen = census.get(node, {})
+        queues = tuple(str(queue) for queue in seen.get("queues", ()))
+        found.append(
+            Worker(
+                node=node,
+                host=host,
+                unit=f"{app}-worker@{name}.service",
+                name=name,
+                queues=queues,
+                processes=max(1, int(seen.get("processes") or 1)),
+                presence="serving" if queues else "inactive",
+                need=need,
+            )
+        )
+    return found
+
+
+def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
+    """Tasks that a worker runs at once: as the inventory has it, else as the worker says (Celery counts processors)."""
+    if options.get("pool") == "solo":
+        return 1
+    largest = str(options["autoscale"]).split(",")[0] if options.get("autoscale") else 0
+    return max(1, int(options.get("concurrency") or largest or (seen or {}).get("processes") or 1))
+
+
+def _presence(
+    queues: Sequence[str], seen: Mapping[str, Any] | None, active: bool, reached: bool
+) -> Presence:
+    if active or (seen is not None and set(queues) & set(seen.get("queues", ()))):
+        return "serving"
+    return "inactive" if reached else "missing"
+
+
+def needed_tasks(
+    queues: Sequence[str],
+    schedule: Mapping[str, Mapping[str, Any]],
+    routes: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Tasks that a consumer of these queues has to know: scheduled onto them, or routed to them by name."""
+    tasks = {
+        entry["task"]
+        for entry in routing.scheduled(schedule, routes).values()
+        if entry["queue"] in queues
+    }
+    tasks |= {
+        name
+        for name, route in routes.items()
+        if not set("*?[") & set(name) and str(route.get("queue")) in queues
+    }
+    return sorted(tasks)

@@ -1,0 +1,1 @@
+"""One run of a playbook: its lease, plan, report, release commands and source."""

@@ -1,0 +1,91 @@
+"""From what a role wants to what the module `settle` is given: templates rendered, all of it packed.
+
+Control side only: it uses Ansible's templating.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import KEYS
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+
+
+def secrets(templar: Any) -> list[str]:
+    """Values of the application's secret environment, which no output may show."""
+    text = "{{ __celery_app_secret_env | default({}) | celery_fleet.core.fleet_environment_file }}"
+    return secrets_of(str(templar.template(trust_as_template(text))))
+
+
+class Renderer:
+    """Renders the files of one host; templates are read once."""
+
+    def __init__(self, templar: Any, loader: Any, variables: Mapping[str, Any]) -> None:
+        self._templar = templar
+        self._loader = loader
+        self._variables = variables
+        self._templates: dict[str, tuple[str, Any]] = {}
+
+    def wanted(self, raw: Any) -> dict[str, Any]:
+        """What a role wants, each file with its content.
+
+        Raises:
+            AnsibleActionFail: With all errors of all templates, each with its file and its template.
+        """
+        if not isinstance(raw, Mapping):
+            raise AnsibleActionFail(
+                f"settle: wanted must be a dictionary, not {type(raw).__name__}"
+            )
+        unknown = sorted(set(raw) - KEYS)
+        if unknown:
+            raise AnsibleActionFail(f"settle: unknown key {', '.join(unknown)} in wanted")
+        errors: list[str] = []
+        result = {key: raw[key] for key in sorted(KEYS) if raw.get(key)}
+        if "files" in result:
+            result["files"] = self._files(result["files"], errors)
+        if errors:
+            raise AnsibleActionFail("\n".join(errors))
+        return result
+
+    def _files(self, files: Sequence[Mapping[str, Any]], errors: list[str]) -> list[dict[str, Any]]:
+        rendered = []
+        for item in files:
+            file = dict(item)
+            source, extra = file.pop("src", None), file.pop("vars", {})
+            if source is not None:
+                try:
+                    file["content"] = self._render(str(source), str(file["dest"]), extra)
+                except AnsibleError as error:
+                    errors.append(f"{file['dest']} (template templates/{source}): {error}")
+                    continue
+            rendered.append(file)
+        return rendered
+
+    def _render(self, source: str, dest: str, extra: Mapping[str, Any]) -> str:
+        path = TEMPLATES / source
+        if source not in self._templates:
+            # One templar for each template: a fresh environment for each file costs twice as much.
+            templar = self._templar.copy_with_new_env(
+                searchpath=[os.fspath(path.parent), os.fspath(TEMPLATES)],
+                available_variables=self._variables,
+            )
+            text = trust_as_template(self._loader.get_text_file_contents(os.fspath(path)))
+            self._templates[source] = (text, templar)
+        text, templar = self._templates[source]
+        scope = {**self._variables, **extra}
+        scope.update(
+            generate_ansible_template_vars(path=source, fullpath=os.fspath(path), dest_path=dest)
+        )
+        templar.available_variables = scope
+        rendered = str(
+            templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}) or ""
+        )
+        # A template that ends in a block or an include loses its last newline.
+        return rendered if rendered.endswith("\n") else rendered + "\n"

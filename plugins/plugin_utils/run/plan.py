@@ -1,0 +1,430 @@
+"""What a run would do and why: the parts of a fleet, the items of its plan, and their text for a person.
+
+Plain functions over what the hosts have answered; `fleet_plan` asks them, `fleet_plan_report` prints.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
+
+# Longer reasons are cut in the text; the JSON has them whole.
+_WHY_LENGTH = 160
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one role wants on the hosts of some groups.
+
+    Attributes:
+        name: Of the role.
+        groups: It concerns hosts in any of them.
+        tags: Of its play and its role in site.yml: under `--tags` a part without one of these is left out.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        """The role's variable that holds what it wants."""
+        return f"__{self.name}_wanted"
+
+
+_APPLICATION = ("celery_workers", "celery_beat", "celery_producers")
+_BOTH = ("deploy", "configure")
+
+# In the order of site.yml's plays; a test holds the tags against it.
+PARTS = (
+    # The owner's mark, whatever a run is about.
+    Part("fleet", ("fleet",), ("always",)),
+    Part(
+        "celery_runtime",
+        (*_APPLICATION, "flower"),
+        (
+            *_BOTH,
+            "celery_runtime",
+            # Its file names the runtime that it runs from.
+            "celery_cli",
+            "celery_release",
+            "celery_worker",
+            "celery_beat",
+            "celery_producer",
+            "flower",
+            # Likewise.
+            "celery_health",
+        ),
+    ),
+    Part(
+        "celery_release",
+        _APPLICATION,
+        (*_BOTH, "celery_release", "celery_worker", "celery_beat", "celery_producer"),
+    ),
+    Part("pki", ("fleet",), ("configure", "pki")),
+    # Before what it guards starts: whatever brings a port of Redis's or of the web process's brings this, too.
+    Part("firewall", ("fleet",), (*_BOTH, "firewall", "redis", "celery_producer")),
+    Part("redis", ("redis",), ("configure", "redis")),
+    Part(
+        "celery_cli",
+        ("fleet",),
+        (
+            *_BOTH,
+            "celery_cli",
+            "celery_release",
+            "celery_worker",
+            "celery_beat",
+            "celery_producer",
+        ),
+    ),
+    # Not under its own tag alone, which builds and starts nothing.
+    Part(
+        "celery_release_commands",
+        _APPLICATION,
+        (*_BOTH, "celery_worker", "celery_beat", "celery_producer"),
+    ),
+    Part("celery_worker", ("celery_workers",), (*_BOTH, "celery_worker")),
+    Part(
+        "celery_runtime_surplus",
+        ("fleet",),
+        (*_BOTH, "celery_worker", "celery_beat", "celery_producer", "flower"),
+    ),
+    # In the database, where it is there: before beat reads it.
+    Part("celery_beat_schedule", ("celery_beat",), (*_BOTH, "celery_beat")),
+    Part("celery_beat", ("celery_beat",), (*_BOTH, "celery_beat")),
+    Part("celery_producer", ("celery_producers",), (*_BOTH, "celery_producer")),
+    Part("flower", ("flower",), ("configure", "flower")),
+    # It knows which units and workers there are, so it comes with whatever changes them.
+    Part(
+        "celery_health",
+        ("fleet",),
+        (*_BOTH, "celery_health", "celery_worker", "celery_beat", "celery_producer", "flower"),
+    ),
+    # The link to the current release. Not under `verify` alone: that builds nothing it could point to.
+    Part("verify", _APPLICATION, _BOTH),
+)
+
+
+def parts_in(run: Iterable[str], skip: Iterable[str]) -> list[Part]:
+    """The parts of any host, as far as `--tags` and `--skip-tags` let them run."""
+    wanted, unwanted = set(run), set(skip)
+    return [
+        part
+        for part in PARTS
+        if (wanted & {"all", *part.tags} or "always" in part.tags)
+        and not unwanted.intersection(part.tags)
+    ]
+
+
+def parts_of(groups: Iterable[str], run: Iterable[str], skip: Iterable[str]) -> list[Part]:
+    """Those of a host in these groups."""
+    member = set(groups)
+    return [part for part in parts_in(run, skip) if member.intersection(part.groups)]
+
+
+# What Ansible itself gives a meaning, and the tag of the last play, which is no part where it stands alone.
+_OTHER_TAGS = ("all", "always", "never", "tagged", "untagged", "verify")
+
+
+def tag_notes(run: Iterable[str], skip: Iterable[str]) -> list[str]:
+    """What a person should know of tags that no play has: with one that is misspelt a run would seem to be done."""
+    known = sorted({*_OTHER_TAGS, *(tag for part in PARTS for tag in part.tags)})
+    found = []
+    for option, given in (("--tags", run), ("--skip-tags", skip)):
+        for tag in sorted({str(tag) for tag in given} - set(known)):
+            near = difflib.get_close_matches(tag, known, 1)
+            guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            found.append(f"{option} {tag}: no play of site.yml has this tag; {guess}")
+    return found
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a run would do on one host.
+
+    Attributes:
+        subject: The unit, or what else it is about.
+        why: Reasons, each a few words; no value of a secret.
+    """
+
+    host: str
+    part: str
+    subject: str
+    action: str
+    why: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in JSON."""
+        return {
+            "host": self.host,
+            "part": self.part,
+            "subject": self.subject,
+            "action": self.action,
+            "why": list(self.why),
+        }
+
+
+def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
+    """What the module `settle` has foretold of a host."""
+    return [
+        Item(
+            host,
+            str(found.get("part", "")),
+            str(found.get("unit") or ""),
+            str(found["action"]),
+            tuple(str(reason) for reason in found.get("why", ())),
+        )
+        for found in pending
+    ]
+
+
+def with_forced(
+    items: Sequence[Item], workers: Iterable[Worker], hosts: Sequence[str]
+) -> list[Item]:
+    """A plan with the workers that restart although nothing differs, as `celery_restart_all` has it.
+
+    Args:
+        items: Of the plan.
+        workers: All of the fleet.
+        hosts: In their order.
+    """
+    known = {(item.host, item.subject) for item in items}
+    forced = [
+        Item(worker.host, "celery_worker", worker.unit, "restart", ("celery_restart_all",))
+        for worker in workers
+        if worker.need == "restart" and (worker.host, worker.unit) not in known
+    ]
+    return in_order([*items, *forced], hosts) if forced else list(items)
+
+
+# Actions as a person reads them.
+_WORDS = {"live": "set live"}
+# Parts whose files and links, where no unit takes them up, are the fleet's own: all of them are one line of the text.
+_BOOKKEEPING = frozenset(("celery_cli", "celery_health", "celery_runtime", "fleet", "verify"))
+# Names of such files that the line has.
+_NAMES = 5
+
+
+@dataclass
+class Plan:
+    """The plan of one run.
+
+    Attributes:
+        items: In the order of hosts and parts.
+        hosts: All hosts that were asked.
+        missing: Hosts that could not be asked, each with the reason.
+        notes: What else a person should know before it begins, such as the order of restarts.
+    """
+
+    items: list[Item]
+    hosts: list[str]
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form in JSON, of format 1."""
+        return {
+            "format": 1,
+            "changes": bool(self.items),
+            "hosts": self.hosts,
+            "missing": self.missing,
+            "items": [item.as_dict() for item in self.items],
+            "notes": self.notes,
+        }
+
+    def text(self) -> str:
+        """A table with a line for each item and one for all bookkeeping, then the notes."""
+        lines = [self._title()]
+        rows = [
+            (item.host, _subject(item), _WORDS.get(item.action, item.action), _reasons(item))
+            for item in self.items
+            if not _is_bookkeeping(item)
+        ]
+        rows += _bookkeeping([item for item in self.items if _is_bookkeeping(item)])
+        if rows:
+            widths = [max(len(row[column]) for row in rows) for column in range(3)]
+            lines.append("")
+            for *cells, why in rows:
+                padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+                lines.append(f"  {'  '.join(padded)}  {why}".rstrip())
+        if self.missing:
+            lines.append("")
+            lines += [
+                f"  {host} is left out, and what it serves counts as missing: {reason}"
+                for host, reason in self.missing.items()
+            ]
+        if self.notes:
+            lines.append("")
+            lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _title(self) -> str:
+        if not self.items:
+            return f"Plan: nothing to do, {count(len(self.hosts), 'host')} as the inventory says."
+        changed = len({item.host for item in self.items})
+        same = len(self.hosts) - changed
+        rest = f", {same} as the inventory says" if same else ""
+        return f"Plan: {count(changed, 'host')} to change{rest}."
+
+
+def second_beat(
+    items: Iterable[Item],
+    left_out: Sequence[str],
+    run: Iterable[str],
+    skip: Iterable[str],
+    missing: Iterable[str] = (),
+) -> str:
+    """Why beat must not come to a new host in this run: it may be left running on another one. Empty where it may.
+
+    Args:
+        items: Of the plan.
+        left_out: Hosts of the fleet that the run does not look at, by `--limit`.
+        run: Tags of the run.
+        skip: Tags that it leaves out.
+        missing: Hosts that could not be reached.
+    """
+    beats = [
+        item
+        for item in items
+        if item.part == "celery_beat" and item.action == "start" and item.why == ("new",)
+    ]
+    ends = any(part.name == "celery_runtime_surplus" for part in parts_in(run, skip))
+    down = list(missing)
+    if not beats or (ends and not left_out and not down):
+        return ""
+    where = f"{', '.join(item.host for item in beats)} would get its beat"
+    if not ends:
+        return (
+            f"{where}, and --skip-tags leaves out what ends it where it was before: with two of them each entry of the "
+            "schedule is sent twice. Nothing was changed. Run the same command without --skip-tags."
+        )
+    if not left_out:
+        unit = beats[0].subject.removesuffix(".service")
+        return (
+            f"{where}, and {', '.join(down)} can't be reached, where it may run: with two of them each entry of the "
+            "schedule is sent twice. Nothing was changed. Run the same command again once that is back; or take it out "
+            f"of hosts.yml, and should it come back with a beat, end that there: systemctl disable --now {unit}."
+        )
+    return (
+        f"{where}, and --limit leaves out {', '.join(left_out)}, where it may run: with two of them each entry of the "
+        "schedule is sent twice. Nothing was changed. Run the same command without --limit, or with these hosts in it."
+    )
+
+
+class UnwrittenError(ValueError):
+    """A plan can't be written where `fleet_plan_json` says; the message has the remedy."""
+
+
+def save(path: str, document: Mapping[str, Any]) -> None:
+    """Write a plan as JSON, that of a run or of a removal.
+
+    Raises:
+        UnwrittenError: It can't be written there.
+    """
+    try:
+        Path(path).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UnwrittenError(
+            f"fleet_plan_json: {error.filename} can't be written: {error.strerror}. Name a file in a directory "
+            "that is there and yours, and run the same command again."
+        ) from None
+
+
+class ApprovedError(ValueError):
+    """What was given as an approved plan is none; the message says why."""
+
+
+def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
+    """What differs between the plan that somebody has approved and the one of now, a line each.
+
+    A plan without changes differs from none: nothing would be done that nobody has approved.
+
+    Args:
+        approved: The JSON of a plan.
+        fresh: Of now, as `Plan.as_dict` has it.
+
+    Raises:
+        ApprovedError: It is no plan of this format.
+    """
+    if not isinstance(approved, dict) or approved.get("format") != fresh["format"]:
+        raise ApprovedError(f"it is no plan of format {fresh['format']}")
+    if not fresh["items"]:
+        return []
+    try:
+        before, now = _lines(approved), _lines(fresh)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ApprovedError(f"it is no plan of format {fresh['format']}") from error
+    return [
+        *(f"not approved: {line}" for line in now if line not in before),
+        *(f"approved, and not to be done any more: {line}" for line in before if line not in now),
+    ]
+
+
+def _lines(whole: Mapping[str, Any]) -> list[str]:
+    items = [
+        f"{item['host']}  {item['subject'].removesuffix('.service') or item['part']}  {item['action']}  "
+        f"{'; '.join(item['why'])}".rstrip()
+        for item in whole["items"]
+    ]
+    return [*items, *(f"{host} is left out" for host in whole["missing"])]
+
+
+def _subject(item: Item) -> str:
+    return item.subject.removesuffix(".service") or item.part
+
+
+def _is_bookkeeping(item: Item) -> bool:
+    return item.part in _BOOKKEEPING and not item.subject and item.action in ("write", "link")
+
+
+def _bookkeeping(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
+    """The line for all of it, if there is any: where, and the names of the files and links."""
+    if not items:
+        return []
+    hosts = list(dict.fromkeys(item.host for item in items))
+    where = hosts[0] if len(hosts) == 1 else count(len(hosts), "host")
+    # Of a link the reason also says from where and to where.
+    paths = (why.partition(": ")[0] for item in items for why in item.why)
+    names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return [(where, "bookkeeping", "write", f"{', '.join(names[:_NAMES])}{more}")]
+
+
+def _reasons(item: Item) -> str:
+    # The first deploy of a host writes dozens of files, of which a person needs to know no more than that.
+    if item.action in ("write", "remove") and not item.subject and len(item.why) > 3:
+        return f"{item.why[0]} and {len(item.why) - 1} more"
+    text = "; ".join(item.why)
+    return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
+
+
+def in_order(items: Iterable[Item], hosts: Sequence[str]) -> list[Item]:
+    """Items in the order of hosts and parts; those of one part keep theirs."""
+    parts = [part.name for part in PARTS]
+
+    def place(item: Item) -> tuple[int, int]:
+        return hosts.index(item.host), parts.index(item.part) if item.part in parts else len(parts)
+
+    return sorted(items, key=place)
+
+
+def redis_notes(items: Sequence[Item], drain: float) -> list[str]:
+    """What a restart of a Redis instance means for those who use it.
+
+    Args:
+        items: Of the whole plan.
+        drain: Seconds that the longest drain of any worker may take.
+    """
+    return [
+        f"{item.subject.removesuffix('.service')} on {item.host} restarts: all workers pause before and resume after; "
+        f"running tasks are waited for, up to {drain:.0f} s."
+        for item in items
+        if item.part == "redis" and item.action == "restart"
+    ]

@@ -1,0 +1,297 @@
+"""What a removal would take from which host, whether it may begin, and its text for a person.
+
+Plain functions over what the hosts have answered; `fleet_removal_report` calls them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
+    APPLICATION,
+    KEEP,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+
+# A host's answer of `fleet_facts`, and of `fleet_removal: {do: look}`.
+Facts = Mapping[str, Any]
+Found = Mapping[str, Any]
+
+# Longer lists are cut in the text; the JSON has them whole.
+_MOST = 12
+
+
+def marked(app: str, facts: Facts) -> Mapping[str, Any] | None:
+    """The application's own mark on a host, also one that can't be read; None where there is none."""
+    for mark in facts.get("marks") or []:
+        path = str(mark.get("path", ""))
+        if mark.get("app") == app or os.path.basename(os.path.dirname(path)) == app:
+            return dict(mark)
+    return None
+
+
+def refusals(
+    app: str,
+    owner: str,
+    facts: Mapping[str, Facts],
+    *,
+    redis: Iterable[str],
+    fleet: Iterable[str],
+    keep: Any,
+    without: bool,
+) -> list[str]:
+    """Why a removal may not begin, all of it at once; each with what to do.
+
+    Args:
+        app: Name of the application.
+        owner: Of the inventory.
+        facts: Host → what is known of it, of all hosts of this run.
+        redis: Hosts of the group.
+        fleet: All hosts of the inventory, whatever `--limit` leaves out.
+        keep: `fleet_remove_keep`.
+        without: `fleet_remove_missing`: whether to go on without hosts that can't be reached.
+    """
+    if not isinstance(app, str) or not APPLICATION.fullmatch(app):
+        name = (
+            f"celery_app_name: {app!r} is no name of an application, so nothing can be told from it"
+        )
+        return [f"{name}. Name the inventory that the application was deployed from"]
+    words = _of_keep(keep)
+    for host, known in facts.items():
+        if not known.get("reachable"):
+            if not without:
+                words.append(
+                    f"{host} can't be reached ({known.get('reason') or 'no reason was given'}). Run again once it "
+                    "is back; or take the application off the others now with -e fleet_remove_missing=true, and off "
+                    "this one by the same command later"
+                )
+            continue
+        if known.get("uid") != 0:
+            words.append(f"{host}: privilege escalation does not make us root; see ansible_become")
+        mark = marked(app, known)
+        if mark is None:
+            continue
+        path = mark.get("path")
+        if mark.get("error"):
+            words.append(
+                f"{host}: {path} can't be read ({mark['error']}), so whose this application is is not known. "
+                "Run site.yml, which writes it anew, and then this again"
+            )
+        elif mark.get("owner") != owner:
+            words.append(
+                f"{host}: {app} is another inventory's there: {path} names {mark.get('owner')} as its owner, and this "
+                f"inventory is {owner}. Run this with that inventory; or, if it is gone, with "
+                f"-e celery_app_owner={mark.get('owner')}"
+            )
+    left_out = [host for host in fleet if host not in facts]
+    served = sorted(set(redis) & set(facts))
+    if served and left_out:
+        words.append(
+            f"--limit takes Redis off {', '.join(served)} and leaves {', '.join(left_out)}, which need it, as they "
+            "are. Run without --limit; or leave Redis's host out of it"
+        )
+    return words
+
+
+def _of_keep(keep: Any) -> list[str]:
+    if isinstance(keep, str) or not isinstance(keep, Sequence):
+        given = '{"fleet_remove_keep": ["redis_data"]}'
+        words = f"fleet_remove_keep: must be a list, not {type(keep).__name__}"
+        return [f"{words}. On the command line: -e '{given}'"]
+    unknown = [str(name) for name in keep if name not in KEEP]
+    if unknown:
+        return [f"fleet_remove_keep: {', '.join(unknown)}: what can be kept is {', '.join(KEEP)}"]
+    return []
+
+
+def busy(found: Mapping[str, Found]) -> list[str]:
+    """Commands that run just now: nobody knows what their sudden end would leave."""
+    return [
+        f"{host}: {unit} runs: wait for its end, or stop it there (systemctl stop {unit})"
+        for host, one in found.items()
+        for unit in one.get("busy", [])
+    ]
+
+
+def unsettled(found: Mapping[str, Mapping[str, Any]], keep: Sequence[str]) -> str:
+    """What would be lost with the data of Redis and nobody has said that it may; empty where there is nothing.
+
+    Args:
+        found: Host → what its broker holds.
+        keep: `fleet_remove_keep`.
+    """
+    if "redis_data" in keep:
+        return ""
+    words = []
+    for host, messages in found.items():
+        state = messages.get("state")
+        if state == "unknown":
+            words.append(
+                f"how many messages Redis on {host} holds is not known: {messages['reason']}"
+            )
+        elif state == "counted" and number_of(messages):
+            words.append(f"Redis on {host} holds {_counted(messages)}")
+    return "; ".join(words)
+
+
+def number_of(messages: Mapping[str, Any]) -> int:
+    """All messages that a broker holds."""
+    return sum(int(messages.get(kind, 0)) for kind in ("waiting", "held", "dead"))
+
+
+def _counted(messages: Mapping[str, Any]) -> str:
+    parts = []
+    if messages.get("waiting"):
+        queues = ", ".join(f"{name} {number}" for name, number in messages["queues"].items())
+        parts.append(f"{count(messages['waiting'], 'message')} that wait ({_cut(queues)})")
+    if messages.get("held"):
+        parts.append(f"{messages['held']} that workers hold")
+    if messages.get("dead"):
+        parts.append(count(messages["dead"], "dead letter"))
+    return ", ".join(parts) or "no messages"
+
+
+def remedy(words: str) -> str:
+    """What to do about messages that would be lost."""
+    return (
+        f"{words}. With its data they are lost. Let the queues run empty first (stop what sends); or keep the data: "
+        '-e \'{"fleet_remove_keep": ["redis_data"]}\'; or give them up: -e fleet_remove_discard=true.'
+    )
+
+
+def changes(found: Mapping[str, Found]) -> bool:
+    """Whether there is anything to remove."""
+    return any(one.get("present") for one in found.values())
+
+
+def text(app: str, found: Mapping[str, Found], missing: Mapping[str, str]) -> str:
+    """What would go from each host and what would stay.
+
+    Args:
+        app: Name of the application.
+        found: Host → what there is.
+        missing: Hosts that can't be reached, each with the reason.
+    """
+    there = {host: one for host, one in found.items() if one.get("present")}
+    lines = []
+    if not there:
+        lines.append(f"Removal: {app} is on none of {count(len(found), 'host')}.")
+    else:
+        last = [host for host, one in there.items() if not one["neighbours"]]
+        whole = f"; all that is shared goes from {', '.join(last)}" if last else ""
+        lines.append(f"Removal: {app} goes from {count(len(there), 'host')}{whole}.")
+    for host, one in there.items():
+        lines.append("")
+        rows = _rows(one)
+        width = max(len(head) for head, _ in rows)
+        name = host
+        for head, words in rows:
+            lines.append(f"  {name.ljust(len(host))}  {head.ljust(width)}  {words}".rstrip())
+            name = ""
+    bare = [host for host in found if host not in there]
+    if there and bare:
+        lines += ["", f"  {', '.join(bare)}: {app} is not there."]
+    if missing:
+        lines.append("")
+        lines += [f"  {host} is left out: {reason}" for host, reason in missing.items()]
+    if there:
+        lines += [
+            "",
+            "  Left as they are: the application's own database, the inventory with its secrets and certificates,",
+            "  the journal, and whatever is said to stay.",
+        ]
+    return "\n".join(lines)
+
+
+def _rows(one: Found) -> list[tuple[str, str]]:
+    rows = [("stop", _several(_short(one["units"])))] if one["units"] else []
+    messages = one.get("messages") or {}
+    if messages.get("state") == "counted":
+        rows.append(("messages", _counted(messages)))
+    elif messages.get("state") == "unknown":
+        rows.append(("messages", f"not known: {messages['reason']}"))
+    folders: dict[str, int] = {}
+    for path in one["files"]:
+        folder = os.path.dirname(path)
+        folders[folder] = folders.get(folder, 0) + 1
+    if folders:
+        words = [f"{folder} ({number})" for folder, number in folders.items()]
+        rows.append(("delete files", f"{len(one['files'])}: {_several(words)}"))
+    rows += [("delete", f"{path} ({size_of(size)})") for path, size in one["trees"].items()]
+    if one["users"]:
+        rows.append(("delete", ", ".join(one["users"])))
+    rows += [("delete", f"nftables table {table}") for table in one["tables"]]
+    if one["packages"]:
+        rows.append(
+            ("purge", f"{count(len(one['packages']), 'package')}: {_several(one['packages'])}")
+        )
+    rows += [("keep", f"{path} ({size_of(size)})") for path, size in one["kept"].items()]
+    stay = list(one["stay"].items())
+    rows += [("stays", f"{what}: {why}") for what, why in stay[:_MOST]]
+    if len(stay) > _MOST:
+        rows.append(("stays", f"{len(stay) - _MOST} more"))
+    if one["neighbours"]:
+        rows.append(("untouched", ", ".join(one["neighbours"])))
+    # All else went with a run that was cut short.
+    return rows or [("delete", "the owner's mark")]
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    return [name.removesuffix(".service") for name in names]
+
+
+def _several(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _MOST} more" if len(words) > _MOST else ""
+    return ", ".join(words[:_MOST]) + more
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def size_of(number: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("bytes", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def ended(
+    app: str,
+    found: Mapping[str, Found],
+    removed: Mapping[str, Sequence[str]],
+    missing: Mapping[str, str],
+    left_out: Sequence[str],
+) -> str:
+    """What a run comes to.
+
+    Args:
+        app: Name of the application.
+        found: Host → what there was.
+        removed: Host → what was removed.
+        missing: Hosts that could not be reached, each with the reason.
+        left_out: Hosts of the fleet that `--limit` left out.
+    """
+    gone = [host for host, one in found.items() if one.get("present")]
+    lines = [f"{app} is gone from {', '.join(gone)}."] if gone else []
+    lines += [f"  {host}: {count(len(removed.get(host, ())), 'item')} removed" for host in gone]
+    for host in gone:
+        one = found[host]
+        kept = [*one["kept"], *one["stay"]]
+        lines += [f"  {host}: {path} is still there" for path in kept[:_MOST]]
+        if len(kept) > _MOST:
+            lines.append(f"  {host}: {len(kept) - _MOST} more are still there")
+    if missing:
+        lines.append(
+            f"Not from {', '.join(missing)}, which can't be reached: run the same command again once that is back."
+        )
+    if left_out and gone:
+        lines.append(
+            f"{', '.join(gone)}: take {'it' if len(gone) == 1 else 'them'} out of the inventory as well, or the next "
+            "site.yml deploys there again."
+        )
+    return "\n".join(lines)

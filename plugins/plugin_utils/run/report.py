@@ -1,0 +1,172 @@
+"""What a run says at its end: a table of what serves, or of what does not and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
+    ADD,
+    names_expected,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found on one host: the answer of `serving.py`, and the journals of workers that did not answer."""
+
+    serving: Mapping[str, Any]
+    journals: Mapping[str, str] = field(default_factory=dict)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table with aligned columns; its first row is the heading."""
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def errors(
+    app: str,
+    seen: Mapping[str, Seen],
+    probe: Mapping[str, Any],
+    schedule: Mapping[str, Mapping[str, Any]] | None = None,
+    policy: str = ADD,
+) -> list[str]:
+    """One paragraph for each thing that does not serve: host, unit, journal, next command.
+
+    Args:
+        app: Name of the application.
+        seen: What was found on each host.
+        probe: Answer of the probe.
+        schedule: celery_beat_schedule; nothing where what beat holds is of no interest.
+        policy: celery_beat_schedule_policy.
+    """
+    found = []
+    for host, what in seen.items():
+        for name, text in what.serving.get("errors", {}).items():
+            unit = name if "." in name else f"{app}-{name}.service"
+            first, _, rest = text.partition("\n")
+            lines = [f"{host}: {name}: {first}"]
+            if rest:
+                lines += ["  The last lines of its journal:", _indented(rest)]
+            lines.append(f"  Next, on {host}: journalctl -u {unit} -n 100")
+            found.append("\n".join(lines))
+        if schedule is not None and not what.serving.get("errors"):
+            missing = _not_held(app, what.serving, schedule, policy)[0]
+            if missing:
+                unit = f"{app}-beat.service"
+                found.append(
+                    f"{host}: beat: it does not hold {', '.join(missing)}, so that nothing sends them\n"
+                    f"  Next, on {host}: systemctl restart {unit}; journalctl -u {unit} -n 100"
+                )
+    for node in probe.get("bad", []):
+        host, unit = node["host"], node["unit"]
+        lines = [f"{host}: {unit}: {'; '.join(node['errors'])}"]
+        journal = seen[host].journals.get(unit, "") if host in seen else ""
+        if journal:
+            lines += ["  The last lines of its journal:", _indented(journal)]
+        lines.append(f"  Next, on {host}: journalctl -u {unit} -n 100")
+        found.append("\n".join(lines))
+    named = {node["node"] for node in probe.get("bad", [])}
+    # The nodes' own errors stand above already.
+    rest = [text for text in probe.get("errors", []) if text.split(":")[0] not in named]
+    return [*found, *(f"workers: {text}" for text in rest)]
+
+
+def remarks(
+    app: str, seen: Mapping[str, Seen], schedule: Mapping[str, Mapping[str, Any]], policy: str = ADD
+) -> list[str]:
+    """What is worth a look and no error; the arguments are those of `errors`.
+
+    The note of a release says what its code scheduled when it was built. Code may make of another environment another
+    schedule, and the note stays.
+    """
+    found = []
+    for host, what in seen.items():
+        missing = _not_held(app, what.serving, schedule, policy)[1]
+        if missing:
+            found.append(
+                f"{host}: beat does not hold {', '.join(missing)}, which the release's code had when it was built: "
+                "either its environment or settings have changed since, or something took them out"
+            )
+    return found
+
+
+def _not_held(
+    app: str,
+    serving: Mapping[str, Any],
+    schedule: Mapping[str, Mapping[str, Any]],
+    policy: str,
+) -> tuple[list[str], list[str]]:
+    """What a beat should hold and does not: of the inventory, and of what its release's code had at the build."""
+    if f"{app}-beat.service" not in serving.get("units", {}):
+        return [], []
+    held = {entry["name"] for entry in serving.get("schedule", [])}
+    ours, theirs = names_expected(serving.get("code", []), schedule, policy)
+    return sorted(ours - held), sorted(theirs - held)
+
+
+def _schedule(serving: Mapping[str, Any]) -> list[str]:
+    """The table of what beat on one host holds."""
+    zone = str(serving.get("zone") or "")
+    local = [] if zone in ("", "UTC") else [f"NEXT DUE, {zone}"]
+    entries: list[tuple[str, ...]] = [
+        ("SCHEDULED", "IN", "TASK", "QUEUE", "WHEN", *local, "NEXT DUE, UTC")
+    ]
+    entries += [
+        (
+            entry["name"],
+            entry.get("source") or "",
+            entry["task"],
+            entry["queue"] or "",
+            entry["schedule"],
+            *([entry.get("local") or ""] if local else []),
+            entry["due"] or "",
+        )
+        for entry in serving["schedule"]
+    ]
+    return columns(entries)
+
+
+def _canary(node: Mapping[str, Any]) -> str:
+    if node["state"] == "busy":
+        return f"busy: all {node.get('slots')} slots run tasks"
+    return (
+        f"{node['seconds'] * 1000:.0f} ms"
+        if node.get("seconds") is not None
+        else str(node["state"])
+    )
+
+
+def table(seen: Mapping[str, Seen], probe: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """Hosts with their services, workers with their canaries, entries with their next due times, and notes."""
+    lines: list[str] = []
+    services = [("HOST", "SERVICE", "STATE")]
+    for host, what in seen.items():
+        for unit, state in what.serving.get("units", {}).items():
+            says = state.get("StatusText", "")
+            services.append(
+                (host, unit, state.get("ActiveState", "unknown") + (f": {says}" if says else ""))
+            )
+    lines += columns(services)
+    if probe.get("nodes"):
+        workers = [("WORKER", "QUEUES", "CANARY")]
+        workers += [
+            (name, ", ".join(node["queues"] or []), _canary(node))
+            for name, node in sorted(probe["nodes"].items())
+        ]
+        lines += ["", *columns(workers)]
+    for what in seen.values():
+        if what.serving.get("schedule"):
+            lines += ["", *_schedule(what.serving)]
+    if notes:
+        lines += ["", *notes]
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""Moves workers' units and shows how far they are; runs on the host, as root, by `python3 -S -I -c`.
+
+Input: {"do": [[verb, argument], …], "units": {unit: directory of its drain.json, or empty}, "seen": what the last
+answer said of them, "wait": seconds to wait for something else, "journals": [units whose last lines are wanted]}.
+Verbs: start, stop and restart a unit, none of which is waited for: should Ansible be killed, systemd ends what was
+begun; disable a unit; prepare and clear a stand-in, a second instance of a worker under another name.
+Output: {"units": {unit: {...}}, "journals": {unit: text}, "errors": [why it could not be done or empty, for each verb],
+"error": why the units could not be looked at}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PROPERTIES = (
+    "LoadState,ActiveState,SubState,StatusText,Result,NRestarts,MainPID,InvocationID,Job,ExecMainStatus,"
+    "ActiveEnterTimestampMonotonic,ActiveExitTimestampMonotonic,InactiveExitTimestampMonotonic"
+)
+UNITS = Path("/etc/systemd/system")
+# What each process was started with (`reconcile/fingerprint.py:`), that of a second instance as well.
+RECORDS = Path("/run/celery-fleet/fingerprints")
+# Options of a worker that a second instance beside it can't share: the first is a file of the one's own, the other
+# would empty the queues.
+NOT_SHARED = re.compile(r"--statedb=.*|--purge")
+_LARGEST = 10_000
+# What counts of a drain's record.
+RECORDED = {"invocation": str, "running": int, "handed_back": int}
+
+
+class TurnError(Exception):
+    """Something could not be done; the message is for a person."""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, errors and all in its output."""
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def systemctl(*words: str) -> None:
+    """A command that has to work."""
+    done = run("systemctl", *words)
+    if done.returncode != 0:
+        raise TurnError(f"`systemctl {' '.join(words)}` failed: {done.stdout.strip()}")
+
+
+# -- a second instance ---------------------------------------------------------------------------------------
+
+
+def unquoted(value: str) -> str:
+    """The value of a line of an environment file, as the fleet writes them."""
+    return re.sub(r"\\(.)", r"\1", value[1:-1])
+
+
+def quoted(value: str) -> str:
+    """A value as the fleet writes it."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", value) + '"'
+
+
+def environment(text: str, node: str, other: str) -> str:
+    """A worker's environment file for a second instance: its own node name, and nothing that two can't share."""
+    lines = []
+    changed = set()
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if name == "CELERY_FLEET_NODE":
+            value = quoted(other)
+            changed.add(name)
+        elif name == "CELERY_FLEET_ARGS":
+            words = [w for w in shlex.split(unquoted(value)) if not NOT_SHARED.fullmatch(w)]
+            if node in words:
+                words[words.index(node)] = other
+                changed.add(name)
+            value = quoted(shlex.join(words))
+        lines.append(f"{name}={value}" if equals else line)
+    if len(changed) < 2:
+        raise TurnError(f"the worker's environment file does not name its node {node}")
+    return "\n".join(lines) + "\n"
+
+
+def prepare(what: dict[str, str]) -> None:
+    """Files of a second instance, made from those of the first: what the user added to it counts as well."""
+    own, other = Path(what["environment"]), Path(what["other_environment"])
+    try:
+        text = environment(own.read_text(), what["node"], what["other_node"])
+        drop_ins = UNITS / f"{what['unit']}.d"
+        copies = UNITS / f"{what['other_unit']}.d"
+        shutil.rmtree(copies, ignore_errors=True)
+        if drop_ins.is_dir():
+            shutil.copytree(drop_ins, copies)
+        with open(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w") as stream:
+            stream.write(text)
+        pin = Path(what["other_pin"])
+        pin.unlink(missing_ok=True)
+        pin.symlink_to(os.readlink(what["pin"]))
+    except OSError as error:
+        raise TurnError(f"a second instance can't be prepared: {error}") from None
+    systemctl("daemon-reload")
+
+
+def clear(what: dict[str, str]) -> None:
+    """Remove what `prepare` has made; the instance has stopped."""
+    shutil.rmtree(UNITS / f"{what['other_unit']}.d", ignore_errors=True)
+    shutil.rmtree(what["other_state"], ignore_errors=True)
+    record = RECORDS / f"{what['other_unit']}.json"
+    for path in (Path(what["other_environment"]), Path(what["other_pin"]), record):
+        path.unlink(missing_ok=True)
+    run("systemctl", "reset-failed", what["other_unit"])
+    systemctl("daemon-reload")
+
+
+def tried(verb: str, what: Any) -> str:
+    """Carry an order out; why that failed, or nothing."""
+    try:
+        do(verb, what)
+    except (TurnError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def do(verb: str, what: Any) -> None:
+    """One order."""
+    if verb in ("start", "stop", "restart"):
+        systemctl(verb, "--no-block", what)
+    elif verb == "disable":
+        systemctl("disable", "--quiet", what)
+    elif verb == "prepare":
+        prepare(what)
+    elif verb == "clear":
+        clear(what)
+    else:
+        raise TurnError(f"unknown order {verb}")
+
+
+# -- looking -------------------------------------------------------------------------------------------------
+
+
+def states(names: list[str]) -> dict[str, dict[str, str]]:
+    """The properties of units, asked in one call."""
+    if not names:
+        return {}
+    done = run("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
+    blocks = done.stdout.strip("\n").split("\n\n")
+    if done.returncode != 0 or len(blocks) != len(names):
+        raise TurnError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
+    return {
+        name: dict(line.partition("=")[::2] for line in block.splitlines())
+        for name, block in zip(names, blocks, strict=True)
+    }
+
+
+def record(directory: str) -> dict[str, Any] | None:
+    """What the worker wrote down of its last drain; nothing where that is not what our runtime writes."""
+    try:
+        # The directory is the application's: no link is followed, and nothing waited for.
+        path = os.path.join(directory, "drain.json")
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle) as stream:
+            found = json.loads(stream.read(_LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    record = {name: found.get(name) for name in RECORDED}
+    # Whoever is the application's user can write there: a truth value is no number.
+    return record if [type(value) for value in record.values()] == [*RECORDED.values()] else None
+
+
+def number(text: str | None) -> int:
+    """A count of systemd's; nothing is none."""
+    return int(text) if text and text.isdigit() else 0
+
+
+def look(units: dict[str, str]) -> dict[str, Any]:
+    """How far the units are."""
+    found = {}
+    for name, state in states(list(units)).items():
+        found[name] = {
+            "load": state.get("LoadState", ""),
+            "active": state.get("ActiveState", ""),
+            "sub": state.get("SubState", ""),
+            "status": state.get("StatusText", "")[:200],
+            "result": state.get("Result", ""),
+            "exit_status": number(state.get("ExecMainStatus")),
+            "restarts": number(state.get("NRestarts")),
+            "pid": number(state.get("MainPID")),
+            "invocation": state.get("InvocationID", ""),
+            "job": number(state.get("Job")) > 0,
+            "ready_at": number(state.get("ActiveEnterTimestampMonotonic")) / 1e6,
+            "stopping_at": number(state.get("ActiveExitTimestampMonotonic")) / 1e6,
+            "starting_at": number(state.get("InactiveExitTimestampMonotonic")) / 1e6,
+            "drain": record(units[name]) if units[name] else None,
+        }
+    return found
+
+
+def journal(unit: str) -> str:
+    """The last lines of a unit's journal."""
+    command = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", "--unit", unit)
+    return run(*command).stdout.strip()
+
+
+def main() -> None:
+    """Act, wait for a change, answer."""
+    asked = json.load(sys.stdin)
+    errors = [tried(verb, what) for verb, what in asked["do"]]
+    error = ""
+    found: dict[str, Any] = {}
+    try:
+        deadline = time.monotonic() + asked["wait"]
+        found = look(asked["units"])
+        while found == asked["seen"] and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found = look(asked["units"])
+    except TurnError as trouble:
+        error = str(trouble)
+    journals = {unit: journal(unit) for unit in asked["journals"]}
+    print(json.dumps({"units": found, "journals": journals, "errors": errors, "error": error}))
+
+
+if __name__ == "__main__":
+    main()
