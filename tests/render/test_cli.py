@@ -45,7 +45,12 @@ def test_all_hosts_know_the_whole_fleet(fleet: Fleet) -> None:
 def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         found = site(host)
-        for name in ("cli/__main__.py", "cli/commands/status.py", "system/exec.py", "ops/questions.py"):
+        for name in (
+            "cli/__main__.py",
+            "cli/commands/status.py",
+            "system/exec.py",
+            "ops/questions.py",
+        ):
             assert f"{found.runtime}/celery_fleet/{name}" in host.files, (host.name, name)
         assert host.files["/usr/local/bin/celery-fleet"]["mode"] == "0755"
 

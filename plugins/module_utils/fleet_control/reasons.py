@@ -145,7 +145,7 @@ def _drop_in(text: str) -> dict[str, str]:
         directive, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
             continue
-        drain = re.search(r"/celery_fleet/stop\.py .*--drain (\d+)", value)
+        drain = re.search(r"/stop\.py .*--drain (\d+)", value)
         if directive == "ExecStop" and drain:
             found["drain_timeout"] = drain[1]
         elif directive == "ExecStopPost" and "/hand_back.py " in value:
