@@ -28,8 +28,4 @@ still see them. ``Celery(loader=…)`` in an application beats ``CELERY_LOADER``
 pins off.
 """
 
-from __future__ import annotations
-
-__all__ = ["__version__"]
-
 __version__ = "0.1.0"

@@ -15,15 +15,24 @@ import sys
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from celery_fleet.common import errors
+from celery_fleet.compat import gevent as patching
+from celery_fleet.compat import versions
+
+try:
+    patching.finish()  # before anything of kombu and redis-py
+    versions.require()
+except errors.FleetError as _unsupported:
+    errors.refuse(_unsupported, os.environ)
+
 from celery import signals
 from celery.loaders.app import AppLoader
 
-from celery_fleet.common import errors, identity
+from celery_fleet.common import identity
 from celery_fleet.common.errors import FleetError
 from celery_fleet.common.redact import redact_all
-from celery_fleet.compat import gevent as patching
 from celery_fleet.compat import settings as compat_settings
-from celery_fleet.compat import tasks, versions
+from celery_fleet.compat import tasks
 from celery_fleet.config.current import COMPONENT, current_settings, use_settings
 from celery_fleet.config.entries import celery_entry
 from celery_fleet.config.pins import SCHEDULE, PinnedChanges, PinnedSchedule
@@ -42,16 +51,7 @@ from celery_fleet.worker import canary
 
 logger = logging.getLogger("celery_fleet.loader")
 
-
-try:
-    patching.finish()  # before anything of kombu and redis-py
-    versions.require()
-except errors.FleetError as _unsupported:
-    errors.refuse(_unsupported, os.environ)
-
-
 errors.tell_of_connections(os.environ)
-
 
 #: Components that speak to systemd through this package; others may use its socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})

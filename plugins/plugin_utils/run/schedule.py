@@ -25,7 +25,7 @@ _CURRENT = "by the current release"
 # the new one alone.
 _SCRIPT = (
     "runtime=$1 root=$2 release=$3 do=$4; shift 4; "
-    '[ -f "$runtime/celery_fleet/database_schedule.py" ] || exit {early}; '
+    '[ -f "$runtime/celery_fleet/beat/database/program.py" ] || exit {early}; '
     'if [ -f "$root/releases/$release/release.json" ]; then set -- --release "$release" "$@"; '
     'elif [ "$do" = plan ] && [ -f "$root/current/release.json" ]; then echo {current}; else exit {early}; fi; '
     'exec /usr/bin/python3 -S -I "$runtime/celery_fleet/system/exec.py" "$@"'

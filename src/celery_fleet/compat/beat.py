@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 from celery import beat
 
 from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
-
-logger = logging.getLogger("celery_fleet")
 
 
 def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None]) -> None:

@@ -1,16 +1,12 @@
-# reading private attributes is what this module is for
 """Addresses of the broker and the result store (kombu/connection.py)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kombu.connection import Connection
-
-logger = logging.getLogger("celery_fleet")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from kombu.transport.redis import Channel
 
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.pools import Door, door_of
-
-logger = logging.getLogger("celery_fleet")
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def take_out(consumer: Any) -> list[Any]:
         if not request.acknowledged and tag in taken and tag not in qos._dirty:
             messages[tag] = request.message
         request.acknowledged = True
-    # What a consumer of ours keeps though it can't be run here (delivery/parking.py).
+    # What a consumer of ours keeps though it can't be run here (delivery/dead_letters/parking.py).
     for message in getattr(consumer, "take_held", list)():
         if message.delivery_tag in taken:
             messages[message.delivery_tag] = message

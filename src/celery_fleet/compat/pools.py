@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
 """What the pools of Celery 5.7 have been given and have not begun, and how to get it back.
 
-As `_celery57`: what is read was checked in the sources of celery 5.7.0. A door stands before each pool,
+What is read was checked in the sources of celery 5.7.0. A door stands before each pool,
 one for its life; all but `shut` is for the loop's own thread, or for any greenlet.
 """
 

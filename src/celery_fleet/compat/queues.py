@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kombu.transport.redis import Channel
 
 from celery_fleet.compat.minors import chosen as minors
-
-logger = logging.getLogger("celery_fleet")
 
 
 def note_queues(consumer: Any) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-
-log = logging.getLogger(__name__)
-
 
 #: Where an entry stands.
 INVENTORY = "inventory"

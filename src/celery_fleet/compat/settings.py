@@ -1,17 +1,13 @@
-# reading private attributes is what this module is for
 """Read and replace an app's settings (celery/app/utils.py, celery/utils/collections.py)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from celery.app.defaults import _TO_OLD_KEY
 from celery.app.utils import Settings
-
-logger = logging.getLogger("celery_fleet")
 
 
 def spellings(name: str, prefix: str | None) -> set[str]:

@@ -8,7 +8,6 @@ What differs in older minors is read through `celery_fleet.compat.minors.chosen`
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from kombu.transport.redis import Channel
 
 from celery_fleet.compat.pools import GREENLETS, kind_of
 from celery_fleet.compat.tasks import running_tasks
-
-logger = logging.getLogger("celery_fleet")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 from celery_fleet.common import errors
@@ -11,9 +10,6 @@ from celery_fleet.config.settings import (
     locate,
     read,
 )
-
-logger = logging.getLogger("celery_fleet.loader")
-
 
 COMPONENT = errors.component(os.environ)
 

@@ -1,7 +1,7 @@
 """Check how this host of a fleet fares, without Celery: run as root by a systemd timer, with the system's Python.
 
-    /usr/bin/python3 -S -I health.py check APP     the checks; ExecStart= of <app>-health.service
-    /usr/bin/python3 -S -I health.py tell APP      the command on a change of state; its ExecStopPost=
+    /usr/bin/python3 -S -I program.py check APP     the checks; ExecStart= of <app>-health.service
+    /usr/bin/python3 -S -I program.py tell APP      the command on a change of state; its ExecStopPost=
 
 What is checked, and from when on a value is a warning or bad, stands in ``/etc/celery-fleet/<app>/health.json``. The
 checks run side by side, each with a bound of its own, so that one that hangs delays no other. The result is written to
@@ -36,7 +36,7 @@ from celery_fleet.health.result import BAD, GOOD, UNKNOWN, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup
 
 CONFIGURATION = Path("/etc/celery-fleet")
-USAGE = "usage: health.py check|tell APP"
+USAGE = "usage: program.py check|tell APP"
 
 #: Seconds that the command on a change of state gets; the unit's TimeoutStopSec= is longer.
 TELL = 30.0

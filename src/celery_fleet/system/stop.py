@@ -49,7 +49,7 @@ def runtime_directory() -> str:
 
 
 def is_handed_back() -> bool:
-    """Whether the process has said what hand_back.py needs to know; the name as in delivery/begun.py."""
+    """Return whether the process has left what hand_back.py needs; the name as in worker_record.py."""
     directory = runtime_directory()
     return bool(directory) and os.path.exists(os.path.join(directory, "owner.json"))
 
@@ -58,7 +58,7 @@ def note_stopping() -> None:
     """Leave word for hand_back.py that whatever ends the process now, no task is to blame for it."""
     directory = runtime_directory()
     if directory:
-        # The name as in delivery/begun.py; without it a task that is killed for its drain counts as one that kills.
+        # The name as in worker_record.py. Without it a task that is killed at the end of its drain counts as a killer.
         with contextlib.suppress(OSError):
             os.close(os.open(os.path.join(directory, "stopping"), os.O_WRONLY | os.O_CREAT, 0o600))
 

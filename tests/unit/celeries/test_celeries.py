@@ -108,7 +108,7 @@ def fleet(
 
 
 def installed(python: Path) -> dict[str, str]:
-    code = "import json; from celery_fleet import versions; print(json.dumps(versions.installed()))"
+    code = "import json; from celery_fleet.compat import versions; print(json.dumps(versions.installed()))"
     done = subprocess.run(
         [str(python), "-c", code],
         env={"PYTHONPATH": str(ROOT / "src")},

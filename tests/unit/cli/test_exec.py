@@ -52,7 +52,7 @@ class Place:
         return textwrap.dedent(f"""
             import os, sys
             from pathlib import Path
-            from celery_fleet import exec as module
+            from celery_fleet.system import exec as module
             module.CONFIGURATION = Path({str(self.root / "etc")!r})
             module.STATUS = Path({str(self.root / "status")!r})
             module.SYSTEMD_RUN = {str(self.root / "systemd-run")!r}

@@ -102,7 +102,7 @@ class Place:
         self.runtime = root / "runtime"
         self.seen = root / "seen/seen.json"
         self.python = python
-        (self.runtime / "celery_fleet").mkdir(parents=True)
+        (self.runtime / "celery_fleet/release").mkdir(parents=True)
         self.check(CHECK)
         for path, mode in (
             (self.seen.parent, 0o777),
@@ -110,6 +110,7 @@ class Place:
             (self.root / "releases", 0o755),
             (self.runtime, 0o755),
             (self.runtime / "celery_fleet", 0o755),
+            (self.runtime / "celery_fleet/release", 0o755),
         ):
             path.mkdir(exist_ok=True)
             path.chmod(mode)

@@ -21,7 +21,7 @@ BEAT = """
 import sys
 from celery import signals
 def quicker(**_):
-    from celery_fleet import database_beat
+    from celery_fleet.beat.database import scheduler as database_beat
     from django_celery_beat import schedulers
     schedulers.SCHEDULE_SYNC_MAX_INTERVAL = 3
     database_beat.AGAIN = 2.0
@@ -215,7 +215,7 @@ def test_beat_writes_its_own_fields_alone(project: Project, meanwhile: str, left
         "from celery import Celery\n"
         "from django.db import connection\n"
         "from django_celery_beat.schedulers import DatabaseScheduler\n"
-        "from celery_fleet import database_beat\n"
+        "from celery_fleet.beat.database import scheduler as database_beat\n"
         "rows = PeriodicTask.objects.filter(name='often')\n"
         "scheduler = DatabaseScheduler(app=Celery(set_as_current=False))\n"
         "database_beat.guard(SimpleNamespace(scheduler=scheduler), lambda trouble: None)\n"

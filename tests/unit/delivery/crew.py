@@ -36,7 +36,7 @@ import os, signal, time
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_fleet.delivery import parking
+from celery_fleet.delivery.dead_letters import parking
 
 parking.MOST_HELD = int(os.environ.get("MOST_HELD", parking.MOST_HELD))
 app = Celery("shop")

@@ -15,7 +15,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from celery_fleet.delivery.fetch import transport as _kombu57
+from celery_fleet.delivery.fetch import transport
 from tests.fleet import free_port, wait_for
 from tests.programs import required
 
@@ -141,7 +141,7 @@ def installed() -> Iterator[None]:
     """The atomic take behind redis:// for a while."""
     aliases, cache = kombu.transport.TRANSPORT_ALIASES, kombu.transport._transport_cache
     before = dict(aliases)
-    _kombu57.install()
+    transport.install()
     try:
         yield
     finally:

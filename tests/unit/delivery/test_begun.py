@@ -113,7 +113,7 @@ def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path / begun.BEGUN)],
             stdout=subprocess.PIPE,
-            env={"PYTHONPATH": str(Path(begun.__file__).parents[2])},
+            env={"PYTHONPATH": str(Path(begun.__file__).parents[3])},
         ) as process_:
             assert process_.stdout is not None
             process_.stdout.readline()

@@ -10,7 +10,7 @@ from celery.concurrency.solo import TaskPool as Solo
 from celery.concurrency.thread import TaskPool as Threads
 from celery.worker.request import Request
 
-from celery_fleet.compat import pools as _pools57
+from celery_fleet.compat import pools
 
 
 def request(app: Celery, number: int) -> Any:
@@ -29,8 +29,8 @@ def begin(pool: Any, target: Any, about: Any) -> None:
 def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
-    door = _pools57.door_of(pool)
-    assert _pools57.door_of(pool) is door
+    door = pools.door_of(pool)
+    assert pools.door_of(pool) is door
     began, go = threading.Event(), threading.Event()
     ran: list[int] = []
 
@@ -55,7 +55,7 @@ def test_threads_give_back_what_waits_and_keep_what_runs() -> None:
 def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Threads(limit=1, app=app)
-    _pools57.door_of(pool)
+    pools.door_of(pool)
     began, go = threading.Event(), threading.Event()
     waiting = request(app, 1)
     begin(pool, lambda: (began.set(), go.wait(30)), request(app, 0))
@@ -72,7 +72,7 @@ def test_a_lost_connection_drops_what_threads_have_not_begun() -> None:
 def test_solo_begins_nothing_after_the_signal_and_hears_of_it_when_its_task_has_ended() -> None:
     app = Celery("shop", set_as_current=False)
     pool = Solo(limit=1, app=app)
-    door = _pools57.door_of(pool)
+    door = pools.door_of(pool)
     heard: list[str] = []
     door.on_freed = lambda: heard.append("freed")
     ran: list[int] = []

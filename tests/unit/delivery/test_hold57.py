@@ -18,6 +18,7 @@ from kombu.transport.redis import SentinelChannel
 from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.renewal import RENEW
 from celery_fleet.delivery.lease.thread import WorkerReach
+from celery_fleet.delivery.outage.internals import held
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
 
@@ -46,12 +47,12 @@ def test_a_channel_is_one_that_is_open(connection: Any) -> None:
 
 def test_held_is_what_was_delivered_and_not_acknowledged(connection: Any) -> None:
     channel = connection.channel()
-    assert hold.held(channel) == set()
+    assert held(channel) == set()
     assert channel._qos is None, "looking makes nothing"
     for tag in "abc":
         channel.qos._quick_append(tag, SimpleNamespace())
     channel.qos._quick_ack("b")
-    assert hold.held(channel) == {"a", "c"}
+    assert held(channel) == {"a", "c"}
     channel.qos._delivered.clear()
 
 
@@ -71,7 +72,7 @@ def test_held_can_be_read_while_it_changes(connection: Any) -> None:
     thread = threading.Thread(target=change)
     thread.start()
     try:
-        assert all("stays" in hold.held(channel) for _ in range(2000))
+        assert all("stays" in held(channel) for _ in range(2000))
     finally:
         stop.set()
         thread.join()

@@ -22,9 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery import keys, process
 from celery_fleet.delivery.fetch import queue_poller as line
-from celery_fleet.delivery.fetch import transport as _kombu57
+from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
-from celery_fleet.delivery.outage import internals as _outage57
+from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.tags import owner_of
 from tests.fleet import free_port
 from tests.programs import required
@@ -79,11 +79,11 @@ def bodies(messages: list[Any]) -> list[Any]:
 
 
 def test_the_schemes_stand_for_this_transport(server: Server) -> None:
-    assert resolve_transport("redis") is resolve_transport("rediss") is _kombu57.Transport
-    assert resolve_transport("sentinel") is _kombu57.SentinelTransport
-    assert _kombu57.SentinelTransport.default_port == stock.SentinelTransport.default_port
+    assert resolve_transport("redis") is resolve_transport("rediss") is transport.Transport
+    assert resolve_transport("sentinel") is transport.SentinelTransport
+    assert transport.SentinelTransport.default_port == stock.SentinelTransport.default_port
     with Connection(server.url) as connection:
-        assert isinstance(connection.default_channel, _kombu57.Channel)
+        assert isinstance(connection.default_channel, transport.Channel)
         assert connection.as_uri().startswith("redis://")
 
 
@@ -225,7 +225,7 @@ def test_a_busy_queue_keeps_no_other_waiting(server: Server) -> None:
 def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a net so wide that a lost one would show."""
     monkeypatch.setattr(line, "NET", 120.0)
-    monkeypatch.setattr(_kombu57, "NET", 120.0)
+    monkeypatch.setattr(transport, "NET", 120.0)
     chance = random.Random(seed)  # noqa: S311  # no secret
     number = 150
     names = [f"q{n}" for n in range(3)]
@@ -430,7 +430,7 @@ def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(serv
         channel = connection.default_channel
         channel.become_ours()
         for message in (one, two):
-            _outage57.adopt(channel, message)
+            outage.adopt(channel, message)
         one.ack()
         assert held(server) == [two.delivery_tag]
     assert held(server) == [two.delivery_tag]
@@ -733,7 +733,7 @@ def test_through_a_sentinel(server: Server, tmp_path: Path) -> None:
                 until(lambda: answers(client))
             url = f"sentinel://127.0.0.1:{port}"
             with consuming(url, "mail", "bulk", master_name="shop") as consumer:
-                assert isinstance(consumer.channel, _kombu57.SentinelChannel)
+                assert isinstance(consumer.channel, transport.SentinelChannel)
                 consumer.idle()
                 send(server.url, "bulk", 1, priority=6)
                 (message,) = consumer.drain()

@@ -115,7 +115,7 @@ def test_a_lost_connection_while_a_queue_is_declared(
 
     monkeypatch.setattr(Channel, "_size", size)
     monkeypatch.setattr(
-        "celery_fleet.compat.worker.running_task",
+        "celery_fleet.compat.tasks.running_task",
         lambda: SimpleNamespace(name="t", request=SimpleNamespace(id="1"), acks_late=True),
     )
     try:

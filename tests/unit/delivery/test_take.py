@@ -30,7 +30,9 @@ def test_stock_stays_stock() -> None:
 def test_a_known_kombu_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with installed():  # which puts back what was there
         assert take.install(ALL) is ALL
-        assert "_kombu57" in kombu.transport.TRANSPORT_ALIASES["rediss"]
+        assert (
+            "celery_fleet.delivery.fetch.transport:" in kombu.transport.TRANSPORT_ALIASES["rediss"]
+        )
 
 
 @pytest.mark.parametrize("version", ["5.8.0", "5.2.7", "6.0", ""])
@@ -59,10 +61,11 @@ def test_what_is_on_is_one_line() -> None:
 def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> None:
     """The hand-back runs without one: the standard library and this package are all there is."""
     code = (
-        "import sys; from celery_fleet.delivery import scripts, keys, tags, process, messages, hooks, options;"
+        "import sys; from celery_fleet.delivery import scripts, keys, tags, process, hooks, options;"
+        "from celery_fleet.compat import messages;"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'redis', 'kombu', 'celery'}))"
     )
-    source = Path(take.__file__).parents[2]
+    source = Path(take.__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
         cwd=tmp_path,
@@ -112,7 +115,7 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env={
-            "PYTHONPATH": str(Path(take.__file__).parents[2]),
+            "PYTHONPATH": str(Path(take.__file__).parents[3]),
             "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
             "CELERY_FLEET_COMPONENT": component,
             "CELERY_FLEET_SETTINGS": str(path),
@@ -123,7 +126,9 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
     )
     assert done.returncode == 0, done.stderr
     alias, node, kept = json.loads(done.stdout.splitlines()[-1])
-    assert ("_kombu57" in alias) == (component == "worker" and wanted == ATOMIC)
+    assert ("celery_fleet.delivery.fetch.transport:" in alias) == (
+        component == "worker" and wanted == ATOMIC
+    )
     assert (node == "mail@here") == (component == "worker")
     assert kept == wanted
     assert logging.getLogger("celery_fleet.delivery")
@@ -132,8 +137,8 @@ def test_only_a_worker_that_is_told_to_takes_by_script(
 UNKNOWN = """
 import json
 from celery import Celery
-from celery_fleet import minors
-minors.versions.KOMBU = ("4.6",)
+from celery_fleet.compat.minors import chosen
+chosen.versions.KOMBU = ("4.6",)
 app = Celery("shop")
 app.conf.broker_url
 app.loader.on_worker_init()
@@ -168,7 +173,7 @@ def test_with_an_unknown_kombu_the_visibility_timeout_is_that_of_a_worker_withou
         [sys.executable, "-c", UNKNOWN],
         cwd=tmp_path,
         env={
-            "PYTHONPATH": str(Path(take.__file__).parents[2]),
+            "PYTHONPATH": str(Path(take.__file__).parents[3]),
             "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
             "CELERY_FLEET_COMPONENT": "worker",
             "CELERY_FLEET_SETTINGS": str(path),

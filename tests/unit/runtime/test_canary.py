@@ -32,7 +32,7 @@ def test_a_spawned_child_answers_for_the_main_process(monkeypatch: pytest.Monkey
     monkeypatch.setenv(identity.VARIABLE, "")
     monkeypatch.setattr(identity, "_main", None)
     identity.remember()
-    code = "from celery_fleet import identity; identity.remember(); print(identity.main().start_id)"
+    code = "from celery_fleet.common import identity; identity.remember(); print(identity.main().start_id)"
 
     child = subprocess.run(
         [sys.executable, "-c", code],

@@ -10,7 +10,7 @@ import pytest
 
 RAISE = """
 import os
-from celery_fleet import errors
+from celery_fleet.common import errors
 errors.tell_of_connections(os.environ)
 from kombu.exceptions import OperationalError
 raise {error}

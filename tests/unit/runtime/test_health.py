@@ -358,4 +358,4 @@ def test_it_needs_nothing_but_the_systems_python() -> None:
     )
     done = run_script("look")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "celery_fleet: usage: health.py check|tell APP\n"
+    assert done.stderr == "celery_fleet: usage: program.py check|tell APP\n"

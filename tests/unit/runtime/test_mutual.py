@@ -92,7 +92,9 @@ class Mutual:
 
     def ask(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
         """A module of ours by root, in a shell of another user, as a run of a playbook does it."""
-        line = f"env PYTHONPATH={ROOT}/src {shlex.quote(sys.executable)} -m celery_fleet.{module}"
+        line = (
+            f"env PYTHONPATH={ROOT}/src {shlex.quote(sys.executable)} -m celery_fleet.ops.{module}"
+        )
         done = subprocess.run(
             ["/bin/sh", "-c", remote.with_identity(line, request["settings"])],
             input=json.dumps(request),

@@ -131,7 +131,7 @@ class Fleet:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made = Fleet()
-    monkeypatch.setattr(ops_app, "make_app", lambda _: made)
+    monkeypatch.setattr(probe, "make_app", lambda _: made)
     monkeypatch.setattr(compat_broker, "endpoints", lambda _: [])
     monkeypatch.setattr(compat_broker, "result_endpoints", lambda _: [])
     monkeypatch.setattr(compat_queues, "priority_keys", lambda _, queue: [queue, f"{queue}9"])

@@ -150,7 +150,7 @@ def test_a_start_is_not_ended_while_the_broker_is_away_or_it_tries_again(case: C
 def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
     code = (
         "import time\n"
-        "from celery_fleet import watch\n"
+        "from celery_fleet.supervision import watch\n"
         "from celery_fleet.supervision.notify import Notifier\n"
         "watch.START_LIMIT = 0.0\n"
         "look = watch.Look(watch.State.STARTING, 'preparing to consume')\n"

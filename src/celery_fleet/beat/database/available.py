@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from celery_fleet.common.errors import one_line
-
-if TYPE_CHECKING:
-    pass
-
 
 PACKAGE = "django_celery_beat"
 

@@ -29,9 +29,9 @@ def install(options: Options, kombu: str | None = None) -> Options:
             ", ".join(versions.KOMBU),
         )
         return replace(options, take=STOCK, lease=False, hand_back=False, carry=False, outage=False)
-    from celery_fleet.delivery.fetch import transport as _kombu57  # of known kombus alone
+    from celery_fleet.delivery.fetch import transport  # of known kombus alone
 
-    _kombu57.install()
+    transport.install()
     return options
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from kombu.utils import json as kombu_json
 from celery_fleet.compat.messages import redelivered
 from celery_fleet.compat.queues import list_of
 from celery_fleet.delivery.scripts import RESTORE
-
-logger = logging.getLogger("celery_fleet")
 
 
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:

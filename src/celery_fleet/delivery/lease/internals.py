@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from celery_fleet.compat.queues import list_for
 from celery_fleet.delivery.lease.sweep import Broker
-from celery_fleet.delivery.outage import internals as _outage57
+from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.run import run
 
 
@@ -36,7 +36,7 @@ def channel_of(worker: Any) -> Any:
 
 def running() -> set[str]:
     """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
-    tags = {request.message.delivery_tag for request in _outage57.running()}
+    tags = {request.message.delivery_tag for request in outage.running()}
     return {tag for tag in tags if isinstance(tag, str)}
 
 

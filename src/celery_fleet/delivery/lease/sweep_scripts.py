@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-
 from celery_fleet.delivery.scripts import Script
-
-logger = logging.getLogger("celery_fleet.delivery.sweep")
-
 
 #: What has expired, newest first, so that messages of several rounds get back in order; and what is ours.
 #: KEYS: unacked_index, unacked. ARGV: seconds of the lease, seconds of stock workers, messages, bytes, places to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +19,6 @@ from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage import results as storing
 from celery_fleet.delivery.outage.carry_over import RETRY
 from celery_fleet.delivery.outage.guard import LOOK, Steady
-
-logger = logging.getLogger("celery_fleet.delivery")
 
 
 def install(
