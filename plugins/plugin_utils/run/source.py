@@ -202,7 +202,8 @@ def pack(source: Mapping[str, Any], base: Path, scratch: Path, salt: str) -> tup
         )
     names = files_of(directory)
     if not names:
-        raise SourceError(f"celery_app_source: {directory} holds no file")
+        # Also if it has files: git may ignore all of them.
+        raise SourceError(f"celery_app_source: {directory} has no file that git would keep")
     _refuse_pointers(directory, names)
     archive = _tar(directory, names)
     # What a release is made of beside its files.

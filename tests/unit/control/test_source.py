@@ -137,7 +137,7 @@ def test_a_relative_path_starts_at_the_checkout(tmp_path: Path) -> None:
     [
         ({"path": "none"}, "none is not a directory on the control side"),
         ({"path": "file"}, "file is not a directory on the control side"),
-        ({"path": "empty"}, "empty holds no file"),
+        ({"path": "empty"}, "empty has no file that git would keep"),
         ({"pip": "shop"}, "give `path` or `git`"),
         ({}, "give `path` or `git`"),
     ],
