@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -74,9 +75,12 @@ def groups(project: Path) -> dict[str, list[str]]:
 
 
 def beside(project: Path, name: str) -> Path:
-    """A directory for an inventory of another kind, with the same variables and the same certificates."""
-    made = project / "inventories" / name
-    made.mkdir()
+    """A directory for an inventory of another kind, with the same name, variables and certificates.
+
+    The name of an inventory's directory is the owner that its hosts know.
+    """
+    made = project / name / "shop"
+    made.mkdir(parents=True)
     shutil.copytree(project / "inventories/shop/group_vars", made / "group_vars")
     shutil.copytree(project / "inventories/shop/pki", made / "pki")
     return made
@@ -89,7 +93,12 @@ def ini(project: Path) -> Path:
     own = tree["fleet"]["hosts"]
     lines = ["[all]"]
     lines += [
-        " ".join([host, *(f"{key}={value}" for key, value in (own[host] or {}).items())])
+        " ".join(
+            [
+                host,
+                *(f"{key}={shlex.quote(str(value))}" for key, value in (own[host] or {}).items()),
+            ]
+        )
         for host in own
     ]
     for group, hosts in groups(project).items():
