@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,6 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_preflight 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function with errors that Ansible prints in one line."""
 
+    @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
@@ -101,19 +103,16 @@ class FilterModule:
             "fleet_stock_visibility": _plain(celery.stock_visibility),
             "fleet_delivery": _plain(delivery.document),
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
-            "fleet_scheduled": _plain(celery.scheduled),
             "fleet_queues": _plain(celery.queues),
             "fleet_commands_due": _plain(commands.due),
             "fleet_commands_items": _plain(commands.items),
             "fleet_commands_names": _plain(commands.names),
             "fleet_consumed": _plain(celery.consumed),
-            "fleet_worker_options": _plain(celery.worker_options),
             "fleet_process_environment": _plain(celery.process_environment),
             "fleet_worker_state": _plain(celery.worker_state),
             "fleet_settings": _plain(celery.process_settings),
             "fleet_environment_file": _plain(celery.environment_file),
             "fleet_alternative_name": _plain(pki.alternative_name),
-            "fleet_certificate_serves": _plain(pki.certificate_serves),
             "fleet_pki_state": _plain(pki_state),
             "fleet_pki_record": _plain(pki.record_text),
             "fleet_pki_encrypted": _plain(pki.is_encrypted),
