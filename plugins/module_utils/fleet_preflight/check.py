@@ -109,9 +109,10 @@ def check(model: Model) -> list[Problem]:
     """All problems of an inventory, each once with all its hosts, free of secrets.
 
     An inventory whose hosts do not exist yet gets that one answer: what makes the hosts also makes
-    the secrets that everything else would complain about.
+    the secrets that everything else would complain about. Without a library that the checks need, nothing else can be
+    checked.
     """
-    found = list(control.check_hosts_exist(model))
+    found = list(control.check_installed(model)) or list(control.check_hosts_exist(model))
     if not found:
         spoken: set[tuple[str, str]] = set()
         for one in CHECKS:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from . import pki
 from .model import Model, Problem, as_text
 
 ANSIBLE_FROM: Final = (2, 19)
 ANSIBLE_BELOW: Final = (2, 21)
 PYTHON_FROM: Final = (3, 11)
+
+
+def check_installed(model: Model) -> Iterator[Problem]:
+    """Libraries, which the collection can't bring."""
+    if not pki.INSTALLED:
+        yield Problem(
+            "cryptography",
+            "can't be loaded by the Python that runs Ansible",
+            f"type: {shlex.quote(sys.executable)} -m pip install --force-reinstall cryptography",
+        )
 
 
 def check_versions(model: Model) -> Iterator[Problem]:

@@ -19,20 +19,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+# Ansible needs it, too, but ansible-test loads plugins without any library. If it can't be loaded in a run,
+# `control.check_installed` says so.
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError:
+    INSTALLED = False
+else:
+    INSTALLED = True
 
 OWN, INTERMEDIATE, EXTERNAL = "own", "intermediate", "external"
 MUTUAL = "mutual"
 FORMAT = 1
 # What OpenSSL refuses at Debian's security level 2, as 112 bits of security need.
 RSA_BITS, CURVE_BITS = 2048, 224
-_WEAK = (hashes.MD5, hashes.SHA1)
+_WEAK = ("md5", "sha1")
 # Steps from a host's certificate to its root; a longer chain is a circle.
 _LONGEST = 10
 # Of a common name; a later authority's has its number behind it.
@@ -47,8 +54,10 @@ _FROM_FILE = (
 
 _PUT_BACK = "put it back; or, if it is there, let whoever deploys read it"
 
-Certificate = x509.Certificate
-_Kind = TypeVar("_Kind", bound=x509.ExtensionType)
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+_Kind = TypeVar("_Kind", bound="x509.ExtensionType")
 
 
 class CertificateError(ValueError):
@@ -281,7 +290,7 @@ def _signed(certificate: Certificate, signer: Certificate) -> bool:
 def _signed_weakly(certificate: Certificate, signer: Certificate) -> bool:
     """The same by way of SHA-1, which the library takes from nobody, and OpenSSL where a root signs itself."""
     key, how = _key_of(signer), _hash_of(certificate)
-    if certificate.issuer != signer.subject or not isinstance(how, _WEAK):
+    if certificate.issuer != signer.subject or how is None or how.name not in _WEAK:
         return False
     by = certificate.signature_algorithm_parameters
     given = (certificate.signature, certificate.tbs_certificate_bytes)
@@ -675,7 +684,7 @@ def _of_strength(variable: str, found: Iterable[Certificate]) -> Iterator[Fault]
                 f"have it made anew with an elliptic curve of 256 bits or RSA of {RSA_BITS} or more",
             )
         # Nobody looks at a root's own signature.
-        elif isinstance(how, _WEAK) and not _is_self_signed(item):
+        elif how is not None and how.name in _WEAK and not _is_self_signed(item):
             yield Fault(
                 variable,
                 f"has {title(item)}, which is signed by way of {how.name.upper()}",

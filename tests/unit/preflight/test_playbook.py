@@ -75,6 +75,19 @@ def test_a_valid_inventory_passes_with_its_warning(tmp_path: Path) -> None:
     assert "[WARNING]: preflight: celery_worker_instances.discounts.drain_timeout" in done.stderr
 
 
+def test_a_library_that_can_not_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise Ansible would not even load the filters, and say that there are none."""
+    (tmp_path / "cryptography.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run(tmp_path, INVENTORY, valid(tmp_path / "source"))
+    assert done.returncode != 0
+    assert "1 error" in done.stdout
+    assert "cryptography\n           can't be loaded by the Python that runs Ansible" in done.stdout
+    assert f"{sys.executable} -m pip install --force-reinstall cryptography" in done.stdout
+
+
 @pytest.mark.parametrize("playbook", ["check_inventory", "preflight"])
 def test_an_inventory_without_the_fleet_is_refused(tmp_path: Path, playbook: str) -> None:
     (tmp_path / "hosts.yml").write_text("workers: {hosts: {worker1: }}\n")
