@@ -114,11 +114,13 @@ def main() -> None:
             "patience": {"type": "float", "default": 20},
             "messages": {"type": "int", "default": 0},
         },
-        # For a task it is no option: the action plugin fills it in.
-        required_one_of=[["places"]],
         supports_check_mode=True,
     )
     do, params = module.params["do"], module.params
+    if params["places"] is None:
+        module.fail_json(
+            msg="places is missing: only the action plugin of this name can call this module"
+        )
     if module.check_mode and do not in ("look", "messages"):
         module.exit_json(changed=False, waiting={}, removed=[])
     options = Options(tuple(params["keep"]), params["packages"])

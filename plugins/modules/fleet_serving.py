@@ -43,8 +43,9 @@ options:
         type: str
         required: true
       status:
-        description: HTTP status that it has to answer with.
-        type: int
+        description: HTTP statuses that are right.
+        type: list
+        elements: int
         required: true
   journals:
     description: Units whose last journal lines to return.
