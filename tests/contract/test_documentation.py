@@ -101,6 +101,21 @@ def test_a_modules_examples_and_answers_are_documented(name: str) -> None:
     assert all(answer["returned"] and answer["type"] for answer in answers.values())
 
 
+def test_what_sanity_ignores_is_there_and_has_a_reason() -> None:
+    lines = (ROOT / "tests/sanity/ignore-2.19.txt").read_text().splitlines()
+    assert lines == sorted(set(lines))
+    found = set()
+    for line in lines:
+        entry, _, reason = line.partition(" # ")
+        path, code = entry.split()
+        assert (ROOT / path).is_file(), line
+        assert reason, line
+        found.add((path, code))
+    for plugin in plugins():
+        path = plugin.relative_to(ROOT).as_posix()
+        assert (path, "validate-modules:missing-gplv3-license") in found
+
+
 # --- actions and modules -----------------------------------------------------------------------------
 
 
