@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 DEMO := --scenario=demo --inventory=inventories/local/demo.yml
 
-.PHONY: help setup lock lint test-fast test test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery report-restarts report-delivery report-tested docs clean
+.PHONY: help setup lock lint test-fast test sanity test-all soak demo demo-hosts demo-destroy new-env bench bench-delivery report-restarts report-delivery report-tested docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z_%-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -30,14 +30,17 @@ test-fast: setup ## lint, and the tests that need no host, but for what is slow 
 test: setup ## test-fast, the slow tests, then a deploy of the delivered fleet on bare hosts
 	@scripts/check.sh fast slow molecule:default
 
+sanity: setup ## Ansible's own checks of the collection as it is built
+	@scripts/check.sh sanity
+
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 # These measure times, or need the whole machine; the others run two at a time.
 ALONE := restarts delivery cgroup2
 COMMA := ,
 SPACE := $(subst x,,x x)
 
-test-all: setup ## all tests without hosts, then every Molecule scenario, even if one fails; writes docs/tested.md
-	@scripts/check.sh --keep-going fast slow long \
+test-all: setup ## all tests without hosts, Ansible's own checks, then every Molecule scenario, even if one fails; writes docs/tested.md
+	@scripts/check.sh --keep-going fast slow long sanity \
 		molecule:$(subst $(SPACE),$(COMMA),$(strip $(filter-out $(ALONE),$(SCENARIOS)))) $(ALONE:%=molecule:%) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …

@@ -8,6 +8,7 @@
 #   slow            that
 #   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
 #                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
+#   sanity          Ansible's own checks of the collection as it is built
 #   molecule:NAME   one Molecule scenario
 #   molecule:A,B,…  several, two at a time; each prints what it has to say when it has ended
 #   tested          docs/tested.md, from the last run of each part
@@ -164,6 +165,7 @@ part() {
     fast) timed 'fast, altogether' fast ;;
     slow) timed 'slow, altogether' slow ;;
     long) tests long 'long tests without hosts' long ;;
+    sanity) timed 'ansible-test sanity' scripts/sanity.sh ;;
     molecule:*,*)
       local names
       IFS=, read -ra names <<<"${1#molecule:}"
@@ -180,7 +182,7 @@ if [[ ${1:-} == --keep-going ]]; then
   KEEP_GOING=yes
   shift
 fi
-(($#)) || die "usage: check.sh [--keep-going] lint | quick-lint | slow-lint | fast | slow | long | molecule:NAME | tested ..."
+(($#)) || die "usage: check.sh [--keep-going] lint | quick-lint | slow-lint | fast | slow | long | sanity | molecule:NAME | tested ..."
 failed=0
 for each in "$@"; do
   part "$each" && continue

@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
             return {"changed": False, "items": [], "due": [], "states": {}}
         answer = self._execute_module(
             module_name="celery_fleet.core.settle",
-            module_args={"payload": packed.pack({"parts": wanted})},
+            module_args={"wanted": packed.pack({"parts": wanted})},
             task_vars=variables,
         )
         if answer.get("failed"):

@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
             with lease.held(variables, check=self._task.check_mode):
                 answer = self._execute_module(
                     module_name="celery_fleet.core.settle",
-                    module_args={"payload": text, **options},
+                    module_args={"wanted": text, **options},
                     task_vars=variables,
                 )
         except lease.LostError as lost:

@@ -5,21 +5,22 @@ Ansible prints the text of a failure as `[ERROR]` and as `fatal`, for each host.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from ansible.plugins.callback.default import CallbackModule as Default
-
-DOCUMENTATION = """
+DOCUMENTATION = r"""
 name: fleet
 type: stdout
 short_description: Ansible's own output, with each refusal once
 description:
-  - The same as M(ansible.builtin.default), but a failure of Celery Fleet's own tasks is printed once, not twice a host.
+  - The same as P(ansible.builtin.default#callback), but a failure of Celery Fleet's own tasks is printed once, not
+    twice for each host.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
 """
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.callback.default import CallbackModule as Default
 
 PLUGINS = Path(__file__).resolve().parents[1]
 OURS = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.celery_fleet.core.plugins.module_utils import names, routing
+from ansible_collections.celery_fleet.core.plugins.module_utils import names
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     acl,
     claims,
@@ -27,7 +28,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
-    chain,
     records,
     wanted,
     x509,
@@ -41,6 +41,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function with errors that Ansible prints in one line."""
 
+    @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
@@ -116,19 +117,16 @@ class FilterModule:
             "fleet_stock_visibility": _plain(visibility.stock_visibility),
             "fleet_delivery": _plain(delivery.document),
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
-            "fleet_scheduled": _plain(routing.scheduled),
             "fleet_queues": _plain(workers.queues),
             "fleet_commands_due": _plain(commands.due),
             "fleet_commands_items": _plain(commands.items),
             "fleet_commands_names": _plain(commands.names),
             "fleet_consumed": _plain(workers.consumed),
-            "fleet_worker_options": _plain(workers.worker_options),
             "fleet_process_environment": _plain(environment.process_environment),
             "fleet_worker_state": _plain(workers.worker_state),
             "fleet_settings": _plain(settings.process_settings),
             "fleet_environment_file": _plain(environment.environment_file),
             "fleet_alternative_name": _plain(x509.alternative_name),
-            "fleet_certificate_serves": _plain(chain.certificate_serves),
             "fleet_pki_state": _plain(pki_state),
             "fleet_pki_record": _plain(records.record_text),
             "fleet_pki_encrypted": _plain(x509.is_encrypted),

@@ -5,6 +5,22 @@ Files in INI and those of inventory plugins are left to Ansible's own `ini` and 
 
 from __future__ import annotations
 
+DOCUMENTATION = r"""
+name: fleet_yaml
+short_description: Reads inventories as Ansible's own yaml does, and says where a mistake is
+description:
+  - The same as P(ansible.builtin.yaml#inventory), which names no line of a file that is no YAML.
+  - Refuses what that skips with a warning, such as C(host) in place of C(hosts).
+  - Hands files in INI to P(ansible.builtin.ini#inventory), and those of inventory plugins to
+    P(ansible.builtin.auto#inventory).
+options:
+  yaml_extensions:
+    description: Endings of the files that it reads.
+    type: list
+    elements: str
+    default: [".yaml", ".yml", ".json"]
+"""
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,22 +28,6 @@ from typing import Any, Final
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseFileInventoryPlugin, yaml
 from ansible.plugins.loader import inventory_loader
-
-DOCUMENTATION = """
-name: fleet_yaml
-short_description: Reads inventories as Ansible's own yaml does, and says where a mistake is
-description:
-  - The same as M(ansible.builtin.yaml), which names no line of a file that is no YAML.
-  - Refuses what that skips with a warning, such as C(host) in place of C(hosts).
-  - Hands files in INI to M(ansible.builtin.ini), and those of inventory plugins to M(ansible.builtin.auto).
-options:
-  yaml_extensions:
-    description: Endings of the files that it reads.
-    type: list
-    elements: string
-    default: [".yaml", ".yml", ".json"]
-"""
-
 
 SECTIONS: Final = ("hosts", "children", "vars")
 KINDS: Final = {

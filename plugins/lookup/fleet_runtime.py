@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+DOCUMENTATION = r"""
+name: fleet_runtime
+author: Celery Fleet (!UNKNOWN)
+short_description: Return the host-side runtime of this collection
+description:
+  - Returns the package that runs on the hosts, as files for M(celery_fleet.core.settle).
+  - Its version ends in a hash of the content, so that two checkouts never share a directory on a host, and a running
+    process never sees its modules change.
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Say where the runtime is on a host
+  ansible.builtin.debug:
+    msg: "{{ lookup('celery_fleet.core.fleet_runtime').directory }}"
+"""
+
+RETURN = r"""
+_raw:
+  description:
+    - One dictionary with C(version) and C(directory) on the host.
+    - C(directories) have C(path). C(files) have C(dest) and C(content).
+    - C(wrapper) is the text of the command that finds an application's runtime.
+  type: list
+  elements: dict
+"""
+
 import hashlib
 import re
 from pathlib import Path
@@ -9,18 +36,6 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
-
-DOCUMENTATION = r"""
-name: fleet_runtime
-author: Celery Fleet
-short_description: The host-side runtime of this checkout
-description:
-  - Returns one dictionary with C(version), C(directory) on the host, C(directories), each with C(path), C(files), each
-    with C(dest) and C(content), and C(wrapper), the text of the command that finds an application's runtime.
-  - The version ends in a hash of the content, so that two checkouts never share a directory and a running
-    process never sees its modules change.
-options: {}
-"""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _cache: dict[str, Any] = {}

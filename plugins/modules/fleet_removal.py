@@ -12,64 +12,71 @@ description:
 options:
   do:
     description:
-      - C(look) tells what there is and changes nothing, C(messages) what the broker of this host holds.
-      - C(stop) disables and stops the units of one stage and waits for I(patience).
-      - C(settle) writes down that what becomes of the messages is settled.
-      - C(remove) removes all but what is kept, C(finish) what the run itself has left.
+      - V(look) tells what there is and changes nothing. V(messages) tells what the broker of this host holds.
+      - V(stop) disables and stops the units of one stage and waits until they have ended.
+      - V(settle) writes down that what becomes of the messages is settled.
+      - V(remove) removes all that is not kept. V(finish) removes what the run itself has left.
     type: str
     required: true
     choices: [look, messages, stop, settle, remove, finish]
-  places:
-    description: Name and directories of the application.
-    type: dict
-    required: true
   keep:
-    description: What stays, by the names of C(fleet_remove_keep).
+    description: What stays, C(fleet_remove_keep).
     type: list
     elements: str
+    choices: [logs, redis_data, releases, state]
     default: []
   packages:
-    description: Whether Debian packages go that the fleet brought and that nobody needs.
+    description: Whether to remove Debian packages that the fleet brought and that nothing else needs.
     type: bool
     default: true
   stage:
     description: Which units to stop.
     type: str
+    choices: ["", watch, beat, web, workers, flower, redis, rest]
     default: ""
-  patience:
-    description: Seconds to wait for their end.
-    type: float
-    default: 20
   messages:
-    description: How many messages were given up.
+    description: How many messages were given up, for V(settle).
     type: int
     default: 0
-author: Celery Fleet
+  places:
+    description: Name and directories of the application. The action plugin takes them from the variables of the roles.
+    type: dict
+  patience:
+    description: Seconds that one call waits for units to end. The action plugin calls until they have.
+    type: float
+    default: 20
+author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Look what there is
-  fleet_removal:
+  celery_fleet.core.fleet_removal:
     do: look
+
+- name: Stop beat
+  celery_fleet.core.fleet_removal:
+    do: stop
+    stage: beat
 """
 
 RETURN = r"""
 found:
-  description: What there is, for C(look).
-  returned: success
+  description: What there is.
+  returned: when O(do=look)
   type: dict
 messages:
-  description: What the broker holds, for C(messages).
-  returned: success
+  description: What the broker holds.
+  returned: when O(do=messages)
   type: dict
 waiting:
-  description: Units that have not ended yet, for C(stop), each with what it says.
-  returned: success
+  description: Units that have not ended yet, each with what it says.
+  returned: when O(do=stop)
   type: dict
 removed:
-  description: What was removed, for C(remove).
-  returned: success
+  description: What was removed.
+  returned: when O(do) is V(remove) or V(finish)
   type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -98,7 +105,7 @@ def main() -> None:
                 "required": True,
                 "choices": ["look", "messages", "stop", "settle", "remove", "finish"],
             },
-            "places": {"type": "dict", "required": True},
+            "places": {"type": "dict"},
             "keep": {"type": "list", "elements": "str", "choices": list(KEEP), "default": []},
             "packages": {"type": "bool", "default": True},
             "stage": {"type": "str", "choices": ["", *STAGES], "default": ""},
@@ -108,6 +115,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     do, params = module.params["do"], module.params
+    if params["places"] is None:
+        module.fail_json(
+            msg="places is missing: only the action plugin of this name can call this module"
+        )
     if module.check_mode and do not in ("look", "messages"):
         module.exit_json(changed=False, waiting={}, removed=[])
     options = Options(tuple(params["keep"]), params["packages"])

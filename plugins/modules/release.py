@@ -8,28 +8,72 @@ module: release
 short_description: Build a release of the application in a directory of its own and check it
 description:
   - The release gets its own virtualenv. It is imported as the application's user, as C(celery -A) would, and what it
-    says of itself is held against the inventory. One that fails leaves nothing behind.
+    says of itself is compared with the inventory. One that fails leaves nothing behind.
 options:
-  id: {description: Name of the release., type: str, required: true}
-  archive: {description: Its source, a tar archive on the host., type: path, required: true}
-  root: {description: Directory of the application., type: path, required: true}
-  directory: {description: Directory within the source in which the processes run., type: str, default: "."}
-  requirements: {description: Requirements file in that directory., type: str, default: requirements.txt}
-  app: {description: "What C(celery -A) takes; empty where there is no application to check.", type: str, default: ""}
-  demands: {description: What the inventory wants of it; see C(release/note.py:)., type: str, default: ""}
-  python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
-  runtime: {description: Directory of the fleet's runtime., type: path, required: true}
-  user: {description: User who imports the application., type: str, required: true}
-  environment: {description: Environment of the import., type: dict, default: {}}
-  secret_environment: {description: Its secret part., type: dict, default: {}}
-  keep: {description: Releases to keep beside those in use., type: int, default: 5}
-  timeout: {description: Seconds for the build., type: int, default: 900}
-author: Celery Fleet
+  id:
+    description: Name of the release.
+    type: str
+    required: true
+  archive:
+    description: Its source, a tar archive on the control node. The action plugin sends it to hosts that need it.
+    type: path
+    required: true
+  root:
+    description: Directory of the application.
+    type: path
+    required: true
+  directory:
+    description: Directory within the source in which the processes run.
+    type: str
+    default: "."
+  requirements:
+    description: Requirements file in that directory.
+    type: str
+    default: requirements.txt
+  app:
+    description: What C(celery -A) takes; empty if there is no application to check.
+    type: str
+    default: ""
+  demands:
+    description:
+      - What the inventory wants of the release, a dictionary; see C(plugins/module_utils/release/note.py).
+      - The action plugin hands it to the host as JSON, compressed and in base64.
+    type: raw
+    default: ""
+  python:
+    description: Interpreter of the virtualenv.
+    type: path
+    default: /usr/bin/python3
+  runtime:
+    description: Directory of the host-side runtime.
+    type: path
+    required: true
+  user:
+    description: Unix user who imports the application.
+    type: str
+    required: true
+  environment:
+    description: Environment of the import.
+    type: dict
+    default: {}
+  secret_environment:
+    description: Its secret part.
+    type: dict
+    default: {}
+  keep:
+    description: Number of releases to keep in addition to those in use.
+    type: int
+    default: 5
+  timeout:
+    description: Seconds that the build may take.
+    type: int
+    default: 900
+author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Build and check the release
-  release:
+  celery_fleet.core.release:
     id: "{{ source.id }}"
     archive: "{{ source.archive }}"
     root: /opt/shop
@@ -41,11 +85,11 @@ EXAMPLES = r"""
 RETURN = r"""
 release:
   description: Name of the release.
-  returned: always
+  returned: success
   type: str
 path:
   description: Its directory.
-  returned: always
+  returned: success
   type: str
 """
 
@@ -69,7 +113,7 @@ def main() -> None:
             "requirements": {"type": "str", "default": "requirements.txt"},
             "app": {"type": "str", "default": ""},
             # Packed, since Celery's settings may hold a secret and Ansible logs what it calls a module with.
-            "demands": {"type": "str", "default": "", "no_log": True},
+            "demands": {"type": "raw", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "runtime": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},

@@ -8,16 +8,17 @@ module: settle
 short_description: Bring files, links and systemd units of a host to the wanted state in one call
 description:
   - The action plugin of the same name renders templates on the control side and calls this module once.
-  - Files are written atomically with owner and mode. Where a daemon's own check refuses them, all of the call
+  - Files are written atomically with owner and mode. If a daemon's own check refuses them, all of the call
     go back to what they were.
-  - A unit is restarted where what it was started with differs from what lies on disk, whoever changed it.
+  - A unit is restarted if what it was started with differs from what is on disk, whatever changed it.
   - In check mode all of it is foretold, for one role or for several at once.
 options:
-  payload:
+  wanted:
     description:
-      - The wanted state as JSON, compressed and in base64. It holds secrets and is never logged.
-      - In check mode it may be C(parts), a list of pairs of name and state.
-    type: str
+      - The desired state, a dictionary with lists of C(sysusers), C(directories), C(files), C(links), C(checks),
+        C(units), C(releases), C(commands) and C(packages), and with C(owned), which says what to remove.
+      - The action plugin hands it to the host as JSON, compressed and in base64. It holds secrets and is never logged.
+    type: raw
     required: true
   units:
     description: With C(leave), units are enabled and reloaded from disk but neither started, changed nor removed.
@@ -31,16 +32,16 @@ options:
   finish:
     description:
       - Whether running Redis servers leave their users no more than their rules say.
-      - Without it, users who change keep what they were allowed before, their old passwords included, and users who
+      - Otherwise users who change keep what they were allowed before, including their old passwords, and users who
         are gone stay.
     type: bool
     default: false
-author: Celery Fleet
+author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
 - name: Settle files and units
-  settle:
+  celery_fleet.core.settle:
     wanted:
       files:
         - {dest: /etc/example.conf, content: "text\n"}
@@ -51,26 +52,29 @@ EXAMPLES = r"""
 RETURN = r"""
 changed_paths:
   description: Paths that were written, linked or removed; in check mode, that would be.
-  returned: always
+  returned: success
   type: list
+  elements: str
 pending:
   description:
-    - What has to be done, each with I(part), I(unit), I(action) and I(why), a list of reasons.
+    - What has to be done, each with C(part), C(unit), C(action) and C(why), a list of reasons.
     - Actions are C(start), C(restart), C(reload), C(live) and C(remove); in check mode also C(write), C(link),
       C(install) and C(build), which concern no unit.
-  returned: always
+  returned: success
   type: list
+  elements: dict
 done:
   description: What of it was done.
-  returned: always
+  returned: success
   type: list
+  elements: dict
 states:
   description: What systemd says of each unit before anything was done to it.
-  returned: always
+  returned: success
   type: dict
 parts:
   description: For each part whether anything has to be done.
-  returned: always
+  returned: success
   type: dict
 """
 
@@ -94,14 +98,14 @@ def main() -> None:
     """Unpack the wanted state, settle it, answer."""
     module = AnsibleModule(
         argument_spec={
-            "payload": {"type": "str", "required": True, "no_log": True},
+            "wanted": {"type": "raw", "required": True, "no_log": True},
             "units": {"type": "str", "choices": ["act", "leave"], "default": "act"},
             "restart": {"type": "bool", "default": True},
             "finish": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    raw = unpack(module.params["payload"])
+    raw = unpack(module.params["wanted"])
     options = Options(
         act=module.params["units"] == "act",
         restart=module.params["restart"],

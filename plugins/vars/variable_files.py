@@ -8,21 +8,7 @@ as `vars_plugins`; so this file has to work with any version and configuration o
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleError
-from ansible.inventory.host import Host
-from ansible.parsing.vault import AnsibleVaultError, is_encrypted
-from ansible.plugins.vars import BaseVarsPlugin
-from ansible.release import __version__
-from ansible.utils.collection_loader._collection_finder import _get_collection_playbook_path
-
-DOCUMENTATION = """
+DOCUMENTATION = r"""
 name: variable_files
 short_description: Say where the mistakes in files of variables are
 description:
@@ -36,6 +22,19 @@ options:
     default: inventory
 """
 
+import os
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.inventory.host import Host
+from ansible.parsing.vault import AnsibleVaultError, is_encrypted
+from ansible.plugins.vars import BaseVarsPlugin
+from ansible.release import __version__
+from ansible.utils.collection_loader._collection_finder import _get_collection_playbook_path
 
 COLLECTION = "celery_fleet.core"
 ROOT = Path(__file__).resolve().parents[2]

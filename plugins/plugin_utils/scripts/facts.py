@@ -280,4 +280,5 @@ def main() -> None:
     json.dump(facts, sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()

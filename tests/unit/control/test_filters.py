@@ -10,8 +10,6 @@ from types import ModuleType
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from tests.unit.control.certificates import Authority
-
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -36,8 +34,8 @@ def test_every_filter_that_a_role_uses_is_there() -> None:
 def test_an_error_is_ansibles_and_names_the_filter() -> None:
     with pytest.raises(AnsibleFilterError, match="environment_file: A-B can't be the name"):
         FILTERS["fleet_environment_file"]({"A-B": 1})
-    with pytest.raises(AnsibleFilterError, match="worker_options: 'nosuch'"):
-        FILTERS["fleet_worker_options"]("nosuch", {})
+    with pytest.raises(AnsibleFilterError, match="nodes: 'nosuch'"):
+        FILTERS["fleet_nodes"]({}, ["nosuch"], {})
 
 
 # --- htpasswd ----------------------------------------------------------------------------------------
@@ -94,9 +92,6 @@ def test_the_salt_of_a_password_file_says_nothing_of_the_password() -> None:
 
 # --- certificates ------------------------------------------------------------------------------------
 
-NAMES = ["DNS:redis1", "IP:10.0.0.1", "IP:fd00::1"]
-AUTHORITY = Authority("fleet")
-
 
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -109,48 +104,3 @@ AUTHORITY = Authority("fleet")
 )
 def test_alternative_names(name: str, expected: str) -> None:
     assert FILTERS["fleet_alternative_name"](name) == expected
-
-
-def serves(issued: tuple[str, str], names: list[str] | None = None, days: float = 30) -> bool:
-    pem, key = issued
-    found = FILTERS["fleet_certificate_serves"](pem, names or NAMES, AUTHORITY.pem, days, key)
-    assert isinstance(found, bool)
-    return found
-
-
-def test_a_certificate_that_serves() -> None:
-    issued = AUTHORITY.issue(NAMES)
-    assert serves(issued)
-    assert serves(issued, list(reversed(NAMES)))
-
-
-@pytest.mark.parametrize("names", [["DNS:redis1"], [*NAMES, "DNS:more"], ["DNS:other"]])
-def test_a_certificate_for_other_names(names: list[str]) -> None:
-    assert not serves(AUTHORITY.issue(NAMES), names)
-
-
-def test_a_certificate_without_alternative_names() -> None:
-    assert not serves(AUTHORITY.issue([]))
-
-
-def test_a_certificate_that_runs_out() -> None:
-    issued = AUTHORITY.issue(NAMES, days=29)
-    assert not serves(issued)
-    assert serves(issued, days=28)
-    assert not serves(AUTHORITY.issue(NAMES, days=-0.5), days=0)
-
-
-def test_a_certificate_of_another_authority_even_of_the_same_name() -> None:
-    for name in ("other", "fleet"):
-        assert not serves(Authority(name).issue(NAMES))
-
-
-def test_a_certificate_of_another_key() -> None:
-    pem, _ = AUTHORITY.issue(NAMES)
-    _, key = AUTHORITY.issue(NAMES)
-    assert not serves((pem, key))
-
-
-def test_what_is_no_certificate_is_an_error() -> None:
-    with pytest.raises(AnsibleFilterError, match="certificate_serves"):
-        serves(("no certificate", AUTHORITY.issue(NAMES)[1]))

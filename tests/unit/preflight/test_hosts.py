@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -298,10 +299,7 @@ def test_the_probe_answers_here(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_unit_of_a_process(text: str, unit: str) -> None:
-    source = PROBE.read_text(encoding="utf-8").removesuffix("main()\n")
-    names: dict[str, Any] = {}
-    exec(compile(source, str(PROBE), "exec"), names)  # noqa: S102 - it is no module: it runs when it is read
-    assert names["unit_of"](text) == unit
+    assert runpy.run_path(str(PROBE))["unit_of"](text) == unit
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Run Ansible's own checks, `ansible-test sanity`, on the collection as it is built. It takes a minute of processor time,
+# and another one when its virtualenvs are made, for which it needs an index of packages.
+#
+# usage: sanity.sh [OPTION...]    options of `ansible-test sanity`, such as --test import; without any, all but pylint and import
+#
+# pylint is left out. ansible-test fixes its settings, which are for Python 3.8 and refuse names such as `_`. Ruff and mypy
+# check the same code. So is the import of every plugin, which it tries without the libraries that ansible-core needs.
+# What else does not apply is listed in tests/sanity/ignore-2.19.txt, with reasons.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/lib.sh
+
+PLACE=$PWD/$STATE_DIR/sanity
+COLLECTION=$PLACE/ansible_collections/celery_fleet/core
+# Of the hosts, Debian 12 and 13, and of the control side.
+VERSIONS=(3.11 3.12 3.13)
+
+rm -rf "$PLACE"
+mkdir -p "$COLLECTION/tests"
+quietly "$PLACE/build.log" ansible-galaxy collection build --output-path "$PLACE" .
+tar --extract --gzip --file "$PLACE"/celery_fleet-core-*.tar.gz --directory "$COLLECTION"
+# The artefact has no tests, and these files are ansible-test's.
+cp -r tests/config.yml tests/sanity "$COLLECTION/tests/"
+
+# ansible-test keeps its virtualenvs there. It fails if their path is long.
+export HOME=$CACHE_DIR/sanity
+package=$(python -c 'import ansible_test; print(*ansible_test.__path__)')
+pip=$(sed -n "s/^ *pip='\([0-9.]*\)',$/\1/p" "$package/_internal/python_requirements.py")
+mkdir -p "$HOME/.ansible/test/cache"
+cp scripts/get_pip.py "$HOME/.ansible/test/cache/get_pip_${pip//./_}.py"
+
+targets=()
+for version in "${VERSIONS[@]}"; do
+  if "python$version" -c '' 2>/dev/null; then
+    targets+=(--target-python "$version")
+  else
+    say "no Python $version here: what depends on its version is not checked"
+  fi
+done
+
+cd "$COLLECTION"
+# It asks git for the names of files, and would find that the checkout ignores these.
+git init --quiet .
+git add --all
+options=("$@")
+((${#options[@]})) || options=(--skip-test pylint --skip-test import)
+# These are for a checkout.
+unset ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH
+exec ansible-test sanity --color no --controller origin:python=default "${targets[@]}" "${options[@]}"
