@@ -13,7 +13,8 @@ from support.inventory import ROOT
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-LIMIT = 240  # seconds for one fleet onto a prepared host
+# Seconds for one fleet onto a prepared host, while another scenario runs. `make bench` measures it.
+LIMIT = 480
 
 
 def test_all_services_are_up(fleet: Fleet) -> None:
