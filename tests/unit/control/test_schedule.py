@@ -106,7 +106,8 @@ def test_the_host_is_asked_by_the_new_release_or_else_by_the_current_one(tmp_pat
         return ended.returncode, ended.stdout
 
     assert ask() == (99, "")
-    (runtime / "celery_fleet").mkdir(parents=True)
+    (runtime / "celery_fleet/beat/database").mkdir(parents=True)
+    (runtime / "celery_fleet/system").mkdir()
     (runtime / "celery_fleet/beat/database/program.py").write_text("")
     (runtime / "celery_fleet/system/exec.py").write_text(
         "import sys; print(sys.argv[1:], sys.stdin.read())"

@@ -19,7 +19,7 @@ from celery import signals
 from celery.worker.request import Request
 
 from celery_fleet.compat import tasks
-from celery_fleet.delivery import process
+from celery_fleet.delivery import tags
 from celery_fleet.delivery.hand_back import worker_record as begun
 from celery_fleet.delivery.hand_back import worker_side as notes
 from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
@@ -190,7 +190,7 @@ def app() -> Any:
 @pytest.fixture(autouse=True)
 def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {name: getattr(Request, name) for name in ("on_accepted", "acknowledge", "reject")}
-    monkeypatch.setattr(process, "_tags", None)
+    monkeypatch.setattr(tags, "_own", None)
     monkeypatch.setattr(notes, "_held", held := [])
     yield
     for name, function in before.items():
@@ -235,7 +235,7 @@ def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.Monk
     Estate.of(Owner("old"), {}, OPTIONS).write(tmp_path)
     (tmp_path / begun.STOPPING).touch()
     (tmp_path / begun.BEGUN).write_bytes(b"\1" * 16)
-    owner = process.begin("mail@host")
+    owner = tags.begin("mail@host")
     notes.install(app, OPTIONS, {begun.DIRECTORY_VARIABLE: f"{tmp_path}:/run/other"})
     signals.celeryd_after_setup.send(sender="mail@host")
 
@@ -249,7 +249,7 @@ def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.Monk
     # Another process of the worker may hold it, too.
     os.close(begun.hold(tmp_path, wait=0))
 
-    late, rejected, early, failed = (process.tags().next() for _ in range(4))
+    late, rejected, early, failed = (tags.own().next() for _ in range(4))
     one, two, three = request(late), request(rejected), request(failed, fails=True)
     for each in (one, two, three, request(early, acks_late=False)):
         accept(each, monkeypatch)

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery, signals
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celery_fleet.delivery import hooks, process
+from celery_fleet.delivery import hooks, tags
 from celery_fleet.delivery.lease import sweep, sweep_scripts
 from celery_fleet.delivery.lease import thread as keeper
 from celery_fleet.delivery.lease.renewal import RENEW, Lease
@@ -198,7 +198,7 @@ def test_it_is_added_where_it_is_on() -> None:
 def test_the_watchdogs_verdict_ends_the_lease_and_takes_it_up_again() -> None:
     app = Celery("shop", set_as_current=False)
     app.conf.broker_transport_options = {"visibility_timeout": 30}
-    process.begin("here@test")
+    tags.begin("here@test")
     verdict = keeper.install(app, Options(take="atomic", lease=True))
     verdict(False)  # no worker yet: nothing to end
     (step,) = app.steps["worker"]

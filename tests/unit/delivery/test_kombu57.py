@@ -20,7 +20,7 @@ from kombu.transport import resolve_transport
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from celery_fleet.delivery import keys, process
+from celery_fleet.delivery import keys, tags
 from celery_fleet.delivery.fetch import queue_poller as line
 from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
@@ -48,10 +48,10 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(line, "_told", set())
-    monkeypatch.setattr(process, "_tags", None)
+    monkeypatch.setattr(tags, "_own", None)
     for hook in ("ours", "sweep", "keep", "ack_failed", "park_raw"):
         monkeypatch.setattr(HOOKS, hook, None)
-    process.begin("w@test")
+    tags.begin("w@test")
     with installed():
         yield _server
     _server.client.config_set("maxmemory", "0")
@@ -91,7 +91,7 @@ def test_a_message_is_held_under_a_tag_of_its_delivery(server: Server, mail: Con
     send(server.url, "mail", {"n": 1})
     sent = json.loads(server.client.lindex("mail", 0) or "")
     (message,) = mail.drain()
-    assert owner_of(message.delivery_tag) == process.owner()
+    assert owner_of(message.delivery_tag) == tags.owner()
     assert message.properties["delivery_tag"] == message.delivery_tag
     assert message.list_key == "mail"
     assert held(server) == [message.delivery_tag]
@@ -602,7 +602,7 @@ def test_it_changes_its_way_when_its_queues_do(server: Server, mail: Consuming) 
     assert mail.channel.atomic
     send(server.url, "mail", 2)
     (message,) = mail.drain()
-    assert owner_of(message.delivery_tag) == process.owner()
+    assert owner_of(message.delivery_tag) == tags.owner()
     mail.idle()
 
 
@@ -709,14 +709,14 @@ def test_a_consumer_without_acknowledgement_on_another_channel(server: Server) -
 
 
 def test_the_owner_is_one_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_tags", None)
-    assert process.owner().node.startswith("celery@")
-    first = process.begin("w@here")
+    monkeypatch.setattr(tags, "_own", None)
+    assert tags.owner().node.startswith("celery@")
+    first = tags.begin("w@here")
     assert first.node == "w@here"
-    assert process.begin("w@here") is first is process.owner()
-    tags = {process.tags().next() for _ in range(3)}
-    assert len(tags) == 3
-    assert all(first.holds(tag) for tag in tags)
+    assert tags.begin("w@here") is first is tags.owner()
+    made = {tags.own().next() for _ in range(3)}
+    assert len(made) == 3
+    assert all(first.holds(tag) for tag in made)
 
 
 def test_through_a_sentinel(server: Server, tmp_path: Path) -> None:

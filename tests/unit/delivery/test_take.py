@@ -61,7 +61,7 @@ def test_what_is_on_is_one_line() -> None:
 def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> None:
     """The hand-back runs without one: the standard library and this package are all there is."""
     code = (
-        "import sys; from celery_fleet.delivery import scripts, keys, tags, process, hooks, options;"
+        "import sys; from celery_fleet.delivery import scripts, keys, tags, hooks, options;"
         "from celery_fleet.compat import messages;"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'redis', 'kombu', 'celery'}))"
     )
@@ -85,11 +85,11 @@ app.conf.broker_url
 app.loader.on_worker_init()
 import kombu.transport
 from celery import signals
-from celery_fleet.delivery import process
+from celery_fleet.delivery import tags
 from celery_fleet.loader import current_settings
 signals.celeryd_init.send(sender="mail@here", instance=None, conf=app.conf, options={})
 print(json.dumps([
-    kombu.transport.TRANSPORT_ALIASES["redis"], process.owner().node, current_settings().delivery.take,
+    kombu.transport.TRANSPORT_ALIASES["redis"], tags.owner().node, current_settings().delivery.take,
 ]))
 """
 

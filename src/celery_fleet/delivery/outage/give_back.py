@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Put back the messages that a draining worker has not started."""
+"""Put back messages that have not begun: those of a lost connection, and those of a worker that drains."""
 
 from __future__ import annotations
 
