@@ -18,8 +18,7 @@ from celery_fleet.compat import beat as compat_beat
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import State, Watch
-
-from .conftest import Manager
+from tests.unit.runtime.conftest import Manager
 
 
 @pytest.fixture

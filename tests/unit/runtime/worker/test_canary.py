@@ -9,8 +9,7 @@ from celery import Celery
 
 from celery_fleet.common import identity
 from celery_fleet.worker import canary
-
-from .conftest import SOURCE
+from tests.unit.runtime.conftest import SOURCE
 
 
 def test_it_answers_who_runs_it(monkeypatch: object) -> None:

@@ -21,8 +21,7 @@ from celery_fleet.delivery.lease.thread import WorkerReach
 from celery_fleet.delivery.outage.internals import held
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
-
-from .holding import INDEX, SEP, Store
+from tests.unit.delivery.holding import INDEX, SEP, Store
 
 
 @pytest.fixture

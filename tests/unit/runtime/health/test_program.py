@@ -23,7 +23,7 @@ from celery_fleet.health import result as health_result
 from celery_fleet.health.result import BAD, GOOD, UNKNOWN, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup
 
-SOURCE = Path(__file__).parents[3] / "src"
+SOURCE = Path(__file__).parents[4] / "src"
 PASSWORD = "s3cr3t-of-the-operator"
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from celery_fleet.delivery.tags import owner_of
-
-from .workers import ATOMIC, STOCK, Workers, working
+from tests.unit.delivery.workers import ATOMIC, STOCK, Workers, working
 
 pytestmark = pytest.mark.long
 

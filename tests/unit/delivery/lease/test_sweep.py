@@ -13,8 +13,7 @@ from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, Tags
 from tests.fleet import client
-
-from .holding import INDEX, SEP, UNACKED, Store, message
+from tests.unit.delivery.holding import INDEX, SEP, UNACKED, Store, message
 
 LEASE, STOCK = 300.0, 3600.0
 OWN = Owner("here@test")

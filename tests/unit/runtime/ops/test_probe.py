@@ -15,8 +15,7 @@ from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops import probe, probe_request
 from celery_fleet.ops.fleet_commands import Answer, Pause, Resume
 from celery_fleet.supervision import broker
-
-from .conftest import Run, document
+from tests.unit.runtime.conftest import Run, document
 
 NODE = "discounts@worker1"
 

@@ -12,8 +12,7 @@ from celery_fleet.delivery.lease import renewal as module
 from celery_fleet.delivery.lease.renewal import Lease
 from celery_fleet.delivery.scripts import Script
 from celery_fleet.delivery.tags import Owner, Tags
-
-from .holding import INDEX, Store
+from tests.unit.delivery.holding import INDEX, Store
 
 TAGS = Tags(Owner("w@test"))
 

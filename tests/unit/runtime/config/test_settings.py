@@ -17,8 +17,7 @@ from celery_fleet.config.settings import (
     read,
     with_essentials,
 )
-
-from .conftest import document
+from tests.unit.runtime.conftest import document
 
 
 def test_an_explicit_file_wins_over_the_credential() -> None:

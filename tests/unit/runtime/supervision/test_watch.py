@@ -14,8 +14,7 @@ import pytest
 from celery_fleet.supervision import watch
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import Look, State, Watch
-
-from .conftest import SOURCE, Manager
+from tests.unit.runtime.conftest import SOURCE, Manager
 
 WORKING = Look(State.WORKING, "consuming")
 STUCK = Look(State.STUCK, "stuck")

@@ -24,7 +24,7 @@ from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
 
-SOURCE = Path(__file__).resolve().parents[3] / "src"
+SOURCE = Path(__file__).resolve().parents[4] / "src"
 
 
 @pytest.fixture(scope="module")

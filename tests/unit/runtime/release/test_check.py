@@ -8,8 +8,7 @@ import pytest
 from celery.schedules import solar
 
 from celery_fleet.beat import described
-
-from .conftest import Run
+from tests.unit.runtime.conftest import Run
 
 APP = "from celery import Celery\nprint('noise')\napp = Celery('shop', include=['shop_tasks'])\n"
 TASKS = "from shop import app\n@app.task\ndef total(a, b):\n    return a + b\n"

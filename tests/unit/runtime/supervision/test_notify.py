@@ -4,8 +4,7 @@ import os
 import uuid
 
 from celery_fleet.supervision.notify import Notifier
-
-from .conftest import Manager
+from tests.unit.runtime.conftest import Manager
 
 
 def test_the_address_is_taken_out_of_the_environment(manager: Manager) -> None:

@@ -28,7 +28,7 @@ from celery_fleet.health.setup import CheckError, Setup, Worker
 from celery_fleet.health.units import Unit
 from tests.unit.control.certificates import Authority
 
-SOURCE = Path(__file__).parents[3] / "src"
+SOURCE = Path(__file__).parents[4] / "src"
 
 
 def setup(directory: Path, **more: Any) -> Setup:

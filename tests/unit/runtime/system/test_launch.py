@@ -11,8 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.fleet_control.ce
 )
 
 from celery_fleet.system.launch import CARRIED
-
-from .conftest import SOURCE
+from tests.unit.runtime.conftest import SOURCE
 
 LAUNCH = SOURCE / "celery_fleet" / "system" / "launch.py"
 SHOW = (
