@@ -43,7 +43,7 @@ from celery_fleet.config.settings import (
     FleetSettings,
     with_essentials,
 )
-from celery_fleet.delivery import process
+from celery_fleet.delivery import tags
 from celery_fleet.delivery.fetch import install as take
 from celery_fleet.delivery.hand_back import worker_side as notes
 from celery_fleet.supervision.notify import Notifier
@@ -137,7 +137,7 @@ def _install_delivery(app: Any) -> None:
         changes.repin(TRANSPORT_OPTIONS, pins[TRANSPORT_OPTIONS])
     # Its sender is the node's name.
     signals.celeryd_init.connect(
-        lambda sender, **_: process.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"
+        lambda sender, **_: tags.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"
     )
     notes.install(app, delivery, os.environ)
 

@@ -119,9 +119,11 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
     script = (
         'for file in "$1"/worker-*.env; do name=${file##*/worker-}; name=${name%.env}; '
         'python=$2/pins/worker-$name/venv/bin/python; [ -x "$python" ] || continue; '
-        'runtime=$(sed -n \'s/^PYTHONPATH="\\(.*\\)"$/\\1/p\' "$file"); cd / && '
+        'runtime=$(sed -n \'s/^PYTHONPATH="\\(.*\\)"$/\\1/p\' "$file"); module=celery_fleet.ops.probe; '
+        # A worker that an earlier version deployed runs with a runtime that has it there.
+        '[ -f "$runtime/celery_fleet/ops/probe.py" ] || module=celery_fleet.probe; cd / && '
         'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
-        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m celery_fleet.ops.probe; '
+        'env PYTHONPATH="$runtime" PYTHONDONTWRITEBYTECODE=1 "$python" -m "$module"; '
         "done; exit 99"
     )
     return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])

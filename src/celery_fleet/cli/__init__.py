@@ -5,7 +5,7 @@ is asked in the release's Python, by :mod:`celery_fleet.ops.questions` and :mod:
 
 =================  =======================================================================
 ``wrapper``        ``/usr/local/bin/celery-fleet``: finds the virtualenv; the standard library alone
-``application``           what the host's ``cli.json`` says of an application
+``application``    what the host's ``cli.json`` says of an application
 ``ask``            questions to the release's Python, each with a bound in time
 ``units``          systemd's view of units
 ``output``         tables and JSON

@@ -20,7 +20,7 @@ import click
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.common.text import late
-from celery_fleet.system.exec import TIMED_OUT
+from celery_fleet.system.exec_request import TIMED_OUT
 
 #: Seconds within which every command answers that does not run something of the operator's, where nobody says more.
 BOUND = 10.0

@@ -1,10 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""The private attributes of Celery 5.7 and kombu 5.7 that the runtime reads, all in one place.
-
-Everything else goes through this module, so that another minor gets a module of its own. What is
-read was checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
-What differs in older minors is read through `celery_fleet.compat.minors.chosen`.
-"""
+"""A worker's state: what it shows from outside its loop, whether it can drain, and its end (celery/worker/)."""
 
 from __future__ import annotations
 

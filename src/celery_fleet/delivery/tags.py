@@ -1,4 +1,4 @@
-"""Who holds a message: the owner in a delivery's tag.
+"""Who holds a message: the owner in a delivery's tag, and which owner this process is.
 
 A tag is the field of kombu's hash ``unacked`` and the member of its ``unacked_index``. Stock kombu takes
 a UUID that goes with the message for ever; ours is made for each delivery: ``<node>/<start>/<number>``,
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import socket
 from dataclasses import dataclass, field
 
 _OWN = re.compile(r"(?P<node>.+)/(?P<start>[0-9a-f]{16})/(?P<number>[0-9a-f]+)\Z", re.DOTALL)
@@ -56,3 +57,27 @@ class Tags:
     def next(self) -> str:
         """A tag that no delivery had before."""
         return f"{self.owner.prefix}{next(self._numbers):x}"
+
+
+_own: Tags | None = None
+
+
+def begin(node: str) -> Owner:
+    """Say which node this process is, when its worker is set up; again with the same node changes nothing."""
+    global _own
+    if _own is None or _own.owner.node != node:
+        _own = Tags(Owner(node))
+    return _own.owner
+
+
+def own() -> Tags:
+    """Return what makes the tags of this process's deliveries."""
+    global _own
+    if _own is None:  # a worker that an application starts without Celery's own program
+        _own = Tags(Owner(f"celery@{socket.gethostname()}"))
+    return _own
+
+
+def owner() -> Owner:
+    """Return who this process is in the tags of its deliveries."""
+    return own().owner

@@ -33,15 +33,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.common.redact import redact, redact_all, secrets_in
+from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.compat import versions
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops.app import make_app
+from celery_fleet.ops.probe_report import NodeLoad, NodeReport, Report, unexpected
 from celery_fleet.ops.probe_request import Node, Request, Scheduled, parse_request
 
 #: Seconds between two looks for answers.
@@ -54,82 +54,6 @@ ASK_EVERY = 1.0
 
 #: The part of the timeout that canaries may take; the rest is for asking.
 CANARY_PART = 0.6
-
-
-@dataclass
-class NodeReport:
-    """What one node showed."""
-
-    state: str = "unknown"
-    seconds: float | None = None
-    answer: dict[str, Any] | None = None
-    queues: list[str] | None = None
-    running: int | None = None
-    slots: int | None = None
-    errors: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report's public form."""
-        return {"ok": not self.errors and self.state in ("answered", "busy"), **vars(self)}
-
-
-@dataclass
-class Report:
-    """All that was found; filled in by one thread, printed by another at the deadline."""
-
-    nodes: dict[str, NodeReport] = field(default_factory=dict)
-    schedule: dict[str, dict[str, Any]] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    #: What was asked of all workers at once, by the answer's name.
-    answers: dict[str, Any] = field(default_factory=dict)
-    done: bool = False
-
-    def as_dict(self, seconds: float, secrets: Iterable[str]) -> dict[str, Any]:
-        """The report's public form, without secrets."""
-        nodes = {name: node.as_dict() for name, node in list(self.nodes.items())}
-        errors = list(self.errors)
-        for name, node in nodes.items():
-            errors += [f"{name}: {error}" for error in node["errors"]]
-        schedule = dict(self.schedule)
-        for name, entry in schedule.items():
-            errors += [f"schedule {name}: {error}" for error in entry["errors"]]
-        ok = self.done and not errors and all(node["ok"] for node in nodes.values())
-        result = {
-            "ok": ok,
-            "seconds": round(seconds, 3),
-            "errors": errors,
-            "nodes": nodes,
-            "schedule": schedule,
-            **self.answers,
-        }
-        return dict(redact_all(result, list(secrets)))
-
-
-@dataclass(frozen=True)
-class _Load:
-    """How many tasks a node without an answer runs; None where it did not say."""
-
-    running: int | None
-    slots: int | None
-    pid: int | None
-
-    @classmethod
-    def of(cls, canary: str, active: Any, stats: Any) -> _Load:
-        """From its replies: only tasks that this very process started are in them."""
-        running = [
-            task for task in active or () if task.get("worker_pid") and task.get("id") != canary
-        ]
-        pool = (stats or {}).get("pool") or {}
-        return cls(
-            running=None if active is None else len(running),
-            slots=pool.get("max-concurrency") if isinstance(pool, Mapping) else None,
-            pid=(stats or {}).get("pid"),
-        )
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no slot for the canary."""
-        return bool(self.slots) and (self.running or 0) >= (self.slots or 0)
 
 
 class Probe:
@@ -234,7 +158,7 @@ class Probe:
         active = self._inspect("active", list(self._waiting), ASK_EVERY)
         stats = self._inspect("stats", list(active), ASK_EVERY)
         for name, task_id in list(self._waiting.items()):
-            load = _Load.of(task_id, active.get(name), stats.get(name))
+            load = NodeLoad.of(task_id, active.get(name), stats.get(name))
             if load.full and expected[name].pid in (None, load.pid):
                 self._judge_silent(name, task_id, load)
                 del self._waiting[name]
@@ -258,7 +182,7 @@ class Probe:
             )
             return True
         report.answer = dict(meta["result"] or {})
-        report.errors += _unexpected(node, report.answer)
+        report.errors += unexpected(node, report.answer)
         return True
 
     def _take_back(self, node: str, task_id: str) -> bool:
@@ -287,7 +211,7 @@ class Probe:
             active = self._inspect("active", [name for name in self._waiting if name in queues])
             stats = self._inspect("stats", list(active))
             for name, task_id in self._waiting.items():
-                load = _Load.of(task_id, active.get(name), stats.get(name))
+                load = NodeLoad.of(task_id, active.get(name), stats.get(name))
                 self._judge_silent(name, task_id, load)
         if self._request.schedule or any(node.tasks for node in self._request.nodes):
             # A single node can't answer for the whole fleet: entries are for whom they are given.
@@ -359,7 +283,7 @@ class Probe:
                 " that has them, or mend the routes and the schedule"
             )
 
-    def _judge_silent(self, name: str, task_id: str, load: _Load) -> None:
+    def _judge_silent(self, name: str, task_id: str, load: NodeLoad) -> None:
         report = self._report.nodes[name]
         taken_back = None
         try:
@@ -371,7 +295,7 @@ class Probe:
             report.state = "busy"
             report.answer = {"node": name, "pid": load.pid}
             expected = next(node for node in self._request.nodes if node.name == name)
-            report.errors += _unexpected(Node(name, pid=expected.pid), report.answer)
+            report.errors += unexpected(Node(name, pid=expected.pid), report.answer)
             return
         report.state = "no answer"
         waited = f"no answer within {self._request.timeout * CANARY_PART:.0f} s"
@@ -420,19 +344,6 @@ class Probe:
         options = self._app.amqp.router.route({}, task)
         queue = options.get("queue")
         return str(getattr(queue, "name", queue) or self._app.conf.task_default_queue)
-
-
-def _unexpected(node: Node, answer: Mapping[str, Any]) -> list[str]:
-    errors = []
-    pid, release = answer.get("pid"), answer.get("release")
-    if node.pid is not None and pid is not None and pid != node.pid:
-        errors.append(
-            f"process {pid} answered, not {node.pid}: two workers carry this name, or it was"
-            " restarted meanwhile"
-        )
-    if node.release is not None and release is not None and release != node.release:
-        errors.append(f"it runs release {release}, not {node.release}")
-    return errors
 
 
 def _explain(exc: BaseException) -> str:

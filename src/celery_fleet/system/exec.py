@@ -19,10 +19,8 @@ command's (128 and the signal's number where one ended it), or
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import re
 import secrets
 import shlex
 import signal
@@ -31,7 +29,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -40,30 +37,24 @@ if __name__ == "__main__":
     # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from celery_fleet.common import client_certificate
-from celery_fleet.health import result as health_result
 from celery_fleet.system import launch
+from celery_fleet.system.exec_request import TIMED_OUT, ExecError, Request, arguments
+from celery_fleet.system.exec_target import (
+    ENVIRONMENT,
+    SEARCH,
+    Application,
+    application,
+    credential,
+    environment,
+    program,
+    release_of,
+    shown,
+)
 
-CONFIGURATION = Path("/etc/celery-fleet")
 #: Where a command leaves its exit status: systemd-run's own tells neither a signal nor its own failure from a status.
 STATUS = Path("/run/celery-fleet-exec")
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 SYSTEMCTL = "/usr/bin/systemctl"
-SEARCH = "/usr/local/bin:/usr/bin:/bin"
-
-#: Whose credentials a command may have. Beat's are for those who look at its schedule; `schedule` are beat's with the
-#: entries that are declared, where it reads those from a database.
-COMPONENTS = ("producer", "operator", "beat", "schedule")
-
-#: The file that makes a directory a release.
-NOTE = "release.json"
-
-#: The application's environment, below its directory: a part for everybody and one for root alone.
-ENVIRONMENT = ("exec.env", "credentials/exec.env")
-
-TIMED_OUT, FAILED, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
-#: Seconds that --timeout takes at most, some 30 years; systemd has no room for any number.
-LONGEST = 1_000_000_000
 #: Seconds between SIGTERM and SIGKILL for a command that has to end.
 GRACE = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -74,242 +65,6 @@ _SUPERVISOR = (
     "trap : HUP INT QUIT TERM; status=$1; shift; exec 3>&2 2>/dev/null; "
     '(exec "$@" 2>&3 3>&-); code=$?; echo "$code" >"$status"; exit "$code"'
 )
-
-USAGE = (
-    f"usage: exec.py --app APP [--as {'|'.join(COMPONENTS)}] [--release ID] [--timeout SECONDS]"
-    " [--unit NAME] [--output PATH] -- CMD…"
-)
-
-
-class ExecError(Exception):
-    """Why a command can't be run, in one line; ``status`` is the exit status that says so."""
-
-    def __init__(self, text: str, status: int = FAILED) -> None:
-        super().__init__(" ".join(text.split()))
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for; see the module's text."""
-
-    app: str
-    command: tuple[str, ...]
-    component: str = "producer"
-    release: str | None = None
-    timeout: float | None = None
-    unit: str | None = None
-    output: str | None = None
-
-
-@dataclass(frozen=True)
-class Application:
-    """What ``cli.json`` says of the application."""
-
-    name: str
-    module: str
-    user: str
-    root: Path
-    directory: Path
-    slice: str
-
-
-def arguments(argv: Sequence[str]) -> Request:
-    """Read the command line (without the program's name).
-
-    Raises:
-        ExecError: With the usage.
-    """
-    if "--" not in argv:
-        raise ExecError(f"no command: {USAGE}")
-    cut = list(argv).index("--")
-    own, command = list(argv[:cut]), tuple(argv[cut + 1 :])
-    if not command:
-        raise ExecError(f"no command after --; {USAGE}")
-    known = {
-        "--app": "app",
-        "--as": "component",
-        "--release": "release",
-        "--timeout": "timeout",
-        "--unit": "unit",
-        "--output": "output",
-    }
-    given: dict[str, str] = {}
-    while own:
-        word = own.pop(0)
-        if word not in known or not own:
-            raise ExecError(f"{word} is no option with a value; {USAGE}")
-        given[known[word]] = own.pop(0)
-    if "app" not in given:
-        raise ExecError(f"--app is missing; {USAGE}")
-    component = given.get("component", "producer")
-    if component not in COMPONENTS:
-        raise ExecError(f"--as {component}: use one of {', '.join(COMPONENTS)}")
-    return Request(
-        app=given["app"],
-        command=command,
-        component=component,
-        release=given.get("release"),
-        timeout=_seconds(given.get("timeout")),
-        unit=_unit(given.get("unit")),
-        output=given.get("output"),
-    )
-
-
-def _unit(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,200}", name):
-        raise ExecError(f"--unit {name!r} can't be the name of a unit")
-    return name
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= LONGEST:
-        raise ExecError(f"--timeout {text}: must be a number of seconds above 0, {LONGEST} at most")
-    return seconds
-
-
-def application(name: str) -> Application:
-    """What the host knows of an application.
-
-    Raises:
-        ExecError: It knows none of this name, or can't read what it knows.
-    """
-    path = CONFIGURATION / name / "cli.json"
-    if os.sep in name or name in ("", ".", ".."):
-        raise ExecError(f"--app {name!r} is not the name of an application")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Application(
-            name=found["app"],
-            module=found["module"],
-            user=found["user"],
-            root=Path(found["root"]),
-            directory=Path(found["directory"]),
-            slice=found["slice"],
-        )
-    except FileNotFoundError:
-        raise ExecError(
-            f"there is no application {name} on this host ({path} is missing); check the name, or run"
-            " site.yml"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExecError(f"{path} can't be read ({error!r}); run site.yml again") from None
-
-
-def release_of(app: Application, identity: str | None) -> Path:
-    """Directory of the release to run in.
-
-    Raises:
-        ExecError: It is not there, or not finished.
-    """
-    if identity is not None and (os.sep in identity or identity in ("", ".", "..")):
-        raise ExecError(f"--release {identity!r} is not the name of a release")
-    link = app.root / "current" if identity is None else app.root / "releases" / identity
-    release = link.resolve()
-    if identity is None and not link.exists():
-        raise ExecError(
-            f"{app.name} has no release on this host ({link} is missing); run this on a host of workers,"
-            " beat or producers, or deploy with site.yml"
-        )
-    if not (release / NOTE).is_file():
-        have = sorted(path.parent.name for path in (app.root / "releases").glob(f"*/{NOTE}"))
-        raise ExecError(
-            f"there is no release {identity or release.name} of {app.name} on this host; there are"
-            f" {', '.join(have) or 'none'}"
-        )
-    return release
-
-
-def program(release: Path, word: str) -> str:
-    """The first word of a command as :mod:`celery_fleet.system.launch` takes it.
-
-    Raises:
-        ExecError: There is no such command, or it can't be run.
-    """
-    try:
-        launch.interpreter(str(release))
-        directory = Path(launch.working_directory(str(release)))
-    except launch.LaunchError as error:
-        raise ExecError(str(error)) from None
-    if word == "python":
-        return word
-    if os.sep in word:
-        path = directory / word
-        _runnable(path, word)
-        return word
-    for place in (release / "venv" / "bin", *map(Path, SEARCH.split(":"))):
-        path = place / word
-        if path.is_file() and os.access(path, os.X_OK):
-            return str(path)
-    hint = ""
-    if (directory / word).is_file():
-        hint = f"; {directory / word} is there: say `python {word}` or `./{word}`"
-    raise ExecError(
-        f"{word}: there is no such command in {release}/venv/bin, {SEARCH.replace(':', ', ')}{hint}",
-        NOT_FOUND,
-    )
-
-
-def _runnable(path: Path, word: str) -> None:
-    if not path.exists():
-        raise ExecError(f"{word}: there is no {path}", NOT_FOUND)
-    if path.is_dir() or not os.access(path, os.X_OK):
-        raise ExecError(
-            f"{word}: {path} can't be run; if it is Python: python {word}", NOT_EXECUTABLE
-        )
-
-
-def credential(app: Application, component: str) -> Path:
-    """The settings that the command gets.
-
-    Raises:
-        ExecError: They are not on this host.
-    """
-    for name in ENVIRONMENT:
-        if not (app.directory / name).is_file():
-            # systemd would say no more than that it could not start.
-            raise ExecError(f"{app.directory / name} is missing; run site.yml again")
-    path = app.directory / "credentials" / f"{component}.json"
-    if not path.is_file():
-        where = (
-            "the host of beat" if component in ("beat", "schedule") else "a host that has a release"
-        )
-        raise ExecError(f"{path} is missing; run this on {where}, or run site.yml again")
-    return path
-
-
-def shown(app: Application, settings: Path) -> list[Path]:
-    """The host's certificate and key, where the settings have the command show them to Redis.
-
-    Raises:
-        ExecError: The settings can't be read.
-    """
-    try:
-        document = json.loads(settings.read_text(encoding="utf-8"))
-        return [
-            path for path in client_certificate.files(document) if app.directory in path.parents
-        ]
-    except (OSError, ValueError, AttributeError) as error:
-        raise ExecError(f"{settings} can't be read ({error}); run site.yml again") from None
-
-
-def environment(app: Application) -> dict[str, str]:
-    """What the fleet puts over the application's own environment; nothing of it is secret."""
-    return {
-        "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-        "PYTHONUNBUFFERED": "1",
-        # So that a bare `celery inspect …` needs no -A.
-        "CELERY_APP": app.module,
-        "CELERY_FLEET_HEALTH": str(health_result.path_of(app.name)),
-        "CELERY_FLEET_ARGS": "",
-    }
 
 
 def unit_command(

@@ -14,7 +14,7 @@ from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.compat.pools import Nudge
-from celery_fleet.delivery.hand_back import give_back
+from celery_fleet.delivery.outage import give_back
 from celery_fleet.worker.drain_record import Progress, Record
 
 logger = logging.getLogger("celery_fleet.drain")

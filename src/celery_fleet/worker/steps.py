@@ -107,8 +107,8 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     pulse = Pulse()
     gate = drain.install(app)
     if delivery is not None:
-        from celery_fleet.delivery import at_most_once
         from celery_fleet.delivery.dead_letters import parking
+        from celery_fleet.delivery.fetch import at_most_once
 
         parking.install(app, delivery)
         at_most_once.install(delivery)

@@ -239,8 +239,8 @@ def test_the_stock_take_works(tmp_path: Path, environment: Environment) -> None:
 
 #: What the atomic take is believed for: tests of kills and of cut connections, run with that Celery.
 KILLS = (
-    "tests/unit/delivery/test_take_worker.py::test_lost_connections_lose_nothing",
-    "tests/unit/delivery/test_take_worker.py::test_a_worker_that_is_killed_loses_nothing",
+    "tests/unit/delivery/fetch/test_workers.py::test_lost_connections_lose_nothing",
+    "tests/unit/delivery/fetch/test_workers.py::test_a_worker_that_is_killed_loses_nothing",
 )
 
 

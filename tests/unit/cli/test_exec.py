@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from celery_fleet.system import exec as module
-from celery_fleet.system.exec import ExecError, arguments
+from celery_fleet.system import exec_target
+from celery_fleet.system.exec_request import ExecError, arguments
 from tests.unit.cli import host
 
 FAKE = Path(__file__).with_name("fake_systemd_run.py")
@@ -53,7 +54,8 @@ class Place:
             import os, sys
             from pathlib import Path
             from celery_fleet.system import exec as module
-            module.CONFIGURATION = Path({str(self.root / "etc")!r})
+            from celery_fleet.system import exec_target
+            exec_target.CONFIGURATION = Path({str(self.root / "etc")!r})
             module.STATUS = Path({str(self.root / "status")!r})
             module.SYSTEMD_RUN = {str(self.root / "systemd-run")!r}
             module.SYSTEMCTL = {str(self.root / "systemctl")!r}
@@ -316,15 +318,15 @@ def test_an_environment_that_was_never_written(place: Place) -> None:
 
 
 def test_an_application_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CONFIGURATION", tmp_path)
+    monkeypatch.setattr(exec_target, "CONFIGURATION", tmp_path)
     with pytest.raises(ExecError, match="no application shop on this host"):
-        module.application("shop")
+        exec_target.application("shop")
     with pytest.raises(ExecError, match="not the name of an application"):
-        module.application("../shop")
+        exec_target.application("../shop")
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/cli.json").write_text("{}")
     with pytest.raises(ExecError, match="can't be read"):
-        module.application("shop")
+        exec_target.application("shop")
 
 
 def test_only_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +350,7 @@ def test_as_a_file_it_needs_the_standard_library_alone(tmp_path: Path) -> None:
 
 def test_a_terminal_passes_through(place: Place) -> None:
     """Which of both ways systemd-run takes; a real terminal is for the tests on hosts."""
-    app = module.Application(
+    app = exec_target.Application(
         "shop", "shop.celery", "nobody", place.root / "opt/shop", place.directory, "shop.slice"
     )
     request = arguments(["--app", "shop", "--", "true"])

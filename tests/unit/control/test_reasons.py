@@ -90,6 +90,7 @@ ProcSubset=pid
          ["read_write_paths /a → /a /b"]),
         # It follows from the runtime, which is another input.
         (BASE, BASE.replace("/1/", "/2/"), []),
+        (BASE.replace("/system/", "/"), BASE, []),
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Nice=1\n",
          [f"{DROP_IN}: Environment removed", f"{DROP_IN}: Nice new"]),
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Environment=P={SECRET}2\n", [f"{DROP_IN}: Environment changed"]),

@@ -40,6 +40,46 @@ def test_a_script_imports_nothing_from_where_it_is_run(tmp_path: Path) -> None:
     assert done.stdout == "{}\n"
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["ops/probe.py"], "-m celery_fleet.ops.probe"),
+        (["probe.py"], "-m celery_fleet.probe"),
+        (None, None),
+    ],
+    ids=["this runtime", "one of before the packages", "no worker"],
+)
+def test_workers_are_asked_with_the_runtime_that_they_run_with(
+    tmp_path: Path, files: list[str] | None, expected: str | None
+) -> None:
+    runtime, programs = tmp_path / "runtime", tmp_path / "bin"
+    for name in files or ():
+        path = runtime / "celery_fleet" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    python = tmp_path / "pins/worker-mail/venv/bin/python"
+    for path, text in (
+        (python, 'echo "$PYTHONPATH $*"'),
+        (programs / "setpriv", 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    if files is not None:
+        (tmp_path / "worker-mail.env").write_text(f'A="b"\nPYTHONPATH="{runtime}"\n')
+    done = subprocess.run(
+        ["/bin/sh", "-c", remote.deployed_probe(str(tmp_path), str(tmp_path), "shop")],
+        env={"PATH": f"{programs}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if expected is None:
+        assert (done.returncode, done.stdout) == (99, "")
+    else:
+        assert (done.returncode, done.stdout) == (0, f"{runtime} {expected}\n")
+
+
 def test_what_is_asked_of_the_serving_script() -> None:
     command, stdin = remote.serving(
         journals=["no-such.service"], schedule="/run/x.json", release="/r.json", timeout=3

@@ -36,9 +36,9 @@ import os, signal, time
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_fleet.delivery.dead_letters import parking
+from celery_fleet.delivery.dead_letters import waiting
 
-parking.MOST_HELD = int(os.environ.get("MOST_HELD", parking.MOST_HELD))
+waiting.MOST_HELD = int(os.environ.get("MOST_HELD", waiting.MOST_HELD))
 app = Celery("shop")
 
 def say(*words):

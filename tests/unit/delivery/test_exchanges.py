@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from celery_fleet.compat import intake
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.delivery.dead_letters.store import Box, Choice
-from celery_fleet.delivery.hand_back import give_back
+from celery_fleet.delivery.outage import give_back
 from tests.fleet import client
 from tests.unit.delivery.pools import (
     ATOMIC,

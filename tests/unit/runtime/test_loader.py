@@ -421,6 +421,15 @@ def test_another_celery_is_refused(run: Run, tmp_path: Any) -> None:
     assert "Celery 5.3.1 is not supported, only 5.7, 5.6, 5.5, 5.4" in done.stderr
 
 
+def test_versions_are_checked_before_anything_of_celery_is_imported(run: Run) -> None:
+    """Without packages, any earlier import would end in a traceback. gevent's patching is finished before as well."""
+    done = run("-S", "-c", "import celery_fleet.loader", component="worker")
+
+    assert done.returncode == 78
+    assert done.stderr.startswith("celery_fleet: celery is not installed: add ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("component", ["producer", "operator"])
 @pytest.mark.parametrize("service", ["worker", "beat"])
 def test_borrowed_credentials_start_no_service(

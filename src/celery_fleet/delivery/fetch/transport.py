@@ -25,7 +25,7 @@ from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.mixin import Mixin
-from celery_fleet.delivery import keys, process
+from celery_fleet.delivery import keys, tags
 from celery_fleet.delivery.fetch.held import Message, QoS, Taken
 from celery_fleet.delivery.fetch.queue_poller import (
     NET,
@@ -211,7 +211,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         if not queues:
             return
         question = Question(
-            tag=process.tags().next(),
+            tag=tags.own().next(),
             names=(channel.unacked_key, channel.unacked_index_key),
             lists=[names[queue] for names in self._lists for queue in queues],
             queues=[self._quoted[queue] for queue in queues],

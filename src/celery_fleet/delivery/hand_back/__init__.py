@@ -1,1 +1,1 @@
-"""Return the messages of a process that has died or drains."""
+"""Return the messages of a process that has died."""

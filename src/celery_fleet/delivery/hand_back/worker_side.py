@@ -9,7 +9,7 @@ from typing import Any
 from celery import signals
 
 from celery_fleet.compat import tasks
-from celery_fleet.delivery import process
+from celery_fleet.delivery import tags
 from celery_fleet.delivery.hand_back import worker_record as begun
 from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
 from celery_fleet.delivery.options import Options
@@ -44,7 +44,7 @@ def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> Begun | N
             begun.DIRECTORY_VARIABLE,
         )
         return None
-    owner = process.owner()
+    owner = tags.owner()
     try:
         _held.append(begun.hold(directory))
         # Of a directory that was preserved.

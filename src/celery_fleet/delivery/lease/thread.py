@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import redis
 from celery import bootsteps, signals
 
-from celery_fleet.delivery import process
+from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.renewal import Lease
@@ -259,7 +259,7 @@ def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
     def known() -> set[str]:
         return held() | reach.awaited()
 
-    owner = process.owner()
+    owner = tags.owner()
     return Keeper(
         Lease(held, seconds, done, awaited=reach.awaited),
         Sweep(owner, known, seconds, options.stock_visibility),

@@ -24,8 +24,7 @@ from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.compat.messages import redelivered
-from celery_fleet.delivery.hand_back import give_back
-from celery_fleet.delivery.outage import internals
+from celery_fleet.delivery.outage import give_back, internals
 from celery_fleet.delivery.outage.pending import Pending
 from celery_fleet.delivery.scripts import ACK, Script
 from celery_fleet.delivery.tags import Owner

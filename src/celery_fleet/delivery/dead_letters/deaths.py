@@ -1,0 +1,89 @@
+"""Tasks of which processes die: counted on their messages, and parked when there were too many."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import internals as adapter
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
+from celery_fleet.delivery.dead_letters.letters import POISON, described
+from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.options import Options
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+class Deaths:
+    """Counts the processes that died of each task; for the loop's thread."""
+
+    def __init__(self, options: Options, writer: LetterWriter, waiting: Waiting) -> None:
+        self._options = options
+        self._writer = writer
+        self._waiting = waiting
+
+    def count(self, request: Any, exc: BaseException, exc_info: Any) -> bool:
+        """Count the death of a request's process; return whether that was the end of its task.
+
+        Args:
+            request: Celery's, whose process died.
+            exc: the error that says so.
+            exc_info: what Celery has of it.
+        """
+        try:
+            return self._count(request, exc, exc_info)
+        except Exception:
+            logger.exception("the death of a task's process could not be counted")
+            return False
+
+    def _count(self, request: Any, exc: BaseException, exc_info: Any) -> bool:
+        message = request.message
+        deaths = round(dead_letters.header(adapter.raw(message), keys.DEATHS) + 1, 3)
+        adapter.set_header(message, keys.DEATHS, deaths)
+        adapter.carry_header(request, keys.DEATHS, deaths)
+        held = not request.acknowledged and adapter.in_unacked(message)
+        if deaths < self._options.deaths or not (held or request.acknowledged):
+            if held:
+                _note(message, deaths)
+            return False
+        if adapter.succeeded(request):
+            return False
+        detail = described(f"{deaths:g} processes died of it; the last: {exc}")
+        after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
+        # One that was acknowledged before it ran is nowhere else.
+        tag = None if held else ""
+        action = partial(self._writer.park, reason=POISON, detail=detail, after=after, tag=tag)
+        adapter.taken_over(request)
+        if held:
+            self._waiting.attempt(message, action)
+        else:
+            action(message)
+        return True
+
+
+def _note(message: Any, deaths: float) -> None:
+    """Have whoever takes it next know of the death, too."""
+    channel, tag = message.channel, message.delivery_tag
+    value = adapter.noted(channel, tag, keys.DEATHS, deaths)
+    if value is None:
+        return
+    with adapter.client(channel) as client:
+        dead_letters.evaluate(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
+
+
+def not_counted(*_: Any) -> bool:
+    """Leave a task whose process died to Celery: there are no dead letters."""
+    return False
+
+
+def would_run_beside_another(message: Any) -> bool:
+    """Return whether a task that may be the one that kills workers would run beside another such task."""
+    return _is_suspect(message) and any(_is_suspect(other) for other in adapter.messages_at_work())
+
+
+def _is_suspect(message: Any) -> bool:
+    """Return whether a task ran at several deaths of a worker, so that it runs beside no other suspect."""
+    return dead_letters.header(adapter.raw(message), keys.CRASHES) >= keys.SUSPECT

@@ -1,0 +1,66 @@
+"""Tasks that failed for good: parked in place of their acknowledgement."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import internals as adapter
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
+from celery_fleet.delivery.dead_letters.letters import FAILED, described
+from celery_fleet.delivery.dead_letters.store import COUNT
+from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import sending
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+
+class FailedTasks:
+    """Keeps the messages of tasks that failed for good, as many as the options say."""
+
+    def __init__(self, consumer: Any, options: Options, writer: LetterWriter) -> None:
+        self._consumer = consumer
+        self._options = options
+        self._writer = writer
+
+    def failed(self, request: Any, exc: BaseException) -> None:
+        """Have a request's message parked where it would be acknowledged; for any thread."""
+        adapter.instead_of_ack(request.message, partial(self._keep, exc=exc))
+
+    def _keep(self, message: Any, exc: BaseException) -> bool:
+        """Make the message of a failed task a dead letter; return False where it has to be acknowledged.
+
+        Others are not pushed out for it: they have not run at all.
+        """
+        channel = message.channel
+        identifier, task = dead_letters.identity(adapter.raw(message))
+        try:
+            if not adapter.in_unacked(message):
+                raise ConnectionError("the connection is lost")
+            with adapter.client(channel) as client:
+                number = int(dead_letters.evaluate(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
+            if number >= self._options.failed:
+                logger.error(
+                    "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_failed_keep)",
+                    task,
+                    identifier,
+                    number,
+                )
+                return False
+            self._writer.park(message, FAILED, described(exc))
+        except Exception as error:  # noqa: BLE001  # it has failed, and its end is not that of the worker
+            away = sending.is_away(error)
+            logger.error(
+                "failed task %s[%s] can't be kept (%s): %s",
+                task,
+                identifier,
+                described(error),
+                "it runs again" if away else "it is acknowledged",
+            )
+            if away:
+                message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
+            return away
+        return True

@@ -1,0 +1,111 @@
+"""Tasks that this worker does not know, though another one or the next release may."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Container
+from functools import partial
+from typing import Any
+
+from celery_fleet.common import text as words
+from celery_fleet.compat.queues import list_of
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import internals as adapter
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
+from celery_fleet.delivery.dead_letters.letters import UNKNOWN
+from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.scripts import REQUEUE
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: What a message's time in a worker's hands lies between, as parts of ``unknown_delay``.
+AROUND = (0.75, 1.25)
+
+
+class UnknownTasks:
+    """Holds a message whose task is unknown, offers it to others, and parks it in the end; for the loop's thread."""
+
+    def __init__(
+        self, consumer: Any, options: Options, writer: LetterWriter, waiting: Waiting
+    ) -> None:
+        self._consumer = consumer
+        self._options = options
+        self._writer = writer
+        self._waiting = waiting
+        self._offset: float | None = None
+
+    def received(self, message: Any, exc: Exception) -> None:
+        """Hold a message for a while, and then offer it again.
+
+        Args:
+            message: of an unknown task, in ``unacked``.
+            exc: Celery's error, with which the task will have failed once it is parked.
+        """
+        raw = adapter.raw(message)
+        identifier, task = dead_letters.identity(raw)
+        count = int(dead_letters.header(raw, keys.UNKNOWN)) + 1
+        since = dead_letters.header(raw, keys.UNKNOWN_SINCE) or self._now(message)
+        adapter.set_header(message, keys.UNKNOWN, count)
+        adapter.set_header(message, keys.UNKNOWN_SINCE, round(since, 3))
+        left = max(0.0, since + self._options.unknown_for - self._now(message))
+        # Each time another while: whoever asks in a fixed rhythm would take it back over and over, before those who
+        # know it (seen with BRPOP, which serves who has waited longest).
+        around = self._options.unknown_delay * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
+        seconds = min(around, adapter.longest_hold(message))
+        logger.log(
+            logging.WARNING if count == 1 else logging.INFO,
+            "task %s[%s] is not known to this worker: it goes back to the end of %s in %.0f s, for others or"
+            " another release; in %.0f s it becomes a dead letter",
+            task,
+            identifier,
+            dead_letters.queue_of(list_of(message)),
+            min(seconds, left),
+            left,
+        )
+        self._waiting.hold(message, min(seconds, left), partial(self._offer, exc=exc, since=since))
+
+    def _offer(self, message: Any, exc: Exception, since: float) -> None:
+        """Put it back into its queue, or park it if it was there for long enough."""
+        raw = adapter.raw(message)
+        if self._now(message) - since >= self._options.unknown_for:
+            identifier, task = dead_letters.identity(raw)
+            about = {"id": identifier, "task": task}
+            times = words.count(int(dead_letters.header(raw, keys.UNKNOWN)), "time")
+            detail = (
+                f"no worker that took it knows this task: it was taken {times} within"
+                f" {self._now(message) - since:.0f} s"
+            )
+            after = partial(adapter.fail_unknown, self._consumer, message, exc, about)
+            self._writer.park(message, UNKNOWN, detail, after, since=since)
+            return
+        channel = message.channel
+        where = adapter.places(channel)
+        # To the far end of its queue, so that the others come first.
+        names = [where.unacked, where.unacked_index, list_of(message)]
+        arguments = [message.delivery_tag, adapter.item_of(message)]
+        with adapter.client(channel) as client:
+            dead_letters.evaluate(client, REQUEUE.text, names, arguments, prefix=where.prefix)
+        adapter.forget(message)
+
+    def _now(self, message: Any) -> float:
+        """Redis' clock, as far as it is known; that of a host may be wrong."""
+        if self._offset is None:
+            try:
+                with adapter.client(message.channel) as client:
+                    seconds, micro = client.time()
+                self._offset = int(seconds) + int(micro) / 1e6 - time.monotonic()
+            except Exception:  # noqa: BLE001  # then the host's own has to do
+                return time.time()
+        return time.monotonic() + self._offset
+
+
+def clear_if_known(message: Any, strategies: Container[Any]) -> None:
+    """Forget that a task was unknown once it is not: its retries would carry that with them."""
+    headers = message.headers
+    if keys.UNKNOWN in headers and headers.get("task") in strategies:
+        for name in (keys.UNKNOWN, keys.UNKNOWN_SINCE):
+            headers.pop(name, None)

@@ -1,0 +1,104 @@
+"""Messages that wait in ``unacked`` though this worker can't run them now, and what will become of each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery_fleet.delivery.dead_letters import internals as adapter
+from celery_fleet.delivery.dead_letters.letters import described
+
+logger = logging.getLogger("celery_fleet.delivery")
+
+#: Seconds until what Redis did not take is tried again.
+RETRY = 5.0
+
+#: Messages held beyond the prefetch at once. With more, the worker takes no further ones until some have gone
+#: back: a queue full of unknown tasks must not end up in its memory.
+MOST_HELD = 1000
+
+
+@dataclass
+class Held:
+    """A message that waits in ``unacked``, and what will become of it."""
+
+    message: Any
+    action: Callable[[Any], object]
+    #: Whether the prefetch was raised for it.
+    raised: bool
+    entry: Any = None
+
+
+class Waiting:
+    """What a consumer holds beside the messages that it runs; for the loop's thread.
+
+    Args:
+        consumer: Celery's. Its ``timer`` and ``qos`` are read when they are needed: it has none before it starts.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._held: dict[str, Held] = {}
+
+    def attempt(self, message: Any, action: Callable[[Any], object]) -> None:
+        """Do it now; what fails is tried again, and holds the message meanwhile."""
+        try:
+            action(message)
+        except Exception as exc:  # noqa: BLE001  # whatever Redis has against it, the message must not be lost
+            logger.warning(
+                "a message that can't be run can't be parked now (%s): it stays in unacked and is tried again"
+                " in %.0f s",
+                described(exc),
+                RETRY,
+            )
+            self.hold(message, RETRY, action)
+
+    def guarded(self, message: Any, action: Callable[[], object]) -> None:
+        """Do it now; what fails is logged with its traceback and tried again."""
+        try:
+            action()
+        except Exception:
+            logger.exception("a message that can't be run stays in unacked for now")
+            self.hold(message, RETRY, lambda _: action())
+
+    def hold(self, message: Any, seconds: float, action: Callable[[Any], object]) -> None:
+        """Keep a message for some seconds, and then do something with it."""
+        raised = len(self._held) < MOST_HELD
+        if raised:
+            self._consumer.qos.increment_eventually()
+        held = Held(message, action, raised)
+        self._held[message.delivery_tag] = held
+        held.entry = self._consumer.timer.call_after(seconds, self._due, (held,))
+
+    def take(self) -> list[Any]:
+        """Return the messages that wait here, which are the caller's from now on: it puts them back."""
+        messages = []
+        for held in list(self._held.values()):
+            self._let_go(held)
+            if adapter.in_unacked(held.message):
+                messages.append(held.message)
+        return messages
+
+    def forget(self) -> None:
+        """Forget all of them, since their connection goes: kombu puts them back with all the rest."""
+        for held in list(self._held.values()):
+            self._let_go(held, decrement=False)
+
+    def _let_go(self, held: Held, decrement: bool = True) -> None:
+        self._held.pop(held.message.delivery_tag, None)
+        if held.entry is not None:
+            self._consumer.timer.cancel(held.entry)
+        if decrement and held.raised:
+            self._consumer.qos.decrement_eventually()
+
+    def _due(self, held: Held) -> None:
+        if self._held.get(held.message.delivery_tag) is not held:
+            return
+        self._held.pop(held.message.delivery_tag)
+        if not adapter.is_open(held.message.channel) or not adapter.in_unacked(held.message):
+            return
+        if held.raised:
+            self._consumer.qos.decrement_eventually()
+        self.attempt(held.message, held.action)

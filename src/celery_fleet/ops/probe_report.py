@@ -1,0 +1,100 @@
+"""What the probe found: the answer of each node, and all of it as one JSON object without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_fleet.common.redact import redact_all
+from celery_fleet.ops.probe_request import Node
+
+
+@dataclass
+class NodeReport:
+    """What one node showed."""
+
+    state: str = "unknown"
+    seconds: float | None = None
+    answer: dict[str, Any] | None = None
+    queues: list[str] | None = None
+    running: int | None = None
+    slots: int | None = None
+    errors: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's public form."""
+        return {"ok": not self.errors and self.state in ("answered", "busy"), **vars(self)}
+
+
+@dataclass
+class Report:
+    """All that was found; filled in by one thread, printed by another at the deadline."""
+
+    nodes: dict[str, NodeReport] = field(default_factory=dict)
+    schedule: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    #: What was asked of all workers at once, by the answer's name.
+    answers: dict[str, Any] = field(default_factory=dict)
+    done: bool = False
+
+    def as_dict(self, seconds: float, secrets: Iterable[str]) -> dict[str, Any]:
+        """The report's public form, without secrets."""
+        nodes = {name: node.as_dict() for name, node in list(self.nodes.items())}
+        errors = list(self.errors)
+        for name, node in nodes.items():
+            errors += [f"{name}: {error}" for error in node["errors"]]
+        schedule = dict(self.schedule)
+        for name, entry in schedule.items():
+            errors += [f"schedule {name}: {error}" for error in entry["errors"]]
+        ok = self.done and not errors and all(node["ok"] for node in nodes.values())
+        result = {
+            "ok": ok,
+            "seconds": round(seconds, 3),
+            "errors": errors,
+            "nodes": nodes,
+            "schedule": schedule,
+            **self.answers,
+        }
+        return dict(redact_all(result, list(secrets)))
+
+
+@dataclass(frozen=True)
+class NodeLoad:
+    """How many tasks a node without an answer runs; None where it did not say."""
+
+    running: int | None
+    slots: int | None
+    pid: int | None
+
+    @classmethod
+    def of(cls, canary: str, active: Any, stats: Any) -> NodeLoad:
+        """From its replies: only tasks that this very process started are in them."""
+        running = [
+            task for task in active or () if task.get("worker_pid") and task.get("id") != canary
+        ]
+        pool = (stats or {}).get("pool") or {}
+        return cls(
+            running=None if active is None else len(running),
+            slots=pool.get("max-concurrency") if isinstance(pool, Mapping) else None,
+            pid=(stats or {}).get("pid"),
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no slot for the canary."""
+        return bool(self.slots) and (self.running or 0) >= (self.slots or 0)
+
+
+def unexpected(node: Node, answer: Mapping[str, Any]) -> list[str]:
+    """Return what of an answer is not as the worker should be, one line each."""
+    errors = []
+    pid, release = answer.get("pid"), answer.get("release")
+    if node.pid is not None and pid is not None and pid != node.pid:
+        errors.append(
+            f"process {pid} answered, not {node.pid}: two workers carry this name, or it was"
+            " restarted meanwhile"
+        )
+    if node.release is not None and release is not None and release != node.release:
+        errors.append(f"it runs release {release}, not {node.release}")
+    return errors

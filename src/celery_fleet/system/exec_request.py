@@ -1,0 +1,102 @@
+"""What :mod:`celery_fleet.system.exec` is asked to run: its command line, read and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Whose credentials a command may have. Beat's are for those who look at its schedule; `schedule` are beat's with the
+#: entries that are declared, where it reads those from a database.
+COMPONENTS = ("producer", "operator", "beat", "schedule")
+
+#: Exit statuses besides the command's own.
+TIMED_OUT, FAILED, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
+#: Seconds that --timeout takes at most, some 30 years; systemd has no room for any number.
+LONGEST = 1_000_000_000
+
+USAGE = (
+    f"usage: exec.py --app APP [--as {'|'.join(COMPONENTS)}] [--release ID] [--timeout SECONDS]"
+    " [--unit NAME] [--output PATH] -- CMD…"
+)
+
+
+class ExecError(Exception):
+    """Why a command can't be run, in one line; ``status`` is the exit status that says so."""
+
+    def __init__(self, text: str, status: int = FAILED) -> None:
+        super().__init__(" ".join(text.split()))
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; see :mod:`celery_fleet.system.exec`."""
+
+    app: str
+    command: tuple[str, ...]
+    component: str = "producer"
+    release: str | None = None
+    timeout: float | None = None
+    unit: str | None = None
+    output: str | None = None
+
+
+def arguments(argv: Sequence[str]) -> Request:
+    """Read the command line (without the program's name).
+
+    Raises:
+        ExecError: With the usage.
+    """
+    if "--" not in argv:
+        raise ExecError(f"no command: {USAGE}")
+    cut = list(argv).index("--")
+    own, command = list(argv[:cut]), tuple(argv[cut + 1 :])
+    if not command:
+        raise ExecError(f"no command after --; {USAGE}")
+    known = {
+        "--app": "app",
+        "--as": "component",
+        "--release": "release",
+        "--timeout": "timeout",
+        "--unit": "unit",
+        "--output": "output",
+    }
+    given: dict[str, str] = {}
+    while own:
+        word = own.pop(0)
+        if word not in known or not own:
+            raise ExecError(f"{word} is no option with a value; {USAGE}")
+        given[known[word]] = own.pop(0)
+    if "app" not in given:
+        raise ExecError(f"--app is missing; {USAGE}")
+    component = given.get("component", "producer")
+    if component not in COMPONENTS:
+        raise ExecError(f"--as {component}: use one of {', '.join(COMPONENTS)}")
+    return Request(
+        app=given["app"],
+        command=command,
+        component=component,
+        release=given.get("release"),
+        timeout=_seconds(given.get("timeout")),
+        unit=_unit(given.get("unit")),
+        output=given.get("output"),
+    )
+
+
+def _unit(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,200}", name):
+        raise ExecError(f"--unit {name!r} can't be the name of a unit")
+    return name
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST:
+        raise ExecError(f"--timeout {text}: must be a number of seconds above 0, {LONGEST} at most")
+    return seconds

@@ -1,0 +1,296 @@
+"""What a file may import, what it starts with, and how long it may be: read from the files alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src"
+
+#: The packages of the host side. One imports only from those before it.
+PACKAGES = (
+    *("common", "compat", "supervision", "delivery", "config", "worker", "beat"),
+    *("health", "system", "loader", "release", "ops", "cli"),
+)
+
+#: The parts of `delivery`, and which others each may import. The files beside them import none.
+PARTS: Mapping[str, frozenset[str]] = {
+    "outage": frozenset(),
+    "dead_letters": frozenset({"outage"}),
+    "hand_back": frozenset({"outage", "dead_letters"}),
+    "fetch": frozenset({"outage", "dead_letters", "hand_back"}),
+    "lease": frozenset({"outage", "dead_letters", "hand_back"}),
+}
+
+#: Packages whose files need only the standard library when they are imported.
+PLAIN = ("common", "health", "system")
+
+#: Packages with files that systemd starts by their path: a file's name must hide no module of Python's.
+BY_PATH = ("health", "system")
+
+LONGEST = 450
+#: Files that are longer and still have to be split. One that no longer is must leave the list.
+TO_BE_SPLIT = frozenset(
+    {
+        "plugins/module_utils/fleet_control/build.py",
+        "plugins/module_utils/fleet_control/celery.py",
+        "plugins/module_utils/fleet_control/fingerprint.py",
+        "plugins/module_utils/fleet_control/removal.py",
+        "plugins/module_utils/fleet_control/settle.py",
+        "plugins/module_utils/fleet_preflight/pki.py",
+        "plugins/module_utils/fleet_preflight/schedule.py",
+        "plugins/plugin_utils/new_env/environment.py",
+        "scripts/bench.py",
+        "scripts/hosts.py",
+        "scripts/on_a_host.py",
+        "scripts/vm.py",
+    }
+)
+
+Graph = Mapping[str, frozenset[str]]
+
+
+def sources() -> dict[str, str]:
+    """The host side: each module's dotted name, `.__init__` included, with its text."""
+    return {
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts): path.read_text()
+        for path in sorted((SOURCE / "celery_fleet").rglob("*.py"))
+    }
+
+
+def graph(texts: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """What each module imports of the others, at any place but under `if TYPE_CHECKING`."""
+    known = {name.removesuffix(".__init__"): name for name in texts}
+    found = {}
+    for name, text in texts.items():
+        wanted = _imported(ast.parse(text), name.rpartition(".")[0])
+        found[name] = frozenset(known[one] for one in wanted if one in known) - {name}
+    return found
+
+
+def _imported(tree: ast.Module, package: str) -> set[str]:
+    """The dotted names that a module imports; of `from a import b` both `a` and `a.b`."""
+    names: set[str] = set()
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            stem = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
+            names |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
+    return names
+
+
+def upward(imports: Graph) -> list[str]:
+    """Imports of a package that comes later in the order, or of a part of `delivery` that may not be imported."""
+    wrong = []
+    for name, others in imports.items():
+        for other in sorted(others):
+            here, there = name.split(".")[1:], other.split(".")[1:]
+            if there == ["__init__"]:  # the package itself, for its version
+                continue
+            if here[0] != there[0]:
+                allowed = PACKAGES.index(there[0]) < PACKAGES.index(here[0])
+            elif here[0] == "delivery" and there[1] in PARTS and here[1] != there[1]:
+                allowed = there[1] in PARTS.get(here[1], ())
+            else:
+                allowed = True
+            if not allowed:
+                wrong.append(f"{name} imports {other}")
+    return wrong
+
+
+def cycles(imports: Graph) -> list[list[str]]:
+    """Modules that import each other, directly or by others."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = list(imports[start])
+        while todo:
+            if (one := todo.pop()) not in seen:
+                seen.add(one)
+                todo += imports[one]
+        return seen
+
+    by_name = {name: reached(name) for name in imports}
+    found = {
+        tuple(sorted({name} | {other for other in seen if name in by_name[other]}))
+        for name, seen in by_name.items()
+        if name in seen
+    }
+    return [list(one) for one in sorted(found)]
+
+
+def not_only_docstring(texts: Mapping[str, str]) -> list[str]:
+    """Files `__init__.py` with more than a docstring; the uppermost also has the version."""
+    wrong = []
+    for name, text in texts.items():
+        if not name.endswith(".__init__"):
+            continue
+        first, *rest = ast.parse(text).body or [ast.Pass()]
+        own = [ast.unparse(node).partition(" = ")[0] for node in rest]
+        documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        if not documented or own != (["__version__"] if name.count(".") == 1 else []):
+            wrong.append(name)
+    return wrong
+
+
+def hidden(names: Iterable[str]) -> list[str]:
+    """Dotted names whose last part is a module of the standard library's."""
+    return [name for name in names if name.rpartition(".")[2] in sys.stdlib_module_names]
+
+
+def starts(module: str, source: Path) -> subprocess.CompletedProcess[str]:
+    """Import a module with the standard library alone."""
+    code = f"import sys; sys.path.insert(0, {str(source)!r}); import {module}"
+    return subprocess.run(
+        [sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def unlisted(lengths: Mapping[str, int], listed: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Files that are too long and not listed, and listed ones that are not too long or are gone."""
+    long = {name for name, number in lengths.items() if number > LONGEST}
+    return sorted(long - set(listed)), sorted(set(listed) - long)
+
+
+def _of(packages: Iterable[str]) -> list[str]:
+    """The modules of some packages, those below them included."""
+    return [
+        name
+        for name in sources()
+        if name.split(".")[1] in packages and not name.endswith("__init__")
+    ]
+
+
+def test_every_package_has_its_place_in_the_order() -> None:
+    found = {name.split(".")[1] for name in sources()} - {"__init__"}
+    assert found == set(PACKAGES)
+    parts = {
+        name.split(".")[2] for name in sources() if name.count(".") > 2 and ".delivery." in name
+    }
+    assert parts == set(PARTS)
+
+
+def test_a_package_imports_only_from_those_before_it() -> None:
+    assert upward(graph(sources())) == []
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    assert cycles(graph(sources())) == []
+
+
+def test_packages_hold_a_docstring_and_nothing_else() -> None:
+    assert not_only_docstring(sources()) == []
+
+
+@pytest.mark.parametrize("module", _of(PLAIN))
+def test_it_starts_with_the_standard_library_alone(module: str) -> None:
+    done = starts(module, SOURCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_file_that_systemd_starts_hides_a_module_of_pythons() -> None:
+    names = _of(BY_PATH)
+    assert names
+    assert hidden(names) == []
+
+
+def test_no_file_is_too_long() -> None:
+    paths = [path for part in ("src", "plugins", "scripts") for path in (ROOT / part).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    too_long, to_be_taken_off = unlisted(lengths, TO_BE_SPLIT)
+    assert too_long == [], "split it by what it is responsible for"
+    assert to_be_taken_off == [], "it is short enough, or gone: take it off the list"
+
+
+# --- that each of these can fail ---
+
+
+WITH = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from celery_fleet.cli import late
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wrong"),
+    [
+        ("common.a", "from celery_fleet.config import b", "celery_fleet.config.b"),
+        ("common.a", "def f():\n    import celery_fleet.config.b", "celery_fleet.config.b"),
+        ("common.a", "from ..config.b import x", "celery_fleet.config.b"),
+        ("delivery.outage.a", "from ..lease.b import x", "celery_fleet.delivery.lease.b"),
+        ("delivery.tags", "from .lease import b", "celery_fleet.delivery.lease.b"),
+        (
+            "delivery.fetch.a",
+            "import celery_fleet.delivery.lease.b",
+            "celery_fleet.delivery.lease.b",
+        ),
+        ("cli.a", "from celery_fleet.config import b", None),
+        ("delivery.lease.a", "from celery_fleet.delivery.outage.a import x", None),
+        ("delivery.lease.a", "from . import b", None),
+        ("common.a", WITH, None),
+        ("common.a", "from celery_fleet import __version__", None),
+    ],
+)
+def test_an_import_of_what_comes_later_is_found(name: str, text: str, wrong: str | None) -> None:
+    others = ("config.b", "delivery.lease.b", "delivery.outage.a", "cli.late", "config.__init__")
+    texts = {f"celery_fleet.{one}": "" for one in (*others, "__init__", "delivery.lease.__init__")}
+    texts[f"celery_fleet.{name}"] = text
+    found = [one for one in upward(graph(texts)) if not one.endswith("__init__")]
+    assert found == ([f"celery_fleet.{name} imports {wrong}"] if wrong else [])
+
+
+def test_a_cycle_is_found() -> None:
+    texts = {
+        "celery_fleet.common.a": "from celery_fleet.common import b",
+        "celery_fleet.common.b": "def f():\n    from celery_fleet.common.c import x",
+        "celery_fleet.common.c": "import celery_fleet.common.a",
+        "celery_fleet.common.d": "import celery_fleet.common.a",
+    }
+    assert cycles(graph(texts)) == [[f"celery_fleet.common.{name}" for name in "abc"]]
+    texts["celery_fleet.common.c"] = WITH.replace("cli import late", "common import a")
+    assert cycles(graph(texts)) == []
+
+
+def test_more_than_a_docstring_is_found() -> None:
+    texts = {
+        "celery_fleet.__init__": '"""Text."""\n__version__ = "1"',
+        "celery_fleet.a.__init__": '"""Text."""\n__version__ = "1"',
+        "celery_fleet.b.__init__": '"""Text."""\nfrom celery_fleet.b import c',
+        "celery_fleet.c.__init__": "",
+        "celery_fleet.d.__init__": '"""Text."""',
+        "celery_fleet.d.e": "x = 1",
+    }
+    assert not_only_docstring(texts) == [f"celery_fleet.{name}.__init__" for name in "abc"]
+
+
+def test_what_does_not_start_and_what_hides_a_module_is_found(tmp_path: Path) -> None:
+    (tmp_path / "asks_celery.py").write_text("import celery\n")
+    (tmp_path / "asks_later.py").write_text("def f():\n    import celery\n")
+    assert "No module named 'celery'" in starts("asks_celery", tmp_path).stderr
+    assert starts("asks_later", tmp_path).returncode == 0
+    names = ["celery_fleet.system.stop", "celery_fleet.system.select"]
+    assert hidden(names) == ["celery_fleet.system.select"]
+
+
+def test_a_long_file_and_a_stale_entry_are_found() -> None:
+    lengths = {"a.py": LONGEST + 1, "b.py": LONGEST, "c.py": LONGEST + 1}
+    assert unlisted(lengths, ["b.py", "c.py", "gone.py"]) == (["a.py"], ["b.py", "gone.py"])

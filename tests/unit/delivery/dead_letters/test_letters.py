@@ -1,0 +1,369 @@
+"""Dead letters and their scripts, on a real Redis."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
+from celery_fleet.delivery.dead_letters.store import Box, Choice
+from celery_fleet.delivery.tags import Owner, Tags
+from tests.fleet import PASSWORDS, client, wait_for
+from tests.programs import knows_setinfo
+from tests.unit.delivery.servers import looker, redis_server
+
+SOURCE = Path(__file__).resolve().parents[4] / "src"
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    users = acl.acl("broker", PASSWORDS, ["mail", "bulk"], setinfo=knows_setinfo())
+    with redis_server(tmp_path_factory.mktemp("redis"), users=users) as found:
+        yield found
+
+
+@pytest.fixture
+def worker(port: int) -> Iterator[redis.Redis]:
+    """The broker as a worker has it; empty before, and nothing was refused after."""
+    found = client(port, "worker")
+    looker(port).flushall()
+    client(port, "admin").acl_log_reset()
+    yield found
+    assert client(port, "admin").acl_log() == []
+
+
+@pytest.fixture
+def look(port: int) -> redis.Redis:
+    return looker(port)
+
+
+@pytest.fixture
+def box(port: int) -> Box:
+    return Box(client(port, "operator"))
+
+
+def message(identifier: str = "id-1", **headers: Any) -> dict[str, Any]:
+    body = base64.b64encode(b'[["secret"], {}, {}]').decode()
+    return {
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": "shop.add", "id": identifier, **headers},
+        "properties": {
+            "delivery_tag": f"tag-of-{identifier}",
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": "mail"},
+        },
+    }
+
+
+def take(worker: redis.Redis, item: str, tag: str, queue: str = "mail") -> str:
+    """As a worker that has taken it."""
+    worker.hset("unacked", tag, f'[{item}, "", "{queue}"]')
+    worker.zadd("unacked_index", {tag: 1.0})
+    return item
+
+
+def park(worker: redis.Redis, item: str | bytes, tag: str = "", **options: Any) -> Parked:
+    about: dict[str, Any] = {
+        "key": "mail",
+        "reason": dead_letters.INVALID,
+        "detail": "it is",
+        "node": "w@test",
+        "keep": 100,
+        **options,
+    }
+    names, arguments = park_call(item, tag=tag, **about)
+    return dead_letters.park(worker, names, arguments)
+
+
+def test_the_parks_need_no_release() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import celery_fleet.delivery.dead_letters.letters;"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'celery_fleet'}))"
+    )
+    argv = [
+        sys.executable,
+        "-S",
+        "-I",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(SOURCE)!r}); {code}",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_id_that_is_no_text_is_chosen_replayed_and_dropped(
+    worker: redis.Redis, look: redis.Redis, box: Box
+) -> None:
+    for number in range(2):
+        park(worker, json.dumps(message(f"\ud800{number}")))
+        park(worker, json.dumps(message(f"id-{number}")))
+    ids = [letter.id for letter in box.choose(Choice())]
+    found = box.read(ids, payload=True)
+    assert len(found) == 4
+    assert box.replay(found[:2]) == box.drop(found[2:]) == [1, 1]
+    assert look.llen("mail") == 2
+    assert not look.exists(keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX)
+
+
+def test_one_is_parked(worker: redis.Redis, look: redis.Redis, box: Box) -> None:
+    item = take(worker, json.dumps(message()), "t1")
+    assert park(worker, item, "t1", key="mail\x06\x163") == Parked(done=True, gone=0, id="id-1")
+    assert not look.exists("unacked", "unacked_index")
+    assert box.count() == 1
+    letter = box.read(["id-1"], payload=True)[0]
+    assert (letter.task, letter.queue, letter.key) == ("shop.add", "mail", "mail\x06\x163")
+    assert (letter.reason, letter.detail, letter.node) == ("invalid", "it is", "w@test")
+    assert (letter.count, letter.message, letter.size) == (1, item, len(item))
+    assert abs(letter.last_seen - box.now()) < 60
+    assert letter.first_seen == letter.last_seen
+    # Without being asked for, what it says does not leave Redis.
+    assert box.read(["id-1"])[0].message is None
+    assert {"message", "id", "count"} < set(
+        json.loads(look.hget(keys.DEAD_LETTERS, "id-1") or "{}")
+    )
+
+
+def test_whose_tag_is_gone_is_not_parked(worker: redis.Redis, box: Box) -> None:
+    worker.zadd("unacked_index", {"t1": 1.0})
+    assert park(worker, json.dumps(message()), "t1") == Parked(done=False, gone=0, id="")
+    assert (box.count(), worker.zcard("unacked_index")) == (0, 0)
+
+
+def test_the_same_message_again_is_counted(worker: redis.Redis, box: Box) -> None:
+    park(worker, take(worker, json.dumps(message()), "t1"), "t1", since=1000.25)
+    again = json.dumps(message(redelivered=True, **{keys.UNKNOWN: 7}))
+    parked = park(worker, take(worker, again, "t2"), "t2", reason="poison", node="x@test")
+    assert parked.id == "id-1"
+    [letter] = box.choose(Choice())
+    assert (letter.count, letter.first_seen, letter.reason, letter.node) == (
+        *(2, 1000.25),
+        *("poison", "x@test"),
+    )
+    assert letter.last_seen > 1000.25
+
+
+def test_another_message_with_the_same_id_is_kept_as_well(worker: redis.Redis, box: Box) -> None:
+    park(worker, json.dumps(message()))
+    other = json.dumps({**message(), "body": "W10="})
+    second = park(worker, other)
+    assert second.id.startswith("id-1~")
+    assert park(worker, other).id == second.id
+    counts = {letter.id: letter.count for letter in box.choose(Choice())}
+    assert counts == {"id-1": 1, second.id: 2}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"rubbish",
+        b"\xff\xfe\x00",
+        b"[1, 2, 3]",
+        b'{"a": 1}',
+        b'"',
+        b'{"headers": [1]}',
+        b"[" * 5000,
+    ],
+)
+def test_what_is_no_message_comes_back_as_it_was(
+    worker: redis.Redis, look: redis.Redis, box: Box, item: bytes
+) -> None:
+    first, second = park(worker, item), park(worker, item)
+    assert first.id.startswith("no-id-")
+    assert first.id != second.id, "two items without an id are two"
+    letters = box.choose(Choice(), payload=True)
+    assert {letter.task for letter in letters} == {None}
+    assert box.replay(letters) == [1, 1]
+    assert look.lrange("mail", 0, -1) == [item, item]
+
+
+def test_ids_of_any_kind(worker: redis.Redis, box: Box) -> None:
+    for identifier in ('a"b', "Größe", "\x00\n", "a\\", ', "message": "'):
+        assert park(worker, json.dumps(message(identifier))).id == identifier
+        [letter] = box.read([identifier])
+        assert (letter.id, letter.message) == (identifier, None)
+        assert box.drop([letter]) == [1]
+
+
+def test_protocol_1_names_its_task_in_the_body() -> None:
+    body = base64.b64encode(b'{"task": "old", "id": "7"}').decode()
+    raw = {"body": body, "headers": {}, "properties": {"body_encoding": "base64"}}
+    assert dead_letters.identity(raw) == ("7", "old")
+    plain = {"body": '{"task": "old", "id": "7"}', "headers": None}
+    assert dead_letters.identity(plain) == ("7", "old")
+    assert dead_letters.identity({"body": "!", "properties": {"body_encoding": "base64"}}) == (
+        None,
+        None,
+    )
+
+
+def test_the_oldest_go_when_there_are_too_many(
+    worker: redis.Redis, look: redis.Redis, box: Box
+) -> None:
+    gone = [park(worker, json.dumps(message(f"id-{n}")), keep=3).gone for n in range(5)]
+    assert gone == [0, 0, 0, 1, 1]
+    assert [letter.id for letter in box.choose(Choice())] == ["id-2", "id-3", "id-4"]
+    assert park(worker, json.dumps(message("last")), keep=1).gone == 3
+    assert box.count() == look.hlen(keys.DEAD_LETTERS) == 1
+
+
+def test_a_replay_forgets_what_the_fleet_noted(
+    worker: redis.Redis, look: redis.Redis, box: Box
+) -> None:
+    worker.lpush("mail", "first")
+    tag = Tags(Owner("w@test")).next()
+    raw = message(redelivered=True, **{keys.DEATHS: 3, keys.UNKNOWN: 1, "mine": 2})
+    raw["properties"]["delivery_tag"] = tag
+    park(worker, json.dumps(raw))
+    assert box.replay(box.choose(Choice(), payload=True)) == [1]
+    newest, first = look.lrange("mail", 0, -1)
+    assert first == b"first", "it goes to the far end"
+    back = json.loads(newest)
+    assert back["headers"] == {"task": "shop.add", "id": "id-1", "redelivered": True, "mine": 2}
+    assert back["properties"]["delivery_tag"] != tag, "a stock worker would hold it as another's"
+    assert back["body"] == raw["body"]
+    assert box.count() == 0
+
+
+def test_two_who_replay_at_once_send_each_once(
+    port: int, worker: redis.Redis, look: redis.Redis, box: Box
+) -> None:
+    number = 200
+    for n in range(number):
+        park(worker, json.dumps(message(f"id-{n}")), keep=1000)
+    letters = box.choose(Choice(), payload=True)
+    answers: list[list[Any]] = []
+    start = threading.Barrier(4)
+
+    def operator() -> None:
+        own = Box(client(port, "operator"))
+        start.wait()
+        answers.append([own.replay([letter])[0] for letter in letters])
+
+    threads = [threading.Thread(target=operator) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [sum(one) for one in zip(*answers, strict=True)] == [1] * number
+    sent = [json.loads(item)["headers"]["id"] for item in look.lrange("mail", 0, -1)]
+    assert sorted(sent) == sorted(f"id-{n}" for n in range(number))
+    assert box.count() == 0
+
+
+def test_a_list_that_nobody_may_write_to_keeps_its_letters(
+    port: int, worker: redis.Redis, box: Box
+) -> None:
+    park(worker, json.dumps(message()), key="forbidden")
+    park(worker, json.dumps(message("id-2")))
+    letters = box.choose(Choice(), payload=True)
+    refused, done = box.replay(letters)
+    assert isinstance(refused, redis.ResponseError)
+    assert done == 1
+    assert [letter.id for letter in box.choose(Choice())] == ["id-1"]
+    client(port, "admin").acl_log_reset()
+
+
+def test_what_a_worker_may_not_park_stays_where_it_is(tmp_path: Path) -> None:
+    users = acl.acl("broker", PASSWORDS, ["mail"], setinfo=knows_setinfo()).replace(" ~fleet:*", "")
+    with redis_server(tmp_path, users=users) as port:
+        worker = client(port, "worker")
+        item = take(worker, json.dumps(message()), "t1")
+        with pytest.raises(redis.ResponseError, match="permission"):
+            park(worker, item, "t1")
+        assert (worker.hget("unacked", "t1"), worker.zscore("unacked_index", "t1")) == (
+            f'[{item}, "", "mail"]'.encode(),
+            1.0,
+        )
+
+
+def test_a_full_redis_parks_what_is_in_unacked(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as port:
+        worker = redis.Redis(port=port)
+        item = take(worker, json.dumps(message()), "t1")
+        worker.config_set("maxmemory", "1")
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            worker.lpush("mail", "x")
+        assert park(worker, item, "t1").done
+        assert (worker.hlen("unacked"), worker.hlen(keys.DEAD_LETTERS)) == (0, 1)
+        [letter] = Box(worker).choose(Choice(), payload=True)
+        [refused] = Box(worker).replay([letter])
+        assert isinstance(refused, redis.exceptions.OutOfMemoryError)
+        assert Box(worker).count() == 1
+
+
+def test_choosing(worker: redis.Redis, box: Box) -> None:
+    park(worker, json.dumps(message("a", task="shop.add")))
+    park(worker, json.dumps(message("b", task="shop.mul")), key="bulk\x06\x169", reason="poison")
+    park(worker, b"rubbish")
+    worker.zadd(keys.DEAD_LETTERS_INDEX, {"nobody": 5.0})  # an id without a document
+
+    def ids(**choice: Any) -> list[str]:
+        return [letter.id[:2] for letter in box.choose(Choice(**choice))]
+
+    assert ids() == ["a", "b", "no"]
+    assert ids(queue="bulk") == ["b"]
+    assert ids(task="shop.*") == ["a", "b"]
+    assert ids(task="shop.add") == ["a"]
+    assert ids(reason="invalid") == ["a", "no"]
+    assert ids(ids=("b", "a", "b", "c")) == ["a", "b"]
+    assert ids(ids=("b",), queue="mail") == []
+    assert ids(newer=3600.0) == ["a", "b", "no"]
+    assert ids(older=3600.0) == []
+    wait_for(lambda: ids(older=0.1) == ["a", "b", "no"])
+
+
+def test_more_than_one_page(worker: redis.Redis, box: Box) -> None:
+    for n in range(250):
+        park(worker, json.dumps(message(f"id-{n:03}")), keep=1000)
+    assert len(box.choose(Choice())) == 250
+    assert box.drop(box.choose(Choice())) == [1] * 250
+    assert box.count() == 0
+
+
+def test_a_prefix_of_kombu(worker: redis.Redis) -> None:
+    names, _ = park_call(
+        "{}",
+        "mail",
+        "invalid",
+        "",
+        "w@test",
+        keep=1,
+        places=dead_letters.Places(prefix="app:"),
+    )
+    assert names == [
+        *("app:fleet:dead-letters", "app:fleet:dead-letters:index"),
+        *("app:unacked", "app:unacked_index"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])
+def test_what_is_no_letter(text: str) -> None:
+    with pytest.raises(ValueError, match="this is no dead letter"):
+        DeadLetter.parse(text)
+
+
+def test_a_detail_has_neither_secrets_nor_lines() -> None:
+    text = dead_letters.described(ValueError("redis://u:geheim@h/0\n" + "x" * 1000))
+    assert "geheim" not in text
+    assert "\n" not in text
+    assert len(text) == dead_letters.LONGEST_DETAIL
+
+
+@pytest.mark.parametrize("value", [None, True, "7", -1, float("nan"), float("inf"), [], 1e400])
+def test_nonsense_in_a_header_counts_for_nothing(value: Any) -> None:
+    assert dead_letters.header({"headers": {keys.DEATHS: value}}, keys.DEATHS) == 0

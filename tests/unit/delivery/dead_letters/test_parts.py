@@ -1,0 +1,428 @@
+"""The parts of the consumer that drops nothing, without a worker and without Redis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import signals
+
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.dead_letters import (
+    deaths,
+    failed,
+    internals,
+    letter_writer,
+    parking,
+    unknown,
+    waiting,
+)
+from celery_fleet.delivery.dead_letters.letters import FAILED, MALFORMED, POISON, UNKNOWN, Parked
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.options import Options
+
+OPTIONS = Options(dead_letters=True, deaths=3, unknown_delay=60.0, unknown_for=3600.0)
+
+
+class Timer:
+    """What is to be called, and after how many seconds."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[float, Callable[[], object]]] = []
+
+    def call_after(self, seconds: float, call: Any, args: tuple[Any, ...]) -> Any:
+        self.entries.append((seconds, lambda: call(*args)))
+        return self.entries[-1]
+
+    def cancel(self, entry: Any) -> None:
+        self.entries.remove(entry)
+
+    def run(self) -> None:
+        for entry in self.entries[:]:
+            self.entries.remove(entry)
+            entry[1]()
+
+
+class Prefetch:
+    """By how many messages the prefetch is raised."""
+
+    def __init__(self) -> None:
+        self.raised = 0
+
+    def increment_eventually(self) -> None:
+        self.raised += 1
+
+    def decrement_eventually(self) -> None:
+        self.raised -= 1
+
+
+class Consumer:
+    """What Celery's Consumer has, as far as it is used."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.hostname = "mail@host"
+        self.timer = Timer()
+        self.qos = Prefetch()
+        self.strategies: dict[str, Any] = {"shop.add": None}
+        self.connection_errors = (ConnectionError,)
+        self.stock: list[str] = []
+
+    def on_unknown_task(self, *_: Any) -> None:
+        self.stock.append("unknown task")
+
+    def on_unknown_message(self, *_: Any) -> None:
+        self.stock.append("unknown message")
+
+    def on_close(self) -> None:
+        self.stock.append("close")
+
+    def create_task_handler(self) -> Callable[[Any], Any]:
+        return lambda message: self.stock.append(message.delivery_tag)
+
+
+class Message:
+    """A message that Redis keeps in `unacked`, unless said otherwise."""
+
+    def __init__(self, tag: str = "t", **headers: Any) -> None:
+        self.delivery_tag = tag
+        self._raw = {"headers": {"id": tag, "task": "shop.add", **headers}, "properties": {}}
+        self.headers = self._raw["headers"]
+        self.payload = ((), {}, {})
+        self.channel = SimpleNamespace(closed=False, connection=self)
+        self.list_key = "mail"
+        self.acknowledged = False
+        self.rejected: list[dict[str, Any]] = []
+        self.held = True
+
+    def reject_log_error(self, *_: Any, **options: Any) -> None:
+        self.rejected.append(options)
+
+
+class Writer(letter_writer.LetterWriter):
+    """Notes what it would park."""
+
+    def __init__(self) -> None:
+        super().__init__(OPTIONS, "mail@host")
+        self.parked: list[dict[str, Any]] = []
+        self.fails = 0
+
+    def park(self, message: Any, reason: str, detail: str, *args: Any, **more: Any) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise ConnectionError("away")
+        self.parked.append(
+            {"tag": message.delivery_tag, "reason": reason, "detail": detail, **more}
+        )
+
+
+@pytest.fixture(autouse=True)
+def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(internals, "in_unacked", lambda message: message.held)
+    monkeypatch.setattr(HOOKS, "park_raw", None)
+    yield
+    signals.worker_shutdown.disconnect(dispatch_uid="celery_fleet.dead_letters")
+
+
+def test_what_waits_raises_the_prefetch_until_its_time() -> None:
+    consumer, done = Consumer(), []
+    waits = waiting.Waiting(consumer)
+    waits.hold(Message("a"), 7.0, lambda message: done.append(message.delivery_tag))
+    assert consumer.qos.raised == 1
+    assert [seconds for seconds, _ in consumer.timer.entries] == [7.0]
+    consumer.timer.run()
+    assert (done, consumer.qos.raised) == (["a"], 0)
+    assert waits.take() == []
+
+
+def test_what_waits_is_the_drain_s_when_it_takes_it() -> None:
+    consumer = Consumer()
+    waits = waiting.Waiting(consumer)
+    kept, gone = Message("kept"), Message("gone")
+    for message in (kept, gone):
+        waits.hold(message, 7.0, pytest.fail)
+    gone.held = False
+    assert waits.take() == [kept]
+    assert (consumer.qos.raised, consumer.timer.entries) == (0, [])
+
+
+def test_a_lost_connection_forgets_all_and_leaves_the_prefetch_to_celery() -> None:
+    consumer = Consumer()
+    waits = waiting.Waiting(consumer)
+    waits.hold(Message(), 7.0, pytest.fail)
+    waits.forget()
+    assert (consumer.qos.raised, consumer.timer.entries, waits.take()) == (1, [], [])
+
+
+@pytest.mark.parametrize("lost", ["connection", "message"])
+def test_what_is_lost_meanwhile_is_left_alone(lost: str) -> None:
+    consumer, message = Consumer(), Message()
+    waits = waiting.Waiting(consumer)
+    waits.hold(message, 7.0, pytest.fail)
+    if lost == "connection":
+        message.channel.connection = None
+    else:
+        message.held = False
+    consumer.timer.run()
+    assert waits.take() == []
+
+
+def test_more_than_the_most_no_longer_raise_the_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MOST_HELD", 2)
+    consumer = Consumer()
+    waits = waiting.Waiting(consumer)
+    for tag in "abc":
+        waits.hold(Message(tag), 7.0, pytest.fail)
+    assert consumer.qos.raised == 2
+    assert [message.delivery_tag for message in waits.take()] == ["a", "b", "c"]
+    assert consumer.qos.raised == 0
+
+
+def test_what_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    consumer, writer = Consumer(), Writer()
+    waits = waiting.Waiting(consumer)
+    writer.fails = 2
+    waits.attempt(Message(), lambda message: writer.park(message, MALFORMED, "bad"))
+    assert "can't be parked now (ConnectionError: away)" in caplog.text
+    consumer.timer.run()
+    assert (writer.parked, len(consumer.timer.entries)) == ([], 1)
+    consumer.timer.run()
+    assert [one["reason"] for one in writer.parked] == [MALFORMED]
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    time = [1000.0]
+    monkeypatch.setattr(unknown.UnknownTasks, "_now", lambda *_: time[0])
+    return time
+
+
+def test_an_unknown_task_waits_and_is_parked_in_the_end(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, writer, offered = Consumer(), Writer(), []
+    waits = waiting.Waiting(consumer)
+    tasks = unknown.UnknownTasks(consumer, OPTIONS, writer, waits)
+    monkeypatch.setattr(
+        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i", prefix="")
+    )
+    monkeypatch.setattr(internals, "client", lambda _: NOTHING)
+    monkeypatch.setattr(internals, "forget", lambda message: offered.append(message.delivery_tag))
+    monkeypatch.setattr(unknown.dead_letters, "evaluate", lambda *_, **__: 1)
+    message = Message(task="shop.fresh")
+    tasks.received(message, KeyError("shop.fresh"))
+    ((seconds, _),) = consumer.timer.entries
+    assert 45.0 <= seconds <= 75.0
+    assert message.headers == {"id": "t", "task": "shop.fresh"}, "the request's own are not ours"
+    assert internals.raw(message)["headers"] | {} == {
+        "id": "t",
+        "task": "shop.fresh",
+        keys.UNKNOWN: 1,
+        keys.UNKNOWN_SINCE: 1000.0,
+    }
+    consumer.timer.run()
+    assert (offered, writer.parked) == (["t"], [])
+
+    now[0] += 3600.0
+    tasks.received(message, KeyError("shop.fresh"))
+    ((seconds, _),) = consumer.timer.entries
+    assert seconds == 0.0
+    consumer.timer.run()
+    (letter,) = writer.parked
+    assert (letter["reason"], letter["since"]) == (UNKNOWN, 1000.0)
+    assert "it was taken 2 times within 3600 s" in letter["detail"]
+
+
+class Nothing:
+    """A client that is not used."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+NOTHING = Nothing()
+
+
+def test_a_task_that_is_known_again_loses_the_marks() -> None:
+    marks = {keys.UNKNOWN: 3, keys.UNKNOWN_SINCE: 1.0}
+    known, other = Message(**marks), Message(task="shop.fresh", **marks)
+    for message in (known, other):
+        unknown.clear_if_known(message, {"shop.add": None})
+    assert keys.UNKNOWN not in known.headers
+    assert keys.UNKNOWN_SINCE not in known.headers
+    assert other.headers[keys.UNKNOWN] == 3
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What becomes of requests whose process died."""
+    seen: list[str] = []
+    monkeypatch.setattr(internals, "carry_header", lambda *_: None)
+    monkeypatch.setattr(internals, "succeeded", lambda request: request.succeeded)
+    monkeypatch.setattr(internals, "taken_over", lambda _: seen.append("taken over"))
+    monkeypatch.setattr(deaths, "_note", lambda _, number: seen.append(f"noted {number:g}"))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("before", "acknowledged", "succeeded", "seen", "tag"),
+    [
+        (1, False, False, ["noted 2"], "not parked"),
+        (2, False, False, ["taken over"], None),
+        (2, True, False, ["taken over"], ""),
+        (2, False, True, [], "not parked"),
+        (1, True, False, [], "not parked"),
+    ],
+)
+def test_the_third_death_of_a_task_is_its_end(
+    dying: list[str],
+    before: int,
+    acknowledged: bool,
+    succeeded: bool,
+    seen: list[str],
+    tag: str | None,
+) -> None:
+    writer = Writer()
+    counted = deaths.Deaths(OPTIONS, writer, waiting.Waiting(Consumer()))
+    message = Message(**{keys.DEATHS: before})
+    request = SimpleNamespace(message=message, acknowledged=acknowledged, succeeded=succeeded)
+    is_the_end = counted.count(request, RuntimeError("killed"), None)
+    assert internals.raw(message)["headers"][keys.DEATHS] == before + 1
+    assert dying == seen
+    assert is_the_end is (tag != "not parked")
+    assert [(one["reason"], one["tag"]) for one in writer.parked] == (
+        [(POISON, tag)] if is_the_end else []
+    )
+
+
+def test_a_death_that_can_not_be_counted_is_celery_s(
+    dying: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    counted = deaths.Deaths(OPTIONS, Writer(), waiting.Waiting(Consumer()))
+    assert counted.count(SimpleNamespace(message=None), RuntimeError("killed"), None) is False
+    assert "could not be counted" in caplog.text
+
+
+def test_a_suspect_runs_beside_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[Message] = []
+    monkeypatch.setattr(internals, "messages_at_work", lambda: running)
+    suspect = Message(**{keys.CRASHES: keys.SUSPECT})
+    assert not deaths.would_run_beside_another(suspect)
+    running.append(Message(**{keys.CRASHES: keys.SUSPECT - 1}))
+    assert not deaths.would_run_beside_another(suspect)
+    running.append(Message(**{keys.CRASHES: keys.SUSPECT}))
+    assert deaths.would_run_beside_another(suspect)
+    assert not deaths.would_run_beside_another(Message())
+
+
+@pytest.mark.parametrize(
+    ("there", "held", "fails", "kept", "rejected"),
+    [
+        (0, True, 0, True, []),
+        (9, True, 0, True, []),
+        (10, True, 0, False, []),
+        (0, False, 0, True, [{"requeue": True}]),
+        (0, True, 1, True, [{"requeue": True}]),
+    ],
+)
+def test_a_failed_task_is_kept_while_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    there: int,
+    held: bool,
+    fails: int,
+    kept: bool,
+    rejected: list[Any],
+) -> None:
+    monkeypatch.setattr(internals, "client", lambda _: NOTHING)
+    monkeypatch.setattr(failed.dead_letters, "evaluate", lambda *_: there)
+    actions: list[Callable[[Any], bool]] = []
+    monkeypatch.setattr(internals, "instead_of_ack", lambda _, action: actions.append(action))
+    writer, message = Writer(), Message()
+    writer.fails = fails
+    message.held = held
+    tasks = failed.FailedTasks(Consumer(), Options(dead_letters=True, failed=10), writer)
+    tasks.failed(SimpleNamespace(message=message), ValueError("no"))
+    assert actions[0](message) is kept
+    assert message.rejected == rejected
+    expected = [] if rejected or not kept else [(FAILED, "ValueError: no")]
+    assert [(one["reason"], one["detail"]) for one in writer.parked] == expected
+    assert ("is not kept: there are 10 dead letters" in caplog.text) is not kept
+
+
+def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parked = [Parked(done=True, id="7", gone=4), Parked(done=False, id="8", gone=0)]
+    monkeypatch.setattr(internals, "client", lambda _: NOTHING)
+    monkeypatch.setattr(internals, "item_of", lambda _: "{}")
+    monkeypatch.setattr(
+        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i", prefix="")
+    )
+    monkeypatch.setattr(internals, "forget", lambda _: None)
+    monkeypatch.setattr(letter_writer.dead_letters, "park_call", lambda *_, **__: ([], []))
+    monkeypatch.setattr(letter_writer.dead_letters, "park", lambda *_: parked.pop(0))
+    writer, followed = letter_writer.LetterWriter(OPTIONS, "mail@host"), []
+    for name in ("ours", "another's"):
+        writer.park(Message(), MALFORMED, "bad", lambda name=name: followed.append(name))
+    assert writer.flush(5.0)
+    assert followed == ["ours"]
+    assert "dead letter (malformed): shop.add[7] of mail: bad" in caplog.text
+    assert "the oldest 4 dead letters are gone for good" in caplog.text
+    assert "is another worker's by now" in caplog.text
+
+
+def made(options: Options) -> tuple[Any, Writer]:
+    """A consumer as `install` makes it, over the one above."""
+    consumer: Any = type("ParkingConsumer", (parking.Parking, Consumer), {"delivery": options})()
+    consumer._writer = writer = Writer()
+    return consumer, writer
+
+
+def test_the_consumer_parks_what_is_ours_and_leaves_the_rest_to_celery(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer, writer = made(OPTIONS)
+    assert HOOKS.park_raw is not None
+    consumer.on_unknown_message(None, Message("ours"))
+    other = Message("no_ack")
+    other.held = False
+    consumer.on_unknown_message(None, other)
+    assert [(one["tag"], one["reason"]) for one in writer.parked] == [("ours", MALFORMED)]
+    assert consumer.stock == ["unknown message"]
+
+    consumer, writer = made(Options())
+    assert HOOKS.park_raw is not None, "of the one before"
+    consumer.on_unknown_message(None, Message("ours"))
+    assert (writer.parked, consumer.stock) == ([], ["unknown message"])
+
+
+def test_a_message_that_calls_no_task_ends_no_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(internals, "messages_at_work", lambda: [Message(**{keys.CRASHES: 9})])
+    monkeypatch.setattr(internals, "rejected", lambda *_: None)
+    consumer, writer = made(OPTIONS)
+    take = consumer.create_task_handler()
+    take(Message("well"))
+    bad = Message("bad")
+    bad.payload = (7, {}, {})
+    take(bad)
+    take(Message("suspect", **{keys.CRASHES: 2}))
+    assert consumer.stock == ["well"]
+    assert [one["tag"] for one in writer.parked] == ["bad"]
+    ((seconds, _),) = consumer.timer.entries
+    assert seconds == parking.TURN
+    assert [one.delivery_tag for one in consumer.take_held()] == ["suspect"]
+
+    with caplog.at_level(logging.ERROR):
+        consumer, writer = made(Options())
+        consumer.create_task_handler()(bad)
+    assert writer.parked == []
+    assert bad.rejected == [{}]
+    assert "malformed message of task shop.add[bad] dropped" in caplog.text

@@ -1,0 +1,751 @@
+"""The transport over a real Redis, without a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection, Queue
+from kombu.transport import redis as stock
+from kombu.transport import resolve_transport
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from celery_fleet.delivery import keys, tags
+from celery_fleet.delivery.fetch import queue_poller as line
+from celery_fleet.delivery.fetch import transport
+from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.outage import internals as outage
+from celery_fleet.delivery.tags import owner_of
+from tests.fleet import free_port
+from tests.programs import required
+from tests.unit.delivery.servers import (
+    Consuming,
+    Server,
+    consuming,
+    installed,
+    send,
+    serving,
+    until,
+)
+
+
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(line, "_told", set())
+    monkeypatch.setattr(tags, "_own", None)
+    for hook in ("ours", "sweep", "keep", "ack_failed", "park_raw"):
+        monkeypatch.setattr(HOOKS, hook, None)
+    tags.begin("w@test")
+    with installed():
+        yield _server
+    _server.client.config_set("maxmemory", "0")
+    _server.client.flushall()
+
+
+@pytest.fixture
+def mail(server: Server) -> Iterator[Consuming]:
+    with consuming(server.url, "mail") as consumer:
+        yield consumer
+
+
+def held(server: Server) -> list[str]:
+    """The tags in unacked, which are those in its index."""
+    tags = sorted(tag.decode() for tag in server.client.hkeys("unacked"))
+    assert tags == sorted(tag.decode() for tag in server.client.zrange("unacked_index", 0, -1))
+    return tags
+
+
+def bodies(messages: list[Any]) -> list[Any]:
+    return [message.payload for message in messages]
+
+
+# --- taking ---
+
+
+def test_the_schemes_stand_for_this_transport(server: Server) -> None:
+    assert resolve_transport("redis") is resolve_transport("rediss") is transport.Transport
+    assert resolve_transport("sentinel") is transport.SentinelTransport
+    assert transport.SentinelTransport.default_port == stock.SentinelTransport.default_port
+    with Connection(server.url) as connection:
+        assert isinstance(connection.default_channel, transport.Channel)
+        assert connection.as_uri().startswith("redis://")
+
+
+def test_a_message_is_held_under_a_tag_of_its_delivery(server: Server, mail: Consuming) -> None:
+    send(server.url, "mail", {"n": 1})
+    sent = json.loads(server.client.lindex("mail", 0) or "")
+    (message,) = mail.drain()
+    assert owner_of(message.delivery_tag) == tags.owner()
+    assert message.properties["delivery_tag"] == message.delivery_tag
+    assert message.list_key == "mail"
+    assert held(server) == [message.delivery_tag]
+    # What is noted is the sender's own message, as whoever puts it back needs it.
+    entry = json.loads(server.client.hget("unacked", message.delivery_tag) or "")
+    assert entry == [sent, "", "mail"]
+    assert message._raw == sent
+    message.ack()
+    assert held(server) == []
+    assert message.acknowledged
+
+
+def test_priorities_come_first_and_queues_take_turns(server: Server) -> None:
+    for priority in (0, 3, 6, 9):
+        for name in ("a", "b"):
+            send(server.url, name, *[[name, priority, n] for n in range(2)], priority=priority)
+    with consuming(server.url, "a", "b") as consumer:
+        got = bodies(consumer.drain(16))
+    assert [priority for _, priority, _ in got] == [0] * 4 + [3] * 4 + [6] * 4 + [9] * 4
+    assert [name for name, *_ in got] == ["a", "b"] * 8
+    assert [number for *_, number in got] == [0, 0, 1, 1] * 4
+
+
+def test_the_order_of_queues_is_the_strategys(server: Server) -> None:
+    for name in ("b", "a"):
+        send(server.url, name, *[name] * 2)
+    with consuming(server.url, "b", "a", queue_order_strategy="sorted") as consumer:
+        assert bodies(consumer.drain(4)) == ["a", "a", "b", "b"]
+
+
+def test_no_more_is_taken_than_there_is_credit_for(server: Server, mail: Consuming) -> None:
+    mail.consumer.qos(prefetch_count=2)
+    send(server.url, "mail", 1, 2, 3)
+    first, _ = mail.drain(2)
+    mail.turn(0.05)
+    assert len(held(server)) == 2
+    assert server.client.llen("mail") == 1
+    first.ack()
+    assert bodies(mail.drain()) == [3]
+
+
+def test_a_push_without_credit_keeps_the_connection(server: Server) -> None:
+    with consuming(server.url, "mail", "bulk", "more") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", 1)
+        (message,) = consumer.drain()
+        consumer.channel.qos.prefetch_count = 2
+        consumer.idle()
+        consumer.channel.qos.prefetch_count = 1
+        connection = consumer.channel.client.connection
+        socket = connection._sock
+        for queue in ("bulk", "more", "mail"):
+            send(server.url, queue, queue)
+        for _ in range(5):
+            consumer.turn(0.02)
+        assert connection._sock is socket is not None
+        assert not consumer.channel.armed
+        message.ack()
+        (other,) = consumer.drain()
+        other.ack()
+        assert connection._sock is socket
+
+
+def test_idle_it_asks_less_than_once_a_second(server: Server) -> None:
+    HOOKS.sweep = lambda channel: None  # kombu's own asks as well, every 100 s
+    with consuming(server.url, *"abc") as consumer:
+        consumer.idle()
+        server.client.config_resetstat()
+        begin = time.monotonic()
+        while (passed := time.monotonic() - begin) < 3:
+            consumer.turn(0.5)
+        calls = server.calls()
+        calls.pop("config|resetstat")
+        assert set(calls) == {"exists"}
+        assert 1 <= calls["exists"] <= passed / line.NET + 1
+
+
+def test_a_message_that_comes_alone_is_one_command(server: Server) -> None:
+    HOOKS.sweep = lambda channel: None
+    with consuming(server.url, *"abc") as consumer:
+        consumer.idle()
+        for name in "cab":
+            server.client.lpush(name, message_text(name))
+            server.client.config_resetstat()
+            (message,) = consumer.drain()
+            assert consumer.channel.armed
+            assert server.calls()["evalsha"] == 1
+            message.ack()
+            consumer.turn(0.05)
+            assert consumer.channel.armed, "its own acknowledgement has woken it"
+
+
+def test_an_idle_worker_does_not_hear_of_what_others_do(server: Server) -> None:
+    """Of takes and acknowledgements, which all write to unacked."""
+    HOOKS.sweep = lambda channel: None
+    with consuming(server.url, "mail") as idle, consuming(server.url, "bulk") as busy:
+        idle.idle()
+        send(server.url, "bulk", *range(5))
+        for message in busy.drain(5):
+            message.ack()
+        idle.turn(0.1)
+        assert idle.channel.armed
+
+
+def test_what_came_during_a_task_goes_by_its_priority(server: Server) -> None:
+    """A solo worker's loop stands still meanwhile."""
+    with consuming(server.url, "mail", "bulk") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", "low", "low", "low", priority=9)
+        (message,) = consumer.drain()
+        send(server.url, "bulk", "urgent")
+        message.ack()
+        (message,) = consumer.drain()
+        assert message.payload == "urgent"
+
+
+def test_a_busy_queue_keeps_no_other_waiting(server: Server) -> None:
+    with consuming(server.url, "mail", "bulk", "more") as consumer:
+        consumer.consumer.qos(prefetch_count=1)
+        send(server.url, "mail", *["mail"] * 20)
+        for number in range(6):
+            (message,) = consumer.drain()
+            if number == 2:
+                send(server.url, "bulk", "bulk", "bulk", "bulk")
+            if number > 2:
+                assert message.payload == ("bulk" if number % 2 else "mail")
+            message.ack()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_wake_up_is_lost(server: Server, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a net so wide that a lost one would show."""
+    monkeypatch.setattr(line, "NET", 120.0)
+    monkeypatch.setattr(transport, "NET", 120.0)
+    chance = random.Random(seed)  # noqa: S311  # no secret
+    number = 150
+    names = [f"q{n}" for n in range(3)]
+
+    def sender() -> None:
+        with Connection(server.url) as connection:
+            producer = connection.Producer()
+            for n in range(number):
+                producer.publish(
+                    n, routing_key=chance.choice(names), priority=chance.choice([0, 3, 6, 9])
+                )
+                time.sleep(chance.choice([0, 0, chance.random() * 0.01]))
+
+    with consuming(server.url, *names) as consumer:
+        consumer.idle()
+        thread = threading.Thread(target=sender)
+        thread.start()
+        got = consumer.drain(number, 60)
+        thread.join()
+        for message in got:
+            message.ack()
+        assert sorted(bodies(got)) == list(range(number))
+    assert held(server) == []
+
+
+def test_queues_that_come_later_ring_as_well(server: Server, mail: Consuming) -> None:
+    mail.idle()
+    mail.consumer.add_queue(Queue("later", routing_key="later"))
+    mail.consumer.consume()
+    assert not mail.channel.armed
+    mail.idle()
+    server.client.lpush("later", message_text("x"))
+    assert bodies(mail.drain()) == ["x"]
+
+
+def message_text(body: Any) -> str:
+    """A message as a producer makes it."""
+    return json.dumps(
+        {
+            "body": json.dumps(body),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {},
+            "properties": {"delivery_tag": "sent", "delivery_info": {}, "priority": 0},
+        }
+    )
+
+
+def test_a_cancelled_queue_s_message_goes_back(server: Server, mail: Consuming) -> None:
+    send(server.url, "mail", 1, 2)
+    before = server.client.lrange("mail", 0, -1)
+    mail.channel.connection.cycle.on_poll_start()
+    until(lambda: server.client.llen("mail") == 1)
+    mail.consumer.cancel()
+    mail.turn(0.05)
+    until(lambda: mail.turn() or server.client.lrange("mail", 0, -1) == before)
+    assert held(server) == []
+    assert mail.got == []
+
+
+def test_a_channel_that_closes_puts_an_answer_under_way_back(server: Server) -> None:
+    send(server.url, "mail", 1, 2)
+    before = server.client.lrange("mail", 0, -1)
+    with consuming(server.url, "mail") as consumer:
+        consumer.channel.connection.cycle.on_poll_start()
+        until(lambda: server.client.llen("mail") == 1)
+        assert consumer.channel._in_poll
+    assert server.client.lrange("mail", 0, -1) == before
+    assert held(server) == []
+
+
+# --- giving back ---
+
+
+def test_a_closing_channel_puts_back_in_order(server: Server) -> None:
+    send(server.url, "mail", 1, 2, 3, 4)
+    send(server.url, "mail", "low", priority=3)
+    with consuming(server.url, "mail") as consumer:
+        got = consumer.drain(5)
+        got[1].ack()
+    assert held(server) == []
+    with consuming(server.url, "mail") as consumer:
+        again = consumer.drain(4)
+        assert bodies(again) == [1, 3, 4, "low"]
+        assert [message.headers["redelivered"] for message in again] == [True] * 4
+        assert all(message.delivery_info["redelivered"] for message in again)
+        assert {m.delivery_tag for m in again}.isdisjoint(m.delivery_tag for m in got)
+        # The sender's tag comes again with it.
+        assert (
+            again[0]._raw["properties"]["delivery_tag"] == got[0]._raw["properties"]["delivery_tag"]
+        )
+
+
+def test_a_rejected_message_is_gone_or_waits_behind_the_others(
+    server: Server, mail: Consuming
+) -> None:
+    """As with stock kombu: one that is rejected again and again keeps nobody waiting."""
+    send(server.url, "mail", 1, 2)
+    mail.consumer.qos(prefetch_count=1)
+    (message,) = mail.drain()
+    message.reject(requeue=True)
+    (other,) = mail.drain()
+    assert bodies([other]) == [2]
+    other.ack()
+    (again,) = mail.drain()
+    assert bodies([again]) == [1]
+    assert again.headers["redelivered"]
+    again.reject()
+    assert held(server) == []
+    assert server.client.llen("mail") == 0
+
+
+def test_what_is_anothers_by_now_is_neither_acknowledged_nor_put_back(
+    server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(server.url, "mail", 1, 2)
+    one, two = mail.drain(2)
+    server.client.delete("unacked", "unacked_index")
+    one.ack()
+    assert one.delivery_tag in caplog.text
+    assert "no longer held" in caplog.text
+    two.reject(requeue=True)
+    assert server.client.llen("mail") == 0
+
+
+def test_stock_kombu_restores_what_was_taken(server: Server, mail: Consuming) -> None:
+    """A stock worker's look at the visibility timeout, beside atomic ones."""
+    send(server.url, "mail", "x")
+    (message,) = mail.drain()
+    original = message._raw["properties"]["delivery_tag"]
+    connection = Connection(server.url, transport=stock.Transport)
+    channel: Any = connection.channel()
+    channel.visibility_timeout = -10
+    channel.qos.restore_visible(num=10, interval=1)
+    assert held(server) == []
+    (item,) = server.client.lrange("mail", 0, -1)
+    assert json.loads(item)["properties"]["delivery_tag"] == original
+    connection.close()
+
+
+def test_messages_that_kombu_s_own_way_took(server: Server, mail: Consuming) -> None:
+    send(server.url, "bulk", 1, 2, 3)
+    first = mail.channel.basic_get("bulk")
+    assert first.list_key is None
+    assert held(server) == [first.delivery_tag]
+    first.ack()
+    assert held(server) == []
+    second = mail.channel.basic_get("bulk")
+    second.reject(requeue=True)
+    assert held(server) == []
+    assert server.client.llen("bulk") == 2
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_broker_that_is_away_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, running: bool, server: Server
+) -> None:
+    """Stock kombu raises out of close, first with a poll under way, then without a connection."""
+    with serving(tmp_path) as away:
+        consumer = Consuming(away.url, "mail", socket_timeout=5)
+        send(away.url, "mail", 1, 2)
+        one, two = consumer.drain(2)
+        if running:
+            HOOKS.keep = lambda channel: [one.delivery_tag]
+        else:
+            consumer.idle()
+        away.stop()
+        if not running:
+            consumer.channel._line.forget()
+            with pytest.raises((OSError, RedisConnectionError)):
+                until(lambda: consumer.turn())
+        consumer.close()
+        consumer.close()
+    assert f"{1 if running else 2} messages can't be put back now" in caplog.text
+    assert server.client.ping()
+    noted: list[str] = []
+    HOOKS.ack_failed = lambda tag, exc: bool(noted.append(tag) or True)
+    two.ack()
+    assert noted == [two.delivery_tag]
+    HOOKS.ack_failed = None
+    one._state = "RECEIVED"
+    with pytest.raises((OSError, RedisConnectionError, AttributeError)):
+        one.ack()
+
+
+def test_what_runs_is_not_put_back(server: Server) -> None:
+    send(server.url, "mail", 1, 2)
+    with consuming(server.url, "mail") as consumer:
+        one, _ = consumer.drain(2)
+        HOOKS.keep = lambda channel: [one.delivery_tag]
+    assert held(server) == [one.delivery_tag]
+    assert server.client.llen("mail") == 1
+
+
+def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(server: Server) -> None:
+    """The second of two losses in a row: what runs was given to a channel that never came to consume."""
+    send(server.url, "mail", 1, 2)
+    with consuming(server.url, "mail") as first:
+        one, two = first.drain(2)
+        HOOKS.keep = lambda channel: [one.delivery_tag, two.delivery_tag]
+    with Connection(server.url) as connection:
+        channel = connection.default_channel
+        channel.become_ours()
+        for message in (one, two):
+            outage.adopt(channel, message)
+        one.ack()
+        assert held(server) == [two.delivery_tag]
+    assert held(server) == [two.delivery_tag]
+    noted: list[str] = []
+    HOOKS.ack_failed = lambda tag, exc: bool(noted.append(tag) or True)
+    two.ack()
+    assert noted == [two.delivery_tag]
+
+
+def test_a_keeper_that_fails_keeps_nothing(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(channel: Any) -> list[str]:
+        raise ValueError("of the test")
+
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as consumer:
+        consumer.drain()
+        HOOKS.keep = fail
+    assert held(server) == []
+    assert "of the test" in caplog.text
+
+
+def test_the_sweep_takes_the_place_of_kombu_s(
+    server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+    HOOKS.sweep = asked.append
+    mail.channel.connection.cycle.maybe_restore_messages()
+    assert asked == [mail.channel]
+
+    def fail(channel: Any) -> None:
+        raise ValueError("of the test")
+
+    HOOKS.sweep = fail
+    mail.channel.connection.cycle.maybe_restore_messages()
+    assert "of the test" in caplog.text
+
+
+# --- what can't be read ---
+
+RUBBISH = {
+    "no JSON": (b"rubbish", "undecodable"),
+    "no text": (b"\xff\xfe", "undecodable"),
+    "no object": (b"[1, 2, 3]", "malformed"),
+    "null": (b"null", "malformed"),
+    "no properties": (b'{"a": 1}', "malformed"),
+    "no tag": (b'{"body": "", "properties": {}}', "malformed"),
+    "odd headers": (
+        b'{"body": "", "headers": [1], "properties": {"delivery_tag": "x"}}',
+        "malformed",
+    ),
+    "no base64": (
+        b'{"body": "a", "properties": {"delivery_tag": "x", "body_encoding": "base64"}}',
+        "malformed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_what_cannot_be_read_is_put_aside(
+    server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    item, reason = RUBBISH[name]
+    server.client.lpush("mail", item, message_text("good"))
+    assert bodies(mail.drain()) == ["good"]
+    assert len(held(server)) == 1
+    assert server.client.lrange(keys.UNREADABLE, 0, -1) == [item]
+    assert reason in caplog.text
+    assert "mail" in caplog.text
+
+
+def test_what_cannot_be_read_is_the_dead_letters_first(server: Server, mail: Consuming) -> None:
+    parked: list[tuple[Any, ...]] = []
+    HOOKS.park_raw = lambda *given: parked.append(given)
+    server.client.lpush("mail\x06\x163", b"rubbish")
+    send(server.url, "mail", 1, priority=9)
+    mail.drain()
+    ((channel, tag, key, item, reason, detail),) = parked
+    assert channel is mail.channel
+    assert tag in held(server)
+    assert (key, item, reason) == ("mail\x06\x163", b"rubbish", "undecodable")
+    assert "JSONDecodeError" in detail
+
+
+def test_dead_letters_that_fail_do_not_lose_it(
+    server: Server, mail: Consuming, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*given: Any) -> None:
+        raise KeyError("of the test")
+
+    HOOKS.park_raw = fail
+    server.client.lpush("mail", b"rubbish", message_text(1))
+    mail.drain()
+    assert server.client.lrange(keys.UNREADABLE, 0, -1) == [b"rubbish"]
+    assert "of the test" in caplog.text
+
+
+def test_an_error_of_the_consumer_is_no_error_of_the_message(
+    server: Server, mail: Consuming
+) -> None:
+    def fail(message: Any) -> None:
+        raise ValueError("of the test")
+
+    mail.consumer.on_message = fail
+    send(server.url, "mail", 1)
+    with pytest.raises(ValueError, match="of the test"):
+        until(lambda: mail.turn(0.05))
+    assert len(held(server)) == 1
+    assert server.client.exists(keys.UNREADABLE) == 0
+
+
+# --- as stock has it ---
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"global_keyprefix": "shop:"}, "global_keyprefix"),
+        ({"ack_emulation": False}, "ack_emulation"),
+        ({"no_ack": ("mail",)}, "mail has no_ack"),
+    ],
+)
+def test_where_it_cannot_be_sure_it_is_as_stock(
+    server: Server, caplog: pytest.LogCaptureFixture, options: dict[str, Any], why: str
+) -> None:
+    prefix = {name: value for name, value in options.items() if name == "global_keyprefix"}
+    send(server.url, "nobody", 0)
+    with consuming(server.url, "mail", "bulk", **options) as consumer:
+        assert not consumer.channel.atomic
+        with Connection(server.url, transport_options=prefix) as connection:
+            producer = connection.Producer()
+            producer.publish(1, routing_key="mail")
+            producer.publish(2, routing_key="bulk")
+        got = consumer.drain(2)
+        assert sorted(bodies(got)) == [1, 2]
+        for message in got:
+            assert owner_of(message.delivery_tag) is None
+            message.ack()
+    with consuming(server.url, "mail", **options):
+        lines = [r.message for r in caplog.records if "as stock Celery" in r.message]
+    assert len(lines) == 1
+    assert why in lines[0]
+    assert server.calls().get("brpop")
+
+
+def test_the_ears_of_a_process_are_stock_and_not_worth_a_word(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Connection(server.url) as connection:
+        channel: Any = connection.channel()
+        channel.queue_declare("ear", auto_delete=True)
+        channel.basic_consume("ear", no_ack=True, callback=print, consumer_tag="1")
+        assert not channel.atomic
+    assert "stock" not in caplog.text
+
+
+def test_it_changes_its_way_when_its_queues_do(server: Server, mail: Consuming) -> None:
+    mail.idle()
+    mail.consumer.add_queue(Queue("loose", routing_key="loose", no_ack=True))
+    mail.consumer.consume()
+    assert not mail.channel.atomic
+    send(server.url, "mail", 1)
+    (message,) = mail.drain()
+    assert owner_of(message.delivery_tag) is None
+    message.ack()
+    assert held(server) == []
+    mail.consumer.cancel_by_queue("loose")
+    assert mail.channel.atomic
+    send(server.url, "mail", 2)
+    (message,) = mail.drain()
+    assert owner_of(message.delivery_tag) == tags.owner()
+    mail.idle()
+
+
+# --- the connection ---
+
+
+def test_a_killed_connection_is_told_and_the_next_one_rings(
+    server: Server, mail: Consuming
+) -> None:
+    mail.idle()
+    for client in server.client.client_list():
+        if client["id"] != str(server.client.client_id()):
+            server.client.client_kill_filter(_id=client["id"])
+    with pytest.raises((OSError, RedisConnectionError)):
+        until(lambda: mail.turn(0.05))
+    assert not mail.channel.armed
+    mail.idle()
+    send(server.url, "mail", 1)
+    assert bodies(mail.drain()) == [1]
+
+
+def test_a_redis_that_is_too_old_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
+    monkeypatch.setenv("CELERY_FLEET_COMPONENT", "worker")
+    send(server.url, "mail", 1)  # a task may send to whatever there is
+    with pytest.raises(SystemExit) as ended, consuming(server.url, "mail"):
+        pass
+    assert ended.value.code == 78
+    assert not server.client.exists("unacked")
+
+
+def test_what_is_not_the_worker_s_is_taken_as_kombu_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody renews it; and a child of the pool would make the same tags as its parent."""
+    monkeypatch.setattr(HOOKS, "ours", lambda connection: False)
+    monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as consumer:
+        (message,) = consumer.drain()
+        assert not consumer.channel.atomic
+        assert [owner_of(tag) for tag in held(server)] == [None]
+        message.ack()
+        assert held(server) == []
+    assert caplog.text == ""
+
+
+def test_a_new_token_of_redis_does_not_swallow_a_push(server: Server, mail: Consuming) -> None:
+    mail.idle()
+    asked: list[bool] = []
+    connection = mail.channel.client.connection
+    connection._re_auth_token = object()
+    connection.re_auth = lambda: asked.append(True)
+    mail.channel.maybe_reauth()
+    assert asked
+    assert not mail.channel.armed
+
+
+def test_two_channels_of_one_connection(server: Server) -> None:
+    """kombu has one callback for a queue: what one channel takes, another may get."""
+    with Connection(server.url) as connection:
+        first: Any = connection.channel()
+        second: Any = connection.channel()
+        got: list[Any] = []
+        first.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="1")
+        second.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="2")
+        send(server.url, "mail", *range(6))
+
+        def turn() -> bool:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+            return len(got) == 6
+
+        until(turn)
+        assert len(held(server)) == 6
+        assert {message.delivery_tag for message in got} == set(held(server))
+        for message in got:
+            message.ack()
+        assert held(server) == []
+
+
+def test_a_consumer_without_acknowledgement_on_another_channel(server: Server) -> None:
+    with Connection(server.url) as connection:
+        first: Any = connection.channel()
+        second: Any = connection.channel()
+        got: list[Any] = []
+        second.basic_consume("mail", no_ack=True, callback=got.append, consumer_tag="2")
+        transport = second.connection
+        callback = transport._callbacks["mail"]
+        second.basic_cancel("2")
+        first.basic_consume("mail", no_ack=False, callback=got.append, consumer_tag="1")
+        transport._callbacks["mail"] = callback
+        send(server.url, "mail", 1)
+
+        def turn() -> bool:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+            return bool(got)
+
+        until(turn)
+        assert held(server) == []
+
+
+def test_the_owner_is_one_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tags, "_own", None)
+    assert tags.owner().node.startswith("celery@")
+    first = tags.begin("w@here")
+    assert first.node == "w@here"
+    assert tags.begin("w@here") is first is tags.owner()
+    made = {tags.own().next() for _ in range(3)}
+    assert len(made) == 3
+    assert all(first.holds(tag) for tag in made)
+
+
+def test_through_a_sentinel(server: Server, tmp_path: Path) -> None:
+    port = free_port()
+    path = tmp_path / "sentinel.conf"
+    path.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor shop 127.0.0.1 {server.port} 1\n"
+    )
+    with subprocess.Popen(
+        [required("redis-server"), str(path), "--sentinel"], stdout=subprocess.DEVNULL
+    ) as sentinel:
+        try:
+            with closing(Redis(port=port)) as client:
+                until(lambda: answers(client))
+            url = f"sentinel://127.0.0.1:{port}"
+            with consuming(url, "mail", "bulk", master_name="shop") as consumer:
+                assert isinstance(consumer.channel, transport.SentinelChannel)
+                consumer.idle()
+                send(server.url, "bulk", 1, priority=6)
+                (message,) = consumer.drain()
+                assert held(server) == [message.delivery_tag]
+                message.ack()
+                assert held(server) == []
+        finally:
+            sentinel.terminate()
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False

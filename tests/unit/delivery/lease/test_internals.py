@@ -1,0 +1,244 @@
+"""What is read of a real channel, and the client that is made for it."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.worker import state as worker_state
+from kombu import Connection, Exchange, Queue
+from kombu.transport.redis import SentinelChannel
+
+from celery_fleet.delivery.lease import internals as hold
+from celery_fleet.delivery.lease.renewal import RENEW
+from celery_fleet.delivery.lease.thread import WorkerReach
+from celery_fleet.delivery.outage.internals import held
+from tests.fleet import PASSWORDS, free_port, wait_for
+from tests.programs import required
+from tests.unit.delivery.holding import INDEX, SEP, Store
+
+
+@pytest.fixture
+def connection(store: Store) -> Iterator[Any]:
+    url = f"redis://worker:{PASSWORDS['worker']}@127.0.0.1:{store.port}/0"
+    with Connection(url) as made:
+        yield made
+
+
+def worker_of(channel: Any) -> Any:
+    return SimpleNamespace(consumer=SimpleNamespace(task_consumer=SimpleNamespace(channel=channel)))
+
+
+def test_a_channel_is_one_that_is_open(connection: Any) -> None:
+    channel = connection.channel()
+    assert hold.channel_of(worker_of(channel)) is channel
+    assert hold.channel_of(worker_of(None)) is None
+    assert hold.channel_of(SimpleNamespace()) is None
+    channel.close()
+    assert hold.channel_of(worker_of(channel)) is None
+
+
+def test_held_is_what_was_delivered_and_not_acknowledged(connection: Any) -> None:
+    channel = connection.channel()
+    assert held(channel) == set()
+    assert channel._qos is None, "looking makes nothing"
+    for tag in "abc":
+        channel.qos._quick_append(tag, SimpleNamespace())
+    channel.qos._quick_ack("b")
+    assert held(channel) == {"a", "c"}
+    channel.qos._delivered.clear()
+
+
+def test_held_can_be_read_while_it_changes(connection: Any) -> None:
+    channel = connection.channel()
+    delivered = channel.qos._delivered
+    delivered["stays"] = None
+    stop = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            delivered[str(number)] = None
+            delivered.pop(str(number - 500), None)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        assert all("stays" in held(channel) for _ in range(2000))
+    finally:
+        stop.set()
+        thread.join()
+        delivered.clear()
+
+
+class Request:
+    """Celery's, as far as it matters here."""
+
+    def __init__(self, tag: Any, acknowledged: bool = False) -> None:
+        self.message = SimpleNamespace(delivery_tag=tag)
+        self.acknowledged = acknowledged
+
+
+def test_running_is_what_a_pool_has() -> None:
+    requests = [Request("runs"), Request("waits for a child"), Request("done", True), Request(None)]
+    worker_state.active_requests.update(requests[:1] + requests[2:])
+    worker_state.reserved_requests.add(requests[1])
+    assert hold.running() == {"runs", "waits for a child"}
+
+
+def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
+    def channel(due: Any, taken: Any) -> Any:
+        line = SimpleNamespace(due=due, _asked=SimpleNamespace(tag="asked"))
+        return SimpleNamespace(_line=line, connection=SimpleNamespace(taken=taken))
+
+    assert hold.awaited(channel(None, None)) == set()
+    assert hold.awaited(channel("take", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
+    assert hold.awaited(SimpleNamespace(connection=SimpleNamespace())) == set()
+
+
+def test_the_transport_still_has_what_is_read_of_it() -> None:
+    from celery_fleet.delivery.fetch.queue_poller import Line
+    from celery_fleet.delivery.fetch.transport import Transport
+
+    assert {"due", "_asked"} <= set(vars(Line()))
+    assert Transport(SimpleNamespace(transport_options={})).taken is None
+
+
+def test_the_client_is_short_and_tries_once(connection: Any) -> None:
+    channel = connection.channel()
+    params = hold.client_of(channel, 1.5).connection_pool.connection_kwargs
+    assert (params["socket_timeout"], params["socket_connect_timeout"]) == (1.5, 1.5)
+    assert params["retry"].get_retries() == 0
+    assert params["health_check_interval"] == 0
+    assert params["username"] == "worker"
+
+
+def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:
+    worker = worker_of(None)
+    reach = WorkerReach(worker, 3)
+    assert reach.broker() is None
+    assert (reach.connected, reach.times) == (False, 0)
+    worker.consumer.task_consumer.channel = first = connection.channel()
+    broker = reach.broker()
+    assert broker is not None
+    assert broker.run(RENEW, [INDEX], ["gone"]) == [b"gone"]
+    assert (reach.connected, reach.times) == (True, 1)
+    used = reach._client
+    first.close()
+    assert reach.broker() is broker, "the lease goes on without the worker's connection"
+    worker.consumer.task_consumer.channel = connection.channel()
+    assert reach.broker() is not broker
+    assert reach._client is used
+    assert reach.times == 2
+
+    # The same server, by another address.
+    with Connection(f"redis://worker:{PASSWORDS['worker']}@localhost:{store.port}/0") as another:
+        worker.consumer.task_consumer.channel = another.channel()
+        assert reach.broker() is not None
+        assert reach._client is not used
+
+
+def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connection: Any) -> None:
+    channel = connection.channel()
+    exchange = Exchange("orders", type="topic")
+    for queue in (Queue("mail", exchange, "new.#"), Queue("bulk", exchange, "old.#")):
+        queue(channel).declare()
+    broker = hold.broker_of(channel, hold.client_of(channel, 3))
+    raw: dict[str, Any] = {"properties": {"priority": 6}}
+    assert list(broker.lists(raw, "orders", "new.one")) == [f"mail{SEP}6"]
+    assert list(broker.lists({"properties": {}}, "", "mail")) == ["mail"]
+    # Without a binding kombu would drop it.
+    assert list(broker.lists({"properties": {}}, "orders", "mail")) == ["mail"]
+    assert list(broker.lists({"properties": {}}, "nobody's", "mail")) == ["mail"]
+    assert list(broker.lists({"properties": {}}, "", "")) == []
+    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
+        "unacked_index",
+        "unacked",
+        "mail",
+    )
+    for key in ("_kombu.binding.orders", "_kombu.binding_permanent.orders"):
+        store.redis.delete(key)
+
+
+def test_a_key_prefix_stands_before_all(store: Store) -> None:
+    channel = SimpleNamespace(
+        global_keyprefix="shop:", unacked_key="unacked", unacked_index_key="unacked_index"
+    )
+    broker = hold.broker_of(channel, store.redis)
+    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
+        "shop:unacked_index",
+        "shop:unacked",
+        "shop:mail",
+    )
+
+
+@pytest.mark.slow
+def test_tls_and_the_user_are_the_applications(tmp_path: Path) -> None:
+    port = free_port()
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    subprocess.run(
+        [
+            *(required("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (tmp_path / "users.acl").write_text("user default off\nuser worker on >pw ~* &* +@all\n")
+    server = subprocess.Popen(
+        [
+            *(required("redis-server"), "--port", "0", "--tls-port", str(port), "--save", ""),
+            *("--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
+            *("--tls-auth-clients", "no", "--dir", str(tmp_path)),
+            *("--aclfile", str(tmp_path / "users.acl")),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(certificate)}
+    try:
+        with Connection(f"rediss://worker:pw@localhost:{port}/0", ssl=tls) as made:
+            wait_for(lambda: made.channel(), 60)
+            ours = hold.client_of(made.channel(), 3)
+            assert ours.ping()
+            assert ours.acl_whoami() in (b"worker", "worker")
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def test_a_sentinels_client_asks_the_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SentinelChannel, "__init__", lambda *_: None)
+    channel = SentinelChannel()
+    channel.master_name, channel.min_other_sentinels = "main", 1
+    info = SimpleNamespace(
+        hostname="s1",
+        port=26379,
+        virtual_host="2",
+        userid="worker",
+        password="pw",
+        credential_provider=None,
+        ssl=False,
+        alt=["sentinel://s1:26379", "sentinel://s2"],
+    )
+    channel.connection = SimpleNamespace(client=info, default_port=26379)
+    made = hold.client_of(channel, 2)
+    pool: Any = made.connection_pool
+    assert pool.service_name == "main"
+    manager = pool.sentinel_manager
+    assert [
+        (
+            one.connection_pool.connection_kwargs["host"],
+            one.connection_pool.connection_kwargs["port"],
+        )
+        for one in manager.sentinels
+    ] == [("s1", 26379), ("s2", 26379)]
+    assert pool.connection_kwargs["db"] == 2
+    assert pool.connection_kwargs["socket_timeout"] == 2

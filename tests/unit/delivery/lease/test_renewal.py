@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import visibility
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from celery_fleet.delivery.lease import renewal as module
+from celery_fleet.delivery.lease.renewal import Lease
+from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.tags import Owner, Tags
+from tests.unit.delivery.holding import INDEX, Store
+
+TAGS = Tags(Owner("w@test"))
+
+
+class Case:
+    """A lease over tags that the test sets; time passes as the test says."""
+
+    def __init__(self, seconds: float = 300) -> None:
+        self.held: list[str] = []
+        self.done: list[str] = []
+        self.awaited: list[str] = []
+        self.now = 1000.0
+        self.asked: list[list[str]] = []
+        self.missing: set[str] = set()
+        self.down = False
+        #: Seconds until Redis answers.
+        self.slow = 0.0
+        self.slept = 0.0
+        self.acked_meanwhile: set[str] = set()
+        self.lease = Lease(
+            lambda: self.held,
+            seconds,
+            lambda: self.done,
+            lambda: self.now,
+            self._sleep,
+            lambda: self.awaited,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.held = [tag for tag in self.held if tag not in self.acked_meanwhile]
+
+    def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+        assert script is module.RENEW
+        assert keys == [INDEX]
+        if self.down:
+            raise RedisConnectionError("refused")
+        self.now += self.slow
+        self.asked.append(list(args))
+        return [tag.encode() for tag in args if tag in self.missing]
+
+    def renew(self) -> int:
+        return self.lease.renew(self._run, INDEX)
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def test_places_are_renewed_by_the_clock_of_redis(store: Store) -> None:
+    tags = [TAGS.next() for _ in range(3)]
+    for tag in tags:
+        store.hold(tag, 250)
+    store.hold("another's", 250)
+    lease = Lease(lambda: tags, 300)
+
+    assert lease.renew(store.run, INDEX) == 3
+    assert all(abs(store.age(tag)) < 60 for tag in tags)
+    assert store.age("another's") >= 250
+
+
+def test_a_place_that_is_gone_is_not_made_again(store: Store) -> None:
+    kept, gone = TAGS.next(), TAGS.next()
+    store.hold(kept, 250)
+    answer = store.run(module.RENEW, [INDEX], [kept, gone])
+
+    assert answer == [gone.encode()]
+    assert store.held() == {kept}
+
+
+def test_more_than_one_batch_is_renewed_in_the_order_of_taking(store: Store) -> None:
+    tags = [TAGS.next() for _ in range(module.BATCH + 10)]
+    store.redis.zadd(INDEX, dict.fromkeys(tags, 1.0))
+    lease = Lease(lambda: set(tags), 300)
+
+    assert lease.renew(store.run, INDEX) == len(tags)
+    assert len(store.calls) == 2
+    order = [tag.decode() for tag in store.redis.zrange(INDEX, 0, -1)]
+    assert set(order[: module.BATCH]) == set(tags[: module.BATCH])
+    assert store.redis.zrangebyscore(INDEX, "-inf", 1) == []
+
+
+def test_a_redis_at_its_memory_limit_renews(store: Store) -> None:
+    tag = TAGS.next()
+    store.hold(tag, 250)
+    store.admin.config_set("maxmemory", 1)
+
+    assert Lease(lambda: [tag], 300).renew(store.run, INDEX) == 1
+    assert store.age(tag) < 60
+
+
+def test_it_is_due_at_once_and_then_every_few_seconds(case: Case) -> None:
+    """While a longer lease is rolled out, workers with the shorter one of before sweep by theirs."""
+    assert case.lease.due_in == 0
+    case.held = ["a"]
+    case.renew()
+    assert case.lease.due_in == module.LONGEST_ROUND
+    case.now += 4
+    assert case.lease.due_in == module.LONGEST_ROUND - 4
+    assert (
+        module.ROUNDS * module.LONGEST_ROUND <= visibility._SHORTEST_LEASE
+    )  # what preflight lets pass
+
+
+def test_a_short_one_is_due_three_times() -> None:
+    case = Case(seconds=3)
+    case.held = ["a"]
+    case.renew()
+    assert case.lease.due_in == 1
+
+
+def test_nothing_held_costs_nothing(case: Case) -> None:
+    assert case.renew() == 0
+    assert case.asked == []
+    assert case.lease.due_in == module.LONGEST_ROUND
+
+
+def test_what_is_not_confirmed_is_tried_again_soon_and_does_not_count(case: Case) -> None:
+    case.held = ["a"]
+    case.renew()
+    case.now += 100
+    case.down = True
+    with pytest.raises(RedisConnectionError):
+        case.renew()
+    assert case.lease.due_in == module.RETRY
+    assert case.lease.age == 100
+    assert not case.lease.lapsed
+
+
+def test_an_answer_that_was_slow_confirms_no_more_than_what_was_asked(case: Case) -> None:
+    """Redis may have renewed as soon as it was asked: by its clock the lease runs since then."""
+    case.held = ["a"]
+    case.slow = 40
+    case.renew()
+    assert case.lease.age == 40
+    case.now += 261
+    assert case.lease.lapsed
+
+
+def test_a_short_lease_is_tried_again_sooner() -> None:
+    case = Case(seconds=3)
+    case.held = ["a"]
+    case.down = True
+    with pytest.raises(RedisConnectionError):
+        case.renew()
+    assert case.lease.due_in == 1
+
+
+def test_a_process_that_was_cut_off_is_told_once(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.held = ["a", "b"]
+    case.renew()
+    case.down = True
+    case.now += 301
+    assert case.lease.lapsed
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            case.renew()
+        case.now += 2
+    assert [record.message for record in caplog.records] == [
+        (
+            "the lease of 2 messages was not renewed for 301 s, longer than its 300 s: they may be run by other"
+            " workers, too; what this one acknowledges then touches none of theirs"
+        )
+    ]
+    case.down = False
+    case.renew()
+    assert not case.lease.lapsed
+    case.now += 400
+    case.renew()
+    assert len(caplog.records) == 2
+
+
+def test_what_others_took_meanwhile_is_counted_once(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.held = ["a", "b"]
+    case.missing = {"b"}
+    case.renew()
+    case.renew()
+    assert case.lease.lost == 1
+    assert len(caplog.records) == 1
+    assert "1 messages of tasks that are here were put back" in caplog.text
+
+
+def test_what_was_acknowledged_meanwhile_is_not_lost(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.held = ["a", "b", "c"]
+    case.missing = {"b", "c"}
+    case.acked_meanwhile = {"b"}
+    case.done = ["c"]  # its acknowledgement may have been done without an answer
+    case.renew()
+    assert case.lease.lost == 0
+    assert caplog.records == []
+
+
+def test_a_take_whose_answer_is_not_read_is_renewed_and_never_lost(case: Case) -> None:
+    case.held = ["a"]
+    case.awaited = ["b"]
+    assert case.renew() == 2
+    assert sorted(case.asked[0]) == ["a", "b"]
+    case.missing = {"b"}  # it has brought nothing, or not yet
+    case.renew()
+    case.held, case.awaited = ["a", "b"], []  # it has come while Redis was asked
+    assert case.lease.lost == 0
+
+
+def test_the_end_is_for_good_until_the_process_is_of_use_again(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.held = ["a"]
+    with caplog.at_level(logging.WARNING):
+        case.lease.end("stuck")
+        case.lease.end("stuck")
+    assert len(caplog.records) == 1
+    assert case.lease.due_in == float("inf")
+    assert case.renew() == 0
+    assert case.asked == []
+
+    case.lease.resume()
+    assert case.lease.due_in == 0
+    case.renew()
+    assert case.asked == [["a"]]
+
+
+def test_the_end_is_heard_between_two_batches(case: Case) -> None:
+    case.held = [TAGS.next() for _ in range(2 * module.BATCH)]
+
+    def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+        case.asked.append(list(args))
+        case.lease.end("stuck")
+        return []
+
+    assert case.lease.renew(run, INDEX) == module.BATCH
+    assert len(case.asked) == 1

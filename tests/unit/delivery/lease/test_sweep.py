@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from celery_fleet.delivery.lease import sweep as lease_sweep
+from celery_fleet.delivery.lease import sweep_scripts
+from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_order
+from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.tags import Owner, Tags
+from tests.fleet import client
+from tests.unit.delivery.holding import INDEX, SEP, UNACKED, Store, message
+
+LEASE, STOCK = 300.0, 3600.0
+OWN = Owner("here@test")
+GONE = Owner("gone@test")
+
+
+@pytest.fixture
+def known() -> set[str]:
+    return set()
+
+
+def sweeping(owner: Owner, known: Callable[[], set[str]], stock: float = STOCK) -> Sweep:
+    """A sweep that began long ago."""
+    made = Sweep(owner, known, LEASE, stock)
+    made.redis_clock.set_at = float("-inf")
+    return made
+
+
+@pytest.fixture
+def sweep(known: set[str]) -> Sweep:
+    return sweeping(OWN, lambda: known)
+
+
+def tags_of(owner: Owner, number: int) -> list[str]:
+    made = Tags(owner)
+    return [made.next() for _ in range(number)]
+
+
+def test_what_no_lease_covers_goes_back_and_the_rest_stays(store: Store, sweep: Sweep) -> None:
+    old, young = tags_of(GONE, 2)
+    store.hold(old, LEASE + 1)
+    store.hold(young, LEASE - 60)
+
+    assert not sweep.round(store.broker())
+    assert store.names() == [old]
+    assert store.held() == {young}
+    assert not store.redis.hexists(UNACKED, old)
+    assert sweep.swept == 1
+
+
+def test_it_goes_back_as_kombu_marks_it(store: Store, sweep: Sweep) -> None:
+    (tag,) = tags_of(GONE, 1)
+    sent = json.loads(store.hold(tag, LEASE + 1, priority=6))
+    sweep.round(store.broker())
+
+    (item,) = client(store.port, "operator").lrange(f"mail{SEP}6", 0, -1)
+    sent["headers"]["redelivered"] = True
+    sent["properties"]["delivery_info"]["redelivered"] = True
+    assert json.loads(item) == sent
+
+
+def test_it_goes_to_the_head_in_the_order_of_taking(store: Store, sweep: Sweep) -> None:
+    tags = tags_of(GONE, 12)
+    for tag in reversed(tags):  # a renewal has made all places alike
+        store.hold_entry(tag, f'[{message(tag)}, "", "mail"]')
+    store.redis.zadd(INDEX, dict.fromkeys(tags, store.now - LEASE - 1))
+    store.redis.lpush("mail", message("waited before"))
+
+    sweep.round(store.broker())
+    assert store.names() == [*tags, "waited before"]
+
+
+def test_more_than_one_batch_keeps_its_order(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH", 4)
+    tags = tags_of(GONE, 10)
+    for number, tag in enumerate(tags):
+        store.hold(tag, LEASE + 100 - number)
+
+    sweep.round(store.broker())
+    assert store.names() == tags
+
+
+def test_a_round_is_bounded_and_says_so(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH", 2)
+    monkeypatch.setattr(lease_sweep, "BATCHES", 2)
+    for number, tag in enumerate(tags_of(GONE, 5)):
+        store.hold(tag, LEASE + 100 - number)
+
+    assert sweep.round(store.broker())
+    assert len(store.names()) == 4
+    assert not sweep.round(store.broker())
+    assert len(store.names()) == 5
+
+
+def test_large_messages_come_in_smaller_batches(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH_BYTES", 1000)
+    tags = tags_of(GONE, 3)
+    for number, tag in enumerate(tags):
+        store.hold(tag, LEASE + 100 - number, body="x" * 2000)
+
+    sweep.round(store.broker())
+    assert store.names() == tags
+    assert store.calls.count(sweep_scripts.RESTORE) == 3
+
+
+def test_what_runs_here_stays_though_its_lease_is_over(
+    store: Store, sweep: Sweep, known: set[str]
+) -> None:
+    (tag,) = tags_of(OWN, 1)
+    store.hold(tag, LEASE + 500)
+    known.add(tag)
+
+    assert not sweep.round(store.broker(), suspicious=True)
+    assert not sweep.round(store.broker(), suspicious=True)
+    assert store.names() == []
+    assert store.held() == {tag}
+
+
+def test_a_message_that_was_renewed_meanwhile_stays(store: Store, sweep: Sweep) -> None:
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+
+    def lists(*_: object) -> list[str]:
+        store.redis.zadd(INDEX, {tag: store.now})
+        return ["mail"]
+
+    sweep.round(store.broker(lists=lists))
+    assert store.names() == []
+    assert store.held() == {tag}
+    assert sweep.swept == 0
+
+
+def test_of_two_sweeps_one_puts_it_back(store: Store, sweep: Sweep, known: set[str]) -> None:
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+    other = sweeping(Owner("other@test"), lambda: known)
+
+    def lists(*_: object) -> list[str]:
+        other.round(store.broker())
+        return ["mail"]
+
+    sweep.round(store.broker(lists=lists))
+    assert store.names() == [tag]
+    assert (sweep.swept, other.swept) == (0, 1)
+
+
+def test_a_stock_workers_message_has_its_own_time(store: Store, sweep: Sweep) -> None:
+    running, abandoned = "0b1e-running", "0b1e-abandoned"
+    store.hold(running, LEASE + 500)
+    store.hold(abandoned, STOCK + 1)
+
+    sweep.round(store.broker())
+    assert store.names() == [abandoned]
+    assert store.held() == {running}
+
+
+def test_many_of_a_stock_workers_hide_none_of_ours(
+    store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_sweep, "BATCH", 2)
+    for number in range(20):
+        store.hold(f"stock-{number}", LEASE + 1 + number)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 500)
+
+    sweep.round(store.broker())
+    assert store.names() == [tag]
+
+
+def test_with_one_timeout_for_all_there_is_no_difference(store: Store, known: set[str]) -> None:
+    sweep = sweeping(OWN, lambda: known, 15.0)
+    store.hold("stock", LEASE + 1)
+    store.hold("stock, young", LEASE - 60)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 2)
+
+    sweep.round(store.broker())
+    assert store.names() == [tag, "stock"]
+
+
+def test_a_forgotten_message_of_our_own_goes_back_once_two_looks_found_it(
+    store: Store, sweep: Sweep, known: set[str]
+) -> None:
+    forgotten, fresh, ours = tags_of(OWN, 3)
+    (another,) = tags_of(Owner(OWN.node), 1)  # an earlier start of the same node
+    for tag, age in ((forgotten, 20), (fresh, 1), (ours, 20), (another, 20)):
+        store.hold(tag, age)
+    known.add(ours)
+
+    sweep.round(store.broker(), suspicious=True)
+    assert store.names() == []
+    sweep.round(store.broker(), suspicious=True)
+    assert store.names() == [forgotten]
+    assert store.held() == {fresh, ours, another}
+
+
+def test_without_suspicion_it_is_what_was_not_renewed_with_the_rest(
+    store: Store, sweep: Sweep
+) -> None:
+    forgotten, fresh = tags_of(OWN, 2)
+    store.hold(forgotten, LEASE / 3 + 20)
+    store.hold(fresh, 20)
+    for _ in range(2):
+        sweep.round(store.broker())
+    assert store.names() == [forgotten]
+    assert store.held() == {fresh}
+
+
+def test_an_answer_that_was_read_between_two_looks_is_not_forgotten(
+    store: Store, sweep: Sweep, known: set[str]
+) -> None:
+    (tag,) = tags_of(OWN, 1)
+    store.hold(tag, 20)
+    sweep.round(store.broker(), suspicious=True)
+    known.add(tag)
+    sweep.round(store.broker(), suspicious=True)
+    known.clear()
+    sweep.round(store.broker(), suspicious=True)
+    assert store.names() == []
+
+
+def test_a_place_without_a_message_is_removed(store: Store, sweep: Sweep) -> None:
+    gone, own = tags_of(GONE, 1)[0], tags_of(OWN, 1)[0]
+    store.redis.zadd(INDEX, {gone: store.now - LEASE - 1, own: store.now - 20})
+
+    for _ in range(2):
+        sweep.round(store.broker(), suspicious=True)
+    assert store.held() == set()
+    assert store.names() == []
+
+
+def test_a_message_without_a_place_gets_one(
+    store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(500):
+        store.redis.hset(UNACKED, f"lost-{number}", f'[{message("lost")}, "", "mail"]')
+    kept = tags_of(GONE, 3)
+    for tag in kept:
+        store.hold(tag, 60)
+
+    sweep.round(store.broker())
+    assert store.held() == set(kept)  # one look may fall between the steps of somebody's
+    sweep.round(store.broker())
+    assert len(store.held()) == 503
+    assert store.age("lost-7") < 10
+    assert store.age(kept[0]) >= 60
+    assert "500 messages in kombu's unacked had no place" in caplog.text
+    store.calls.clear()
+    sweep.round(store.broker())
+    sweep.round(store.broker())
+    assert sweep_scripts.MEND not in store.calls
+
+
+def test_an_item_that_is_no_json_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
+    (tag,) = tags_of(GONE, 1)
+    item = b'gar"rubbish\xff, "", "mail'
+    store.hold_entry(tag, b"[" + item + b', "", "mail"]', LEASE + 1)
+
+    sweep.round(store.broker())
+    assert client(store.port, "operator").lrange("mail", 0, -1) == [item]
+    assert store.held() == set()
+
+
+def test_an_item_that_is_no_message_goes_back_as_it_is(store: Store, sweep: Sweep) -> None:
+    (tag,) = tags_of(GONE, 1)
+    store.hold_entry(tag, '[[1, 2], "", "mail"]', LEASE + 1)
+
+    sweep.round(store.broker())
+    assert client(store.port, "operator").lrange("mail", 0, -1) == [b"[1, 2]"]
+
+
+def test_what_cant_be_put_back_stays_and_keeps_nothing_else(
+    store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange, wrong, good = tags_of(GONE, 3)
+    store.hold_entry(strange, "no entry of kombu's", LEASE + 3)
+    store.hold_entry(wrong, f'[{message(wrong)}, "", "bulk"]', LEASE + 2)
+    store.redis.hset("bulk", "of another", "type")
+    store.hold(good, LEASE + 1)
+
+    for _ in range(2):
+        sweep.round(store.broker())
+    assert store.names() == [good]
+    assert store.held() == {strange, wrong}
+    assert store.redis.hexists(UNACKED, wrong)
+    assert store.age(wrong) < LEASE, "it is tried again after a lease, not in each round"
+    kept = [record.message for record in caplog.records if "stays in kombu's" in record.message]
+    assert len(kept) == 2
+    assert any("WRONGTYPE" in line for line in kept)
+
+
+def test_a_redis_at_its_memory_limit_gets_them_back(store: Store, sweep: Sweep) -> None:
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+    store.admin.config_set("maxmemory", 1)
+
+    sweep.round(store.broker())
+    assert store.names() == [tag]
+
+
+def test_nothing_to_do_is_one_command(store: Store, sweep: Sweep) -> None:
+    store.hold(tags_of(GONE, 1)[0], 10)
+    sweep.round(store.broker(), suspicious=True)
+    assert store.calls == [sweep_scripts.LOOK]
+
+
+def test_the_log_says_whose_they_were(
+    store: Store, sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    for tag in tags_of(GONE, 2):
+        store.hold(tag, LEASE + 1)
+    sweep.round(store.broker())
+    assert [record.message for record in caplog.records] == [
+        "put back 2 messages, since no lease covers them any more: 2 of gone@test"
+    ]
+
+
+# --- Redis' clock is set ------------------------------------------------------------------------------
+
+
+class Clocks:
+    """Redis' clock and ours, as the test says, over a real Redis."""
+
+    def __init__(self, store: Store) -> None:
+        self.ours = 0.0
+        self.ahead = 0.0
+        self._broker = store.broker()
+
+    def broker(self) -> Broker:
+        def run(script: Script, keys: Any, args: Any) -> Any:
+            text = script.text.replace("now[1] +", f"now[1] + {self.ahead + self.ours} +")
+            return self._broker.run(Script(text), keys, args)
+
+        return replace(self._broker, run=run)
+
+
+@pytest.mark.parametrize("seconds", [LEASE + 5, 3600])
+def test_a_clock_that_is_set_forward_takes_nothing_from_who_lives(
+    store: Store, known: set[str], seconds: float
+) -> None:
+    clocks = Clocks(store)
+    sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: clocks.ours)
+    alive, dead = tags_of(GONE, 2)
+    clocks.ours += 60
+    assert not sweep.round(clocks.broker())
+    for tag in (alive, dead):
+        store.hold(tag, 0 - clocks.ours)
+    stock = "5d3a0cbd-3a51-4a63-a1b0-2d5c1b0e8d11"
+    store.hold(stock, 0 - clocks.ours)
+    clocks.ours += 5
+
+    clocks.ahead = seconds
+    assert not sweep.round(clocks.broker())
+    clocks.ours += 5
+    # The worker that lives has renewed; the other one has not.
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    assert not sweep.round(clocks.broker())
+    assert store.held() == {alive, dead, stock}
+    clocks.ours += 5
+    sweep.round(clocks.broker())
+    assert store.names() == [dead]
+    assert store.held() == {alive, stock}
+    # A stock worker renews nothing: its time counts without the step.
+    clocks.ours += STOCK - 20
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    sweep.round(clocks.broker())
+    assert store.held() == {alive, stock}
+    clocks.ours += 30
+    store.redis.zadd(INDEX, {alive: store.now + clocks.ours + clocks.ahead})
+    sweep.round(clocks.broker())
+    assert store.held() == {alive}
+
+
+def test_a_clock_that_is_set_back_puts_nothing_back(store: Store, sweep: Sweep) -> None:
+    clocks = Clocks(store)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, 0)
+    sweep.round(clocks.broker())
+    clocks.ahead = -3600
+    sweep.round(clocks.broker())
+    assert store.held() == {tag}
+
+
+def test_a_worker_that_begins_gives_the_others_time_to_renew(store: Store, known: set[str]) -> None:
+    now = 0.0
+    sweep = Sweep(OWN, lambda: known, LEASE, STOCK, clock=lambda: now)
+    (tag,) = tags_of(GONE, 1)
+    store.hold(tag, LEASE + 1)
+    sweep.round(store.broker())
+    assert store.held() == {tag}
+    now = lease_sweep.RENEWED
+    sweep.round(store.broker())
+    assert store.names() == [tag]
+
+
+def test_order_is_by_number_within_an_owner_and_by_time_between_owners() -> None:
+    a, b = tags_of(Owner("a@test"), 16), tags_of(Owner("b@test"), 2)
+    places = [
+        Place(a[15], b"50"),
+        Place(b[0], b"10"),
+        Place(a[2], b"20"),
+        Place("stock-2", b"30"),
+        Place("stock-1", b"15"),
+        Place(b[1], b"60"),
+    ]
+    assert [place.tag for place in in_order(places)] == [
+        b[0],
+        "stock-1",
+        a[2],
+        "stock-2",
+        a[15],
+        b[1],
+    ]
+    assert holders(places) == "2 of a@test, 2 of b@test, 2 of a stock worker"

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import atexit
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.beat import Scheduler, Service
+from celery.schedules import crontab, schedule
+
+from celery_fleet.beat import loaded
+from celery_fleet.beat import steps as beat
+from celery_fleet.compat import beat as compat_beat
+from celery_fleet.config.pins import PinnedSchedule
+from celery_fleet.supervision.notify import Notifier
+from celery_fleet.supervision.watch import State, Watch
+from tests.unit.runtime.conftest import Manager
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("shop", set_as_current=False, broker="memory://", backend="disabled://")
+    app.conf.beat_schedule = {"hourly": {"task": "t", "schedule": schedule(3600)}}
+    app.conf.beat_max_loop_interval = 5
+    return app
+
+
+@pytest.fixture
+def service(app: Celery) -> Any:
+    return Service(app, scheduler_cls=Scheduler)
+
+
+@pytest.fixture
+def watched(app: Celery, service: Any, manager: Manager) -> Watch:
+    return beat.watch_service(app, service, Notifier(manager.address, 30.0))
+
+
+def test_ready_when_the_schedule_is_loaded_and_the_broker_answered(
+    watched: Any, service: Any, manager: Manager
+) -> None:
+    watched.step()
+    assert manager.heard() == [
+        "STATUS=schedule loaded, connecting to the broker",
+        "WATCHDOG=1",
+    ]
+
+    watched.step()
+    assert manager.heard() == ["READY=1\nSTATUS=schedule loaded"]
+
+    service.scheduler.tick()
+    watched.step()
+    (status,) = manager.heard()
+    assert status.startswith("STATUS=1 entry, next hourly at 20")
+    assert status.endswith(" UTC")
+
+
+def test_without_a_broker_it_waits(app: Celery, service: Any, manager: Manager) -> None:
+    app.conf.broker_url = "redis://127.0.0.1:9/0"
+    watch = beat.watch_service(app, service, Notifier(manager.address))
+
+    assert watch.step()
+    assert watch.step()
+    assert manager.heard()[0].startswith("STATUS=waiting for broker 127.0.0.1:9: ")
+
+
+def test_a_beat_that_stands_still_is_stuck() -> None:
+    progress = beat.Progress(5.0)
+    assert beat.judge(progress, True).state is State.WORKING
+
+    progress.last = time.monotonic() - 16
+    assert beat.judge(progress, True).state is State.STUCK
+    assert beat.judge(progress, False).state is State.STARTING
+
+    progress.stopping = True
+    assert beat.judge(progress, True).state is State.DRAINING
+
+
+def test_a_tick_is_a_sign_of_life(service: Any, watched: Any) -> None:
+    calls = []
+    service.scheduler.apply_entry = lambda *_, **__: calls.append(1)
+    for entry in service.scheduler.schedule.values():
+        entry.schedule = schedule(0.0)
+    service.scheduler.tick()
+
+    assert calls == [1]
+
+
+def test_a_schedule_that_cannot_be_shown_does_not_end_beat(
+    service: Any, watched: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr(compat_beat, "loaded", fail)
+    service.scheduler.tick()
+    service.scheduler.tick()
+
+    assert caplog.text.count("beat's schedule can't be shown") == 1
+
+
+def test_odd_schedules_are_shown_all_the_same() -> None:
+    odd = SimpleNamespace(run_every=5)
+    entry = SimpleNamespace(name="e", task="t", options=None, schedule=odd, args=(), kwargs={})
+    heap = [SimpleNamespace(time=0.0, entry=entry)]
+    service = SimpleNamespace(scheduler=SimpleNamespace(_heap=heap), app=Celery("odd"))
+
+    (shown,) = compat_beat.loaded(service)
+    assert shown.schedule == str(odd)
+
+    progress = beat.Progress(5.0)
+    progress.scheduled = (1, 1e20, "e")
+    assert beat.describe(progress) == "1 entry, next e out of time's range"
+
+
+def test_saving_the_schedule_is_told(service: Any, watched: Any, manager: Manager) -> None:
+    service.sync()
+    watched.step()
+
+    assert manager.heard()[0] == "STOPPING=1\nSTATUS=saving the schedule"
+
+
+def test_it_hooks_in_at_beat_init(
+    app: Celery, service: Any, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[Any] = []
+    stops: list[Any] = []
+    monkeypatch.setattr(atexit, "register", stops.append)
+    beat.install(app, Notifier(manager.address), logged.append)
+    try:
+        signals.beat_init.send(sender=service)
+        deadline = time.monotonic() + 30
+        heard: list[str] = []
+        while not any(text.startswith("READY=1") for text in heard):
+            assert time.monotonic() < deadline
+            heard += manager.heard()
+        service.sync()
+    finally:
+        for stop in stops:
+            stop()
+        signals.beat_init.disconnect(dispatch_uid="celery_fleet.beat")
+
+    assert logged == [app]
+    assert len(stops) == 1
+
+
+def test_what_is_held_is_written_down_with_its_zone_its_queue_and_where_it_stands(
+    app: Celery,
+    manager: Manager,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def route(name: str, *rest: Any, **more: Any) -> dict[str, str]:
+        asked.append(name)
+        return {"queue": "routed"}
+
+    app.conf.timezone = "America/Guayaquil"
+    app.conf.task_routes = [route]
+    theirs = {"theirs": {"task": "t", "schedule": crontab(minute="0", hour="8")}}
+    ours = {"ours": {"task": "t", "schedule": schedule(3600), "options": {"queue": "q"}}}
+    app.conf.beat_schedule = PinnedSchedule(ours, frozenset(), theirs)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    service = Service(app, scheduler_cls=Scheduler)
+    beat.watch_service(app, service, Notifier(manager.address))
+
+    service.scheduler.tick()
+    service.scheduler.tick()
+
+    found = json.loads((tmp_path / "schedule.json").read_text())
+    assert found["zone"] == "America/Guayaquil"
+    mine, code = found["entries"]
+    assert (mine["name"], mine["queue"], mine["source"]) == ("ours", "q", "inventory")
+    assert (code["name"], code["queue"], code["source"]) == ("theirs", "routed", "code")
+    assert code["due"].endswith("T13:00:00Z")
+    assert code["local"].endswith(" 08:00:00")
+    # The application's own function is not asked again at each tick.
+    assert asked == ["t"]
+
+
+def test_a_beat_without_entries_ticks_too(
+    app: Celery, manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    app.conf.beat_schedule = {}
+    service = Service(app, scheduler_cls=Scheduler)
+    service.scheduler.schedule.clear()
+    beat.watch_service(app, service, Notifier(manager.address))
+    service.scheduler.tick()
+    path = tmp_path / "tick"
+    assert abs(path.stat().st_mtime - time.time()) < 60
+
+
+def test_ticks_are_noted_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(loaded.time, "monotonic", lambda: now[0])
+    tick = loaded.Tick(str(tmp_path))
+    path = tmp_path / "tick"
+    for moment, noted in ((100.0, True), (101.0, False), (102.5, True)):
+        now[0] = moment
+        path.unlink(missing_ok=True)
+        tick.note()
+        assert path.exists() is noted, moment
+    # Beat goes on whatever becomes of it, and without a unit there is none.
+    now[0] = 200.0
+    loaded.Tick(str(tmp_path / "missing")).note()
+    loaded.Tick(None).note()
+
+
+def test_a_schedule_that_is_withheld_is_empty_and_stays_so() -> None:
+    schedule = PinnedSchedule({"a": {"task": "t"}}, frozenset(), {"b": {"task": "t"}})
+    assert set(schedule) == {"a", "b"}
+    schedule.withhold()
+    schedule["c"] = {"task": "t"}
+    schedule.update(a={"task": "t"})
+    schedule.replace({"d": {"task": "t"}})
+    assert (dict(schedule), schedule.own, schedule.overruled) == ({}, {"a"}, set())

@@ -1,0 +1,710 @@
+"""Each check by itself, on real files and processes."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    environment,
+    health,
+    settings,
+)
+
+from celery_fleet.health import certificates, checks, host, in_release
+from celery_fleet.health import database as health_database
+from celery_fleet.health import fleet as health_fleet
+from celery_fleet.health import program as runner
+from celery_fleet.health import setup as health_setup
+from celery_fleet.health import units as health_units
+from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
+from celery_fleet.health.setup import CheckError, Setup, Worker
+from celery_fleet.health.units import Unit
+from tests.unit.control.certificates import Authority
+
+SOURCE = Path(__file__).parents[4] / "src"
+
+
+def setup(directory: Path, **more: Any) -> Setup:
+    given: dict[str, Any] = {
+        "app": "shop",
+        "host": "worker1",
+        "user": getpass.getuser(),
+        "interval": 300,
+        "checks": (),
+        "thresholds": health.merged(more.pop("thresholds", {})),
+        "directory": directory,
+        "root": directory / "opt",
+        "runtime": SOURCE,
+    }
+    return Setup(**{**given, **more})
+
+
+# --- bounds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "state"),
+    [(9, False, GOOD), (10, False, WARNING), (20, False, BAD), (99, False, BAD)],
+)
+def test_from_its_bound_on_a_value_is_worse(value: float, low: bool, state: str) -> None:
+    assert health_setup.judge(value, {"warning": 10, "bad": 20}, low=low) == state
+
+
+@pytest.mark.parametrize(("value", "state"), [(21, GOOD), (20, WARNING), (10, BAD), (0, BAD)])
+def test_where_less_is_worse(value: float, state: str) -> None:
+    assert health_setup.judge(value, {"warning": 20, "bad": 10}, low=True) == state
+
+
+def test_nothing_is_never() -> None:
+    assert health_setup.judge(1e9, {"warning": None, "bad": None}) == GOOD
+    assert health_setup.judge(1e9, {"warning": None, "bad": 5}) == BAD
+
+
+# --- the host ----------------------------------------------------------------------------------------
+
+
+def test_disk(tmp_path: Path) -> None:
+    found = host.disk(
+        setup(
+            tmp_path,
+            paths=(str(tmp_path), str(tmp_path / "missing"), "/"),
+            thresholds={
+                "disk_free_percent": {"warning": 0, "bad": 0},
+                "disk_free_mb": {"warning": 0, "bad": 0},
+            },
+        )
+    )
+    assert found.state == GOOD
+    first = found.value[str(tmp_path)]
+    system = os.statvfs(tmp_path)
+    assert abs(first["free_bytes"] - system.f_bavail * system.f_frsize) < 1e9
+    assert 0 <= first["free_percent"] <= 100
+    assert str(tmp_path / "missing") not in found.value
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("disk_free_percent", "% free"),
+        ("disk_free_mb", "% free"),
+        ("inodes_free_percent", "inodes"),
+    ],
+)
+def test_a_disk_that_is_full(tmp_path: Path, name: str, words: str) -> None:
+    bounds = {"warning": 1e12, "bad": 1e12}
+    found = host.disk(setup(tmp_path, paths=(str(tmp_path),), thresholds={name: bounds}))
+    assert found.state == BAD
+    assert words in found.text
+
+
+MEMINFO = """MemTotal:        1000 kB
+MemFree:           10 kB
+MemAvailable:      {available} kB
+SwapTotal:         {total} kB
+SwapFree:          {free} kB
+HugePages_Total:       0
+"""
+
+
+@pytest.mark.parametrize(
+    ("available", "total", "free", "state", "text"),
+    [
+        (500, 0, 0, GOOD, "50 % available (512.0 kB)"),
+        (90, 0, 0, WARNING, "9 % available"),
+        (20, 100, 100, BAD, "2 % available"),
+        (500, 100, 10, WARNING, "90 % of swap used"),
+    ],
+)
+def test_memory(
+    tmp_path: Path, available: int, total: int, free: int, state: str, text: str
+) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text(MEMINFO.format(available=available, total=total, free=free))
+    found = host.memory(setup(tmp_path), path)
+    assert (found.state, text.split(" (")[0] in found.text) == (state, True), found
+    assert found.value["available_bytes"] == available * 1024
+
+
+def test_memory_of_this_machine(tmp_path: Path) -> None:
+    assert 0 < host.memory(setup(tmp_path)).value["available_percent"] <= 100
+
+
+def test_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host.cpu(setup(tmp_path)).value["cores"] >= 1
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 10.0, 0.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    found = host.cpu(setup(tmp_path))
+    assert found == Finding(
+        WARNING,
+        "load 10.00 on 2 cores over five minutes",
+        {"load5": 10.0, "cores": 2, "per_core": 5.0},
+    )
+
+
+def test_logs(tmp_path: Path) -> None:
+    (tmp_path / "log/deep").mkdir(parents=True)
+    (tmp_path / "log/a.log").write_bytes(b"x" * 1_500_000)
+    (tmp_path / "log/deep/b.log").write_bytes(b"x" * 600_000)
+    # A way out of the directory counts for nothing.
+    (tmp_path / "log/link").symlink_to("/usr")
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    (journal / "system.journal").write_bytes(b"x" * 1000)
+    logs = (str(tmp_path / "log"), str(tmp_path / "missing"))
+    bounds = {"logs_mb": {"warning": 2, "bad": 3}}
+    found = host.logs(setup(tmp_path, logs=logs, thresholds=bounds), [journal])
+    assert found.state == WARNING
+    assert 2_100_000 <= found.value["bytes"][logs[0]] < 2_200_000
+    assert (found.value["journal_bytes"], "journal 1 kB" in found.text) == (1000, True)
+
+
+# --- certificates ------------------------------------------------------------------------------------
+
+
+def test_of_several_authorities_the_one_in_use_counts(tmp_path: Path) -> None:
+    old, new = Authority("old", days=3), Authority("new")
+    middle = Authority("middle", above=new, days=20)
+    paths = (tmp_path / "ca.crt", tmp_path / "host.crt")
+    paths[0].write_text(old.pem + new.pem)
+
+    def state(chain: str) -> str:
+        paths[1].write_text(chain)
+        found = certificates.certificates(setup(tmp_path, certificates=tuple(map(str, paths))))
+        return f"{found.state}: {found.text}"
+
+    assert state(new.issue(["DNS:h"])[0] + new.pem).startswith(GOOD)
+    assert "ca.crt is valid for 3 days" in state(old.issue(["DNS:h"])[0])
+    # What stands between counts, too.
+    said = state(middle.issue(["DNS:h"])[0] + middle.pem)
+    assert said.startswith(WARNING)
+    assert "host.crt is valid for 20 days" in said
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "text"),
+    [
+        (100, GOOD, "host.crt is valid for 100 days"),
+        (20, WARNING, "host.crt is valid for 20 days"),
+        (3, BAD, "host.crt is valid for 3 days"),
+        (-2, BAD, "host.crt expired"),
+        # Beyond 2049 the time has another form.
+        (20000, GOOD, "host.crt is valid for 20000 days"),
+    ],
+)
+def test_certificates(tmp_path: Path, days: int, state: str, text: str) -> None:
+    authority = Authority("fleet")
+    (tmp_path / "ca.crt").write_text(authority.pem)
+    # None can be made that has ended; but time goes on.
+    lasts = max(days, 1)
+    (tmp_path / "host.crt").write_text("a line before\n" + authority.issue(["DNS:h"], lasts)[0])
+    paths = (str(tmp_path / "ca.crt"), str(tmp_path / "host.crt"))
+    found = certificates.certificates(
+        setup(tmp_path, certificates=paths),
+        datetime.now(UTC) + timedelta(days=lasts - days, hours=-1),
+    )
+    assert (found.state, text in found.text) == (state, True), found
+    assert found.value[paths[1]]["days"] == pytest.approx(days, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----",
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+        "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----",
+    ],
+)
+def test_what_is_no_certificate(text: str) -> None:
+    with pytest.raises(CheckError, match="this is no certificate"):
+        certificates.validities(text)
+
+
+# --- units -------------------------------------------------------------------------------------------
+
+SHOW = """Id=shop-worker@mail.service
+LoadState=loaded
+ActiveState=activating
+SubState=start
+StatusText=waiting: broker redis1:6379: Connection refused
+NRestarts=1
+InactiveExitTimestampMonotonic=5000000
+ActiveEnterTimestampMonotonic=0
+
+Id=nginx.service
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+"""
+
+
+def test_what_systemd_says_is_read() -> None:
+    found = health_units.parse(SHOW)
+    worker = found["shop-worker@mail.service"]
+    assert (worker.active, worker.restarts, worker.began) == ("activating", 1, 5.0)
+    assert worker.status.endswith("Connection refused")
+    assert found["nginx.service"].load == "not-found"
+
+
+PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
+
+
+@pytest.mark.parametrize(
+    ("unit", "state", "text"),
+    [
+        (None, BAD, "a is not there; run site.yml"),
+        (Unit("a.service", "not-found", "inactive", "dead"), BAD, "a is not there; run site.yml"),
+        (Unit("a.service", "loaded", "active", "running"), GOOD, ""),
+        (Unit("a.service", "loaded", "reloading", "reload"), GOOD, ""),
+        (Unit("a.service", "loaded", "inactive", "dead"), BAD, "a is inactive"),
+        (Unit("a.service", "loaded", "failed", "failed"), BAD, "a is failed"),
+        (Unit("a.service", "loaded", "deactivating", "stop"), WARNING, "a stops"),
+        # A run restarts it.
+        (
+            Unit("a.service", "loaded", "activating", "start", "loading", 0, 990.0),
+            WARNING,
+            "a has been starting for 10 s (loading)",
+        ),
+        # Its broker has been away for long.
+        (
+            Unit("a.service", "loaded", "activating", "start", "", 0, 800.0),
+            BAD,
+            "a has been starting for 200 s",
+        ),
+        # A loop of crashes is never more than some seconds old.
+        (
+            Unit("a.service", "loaded", "activating", "auto-restart", "", 3, 999.0),
+            BAD,
+            "a does not stay up: restarted 3 times",
+        ),
+    ],
+)
+def test_a_unit(unit: Unit | None, state: str, text: str) -> None:
+    assert health_units.judge(unit, "a.service", PATIENCE, 1000.0) == (state, text)
+
+
+def shown(**states: str) -> health_units.Ask:
+    """A systemd with these units; the names without what they begin and end with."""
+
+    def show(names: Sequence[str]) -> dict[str, Unit]:
+        found = {}
+        for name in names:
+            active = states.get(name.removesuffix(".service").rpartition("-")[2].rpartition("@")[2])
+            if active is not None:
+                found[name] = Unit(name, "loaded", active, "", "", 0, time.monotonic(), 1.0)
+        return found
+
+    return show
+
+
+def test_units(tmp_path: Path) -> None:
+    names = ("shop-web.service", "shop-flower.service")
+    one = setup(tmp_path, units=names)
+    found = health_fleet.units(one, shown(web="active", flower="active"))
+    assert (found.state, found.text) == (GOOD, "2 up")
+    found = health_fleet.units(one, shown(web="failed", flower="active"))
+    assert (found.state, found.text) == (BAD, "shop-web is failed")
+    # A run is about to take the web process away: what it wrote first does not have it any more.
+    (tmp_path / "cli.json").write_text(json.dumps({"units": [names[1]], "workers": {}}))
+    assert health_fleet.units(one, shown(flower="active")) == Finding(
+        GOOD, "1 up", {names[1]: "active"}
+    )
+
+
+# --- beat --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beat(tmp_path: Path) -> Setup:
+    about = {"unit": "shop-beat.service", "directory": str(tmp_path / "run"), "interval": 5}
+    (tmp_path / "run").mkdir()
+    return setup(tmp_path, beat=about)
+
+
+def tick(setup: Setup, ago: float) -> None:
+    assert setup.beat is not None
+    path = Path(setup.beat["directory"]) / "tick"
+    path.touch()
+    os.utime(path, (time.time() - ago,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("ago", "state"), [(0, GOOD), (34, GOOD), (36, WARNING), (124, WARNING), (126, BAD)]
+)
+def test_beat_by_its_last_tick(beat: Setup, ago: float, state: str) -> None:
+    tick(beat, ago)
+    found = health_fleet.beat(beat, shown(beat="active"))
+    assert (found.state, found.text) == (state, f"last tick {ago} s ago")
+
+
+def test_beat_that_is_down_or_starts(beat: Setup) -> None:
+    tick(beat, 0)
+    assert health_fleet.beat(beat, shown(beat="inactive")).text == "shop-beat is inactive"
+    assert health_fleet.beat(beat, shown(beat="activating")).state == WARNING
+    assert health_fleet.beat(beat, shown()).state == BAD
+
+
+def test_beat_that_never_ticked(beat: Setup) -> None:
+    def show(up: float) -> health_units.Ask:
+        unit = Unit("shop-beat.service", "loaded", "active", "running", up=time.monotonic() - up)
+        return lambda names: {unit.name: unit}
+
+    assert health_fleet.beat(beat, show(2)).state == GOOD
+    found = health_fleet.beat(beat, show(500))
+    assert (found.state, found.text) == (BAD, "last tick none since its start 500 s ago")
+
+
+def test_a_tick_that_is_a_link_tells_nothing(beat: Setup) -> None:
+    assert beat.beat is not None
+    (Path(beat.beat["directory"]) / "tick").symlink_to("/dev/null")
+    with pytest.raises(CheckError, match="tick is no file"):
+        health_fleet.beat(beat, shown(beat="active"))
+
+
+# --- workers -----------------------------------------------------------------------------------------
+
+WORKERS = {
+    "mail@worker1": Worker("shop-worker@mail.service", "worker1"),
+    "bulk@worker1": Worker("shop-worker@bulk.service", "worker1"),
+    "slow@worker2": Worker("shop-worker@slow.service", "worker2", "solo"),
+}
+
+
+def answering(*nodes: str) -> Any:
+    return lambda setup, asked: [node for node in asked if node in nodes]
+
+
+@pytest.mark.parametrize(
+    ("fleet", "units", "nodes", "state", "text"),
+    [
+        (False, {"mail": "active", "bulk": "active"}, [*WORKERS], GOOD, "2 of 2 online"),
+        (True, {"mail": "active", "bulk": "active"}, [*WORKERS], GOOD, "3 of 3 online"),
+        (
+            False,
+            {"mail": "active", "bulk": "inactive"},
+            [*WORKERS],
+            BAD,
+            "shop-worker@bulk is inactive",
+        ),
+        (
+            False,
+            {"mail": "active", "bulk": "deactivating"},
+            [*WORKERS],
+            WARNING,
+            "shop-worker@bulk stops",
+        ),
+        (
+            False,
+            {"mail": "active", "bulk": "active"},
+            ["mail@worker1"],
+            BAD,
+            "bulk@worker1 gives no answer",
+        ),
+        (
+            True,
+            {"mail": "active", "bulk": "active"},
+            ["mail@worker1", "bulk@worker1"],
+            WARNING,
+            "slow@worker2 gives no answer, which with a solo pool may be a task",
+        ),
+    ],
+)
+def test_workers(
+    tmp_path: Path, fleet: bool, units: dict[str, str], nodes: list[str], state: str, text: str
+) -> None:
+    one = setup(tmp_path, workers=WORKERS, fleet=fleet)
+    found = health_fleet.workers(one, shown(**units), answering(*nodes), 0.01)
+    assert (found.state, found.text) == (state, text)
+
+
+def test_a_worker_that_restarts_just_now_is_asked_again(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def ask(setup: Setup, nodes: Sequence[str]) -> list[str]:
+        asked.append(list(nodes))
+        return list(nodes) if len(asked) > 1 else ["mail@worker1"]
+
+    one = setup(tmp_path, workers=WORKERS)
+    found = health_fleet.workers(one, shown(mail="active", bulk="active"), ask, 0.01)
+    assert found.state == GOOD
+    assert asked == [["mail@worker1", "bulk@worker1"], ["bulk@worker1"]]
+
+
+def test_workers_that_can_not_be_asked_are_not_called_missing(tmp_path: Path) -> None:
+    def ask(setup: Setup, nodes: Sequence[str]) -> list[str]:
+        raise CheckError("the broker can't be asked")
+
+    one = setup(tmp_path, workers=WORKERS)
+    found = health_fleet.workers(one, shown(mail="active", bulk="active"), ask)
+    assert (found.state, found.value["missing"]) == (WARNING, None)
+    assert found.text == "they can't be asked: the broker can't be asked"
+
+
+def test_a_worker_that_left_the_inventory_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "cli.json").write_text(json.dumps({"units": [], "workers": {"mail@worker1": []}}))
+    found = health_fleet.workers(
+        setup(tmp_path, workers=WORKERS, fleet=True),
+        shown(mail="active"),
+        answering("mail@worker1"),
+    )
+    assert (found.state, found.text) == (GOOD, "1 of 1 online")
+
+
+# --- databases ---------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_read_as_it_was_written(tmp_path: Path) -> None:
+    given = {
+        "DATABASE_URL": "postgresql://u:p%40ss@db/x?sslmode=require",
+        "ODD": 'a "b" $c `d` \\ e',
+        "KEY": '-----BEGIN-----\nA="B"\n-----END-----',
+        "EMPTY": "",
+        "N": "1",
+    }
+    assert health_setup.environment(environment.environment_file(given)) == given
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "exec.env").write_text(
+        environment.environment_file({"A": "redis://x", "PGSSLMODE": "a"})
+    )
+    (tmp_path / "credentials/exec.env").write_text(environment.environment_file(given))
+    one = setup(tmp_path)
+    assert one.databases() == {"DATABASE_URL": given["DATABASE_URL"]}
+    assert {"p%40ss", "p@ss"} <= one.secrets()
+
+
+def release(directory: Path, name: str = "current") -> None:
+    """A release whose Python is that of the tests."""
+    path = directory / "opt/releases/r1/venv/bin"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (path / "python").chmod(0o755)
+    link = directory / "opt" / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(directory / "opt/releases/r1")
+
+
+def with_url(directory: Path, url: str) -> Setup:
+    (directory / "credentials").mkdir()
+    (directory / "credentials/exec.env").write_text(
+        environment.environment_file({"DATABASE_URL": url})
+    )
+    return setup(directory)
+
+
+def test_without_a_database_there_is_nothing_to_ask(tmp_path: Path) -> None:
+    assert checks.database(setup(tmp_path)).state == GOOD
+
+
+def test_a_database_of_which_the_release_has_no_driver(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        one = with_url(tmp_path, f"oracle://u:secret-word@127.0.0.1:{port}/x")
+        # Before a first run has ended there is no current release, but what the units run.
+        release(tmp_path, "pins/worker-a")
+        found = checks.database(one)
+        assert found.state == GOOD
+        assert "DATABASE_URL answers in 0" in found.text
+        assert "its port takes connections" in found.text
+    found = checks.database(one)
+    assert (found.state, "Connection refused" in found.text) == (BAD, True)
+    assert "secret-word" not in str(found)
+
+
+def test_a_database_without_a_release(tmp_path: Path) -> None:
+    with pytest.raises(CheckError, match="there is no release in"):
+        checks.database(with_url(tmp_path, "postgresql://u:p@127.0.0.1:1/x"))
+
+
+DRIVER = """
+class Cursor:
+    def execute(self, text):
+        assert text == "SELECT 1"
+    def fetchone(self):
+        return (1,)
+class Connection:
+    def cursor(self):
+        return Cursor()
+    def close(self):
+        pass
+def connect(*words, **options):
+    SEEN.append((words, options))
+    return Connection()
+SEEN = []
+"""
+
+
+@pytest.fixture
+def drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("psycopg2", "pymysql"):
+        (tmp_path / f"{name}.py").write_text(DRIVER)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("psycopg", "asyncpg", "MySQLdb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    yield
+    for name in ("psycopg2", "pymysql"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "words", "options"),
+    [
+        (
+            "postgresql+psycopg2://u:p%40@db:5433/x?sslmode=require&conn_max_age=60",
+            "psycopg2",
+            ("postgresql://u:p%40@db:5433/x?sslmode=require&connect_timeout=5",),
+            {},
+        ),
+        (
+            # A directory of sockets; what Django's own parsers call it.
+            "postgis://u@%2Frun%2Fpostgresql/x",
+            "psycopg2",
+            ("postgresql://u@%2Frun%2Fpostgresql/x?connect_timeout=5",),
+            {},
+        ),
+        (
+            "mysql+pymysql://u:p%40ss@db/x?charset=utf8mb4",
+            "pymysql",
+            (),
+            {
+                "host": "db",
+                "port": 3306,
+                "user": "u",
+                "password": "p@ss",
+                "database": "x",
+                "connect_timeout": 5,
+            },
+        ),
+    ],
+)
+@pytest.mark.usefixtures("drivers")
+def test_a_driver_gets_what_it_understands(
+    url: str, driver: str, words: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    assert health_database.look(url) == driver
+    assert [(words, options)] == sys.modules[driver].SEEN  # type: ignore[attr-defined]  # the test's own module
+
+
+def test_a_database_that_hangs_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        release = threading.Event()
+        port = server.getsockname()[1]
+        began = time.monotonic()
+        original = health_database.look
+
+        def hangs(url: str) -> str:
+            release.wait(30)
+            return original(url)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(health_database, "look", hangs)
+            urls = {"A": f"oracle://127.0.0.1:{port}/x"}
+            found = health_database.run({"urls": urls, "timeout": 0.3})
+        # What hangs does so for 30 s.
+        assert time.monotonic() - began < 15
+        assert found == {"A": {"ok": False, "error": "no answer within 0.3 s"}}
+        release.set()
+
+
+def test_passwords_are_not_repeated() -> None:
+    url = "postgresql://u:s3cr3t%21word@[bad/x"
+    found = health_database.answer(url)
+    assert found["ok"] is False
+    assert "s3cr3t" not in found["error"]
+
+
+@pytest.mark.parametrize("password", ["s3cr3t/word#more", "s3cr3t/", "s3cr3t?", "a%40b:s3cr3t"])
+def test_a_password_that_is_not_quoted_is_not_said(password: str) -> None:
+    """Anybody may read the result, and what can't read such a URL names the part where it failed."""
+    url = f"postgresql://shop:{password}@127.0.0.1:1/shop"
+
+    assert "s3cr3t" not in health_database.answer(url)["error"]
+
+
+def test_a_password_may_stand_behind_the_address() -> None:
+    found = health_database.secrets_of("postgresql://h/shop?password=s3cr%2Ft&sslpassword=0ther")
+
+    assert {"s3cr/t", "0ther"} <= set(found)
+
+
+@pytest.mark.parametrize("url", ["redis://x", "https://x", "plain", "", "amqp://a@b//", "a:b"])
+def test_what_is_no_database(url: str) -> None:
+    assert health_database.scheme_of(url) == ""
+
+
+def test_a_release_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
+    release(tmp_path)
+    python = tmp_path / "opt/releases/r1/venv/bin/python"
+    python.write_text("#!/bin/sh\necho oh >&2\necho no >&2\nexit 3\n")
+    with pytest.raises(CheckError, match="ended with 3 and no answer: no"):
+        in_release.in_release(setup(tmp_path), "health_database", {}, 5)
+    python.write_text("#!/bin/sh\nexec sleep 30\n")
+    with pytest.raises(CheckError, match=r"gave no answer within 0\.3 s"):
+        in_release.in_release(setup(tmp_path), "health_database", {}, 0.3)
+
+
+# --- all of them ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_where_everything_is_down_all_is_told_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real questions to the release's Python, a broker that hangs, and no systemd."""
+    monkeypatch.setattr(health_units, "SYSTEMCTL", "/bin/false")
+    release(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        server = {"host": "127.0.0.1", "port": port}
+        document = settings.process_settings(
+            "shop", "operator", "operator", "s3cr3t-word", server, server, str(tmp_path / "ca.crt")
+        )
+        (tmp_path / "ca.crt").write_text(Authority("fleet").pem)
+        (tmp_path / "credentials").mkdir()
+        (tmp_path / "credentials/operator.json").write_text(json.dumps(document))
+        url = f"postgresql://u:s3cr3t-word@127.0.0.1:{port}/x"
+        (tmp_path / "credentials/exec.env").write_text(
+            environment.environment_file({"DATABASE_URL": url})
+        )
+        one = setup(
+            tmp_path,
+            checks=tuple(checks.CHECKS),
+            workers={"slow@worker2": WORKERS["slow@worker2"]},
+            fleet=True,
+            queues=("mail",),
+            units=("shop-web.service",),
+            beat={"unit": "shop-beat.service", "directory": str(tmp_path), "interval": 5},
+            certificates=(str(tmp_path / "missing.crt"),),
+            paths=("/",),
+        )
+        began = time.monotonic()
+        assert runner.check(one, tmp_path) == 1
+        assert time.monotonic() - began < 55
+    text = (tmp_path / "shop.json").read_text()
+    assert "s3cr3t-word" not in text
+    found = json.loads(text)["checks"]
+    assert set(found) == set(checks.CHECKS)
+    for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
+        assert found[name]["state"] == BAD, name
+    # Without a driver no more can be told of it.
+    assert found["database"]["text"].endswith(
+        "(no driver to log in with: its port takes connections)"
+    )
+    # What can't be asked is not called down.
+    assert found["workers"]["state"] == WARNING
+    assert found["workers"]["text"].startswith("they can't be asked: ")
+    assert found["certificates"]["text"].endswith("missing.crt: No such file or directory")
+    for name, one_found in found.items():
+        assert "\n" not in one_found["text"], name
+        assert "Traceback" not in one_found["text"], name

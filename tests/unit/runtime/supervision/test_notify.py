@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import os
+import uuid
+
+from celery_fleet.supervision.notify import Notifier
+from tests.unit.runtime.conftest import Manager
+
+
+def test_the_address_is_taken_out_of_the_environment(manager: Manager) -> None:
+    environ = {
+        "NOTIFY_SOCKET": manager.address,
+        "WATCHDOG_USEC": "30000000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+
+    notifier = Notifier.take(environ)
+
+    assert environ == {}
+    assert notifier.watchdog == 30.0
+    assert notifier.connected
+
+
+def test_another_processs_watchdog_is_not_ours() -> None:
+    assert Notifier.take({"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}).watchdog is None
+    assert Notifier.take({"WATCHDOG_USEC": "soon"}).watchdog is None
+
+
+def test_what_is_said_arrives(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+
+    notifier.ready("up")
+    notifier.feed()
+    notifier.stopping("going")
+
+    assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1", "STOPPING=1\nSTATUS=going"]
+
+
+def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+
+    notifier.status("a")
+    notifier.status("a")
+    notifier.status("b\nREADY=1")
+
+    assert manager.heard() == ["STATUS=a", "STATUS=b READY=1"]
+
+
+def test_an_abstract_socket_is_reached() -> None:
+    listener = Manager(f"@fleet-{uuid.uuid4()}")
+    try:
+        assert Notifier(listener.address).feed()
+        assert listener.heard() == ["WATCHDOG=1"]
+    finally:
+        listener.close()
+
+
+def test_without_a_manager_nothing_happens() -> None:
+    assert Notifier(None).feed() is False
+    assert Notifier("/nonexistent/notify").feed() is False
+
+
+def test_a_forked_child_is_silent(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    child = os.fork()
+    if child == 0:
+        os._exit(1 if notifier.feed() else 0)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert manager.heard() == []
