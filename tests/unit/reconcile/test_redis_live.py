@@ -36,7 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.programs import required
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 UNIT = Unit(

@@ -54,7 +54,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment, workers
 
-from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
+from tests.support.fake_systemd import FakeSystemd, FakeUnit
 
 ME = getpass.getuser()
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name

@@ -36,7 +36,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover 
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
-from tests.unit.control.fake_systemd import FakeSystemd
+from tests.support.fake_systemd import FakeSystemd
 
 ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "firewall", "logs")
 OURS = os.getuid()

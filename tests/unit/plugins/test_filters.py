@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
 
