@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `fleet_removal`: see `removal/remover.py:`."""
+"""Ansible module behind the action plugin `fleet_removal`: see `removal/remover.py`."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Runs on the host, as root.
 from __future__ import annotations
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    comparison,
     fingerprint,
     systemd,
 )
@@ -17,9 +18,9 @@ UNIT = "nginx.service"
 def is_current(host: Host) -> bool:
     """Return whether nginx runs with what is on disk, as far as its record tells."""
     state = host.show([UNIT])[UNIT]
-    known, _ = fingerprint.known(UNIT, state.invocation, f"{host.base}{fingerprint.RECORDS}")
+    known, _ = comparison.known(UNIT, state.invocation, f"{host.base}{fingerprint.RECORDS}")
     inputs = _inputs(host, state)
-    return known is not None and inputs is not None and fingerprint.compare(known, inputs) == []
+    return known is not None and inputs is not None and comparison.compare(known, inputs) == []
 
 
 def write_record(host: Host) -> None:

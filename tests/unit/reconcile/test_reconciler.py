@@ -31,17 +31,17 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files 
     Files,
     replace,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host as Reached,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
     Pending,
     Report,
     SettleError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Host as Reached,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     Options,
-    Places,
     Settler,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
