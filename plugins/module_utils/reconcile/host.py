@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     fingerprint,
-    redis_live,
+    redis_client,
     systemd,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
@@ -43,7 +43,7 @@ class Host:
     """
 
     run: systemd.Runner = systemd.run
-    talk: redis_live.Talk = redis_live.talk
+    talk: redis_client.Talk = redis_client.talk
     places: Places = field(default_factory=Places)
     children: Callable[[int], frozenset[int]] = systemd.children
     sleep: Callable[[float], None] = time.sleep

@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Unit

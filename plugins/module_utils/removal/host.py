@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_live, systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    redis_client,
+    systemd,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Accounts
 
@@ -30,7 +33,7 @@ class Host:
     """
 
     run: systemd.Runner = systemd.run
-    talk: redis_live.Talk = redis_live.talk
+    talk: redis_client.Talk = redis_client.talk
     accounts: Accounts = field(default_factory=Accounts)
     base: str = ""
     sleep: Callable[[float], None] = time.sleep

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess

@@ -44,7 +44,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconc
     Options,
     Settler,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     Command,
     RedisError,
 )

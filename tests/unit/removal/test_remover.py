@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     systemd,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
