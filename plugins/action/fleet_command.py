@@ -1,4 +1,4 @@
-"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `run/release_commands.py:`.
+"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `run/release_commands.py`.
 
 `do: look`, `claim` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
 command. A command that fails is dropped from the marks before it is told of, so that the next run begins it anew.

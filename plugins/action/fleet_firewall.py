@@ -21,7 +21,7 @@ _DONE = {"try": "loaded", "back": "taken back", "keep": "kept"}
 
 
 class ActionModule(ActionBase):
-    """Runs one small script on the host; see `scripts/firewall.py` beside `run/remote.py:`."""
+    """Runs one small script on the host; see `scripts/firewall.py` beside `run/remote.py`."""
 
     _supports_check_mode = False
     _requires_connection = True

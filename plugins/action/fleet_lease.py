@@ -1,4 +1,4 @@
-"""Action plugin `fleet_lease`: lets one run at a time change a fleet; see `run/lease.py:`.
+"""Action plugin `fleet_lease`: lets one run at a time change a fleet; see `run/lease.py`.
 
 It is delegated to the host that holds the lease. `state: present` takes it, or refuses and says whose it is; from then
 on a process of its own renews it until the run ends. `state: absent` gives it back at once.

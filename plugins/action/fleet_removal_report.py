@@ -1,6 +1,6 @@
 """Action plugin `fleet_removal_report`: the control side of a removal, once for all hosts.
 
-Thin over `run/removal_plan.py:`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
+Thin over `run/removal_plan.py`. `do: check` refuses what can't be removed, from what `fleet_facts` has found;
 `plan` shows what would go, `gate` asks once more whether messages would be lost, `end` says what was done.
 """
 

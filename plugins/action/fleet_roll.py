@@ -2,7 +2,7 @@
 
 `phase: open`, run once, finds out what is to be done and opens the book; `start`, `restart` and `finish` run on each
 host, in a process of their own, and take the host's turns; `report` prints the figures. The rules are in
-`restart/order.py:`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
+`restart/order.py`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Action plugin `fleet_schedule`: compares the schedule in the database with what is declared, or writes it there.
 
-`do: plan` only reads; `do: sync` writes, and is skipped in check mode. See `run/schedule.py:`.
+`do: plan` only reads; `do: sync` writes, and is skipped in check mode. See `run/schedule.py`.
 """
 
 from __future__ import annotations

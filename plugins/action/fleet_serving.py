@@ -12,7 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import paylo
 
 
 class ActionModule(ActionBase):
-    """Runs one small script on the host; see `run/remote.py:`."""
+    """Runs one small script on the host; see `run/remote.py`."""
 
     _supports_check_mode = True
     _requires_connection = True

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `fleet_removal`: see `removal/remover.py:`."""
+"""Ansible module behind the action plugin `fleet_removal`: see `removal/remover.py`."""
 
 from __future__ import annotations
 
@@ -90,10 +90,17 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprin
     STAGES,
     Places,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+    InstalledApplication,
     Options,
-    Remover,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
+    messages,
+    settle_messages,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import stop
 
 
 def main() -> None:
@@ -125,15 +132,16 @@ def main() -> None:
     result: dict[str, object] = {"changed": False}
     try:
         with alone() if do == "remove" else undisturbed():
-            remover = Remover(Places(**params["places"]), options)
+            there = InstalledApplication(Places(**params["places"]), options)
+            remover = Remover(there)
             if do == "look":
-                result["found"] = remover.look().as_dict()
+                result["found"] = look(there).as_dict()
             elif do == "messages":
-                result["messages"] = remover.messages()
+                result["messages"] = messages(there)
             elif do == "stop":
-                result.update(remover.stop(params["stage"], params["patience"]))
+                result.update(stop(there, params["stage"], params["patience"]))
             elif do == "settle":
-                remover.settle_messages(params["messages"])
+                settle_messages(there, params["messages"])
             elif do == "remove":
                 remover.remove()
         if do == "finish":

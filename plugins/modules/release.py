@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `release`: see `release/build.py:`."""
+"""Ansible module behind the action plugin `release`: see `release/build.py`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `settle`: see `reconcile/reconciler.py:`."""
+"""Ansible module behind the action plugin `settle`: see `reconcile/reconciler.py`."""
 
 from __future__ import annotations
 

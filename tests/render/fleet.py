@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from tests.collection import replaced
-from tests.unit.control.certificates import Authority, text_of
+from tests.support.certificates import Authority, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # What is put in the place of the delivered plugins.

@@ -11,7 +11,7 @@ from tests import systemd
 from tests.render.conftest import RENDERS
 from tests.render.fleet import Fleet, Host
 from tests.render.units import ONCE, parse
-from tests.unit.control.networks import OWN, tool
+from tests.support.networks import OWN, tool
 
 # Highest score of `systemd-analyze security`, times ten: it runs as root, with one capability.
 EXPOSURE = 50

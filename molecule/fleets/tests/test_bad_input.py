@@ -1,7 +1,7 @@
 """What can't work is refused with what, where and what to do next, while the running release goes on.
 
 There is one case for each moment at which a run can end: preflight, build, check, plan and release command. Their other
-refusals are tested without hosts (tests/unit/preflight, runtime/test_check.py, control/test_fleet_command.py).
+refusals are tested without hosts (tests/unit/preflight, runtime/test_check.py, roles/test_fleet_command.py).
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.namesp
     program,
     with_candidates,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import redacted
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    redacted,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Check
 
 # Seconds until a server without data must have read its configuration.

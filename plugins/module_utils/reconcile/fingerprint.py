@@ -1,14 +1,16 @@
-"""What a process was started with: fingerprints of its inputs, taken at its start and compared later.
+"""What a process was started with: fingerprints of its inputs, taken at its start.
 
-Used twice. `settle` computes from it what a unit would be started with now. And this very file lies on each host as
-the recorder, which every service of the fleet runs before its process:
+Used twice, both times as root on the host. The `settle` module computes from it what a unit would be started with now,
+and `comparison` tells both apart. And this very file is on each host as the recorder, which every service of the fleet
+runs before its process:
 
     ExecStartPre=-+/usr/bin/python3 -S -I /usr/lib/celery-fleet/fingerprint.py record %n
 
-Its record carries the start's invocation ID, and counts only while that is the unit's: so it belongs to the process,
-whoever started it. Standard library alone, and little of it, since it runs before each start.
+That is why it is one file that imports only the standard library, and little of it: it runs before each start.
 
-What could be secret stands there as an HMAC with a key that root alone reads, so that nothing can be guessed from it.
+A record carries the start's invocation ID, and counts only while that is the unit's. So it belongs to the process, no
+matter who started it. What could be secret is in there as an HMAC with a key that only root reads, so that nothing can
+be guessed from it.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ RECORDS = "/run/celery-fleet/fingerprints"
 
 # Content of a file that is yet to be made: it differs from whatever is there.
 TO_COME = b"\0to come"
-_ABSENT = "(absent)"
-_NEVER = "(to come)"
+ABSENT = "(absent)"
+NEVER = "(to come)"
 KEY_LENGTH = 32
 # Seconds for systemd's answer; the start that waits for it must go on.
 _PATIENCE = 10.0
@@ -199,9 +201,9 @@ def _of_file(path: str, content: bytes | None) -> list[_Input]:
     """The inputs that a file holds, one by one where its form is known; else the whole."""
     name = os.path.basename(path)
     if content is None:
-        return [_Input("file", name, path, _ABSENT, plain=True)]
+        return [_Input("file", name, path, ABSENT, plain=True)]
     if content == TO_COME:
-        return [_Input("file", name, path, _NEVER, plain=True)]
+        return [_Input("file", name, path, NEVER, plain=True)]
     text = content.decode(errors="surrogateescape")
     if name == "redis.conf":
         return [
@@ -222,8 +224,8 @@ def _of_file(path: str, content: bytes | None) -> list[_Input]:
 
 def _of_link(path: str, target: str | None) -> _Input:
     if os.path.basename(os.path.dirname(path)) == "pins":
-        return _Input("release", "", path, os.path.basename(target or _ABSENT), plain=True)
-    return _Input("link", os.path.basename(path), path, target or _ABSENT, plain=True)
+        return _Input("release", "", path, os.path.basename(target or ABSENT), plain=True)
+    return _Input("link", os.path.basename(path), path, target or ABSENT, plain=True)
 
 
 def values(given: object, key: bytes) -> dict[str, str]:
@@ -279,7 +281,7 @@ def _read(
     for path in sources:
         content = disk.read(path)
         kind = "drop-in" if path.endswith(".conf") else "unit"
-        value = _ABSENT if content is None else content.decode(errors="surrogateescape")
+        value = ABSENT if content is None else content.decode(errors="surrogateescape")
         found.append(_Input(kind, os.path.basename(path), path, value))
     paths: dict[str, None] = {}
     for pattern in files:
@@ -311,94 +313,6 @@ def _labelled(found: Sequence[_Input], key: bytes | None = None) -> dict[str, st
             else:
                 result[name] = _hashed(label, value, key)
     return result
-
-
-# --- comparing -----------------------------------------------------------------------------------------
-
-
-def compare(known: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
-    """Why a process must take its inputs anew, in words: empty where it need not."""
-    known = _as_labelled_now(known, wanted)
-    shown: list[str] = []
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for label in sorted(known.keys() | wanted.keys(), key=_order):
-        before, after = known.get(label), wanted.get(label)
-        if before == after and after != _NEVER:
-            continue
-        kind, _, name = label.partition(" ")
-        if before is not None and after is not None and _readable(kind, before, after):
-            shown.append(f"{label} {_short(before)} → {_short(after)}")
-            continue
-        how = (
-            "removed"
-            if after in (None, _ABSENT)
-            else "new"
-            if before in (None, _ABSENT)
-            else "changed"
-        )
-        grouped.setdefault((kind, how), []).append(name)
-    shown += [f"{kind} {_listed(names)}{how}" for (kind, how), names in grouped.items()]
-    return sorted(shown, key=_order)
-
-
-def _as_labelled_now(known: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """What was known, under the labels that it has now.
-
-    A file's label gets or loses its path as another file of its name comes or goes, that of another application on
-    the host for example. Its value does not depend on that.
-    """
-    result = dict(known)
-    for label in sorted(wanted.keys() - known.keys()):
-        for old in sorted(result.keys() - wanted.keys()):
-            if _name(old) == _name(label) and result[old] == wanted[label]:
-                result[label] = result.pop(old)
-                break
-    return result
-
-
-def _name(label: str) -> tuple[str, str]:
-    kind, _, name = label.partition(" ")
-    return kind, os.path.basename(name)
-
-
-_KINDS = (
-    "unit",
-    "drop-in",
-    "runtime",
-    "environment",
-    "settings",
-    "setting",
-    "user",
-    "file",
-    "link",
-    "release",
-)
-
-
-def _order(label: str) -> tuple[int, str]:
-    kind = label.partition(" ")[0]
-    return (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), label)
-
-
-def _readable(kind: str, before: str, after: str) -> bool:
-    return (
-        kind in ("release", "link", "runtime", "setting")
-        and not {before, after} & {_ABSENT, _NEVER}
-        and not all(re.fullmatch(r"[0-9a-f]{64}", value) for value in (before, after))
-    )
-
-
-def _short(text: str, most: int = 60) -> str:
-    return (text if len(text) <= most else text[: most - 1] + "…") or '""'
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    names = [name for name in names if name]
-    if not names:
-        return ""
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more "
-    return f"{', '.join(names)} "
 
 
 # --- records -------------------------------------------------------------------------------------------
@@ -446,19 +360,6 @@ def write_record(
     if found is None:
         content["unknown"] = unknown
     write_object(f"{directory}/{unit}.json", content)
-
-
-def known(
-    unit: str, invocation: str, directory: str = RECORDS
-) -> tuple[dict[str, str] | None, str]:
-    """What the running process of a unit was started with; else nothing, and why that is not known."""
-    record = read_object(f"{directory}/{unit}.json")
-    if not record or not invocation or record.get("invocation") != invocation:
-        return None, "no record of its start"
-    found = record.get("inputs")
-    if record.get("format") != FORMAT or not isinstance(found, dict):
-        return None, str(record.get("unknown") or "its record is of another form")
-    return {str(label): str(value) for label, value in found.items()}, ""
 
 
 # --- the recorder --------------------------------------------------------------------------------------

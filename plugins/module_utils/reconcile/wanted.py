@@ -180,6 +180,19 @@ class Wanted:
     packages: tuple[str, ...] = ()
 
 
+# What one role wants, under the role's name.
+Part = tuple[str, Wanted]
+
+
+def units_of(parts: Sequence[Part]) -> list[tuple[str, Unit]]:
+    """Return all wanted units, each once under the first part that has it."""
+    found: dict[str, tuple[str, Unit]] = {}
+    for part, wanted in parts:
+        for unit in wanted.units:
+            found.setdefault(unit.name, (part, unit))
+    return list(found.values())
+
+
 class WantedError(ValueError):
     """The data that a role handed over has not the form of `Wanted`."""
 
@@ -359,7 +372,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
     )
 
 
-def parse_parts(raw: Any) -> list[tuple[str, Wanted]]:
+def parse_parts(raw: Any) -> list[Part]:
     """Build what several roles want on one host, each under its name, in their order.
 
     Raises:

@@ -26,7 +26,7 @@ PROPERTIES = (
     "ActiveEnterTimestampMonotonic,ActiveExitTimestampMonotonic,InactiveExitTimestampMonotonic"
 )
 UNITS = Path("/etc/systemd/system")
-# What each process was started with (`reconcile/fingerprint.py:`), that of a second instance as well.
+# What each process was started with (`reconcile/fingerprint.py`), that of a second instance as well.
 RECORDS = Path("/run/celery-fleet/fingerprints")
 # Options of a worker that a second instance beside it can't share: the first is a file of the one's own, the other
 # would empty the queues.

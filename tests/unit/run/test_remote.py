@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import serving
 
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 
 def test_a_script_is_one_word_of_the_command() -> None:

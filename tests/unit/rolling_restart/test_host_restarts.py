@@ -24,7 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_r
     Steward,
 )
 
-from tests.unit.control.test_roll import restarting, worker
+from tests.unit.rolling_restart.test_order import restarting, worker
 
 PLACE = Place("/etc/celery-fleet/shop", "/opt/shop", "/var/lib/shop")
 

@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import recor
 
 from tests.collection import replaced
 from tests.render.fleet import ansible
-from tests.unit.control.certificates import Authority, text_of
+from tests.support.certificates import Authority, text_of
 
 PLAY = """
 - hosts: fleet

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.test_action_remedies import action
+from tests.unit.plugins.test_action_remedies import action
 
 DAY = 24 * 3600
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible
-from tests.unit.control.networks import HOST, NEIGHBOUR, STRANGER, Network, network, tool
+from tests.support.networks import HOST, NEIGHBOUR, STRANGER, Network, network, tool
 
 PORTS = [6379, 6380]
 PLAY = """

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import STAGES
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Found
 
 from tests.collection import replaced
 from tests.render.fleet import ansible

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order im
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.state import Ledger, table
 
-from tests.unit.control.test_roll import restarting, worker
+from tests.unit.rolling_restart.test_order import restarting, worker
 
 # A new interpreter would import everything anew; the forks of Ansible don't either.
 PROCESSES = multiprocessing.get_context("fork")

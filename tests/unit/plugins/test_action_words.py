@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.test_action_remedies import action
+from tests.unit.plugins.test_action_remedies import action
 
 WORDS = "failed: quite-secret, postgresql://shop:other@db/shop"
 CLEAN = "failed: ***, postgresql://***@db/shop"

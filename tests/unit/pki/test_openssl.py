@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.unit.control.certificates import text_of
+from tests.support.certificates import text_of
 
 HOST = "worker1"
 _USAGES = (

@@ -31,20 +31,20 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files 
     Files,
     replace,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import (
+    Host as Reached,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
     Pending,
     Report,
     SettleError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Host as Reached,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
     Options,
-    Places,
     Settler,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     Command,
     RedisError,
 )
@@ -54,7 +54,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment, workers
 
-from tests.unit.control.fake_systemd import FakeSystemd, FakeUnit
+from tests.support.fake_systemd import FakeSystemd, FakeUnit
 
 ME = getpass.getuser()
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.unit.control.certificates import Authority, text_of
+from tests.support.certificates import Authority, text_of
 from tests.unit.preflight.inventory import GROUPS, model, problems, secret, valid
 
 ROOT = Authority("corporate root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     systemd,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
@@ -24,19 +25,23 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal import a
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
     footprint as belongings,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
-    remover as removal_remover,
-)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import (
-    Host,
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+    InstalledApplication,
     Options,
-    Remover,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
+    messages,
+    settle_messages,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import stop
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
-from tests.unit.control.fake_systemd import FakeSystemd
+from tests.support.fake_systemd import FakeSystemd
 
 ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "firewall", "logs")
 OURS = os.getuid()
@@ -111,7 +116,7 @@ class Ground:
         place.write_text(text)
         return place
 
-    def remover(self, app: str = "shop", **options: Any) -> Remover:
+    def there(self, app: str = "shop", **options: Any) -> InstalledApplication:
         host = Host(
             run=self.run,
             talk=self.talk,
@@ -120,7 +125,10 @@ class Ground:
             sleep=self.systemd.sleep,
             clock=self.systemd.clock,
         )
-        return Remover(Places.usual(app), Options(**options), host)
+        return InstalledApplication(Places.usual(app), Options(**options), host)
+
+    def remover(self, app: str = "shop", **options: Any) -> Remover:
+        return Remover(self.there(app, **options))
 
     def paths(self) -> list[str]:
         return sorted(f"/{path.relative_to(self.base)}" for path in self.base.rglob("*"))
@@ -182,7 +190,7 @@ class Ground:
 
     def stop(self, app: str = "shop") -> None:
         for stage in belongings.STAGES:
-            assert self.remover(app).stop(stage, 10)["waiting"] == {}
+            assert stop(self.there(app), stage, 10)["waiting"] == {}
 
 
 @pytest.fixture
@@ -218,7 +226,7 @@ def test_a_second_removal_finds_nothing(ground: Ground, bare: list[str]) -> None
     ground.stop()
     ground.remover().remove()
     again = ground.remover()
-    assert not again.look().present
+    assert not look(again.there).present
     commands = list(ground.systemd.did())
     again.remove()
     assert again.removed == []
@@ -243,7 +251,7 @@ def test_one_that_was_cut_short_is_finished_by_the_next(
             _count_down(patched, (at - len(steps)) * 13)
         with pytest.raises(KeyboardInterrupt):
             ground.remover().remove()
-    assert ground.remover().present
+    assert ground.there().present
     ground.remover().remove()
     ground.remover().finish()
     assert ground.paths() == bare
@@ -264,7 +272,7 @@ def _count_down(patched: pytest.MonkeyPatch, left: int) -> None:
             raise KeyboardInterrupt
         unlink(*args, **kwargs)
 
-    patched.setattr(removal_remover.os, "unlink", dying)
+    patched.setattr(os, "unlink", dying)
 
 
 def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
@@ -275,7 +283,7 @@ def test_another_application_keeps_all_that_is_its_own_and_what_both_share(
     text = {path: (ground.base / path.lstrip("/")).is_file() for path in before}
     ground.deploy("shop")
     ground.stop()
-    found = ground.remover().look()
+    found = look(ground.there())
     assert found.neighbours == ["shop-mails"]
     assert not any("shop-mails" in path for path in [*found.units, *found.files, *found.trees])
     ground.remover().remove()
@@ -325,7 +333,7 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
     ground.deploy("shop")
     ground.write(path, "own\n")
     ground.stop()
-    stay = ground.remover().look().stay
+    stay = look(ground.there()).stay
     inside = path.startswith(
         (
             "/etc/celery-fleet/shop/",
@@ -353,7 +361,7 @@ def test_somebody_elses_file_in_the_state_stays(
     ground.accounts.users = {
         name: Account(name, OURS + 1, one.comment) for name, one in ground.accounts.users.items()
     }
-    stay = ground.remover().look().stay
+    stay = look(ground.there()).stay
     assert "/var/lib/shop/backup/of-alice.tar" in stay
     assert not any(path.startswith("/var/lib/shop/beat") for path in stay)
     ground.remover().remove()
@@ -376,7 +384,7 @@ def test_what_is_kept_stays_with_its_owner(
 ) -> None:
     ground.deploy("shop")
     ground.stop()
-    found = ground.remover(keep=(keep,)).look()
+    found = look(ground.there(keep=(keep,)))
     assert any(path.startswith(kept) for kept in found.kept)
     ground.remover(keep=(keep,)).remove()
     assert (ground.base / path.lstrip("/")).exists()
@@ -391,7 +399,7 @@ def test_a_user_who_was_there_before_stays(ground: Ground) -> None:
     ground.deploy("shop")
     ground.accounts.users["shop"] = Account("shop", OURS, "A person")
     ground.stop()
-    assert ground.remover().look().stay["user shop"] == "was there before the fleet"
+    assert look(ground.there()).stay["user shop"] == "was there before the fleet"
     ground.remover().remove()
     assert "shop" in ground.accounts.users
     assert "shop-flower" not in ground.accounts.users
@@ -419,7 +427,7 @@ def test_nothing_is_removed_while_a_unit_runs(ground: Ground) -> None:
 
 def test_a_stage_is_disabled_before_it_is_stopped_and_waited_for(ground: Ground) -> None:
     ground.deploy("shop")
-    done = ground.remover().stop("workers", 10)
+    done = stop(ground.there(), "workers", 10)
     assert done == {"stopped": ["shop-worker@w.service"], "waiting": {}, "changed": True}
     assert ground.systemd.did() == [
         "systemctl disable --quiet shop-worker@w.service",
@@ -441,11 +449,11 @@ def test_a_long_drain_is_waited_for_in_parts(
             act(verb, name)
 
     monkeypatch.setattr(ground.systemd, "_act", slow)
-    done = ground.remover().stop("workers", 10)
+    done = stop(ground.there(), "workers", 10)
     assert list(done["waiting"]) == ["shop-worker@w.service"]
     assert done["waiting"]["shop-worker@w.service"].startswith("deactivating (stop)")
     ground.systemd.units["shop-worker@w.service"].state.update(ActiveState="inactive")
-    again = ground.remover().stop("workers", 10)
+    again = stop(ground.there(), "workers", 10)
     assert again == {"stopped": [], "waiting": {}, "changed": False}
 
 
@@ -453,7 +461,7 @@ def test_a_command_that_runs_is_named(ground: Ground) -> None:
     ground.deploy("shop")
     ground.systemd.add("shop-exec-12.service", running=True)
     ground.systemd.add("shop-command.migrate.service")
-    assert ground.remover().look().busy == ["shop-exec-12.service"]
+    assert look(ground.there()).busy == ["shop-exec-12.service"]
 
 
 # -- messages -------------------------------------------------------------------------------------------------
@@ -463,7 +471,7 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
     ground.deploy("shop")
     ground.lengths = {"mails": 3, "mails\x06\x166": 2, "dead": 4}
     ground.held = ["tag"]
-    assert ground.remover().messages() == {
+    assert messages(ground.there()) == {
         "state": "counted",
         "waiting": 5,
         "held": 1,
@@ -476,25 +484,25 @@ def test_messages_are_counted_with_all_priorities(ground: Ground) -> None:
 def test_a_redis_that_does_not_answer_is_no_empty_one(ground: Ground) -> None:
     ground.deploy("shop")
     ground.refused = "Redis at redis1:6379 did not answer"
-    found = ground.remover().messages()
+    found = messages(ground.there())
     assert found["state"] == "unknown"
     assert "did not answer" in found["reason"]
 
 
 def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Ground) -> None:
     ground.deploy("shop")
-    ground.remover().stop("redis", 10)
-    assert ground.remover().messages() == {
+    stop(ground.there(), "redis", 10)
+    assert messages(ground.there()) == {
         "state": "unknown",
         "reason": "redis@shop-broker.service does not run",
     }
-    ground.remover().settle_messages(5)
-    assert ground.remover().messages() == {"state": "settled"}
+    settle_messages(ground.there(), 5)
+    assert messages(ground.there()) == {"state": "settled"}
     note = ground.base / "etc/celery-fleet/shop/removal.json"
     assert json.loads(note.read_text()) == {"messages": 5}
     # Started again, it is asked again.
     ground.systemd.add("redis@shop-broker.service", running=True)
-    assert ground.remover().messages()["state"] == "counted"
+    assert messages(ground.there())["state"] == "counted"
 
 
 # -- packages -------------------------------------------------------------------------------------------------
@@ -525,7 +533,7 @@ def test_packages_go_with_the_last_application_and_with_them_what_theirs_left(
     ground.write("/usr/bin/redis-server")
     (ground.base / "etc/nginx/conf.d/own.conf").unlink()
     ground.stop()
-    assert ground.remover().look().packages == ["nginx-light", "redis-server"]
+    assert look(ground.there()).packages == ["nginx-light", "redis-server"]
     ground.remover().remove()
     (purge,) = purges(ground)
     assert purge.endswith("purge nginx-light redis-server")
@@ -583,7 +591,7 @@ def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
         return Completed(0, "own.service\n") if asked else ground.run(command)
 
     host = replace(ground.remover().host, run=run)
-    Remover(Places.usual("shop"), Options(), host).remove()
+    Remover(InstalledApplication(Places.usual("shop"), Options(), host)).remove()
     assert ("systemctl stop shop.slice" in ground.systemd.commands) is not running
 
 
@@ -686,11 +694,11 @@ def test_where_a_users_link_leads_nothing_is_touched(
     theirs = ground.write("/srv/others/important")
     link = ground.base / "var/lib/shop" / place
     if link.exists():
-        removal_remover.shutil.rmtree(link)
+        shutil.rmtree(link)
     link.symlink_to(ground.base / "srv/others")
     os.chown(link, 1234, 1234, follow_symlinks=False)
     os.chown(link.parent, 1234, 1234)
-    assert ground.remover().look().trees[f"/var/lib/shop/{place}"] == 0
+    assert look(ground.there()).trees[f"/var/lib/shop/{place}"] == 0
     ground.remover().remove()
     assert theirs.read_text() == "x\n"
     assert not os.path.lexists(link)
@@ -702,7 +710,7 @@ def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
     ground.stop()
     data = ground.write("/srv/redis/dump.rdb")
     place = ground.base / "var/lib/celery-fleet-redis/shop-broker"
-    removal_remover.shutil.rmtree(place)
+    shutil.rmtree(place)
     place.symlink_to(data.parent)
     ground.remover().remove()
     assert not data.exists()
@@ -717,9 +725,9 @@ def test_roots_own_link_to_another_disk_is_followed_for_logs_as_well(
     ground.stop()
     logs = ground.write("/srv/logs/celery_w.log")
     place = ground.base / "var/log/shop"
-    removal_remover.shutil.rmtree(place)
+    shutil.rmtree(place)
     place.symlink_to(logs.parent)
-    assert "/var/log/shop" in ground.remover().look().trees
+    assert "/var/log/shop" in look(ground.there()).trees
     remover = ground.remover()
     remover.remove()
     assert "/var/log/shop" in remover.removed
@@ -735,11 +743,11 @@ def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(grou
     ground.deploy("shop", ("redis",))
     for path in ("/var/lib/shop-flower/flower.db", "/opt/shop", "/var/lib/shop", "/var/log/shop"):
         place = ground.base / path.lstrip("/")
-        removal_remover.shutil.rmtree(place) if place.is_dir() else place.unlink()
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
     ground.accounts.users.pop("shop")
     ground.accounts.users["shop-flower"] = Account("shop-flower", OURS, "shop-flower Celery")
     ground.stop()
-    found = ground.remover().look()
+    found = look(ground.there())
     assert [path for path in found.trees if "shop-flower" in path] == []
     ground.remover().remove()
     assert (ground.base / "var/lib/shop-flower/own.db").exists()
@@ -764,13 +772,13 @@ def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
     (ground.base / belongings.sysusers("shop").lstrip("/")).unlink()
     ground.accounts.users["shop"] = Account("shop", OURS, "Somebody's shop")
     ground.stop()
-    found = ground.remover().look()
+    found = look(ground.there())
     assert not any(
         path.startswith(("/opt", "/var/lib/shop", "/var/log/shop")) for path in found.trees
     )
     ground.remover().remove()
     assert [path for path in theirs if not path.exists()] == []
-    assert not ground.remover().present
+    assert not ground.there().present
     left = ground.paths()
     assert not any("shop-broker" in path or "celery-fleet/shop/" in path for path in left)
 
@@ -794,8 +802,8 @@ def test_files_that_vanish_while_it_looks_are_no_trouble(
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return lstat(path, **options)
 
-    monkeypatch.setattr(removal_remover.os, "lstat", vanished)
-    assert ground.remover().look().trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
+    monkeypatch.setattr(os, "lstat", vanished)
+    assert look(ground.there()).trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
 
 
 @pytest.mark.parametrize(
@@ -818,21 +826,22 @@ def test_directories_that_are_not_the_applications_are_refused(
     ground.deploy("shop")
     ground.stop()
     before = ground.paths()
-    remover = ground.remover()
-    remover.places = replace(remover.places, **change)
+    there = ground.there()
+    there.places = replace(there.places, **change)
     with pytest.raises(SettleError, match=words):
-        remover.look()
+        look(there)
     with pytest.raises(SettleError, match=words):
-        remover.remove()
+        Remover(there).remove()
     assert ground.paths() == before
 
 
 def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop")
     ground.stop()
-    remover = ground.remover()
-    remover.places = replace(remover.places, root="/opt/shop/", state="/var/lib/shop/")
-    assert not any(path.startswith(("/opt", "/var")) for path in remover.look().stay)
+    there = ground.there()
+    there.places = replace(there.places, root="/opt/shop/", state="/var/lib/shop/")
+    assert not any(path.startswith(("/opt", "/var")) for path in look(there).stay)
+    remover = Remover(there)
     remover.remove()
     remover.finish()
     assert not (ground.base / "opt/shop").exists()

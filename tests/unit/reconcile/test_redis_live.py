@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import redis_live
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+    redacted,
+    talk,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_live import (
     LIVE,
     Change,
-    RedisError,
     change_between,
     marks,
-    redacted,
     split,
     stage,
     takes_password,
-    talk,
     wanted_users,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
@@ -36,7 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.programs import required
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 UNIT = Unit(

@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils import names
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
-from tests.unit.control.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
+from tests.support.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
 
 REDIS = [6379, 6380]
 WEB = 5000

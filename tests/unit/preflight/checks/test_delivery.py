@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 from tests.unit.preflight.inventory import changed, model, problems, valid
-from tests.unit.preflight.test_check import only, text_of
+from tests.unit.preflight.test_run import only, text_of
 
 Variables = dict[str, Any]
 W = "celery_worker_instances"

@@ -20,7 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.worker_r
     TurnError,
 )
 
-from tests.unit.control.test_roll import restarting, worker
+from tests.unit.rolling_restart.test_order import restarting, worker
 
 UNIT = "app-worker@a.service"
 NEXT = "app-worker@a.next.service"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Found
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import removal_plan
 
 OURS = {"app": "shop", "owner": "production", "path": "/etc/celery-fleet/shop/fleet.json"}

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 
-from tests.unit.preflight.test_hosts import GOOD
+from tests.unit.preflight.hosts.test_reachability import GOOD
 
 EVERY = ["redis", "worker", "beat", "producer", "web", "web_site", "flower", "flower_site"]
 PORTS = {"broker": 6379, "results": 6380, "web": 443, "flower": 5555}

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.comparison import (
+    compare,
+    known,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     TO_COME,
     Disk,
-    compare,
     directives,
     environment,
     inputs,
-    known,
     taken,
     users,
     values,

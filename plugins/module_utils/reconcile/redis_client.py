@@ -1,0 +1,112 @@
+"""A small client of Redis over TLS: commands of words, answers in RESP3.
+
+Runs on the host, inside modules, as root: the host's Python has no package for Redis.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
+
+# Seconds for connecting, and for the server's answer to each command.
+_PATIENCE = 20.0
+
+
+class RedisError(Exception):
+    """A server did not take a change, or did not answer; the message holds no secret."""
+
+
+Command = Sequence[str]
+# Sends commands and returns the answer to each.
+Talk = Callable[[RedisAccess, Sequence[Command]], list[object]]
+
+
+def redacted(text: str) -> str:
+    """A server's message without passwords and their hashes, which it repeats where it refuses them."""
+    return re.sub(r"(?<![\w-])[><#!][^\s'\"]+", "<secret>", text)
+
+
+class RefusedError(RedisError):
+    """An answer of the server that is an error."""
+
+
+def talk(access: RedisAccess, commands: Sequence[Command]) -> list[object]:
+    """Send commands over TLS; redis-cli does not look for the server's name in its certificate.
+
+    Raises:
+        RedisError: It can't be reached, is not the server that it should be, or refuses the login or a command.
+    """
+    where = f"Redis at {access.host}:{access.port}, user {access.user}"
+    try:
+        context = ssl.create_default_context(cafile=access.ca)
+        if access.certificate:
+            context.load_cert_chain(access.certificate, access.key)
+        with (
+            socket.create_connection((access.host, access.port), _PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname=access.host) as connection,
+            connection.makefile("rb") as stream,
+        ):
+            answers = []
+            login = ["HELLO", "3", "AUTH", access.user, access.password]
+            for command in (login, *commands):
+                connection.sendall(_packed(command))
+                try:
+                    answers.append(_answer(stream))
+                except RefusedError as error:
+                    did = "AUTH failed" if command is login else f"it refused {_what(command)}"
+                    raise RedisError(f"{where}: {did}: {redacted(str(error))}") from None
+                except (RedisError, ValueError):
+                    raise RedisError(f"{where}: it gave no answer to {_what(command)}") from None
+            return answers[1:]
+    except TimeoutError:
+        raise RedisError(f"{where}: it did not answer within {_PATIENCE:.0f} s") from None
+    except OSError as error:
+        raise RedisError(f"{where}: {error}") from None
+
+
+def _what(command: Command) -> str:
+    return " ".join(command[:2])
+
+
+def _packed(command: Command) -> bytes:
+    words = [word.encode(errors="surrogateescape") for word in command]
+    parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in words]
+    return b"".join([b"*%d\r\n" % len(words), *parts])
+
+
+def _answer(stream: BinaryIO) -> object:
+    """One answer in RESP3, of the kinds that our commands have.
+
+    Raises:
+        RedisError: It is an error (then a `RefusedError`), or none of these kinds.
+    """
+    line = stream.readline()
+    kind, rest = line[:1], line[1:].rstrip(b"\r\n").decode(errors="surrogateescape")
+    if not line.endswith(b"\r\n"):
+        raise RedisError("no answer")
+    if kind == b"-":
+        raise RefusedError(rest)
+    if kind == b"_":
+        return None
+    if kind in b"+,":
+        return rest if kind == b"+" else float(rest)
+    if kind == b":":
+        return int(rest)
+    if kind not in b"$=*~%" or not rest.isdigit():
+        raise RedisError("no answer of Redis")
+    number = int(rest)
+    if kind in b"*~":
+        return [_answer(stream) for _ in range(number)]
+    if kind == b"%":
+        return {str(_answer(stream)): _answer(stream) for _ in range(number)}
+    content = stream.read(number + 2)
+    if len(content) < number + 2:
+        raise RedisError("half an answer")
+    text = content[:-2].decode(errors="surrogateescape")
+    # Of text that is meant to be read, its kind stands before it.
+    return text[4:] if kind == b"=" else text

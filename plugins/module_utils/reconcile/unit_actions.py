@@ -1,0 +1,183 @@
+"""What is done to units: they are started, restarted and reloaded, and a running Redis takes its settings.
+
+Runs on the host, inside the `settle` module, as root. systemd is told without waiting, then looked at until the units
+run: should this run be killed, what was begun ends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    comparison,
+    fingerprint,
+    redis_live,
+    systemd,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Unit
+
+# Seconds that a unit may take to stop beyond what systemd itself allows it.
+_STOP_SLACK = 15.0
+
+# Seconds within which a daemon that reloads must have new processes.
+_RELOAD_PATIENCE = 5.0
+
+# In a record, for what is just being brought to the running process.
+_UNSURE = "(not known)"
+
+
+class UnitActions:
+    """Acts on units; each method raises SettleError if a unit does not do as it should."""
+
+    def __init__(self, host: Host, disk: Disk, inputs: Mapping[str, Mapping[str, str]]) -> None:
+        """Take what actions need.
+
+        Args:
+            host: Where the units are.
+            disk: What is on its disk.
+            inputs: For each unit that follows changes, the fingerprints of what it would be started with now.
+        """
+        self.host = host
+        self.disk = disk
+        self.inputs = inputs
+        self.records = host.places.records
+
+    def bring_up(self, units: Sequence[Unit], verb: str) -> None:
+        """Start or restart units together (`verb`) and wait for all of them."""
+        if not units:
+            return
+        names = [unit.name for unit in units]
+        before = self.host.show(names)
+        # Without waiting: should this run be killed, systemd still ends what was begun.
+        self.host.command(["systemctl", verb, "--no-block", *names], *units)
+        self._wait(units, before)
+
+    def reload(self, unit: Unit) -> None:
+        """Have a daemon read its files again while it runs."""
+        state = self.host.show([unit.name])[unit.name]
+        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        self._doubt(unit.name, state.invocation, known or {})
+        before = self.host.children(state.main_pid)
+        self.host.command(["systemctl", "reload", unit.name], unit)
+        self._await_children(unit, state, before)
+        self._record(unit.name, state.invocation)
+
+    def set_live(self, unit: Unit, *, finish: bool) -> bool:
+        """Give a running Redis its settings and users.
+
+        Args:
+            unit: The server's.
+            finish: Leave its users no more than their rules; without it, they keep what they were allowed before.
+
+        Returns:
+            Whether there was anything to set.
+        """
+        access = unit.redis
+        state = self.host.show([unit.name])[unit.name]
+        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        inputs, wider = redis_live.split(known or {})
+        change = redis_live.change_between(inputs, self.inputs[unit.name], unit)
+        if access is None or known is None or change is None:
+            raise SettleError(f"{unit.name} was started anew meanwhile; run again")
+        if not finish and change == redis_live.Change():
+            return False
+        rules = redis_live.wanted_users(unit, self.disk)
+        self._doubt(unit.name, state.invocation, known)
+        try:
+            if change.key:
+                redis_live.stage(change.key, access.staged_key)
+            if finish:
+                redis_live.finish(access, change, wider, rules, self.host.talk)
+                wider = []
+            else:
+                wider += redis_live.apply(access, change, rules, self.host.talk)
+        except RedisError as error:
+            raise SettleError(
+                f"{unit.name} did not take its new settings while it runs: {error}\n"
+                f"They lie on disk, and the next run tries again. Next, on this host: journalctl -u {unit.name} -n 100"
+            ) from error
+        self._record(unit.name, state.invocation, redis_live.marks(wider))
+        return True
+
+    # -- waiting -------------------------------------------------------------------------------------------
+
+    def _await_children(self, unit: Unit, state: systemd.UnitState, before: frozenset[int]) -> None:
+        """Wait for new processes: nginx is only told to reload, and keeps its old ones if it can't."""
+        deadline = self.host.clock() + _RELOAD_PATIENCE
+        while before and not self.host.children(state.main_pid) - before:
+            if self.host.clock() > deadline:
+                what = f"has no new processes {_RELOAD_PATIENCE:.0f} s after its reload, so it keeps what it had"
+                raise self.host.failure(unit, state, what)
+            self.host.sleep(0.1)
+
+    def _wait(self, units: Sequence[Unit], before: Mapping[str, systemd.UnitState]) -> None:
+        """Wait until the units run again. The time that an old process takes to drain is bounded by systemd."""
+        waiting = {unit.name: unit for unit in units}
+        begin = self.host.clock()
+        deadlines = {unit.name: begin + unit.timeout for unit in units}
+        # systemd goes on counting if an earlier crash loop is interrupted.
+        restarts: dict[str, int] = {}
+        while True:
+            for name, state in self.host.show(list(waiting)).items():
+                unit, old = waiting[name], before[name]
+                fresh = state.invocation != old.invocation or not old.invocation
+                counted = restarts.setdefault(name, state.restarts) if fresh else old.restarts
+                if fresh and state.active == "active":
+                    self._witness(unit, state)
+                    del waiting[name]
+                    continue
+                if not fresh and (state.job or state.active == "deactivating"):
+                    deadlines[name] = self.host.clock() + unit.timeout + _STOP_SLACK
+                tries = state.restarts - counted
+                self._give_up(unit, state, tries, fresh, self.host.clock() > deadlines[name])
+            if not waiting:
+                return
+            self.host.sleep(0.2)
+
+    def _give_up(
+        self,
+        unit: Unit,
+        state: systemd.UnitState,
+        tries: int,
+        fresh: bool,
+        late: bool,
+    ) -> None:
+        """Raise an error about a unit that will not run."""
+        hopeless = fresh and systemd.hopeless(state.active, state.sub, state.exit_status)
+        if tries > systemd.RESTARTS_TOLERATED or hopeless:
+            raise self.host.failure(unit, state, "does not start")
+        if late:
+            raise self.host.failure(unit, state, f"was not active within {unit.timeout:.0f} s")
+
+    # -- records -------------------------------------------------------------------------------------------
+
+    def _witness(self, unit: Unit, state: systemd.UnitState) -> None:
+        """Write the record of a unit without the recorder, such as one of Debian's."""
+        if unit.name not in self.inputs:
+            return
+        record = fingerprint.read_object(f"{self.records}/{unit.name}.json")
+        if record.get("invocation") != state.invocation:
+            self._record(unit.name, state.invocation)
+
+    def _doubt(self, name: str, invocation: str, known: Mapping[str, str]) -> None:
+        """Write down, before it is done, that the process may have taken what differs.
+
+        If this run ends in between, the next one does it again, even if the change is taken back first.
+        """
+        wanted = self.inputs[name]
+        differing = [
+            label for label in known.keys() | wanted.keys() if known.get(label) != wanted.get(label)
+        ]
+        inputs = {**known, **dict.fromkeys(differing, _UNSURE)}
+        fingerprint.write_record(name, invocation, inputs, directory=self.records)
+
+    def _record(self, name: str, invocation: str, further: Mapping[str, str] | None = None) -> None:
+        """Write down what was brought to the running process."""
+        inputs = {**self.inputs[name], **(further or {})}
+        fingerprint.write_record(name, invocation, inputs, directory=self.records)

@@ -1,0 +1,97 @@
+"""How many messages would be lost with the broker of a host, and that it was settled what becomes of them.
+
+Runs on the host, inside the `fleet_removal` module, as root.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
+    RedisError,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import SETTLED
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+    InstalledApplication,
+)
+
+# Celery's lists of a queue with priorities, unless the settings say something else.
+_STEPS = (0, 3, 6, 9)
+
+_SEPARATOR = "\x06\x16"
+
+# What one call asks Redis at most.
+_QUEUES_AT_ONCE = 200
+
+
+def messages(there: InstalledApplication) -> dict[str, Any]:
+    """Return how many messages the broker of this host holds.
+
+    `state` is `counted`, `settled` (an earlier run was told what becomes of them), `none` (there is no data) or
+    `unknown`; then `reason` says why. The numbers are `waiting`, `held`, `dead`, and `queues` by their names.
+    """
+    unit = f"redis@{there.app}-broker.service"
+    if there.host.show([unit])[unit].active != "active":
+        if there.host.exists(f"{there.places.directory}/{SETTLED}"):
+            return {"state": "settled"}
+        if not there.has_redis_data():
+            return {"state": "none"}
+        return {"state": "unknown", "reason": f"{unit} does not run"}
+    try:
+        return _counted(there)
+    except (RedisError, OSError, ValueError, KeyError, TypeError) as error:
+        return {"state": "unknown", "reason": f"the broker does not tell: {error}"}
+
+
+def settle_messages(there: InstalledApplication, number: int) -> None:
+    """Write down that it was settled what becomes of the messages: Redis can't be asked any more afterwards."""
+    path = Path(there.host.at(f"{there.places.directory}/{SETTLED}"))
+    if there.present and not path.exists():
+        path.write_text(json.dumps({"messages": number}) + "\n")
+        path.chmod(0o600)
+
+
+def _counted(there: InstalledApplication) -> dict[str, Any]:
+    etc, host = there.places.directory, there.host
+    settings = json.loads(Path(host.at(f"{etc}/credentials/operator.json")).read_text())
+    celery = settings["celery"]
+    named = json.loads(Path(host.at(f"{etc}/cli.json")).read_text())
+    options = celery.get("broker_transport_options") or {}
+    prefix = options.get("global_keyprefix") or ""
+    separator = options.get("sep") or _SEPARATOR
+    steps = options.get("priority_steps") or _STEPS
+    url = urlsplit(str(celery["broker_url"]))
+    access = RedisAccess(
+        url.hostname or "",
+        url.port or 6379,
+        str(named["redis"]["ca"]),
+        unquote(url.username or ""),
+        unquote(url.password or ""),
+    )
+    lists = [
+        (str(queue), f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}")
+        for queue in named["queues"]
+        for step in steps
+    ]
+    queues: dict[str, int] = {}
+    for first in range(0, len(lists), _QUEUES_AT_ONCE):
+        some = lists[first : first + _QUEUES_AT_ONCE]
+        lengths = host.talk(access, [["LLEN", key] for _, key in some])
+        for (queue, _), length in zip(some, lengths, strict=True):
+            queues[queue] = queues.get(queue, 0) + int(str(length))
+    rest = [
+        ["ZRANGE", f"{prefix}unacked_index", "0", "-1"],
+        ["ZCARD", f"{prefix}fleet:dead-letters:index"],
+    ]
+    held, dead = host.talk(access, rest)
+    return {
+        "state": "counted",
+        "waiting": sum(queues.values()),
+        "held": len(held) if isinstance(held, list) else 0,
+        "dead": int(str(dead)),
+        "queues": {name: length for name, length in queues.items() if length},
+    }

@@ -1,0 +1,63 @@
+"""Stop an application's units, stage by stage.
+
+Runs on the host, inside the `fleet_removal` module, as root.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+    InstalledApplication,
+)
+
+# Seconds between two looks at units that are stopping.
+_LOOK = 0.3
+
+
+def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, Any]:
+    """Disable and stop the units of one stage, and wait for a while.
+
+    systemd is told without waiting: should this run end here, what was begun ends by itself, and the next run waits
+    for it.
+
+    Args:
+        there: The application.
+        stage: One of `footprint.STAGES`.
+        patience: Seconds to wait for.
+
+    Returns:
+        `stopped`, the units that have ended, and `waiting`, unit → what it says.
+    """
+    host = there.host
+    names = there.units(footprint.units(there.app)[stage])
+    states = {name: state for name, state in host.show(names).items() if state.exists}
+    enabled = [
+        name
+        for name, state in states.items()
+        if state.file_state in ("enabled", "enabled-runtime", "linked")
+    ]
+    if enabled:
+        host.command(["systemctl", "disable", "--quiet", *enabled])
+    running = [name for name, state in states.items() if not ended(state)]
+    if running:
+        host.command(["systemctl", "stop", "--no-block", *running])
+    deadline = host.clock() + patience
+    waiting = dict.fromkeys(running, "")
+    while waiting:
+        for name, state in host.show(list(waiting)).items():
+            if ended(state):
+                del waiting[name]
+            else:
+                waiting[name] = state.described
+        if not waiting or host.clock() >= deadline:
+            break
+        host.sleep(_LOOK)
+    failed = [name for name, state in host.show(list(states)).items() if state.active == "failed"]
+    if failed:
+        # They would be listed until the host restarts.
+        host.run(["systemctl", "reset-failed", *failed])
+    stopped = [name for name in running if name not in waiting]
+    return {"stopped": stopped, "waiting": waiting, "changed": bool(enabled or stopped)}
