@@ -38,13 +38,6 @@ LONGEST = 450
 #: Files that are longer and still have to be split. One that no longer is must leave the list.
 TO_BE_SPLIT = frozenset(
     {
-        "plugins/module_utils/fleet_control/build.py",
-        "plugins/module_utils/fleet_control/celery.py",
-        "plugins/module_utils/fleet_control/fingerprint.py",
-        "plugins/module_utils/fleet_control/removal.py",
-        "plugins/module_utils/fleet_control/settle.py",
-        "plugins/module_utils/fleet_preflight/pki.py",
-        "plugins/module_utils/fleet_preflight/schedule.py",
         "plugins/plugin_utils/new_env/environment.py",
         "scripts/bench.py",
         "scripts/hosts.py",

@@ -75,7 +75,14 @@ class Done:
         return {item.unit for item in self.items if item.action == action}
 
     def says(self, item: Item) -> bool:
-        """Whether its text has a line for an item: host, subject and action, in this order."""
+        """Whether its text has a line for an item: host, subject and action, in this order.
+
+        Files that belong to no unit share one line, which names the first few.
+        """
+        if item.action == "write" and not item.subject and all(why[:1] == "/" for why in item.why):
+            shared = [line for line in self.run.text.splitlines() if " bookkeeping " in line]
+            names = [why.split()[0].rpartition("/")[2] for why in item.why]
+            return any(name in line or " more" in line for line in shared for name in names)
         words = [item.host, item.subject.removesuffix(".service") or item.part]
         words += {"live": "set live"}.get(item.action, item.action).split()
         return any(line.split()[: len(words)] == words for line in self.run.text.splitlines())

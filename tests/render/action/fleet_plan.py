@@ -39,7 +39,7 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]
     ) -> dict[str, Any]:
         assert module_name == "celery_fleet.core.settle"
-        payload = module_args.pop("payload")
+        payload = module_args.pop("wanted")
         variables = {
             name: plain(self._templar.template(value))
             for name, value in task_vars.items()

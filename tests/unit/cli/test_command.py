@@ -23,9 +23,9 @@ from celery_fleet.cli.commands import logs, redis, status
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
 from tests.programs import required
+from tests.support.certificates import Authority
 from tests.unit.cli import host
 from tests.unit.cli.conftest import Call, unit
-from tests.unit.control.certificates import Authority
 
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 

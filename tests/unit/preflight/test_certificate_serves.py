@@ -6,7 +6,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import certificate_serves
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import CertificateError
 
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 NAMES = ["DNS:redis1", "IP:10.0.0.1", "IP:fd00::1"]
 AUTHORITY = Authority("fleet")

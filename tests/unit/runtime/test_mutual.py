@@ -25,7 +25,7 @@ from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP, free_port
 from tests.programs import required
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 _SEND = "import shop; print(shop.add.delay(2, 3).get(timeout=60))"
 

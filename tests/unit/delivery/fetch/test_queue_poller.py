@@ -22,7 +22,7 @@ from celery_fleet.delivery.fetch import queue_poller as module
 from celery_fleet.delivery.fetch.queue_poller import Due, Found, Line, Question, require_redis
 from celery_fleet.delivery.scripts import RESTORE, TAKE, Script
 from tests.fleet import free_port
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until
 
 LISTS = ("mail", "bulk", "mail\x06\x163", "bulk\x06\x163")

@@ -30,7 +30,7 @@ from celery_fleet.delivery.tags import Owner, Tags
 from celery_fleet.system import hand_back
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 PROGRAM = Path(hand_back.__file__)
 OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True, dead_letters=True)

@@ -13,7 +13,7 @@ import pytest
 
 from celery_fleet.common import client_certificate
 from celery_fleet.config.settings import parse
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 from tests.unit.runtime.conftest import document
 
 NAMES = ("broker_use_ssl", "redis_backend_use_ssl")

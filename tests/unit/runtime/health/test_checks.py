@@ -30,7 +30,7 @@ from celery_fleet.health import units as health_units
 from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, Worker
 from celery_fleet.health.units import Unit
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 SOURCE = Path(__file__).parents[4] / "src"
 

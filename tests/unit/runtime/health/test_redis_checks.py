@@ -21,7 +21,7 @@ from celery_fleet.health import checks, host, redis_checks
 from celery_fleet.health.result import BAD, GOOD, WARNING
 from celery_fleet.health.setup import Setup
 from tests.programs import knows_setinfo, required
-from tests.unit.control.certificates import Authority
+from tests.support.certificates import Authority
 
 PASSWORD = "s3cr3t/of:the@operator"
 QUEUES = ["mail", "bulk"]
