@@ -2,11 +2,14 @@
 # Run Ansible's own checks, `ansible-test sanity`, on the collection as it is built. It takes a minute of processor time,
 # and another one when its virtualenvs are made, for which it needs an index of packages.
 #
-# usage: sanity.sh [OPTION...]    options of `ansible-test sanity`, such as --test import; without any, all but these three
+# usage: sanity.sh [OPTION...]    options of `ansible-test sanity`, such as --test compile; without any, all tests but four
 #
-# pylint is left out. ansible-test fixes its settings, which are for Python 3.8 and refuse names such as `_`. Ruff and mypy
-# check the same code. So is the import of every plugin, which it tries without the libraries that ansible-core needs,
-# and the ban on typographic quotes, which our messages put around what others say.
+# Left out are:
+#   pylint             its settings can't be changed. They are for Python 3.8 and refuse names such as `_`. Ruff and mypy
+#                      check the same code.
+#   import             tries the plugins without the libraries that ansible-core needs. So does ansible-doc, which
+#   ansible-doc        tests/contract/test_documentation.py runs instead.
+#   no-smart-quotes    our messages put such quotes around what others say.
 # What else does not apply is listed in tests/sanity/ignore-2.19.txt, with reasons.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,7 +48,11 @@ cd "$COLLECTION"
 git init --quiet .
 git add --all
 options=("$@")
-((${#options[@]})) || options=(--skip-test pylint --skip-test import --skip-test no-smart-quotes)
+if ((${#options[@]} == 0)); then
+  for test in pylint import ansible-doc no-smart-quotes; do
+    options+=(--skip-test "$test")
+  done
+fi
 # These are for a checkout.
 unset ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH
 exec ansible-test sanity --color no --controller origin:python=default "${targets[@]}" "${options[@]}"
