@@ -272,7 +272,7 @@ def fleet(name: str, workers: int, queues: int) -> Iterator[Path]:
 @contextmanager
 def hosts_of(scenario: str, inventory: Path, hosts: Sequence[str]) -> Iterator[None]:
     """Bare hosts, gone when the block ends."""
-    script = [sys.executable, str(ROOT / "scripts" / "hosts.py")]
+    script = [sys.executable, "-m", "scripts.hosts"]
     words = [f"--scenario={scenario}", f"--inventory={inventory / 'connection.yml'}"]
     run([*script, "create", *words, *hosts])
     try:
