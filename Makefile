@@ -69,7 +69,7 @@ new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOU
 		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
 
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
-	@python scripts/bench.py
+	@python -m scripts.bench
 
 bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
 	@PYTHONPATH=collections python -m scripts.bench_delivery
