@@ -32,9 +32,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     wanted,
     x509,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    release_commands as commands,
+    plan,
+    release_commands,
 )
 
 
@@ -51,7 +51,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
-    """`pki.host_state` of the roles' variables."""
+    """`wanted.host_state` of the roles' variables."""
     return wanted.host_state(wanted.Given(source=source, **options), host)
 
 
@@ -79,7 +79,7 @@ def parts(run: list[str], skip: list[str]) -> list[str]:
 
 
 def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:
-    """`celery.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """`nginx.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
     return nginx.site(name, password_line=line, **options)
 
@@ -87,7 +87,7 @@ def site(name: str, user: str, password: str, names: list[str], **options: Any) 
 def location(
     name: str, user: str, password: str, names: list[str], **options: Any
 ) -> dict[str, Any]:
-    """`celery.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """`nginx.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     return nginx.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
 
 
@@ -118,9 +118,9 @@ class FilterModule:
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
             "fleet_scheduled": _plain(routing.scheduled),
             "fleet_queues": _plain(workers.queues),
-            "fleet_commands_due": _plain(commands.due),
-            "fleet_commands_items": _plain(commands.items),
-            "fleet_commands_names": _plain(commands.names),
+            "fleet_commands_due": _plain(release_commands.due),
+            "fleet_commands_items": _plain(release_commands.items),
+            "fleet_commands_names": _plain(release_commands.names),
             "fleet_consumed": _plain(workers.consumed),
             "fleet_worker_options": _plain(workers.worker_options),
             "fleet_process_environment": _plain(environment.process_environment),

@@ -1,7 +1,7 @@
 """In which order workers are started, restarted and removed, so that every queue keeps enough consumers.
 
 Pure functions over what was found when the roll began and what has happened since; who has begun or ended a turn is
-written down elsewhere (`ledger`). The rules:
+written down elsewhere (`state`). The rules:
 
 - What does not run is started first, all at once: that costs no queue anything.
 - Then come the restarts. The first one, the pilot, goes alone: a release that does not start shows it there. After it
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import text as words
+from ansible_collections.celery_fleet.core.plugins.module_utils import text
 
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
@@ -409,7 +409,7 @@ def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
             else "restarts"
         )
         lines.append(
-            f"{words.count(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
+            f"{text.count(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
         )
     for turn in (turn for step in restarts for turn in step.turns):
         worker = by_node[turn.node]
