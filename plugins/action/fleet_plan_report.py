@@ -15,7 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
 
 class ActionModule(ActionBase):
@@ -49,11 +51,11 @@ class ActionModule(ActionBase):
         whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
-        whole.notes += plan.tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
+        whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         try:
             policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
-            whole.notes += order.describe(workers, policy)
+            whole.notes += describe(workers, policy)
         except order.RollError as error:
             raise AnsibleActionFail(str(error)) from None
         if args.get("path"):

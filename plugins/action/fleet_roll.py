@@ -26,6 +26,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     state,
     worker_restart,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     lease,
     payload,
@@ -122,7 +123,7 @@ class ActionModule(ActionBase):
         try:
             policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
             self._book.open(found, policy, str(args["report"]))
-            lines = order.describe(found, policy)
+            lines = describe(found, policy)
         except order.RollError as error:
             raise AnsibleActionFail(str(error)) from None
         if lines:

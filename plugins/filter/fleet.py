@@ -32,10 +32,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     wanted,
     x509,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    plan,
-    release_commands,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_commands
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_in
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +73,7 @@ def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
 
 def parts(run: list[str], skip: list[str]) -> list[str]:
     """Names of the plan's parts under these tags."""
-    return [part.name for part in plan.parts_in(run, skip)]
+    return [part.name for part in parts_in(run, skip)]
 
 
 def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:

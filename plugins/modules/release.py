@@ -16,7 +16,7 @@ options:
   directory: {description: Directory within the source in which the processes run., type: str, default: "."}
   requirements: {description: Requirements file in that directory., type: str, default: requirements.txt}
   app: {description: "What C(celery -A) takes; empty where there is no application to check.", type: str, default: ""}
-  demands: {description: What the inventory wants of it; see C(release/note.py:)., type: str, default: ""}
+  demands: {description: What the inventory wants of it; see C(release/suitability.py)., type: str, default: ""}
   python: {description: Interpreter of the virtualenv., type: path, default: /usr/bin/python3}
   runtime: {description: Directory of the fleet's runtime., type: path, required: true}
   user: {description: User who imports the application., type: str, required: true}
