@@ -54,7 +54,7 @@ soak-%: setup ## one of the two: soak-restarts, soak-delivery
 demo-hosts: setup ## make the demo's hosts, or start them again
 	@ansible-inventory --inventory inventories/local/hosts.yml --list \
 		| python -c "import json, sys; print(*json.load(sys.stdin)['_meta']['hostvars'])" \
-		| xargs python scripts/hosts.py create $(DEMO)
+		| xargs python -m scripts.hosts create $(DEMO)
 
 demo: demo-hosts ## FlexiPrice on four hosts of this machine; run it again at any time
 	@scripts/demo.sh
@@ -63,7 +63,7 @@ demo-%: demo-hosts ## another example beside it: demo-aiecommerce, demo-flash_pr
 	@scripts/demo.sh $*
 
 demo-destroy: setup ## remove the demo's hosts, and the secrets and certificates of all examples
-	@python scripts/hosts.py destroy $(DEMO)
+	@python -m scripts.hosts destroy $(DEMO)
 	@rm -rf $(foreach name,local aiecommerce flash_promos marketplace_ops processing,$(addprefix inventories/$(name)/,.secrets pki demo.yml))
 
 # Names alone are handed on: the values come through the environment, so that no shell reads them.
@@ -72,7 +72,7 @@ new-env: setup ## make an environment: NAME=… HOSTS=a,b APP=… MODULE=… SOU
 		$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
 
 bench: setup ## what runs of site.yml cost; makes and removes its own hosts, but for the demo's, which must stand
-	@python scripts/bench.py
+	@python -m scripts.bench
 
 bench-delivery: setup ## what the atomic take costs beside stock Celery's, on Redis servers of its own
 	@PYTHONPATH=collections python -m scripts.bench_delivery

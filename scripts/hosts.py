@@ -15,28 +15,32 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
-import ipaddress
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-LABEL_FLEET = "celery-fleet.fleet"
+from scripts.testhosts.docker import LABEL_FLEET, docker, inspect, settle_network
+from scripts.testhosts.fleet import (
+    ROOT,
+    SUITE,
+    USER,
+    Fleet,
+    FleetError,
+    add_commands,
+    pip_cache,
+    write,
+)
+from scripts.testhosts.keys import key_archive, settle_key, ssh_arguments
+
 LABEL_SPEC = "celery-fleet.spec"
-SUITE = "bookworm"  # of hosts that name none
-USER = "admin"
 BOOT_TIMEOUT = 60.0  # seconds; a host is up in about one
 FIRST_ADDRESS = 11
 
@@ -52,10 +56,6 @@ RUN_FLAGS = (
 )
 
 
-class FleetError(Exception):
-    """What stops this script, in words for the person who started it."""
-
-
 @dataclass(frozen=True)
 class Host:
     """One host: its name in the inventory, its container, its address on the fleet's network."""
@@ -63,156 +63,6 @@ class Host:
     name: str
     container: str
     address: str
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """The names and places of one fleet.
-
-    Attributes:
-        scenario: `demo`, or the name of a Molecule scenario.
-        name: prefix of its containers and name of its network; unique on this machine.
-        state: directory of its keys and of `fleet.json`.
-    """
-
-    scenario: str
-    name: str
-    state: Path
-
-    @classmethod
-    def of(cls, scenario: str, root: Path = ROOT) -> Fleet:
-        """The fleet of `scenario` in the checkout at `root`."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", scenario):
-            raise FleetError(f"{scenario!r} is no name for a fleet: use a-z, 0-9, '_' and '-'")
-        checkout = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-        return cls(scenario, f"cf-{checkout}-{scenario}", root / ".state" / scenario)
-
-
-def docker(*arguments: str, stdin: bytes | None = None) -> str:
-    """Run the docker client and return what it printed; FleetError with its message if it fails."""
-    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False)
-    if done.returncode != 0:
-        command = " ".join(arguments[:2])
-        raise FleetError(f"docker {command}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode()
-
-
-def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """`docker inspect` of several objects of one kind in one call."""
-    if not names:
-        return []
-    found: list[dict[str, Any]] = json.loads(docker(kind, "inspect", *names))
-    return found
-
-
-# --- network ---------------------------------------------------------------------------------------
-
-
-def subnet_candidates(name: str) -> Iterator[ipaddress.IPv4Network]:
-    """Private /24 networks for the fleet `name`, always in the same order, without an end."""
-    attempt = 0
-    while True:
-        digest = hashlib.sha256(f"{name}/{attempt}".encode()).digest()
-        yield ipaddress.IPv4Network((f"10.{digest[0]}.{digest[1]}.0", 24))
-        attempt += 1
-
-
-def pick_subnet(name: str, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """The first candidate that overlaps with nothing in `taken`."""
-    for attempt, candidate in enumerate(subnet_candidates(name)):
-        if not any(candidate.overlaps(other) for other in taken):
-            return candidate
-        if attempt == 999:
-            break
-    raise FleetError("no free 10.x.y.0/24 network for the test hosts: 1000 were tried")
-
-
-def taken_subnets() -> list[ipaddress.IPv4Network]:
-    """What this machine reaches already: routes, name servers, networks of the Docker engine."""
-    texts: list[str] = []
-    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
-        fields = line.split()
-        destination, mask = (int(fields[i], 16).to_bytes(4, "little") for i in (1, 7))
-        texts.append(f"{ipaddress.IPv4Address(destination)}/{ipaddress.IPv4Address(mask)}")
-    texts += re.findall(
-        r"^nameserver\s+([\d.]+)\s*$", Path("/etc/resolv.conf").read_text(), re.MULTILINE
-    )
-    for network in inspect("network", docker("network", "ls", "--quiet").split()):
-        texts += [
-            entry["Subnet"] for entry in network["IPAM"]["Config"] or [] if "." in entry["Subnet"]
-        ]
-    networks = [ipaddress.IPv4Network(text, strict=False) for text in texts]
-    return [network for network in networks if network.prefixlen > 0]  # not the default route
-
-
-def settle_network(fleet: Fleet) -> ipaddress.IPv4Network:
-    """Make the fleet's network, or find it as it was made; its subnet."""
-    ids = docker(
-        "network", "ls", "--quiet", "--filter", f"label={LABEL_FLEET}={fleet.name}"
-    ).split()
-    for found in inspect("network", ids):
-        return ipaddress.IPv4Network(found["IPAM"]["Config"][0]["Subnet"])
-    subnet = pick_subnet(fleet.name, taken_subnets())
-    docker(
-        *("network", "create", "--driver", "bridge", "--subnet", str(subnet)),
-        *("--label", f"{LABEL_FLEET}={fleet.name}", fleet.name),
-    )
-    return subnet
-
-
-# --- keys ------------------------------------------------------------------------------------------
-
-
-def settle_key(path: Path, comment: str) -> str:
-    """Make an SSH key pair at `path` unless there is one; its public key."""
-    public = path.with_name(path.name + ".pub")
-    if not (path.exists() and public.exists()):
-        path.unlink(missing_ok=True)
-        public.unlink(missing_ok=True)
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
-    return public.read_text().strip()
-
-
-def key_archive(authorized_key: str, host_key: Path) -> bytes:
-    """A tar archive, for `/`, of what lets this machine in and lets it know whom it talks to.
-
-    The host keys are made here rather than collected from the hosts, so that not even the first
-    connection trusts what it meets.
-    """
-    public = host_key.with_name(host_key.name + ".pub")
-    files = {
-        f"etc/ssh/authorized_keys/{USER}": (authorized_key + "\n", 0o644),
-        "etc/ssh/ssh_host_ed25519_key": (host_key.read_text(), 0o600),
-        "etc/ssh/ssh_host_ed25519_key.pub": (public.read_text(), 0o644),
-    }
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, (text, mode) in files.items():
-            data = text.encode()
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-# --- hosts -----------------------------------------------------------------------------------------
-
-
-def cache_directory() -> Path:
-    """Where downloaded packages are kept, and nothing but packages."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celery-fleet"
-
-
-def pip_cache() -> Path:
-    """pip's cache, shared by all hosts of all fleets: pip makes it for concurrent use.
-
-    There is none for Debian's packages: apt locks its cache, and fetching is a small part of installing.
-    """
-    return cache_directory() / "pip"
 
 
 def create_flags(fleet: Fleet, host: Host, image: str) -> list[str]:
@@ -282,17 +132,6 @@ def wait_for_boot(host: Host, wanted: Collection[str]) -> None:
     )
 
 
-def ssh_arguments(fleet: Fleet) -> list[str]:
-    """The options of ssh that hold for all hosts of a fleet."""
-    # ssh takes several files here, parted by spaces, hence the quotes around the one.
-    return [
-        *("-o", f'UserKnownHostsFile="{fleet.state / "known_hosts"}"'),
-        *("-o", "GlobalKnownHostsFile=/dev/null"),
-        *("-o", "StrictHostKeyChecking=yes"),
-        *("-o", "IdentitiesOnly=yes"),
-    ]
-
-
 def check_login(fleet: Fleet, host: Host) -> None:
     """Log in once as Ansible will; FleetError if that fails."""
     key = str(fleet.state / "id_ed25519")
@@ -306,9 +145,6 @@ def check_login(fleet: Fleet, host: Host) -> None:
     )
     if done.returncode != 0:
         raise FleetError(f"can't log in to {host.name} ({host.address}): {done.stderr.strip()}")
-
-
-# --- what is written for others --------------------------------------------------------------------
 
 
 def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
@@ -326,18 +162,6 @@ def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
     return (
         f"---\n# Made by scripts/hosts.py: how to reach the test hosts of {fleet.name}.\n{text}\n"
     )
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.touch(mode=0o600)
-    part.write_text(text)
-    part.replace(path)
-
-
-# --- commands --------------------------------------------------------------------------------------
 
 
 def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
@@ -436,21 +260,6 @@ def named(words: Sequence[str]) -> dict[str, str]:
             raise FleetError(f"the host {name} is named twice")
         found[name] = suite
     return found
-
-
-def add_commands(commands: Any, scenario: str, host: str, host_help: str) -> None:
-    """Add `create` and `destroy` to a parser's commands: what they are given is the same for every kind of host."""
-    for name in ("create", "destroy"):
-        command = commands.add_parser(name)
-        command.add_argument("--scenario", required=True, help=scenario)
-        command.add_argument(
-            "--inventory",
-            required=True,
-            type=Path,
-            help="the inventory source with the connections",
-        )
-        if name == "create":
-            command.add_argument("hosts", nargs="+", metavar=host, help=host_help)
 
 
 def main(arguments: Sequence[str]) -> int:

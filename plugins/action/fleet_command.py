@@ -14,9 +14,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload, remote
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    release_commands as commands,
+    lease,
+    payload,
+    release_commands,
+    remote,
 )
 
 
@@ -44,7 +46,7 @@ class ActionModule(ActionBase):
             elif not self._task.check_mode:
                 with lease.held(variables, check=False):
                     result.update(steps[str(args["do"])](args, variables))
-        except (commands.CommandError, lease.LostError) as error:
+        except (release_commands.CommandError, lease.LostError) as error:
             raise AnsibleActionFail(f"{variables['inventory_hostname']}: {error}") from None
         except remote.RemoteError as error:
             raise AnsibleActionFail(
@@ -64,7 +66,7 @@ class ActionModule(ActionBase):
     def _look(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         scope = str(args["scope"])
         return self._claims(
-            commands.question("look", str(args["app"]), scope, str(args["release"]))
+            release_commands.question("look", str(args["app"]), scope, str(args["release"]))
         )
 
     def _claim(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -72,9 +74,9 @@ class ActionModule(ActionBase):
         here = str(variables["inventory_hostname"])
         word = secrets.token_hex(8)
         who = lease.owner(os.getppid())
-        answer = commands.claim(
+        answer = release_commands.claim(
             lambda: self._claims(
-                commands.question(
+                release_commands.question(
                     "claim",
                     str(args["app"]),
                     self._scope(command),
@@ -102,7 +104,7 @@ class ActionModule(ActionBase):
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
             return dict(remote.answer(done, known))
 
-        ended = commands.carry_out(
+        ended = release_commands.carry_out(
             ask,
             {
                 "app": str(args["app"]),
@@ -122,7 +124,7 @@ class ActionModule(ActionBase):
         here = str(variables["inventory_hostname"])
         well = ended["status"] == 0
         self._claims(
-            commands.question(
+            release_commands.question(
                 "done" if well else "drop",
                 str(args["app"]),
                 self._scope(command),
@@ -134,7 +136,9 @@ class ActionModule(ActionBase):
             )
         )
         if not well:
-            raise AnsibleActionFail(commands.failure(here, command, str(args["release"]), ended))
+            raise AnsibleActionFail(
+                release_commands.failure(here, command, str(args["release"]), ended)
+            )
         Display().display(
             f"{here}: {command['name']} is done, in {float(ended['seconds']):g} s; what it printed: {ended['log']}"
         )

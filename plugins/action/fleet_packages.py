@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import packages as installed
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import packages
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 
@@ -32,14 +32,14 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             return result
         args = self._task.args
-        request = {"path": installed.NOTE, "do": args["do"], "asked": list(args.get("asked", []))}
+        request = {"path": packages.NOTE, "do": args["do"], "asked": list(args.get("asked", []))}
         command, stdin = remote.call("packages", request)
         answer = self._low_level_execute_command(command, in_data=stdin)
         try:
             result["new"] = dict(remote.answer(answer)["new"])
         except remote.RemoteError as error:
             raise AnsibleActionFail(
-                f"which packages this run brings can't be noted in {installed.NOTE}: {error}. "
+                f"which packages this run brings can't be noted in {packages.NOTE}: {error}. "
                 "Mend that there and run the same command again."
             ) from None
         return result

@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
 
 class ActionModule(ActionBase):
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         """`items` of this host, and `due`: the parts that a run has to settle."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        parts = plan.parts_of(
+        parts = parts_of(
             variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
         )
         renderer = payload.Renderer(self._templar, self._loader, variables)

@@ -14,9 +14,10 @@ from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
 
 class ActionModule(ActionBase):
@@ -50,12 +51,12 @@ class ActionModule(ActionBase):
         whole = plan.Plan(plan.with_forced(items, workers, hosts), hosts, missing)
         for host in hosts:
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
-        whole.notes += plan.tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
+        whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
         whole.notes += plan.redis_notes(items, float(args["drain"]))
         try:
-            policy = roll.Policy(int(args["min_capacity"]), int(args["batch"]))
-            whole.notes += roll.describe(workers, policy)
-        except roll.RollError as error:
+            policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
+            whole.notes += describe(workers, policy)
+        except order.RollError as error:
             raise AnsibleActionFail(str(error)) from None
         if args.get("path"):
             try:
@@ -98,7 +99,7 @@ class ActionModule(ActionBase):
         items: Sequence[plan.Item],
         hosts: Sequence[str],
         missing: Mapping[str, str],
-    ) -> list[roll.Worker]:
+    ) -> list[order.Worker]:
         """All workers with what is to be done with them; of hosts that were not asked the best is assumed."""
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])

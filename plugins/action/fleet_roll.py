@@ -2,7 +2,7 @@
 
 `phase: open`, run once, finds out what is to be done and opens the book; `start`, `restart` and `finish` run on each
 host, in a process of their own, and take the host's turns; `report` prints the figures. The rules are in
-`restart/order.py`, a turn in `turn`, a host's part in `crew`; here they meet Ansible.
+`restart/order.py`, a turn in `worker_restart.py`, a host's part in `host_restarts.py`; here they meet Ansible.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import host_restarts as crew
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import state as ledger
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
-    worker_restart as turn,
+    census,
+    host_restarts,
+    order,
+    state,
+    worker_restart,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     lease,
     payload,
@@ -34,7 +35,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
 )
 
 # Phase of the playbook -> kind of the turns in it.
-KINDS: dict[str, roll.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
+KINDS: dict[str, order.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
 _NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
 
 #: Seconds for the question who runs. A host whose processors are all at work needs most of them to begin to ask.
@@ -60,7 +61,7 @@ class ActionModule(ActionBase):
         self._args = dict(self._task.args)
         self._place = dict(self._args.get("place") or {})
         self._turns = dict(self._args.get("turns") or {})
-        self._book = ledger.Ledger(Path(str(self._args["directory"])))
+        self._book = state.Ledger(Path(str(self._args["directory"])))
         self._python = ""
         phase = self._args["phase"]
         if phase == "open":
@@ -120,14 +121,14 @@ class ActionModule(ActionBase):
             only=census.names(args["only"]),
         )
         try:
-            policy = roll.Policy(int(args["min_capacity"]), int(args["batch"]))
+            policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
             self._book.open(found, policy, str(args["report"]))
-            lines = roll.describe(found, policy)
-        except roll.RollError as error:
+            lines = describe(found, policy)
+        except order.RollError as error:
             raise AnsibleActionFail(str(error)) from None
         if lines:
             Display().display("\n" + "\n".join(lines) + "\n")
-        stay = roll.deferred(found, policy)
+        stay = order.deferred(found, policy)
         hosts = {
             phase: {worker.host for worker in found if worker.kind == kind}
             for phase, kind in KINDS.items()
@@ -168,38 +169,40 @@ class ActionModule(ActionBase):
     def _say_report(self) -> None:
         found = self._book.report()
         if found["turns"]:
-            lines = report.columns(ledger.table(found))
+            lines = report.columns(state.table(found))
             Display().display("\n" + "\n".join([*lines, f"in {found['seconds']:.1f} s"]) + "\n")
 
     # -- the turns of a host ---------------------------------------------------------------------------
 
-    def _roll(self, kind: roll.Kind) -> dict[str, Any]:
+    def _roll(self, kind: order.Kind) -> dict[str, Any]:
         host = str(self._variables["inventory_hostname"])
         main = os.getppid()
 
         def trouble() -> str:
             # Where Ansible was killed another run may be at work already: systemd ends what was begun.
             if os.getppid() != main:
-                raise crew.CrewError("ansible-playbook has ended")
+                raise host_restarts.CrewError("ansible-playbook has ended")
             return lease.trouble(self._book.directory)
 
         timeout = float(self._turns["timeout"])
-        team = crew.Crew(host, self._book, self, self._steward, timeout, trouble)
+        team = host_restarts.Crew(host, self._book, self, self._steward, timeout, trouble)
         self._book.join(host)
         try:
             return {"changed": team.take_turns(kind) > 0}
-        except crew.CrewError as error:
+        except host_restarts.CrewError as error:
             raise AnsibleActionFail(str(error)) from None
         finally:
             if self._book.leave(host):
                 self._say_report()
 
-    def _steward(self, begun: roll.Turn, worker: roll.Worker) -> turn.Steward:
+    def _steward(self, begun: order.Turn, worker: order.Worker) -> worker_restart.Steward:
         turns, place = self._turns, self._place
-        return turn.Steward(
+        return worker_restart.Steward(
             begun,
             worker,
-            turn.Place(str(place["configuration"]), str(place["root"]), str(place["state"])),
+            worker_restart.Place(
+                str(place["configuration"]), str(place["root"]), str(place["state"])
+            ),
             timeout=float(turns["timeout"]),
             tasks=tuple(census.needed_tasks(worker.queues, turns["schedule"], turns["routes"])),
             forced=not turns["wanted"] or boolean(turns["force"]),
@@ -210,7 +213,7 @@ class ActionModule(ActionBase):
         """Values that may not be shown; rendered once, since each may be a question to a password manager."""
         return payload.secrets(self._templar)
 
-    # -- the host: `crew.Hands` ------------------------------------------------------------------------
+    # -- the host: `host_restarts.Hands` ------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
         """Tell whoever watches."""
@@ -227,16 +230,16 @@ class ActionModule(ActionBase):
             answer = self._low_level_execute_command(command, in_data=stdin)
             return dict(remote.answer(answer, self._known))
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
-            raise crew.LostError(str(error)) from None
+            raise host_restarts.LostError(str(error)) from None
 
     def settle(self) -> frozenset[str]:
         """Write the host's files; units that differ from what is wanted."""
         try:
             answer = self._settle({"units": "leave"})
         except AnsibleConnectionFailure as error:
-            raise crew.LostError(str(error)) from None
+            raise host_restarts.LostError(str(error)) from None
         if answer.get("failed"):
-            raise crew.SettleFailedError(str(answer.get("msg")))
+            raise host_restarts.SettleFailedError(str(answer.get("msg")))
         return frozenset(str(item["unit"]) for item in answer["pending"])
 
     def probe(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +256,7 @@ class ActionModule(ActionBase):
                 in_data=json.dumps(whole, default=str).encode(),
             )
         except AnsibleConnectionFailure as error:
-            raise crew.LostError(str(error)) from None
+            raise host_restarts.LostError(str(error)) from None
         try:
             return remote.finding(done, self._known)
         except remote.RemoteError as error:
@@ -282,7 +285,7 @@ class ActionModule(ActionBase):
                 f"ls -d {root}/pins/worker-*/venv/bin/python {root}/releases/*/venv/bin/python 2>/dev/null; exit 0"
             )
             # That of a second instance goes with it.
-            paths = [p for p in str(found["stdout"]).split() if f"{roll.STAND_IN}/" not in p]
+            paths = [p for p in str(found["stdout"]).split() if f"{order.STAND_IN}/" not in p]
             self._python = next(iter(paths), "")
         return self._python
 

@@ -7,7 +7,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import refusals
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload, remote
 
 

@@ -32,10 +32,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     wanted,
     x509,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    release_commands as commands,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_commands
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_in
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +50,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
-    """`pki.host_state` of the roles' variables."""
+    """`wanted.host_state` of the roles' variables."""
     return wanted.host_state(wanted.Given(source=source, **options), host)
 
 
@@ -76,11 +74,11 @@ def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
 
 def parts(run: list[str], skip: list[str]) -> list[str]:
     """Names of the plan's parts under these tags."""
-    return [part.name for part in plan.parts_in(run, skip)]
+    return [part.name for part in parts_in(run, skip)]
 
 
 def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:
-    """`celery.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """`nginx.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
     return nginx.site(name, password_line=line, **options)
 
@@ -88,7 +86,7 @@ def site(name: str, user: str, password: str, names: list[str], **options: Any) 
 def location(
     name: str, user: str, password: str, names: list[str], **options: Any
 ) -> dict[str, Any]:
-    """`celery.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """`nginx.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     return nginx.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
 
 
@@ -118,9 +116,9 @@ class FilterModule:
             "fleet_delivery": _plain(delivery.document),
             "fleet_takes_atomically": _plain(delivery.takes_atomically),
             "fleet_queues": _plain(workers.queues),
-            "fleet_commands_due": _plain(commands.due),
-            "fleet_commands_items": _plain(commands.items),
-            "fleet_commands_names": _plain(commands.names),
+            "fleet_commands_due": _plain(release_commands.due),
+            "fleet_commands_items": _plain(release_commands.items),
+            "fleet_commands_names": _plain(release_commands.names),
             "fleet_consumed": _plain(workers.consumed),
             "fleet_process_environment": _plain(environment.process_environment),
             "fleet_worker_state": _plain(workers.worker_state),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PARTS
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
 
 from tests.contract.test_repository import ROOT, load
 

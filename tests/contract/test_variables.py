@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import n
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     redis as desired_redis,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import PARTS
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
 from tests.contract.test_repository import ROOT, defaults_of, load, options_of, playbooks, roles

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import on_a_host
+from scripts.on_a_host.__main__ import OUTPUT
+from scripts.on_a_host.page import write
+from scripts.on_a_host.things import general
 from tests.render.conftest import RENDERS, WANTED
 from tests.render.fleet import Fleet
 
@@ -18,12 +20,12 @@ def fleets(pytestconfig: pytest.Config) -> dict[str, Fleet]:
 @pytest.fixture(scope="module")
 def page(fleets: dict[str, Fleet]) -> str:
     others = [fleet for name, fleet in fleets.items() if name != "local"]
-    return on_a_host.write(fleets["local"], others)
+    return write(fleets["local"], others)
 
 
 @pytest.mark.slow
 def test_the_page_is_up_to_date(page: str) -> None:
-    assert on_a_host.OUTPUT.read_text() == page, "stale: run `python -m scripts.on_a_host`"
+    assert OUTPUT.read_text() == page, "stale: run `python -m scripts.on_a_host`"
 
 
 @pytest.mark.slow
@@ -43,7 +45,7 @@ def test_each_file_of_each_host_is_on_it(page: str, fleets: dict[str, Fleet]) ->
 
 def test_each_file_is_on_the_page_as_it_lies_there(fleet: Fleet) -> None:
     """A quick look: that all else of it is up to date takes two more runs."""
-    assert_told(fleet, on_a_host.OUTPUT.read_text())
+    assert_told(fleet, OUTPUT.read_text())
 
 
 def assert_told(fleet: Fleet, page: str) -> None:
@@ -53,5 +55,5 @@ def assert_told(fleet: Fleet, page: str) -> None:
             host.variables["celery_worker_instances"],
         )
         for path in [*host.files, *host.links]:
-            name = on_a_host.general(path, app, workers)
+            name = general(path, app, workers)
             assert f"| `{name}` |" in page or "/<version>/" in name, (host.name, path)

@@ -11,7 +11,8 @@ from support import database, tasks, units
 from support.inventory import Fleet, Variables
 from support.waiting import wait_for
 
-from scripts import vm
+from scripts.testhosts.fleet import Fleet as TestFleet
+from scripts.testhosts.machine import Machine, load
 
 QUEUE = "discounts"
 #: Seconds until a task that was sent has begun, or one that ends at once has ended, whatever else goes on.
@@ -37,9 +38,9 @@ class Ground:
         return self.fleet.expected[self.name]
 
     @property
-    def machine(self) -> vm.Machine:
+    def machine(self) -> Machine:
         """qemu's side of it."""
-        return vm.load(vm.Fleet.of(self.fleet.state.name), self.name)
+        return load(TestFleet.of(self.fleet.state.name), self.name)
 
     def must(self, command: str | Sequence[str]) -> str:
         """What a command prints, run as root; it has to end well."""

@@ -13,6 +13,7 @@ from support import units
 from support.waiting import wait_for
 
 from scripts import vm
+from scripts.testhosts.machine import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +108,7 @@ def test_reboot(ground: Ground, label: str, note: Callable[[str], None]) -> None
 def test_power_cut(ground: Ground, label: str, note: Callable[[str], None]) -> None:
     """Processes and journals end as they were. (What the kernel had not written survives: qemu's host keeps it.)"""
     work = Work.begin(ground, label)
-    assert vm.cut(ground.machine)
+    assert cut(ground.machine)
     watch = Watch(note)
     assert vm.start(ground.machine)
     watch.look("boot")

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Part
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import note
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import (
+    note,
+    suitability,
+)
 
 
 def require_built(parts: Sequence[Part], *, check: bool) -> None:
@@ -55,8 +58,8 @@ def foretell_refused(parts: Sequence[Part], disk: Disk) -> list[str]:
         if found is None:
             continue
         name, text = os.path.basename(release.path), found.decode(errors="replace")
-        words = note.refusals(name, text, release.demands or {})
+        words = suitability.refusals(name, text, release.demands or {})
         if words:
             raise SettleError("\n".join([*words, "Nothing was changed."]))
-        remarks += note.remarks(name, text, release.demands or {})
+        remarks += suitability.remarks(name, text, release.demands or {})
     return remarks

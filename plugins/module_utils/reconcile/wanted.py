@@ -129,7 +129,7 @@ class Release:
     Attributes:
         path: Its directory.
         what: What it holds, for people.
-        demands: What the inventory wants of it, as `releases.refusals` takes it; nothing where it holds no application.
+        demands: What the inventory wants of it, as `suitability.refusals` takes it; none for Flower.
     """
 
     path: str

@@ -25,7 +25,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
     NOTE,
     built,
     outlived,
-    refusals,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
@@ -35,6 +34,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.process 
     _tail,
     _user,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.virtualenv import (
     _compile_all,
     _explained,

@@ -58,7 +58,7 @@ def application(
         directory: Of its configuration.
         units: Its units on this host.
         groups: Ansible's.
-        nodes: All workers by node name, as `celery.nodes` has them.
+        nodes: All workers by node name, as `workers.nodes` has them.
         queues: All queues that the inventory names.
         broker: Host and port.
         results: Host and port.

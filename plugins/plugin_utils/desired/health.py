@@ -88,7 +88,7 @@ def setup(
         on_change: celery_health_on_change.
         groups: Ansible's.
         units: The application's units on this host.
-        nodes: All workers by node name, as `celery.nodes` has them.
+        nodes: All workers by node name, as `workers.nodes` has them.
         queues: All queues that the inventory names.
         broker: Host and port.
         results: Host and port.

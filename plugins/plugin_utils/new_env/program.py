@@ -18,9 +18,10 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.text import coun
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import source
 
 from . import secret
-from .environment import Environment, Place, environment, missing, mistakes
+from .environment import Environment, Place
 from .files import EXPORTS_FILE, configuration, files, shown_directory
 from .options import BY_NAME, Mistake, RefusedError, read, usage
+from .reading import environment, missing, mistakes
 from .write import WriteError, write
 
 #: The directory in which Ansible finds this collection.

@@ -1,7 +1,7 @@
 """In which order workers are started, restarted and removed, so that every queue keeps enough consumers.
 
 Pure functions over what was found when the roll began and what has happened since; who has begun or ended a turn is
-written down elsewhere (`ledger`). The rules:
+written down elsewhere (`state`), and what a person is told before it begins is in `foretold`. The rules:
 
 - What does not run is started first, all at once: that costs no queue anything.
 - Then come the restarts. The first one, the pilot, goes alone: a release that does not start shows it there. After it
@@ -22,8 +22,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
-
-from ansible_collections.celery_fleet.core.plugins.module_utils import text as words
 
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
@@ -164,7 +162,7 @@ class State:
     failed: bool = False
 
 
-class _Queues:
+class Queues:
     """Processes of each queue: how many the inventory wants, how many may be had, how many have to stay."""
 
     def __init__(self, workers: Iterable[Worker], policy: Policy) -> None:
@@ -221,7 +219,7 @@ def deferred(workers: Sequence[Worker], policy: Policy) -> dict[str, tuple[str, 
 
     That is so where the workers which took their queues over are out of reach; a later run removes them.
     """
-    queues = _Queues(workers, policy)
+    queues = Queues(workers, policy)
     found = {
         worker.node: tuple(q for q in worker.queues if queues.reach[q] < queues.least.get(q, 0))
         for worker in workers
@@ -253,7 +251,7 @@ def ready(state: State, kind: Kind) -> list[Turn]:
     joined = [worker for worker in waiting(state, kind) if worker.host in state.joined]
     if kind == "start":
         return [Turn(worker.node, worker.host, kind) for worker in joined]
-    queues = _Queues(state.workers, state.policy)
+    queues = Queues(state.workers, state.policy)
     if kind == "restart" and not state.proved:
         if state.active or not joined:
             return []
@@ -285,16 +283,16 @@ def next_turn(state: State, host: str, kind: Kind) -> Turn | None:
     return next((turn for turn in ready(state, kind) if turn.host == host), None)
 
 
-def _gap(worker: Worker, queues: _Queues) -> bool:
+def _gap(worker: Worker, queues: Queues) -> bool:
     return bool(queues.short(worker)) and not worker.can_overlap
 
 
-def _risk(worker: Worker, queues: _Queues) -> tuple[bool, bool, float]:
+def _risk(worker: Worker, queues: Queues) -> tuple[bool, bool, float]:
     # A worker that is overlapped is missed by nobody either, but takes twice as long, with everyone waiting for it.
     return _gap(worker, queues), bool(queues.short(worker)), queues.part(worker)
 
 
-def _turn(worker: Worker, kind: Kind, queues: _Queues) -> Turn:
+def _turn(worker: Worker, kind: Kind, queues: Queues) -> Turn:
     if kind != "restart":
         return Turn(worker.node, worker.host, kind)
     short = queues.short(worker)
@@ -303,7 +301,7 @@ def _turn(worker: Worker, kind: Kind, queues: _Queues) -> Turn:
     return Turn(worker.node, worker.host, kind, gap=short)
 
 
-def _allowed(worker: Worker, kind: Kind, state: State, queues: _Queues) -> bool:
+def _allowed(worker: Worker, kind: Kind, state: State, queues: Queues) -> bool:
     if worker.presence != "serving":
         return True
     if kind == "remove":
@@ -359,83 +357,3 @@ def consumers(state: State, queues: Iterable[str]) -> dict[str, list[str]]:
         ]
         for queue in queues
     }
-
-
-# -- foretelling -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """Turns that begin together, if all turns lasted equally long."""
-
-    kind: Kind
-    turns: tuple[Turn, ...]
-
-
-def simulate(workers: Sequence[Worker], policy: Policy) -> list[Step]:
-    """The rounds of a roll in which every host takes part and nothing fails.
-
-    Raises:
-        RollError: No roll can be computed from these workers.
-    """
-    check(workers)
-    hosts = frozenset(worker.host for worker in workers)
-    state = State(tuple(workers), policy, joined=hosts)
-    steps: list[Step] = []
-    for kind in KINDS:
-        while turns := ready(state, kind):
-            steps.append(Step(kind, tuple(turns)))
-            ended = {**state.ended, **{turn.node: turn for turn in turns}}
-            state = replace(state, ended=ended, proved=state.proved or kind == "restart")
-    return steps
-
-
-def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
-    """What a person should know of a roll before it begins, a sentence in each line; empty without restarts.
-
-    Raises:
-        RollError: No roll can be computed from these workers.
-    """
-    by_node = {worker.node: worker for worker in workers}
-    restarts = [step for step in simulate(workers, policy) if step.kind == "restart"]
-    queues = _Queues(workers, policy)
-    lines: list[str] = []
-    if restarts:
-        count = sum(len(step.turns) for step in restarts)
-        rounds = (
-            f"restart in {len(restarts)} rounds, at most {policy.batch} at a time, "
-            f"{restarts[0].turns[0].node} first and alone"
-            if count > 1
-            else "restarts"
-        )
-        lines.append(
-            f"{words.count(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
-        )
-    for turn in (turn for step in restarts for turn in step.turns):
-        worker = by_node[turn.node]
-        if turn.overlapped:
-            lines.append(f"{turn.node} is overlapped: a second instance serves while it restarts")
-        for queue in turn.gap:
-            left = queues.reach[queue] - worker.processes
-            what = (
-                f"queue {queue} has {left} of {queues.total[queue]} processes"
-                if left
-                else f"nobody consumes queue {queue}"
-            )
-            lines.append(f"{what} while {turn.node} restarts{_because(worker)}")
-    for node, short in deferred(workers, policy).items():
-        lines.append(
-            f"{node} stays for now: without it {', '.join(short)} would have too few consumers while workers of the "
-            "inventory are out of reach; run again when they are back"
-        )
-    return lines
-
-
-def _because(worker: Worker) -> str:
-    if worker.pool not in OVERLAPPING:
-        return f" (its pool {worker.pool} can't be overlapped)"
-    if worker.overlap is False:
-        return " (overlap: false)"
-    if worker.pool != "prefork":
-        return f" (its pool is {worker.pool}: set overlap: true)"
-    return " (one process: set overlap: true if two of its tasks may run side by side)"

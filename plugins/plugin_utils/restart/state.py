@@ -1,7 +1,7 @@
 """What the forks of one run tell each other during a roll: a JSON file on the control side, under a lock.
 
 Ansible runs each host's task in a process of its own, and those share nothing. Here stands which hosts take part,
-whose turn it is, what came of it and whether anything failed; `roll` decides from that who may begin. A process that
+whose turn it is, what came of it and whether anything failed; `order` decides from that who may begin. A process that
 has gone silent keeps nobody waiting: it loses its place in the order, and where it dies in the middle of a turn, that
 is the failure of this turn.
 """
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Kind,
     Policy,
@@ -54,7 +54,7 @@ class Ledger:
         Raises:
             RollError: No roll can be computed from these workers, or the report can't be written.
         """
-        roll.check(workers)
+        order.check(workers)
         book = {
             "workers": [asdict(worker) for worker in workers],
             "policy": asdict(policy),
@@ -115,7 +115,7 @@ class Ledger:
         """Workers of the host whose turn of this kind has not begun."""
         with self._locked():
             state = self._state(self._read())
-            return [worker for worker in roll.waiting(state, kind) if worker.host == host]
+            return [worker for worker in order.waiting(state, kind) if worker.host == host]
 
     def worker(self, node: str) -> Worker:
         """A worker as it was found."""
@@ -126,7 +126,7 @@ class Ledger:
     def consumers(self, queues: Sequence[str]) -> dict[str, list[str]]:
         """Nodes that consume each of these queues now."""
         with self._locked():
-            return roll.consumers(self._state(self._read()), queues)
+            return order.consumers(self._state(self._read()), queues)
 
     def begin(self, host: str, kind: Kind) -> list[Turn]:
         """Begin as many turns of a host as may begin now; the host is heard of by that."""
@@ -134,7 +134,7 @@ class Ledger:
             book["hosts"][host] = {"process": os.getpid(), "seen": self._clock()}
             self._bury(book)
             begun: list[Turn] = []
-            while turn := roll.next_turn(
+            while turn := order.next_turn(
                 self._state(book, self._late(book, host, kind)), host, kind
             ):
                 begun.append(turn)
@@ -203,10 +203,10 @@ class Ledger:
             heard["hosts"].append(host)
         if self._clock() - heard["since"] >= _GATHERING:
             return frozenset()
-        expected = {worker.host for worker in roll.waiting(self._state(book), kind)}
+        expected = {worker.host for worker in order.waiting(self._state(book), kind)}
         return frozenset(expected - set(heard["hosts"]))
 
-    def _state(self, book: Mapping[str, Any], late: frozenset[str] = frozenset()) -> roll.State:
+    def _state(self, book: Mapping[str, Any], late: frozenset[str] = frozenset()) -> order.State:
         turns: dict[str, Any] = book["turns"]
         as_turns = {
             node: Turn(node, entry["host"], entry["kind"], entry["overlapped"], tuple(entry["gap"]))
@@ -214,7 +214,7 @@ class Ledger:
         }
         over = {node for node, entry in turns.items() if entry["ended"] is not None}
         now = self._clock()
-        return roll.State(
+        return order.State(
             workers=tuple(_worker(raw) for raw in book["workers"]),
             policy=Policy(**book["policy"]),
             joined=late.union(

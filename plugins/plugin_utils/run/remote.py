@@ -60,7 +60,7 @@ def script(name: str) -> str:
 
 
 def release_note(path: str) -> str:
-    """The shell command that prints a release's note: nothing where `releases.built` would say that it is none."""
+    """The shell command that prints a release's note: nothing where `note.built` would say that it is none."""
     lines = (
         f"path={shlex.quote(path)}",
         'python=$(readlink -f "$path/venv/bin/python") && [ -x "$python" ] || exit 0',

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import (
     ADD,
     names_expected,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.hosts import cache_directory, pip_cache
+from scripts.testhosts.fleet import cache_directory, pip_cache
 
 #: Debian 12's and Debian 13's.
 PYTHONS = ("3.11", "3.13")

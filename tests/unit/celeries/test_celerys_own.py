@@ -21,8 +21,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
 
-from scripts.hosts import cache_directory, pip_cache
 from scripts.restarts import origin
+from scripts.testhosts.fleet import cache_directory, pip_cache
 from tests.fleet import ROOT, wait_for
 from tests.unit.delivery.servers import Server, serving
 

@@ -12,9 +12,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import s
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
     Environment,
     Place,
-    environment,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.files import files
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import environment
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File
 
 ROOT = Path(__file__).resolve().parents[3]

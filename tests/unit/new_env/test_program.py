@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import (
     environment,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import report
 
 from tests.unit.new_env.given import GOOD, HEEDING, LARGE, ROOT, SMALL, TWO, place
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Item
 
 from tests.render.action.fleet_facts import DEBIAN, FACTS
 
@@ -32,12 +33,12 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 def planned(args: Variables, variables: Variables) -> Variables:
     """All is due."""
-    parts = plan.parts_of(
+    parts = parts_of(
         variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
     )
     due = [part.name for part in parts]
     host = str(variables["inventory_hostname"])
-    items = [plan.Item(host, name, "", "write", ("something",)).as_dict() for name in due]
+    items = [Item(host, name, "", "write", ("something",)).as_dict() for name in due]
     return {"changed": False, "items": items, "due": due, "states": {}}
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import (
     PARTS,
-    Plan,
     parts_in,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Plan
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible, prepare

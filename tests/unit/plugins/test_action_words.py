@@ -86,7 +86,7 @@ def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     made = answering("fleet_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
     part = SimpleNamespace(name="redis", variable="x")
-    monkeypatch.setattr(type(made).run.__globals__["plan"], "parts_of", lambda *_: [part])
+    monkeypatch.setitem(type(made).run.__globals__, "parts_of", lambda *_: [part])
     monkeypatch.setattr(made, "_value", lambda name: {})
     assert made.run(task_vars={name: [] for name in RUN}) == REDACTED
 

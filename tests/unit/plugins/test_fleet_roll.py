@@ -34,13 +34,13 @@ def test_a_host_that_is_lost_while_its_files_are_settled(plugin: ModuleType) -> 
     def lost(options: Any) -> Any:
         raise AnsibleConnectionFailure("timed out")
 
-    with pytest.raises(plugin.crew.LostError, match="timed out"):
+    with pytest.raises(plugin.host_restarts.LostError, match="timed out"):
         action(plugin, _settle=lost).settle()
 
 
 def test_files_that_can_t_be_settled(plugin: ModuleType) -> None:
     failed = action(plugin, _settle=lambda options: {"failed": True, "msg": "disk full"})
-    with pytest.raises(plugin.crew.SettleFailedError, match="disk full"):
+    with pytest.raises(plugin.host_restarts.SettleFailedError, match="disk full"):
         failed.settle()
 
 
@@ -61,7 +61,7 @@ def test_one_that_does_not_even_answer_goes_without_a_plan(
         plugin,
         _args=args,
         _variables={"hostvars": {"h1": h1}},
-        _book=plugin.ledger.Ledger(tmp_path),
+        _book=plugin.state.Ledger(tmp_path),
         _check_lease=lambda: None,
         _census=dict,
     )

@@ -24,7 +24,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
 from celery_fleet.config import entries as schedule
 from celery_fleet.config import settings
@@ -137,7 +138,7 @@ def _host(scope: dict[str, Any]) -> list[str]:
             scope["role_path"] = specs().roles[role].path
             found += [f"{role}: {text}" for text in _spec(role, scope, templar)]
     renderer = payload.Renderer(templar, _loader(), scope)
-    for part in plan.parts_of(names, ["all"], []):
+    for part in parts_of(names, ["all"], []):
         if part.name in LEFT_OUT:
             continue
         try:

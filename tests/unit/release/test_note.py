@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import note as releases
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import suitability
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import (
     again,
     built,
-    names_expected,
     outlived,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import (
+    names_expected,
     queue_of,
     refusals,
     remarks,
@@ -85,7 +87,7 @@ def test_the_atomic_take_knows_some_minor_versions(found: dict[str, str], name: 
 
 
 def test_versions_that_the_atomic_take_knows() -> None:
-    assert {"celery": runtime.CELERY, "kombu": runtime.KOMBU} == releases.ATOMIC
+    assert {"celery": runtime.CELERY, "kombu": runtime.KOMBU} == suitability.ATOMIC
     for celery in ("5.7.0", "5.7", "5.7.12", "5.4.0"):
         assert refused(versions(celery=celery), atomic=True) == []
 
@@ -114,7 +116,7 @@ def test_settings_that_the_celery_of_a_release_would_pass_over(
 
 def test_settings_and_the_minor_that_knows_them_first() -> None:
     here = {name for name, _ in flatten(NAMESPACES)}
-    assert {name for names in releases.SINCE.values() for name in names} <= here
+    assert {name for names in suitability.SINCE.values() for name in names} <= here
 
 
 def test_a_redis_py_without_resp3_is_remarked() -> None:

@@ -9,13 +9,23 @@ from math import ceil
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import order as roll
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import (
+    Step,
+    describe,
+    simulate,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    KINDS,
     Policy,
     RollError,
     State,
     Turn,
     Worker,
+    consumers,
+    deferred,
+    next_turn,
+    ready,
+    waiting,
 )
 
 
@@ -29,7 +39,7 @@ def restarting(node: str, *queues: str, **attributes: Any) -> Worker:
     return worker(node, *queues, need="restart", **attributes)
 
 
-def nodes(steps: list[roll.Step]) -> list[list[str]]:
+def nodes(steps: list[Step]) -> list[list[str]]:
     return [[turn.node for turn in step.turns] for step in steps]
 
 
@@ -45,7 +55,7 @@ FOUR = [restarting(f"a@h{n}", "q") for n in range(4)]
 
 
 def test_the_first_restart_goes_alone_and_half_of_the_queue_stays() -> None:
-    assert nodes(roll.simulate(FOUR, Policy())) == [["a@h0"], ["a@h1", "a@h2"], ["a@h3"]]
+    assert nodes(simulate(FOUR, Policy())) == [["a@h0"], ["a@h1", "a@h2"], ["a@h3"]]
 
 
 @pytest.mark.parametrize(
@@ -53,25 +63,25 @@ def test_the_first_restart_goes_alone_and_half_of_the_queue_stays() -> None:
     [(1, 4, [1, 3]), (25, 4, [1, 3]), (26, 4, [1, 2, 1]), (50, 1, [1] * 4), (75, 9, [1] * 4)],
 )
 def test_rounds_follow_the_policy(percent: int, batch: int, rounds: list[int]) -> None:
-    steps = roll.simulate(FOUR, Policy(percent, batch))
+    steps = simulate(FOUR, Policy(percent, batch))
     assert [len(step.turns) for step in steps] == rounds
     assert not any(turn.gap or turn.overlapped for step in steps for turn in step.turns)
 
 
 def test_with_all_capacity_every_worker_is_overlapped() -> None:
-    steps = roll.simulate(FOUR, Policy(min_capacity=100))
+    steps = simulate(FOUR, Policy(min_capacity=100))
     assert all(turn.overlapped for step in steps for turn in step.turns)
 
 
 def test_a_fresh_fleet_starts_at_once() -> None:
     fresh = [worker(f"a@h{n}", need="start", presence="inactive") for n in range(20)]
-    steps = roll.simulate(fresh, Policy(batch=1))
+    steps = simulate(fresh, Policy(batch=1))
     assert [(step.kind, len(step.turns)) for step in steps] == [("start", 20)]
 
 
 def test_what_does_not_consume_is_started_however_it_is_called() -> None:
     hung = restarting("a@h1", "q", presence="inactive")
-    assert [step.kind for step in roll.simulate([hung], Policy())] == ["start"]
+    assert [step.kind for step in simulate([hung], Policy())] == ["start"]
 
 
 def test_starts_then_restarts_then_removals() -> None:
@@ -81,23 +91,23 @@ def test_starts_then_restarts_then_removals() -> None:
         restarting("a@h2", "q"),
         worker("new@h2", "q", need="start", presence="inactive"),
     ]
-    steps = roll.simulate(fleet, Policy())
+    steps = simulate(fleet, Policy())
     assert [step.kind for step in steps] == ["start", "restart", "restart", "remove"]
 
 
 def test_turns_are_spread_over_the_hosts() -> None:
     names = [f"{letter}@h{n}" for n in range(3) for letter in "abcd"]
     fleet = [restarting(node, "q", processes=1) for node in names]
-    _, second, *_ = roll.simulate(fleet, Policy(batch=3))
+    _, second, *_ = simulate(fleet, Policy(batch=3))
     assert len({turn.host for turn in second.turns}) == 3
 
 
 def test_the_pilot_is_the_one_that_would_be_missed_the_least() -> None:
     alone = restarting("only@h1", processes=1)
-    assert nodes(roll.simulate([alone, *FOUR], Policy()))[0] == ["a@h0"]
+    assert nodes(simulate([alone, *FOUR], Policy()))[0] == ["a@h0"]
     overlapped = restarting("big@h1", processes=8)
-    assert nodes(roll.simulate([alone, overlapped, *FOUR], Policy()))[0] == ["a@h0"]
-    assert nodes(roll.simulate([alone, overlapped], Policy()))[0] == ["big@h1"]
+    assert nodes(simulate([alone, overlapped, *FOUR], Policy()))[0] == ["a@h0"]
+    assert nodes(simulate([alone, overlapped], Policy()))[0] == ["big@h1"]
 
 
 @pytest.mark.parametrize(
@@ -113,25 +123,21 @@ def test_the_pilot_is_the_one_that_would_be_missed_the_least() -> None:
     ],
 )
 def test_the_only_worker_of_a_queue(attributes: dict[str, Any], overlapped: bool) -> None:
-    ((turn,),) = (
-        step.turns for step in roll.simulate([restarting("a@h1", **attributes)], Policy())
-    )
+    ((turn,),) = (step.turns for step in simulate([restarting("a@h1", **attributes)], Policy()))
     assert turn.overlapped is overlapped
     assert turn.gap == (() if overlapped else ("a",))
 
 
 def test_too_large_a_part_of_a_queue_is_overlapped_and_the_rest_is_not() -> None:
     fleet = [restarting("big@h1", "q", processes=6), restarting("small@h2", "q", processes=2)]
-    turns = {turn.node: turn for step in roll.simulate(fleet, Policy()) for turn in step.turns}
+    turns = {turn.node: turn for step in simulate(fleet, Policy()) for turn in step.turns}
     assert turns["big@h1"].overlapped
     assert not turns["small@h2"].overlapped
 
 
 def test_overlap_true_alone_overlaps_nothing_that_needs_none() -> None:
     fleet = [replace(one, overlap=True) for one in FOUR]
-    assert not any(
-        turn.overlapped for step in roll.simulate(fleet, Policy()) for turn in step.turns
-    )
+    assert not any(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
 
 
 def test_a_gap_waits_for_the_other_workers_of_its_queues() -> None:
@@ -141,12 +147,12 @@ def test_a_gap_waits_for_the_other_workers_of_its_queues() -> None:
         restarting("c@h3", "q", processes=1),
     ]
     state = State(tuple(fleet), joined=frozenset({"h1", "h2", "h3"}), proved=True)
-    b = roll.next_turn(state, "h2", "restart")
+    b = next_turn(state, "h2", "restart")
     assert b == Turn("b@h2", "h2", "restart")
     state = replace(state, active={"b@h2": b})
-    assert roll.next_turn(state, "h1", "restart") is None
+    assert next_turn(state, "h1", "restart") is None
     state = replace(state, active={}, ended=over("b@h2", "c@h3"))
-    assert roll.next_turn(state, "h1", "restart") == Turn("a@h1", "h1", "restart", gap=("r",))
+    assert next_turn(state, "h1", "restart") == Turn("a@h1", "h1", "restart", gap=("r",))
 
 
 def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
@@ -156,7 +162,7 @@ def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
     ]
     state = State(tuple(fleet), joined=frozenset({"h1", "h2"}), proved=True)
     state = replace(state, active={"big@h1": Turn("big@h1", "h1", "restart", gap=("q",))})
-    assert roll.ready(state, "restart") == []
+    assert ready(state, "restart") == []
 
 
 # -- hosts that are down, hosts that have not joined, failures --------------------------------------------
@@ -165,38 +171,36 @@ def test_nothing_of_a_queue_goes_beside_its_gap() -> None:
 def test_what_is_out_of_reach_counts_as_missing() -> None:
     fleet = [*FOUR[:2], worker("a@h2", "q", presence="missing")]
     # Eight of twelve processes serve and six have to: neither may go without a second instance.
-    assert all(turn.overlapped for step in roll.simulate(fleet, Policy()) for turn in step.turns)
-    assert nodes(roll.simulate(fleet, Policy(min_capacity=33))) == [["a@h0"], ["a@h1"]]
+    assert all(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
+    assert nodes(simulate(fleet, Policy(min_capacity=33))) == [["a@h0"], ["a@h1"]]
 
 
 def test_what_is_out_of_the_play_and_serves_counts_as_serving() -> None:
     fleet = [*FOUR[:2], worker("a@h2", "q")]
-    assert not any(
-        turn.overlapped for step in roll.simulate(fleet, Policy()) for turn in step.turns
-    )
+    assert not any(turn.overlapped for step in simulate(fleet, Policy()) for turn in step.turns)
 
 
 def test_a_host_that_has_not_joined_keeps_nobody_waiting() -> None:
     state = State(tuple(FOUR), joined=frozenset({"h3"}))
-    assert roll.next_turn(state, "h3", "restart") == Turn("a@h3", "h3", "restart")
-    assert roll.next_turn(state, "h0", "restart") is None
+    assert next_turn(state, "h3", "restart") == Turn("a@h3", "h3", "restart")
+    assert next_turn(state, "h0", "restart") is None
 
 
 def test_after_a_failure_nothing_begins() -> None:
     fresh = worker("b@h1", need="start", presence="inactive")
     state = State((*FOUR, fresh), joined=frozenset({"h0", "h1"}), proved=True, failed=True)
-    assert [roll.ready(state, kind) for kind in roll.KINDS] == [[], [], []]
+    assert [ready(state, kind) for kind in KINDS] == [[], [], []]
 
 
 def test_nothing_follows_a_pilot_that_is_under_way() -> None:
     pilot = Turn("a@h0", "h0", "restart")
     state = State(tuple(FOUR), joined=frozenset({"h0", "h1"}), active={"a@h0": pilot})
-    assert roll.ready(state, "restart") == []
+    assert ready(state, "restart") == []
 
 
 def test_a_pilot_that_needed_no_restart_has_proved_nothing() -> None:
     state = State(tuple(FOUR), joined=frozenset({"h1", "h2"}), ended=over("a@h0"))
-    assert len(roll.ready(state, "restart")) == 1
+    assert len(ready(state, "restart")) == 1
 
 
 # -- removals ----------------------------------------------------------------------------------------------
@@ -204,18 +208,18 @@ def test_a_pilot_that_needed_no_restart_has_proved_nothing() -> None:
 
 def test_a_worker_that_moved_stays_while_its_new_host_is_down() -> None:
     fleet = [worker("a@h1", need="remove"), worker("a@h2", presence="missing")]
-    assert roll.simulate(fleet, Policy()) == []
-    assert roll.deferred(fleet, Policy()) == {"a@h1": ("a",)}
-    assert "a@h1 stays for now" in roll.describe(fleet, Policy())[0]
+    assert simulate(fleet, Policy()) == []
+    assert deferred(fleet, Policy()) == {"a@h1": ("a",)}
+    assert "a@h1 stays for now" in describe(fleet, Policy())[0]
 
 
 def test_a_queue_that_nobody_wants_keeps_no_worker() -> None:
-    assert nodes(roll.simulate([worker("a@h1", need="remove")], Policy())) == [["a@h1"]]
+    assert nodes(simulate([worker("a@h1", need="remove")], Policy())) == [["a@h1"]]
 
 
 def test_what_a_killed_run_left_behind_is_no_consumer_to_rely_on() -> None:
     fleet = [worker("a.next@h1", "a", need="remove"), restarting("a@h1")]
-    restart, remove = roll.simulate(fleet, Policy())
+    restart, remove = simulate(fleet, Policy())
     assert restart.turns[0].overlapped
     assert remove.turns[0].node == "a.next@h1"
 
@@ -225,7 +229,7 @@ def test_a_stopped_worker_is_removed_whoever_serves() -> None:
         worker("a@h1", need="remove", presence="inactive"),
         worker("a@h2", presence="missing"),
     ]
-    assert nodes(roll.simulate(fleet, Policy())) == [["a@h1"]]
+    assert nodes(simulate(fleet, Policy())) == [["a@h1"]]
 
 
 # -- what is said ------------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ def test_what_a_person_is_told() -> None:
         restarting("one@h1", processes=1),
         restarting("io@h2", pool="threads"),
     ]
-    assert roll.describe(fleet, Policy(batch=2)) == [
+    assert describe(fleet, Policy(batch=2)) == [
         (
             "7 workers restart in 4 rounds, at most 2 at a time, a@h0 first and alone; each queue keeps 50 % of its "
             "processes"
@@ -257,14 +261,14 @@ def test_a_gap_that_leaves_some_is_told_with_numbers() -> None:
         restarting("big@h1", "q", processes=3, overlap=False),
         worker("b@h2", "q", processes=1),
     ]
-    assert roll.describe(fleet, Policy()) == [
+    assert describe(fleet, Policy()) == [
         "1 worker restarts; each queue keeps 50 % of its processes",
         "queue q has 1 of 4 processes while big@h1 restarts (overlap: false)",
     ]
 
 
 def test_nothing_to_restart_is_nothing_to_tell() -> None:
-    assert roll.describe([worker("a@h1"), worker("b@h1", need="remove")], Policy()) == []
+    assert describe([worker("a@h1"), worker("b@h1", need="remove")], Policy()) == []
 
 
 # -- what can't be -----------------------------------------------------------------------------------------
@@ -292,7 +296,7 @@ def test_a_batch_of_nobody() -> None:
 )
 def test_a_fleet_that_can_not_be(fleet: list[Worker], words: str) -> None:
     with pytest.raises(RollError, match=words):
-        roll.simulate(fleet, Policy())
+        simulate(fleet, Policy())
 
 
 # -- whatever happens --------------------------------------------------------------------------------------
@@ -355,10 +359,10 @@ def one_roll(chance: random.Random) -> None:
             total[queue] += one.processes * (one.need != "remove")
             alive = one.presence == "serving" or one.need != ""
             reach[queue] += one.processes * (one.need != "remove" and alive)
-    stay = roll.deferred(fleet, policy)
+    stay = deferred(fleet, policy)
     ended: dict[str, Turn] = {}
     proved = False
-    for kind in roll.KINDS:
+    for kind in KINDS:
         queued = list(hosts)  # Ansible gives its forks to the hosts in their order
         joined: set[str] = set()
         active: dict[str, Turn] = {}
@@ -366,7 +370,7 @@ def one_roll(chance: random.Random) -> None:
             state = State(
                 tuple(fleet), policy, frozenset(joined), dict(active), dict(ended), proved
             )
-            mine = {one.host for one in roll.waiting(state, kind)} | {
+            mine = {one.host for one in waiting(state, kind)} | {
                 turn.host for turn in active.values()
             }
             joined &= mine
@@ -380,7 +384,7 @@ def one_roll(chance: random.Random) -> None:
             turns = [
                 turn
                 for host in chance.sample(sorted(joined), len(joined))
-                if (turn := roll.next_turn(state, host, kind))
+                if (turn := next_turn(state, host, kind))
             ]
             assert turns or active, f"nobody may go, yet {sorted(mine)} wait to {kind}"
             if turns and chance.random() < 0.7:
@@ -427,11 +431,11 @@ def test_the_plan_foretells_every_turn_once() -> None:
     chance = random.Random(0)  # noqa: S311 - seeded
     for _ in range(200):
         fleet = some_fleet(chance)
-        steps = roll.simulate(fleet, Policy())
+        steps = simulate(fleet, Policy())
         told = [turn.node for step in steps for turn in step.turns]
-        expected = {one.node for one in fleet if one.kind} - set(roll.deferred(fleet, Policy()))
+        expected = {one.node for one in fleet if one.kind} - set(deferred(fleet, Policy()))
         assert Counter(told) == Counter(expected)
-        order = [roll.KINDS.index(step.kind) for step in steps]
+        order = [KINDS.index(step.kind) for step in steps]
         assert order == sorted(order)
 
 
@@ -444,6 +448,6 @@ def test_a_second_instance_that_a_turn_has_taken_over_is_no_capacity(turns: str)
     )
     for overlapped, left in ((False, ["a.next@h1"]), (True, [])):
         state = replace(State(fleet), **{turns: over("a@h1", overlapped=overlapped)})
-        found = roll.consumers(state, ["q"])["q"]
+        found = consumers(state, ["q"])["q"]
         assert [node for node in found if ".next" in node] == left
         assert "b@h2" in found

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Need, Worker
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    Need,
+    Worker,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import (
     PARTS,
+    parts_of,
+    tag_notes,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import (
     ApprovedError,
     Item,
     Plan,
     beyond,
     items_of,
-    parts_of,
     redis_notes,
     second_beat,
-    tag_notes,
     with_forced,
 )
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import bench
+from scripts.bench import __main__ as bench
+from scripts.bench import figures, fleets, runs
 from tests.unit.preflight.inventory import problems
 
 VERBOSE = """
@@ -25,19 +26,19 @@ Gather what is --- there ------------------------------------------------ 0.50s
 
 
 def test_calls_are_counted_by_host_and_module() -> None:
-    calls = bench.Calls.of(VERBOSE)
-    assert calls == bench.Calls({"settle.py": 2, "apt.py": 1}, [1, 2])
+    calls = runs.Calls.of(VERBOSE)
+    assert calls == runs.Calls({"settle.py": 2, "apt.py": 1}, [1, 2])
     assert "1.5 module executions a host" in str(calls)
 
 
 def test_changes_are_those_of_the_recap() -> None:
-    assert bench.changed(RECAP) == 3
-    with pytest.raises(bench.BenchError, match="no recap"):
-        bench.changed("nothing")
+    assert runs.changed(RECAP) == 3
+    with pytest.raises(runs.BenchError, match="no recap"):
+        runs.changed("nothing")
 
 
 def test_profile_is_read_from_its_lines() -> None:
-    assert bench.TASK.findall(PROFILE) == [
+    assert runs.TASK.findall(PROFILE) == [
         ("redis : Settle Redis", "12.34"),
         ("Gather what is --- there", "0.50"),
     ]
@@ -45,11 +46,11 @@ def test_profile_is_read_from_its_lines() -> None:
 
 def test_goals_are_judged_by_medians() -> None:
     found = {"slow": [30.0, 10.0, 12.0], "fast": [1.0, 2.0, 1.0]}
-    met = bench.ratio("slow as a multiple of fast", found, "slow", "fast", 12)
+    met = figures.ratio("slow as a multiple of fast", found, "slow", "fast", 12)
     assert (met.value, met.is_met) == (12.0, True)
     assert "met" in str(met)
-    assert not bench.ratio("slow", found, "slow", "fast", 11.9).is_met
-    text = bench.report(found, [met], ["a note"])
+    assert not figures.ratio("slow", found, "slow", "fast", 11.9).is_met
+    text = figures.report(found, [met], ["a note"])
     assert "| slow | 12.0 s | 10.0 to 30.0 s |" in text
     assert text.endswith("- a note")
 
@@ -61,25 +62,25 @@ def test_rounds_take_turns() -> None:
         order.append(name)
         return float(len(order))
 
-    found = bench.in_turn(2, {"a": lambda: measure("a"), "b": lambda: measure("b")})
+    found = runs.in_turn(2, {"a": lambda: measure("a"), "b": lambda: measure("b")})
     assert order == ["a", "b", "a", "b"]
     assert found == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
 
 
 def test_failing_command_is_named_with_its_last_lines() -> None:
-    with pytest.raises(bench.BenchError, match=r"`sh -c .*` failed:\nwhy"):
-        bench.run(["sh", "-c", "echo why >&2; exit 3"])
+    with pytest.raises(runs.BenchError, match=r"`sh -c .*` failed:\nwhy"):
+        runs.run(["sh", "-c", "echo why >&2; exit 3"])
 
 
 def test_inventory_has_a_worker_for_each_queue_on_each_host() -> None:
-    inventory = bench.inventory_of(3, 24)
+    inventory = fleets.inventory_of(3, 24)
     groups = inventory["fleet"]["children"]
     assert list(groups["celery_workers"]["hosts"]) == ["worker1", "worker2", "worker3"]
     assert len(inventory["all"]["vars"]["celery_worker_instances"]) == 24
 
 
 def test_whole_inventory_passes_preflight() -> None:
-    inventory = bench.whole_inventory(50, 24)
+    inventory = fleets.whole_inventory(50, 24)
     groups = {name: [*group["hosts"]] for name, group in inventory["fleet"]["children"].items()}
     groups["fleet"] = [*inventory["all"]["hosts"]]
     assert len(groups["fleet"]) == 50

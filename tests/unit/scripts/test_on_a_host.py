@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.on_a_host import (
+from scripts.on_a_host.page import PageError, lines, option, secrets
+from scripts.on_a_host.things import (
     Page,
-    PageError,
     Thing,
     accounts,
     directories,
     general,
     handed,
-    lines,
-    option,
     readable,
-    secrets,
     spellings,
 )
 

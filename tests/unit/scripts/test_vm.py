@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import hosts, vm
+from scripts import vm
+from scripts.testhosts import keys
+from scripts.testhosts import machine as machines
+from scripts.testhosts.fleet import Fleet, FleetError
 
 #: Takes the arguments of qemu, notes that it ran, says to its monitor what a file has for this run, and ends.
 QEMU = f"""#!{sys.executable}
@@ -36,15 +39,15 @@ monitor.sendall(b'{{"QMP": {{}}}}\\n' + end.encode() + b"\\n")
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> hosts.Fleet:
-    return hosts.Fleet("cgroup2", "cf-0-cgroup2", tmp_path / "cgroup2")
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet("cgroup2", "cf-0-cgroup2", tmp_path / "cgroup2")
 
 
 @pytest.fixture
-def machine(fleet: hosts.Fleet, tmp_path: Path) -> vm.Machine:
+def machine(fleet: Fleet, tmp_path: Path) -> machines.Machine:
     directory = fleet.state / "machines" / "one"
     directory.mkdir(parents=True)
-    made = vm.Machine("one.example.com", directory, tmp_path / "image", 2222)
+    made = machines.Machine("one.example.com", directory, tmp_path / "image", 2222)
     record = {"name": made.name, "image": str(made.image), "port": made.port}
     (directory / "machine.json").write_text(json.dumps(record))
     return made
@@ -62,22 +65,22 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_a_machine_is_found_as_it_was_made(fleet: hosts.Fleet, machine: vm.Machine) -> None:
-    assert vm.load(fleet, "one") == machine
-    with pytest.raises(hosts.FleetError, match="cgroup2 has no machine two"):
-        vm.load(fleet, "two")
+def test_a_machine_is_found_as_it_was_made(fleet: Fleet, machine: machines.Machine) -> None:
+    assert machines.load(fleet, "one") == machine
+    with pytest.raises(FleetError, match="cgroup2 has no machine two"):
+        machines.load(fleet, "two")
 
 
 def test_commas_in_a_path_are_none_between_options(tmp_path: Path) -> None:
-    machine = vm.Machine("one", tmp_path / "a,b", tmp_path / "image", 2222)
-    words = vm.qemu_command(machine, 7)
+    machine = machines.Machine("one", tmp_path / "a,b", tmp_path / "image", 2222)
+    words = machines.qemu_command(machine, 7)
     found = [word for word in words if str(tmp_path) in word and "image" not in word]
     assert len(found) == 3
     assert all(f"{tmp_path}/a,,b/" in word for word in found)
 
 
-def test_qemu_is_told_what_belongs_to_the_machine(machine: vm.Machine) -> None:
-    words = vm.qemu_command(machine, 7)
+def test_qemu_is_told_what_belongs_to_the_machine(machine: machines.Machine) -> None:
+    words = machines.qemu_command(machine, 7)
     pairs = dict(itertools.pairwise(words))
     assert pairs["-netdev"] == "user,id=net,hostfwd=tcp:127.0.0.1:2222-:22"
     assert pairs["-kernel"] == f"{machine.image}/vmlinuz"
@@ -98,55 +101,55 @@ def test_qemu_is_told_what_belongs_to_the_machine(machine: vm.Machine) -> None:
 def test_only_a_reboot_is_followed_by_another_boot(reasons: list[str], again: bool) -> None:
     events = [{"QMP": {}}, {"return": {}}, {"event": "RESUME"}]
     events += [{"event": "SHUTDOWN", "data": {"guest": True, "reason": one}} for one in reasons]
-    assert vm.wants_to_boot_again(map(json.dumps, events)) is again
+    assert machines.wants_to_boot_again(map(json.dumps, events)) is again
 
 
 def test_the_keeper_runs_qemu_until_it_ends_without_a_reboot(
-    machine: vm.Machine, qemu: Path
+    machine: machines.Machine, qemu: Path
 ) -> None:
     (qemu / "endings").write_text("guest-reset guest-reset guest-shutdown")
-    vm.keep(machine)
+    machines.keep(machine)
     assert (qemu / "runs").read_text() == "xxx"
-    assert vm.process_of(machine, "qemu") is None
+    assert machines.process_of(machine, "qemu") is None
 
 
 def test_a_machine_that_does_not_start_is_told_with_the_reason(
-    machine: vm.Machine, qemu: Path
+    machine: machines.Machine, qemu: Path
 ) -> None:
     (qemu / "endings").write_text("")  # it ends with a traceback, in the log
     machine.ssh_config.write_text("Host one.example.com\n  HostName 127.0.0.1\n  Port 1\n")
-    with pytest.raises(hosts.FleetError, match=r"qemu has ended:[\s\S]*IndexError"):
+    with pytest.raises(FleetError, match=r"qemu has ended:[\s\S]*IndexError"):
         vm.start(machine)
 
 
-def test_a_power_cut_ends_both_processes(machine: vm.Machine, qemu: Path) -> None:
+def test_a_power_cut_ends_both_processes(machine: machines.Machine, qemu: Path) -> None:
     (qemu / "endings").write_text("for-ever")
     keeper = subprocess.Popen([sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)])
     try:
         (machine.directory / "keeper.pid").write_text(str(keeper.pid))
         deadline = time.monotonic() + 30
-        while vm.process_of(machine, "qemu") is None and time.monotonic() < deadline:
+        while machines.process_of(machine, "qemu") is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.kill(vm.process_of(machine, "qemu") or 0, 9)
+        os.kill(machines.process_of(machine, "qemu") or 0, 9)
         assert keeper.wait(timeout=30) == 0
-        assert vm.cut(machine) is False
+        assert machines.cut(machine) is False
     finally:
         keeper.kill()
         keeper.wait()
 
 
-def test_another_process_with_the_same_number_is_left_alone(machine: vm.Machine) -> None:
+def test_another_process_with_the_same_number_is_left_alone(machine: machines.Machine) -> None:
     (machine.directory / "qemu.pid").write_text(str(os.getpid()))
-    assert vm.process_of(machine, "qemu") is None
-    assert vm.cut(machine) is False
+    assert machines.process_of(machine, "qemu") is None
+    assert machines.cut(machine) is False
 
 
 def test_many_commands_share_a_connection_where_its_socket_fits(
-    fleet: hosts.Fleet, machine: vm.Machine, tmp_path: Path
+    fleet: Fleet, machine: machines.Machine, tmp_path: Path
 ) -> None:
-    short = vm.Machine("one", Path("/s/one"), machine.image, 2222)
+    short = machines.Machine("one", Path("/s/one"), machine.image, 2222)
     assert 'ControlPath "/s/one/ssh"' in vm.ssh_config(fleet, short)
-    deep = vm.Machine("one", tmp_path / ("x" * 90), machine.image, 2222)
+    deep = machines.Machine("one", tmp_path / ("x" * 90), machine.image, 2222)
     assert "Control" not in vm.ssh_config(fleet, deep)
 
 
@@ -154,7 +157,7 @@ def test_keys_and_names_come_in_one_archive(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("private")
     (tmp_path / "key.pub").write_text("public")
-    data = vm.own_archive(hosts.key_archive("authorized", key), "one.example.com")
+    data = vm.own_archive(keys.key_archive("authorized", key), "one.example.com")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         found = {entry.name: entry.mode for entry in archive}
         names = archive.extractfile("etc/hosts")
@@ -165,7 +168,7 @@ def test_keys_and_names_come_in_one_archive(tmp_path: Path) -> None:
 
 
 def test_the_inventory_says_the_way_to_each_machine(
-    fleet: hosts.Fleet, machine: vm.Machine
+    fleet: Fleet, machine: machines.Machine
 ) -> None:
     found = json.loads(vm.connection_inventory(fleet, [machine]).split("\n", 2)[2])
     variables = found["all"]["hosts"]["one.example.com"]

@@ -28,7 +28,7 @@ _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Of a certificate's common name (RFC 5280, upper bounds): a longer one is not made.
 _LONGEST_HOST = 64
-# Below another one: /opt itself is nobody's. The same as a removal takes (removal/footprint.py:).
+# Below another one: /opt itself is nobody's. The same as a removal takes (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)

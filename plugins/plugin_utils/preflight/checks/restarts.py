@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     each_worker,
 )
 
-# Pools whose stopping worker hands back at once what it has not begun (restart/order.py:).
+# Pools whose stopping worker hands back at once what it has not begun (restart/order.py).
 _OVERLAPPING: Final = ("prefork", "threads", "gevent")
 
 

@@ -46,7 +46,7 @@ def find(
 
     Args:
         variables: Of one host, as the inventory gives them.
-        variable: As `model.dotted` writes a path.
+        variable: As `inventory.dotted` writes a path.
         locate: What tells where a single value stands.
     """
     name = _NAME.split(variable, maxsplit=1)[0]

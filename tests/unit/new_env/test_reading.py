@@ -6,13 +6,15 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.environment import (
     Worker,
     default_members,
-    environment,
-    missing,
-    mistakes,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
     OPTIONS,
     RefusedError,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import (
+    environment,
+    missing,
+    mistakes,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,0 +1,364 @@
+"""Whether a release suits an inventory, told from the release's note: schedule, queues, routes, versions.
+
+It takes nothing but the note, so it is also known if only the inventory has changed. Runs on hosts, inside the modules
+that build a release and that link to one, and on the control node.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
+from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
+    DEFAULT_QUEUE,
+    routed,
+    scheduled,
+)
+
+ADD, REPLACE, REFUSE = "add", "replace", "refuse"
+
+# Minors of Celery and kombu for which there is an atomic take, as `celery_fleet.compat.versions` has them, and the
+# first redis-py that speaks RESP3 without being told to.
+ATOMIC = {"celery": ("5.7", "5.6", "5.5", "5.4"), "kombu": ("5.7", "5.6", "5.5", "5.4")}
+_RESP3 = 8
+
+# Settings of Celery by the minor that knows them first (celery.app.defaults of each): an older one passes over them.
+SINCE = {
+    "5.5": (
+        "broker_native_delayed_delivery_queue_type",
+        "database_create_tables_at_setup",
+        "task_default_queue_type",
+        "worker_detect_quorum_queues",
+        "worker_enable_soft_shutdown_on_idle",
+        "worker_soft_shutdown_timeout",
+    ),
+    "5.6": (
+        "control_queue_durable",
+        "control_queue_exclusive",
+        "event_queue_durable",
+        "event_queue_exclusive",
+        "task_create_missing_queue_exchange_type",
+        "task_create_missing_queue_type",
+        "worker_disable_prefetch",
+        "worker_eta_task_limit",
+    ),
+    "5.7": (
+        "beat_enable_remote_control",
+        "beat_remote_control_max_tick_age",
+        "broker_pool_acquire_timeout",
+        "database_engine_callback",
+        "result_chord_expires",
+        "result_failure_expires",
+        "task_acks_on_failure",
+        "task_acks_on_timeout",
+        "task_repr_maxlevels",
+        "task_retry_on_worker_lost",
+        "worker_log_datefmt",
+        "worker_pool_start_method",
+        "worker_task_log_datefmt",
+    ),
+}
+
+_CRONTAB = ("minute", "hour", "day_of_week", "day_of_month", "month_of_year")
+
+
+def refusals(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
+    """What to tell a person where a release does not suit the inventory, each with what to do; nothing where it does.
+
+    Args:
+        identity: Its name.
+        note: Text of its note.
+        demands: Of the inventory: `schedule` (celery_beat_schedule), `policy` (celery_beat_schedule_policy), `routes`
+            (celery_app_task_routes), `settings` (celery_app_settings), `queues` (all that workers consume), `scheduler`
+            (celery_beat_scheduler), `atomic` (whether any worker takes atomically).
+    """
+    try:
+        whole = json.loads(note)
+        tasks = set(whole["tasks"])
+        told = whole.get("application") or {}
+        code = dict(told.get("schedule") or {})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [
+            f"release {identity}: its {NOTE} can't be read. Remove the release's directory and run again."
+        ]
+    inventory = dict(demands.get("schedule") or {})
+    policy = str(demands.get("policy") or ADD)
+    found = _lacking(identity, tasks, inventory, demands)
+    found += _eager(identity, told, demands)
+    found += _foreign(identity, _versions(whole), demands)
+    found += _ignored(identity, _versions(whole), demands)
+    if policy == REFUSE and inventory:
+        found.append(
+            f"celery_beat_schedule has entries ({', '.join(sorted(inventory))}), while celery_beat_schedule_policy "
+            "is refuse, by which the schedule in the code is the whole. Remove them, or set the policy to add."
+        )
+    if policy == ADD:
+        found += _contradictions(identity, inventory, code)
+    if demands.get("scheduler") == "database":
+        found += _homeless(identity, told, in_effect(code, inventory, policy))
+    for name, entry in in_effect(code, inventory, policy).items():
+        found += _unserved(identity, name, entry, tasks, told, demands)
+    return found
+
+
+def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
+    """What of a release costs the inventory something without being wrong; the arguments are those of `refusals`."""
+    try:
+        found = _versions(json.loads(note))
+    except (ValueError, AttributeError):
+        return []
+    redis = found.get("redis") or ""
+    major = redis.partition(".")[0]
+    if not demands.get("atomic") or not major.isdigit() or int(major) >= _RESP3:
+        return []
+    return [
+        (
+            f"release {identity}: redis-py {redis} does not speak RESP3 by itself, by which idle workers hear of new "
+            f"tasks. They look for them instead, which costs Redis some commands a second and tasks some milliseconds. "
+            f"Require redis>={_RESP3}, which kombu goes with from 5.7 on."
+        )
+    ]
+
+
+def _versions(whole: Mapping[str, Any]) -> dict[str, str]:
+    """Versions that a note names; of one that was written before it named any, none."""
+    return {name: str(text) for name, text in (whole.get("versions") or {}).items() if text}
+
+
+def _foreign(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
+    """A Celery or kombu whose private attributes the atomic take does not know."""
+    if not demands.get("atomic"):
+        return []
+    return [
+        (
+            f"release {identity} has {name} {versions[name]}, and the atomic take knows {', '.join(known)} alone. "
+            f"Require {name}=={known[0]}.*, or set celery_worker_take: stock."
+        )
+        for name, known in ATOMIC.items()
+        if name in versions and _minor(versions[name]) not in known
+    ]
+
+
+def _ignored(identity: str, versions: Mapping[str, str], demands: Mapping[str, Any]) -> list[str]:
+    """Settings of the inventory's that the release's Celery does not know yet."""
+    found = _numbers(versions.get("celery", ""))
+    settings = demands.get("settings") or {}
+    if not found:
+        return []
+    lines = []
+    for minor, names in SINCE.items():
+        for name in sorted({*names} & {*settings}) if found < _numbers(minor) else ():
+            remedy = f"Require celery=={minor}.*, or remove it"
+            if name == "task_retry_on_worker_lost":
+                if not settings[name]:
+                    continue  # as it is without
+                remedy += ": with celery_app_delivery: at_least_once Celery Fleet does the same"
+            lines.append(
+                f"celery_app_settings.{name} is new in Celery {minor}, and release {identity} has "
+                f"{versions['celery']}, which passes over it. {remedy}."
+            )
+    return lines
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def in_effect(
+    code: Mapping[str, Any], inventory: Mapping[str, Any], policy: str
+) -> dict[str, Mapping[str, Any]]:
+    """Those of the code's entries that beat holds beside the inventory's."""
+    if policy == REPLACE:
+        return {}
+    return {
+        name: entry for name, entry in code.items() if policy == REFUSE or name not in inventory
+    }
+
+
+def names_expected(
+    code: Iterable[str], inventory: Mapping[str, Mapping[str, Any]], policy: str
+) -> tuple[set[str], set[str]]:
+    """Names of the entries that beat has to hold: the inventory's, and those that the code had at the build."""
+    ours = {name for name, entry in inventory.items() if entry.get("enabled", True)}
+    theirs: dict[str, Mapping[str, Any]] = {name: {} for name in code}
+    return ours, set(in_effect(theirs, inventory, policy))
+
+
+def queue_of(
+    entry: Mapping[str, Any], told: Mapping[str, Any], demands: Mapping[str, Any]
+) -> str | None:
+    """The queue that one of the code's entries goes to on these hosts; None where the note does not say it.
+
+    The inventory's routes stand in place of the application's, and its default queue as well. Where the inventory set
+    them when the release was built (`pinned`) and no longer does, the application's own are not in the note; where only
+    an exchange says where an entry goes, no queue is.
+    """
+    if entry.get("fixed"):
+        queue = entry.get("goes_to")
+        return None if queue is None else str(queue)
+    settings = demands.get("settings") or {}
+    pinned = told.get("pinned") or ()
+    own = "" if "task_default_queue" in pinned else str(told.get("default_queue") or DEFAULT_QUEUE)
+    default = str(settings.get("task_default_queue") or own)
+    routes = settings.get("task_routes") or demands.get("routes")
+    if isinstance(routes, Mapping) and routes:
+        return routed(str(entry["task"]), routes, default) or None
+    if "task_routes" in pinned:
+        return None
+    goes_to = str(entry["goes_to"])
+    return (default or None) if goes_to == told.get("default_queue") else goes_to
+
+
+def _lacking(
+    identity: str, tasks: set[str], inventory: Mapping[str, Any], demands: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    for name, item in sorted(scheduled(inventory, demands.get("routes")).items()):
+        if item["task"] not in tasks:
+            near = difflib.get_close_matches(item["task"], tasks, n=1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            found.append(
+                f"celery_beat_schedule.{name}: release {identity} has no task {item['task']}.{guess} Correct the "
+                "entry, or deploy code that has it."
+            )
+    return found
+
+
+def _eager(identity: str, told: Mapping[str, Any], demands: Mapping[str, Any]) -> list[str]:
+    settings = demands.get("settings") or {}
+    if not settings.get("task_always_eager", told.get("task_always_eager")):
+        return []
+    return [
+        (
+            f"release {identity}: task_always_eager is on, so no worker would ever get a task. Switch it off in the "
+            "settings that the hosts use, or set celery_app_settings.task_always_eager: false."
+        )
+    ]
+
+
+def _contradictions(
+    identity: str, inventory: Mapping[str, Any], code: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    for name in sorted(inventory.keys() & code.keys()):
+        ours, theirs = inventory[name], code[name]
+        if not ours.get("enabled", True):
+            continue
+        differing = _differing(ours, theirs)
+        if differing:
+            found.append(
+                f"celery_beat_schedule.{name}: the code of release {identity} has an entry of this name with another "
+                f"{' and '.join(differing)}. Remove one of the two, give ours another name and switch the code's off "
+                f"({name}: {{enabled: false}}), or set celery_beat_schedule_policy: replace, by which the inventory's "
+                "schedule is the whole."
+            )
+    return found
+
+
+def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """In what an entry of the inventory differs from one of the code."""
+    own = dict(ours.get("options") or {})
+    queue = ours.get("queue") or own.pop("queue", None)
+    own.pop("queue", None)
+    pairs = {
+        "task": (ours.get("task"), theirs.get("task")),
+        "time": (_time(ours), _time(theirs)),
+        "args": (list(ours.get("args") or []), theirs.get("args") or []),
+        "kwargs": (dict(ours.get("kwargs") or {}), theirs.get("kwargs") or {}),
+        "queue": (queue, theirs.get("queue")),
+        "options": (own, theirs.get("options") or {}),
+    }
+    return [what for what, (mine, other) in pairs.items() if mine != other]
+
+
+def _time(entry: Mapping[str, Any]) -> Any:
+    """When an entry is due, in one form for both sides."""
+    if entry.get("crontab") is not None:
+        fields = entry["crontab"]
+        return {field: _text(fields.get(field, "*")) for field in _CRONTAB}
+    if entry.get("interval") is not None:
+        return (float(entry["interval"]), bool(entry.get("relative")))
+    if entry.get("solar") is not None:
+        sun = entry["solar"]
+        return (sun.get("event"), float(sun["latitude"]), float(sun["longitude"]))
+    return entry.get("custom")
+
+
+def _text(value: Any) -> str:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return ",".join(str(item).replace(" ", "").lower() for item in items)
+
+
+# Options of an entry that django_celery_beat has a column for; that of the queue stands apart in the note.
+_OPTIONS = frozenset(
+    {"exchange", "routing_key", "priority", "headers", "expires", "expire_seconds"}
+)
+
+
+def _homeless(
+    identity: str, told: Mapping[str, Any], code: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Why the schedule can't be in this release's database; nothing where its note is too old to say."""
+    found = []
+    why = str(told.get("no_database") or "")
+    if why:
+        found.append(
+            f"celery_beat_scheduler is database, but of release {identity} {why}. Or leave celery_beat_scheduler at "
+            "persistent."
+        )
+    for name, entry in sorted(code.items()):
+        what = [
+            f"an option {option}" for option in sorted(set(entry.get("options") or {}) - _OPTIONS)
+        ]
+        if "custom" in entry:
+            what.append(f"a time of a class of its own ({entry['custom']})")
+        if entry.get("relative"):
+            what.append("a relative interval")
+        if what:
+            found.append(
+                f"beat_schedule of release {identity}, in its code: entry {name} has {' and '.join(what)}, which the "
+                f"database has no place for. Mend it there, or switch it off by celery_beat_schedule: "
+                f"{{{name}: {{enabled: false}}}}."
+            )
+    return found
+
+
+def _unserved(
+    identity: str,
+    name: str,
+    entry: Mapping[str, Any],
+    tasks: set[str],
+    told: Mapping[str, Any],
+    demands: Mapping[str, Any],
+) -> list[str]:
+    """What is wrong with one of the code's entries on these hosts."""
+    what = f"beat_schedule of release {identity}, in its code: entry {name}"
+    off = f"switch it off by celery_beat_schedule: {{{name}: {{enabled: false}}}}"
+    task = str(entry["task"])
+    if task not in tasks and not task.startswith("celery."):
+        last = task.rpartition(".")[2]
+        near = sorted(other for other in tasks if other.rpartition(".")[2] == last)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
+        )
+        return [
+            f"{what} sends {task}, which the release does not register: {hint} Mend it there, or {off}."
+        ]
+    queues = demands.get("queues")
+    queue = queue_of(entry, told, demands)
+    if queues is None or queue is None or queue in queues:
+        return []
+    return [
+        (
+            f"{what} sends {task} to the queue {queue}, which no worker of the inventory consumes (consumed are "
+            f"{', '.join(sorted(queues)) or 'none'}). Add it to a worker's queues, route the task elsewhere by "
+            f"celery_app_task_routes, or {off}."
+        )
+    ]

@@ -1,0 +1,253 @@
+"""The options about the application: its code, its workers and queues, its web process, its database.
+
+Each function reads one option, and adds to the answers what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
+    names,
+    network,
+    source,
+)
+
+from .answers import Answers
+from .environment import FLOWER, PRODUCERS, Database, Worker
+from .options import BY_NAME
+from .spelling import HOST, LABEL, near
+
+_DOMAIN: Final = re.compile(rf"{LABEL}(\.{LABEL})+")
+_ROUTE: Final = re.compile(r"[A-Za-z0-9_.*?\[\]-]+")
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+_PART: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_MOST_PROCESSES: Final = 1024
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
+
+
+def read_workers(answers: Answers) -> tuple[Worker, ...]:
+    """Return a worker for each of QUEUES."""
+    if "QUEUES" not in answers.given:
+        return (Worker("celery", "celery", None),)
+    found: dict[str, Worker] = {}
+    for item in answers.items("QUEUES"):
+        queue, equals, number = item.rpartition("=")
+        queue, number = (queue, number) if equals else (item, "")
+        name = re.sub(r"[^a-z0-9_-]+", "-", queue.lower()).strip("-_")[:64]
+        if not names.queue_fits(queue) or not names.worker_fits(name):
+            answers.wrong(
+                "QUEUES",
+                "is no queue's name that Redis's ACL and `celery -Q` can take, or one of Celery's own keys",
+                "begin with a letter or digit; use letters, digits and _ . : @ + ~ / - only, as in orders=4,mail",
+                item,
+            )
+        elif equals and not (_COUNT.fullmatch(number) and 1 <= int(number) <= _MOST_PROCESSES):
+            answers.wrong(
+                "QUEUES",
+                "has no number of processes behind its =",
+                f"write a whole number from 1 to {_MOST_PROCESSES}, or the queue alone",
+                item,
+            )
+        elif name in found:
+            other = found[name].queue
+            answers.wrong(
+                "QUEUES",
+                "is there twice"
+                if other == queue
+                else f"would have a worker of the same name as {other}",
+                "write it once"
+                if other == queue
+                else "leave one, and add it to celery_worker.yml later",
+                item,
+            )
+        else:
+            found[name] = Worker(name, queue, int(number) if number else None)
+    return tuple(found.values())
+
+
+def read_routes(answers: Answers, queues: Sequence[str]) -> dict[str, str]:
+    """Return the pattern of task names and the queue of each of ROUTES."""
+    found: dict[str, str] = {}
+    for pattern, queue in answers.pairs("ROUTES", "route"):
+        if not _ROUTE.fullmatch(pattern):
+            answers.wrong(
+                "ROUTES",
+                "is no pattern of task names",
+                "use letters, digits and _ . - * ? [ ]",
+                pattern,
+            )
+        elif queue not in queues:
+            answers.wrong(
+                "ROUTES", "goes to none of QUEUES", near(queue, queues), f"{pattern}={queue}"
+            )
+        elif pattern in found:
+            answers.wrong("ROUTES", "is there twice", "leave one queue for it", pattern)
+        else:
+            found[pattern] = queue
+    return found
+
+
+def read_source(answers: Answers) -> dict[str, str]:
+    """Return `celery_app_source`: a directory, or a git repository with its version."""
+    text = answers.given.get("SOURCE", "")
+    if not text:
+        return {}
+    directory = answers.given.get("DIRECTORY", "")
+    if Path(directory).is_absolute() or ".." in Path(directory).parts:
+        answers.wrong(
+            "DIRECTORY", "leads out of the source", "write a path below its root, without .."
+        )
+        directory = ""
+    below = {"directory": directory} if directory else {}
+    local = source.is_dir(answers.at(text)) or source.is_file(answers.at(text))
+    if "://" in text or (re.match(r"[\w.-]+@[\w.-]+:", text) and not local):
+        return {**_git(answers, text), **below}
+    if "VERSION" in answers.given:
+        answers.wrong(
+            "VERSION", "belongs to a git repository, and SOURCE is a directory", "leave it out"
+        )
+    root = answers.at(text)
+    if not source.is_dir(root):
+        answers.wrong(
+            "SOURCE",
+            "is a file, not a directory"
+            if source.is_file(root)
+            else "is no directory of this machine that you may read",
+            f"write the directory of the code, relative ones as seen from {answers.place.base}, "
+            "or the address of a git repository",
+        )
+    elif not source.is_dir(root / directory):
+        answers.wrong("DIRECTORY", "is no directory of the source", f"name one below {root}")
+    else:
+        _code(answers, root, root / directory)
+    return {"path": text, **below}
+
+
+def _code(answers: Answers, root: Path, directory: Path) -> None:
+    if not any(source.is_file(place / "requirements.txt") for place in (directory, root)):
+        answers.wrong(
+            "SOURCE",
+            f"has no requirements.txt in {directory}",
+            "write one, with the application's packages; or name the directory that has it in DIRECTORY",
+        )
+    module = answers.given.get("MODULE", "")
+    if names.module_fits(module) and not source.find_module(directory, module):
+        answers.wrong(
+            "MODULE",
+            f"is a module that is not below {directory}",
+            "write it as seen from there, or name the directory that it is imported from in DIRECTORY",
+        )
+
+
+def _git(answers: Answers, address: str) -> dict[str, str]:
+    if not source.address_fits(address):
+        answers.wrong(
+            "SOURCE",
+            "is no address of a git repository",
+            "write it as in https://git.example.com/team/shop.git or git@git.example.com:team/shop.git",
+        )
+    elif source.has_login(address):
+        # Not shown: it may be a real one.
+        answers.wrong(
+            "SOURCE",
+            "has a login in it, which would stand in a file that is not encrypted",
+            f"leave it out: {source.FIND_LOGIN}",
+            "(not shown)",
+        )
+    version = answers.given.get("VERSION", "")
+    if version and not source.version_fits(version):
+        answers.wrong("VERSION", "is no branch, tag or commit", "name a tag or a commit's full id")
+    return {"git": address, "version": version}
+
+
+def read_web(
+    answers: Answers, members: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the command of the web process, and the paths that ask for a password."""
+    try:
+        command = tuple(shlex.split(answers.given.get("WEB", "")))
+    except ValueError as error:
+        answers.wrong("WEB", f"is no command line: {error}", "close its quotes")
+        command = ()
+    if command and PRODUCERS not in members:
+        answers.wrong("WEB", "has no host", "name one in PRODUCERS, or leave WEB out")
+    protected = answers.items("PROTECT")
+    for path in protected:
+        if not _PATH.fullmatch(path) or not network.protects(path):
+            answers.wrong("PROTECT", "is no path", "write it as in /admin/", path)
+    if protected and "WEB" not in answers.given:
+        answers.wrong(
+            "PROTECT",
+            "has no web process to protect",
+            "give its command in WEB, or leave PROTECT out",
+        )
+    return command, protected
+
+
+def read_domain(answers: Answers, members: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the domain name of the web sites; empty if none was given."""
+    domain = answers.fitting(
+        "DOMAIN",
+        lambda text: _DOMAIN.fullmatch(text) is not None and not network.is_address(text),
+        "is no domain name",
+        "write it as in DOMAIN=shop.example.com, in small letters and without https://",
+    )
+    sites = members.get(FLOWER, ()) + (members.get(PRODUCERS, ()) if "WEB" in answers.given else ())
+    if domain and members and not sites:
+        answers.wrong(
+            "DOMAIN",
+            "names a web site, and there is none",
+            "give WEB or FLOWER, or leave it out",
+        )
+    return domain
+
+
+def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
+    """Return the parts of DATABASE."""
+    text = answers.given.get("DATABASE", "")
+    if not text:
+        return None
+    example = f"write it as in {BY_NAME['DATABASE'].example}"
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError as error:
+        answers.wrong("DATABASE", f"is no URL: {error}", example, "(not shown)")
+        return None
+    if parts.password is not None:
+        answers.wrong(
+            "DATABASE",
+            "has a password in it, which would stay in the shell's history",
+            "leave it out: one is made; your own is put in its place afterwards",
+            "(not shown)",
+        )
+        return None
+    user, path = unquote(parts.username or ""), unquote(parts.path.lstrip("/"))
+    good = _SCHEME.fullmatch(parts.scheme) and _PART.fullmatch(user) and _PART.fullmatch(path)
+    if not good or not (HOST.fullmatch(host) or network.is_address(host)):
+        answers.wrong(
+            "DATABASE",
+            "lacks a scheme, a user, a host or a database's name that one could use",
+            example,
+        )
+        return None
+    on = hosts[0] if host == "localhost" and len(hosts) == 1 else host if host in hosts else ""
+    if host == "localhost" and len(hosts) > 1:
+        answers.wrong(
+            "DATABASE",
+            "is another one on each host",
+            f"name the host that has it, such as {hosts[0]}",
+        )
+    on = on if parts.scheme.startswith("postgres") else ""
+    query = dict(parse_qsl(parts.query))
+    if not query and parts.scheme.startswith("postgres"):
+        # Encrypted; and by channel binding the server proves that it knows the password's verifier.
+        query = {"sslmode": "require", **({"channel_binding": "require"} if on else {})}
+    return Database(parts.scheme, user, host, port, path, query, on)

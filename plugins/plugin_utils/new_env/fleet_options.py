@@ -1,0 +1,157 @@
+"""The options about hosts: which there are, what each is for, how they are reached, whether they get a firewall.
+
+Each function reads one option, and adds to the answers what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import network
+
+from .answers import Answers
+from .environment import BEAT, FLOWER, GROUPS, PRODUCERS, REDIS, Environment, default_members
+from .options import BY_NAME
+from .spelling import HOST, TAKEN, near
+
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_OFF: Final = "off"
+_OPTIONAL: Final = (BEAT, PRODUCERS, FLOWER)
+_SINGLE: Final = (REDIS, BEAT)
+
+
+def read_hosts(answers: Answers) -> tuple[str, ...]:
+    """Return the hosts: HOSTS, or all that are named for some group."""
+    options = ("HOSTS",) if "HOSTS" in answers.given else tuple(GROUPS.values())
+    found: dict[str, None] = {}
+    for option in options:
+        if option != "HOSTS" and answers.given.get(option) == _OFF:
+            continue
+        found |= dict.fromkeys(answers.items(option))
+    for host in found:
+        if not _is_name_or_address(host):
+            answers.wrong(
+                "HOSTS",
+                "can't be a host's name, which others resolve, and which node names and certificates have",
+                "use a-z, 0-9, dots and dashes only, with commas between hosts; give its address in ADDRESSES",
+                host,
+            )
+        elif host in TAKEN:
+            answers.wrong(
+                "HOSTS",
+                "is the name of a group, or Ansible's own",
+                f"call it, for example, {host}1",
+                host,
+            )
+    if "HOSTS" in answers.given and not found and answers.given["HOSTS"]:
+        answers.wrong("HOSTS", "names no host", f"write it as in HOSTS={BY_NAME['HOSTS'].example}")
+    return tuple(found)
+
+
+def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the groups that have hosts, each with these."""
+    default = default_members(hosts) if hosts else {}
+    members: dict[str, tuple[str, ...]] = {}
+    for group, option in GROUPS.items():
+        if option not in answers.given:
+            # Without HOSTS, who does what is said host by host, and what is not said is not there.
+            own = default.get(group, ()) if "HOSTS" in answers.given else ()
+        elif answers.given[option] == _OFF:
+            own = ()
+            if group not in _OPTIONAL:
+                answers.wrong(option, "can't be left out of a fleet", "name its host")
+                continue
+        else:
+            own = answers.items(option)
+            for host in own:
+                if "HOSTS" in answers.given and host not in hosts:
+                    answers.wrong(option, "is none of HOSTS", near(host, hosts), host)
+        if not own and group not in _OPTIONAL and hosts and option not in answers.given:
+            answers.wrong(option, "has no host", f"name its host, or say HOSTS={','.join(hosts)}")
+        if len(own) > 1 and group in _SINGLE:
+            answers.wrong(option, "has more than one host", "leave one")
+        if own:
+            members[group] = own
+    idle = set(hosts) - {host for own in members.values() for host in own}
+    for host in filter(idle.__contains__, hosts):
+        answers.wrong(
+            "HOSTS", "has nothing to do", "leave it out, or name it in WORKERS, say", host
+        )
+    return members
+
+
+def read_addresses(answers: Answers, hosts: tuple[str, ...]) -> dict[str, str]:
+    """Return the addresses of hosts that have one."""
+    found: dict[str, str] = {}
+    for host, address in answers.pairs("ADDRESSES", "host with its address"):
+        if host not in hosts:
+            answers.wrong("ADDRESSES", "is an address of none of HOSTS", near(host, hosts), host)
+        elif host in found:
+            answers.wrong("ADDRESSES", "has two addresses", "leave one", host)
+        elif other := next(
+            (one for one, its in found.items() if _plain(its) == _plain(address)), ""
+        ):
+            answers.wrong(
+                "ADDRESSES",
+                f"has the address of {other}",
+                "give each host its own; one host that does everything stands in HOSTS once",
+                f"{host}={address}",
+            )
+        elif not _is_name_or_address(address.lower()):
+            answers.wrong(
+                "ADDRESSES",
+                "is no address and no name",
+                "write it as in 10.1.0.11; what else SSH has to know, such as a port, goes into hosts.yml later",
+                f"{host}={address}",
+            )
+        elif len(hosts) > 1 and network.is_address(address) and not _is_reachable(address):
+            answers.wrong(
+                "ADDRESSES",
+                "is no address at which other hosts find it",
+                "write the one that they use",
+                f"{host}={address}",
+            )
+        else:
+            found[host] = address
+    return found
+
+
+def read_firewall(answers: Answers, found: Environment) -> bool:
+    """Return whether hosts get a firewall: not if an address is unknown, unless it was asked for, which is refused."""
+    choice = answers.choice("FIREWALL", ("on", "off"), "on")
+    if len(found.hosts) < 2 or found.addresses_known:
+        return choice == "on"
+    if "FIREWALL" in answers.given and choice == "on":
+        unknown = [
+            host for host in found.hosts if not network.is_address(found.addresses.get(host, host))
+        ]
+        answers.wrong(
+            "FIREWALL",
+            f"needs the address of each host, and there is none of {', '.join(unknown)}",
+            "give them in ADDRESSES; a name would have to be resolved before the network is up",
+        )
+    return False
+
+
+def _is_name_or_address(text: str) -> bool:
+    """Return whether SSH could reach it. Resolvers take a name that ends in a number for an address, maybe another."""
+    if network.is_address(text):
+        return "%" not in text
+    return HOST.fullmatch(text) is not None and _NUMBER.fullmatch(text.rpartition(".")[2]) is None
+
+
+def _plain(text: str) -> str:
+    """Return an address in its shortest form; a name as it is."""
+    return str(ipaddress.ip_address(text)) if network.is_address(text) else text
+
+
+def _is_reachable(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    return not (
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_multicast
+        or address.is_link_local
+    )

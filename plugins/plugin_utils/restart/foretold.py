@@ -1,0 +1,101 @@
+"""What a roll would do, for a person who reads the plan: rounds, overlaps, gaps, and workers that stay.
+
+Pure functions over the rules in `order`, which are played through as if nothing failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ansible_collections.celery_fleet.core.plugins.module_utils import text
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    KINDS,
+    OVERLAPPING,
+    Kind,
+    Policy,
+    Queues,
+    State,
+    Turn,
+    Worker,
+    check,
+    deferred,
+    ready,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Turns that begin together, if all turns lasted equally long."""
+
+    kind: Kind
+    turns: tuple[Turn, ...]
+
+
+def simulate(workers: Sequence[Worker], policy: Policy) -> list[Step]:
+    """The rounds of a roll in which every host takes part and nothing fails.
+
+    Raises:
+        RollError: No roll can be computed from these workers.
+    """
+    check(workers)
+    hosts = frozenset(worker.host for worker in workers)
+    state = State(tuple(workers), policy, joined=hosts)
+    steps: list[Step] = []
+    for kind in KINDS:
+        while turns := ready(state, kind):
+            steps.append(Step(kind, tuple(turns)))
+            ended = {**state.ended, **{turn.node: turn for turn in turns}}
+            state = replace(state, ended=ended, proved=state.proved or kind == "restart")
+    return steps
+
+
+def describe(workers: Sequence[Worker], policy: Policy) -> list[str]:
+    """What a person should know of a roll before it begins, a sentence in each line; empty without restarts.
+
+    Raises:
+        RollError: No roll can be computed from these workers.
+    """
+    by_node = {worker.node: worker for worker in workers}
+    restarts = [step for step in simulate(workers, policy) if step.kind == "restart"]
+    queues = Queues(workers, policy)
+    lines: list[str] = []
+    if restarts:
+        count = sum(len(step.turns) for step in restarts)
+        rounds = (
+            f"restart in {len(restarts)} rounds, at most {policy.batch} at a time, "
+            f"{restarts[0].turns[0].node} first and alone"
+            if count > 1
+            else "restarts"
+        )
+        lines.append(
+            f"{text.count(count, 'worker')} {rounds}; each queue keeps {policy.min_capacity} % of its processes"
+        )
+    for turn in (turn for step in restarts for turn in step.turns):
+        worker = by_node[turn.node]
+        if turn.overlapped:
+            lines.append(f"{turn.node} is overlapped: a second instance serves while it restarts")
+        for queue in turn.gap:
+            left = queues.reach[queue] - worker.processes
+            what = (
+                f"queue {queue} has {left} of {queues.total[queue]} processes"
+                if left
+                else f"nobody consumes queue {queue}"
+            )
+            lines.append(f"{what} while {turn.node} restarts{_because(worker)}")
+    for node, short in deferred(workers, policy).items():
+        lines.append(
+            f"{node} stays for now: without it {', '.join(short)} would have too few consumers while workers of the "
+            "inventory are out of reach; run again when they are back"
+        )
+    return lines
+
+
+def _because(worker: Worker) -> str:
+    if worker.pool not in OVERLAPPING:
+        return f" (its pool {worker.pool} can't be overlapped)"
+    if worker.overlap is False:
+        return " (overlap: false)"
+    if worker.pool != "prefork":
+        return f" (its pool is {worker.pool}: set overlap: true)"
+    return " (one process: set overlap: true if two of its tasks may run side by side)"

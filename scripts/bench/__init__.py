@@ -1,0 +1,1 @@
+"""What runs of site.yml cost, measured on hosts that it makes: `python -m scripts.bench`."""

@@ -1,0 +1,168 @@
+"""The page: a table for each kind of thing, and who can read which secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from scripts.on_a_host.things import ROOT, Page, Thing, take
+from scripts.on_a_host.words import (
+    GIVEN_BY,
+    HEAD,
+    HOLDS,
+    INTRODUCTIONS,
+    OPTIONS,
+    PORTS,
+    READ_BY,
+)
+from tests.render.fleet import Fleet
+
+# What a role's name begins with.
+COLLECTION = "celery_fleet.core."
+# A variable of the examples' inventories, which hand it on by one of ours.
+_BY = {"postgresql_password": "`celery_app_urls`"}
+
+
+class PageError(Exception):
+    """What was rendered can't be told as this page does; the message names what is missing."""
+
+
+def variable(name: str) -> str:
+    """The variable that a render's name of a secret stands for."""
+    first, _, rest = name.partition(" ")
+    if first == "redis_passwords":
+        return f"`{first}.{rest}`"
+    return _BY.get(first.strip(), f"`{first}`")
+
+
+def option(name: str, thing: Thing) -> str:
+    """What brings a thing that a fleet has not by default; see `option_of`."""
+    return "" if thing.default else option_of(name, OPTIONS, "OPTIONS")
+
+
+def option_of(name: str, options: Mapping[str, str], where: str) -> str:
+    """The variable that is told for a name.
+
+    Raises:
+        PageError: Nobody has told it.
+    """
+    for pattern, variable_ in options.items():
+        if re.search(pattern, name):
+            return variable_
+    raise PageError(
+        f"{name}: say in {where} of scripts/on_a_host/words.py which variable brings it"
+    )
+
+
+def by(thing: Thing) -> str:
+    """The roles of a thing."""
+    return ", ".join(f"`{role}`" for role in sorted(thing.roles))
+
+
+def table(page: Page, kind: str, heads: Sequence[str]) -> Iterator[str]:
+    """One kind as a table; a column that nothing is told in is left out."""
+    rows = [
+        (f"`{name}`", *thing.cells, option(name, thing), by(thing))
+        for name, thing in sorted(page.things[kind].items())
+    ]
+    yield from lines((*heads, "Option", "By"), rows)
+
+
+def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table's lines."""
+    told = [n for n in range(len(heads)) if any(row[n] for row in rows)]
+    yield f"| {' | '.join(heads[n] for n in told)} |"
+    yield f"|{'---|' * len(told)}"
+    for row in rows:
+        # A bar has to be escaped even in code.
+        cells = [row[n].replace("|", r"\|") for n in told]
+        yield f"| {' | '.join(cells)} |"
+
+
+def ports(page: Page) -> Iterator[str]:
+    """The ports, in the order of `PORTS`."""
+    found = page.things["ports"]
+    rows = []
+    for name, (what, variable_, needs) in PORTS.items():
+        thing = found[name]
+        rows.append((thing.cells[0], what, f"`{variable_}`", needs, option(name, thing), by(thing)))
+    yield from lines(
+        ("Port", "Who listens", "Variable", "What it asks of a caller", "Option", "By"), rows
+    )
+
+
+def secrets(page: Page) -> Iterator[str]:
+    """The files with secrets: who reads each, to whom systemd hands it, what of the inventory is in it.
+
+    Raises:
+        PageError: Nobody can tell what a file holds.
+    """
+    rows = []
+    for name, thing in sorted(page.things["secrets"].items()):
+        told = {variable(one) for one in page.holds[name] if not one.startswith("key of ")}
+        told |= {text for pattern, text in HOLDS.items() if re.search(pattern, name)}
+        if not told:
+            raise PageError(
+                f"{name}: say in HOLDS of scripts/on_a_host/words.py which secret it holds"
+            )
+        opens = " or ".join(sorted(page.readers[name]))
+        given = [
+            unit
+            if True in seen or not thing.default
+            else f"{unit} ({option_of(name, GIVEN_BY, 'GIVEN_BY')})"
+            for unit, seen in sorted(page.given.get(name, {}).items())
+        ]
+        given += [text for pattern, text in READ_BY.items() if re.search(pattern, name)]
+        if not given:
+            raise PageError(f"{name}: say in READ_BY of scripts/on_a_host/words.py who reads it")
+        holds = ", ".join(sorted(told))
+        rows.append((f"`{name}`", opens, ", ".join(given), holds, option(name, thing), by(thing)))
+    yield from lines(("File", "Opened by", "Given to", "Holds", "Option", "By"), rows)
+
+
+def write(local: Fleet, others: Sequence[Fleet]) -> str:
+    """The whole page.
+
+    Args:
+        local: A fleet with what all have.
+        others: Fleets with more.
+    """
+    page = Page()
+    take(page, local, True)
+    for fleet in others:
+        take(page, fleet, False)
+    plays = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
+    roles = sorted(
+        {role for each in page.things.values() for one in each.values() for role in one.roles}
+    )
+    sections = {
+        "Users and groups": table(page, "accounts", ("Name", "What")),
+        "Ports": ports(page),
+        "Units": table(page, "units", ("Unit", "What", "Runs as")),
+        "Secrets": secrets(page),
+        "Files": table(page, "files", ("File", "Owner", "Mode")),
+        "Links": table(page, "links", ("Link", "To")),
+        "Directories": table(page, "directories", ("Directory", "Owner", "Mode")),
+        "Directories of units": table(page, "made", ("Directory", "Owner", "Mode", "Of")),
+    }
+    text = [HEAD]
+    for title, rows in sections.items():
+        text += [f"## {title}", "", *INTRODUCTIONS.get(title, ()), *rows, ""]
+    text += [
+        "## Roles and hosts",
+        "",
+        *lines(("Role", "Hosts"), [(f"[{r}](reference.md#{r})", hosts(r, plays)) for r in roles]),
+    ]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
+    """The groups on whose hosts a role acts: those of the first play that has it."""
+    for play in plays:
+        names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
+        if role in names:
+            return ", ".join(f"`{group}`" for group in str(play["hosts"]).split(":"))
+    raise PageError(f"{role}: no play of site.yml has this role")

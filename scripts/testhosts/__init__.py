@@ -1,0 +1,1 @@
+"""What `scripts/hosts.py` (containers) and `scripts/vm.py` (emulated machines) make test hosts with."""

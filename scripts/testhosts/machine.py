@@ -1,0 +1,191 @@
+"""An emulated machine and its two processes: qemu, and the keeper, which starts qemu again when the machine reboots.
+
+Reaching a machine over SSH, making one and removing it are `scripts/vm.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.testhosts.fleet import Fleet, FleetError, write
+
+MEMORY = 2048  # MiB
+PROCESSORS = 2
+#: MiB of translated code that qemu keeps; without a limit it takes a gigabyte, for no gain that could be measured.
+TRANSLATED = 128
+STOP_TIMEOUT = 20.0  # seconds for a process of ours to end
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One emulated machine.
+
+    Attributes:
+        name: its name in the inventory.
+        directory: where its disk, its pid files and what its console printed lie.
+        image: directory of the disk, the kernel and the initrd that it was made of.
+        port: of this machine's loopback, which leads to its SSH.
+    """
+
+    name: str
+    directory: Path
+    image: Path
+    port: int
+
+    @property
+    def console(self) -> Path:
+        """What the kernel and systemd printed, of all its boots."""
+        return self.directory / "console"
+
+    @property
+    def log(self) -> Path:
+        """What qemu and its keeper said."""
+        return self.directory / "log"
+
+    @property
+    def ssh_config(self) -> Path:
+        """For `ssh -F`."""
+        return self.directory / "ssh_config"
+
+
+def load(fleet: Fleet, name: str) -> Machine:
+    """A machine as it was made; FleetError if there is none of this name."""
+    record = fleet.state / "machines" / name / "machine.json"
+    if not record.exists():
+        raise FleetError(f"{fleet.scenario} has no machine {name}")
+    found = json.loads(record.read_text())
+    return Machine(found["name"], record.parent, Path(found["image"]), found["port"])
+
+
+def option(**values: object) -> str:
+    """An argument of qemu made of several values: a comma in one of them is written twice."""
+    pairs = ((key.rstrip("_"), str(value).replace(",", ",,")) for key, value in values.items())
+    return ",".join(f"{key}={value}" for key, value in pairs)
+
+
+def qemu_command(machine: Machine, monitor: int) -> list[str]:
+    """The command line of qemu; `monitor` is the file descriptor of the socket for its events."""
+    kernel: dict[str, str | None] = {
+        "root": "/dev/vda",
+        "console": "ttyS0",
+        "panic": "1",
+        "mitigations": "off",  # nobody else runs in there
+        # The kernel measures its frequency at boot. Where qemu has to wait for the processor meanwhile it is wrong, and
+        # all clocks run many times too fast.
+        "tsc": "unstable",
+        # So does its test of the timer's interrupts, which panics where ten of them take too long to come.
+        "no_timer_check": None,
+        "systemd.hostname": machine.name,
+    }
+    words = " ".join(key if value is None else f"{key}={value}" for key, value in kernel.items())
+    disk = option(
+        if_="none",
+        id="root",
+        format="qcow2",
+        file=machine.directory / "disk",
+        cache="unsafe",
+        discard="unmap",
+    )
+    keys = option(
+        if_="none", id="keys", format="raw", readonly="on", file=machine.directory / "keys.tar"
+    )
+    return [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", "q35", "-cpu", "max"),
+        *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED}"),
+        *("-smp", str(PROCESSORS), "-m", str(MEMORY)),
+        # A reset inside one process leaves it with the translations of all that ran before, and takes four times as
+        # long as a new one. So a reboot ends qemu, and the keeper starts it again.
+        "-no-reboot",
+        *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd")),
+        *("-append", f"rw quiet {words}"),
+        *("-drive", disk, "-device", "virtio-blk-pci,drive=root"),
+        *("-drive", keys, "-device", "virtio-blk-pci,drive=keys"),
+        *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{machine.port}-:22"),
+        *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
+        *("-chardev", "file,append=on," + option(id="console", path=machine.console)),
+        *("-serial", "chardev:console"),
+        *("-chardev", "socket," + option(id="monitor", fd=monitor)),
+        *("-mon", "chardev=monitor,mode=control"),
+    ]
+
+
+def wants_to_boot_again(lines: Iterable[str]) -> bool:
+    """Whether the machine ended by a reboot, by what qemu's monitor said until it ended.
+
+    Without a word (qemu was killed, as by a power cut) it did not.
+    """
+    reason = ""
+    for line in lines:
+        message = json.loads(line)
+        if message.get("event") == "SHUTDOWN":
+            reason = message["data"]["reason"]
+    return reason == "guest-reset"
+
+
+def keep(machine: Machine) -> None:
+    """Run qemu, and again as often as the machine reboots."""
+    again = True
+    while again:
+        ours, its = socket.socketpair()
+        with ours:
+            with its:
+                process = subprocess.Popen(
+                    qemu_command(machine, its.fileno()),
+                    pass_fds=[its.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            write(machine.directory / "qemu.pid", str(process.pid))
+            again = False
+            # A qemu that is killed, or never gets so far, resets the connection.
+            with contextlib.suppress(ConnectionError), ours.makefile() as stream:
+                # Events come to nobody who has not said this.
+                ours.sendall(b'{"execute": "qmp_capabilities"}\n')
+                again = wants_to_boot_again(stream)
+            process.wait()
+
+
+def process_of(machine: Machine, kind: str) -> int | None:
+    """The pid of `qemu` or `keeper` of a machine; none where it does not run.
+
+    A pid that another process has by now is told by its command line, which does not name this machine.
+    """
+    try:
+        pid = int((machine.directory / f"{kind}.pid").read_text())
+        for _ in range(20):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            # It is empty at the end of a process, but also for a moment at its beginning.
+            if command or state == "Z":
+                break
+            time.sleep(0.01)
+    except (OSError, ValueError):
+        return None
+    return pid if str(machine.directory).encode() in command else None
+
+
+def wait_until_gone(machine: Machine) -> None:
+    """Wait until neither process of a machine runs; FleetError if one does not end."""
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while any(process_of(machine, kind) for kind in ("qemu", "keeper")):
+        if time.monotonic() > deadline:
+            raise FleetError(f"{machine.name}: qemu does not end; see {machine.log}")
+        time.sleep(0.05)
+
+
+def cut(machine: Machine) -> bool:
+    """Take a machine's power away, without a word to what runs in it; whether it ran."""
+    pid = process_of(machine, "qemu")
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    wait_until_gone(machine)
+    return pid is not None
