@@ -155,7 +155,7 @@ def test_no_failure_is_swallowed() -> None:
 def test_no_check_is_silenced_without_a_reason() -> None:
     silent = [
         r"# type: ignore(?!\[[\w, -]+\]  ?#? ?\S)",  # names the error, then a reason
-        r"# noqa(?!: [A-Z0-9, ]+ ?(-|#|\() ?\S)",
+        r"# noqa(?!: ([A-Z0-9, ]+|[a-z-]+\[[a-z-]+\]) ?(-|#|\() ?\S)",  # names of ruff, and of ansible-lint
         r"yamllint disable(?!-line rule:\S+)",
         r"#\s*(TODO|FIXME|XXX)\b",
         r"^\s*skip_list:|^\s*warn_list:",

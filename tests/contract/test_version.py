@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 import celery_fleet
 
@@ -51,6 +52,11 @@ def test_version_stands_in_one_place() -> None:
     assert "version" not in project["project"]
     attribute = project["tool"]["setuptools"]["dynamic"]["version"]["attr"]
     assert attribute == "celery_fleet.__version__"
+
+
+def test_the_collection_has_the_same_version() -> None:
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    assert galaxy["version"] == celery_fleet.__version__
 
 
 def test_what_is_upgraded_from_is_named_by_whole_ids() -> None:
