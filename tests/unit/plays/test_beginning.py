@@ -85,12 +85,12 @@ def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> 
 @pytest.mark.parametrize(
     "task",
     [
-        "preflight : Check the hosts",
-        "fleet : lease | Take the lease of the fleet",
-        "fleet : Compare the host with the inventory",
-        "celery_release : Build and check the release",
-        "celery_restart : Restart what differs",
-        "verify : Wait for every service",
+        "celery_fleet.core.preflight : Check the hosts",
+        "celery_fleet.core.fleet : lease | Take the lease of the fleet",
+        "celery_fleet.core.fleet : Compare the host with the inventory",
+        "celery_fleet.core.celery_release : Build and check the release",
+        "celery_fleet.core.celery_restart : Restart what differs",
+        "celery_fleet.core.verify : Wait for every service",
     ],
 )
 def test_a_run_that_is_started_later_is_refused(directory: Path, task: str) -> None:
@@ -118,7 +118,7 @@ def test_one_that_is_started_in_preflight_gets_no_further_than_the_hosts(
         output = " ".join((done.stdout + done.stderr).split())
         assert done.returncode != 0
         assert "These hosts are refused" in output or REFUSED in output
-        assert "TASK [fleet : lease" not in output or REFUSED in output
+        assert "TASK [celery_fleet.core.fleet : lease" not in output or REFUSED in output
 
 
 @pytest.mark.slow
@@ -141,7 +141,8 @@ def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple
 )
 def test_a_removal_that_is_started_later_is_refused(directory: Path, task: str) -> None:
     is_refused(
-        run(directory, REMOVAL, f"--start-at-task=fleet_remove : {task}"), words=REMOVAL_REFUSED
+        run(directory, REMOVAL, f"--start-at-task=celery_fleet.core.fleet_remove : {task}"),
+        words=REMOVAL_REFUSED,
     )
 
 

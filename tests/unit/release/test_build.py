@@ -225,9 +225,9 @@ def test_packages_are_installed_by_the_hosts_pip_or_by_the_virtualenvs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts_own: bool
 ) -> None:
     if not hosts_own:
-        monkeypatch.setattr(virtualenv, "_pip_wheel", lambda _build, _user: "")
+        monkeypatch.setattr(release_build, "_pip_wheel", lambda _build, _user: "")
     wanted = place.wanted(python=PYTHON, files={"requirements.txt": wheel(tmp_path)}, app="")
-    assert bool(virtualenv._pip_wheel(wanted, USER)) == hosts_own, (
+    assert bool(release_build._pip_wheel(wanted, USER)) == hosts_own, (
         "no wheel of pip; run `make setup`"
     )
     build(wanted)

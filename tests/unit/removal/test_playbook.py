@@ -16,7 +16,7 @@ from tests.render.fleet import ansible
 
 pytestmark = pytest.mark.slow
 HOSTS = ("redis1", "worker1")
-STUBS = Path(__file__).with_name("removal_action")
+STUBS = Path(__file__).with_name("action")
 COUNTED: dict[str, Any] = {"state": "counted", "waiting": 0, "held": 0, "dead": 0, "queues": {}}
 WAITING = {**COUNTED, "waiting": 2, "queues": {"mails": 2}}
 

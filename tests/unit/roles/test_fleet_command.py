@@ -72,8 +72,8 @@ class Fleet:
         logic = root / "commands.py"
         logic.write_text(text.replace("/var/lib/celery-fleet/commands", str(root / "marks")))
         self.collections = replaced(root, parts={delivered: logic})
-        (root / "runtime").mkdir()
-        (root / "runtime/celery_fleet").symlink_to(self.host.runtime)
+        (root / "runtime/celery_fleet").mkdir(parents=True)
+        (root / "runtime/celery_fleet/system").symlink_to(self.host.runtime)
         source = root / "source"
         source.mkdir()
         (source / "app.py").touch()
