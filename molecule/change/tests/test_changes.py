@@ -357,7 +357,10 @@ def test_second_run_at_the_same_time_is_refused(changes: Fleets) -> None:
         wait_for(
             "the first one changes something",
             60,
-            lambda: "TASK [celery_fleet.core.celery_runtime" in first.transcript.read_text(errors="replace"),
+            lambda: (
+                "TASK [celery_fleet.core.celery_runtime"
+                in first.transcript.read_text(errors="replace")
+            ),
             pause=0.2,
         )
         second = changes.site("at-once-second", *arguments)
