@@ -16,7 +16,7 @@ SOURCE = ROOT / "src"
 #: The packages of the host side. One imports only from those before it.
 PACKAGES = (
     *("common", "compat", "supervision", "delivery", "config", "worker", "beat"),
-    *("health", "system", "loader", "release", "ops", "cli"),
+    *("health", "system", "loader", "release", "ops", "probe", "cli"),
 )
 
 #: The parts of `delivery`, and which others each may import. The files beside them import none.

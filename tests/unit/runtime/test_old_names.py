@@ -1,0 +1,25 @@
+"""Names that older versions call on hosts with this one's runtime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+
+def test_an_older_control_node_reaches_the_probe() -> None:
+    """It pauses workers by this before it goes back to its own version."""
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_fleet.probe"],
+        input="no request",
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(done.stdout)["errors"] == [
+        "the request is not JSON (line 1, Expecting value)"
+    ]
