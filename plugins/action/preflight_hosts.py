@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
     missing,
@@ -54,12 +55,12 @@ class ActionModule(ActionBase):
                 self._display.warning(report.line(problem, groups, hosts))
         errors = [problem for problem in problems if problem.severity is Severity.ERROR]
         if errors:
-            title = f"These hosts are refused, {report.count(len(errors), 'error')}. Nothing was changed on any host."
+            title = f"These hosts are refused, {count(len(errors), 'error')}. Nothing was changed on any host."
             raise AnsibleActionFail(report.block(title, errors, groups, hosts))
         result.update(
             changed=False,
             missing=spared,
-            msg=f"The hosts are in order: {report.count(len(hosts) - len(spared), 'host')}",
+            msg=f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}",
         )
         return result
 

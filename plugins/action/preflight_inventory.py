@@ -14,6 +14,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     demands,
 )
@@ -70,13 +71,15 @@ class ActionModule(ActionBase):
         for problem in warnings:
             self._display.warning(report.line(problem, groups, model.hosts))
         if errors:
-            title = f"This inventory is refused, {report.count(len(errors), 'error')}. No host was contacted."
+            title = (
+                f"This inventory is refused, {count(len(errors), 'error')}. No host was contacted."
+            )
             raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
         result.update(
             changed=False,
             # What the hosts' facts are held against, in the next step.
             asked=demands(model),
-            msg=f"The inventory is in order: {report.count(len(model.hosts), 'host')}",
+            msg=f"The inventory is in order: {count(len(model.hosts), 'host')}",
         )
         return result
 

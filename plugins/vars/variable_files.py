@@ -26,6 +26,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from ansible.inventory.host import Host
 from ansible.parsing.vault import AnsibleVaultError, is_encrypted
 from ansible.plugins.vars import BaseVarsPlugin
 from ansible.release import __version__
-from ansible.utils.collection_loader._collection_finder import _get_collection_playbook_path
 
 COLLECTION = "celery_fleet.core"
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,12 +95,14 @@ def refuse_ansible() -> None:
         AnsibleError: It is an old version, or one that does not find the collection.
     """
     refuse_version(__version__)
-    if _get_collection_playbook_path(f"{COLLECTION}.site") is None:
+    try:
+        import_module(f"ansible_collections.{COLLECTION}")
+    except ImportError:
         raise AnsibleError(
             f"Ansible does not find the collection {COLLECTION}, whose playbook this is. Nothing was changed. Type\n"
             f"    export ANSIBLE_COLLECTIONS_PATH={shlex.quote(str(ROOT / 'collections'))}\n"
             "and then the same command again."
-        )
+        ) from None
 
 
 def refuse_version(version: str) -> None:

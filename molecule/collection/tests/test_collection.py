@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from support import units
-from support.inventory import ROOT
+from support.inventory import ROOT, clean_environment
 from support.plays import Run
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def play(
 ) -> Run:
     """Run a playbook of the collection in the project, with nothing of the checkout in reach."""
     project = fleet.state / "project"
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     configured = (project / "ansible.cfg").exists()
     done = subprocess.run(
         [
@@ -43,7 +41,7 @@ def play(
         ],
         cwd=project,
         env={
-            **clean,
+            **clean_environment(),
             **({} if configured else {"ANSIBLE_COLLECTIONS_PATH": collections}),
             "ANSIBLE_VAULT_IDENTITY_LIST": "shop@inventories/shop/.vault-password",
             "ANSIBLE_NOCOLOR": "1",
@@ -179,11 +177,10 @@ def test_another_kind_of_inventory_is_the_same_fleet(
 def test_the_collection_from_git_is_the_same(fleet: Fleet) -> None:
     project = fleet.state / "project"
     address = f"git+file://{ROOT}"
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     done = subprocess.run(
         ["ansible-galaxy", "collection", "install", address, "-p", "from-git"],
         cwd=project,
-        env=clean,
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -183,10 +183,18 @@ def inventory_arguments(sources: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def ansible_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment of an operator's shell, without what Molecule sets for its own calls of Ansible."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    return {**clean, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    return {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+
+
+def ansible_environment() -> dict[str, str]:
+    """The same with the checkout's configuration."""
+    return {
+        **clean_environment(),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
 
 
 def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:

@@ -6,23 +6,19 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+
 SECRET = "<secret>"  # noqa: S105  # what stands for one
 
 # A name that holds one of these is taken for a secret's. Too much is hidden rather than too little:
 # a hidden value costs the reader a look into the own inventory, a shown one costs the secret.
 _SECRET_NAME = re.compile(r"pass|pwd|secret|key|token|credential", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"(?<=://)[^\s/]*[^\s]*@")
 _LONGEST = 100
 
 
 def is_secret_name(name: object) -> bool:
     """Whether a variable or a key of this name is taken to hold a secret."""
     return isinstance(name, str) and _SECRET_NAME.search(name) is not None
-
-
-def hide_logins(text: str) -> str:
-    """The text with users and passwords of URLs replaced."""
-    return _URL_LOGIN.sub("***@", text)
 
 
 def one_line(text: str, longest: int = _LONGEST) -> str:

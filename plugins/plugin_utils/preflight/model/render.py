@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     CONNECTION,
@@ -247,7 +248,7 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
         return "is nested without an end", ""
     if secret or not isinstance(error, AnsibleError):
         return f"can't be rendered ({type(error).__name__})", ""
-    return f"can't be rendered: {redact.hide_logins(redact.one_line(str(error), 300))}", ""
+    return f"can't be rendered: {hide_logins(redact.one_line(str(error), 300))}", ""
 
 
 def _of_the_roles_own(raw: object) -> bool:

@@ -80,11 +80,6 @@ def line(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collec
     )
 
 
-def count(number: int, noun: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _places(problem: Problem) -> str:
     more = len(problem.places) - _MOST_PLACES
     return ", ".join(problem.places[:_MOST_PLACES]) + (f" and {more} more" if more > 0 else "")
