@@ -21,6 +21,7 @@ options:
     default: [".yaml", ".yml", ".json"]
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ KINDS: Final = {
     int: "a number",
     float: "a number",
 }
+# A line such as [redis] or [fleet:children].
+SECTION: Final = re.compile(r"^\[[\w.:-]+\][ \t]*([#;].*)?$", re.MULTILINE)
 BELONGS: Final = "Groups and hosts are in the hosts file; files of variables are in group_vars and host_vars beside it."
 
 
@@ -46,11 +49,8 @@ def kind(value: object) -> str:
 
 
 def is_ini(path: Path) -> bool:
-    """Return whether a file begins with a section, as INI files do."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = (line.strip() for line in text.splitlines())
-    first = next((line for line in lines if line and line[0] not in "#;"), "")
-    return first.startswith("[") and first.endswith("]")
+    """Return whether a file has a section, as INI files do; hosts without a group may come before it."""
+    return SECTION.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 class InventoryModule(yaml.InventoryModule):

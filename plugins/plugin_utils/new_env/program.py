@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +34,7 @@ CELERYS_QUEUE: Final = "celery"
 
 
 def place_of(given: Mapping[str, str], base: Path) -> Place:
-    """Where the environment goes. A project without a directory for environments gets one."""
-    if not given.get("INVENTORIES"):
-        with contextlib.suppress(OSError):
-            (base / INVENTORIES).mkdir(exist_ok=True)
+    """Where the environment goes."""
     chosen = source.at_home(given.get("INVENTORIES") or INVENTORIES)
     return Place(base, Path(os.path.normpath(base / chosen)))
 
@@ -81,6 +78,28 @@ def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = (
         RefusedError: For what is wrong with the options, or with what came of them.
         WriteError: It could not be written.
     """
+    with _directory(place):
+        return _made(given, place, misspelt)
+
+
+@contextlib.contextmanager
+def _directory(place: Place) -> Iterator[None]:
+    """Give a project a directory for its environments, if it has none; an error leaves none behind."""
+    made = place.inventories == place.base / INVENTORIES and not os.path.lexists(place.inventories)
+    if made:
+        # If that fails, the options are refused with the reason.
+        with contextlib.suppress(OSError):
+            place.inventories.mkdir()
+    try:
+        yield
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                place.inventories.rmdir()
+        raise
+
+
+def _made(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake]) -> Environment:
     if misspelt:
         raise RefusedError([*misspelt, *mistakes(given, place)])
     wanted = environment(given, place)

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env import program
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import RefusedError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program import report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading import (
     environment,
@@ -184,6 +186,15 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
     ):
         assert text in done.stderr
     assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{}, {**SMALL, "SOURCE": "no-such-directory"}])
+def test_a_refusal_leaves_no_directory_in_a_project_without_one(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    with pytest.raises(RefusedError):
+        program.make(options, program.place_of(options, tmp_path))
     assert os.listdir(tmp_path) == []
 
 

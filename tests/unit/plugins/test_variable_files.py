@@ -229,6 +229,7 @@ compose: {ansible_host: "'192.0.2.1' if inventory_hostname == 'one' else omit"}
     "files",
     [
         {"hosts": INI},
+        {"hosts": f"alone\n{INI}"},
         {"hosts.ini": INI},
         {"hosts.yml": INI},
         {"hosts": PROGRAM},
