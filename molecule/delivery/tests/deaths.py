@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -82,6 +82,19 @@ def pids(ground: Ground, hosts: Sequence[str] = ()) -> dict[tuple[str, str], str
             state = units.state(ground.fleet, host, unit_of(FLEET, worker))
             found[host, worker] = state["MainPID"]
     return found
+
+
+def assert_none_replaced(
+    ground: Ground, before: Mapping[tuple[str, str], str], now: Mapping[tuple[str, str], str]
+) -> None:
+    """The main processes are those from before; if one is not, the end of its unit's journal says why."""
+    command = ["journalctl", "--no-pager", "--lines=120"]
+    told = [
+        ground.fleet.must(host, [*command, f"--unit={unit_of(FLEET, worker)}"])
+        for host, worker in before
+        if now[host, worker] != before[host, worker]
+    ]
+    assert not told, "\n\n".join(told)
 
 
 def wait_until_active(ground: Ground, host: str, unit: str, seconds: float = 60) -> None:

@@ -11,6 +11,7 @@ from deaths import (
     WORKER_KILLED,
     Recoveries,
     assert_delivered,
+    assert_none_replaced,
     assert_revoked,
     counted,
     died,
@@ -47,7 +48,7 @@ def test_conditions_in_turn(ground: Ground, numbers: random.Random) -> None:
             kill_broker(ground, case, 2)
         ground.sleep(GAP)
         late_replies(ground, case, (2.0, 8.0, 18.0), numbers)
-        assert pids(ground) == before
+        assert_none_replaced(ground, before, pids(ground))
         return found
 
     with wrong_clocks(ground, {ahead: 20, behind: -20}), small_disk(ground) as path:
@@ -69,7 +70,7 @@ def test_late_replies(ground: Ground, numbers: random.Random) -> None:
         lambda case: late_replies(ground, case, lengths, numbers),
     )
     assert_delivered(summary, *APART)
-    assert pids(ground) == before
+    assert_none_replaced(ground, before, pids(ground))
 
 
 @pytest.mark.soak
@@ -85,7 +86,7 @@ def test_disk_full(ground: Ground) -> None:
     with small_disk(ground) as path:
         summary, _ = counted(ground, "disk of Redis full", FLEET, act)
     assert_delivered(summary, judge.was_sent_twice(DISK_FULL))
-    assert pids(ground) == before
+    assert_none_replaced(ground, before, pids(ground))
 
 
 @pytest.mark.soak
@@ -100,7 +101,7 @@ def test_redis_killed_that_syncs_always(ground: Ground) -> None:
             lambda case: kill_broker(ground, case, 10),
         )
     assert_delivered(summary, judge.was_sent_twice(KILLED))
-    assert pids(ground) == before
+    assert_none_replaced(ground, before, pids(ground))
 
 
 @pytest.mark.soak
@@ -115,7 +116,7 @@ def test_redis_killed_that_syncs_every_second(ground: Ground) -> None:
     )
     causes = {**summary.lost_causes, **summary.doubled_causes}
     assert not [cause for cause in causes if not cause.endswith(f"as {KILLED}")], causes
-    assert pids(ground) == before
+    assert_none_replaced(ground, before, pids(ground))
 
 
 @pytest.mark.soak
