@@ -87,13 +87,16 @@ def pids(ground: Ground, hosts: Sequence[str] = ()) -> dict[tuple[str, str], str
 def assert_none_replaced(
     ground: Ground, before: Mapping[tuple[str, str], str], now: Mapping[tuple[str, str], str]
 ) -> None:
-    """The main processes are those from before; if one is not, the end of its unit's journal says why."""
-    command = ["journalctl", "--no-pager", "--lines=120"]
-    told = [
-        ground.fleet.must(host, [*command, f"--unit={unit_of(FLEET, worker)}"])
-        for host, worker in before
-        if now[host, worker] != before[host, worker]
-    ]
+    """The main processes are those from before; if one is not, its unit's journal says why."""
+    told = []
+    for (host, worker), pid in before.items():
+        if now[host, worker] == pid:
+            continue
+        command = ["journalctl", "--no-pager", "--lines=4000", f"--unit={unit_of(FLEET, worker)}"]
+        lines = ground.fleet.must(host, command).splitlines()
+        # Each task has a line when it is received and one when it ends.
+        rest = [line for line in lines if "INFO/MainProcess] Task load." not in line][-100:]
+        told.append("\n".join([f"{worker}@{host}: was {pid}, is {now[host, worker]}", *rest]))
     assert not told, "\n\n".join(told)
 
 
