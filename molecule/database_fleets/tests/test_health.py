@@ -123,7 +123,7 @@ def test_postgresql_stopped(market: Fleet) -> None:
     unit = "postgresql@{postgresql_version}-main.service".format_map(market.of("postgresql"))
     host = market.one("celery_workers")
     with stop(market, market.one("postgresql"), unit):
-        turns_bad(market, host, "database", r"DATABASE_URL")
+        turns_bad(market, host, "database", r"default: ")
     means.wait_until_good(market, host, "database")
 
 

@@ -1,7 +1,7 @@
 """The checks of health, each of one thing, in bounded time; standard library alone.
 
 A check returns a :class:`~celery_fleet.health.result.Finding` or raises: whatever it raises is `bad`, in one line. What
-needs Celery or a database's driver is asked in the release's Python, as the application's user.
+needs Celery or the application is asked in the release's Python, as the application's user.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from celery_fleet.health.host import clock, cpu, disk, logs, memory
 from celery_fleet.health.in_release import in_release
 from celery_fleet.health.redis_checks import dead_letters, queues, redis
 from celery_fleet.health.result import BAD, GOOD, Finding
-from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker
+from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker, known
 from celery_fleet.health.text import combined
 
 
 def database(setup: Setup) -> Finding:
-    """The application's databases take its login and answer."""
+    """Check that the application's databases answer; those of a Django project by its own connections."""
     urls = setup.databases()
     if not urls:
         return Finding(GOOD, "no URL of a database in the application's environment")
-    answers = in_release(setup, "celery_fleet.health.database", {"urls": urls, "timeout": 9}, 15)
+    request = {
+        "app": known(setup).get("module", ""),
+        "release": str(setup.release),
+        "environment": dict(setup.environment),
+        "urls": urls,
+        "timeout": 9,
+    }
+    answers = in_release(setup, "celery_fleet.ops.databases", request, 18)
     parts, words = [], []
     for name, one in answers.items():
         if not one["ok"]:

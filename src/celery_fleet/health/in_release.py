@@ -30,7 +30,6 @@ def in_release(
         CheckError: It gave no answer.
     """
     python = setup.release / "venv" / "bin" / "python"
-    further = {k: v for k, v in setup.environment.items() if k.startswith("PG")}
     try:
         done = subprocess.run(
             [str(python), "-m", module],
@@ -41,7 +40,6 @@ def in_release(
             errors="replace",
             cwd="/",
             env={
-                **further,
                 "PATH": "/usr/bin:/bin",
                 "LANG": "C.UTF-8",
                 "HOME": _home(setup.user),

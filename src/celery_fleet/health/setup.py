@@ -162,13 +162,17 @@ def judge(value: float, threshold: Mapping[str, float | None], *, low: bool = Fa
 
 
 def known(setup: Setup) -> dict[str, Any]:
-    """What `cli.json`, which a run writes before anything moves, says of units and workers; nothing where it can't.
+    """What `cli.json`, which a run writes before anything moves, says of the application, units and workers.
 
     A worker that the inventory no longer has is stopped soon after, and must not be missed.
     """
     try:
         found = json.loads((setup.directory / "cli.json").read_text(encoding="utf-8"))
-        return {"units": list(found["units"]), "workers": dict(found["workers"])}
+        return {
+            "module": str(found.get("module", "")),
+            "units": list(found["units"]),
+            "workers": dict(found["workers"]),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

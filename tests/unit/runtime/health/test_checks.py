@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from celery_fleet.health import units as health_units
 from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, Worker
 from celery_fleet.health.units import Unit
+from celery_fleet.ops import databases
 from tests.support.certificates import Authority
 
 SOURCE = Path(__file__).parents[4] / "src"
@@ -506,7 +507,7 @@ def test_without_a_database_there_is_nothing_to_ask(tmp_path: Path) -> None:
     assert checks.database(setup(tmp_path)).state == GOOD
 
 
-def test_a_database_of_which_the_release_has_no_driver(tmp_path: Path) -> None:
+def test_a_database_of_an_application_without_django(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         one = with_url(tmp_path, f"oracle://u:secret-word@127.0.0.1:{port}/x")
@@ -515,7 +516,7 @@ def test_a_database_of_which_the_release_has_no_driver(tmp_path: Path) -> None:
         found = checks.database(one)
         assert found.state == GOOD
         assert "DATABASE_URL answers in 0" in found.text
-        assert "its port takes connections" in found.text
+        assert "(its port accepts connections)" in found.text
     found = checks.database(one)
     assert (found.state, "Connection refused" in found.text) == (BAD, True)
     assert "secret-word" not in str(found)
@@ -526,100 +527,82 @@ def test_a_database_without_a_release(tmp_path: Path) -> None:
         checks.database(with_url(tmp_path, "postgresql://u:p@127.0.0.1:1/x"))
 
 
-DRIVER = """
-class Cursor:
-    def execute(self, text):
-        assert text == "SELECT 1"
-    def fetchone(self):
-        return (1,)
-class Connection:
-    def cursor(self):
-        return Cursor()
-    def close(self):
-        pass
-def connect(*words, **options):
-    SEEN.append((words, options))
-    return Connection()
-SEEN = []
+BACKEND = """
+import os
+from django.db.backends.sqlite3 import base
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    vendor = "server"
+
+    def get_new_connection(self, conn_params):
+        if "refuse" in os.environ["DATABASE_URL"]:
+            raise base.Database.OperationalError("no login with " + self.settings_dict["PASSWORD"])
+        return super().get_new_connection(conn_params)
+
+    def is_usable(self):
+        return "mute" not in os.environ["DATABASE_URL"] and super().is_usable()
+"""
+SETTINGS = """
+import os
+assert os.environ["DATABASE_URL"]
+SECRET_KEY = "x"
+DATABASES = {
+    "default": {"ENGINE": "server", "NAME": ":memory:", "PASSWORD": "secret-word"},
+    "local": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/no/such/file"},
+}
+"""
+APP = """
+import os
+from celery import Celery
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
+print("loaded")
+app = Celery("shop")
 """
 
 
-@pytest.fixture
-def drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("psycopg2", "pymysql"):
-        (tmp_path / f"{name}.py").write_text(DRIVER)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("psycopg", "asyncpg", "MySQLdb"):
-        monkeypatch.setitem(sys.modules, name, None)
-    yield
-    for name in ("psycopg2", "pymysql"):
-        sys.modules.pop(name, None)
-
-
 @pytest.mark.parametrize(
-    ("url", "driver", "words", "options"),
+    ("url", "state", "text"),
     [
-        (
-            "postgresql+psycopg2://u:p%40@db:5433/x?sslmode=require&conn_max_age=60",
-            "psycopg2",
-            ("postgresql://u:p%40@db:5433/x?sslmode=require&connect_timeout=5",),
-            {},
-        ),
-        (
-            # A directory of sockets; what Django's own parsers call it.
-            "postgis://u@%2Frun%2Fpostgresql/x",
-            "psycopg2",
-            ("postgresql://u@%2Frun%2Fpostgresql/x?connect_timeout=5",),
-            {},
-        ),
-        (
-            "mysql+pymysql://u:p%40ss@db/x?charset=utf8mb4",
-            "pymysql",
-            (),
-            {
-                "host": "db",
-                "port": 3306,
-                "user": "u",
-                "password": "p@ss",
-                "database": "x",
-                "connect_timeout": 5,
-            },
-        ),
+        ("postgresql://db/x", GOOD, "default answers in 0"),
+        ("postgresql://db/refuse", BAD, "default: no login with ***"),
+        ("postgresql://db/mute", BAD, "default: it accepts the login, but answers no query"),
     ],
 )
-@pytest.mark.usefixtures("drivers")
-def test_a_driver_gets_what_it_understands(
-    url: str, driver: str, words: tuple[str, ...], options: dict[str, Any]
+def test_the_database_of_a_django_project_is_asked_by_its_own_connection(
+    tmp_path: Path, url: str, state: str, text: str
 ) -> None:
-    assert health_database.look(url) == driver
-    assert [(words, options)] == sys.modules[driver].SEEN  # type: ignore[attr-defined]  # the test's own module
+    one = with_url(tmp_path, url)
+    release(tmp_path)
+    source = tmp_path / "opt/releases/r1/source"
+    (source / "server").mkdir(parents=True)
+    (source / "server/base.py").write_text(BACKEND)
+    (source / "site_settings.py").write_text(SETTINGS)
+    (source / "shop.py").write_text(APP)
+    (source.parent / "release.json").write_text("{}")
+    known = {"module": "shop", "units": [], "workers": {}}
+    (tmp_path / "cli.json").write_text(json.dumps(known))
+    found = checks.database(one)
+    assert (found.state, found.text[: len(text)]) == (state, text), found
+    # One in a file is no server that could be down.
+    assert set(found.value) == {"default"}
 
 
-def test_a_database_that_hangs_is_given_up(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        release = threading.Event()
-        port = server.getsockname()[1]
-        began = time.monotonic()
-        original = health_database.look
+def test_a_database_that_hangs_is_given_up() -> None:
+    released = threading.Event()
+    began = time.monotonic()
+    found = databases.run({"A": (lambda: str(released.wait(30)), [])}, 0.3)
+    assert time.monotonic() - began < 15
+    assert found == {"A": {"ok": False, "error": "no answer within 0.3 s"}}
+    released.set()
 
-        def hangs(url: str) -> str:
-            release.wait(30)
-            return original(url)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(health_database, "look", hangs)
-            urls = {"A": f"oracle://127.0.0.1:{port}/x"}
-            found = health_database.run({"urls": urls, "timeout": 0.3})
-        # What hangs does so for 30 s.
-        assert time.monotonic() - began < 15
-        assert found == {"A": {"ok": False, "error": "no answer within 0.3 s"}}
-        release.set()
+def answer(url: str) -> dict[str, Any]:
+    return databases.answer(lambda: databases.by_port(url), health_database.secrets_of(url))
 
 
 def test_passwords_are_not_repeated() -> None:
     url = "postgresql://u:s3cr3t%21word@[bad/x"
-    found = health_database.answer(url)
+    found = answer(url)
     assert found["ok"] is False
     assert "s3cr3t" not in found["error"]
 
@@ -629,7 +612,7 @@ def test_a_password_that_is_not_quoted_is_not_said(password: str) -> None:
     """Anybody may read the result, and what can't read such a URL names the part where it failed."""
     url = f"postgresql://shop:{password}@127.0.0.1:1/shop"
 
-    assert "s3cr3t" not in health_database.answer(url)["error"]
+    assert "s3cr3t" not in answer(url)["error"]
 
 
 def test_a_password_may_stand_behind_the_address() -> None:
@@ -697,10 +680,8 @@ def test_where_everything_is_down_all_is_told_in_time(
     assert set(found) == set(checks.CHECKS)
     for name in ("redis", "queues", "dead_letters", "clock", "units", "beat"):
         assert found[name]["state"] == BAD, name
-    # Without a driver no more can be told of it.
-    assert found["database"]["text"].endswith(
-        "(no driver to log in with: its port takes connections)"
-    )
+    # Without Django no more can be told of it.
+    assert found["database"]["text"].endswith("(its port accepts connections)")
     # What can't be asked is not called down.
     assert found["workers"]["state"] == WARNING
     assert found["workers"]["text"].startswith("they can't be asked: ")
