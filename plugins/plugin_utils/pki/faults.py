@@ -17,12 +17,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import (
-    _is_self_signed,
+    _is_root,
     _signed,
     chain_to,
-    steps_refused,
-    strict_refusals,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
     EXTERNAL,
@@ -37,30 +36,29 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     _FROM_FILE,
-    _WEAK,
     Certificate,
     CertificateError,
-    _hash_of,
     _key_of,
-    _may_be_shown,
     _read,
-    alternative_name,
     certificates,
     covers,
     is_authority,
     is_encrypted,
     issuer,
     names,
+    pem,
     private_key,
-    serves_clients,
-    serves_servers,
     title,
 )
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 
-# What OpenSSL refuses at Debian's security level 2, as 112 bits of security need.
-RSA_BITS, CURVE_BITS = 2048, 224
+# By a word of OpenSSL's reason.
+_REMEDIES = {
+    "weak": "have it made anew with an elliptic curve of 256 bits or RSA of 2048 or more, and signed by SHA-256",
+    "purpose": "have it made anew for servers (serverAuth, digitalSignature), and for clients (clientAuth) with "
+    "pki_mode: mutual; or use an authority that may sign for these",
+    "": "use an authority that may sign it, or have that authority made anew",
+}
 
 _PUT_BACK = "put it back; or, if it is there, let whoever deploys read it"
 
@@ -127,39 +125,15 @@ def _of_time(variable: str, found: Iterable[Certificate], now: datetime) -> Iter
             )
 
 
-def _of_strength(variable: str, found: Iterable[Certificate]) -> Iterator[Fault]:
-    for item in found:
-        weak, how = _weakness(_key_of(item)), _hash_of(item)
-        if weak:
-            yield Fault(
-                variable,
-                f"has {title(item)}, whose key is weak: {weak}",
-                f"have it made anew with an elliptic curve of 256 bits or RSA of {RSA_BITS} or more",
-            )
-        # Nobody looks at a root's own signature.
-        elif isinstance(how, _WEAK) and not _is_self_signed(item):
-            yield Fault(
-                variable,
-                f"has {title(item)}, which is signed by way of {how.name.upper()}",
-                "have it signed anew by way of SHA-256: hosts refuse this one",
-            )
-
-
-def _weakness(key: object) -> str:
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS:
-        return f"RSA of {key.key_size} bits"
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < CURVE_BITS:
-        return f"an elliptic curve of {key.key_size} bits"
-    if key is None:
-        return "of a kind that is not known here"
-    return "DSA" if isinstance(key, dsa.DSAPublicKey) else ""
-
-
 def _of_key(
     variable: str, text: str, certificate: Certificate, passphrase: str | None, owner: str
 ) -> Iterator[Fault]:
     if _key_of(certificate) is None:
-        # Refused as what it is.
+        yield Fault(
+            owner,
+            f"has {title(certificate)}, whose key is of a kind that is not known here",
+            _REMEDIES["weak"],
+        )
         return
     try:
         private = private_key(text, passphrase)
@@ -182,9 +156,17 @@ def _of_key(
 
 
 def _of_way(
-    variable: str, chain: Sequence[Certificate], given: Given, now: datetime
+    variable: str, chain: Sequence[Certificate], given: Given, now: datetime, sample: str = ""
 ) -> Iterator[Fault]:
-    """Whether a way leads to a trusted authority, and every step of it may be taken."""
+    """Whether hosts that trust `pki_ca_bundle` would accept a chain.
+
+    Args:
+        variable: The variable that the chain is from.
+        chain: The first certificate, and those of authorities above it.
+        given: What the inventory says.
+        now: The time.
+        sample: A certificate of a host by the chain's first authority; that goes first then.
+    """
     try:
         trusted = certificates(given.ca_bundle)
     except CertificateError:
@@ -195,28 +177,41 @@ def _of_way(
                 "give the certificate of the root authority, in PEM form",
             )
         return
-    way = chain_to(chain, trusted)
-    if way is None:
-        yield _lost(variable, chain, trusted)
-        return
-    for item in way[1:]:
-        if not is_authority(item):
+    yield from _refused(variable, chain, trusted, given, sample)
+    way = chain_to(chain, trusted) or []
+    yield from _of_time("pki_ca_bundle", [item for item in way if item in trusted], now)
+
+
+def _refused(
+    variable: str,
+    chain: Sequence[Certificate],
+    trusted: Sequence[Certificate],
+    given: Given,
+    sample: str,
+) -> Iterator[Fault]:
+    purposes = {openssl.SERVER: "servers", openssl.CLIENT: "clients"}
+    if given.source == INTERMEDIATE and not sample:
+        # Its key is refused already, so what it would sign is not known.
+        purposes = {openssl.ANY: "any purpose"}
+    elif not given.clients:
+        del purposes[openssl.CLIENT]
+    for purpose, whom in purposes.items():
+        try:
+            found = openssl.refusal(sample + pem(chain), pem(trusted), purpose)
+        except FileNotFoundError:
             yield Fault(
-                variable,
-                f"leads by way of {title(item)}, which may not sign others (CA:TRUE and keyCertSign)",
-                "use a certificate that an authority has signed",
+                variable, "can't be checked: this machine has no program openssl", "install openssl"
             )
-    tops = [item for item in way[1:] if item in trusted]
-    yield from _of_time("pki_ca_bundle", tops, now)
-    yield from _of_strength("pki_ca_bundle", tops)
-    leaf = given.source == EXTERNAL
-    wanted = names(way[0]) if leaf else map(alternative_name, given.names)
-    for words in steps_refused(way, wanted, given.clients, leaf):
-        yield Fault(
-            variable,
-            f"leads by way of {words}",
-            "use an authority that may, or have it made anew",
-        )
+            return
+        if found is None:
+            continue
+        if found.incomplete:
+            yield _lost(variable, chain, trusted)
+        else:
+            remedy = next(text for word, text in _REMEDIES.items() if word in found.reason)
+            said = f"is refused by OpenSSL for {whom}: {found}"
+            yield Fault(variable, said, remedy)
+        return
 
 
 def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certificate]) -> Fault:
@@ -224,16 +219,16 @@ def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certifi
     # Two authorities may have signed each other.
     while above := [item for item in chain if item not in way and _signed(way[-1], item)]:
         way.append(above[0])
-        if _is_self_signed(way[-1]):
+        if _is_root(way[-1]):
             break
     last = way[-1]
-    if _is_self_signed(last):
+    if _is_root(last):
         return Fault(
             variable,
             f"leads to {title(last)}, which pki_ca_bundle has not",
             "add that authority to pki_ca_bundle if hosts are to trust it, or use a certificate of another one",
         )
-    if any(item.subject == last.issuer and _is_self_signed(item) for item in trusted):
+    if any(item.subject == last.issuer and _is_root(item) for item in trusted):
         return Fault(
             variable,
             f"says that {issuer(last)} has signed {title(last)}, but that of pki_ca_bundle has not: it has another key",
@@ -265,8 +260,6 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
         return
     yield from _of_time("pki_certificate", own, now)
     yield from _of_time("pki_chain", more, now)
-    yield from _of_strength("pki_certificate", own)
-    yield from _of_strength("pki_chain", more)
     missing = [name for name in given.names if not covers(leaf, name)]
     if missing:
         have = ", ".join(sorted(item.partition(":")[2] for item in names(leaf))) or "no name at all"
@@ -274,19 +267,6 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
             "pki_certificate",
             f"is for {have}, not for {', '.join(missing)}",
             "use this host's own certificate; or say in pki_names by which of its names others call it",
-        )
-    for usable, what in ((serves_servers, "serverAuth"), (serves_clients, "clientAuth")):
-        if not usable(leaf) and (what == "serverAuth" or given.clients):
-            yield Fault(
-                "pki_certificate",
-                f"has extended key usages without {what}",
-                "have it made anew for servers" + (" and for clients" if given.clients else ""),
-            )
-    if not _may_be_shown(leaf):
-        yield Fault(
-            "pki_certificate",
-            "has a key usage with which it can't be shown (digitalSignature)",
-            "have it made anew for servers" + (" and for clients" if given.clients else ""),
         )
     yield from _of_key("pki_key", given.key, leaf, None, "pki_certificate")
     yield from _of_way("pki_certificate", chain, given, now)
@@ -308,12 +288,14 @@ def _of_intermediate(given: Given, now: datetime) -> Iterator[Fault]:
         )
     yield from _of_time("pki_ca_certificate", own, now)
     yield from _of_time("pki_chain", more, now)
-    yield from _of_strength("pki_ca_certificate", own)
-    yield from _of_strength("pki_chain", more)
-    yield from _of_key(
-        "pki_ca_key", given.ca_key, first, given.ca_passphrase or None, "pki_ca_certificate"
-    )
-    yield from _of_way("pki_ca_certificate", [*own, *more], given, now)
+    passphrase = given.ca_passphrase or None
+    wrong = list(_of_key("pki_ca_key", given.ca_key, first, passphrase, "pki_ca_certificate"))
+    yield from wrong
+    sample = ""
+    if not wrong:
+        key = private_key(given.ca_key, passphrase)
+        sample = openssl.sample(given.names, first, key, given.clients)
+    yield from _of_way("pki_ca_certificate", [*own, *more], given, now, sample)
 
 
 def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
@@ -355,15 +337,17 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
 def not_strict(given: Given) -> list[str]:
     """What Python from 3.13 on, Debian 13's, would refuse of certificates with which nothing else is wrong."""
     try:
-        if given.source == EXTERNAL:
-            chain = certificates(joined(given.certificate, given.chain))
-        else:
-            chain = certificates(signer(given))
-        trusted = bundle(given)
-        way = chain_to(chain, certificates(trusted)) if trusted else chain[:1]
-    except CertificateError:
+        chain = pem(
+            certificates(
+                joined(given.certificate, given.chain)
+                if given.source == EXTERNAL
+                else signer(given)
+            )
+        )
+        found = openssl.refusal(chain, bundle(given) or chain, openssl.ANY, strict=True)
+    except (CertificateError, FileNotFoundError):
         return []
-    return strict_refusals(way or [])
+    return [str(found)] if found else []
 
 
 def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:

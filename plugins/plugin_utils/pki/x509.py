@@ -7,14 +7,12 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-_WEAK = (hashes.MD5, hashes.SHA1)
 
 # Steps from a host's certificate to its root; a longer chain is a circle.
 _LONGEST = 10
@@ -34,8 +32,6 @@ _FROM_FILE = (
 )
 
 Certificate = x509.Certificate
-
-_Kind = TypeVar("_Kind", bound=x509.ExtensionType)
 
 
 class CertificateError(ValueError):
@@ -171,38 +167,13 @@ def is_authority(certificate: Certificate) -> bool:
 
 def serves_clients(certificate: Certificate) -> bool:
     """Whether a client may show it."""
-    return _usable(certificate, ExtendedKeyUsageOID.CLIENT_AUTH)
-
-
-def serves_servers(certificate: Certificate) -> bool:
-    """Whether a server may show it."""
-    return _usable(certificate, ExtendedKeyUsageOID.SERVER_AUTH)
-
-
-def _usable(certificate: Certificate, purpose: x509.ObjectIdentifier) -> bool:
     try:
         found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return True
     except ValueError:
         return False
-    # That it is for any purpose is not enough to OpenSSL.
-    return purpose in found
-
-
-def _may_be_shown(certificate: Certificate) -> bool:
-    """Whether its key may be used for TLS."""
-    usage = _extension(certificate, x509.KeyUsage)
-    return usage is None or (
-        usage.digital_signature or usage.key_encipherment or usage.key_agreement
-    )
-
-
-def _extension(certificate: Certificate, kind: type[_Kind]) -> _Kind | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, ValueError):
-        return None
+    return ExtendedKeyUsageOID.CLIENT_AUTH in found
 
 
 def _key_of(certificate: Certificate) -> Any:
@@ -211,21 +182,6 @@ def _key_of(certificate: Certificate) -> Any:
         return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         return None
-
-
-def _hash_of(certificate: Certificate) -> hashes.HashAlgorithm | None:
-    """By way of what it is signed; nothing where no hash is said, or one that is not known here."""
-    try:
-        return certificate.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-
-
-def _critical(certificate: Certificate, kind: type[x509.ExtensionType]) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).critical
-    except (x509.ExtensionNotFound, ValueError):
-        return False
 
 
 def _read(path: Path) -> str:

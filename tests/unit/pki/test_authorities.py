@@ -29,7 +29,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.support.certificates import Authority, text_of
@@ -110,9 +110,9 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
         ({"chain": ""}, "pki_certificate", "lacks its chain: 'host' is signed by 'fleet signing'"),
         ({"chain": OTHER.pem}, "pki_certificate", "lacks its chain"),
         ({"ca_bundle": ROOT.pem + issued()["certificate"]}, "pki_ca_bundle", "no certificate of an auth"),
-        (issued(key=WEAK), "pki_certificate", "weak: RSA of 1024 bits"),
-        (issued(key=ec.generate_private_key(ec.SECP192R1())), "pki_certificate", "curve of 192 bits"),
-        (issued(purposes=[CLIENT]), "pki_certificate", "usages without serverAuth"),
+        (issued(key=WEAK), "pki_certificate", "EE certificate key too weak (CN=host)"),
+        (issued(key=ec.generate_private_key(ec.SECP192R1())), "pki_certificate", "key too weak (CN=host)"),
+        (issued(purposes=[CLIENT]), "pki_certificate", "for servers: unsuitable certificate purpose (CN=host)"),
         ({"certificate": "/etc/ssl/host.crt"}, "pki_certificate", "no certificate in PEM form"),
         ({"certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
          "pki_certificate", "something that is no certificate"),
@@ -157,7 +157,7 @@ def test_an_authority_that_may_not_sign_is_refused() -> None:
     )
     text = host.public_bytes(serialization.Encoding.PEM).decode()
     wrong = given(certificate=text, key=text_of(key), chain=leaf)
-    assert "leads by way of 'host', which may not sign" in refusal(wrong)[1]
+    assert "invalid CA certificate (CN=host)" in refusal(wrong)[1]
 
 
 def openssl(directory: Path, *words: str) -> None:
@@ -180,13 +180,13 @@ def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> No
             given(certificate=certificate, key=key, chain="", ca_bundle=certificate),
             "pki_certificate",
         ),
-        (given(chain=certificate + SIGNING.pem), "pki_chain"),
         (intermediate(ca_certificate=certificate, ca_key=key), "pki_ca_certificate"),
     ):
         found = [words for name, words in refused(of) if name == variable]
-        assert "has 'odd', whose key is weak: of a kind that is not known here" in found
-    # Among others that hosts trust it is none that anybody leads to.
+        assert "has 'odd', whose key is of a kind that is not known here" in found
+    # Beside others it does no harm.
     assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
+    assert refused(given(chain=certificate + SIGNING.pem)) == []
 
 
 def test_a_root_that_signs_itself_by_sha1_is_one_and_others_are_not(tmp_path: Path) -> None:
@@ -199,8 +199,9 @@ def test_a_root_that_signs_itself_by_sha1_is_one_and_others_are_not(tmp_path: Pa
         host = (tmp_path / "h.crt").read_text()
         for chain in ("", root):
             found = refused(given(certificate=host, key=key, chain=chain, ca_bundle=root))
-            words = [("pki_certificate", "has 'host', which is signed by way of SHA1")]
-            assert found == ([] if how == "-sha256" else words)
+            words = "CA signature digest algorithm too weak (CN=host)"
+            said = f"is refused by OpenSSL for servers: {words}"
+            assert found == ([] if how == "-sha256" else [("pki_certificate", said)])
 
 
 def test_a_root_with_a_weak_key_is_refused() -> None:
@@ -208,8 +209,8 @@ def test_a_root_with_a_weak_key_is_refused() -> None:
     certificate, key = root.issue([f"DNS:{HOST}"])
     of = given(certificate=certificate, key=key, chain="", ca_bundle=root.pem)
     assert refusal(of) == (
-        "pki_ca_bundle",
-        "has 'corporate root', whose key is weak: RSA of 1024 bits",
+        "pki_certificate",
+        "is refused by OpenSSL for servers: CA certificate key too weak (CN=corporate root)",
     )
     # One to which nothing leads harms nobody.
     assert refused(given(ca_bundle=ROOT.pem + root.pem)) == []
@@ -233,7 +234,8 @@ def test_an_authority_that_has_ended_is_refused() -> None:
 
 
 def test_clients_show_what_is_for_clients() -> None:
-    assert "without clientAuth" in refusal(given(**issued(purposes=[SERVER]), mode="mutual"))[1]
+    wrong = refusal(given(**issued(purposes=[SERVER]), mode="mutual"))
+    assert "OpenSSL for clients: unsuitable certificate purpose (CN=host)" in wrong[1]
     assert refused(given(**issued(purposes=[SERVER]))) == []
     assert refused(given(**issued(purposes=[SERVER, CLIENT]), mode="mutual")) == []
     assert refused(given(mode="mutual")) == []
@@ -269,6 +271,17 @@ def test_an_intermediate_that_is_right_is_taken() -> None:
     assert refused(intermediate()) == []
     assert refused(intermediate(ca_key=text_of(SIGNING.key))) == []
     assert refused(intermediate(ca_key=text_of(SIGNING.key), ca_passphrase="")) == []
+    other = Authority("fleet signing", above=ROOT, key=ed25519.Ed25519PrivateKey.generate())
+    assert refused(intermediate(ca_certificate=other.pem, ca_key=text_of(other.key))) == []
+
+
+def test_a_machine_without_openssl_is_told_to_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (fault,) = pki_faults.faults(given(), HOST)
+    assert fault.message == "can't be checked: this machine has no program openssl"
+    assert pki_faults.not_strict(given()) == []
 
 
 @pytest.mark.parametrize(
