@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
+import ssl
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +15,14 @@ from celery_fleet.health.result import BAD, Finding
 from celery_fleet.health.setup import CheckError, Setup
 from celery_fleet.health.text import combined
 
+_ASK = ("openssl", "x509", "-noout", "-enddate", "-subject", "-issuer", "-nameopt", "RFC2253")
+
 
 def certificates(setup: Setup, now: datetime | None = None) -> Finding:
-    """Days that the certificates of this host and of the authority are still valid."""
+    """Check how many days the certificates of this host and of its authority are still valid."""
     parts, value, words = [], {}, []
     found = {
-        path: validities(Path(path).read_text(encoding="ascii")) for path in setup.certificates
+        path: validities(Path(path).read_text(encoding="utf-8")) for path in setup.certificates
     }
     for path, ends in ends_of(found).items():
         days = (ends - (now or datetime.now(UTC))).total_seconds() / 86400
@@ -37,18 +40,18 @@ def certificates(setup: Setup, now: datetime | None = None) -> Finding:
 
 @dataclass(frozen=True)
 class Validity:
-    """When a certificate ends, and whose it is, by whom; both names as they stand there."""
+    """When a certificate ends, with its subject and its issuer as OpenSSL prints them."""
 
     until: datetime
-    subject: bytes
-    issuer: bytes
+    subject: str
+    issuer: str
 
 
 def ends_of(found: Mapping[str, Sequence[Validity]]) -> dict[str, datetime]:
-    """The end of each file: of its first certificate that ends and is in use.
+    """Return when each file ends: with the first of its certificates that ends and is in use.
 
-    While one authority takes over from another hosts trust both. What counts is the one above the host's certificate;
-    where that can't be told, the one that ends last.
+    While a new authority replaces an old one, hosts trust both. Only the one above the host's certificate counts. If
+    that is not known, the last one to end counts.
     """
     used = {
         item.issuer for items in found.values() for item in items if item.subject != item.issuer
@@ -63,49 +66,25 @@ def ends_of(found: Mapping[str, Sequence[Validity]]) -> dict[str, datetime]:
 
 
 def validities(pem: str) -> list[Validity]:
-    """All certificates of a text in PEM form.
-
-    Hosts need have neither the program openssl nor Python's cryptography, and the time is the fifth thing in a
-    certificate (RFC 5280, 4.1), so it is read from there.
+    """Return when each certificate of a text in PEM form ends.
 
     Raises:
-        CheckError: It is none.
+        CheckError: The text has no certificate, or a broken one.
     """
-    found = re.findall("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", pem, re.DOTALL)
+    # `openssl x509` reads only the first one of a text.
+    found = re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+    if not found:
+        raise CheckError("this is no certificate (no PEM)")
+    return [_validity(text) for text in found]
+
+
+def _validity(pem: str) -> Validity:
     try:
-        if not found:
-            raise ValueError("no PEM")
-        return [_validity(base64.b64decode(text)) for text in found]
-    except (ValueError, IndexError) as error:
-        raise CheckError(f"this is no certificate ({error})") from None
-
-
-def _validity(content: bytes) -> Validity:
-    _, whole, _ = _element(content)
-    _, rest, _ = _element(whole)
-    tag, _, behind = _element(rest)
-    # The version, which stands before the serial number where there is one.
-    rest = behind if tag == 0xA0 else rest
-    for _ in range(2):
-        _, _, rest = _element(rest)
-    _, issuer, rest = _element(rest)
-    _, validity, rest = _element(rest)
-    _, subject, _ = _element(rest)
-    _, _, rest = _element(validity)
-    tag, time_, _ = _element(rest)
-    text = time_.decode("ascii")
-    # Years of two digits are those from 1950 to 2049; strptime's begin with 1969.
-    century = ("19" if text[:2] >= "50" else "20") if tag == 0x17 else ""
-    until = datetime.strptime(century + text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-    return Validity(until, subject, issuer)
-
-
-def _element(content: bytes) -> tuple[int, bytes, bytes]:
-    """Tag and content of the first element in DER form, and what stands behind it."""
-    tag, length, start = content[0], content[1], 2
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(content[2:start], "big")
-    if start + length > len(content):
-        raise ValueError("cut short")
-    return tag, content[start : start + length], content[start + length :]
+        done = subprocess.run(
+            _ASK, input=pem, capture_output=True, text=True, check=True, timeout=4
+        )
+        said = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+        until = datetime.fromtimestamp(ssl.cert_time_to_seconds(said["notAfter"]), UTC)
+        return Validity(until, said["subject"], said["issuer"])
+    except subprocess.CalledProcessError as error:
+        raise CheckError(f"this is no certificate ({error.stderr.splitlines()[0]})") from None
