@@ -1,14 +1,12 @@
-"""Action plugin `fleet_command`: the commands of a release, claimed, run and marked; see `run/release_commands.py`.
+"""Action plugin `fleet_command`: run the commands of a release and mark what was done; see `run/release_commands.py`.
 
-`do: look`, `claim` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
-command. A command that fails is dropped from the marks before it is told of, so that the next run begins it anew.
+`do: look`, `start` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
+command. If a command fails, its mark is removed before the task fails, so the next run starts it again.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -39,7 +37,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         result.update(changed=False)
         args, variables = self._task.args, task_vars or {}
-        steps = {"look": self._look, "claim": self._claim, "run": self._run, "settle": self._settle}
+        steps = {"look": self._look, "start": self._start, "run": self._run, "settle": self._settle}
         try:
             if args["do"] == "look":
                 result["marks"] = self._look(args, variables)
@@ -55,46 +53,39 @@ class ActionModule(ActionBase):
             ) from None
         return result
 
-    def _claims(self, asked: dict[str, Any]) -> dict[str, Any]:
-        command, stdin = remote.call("claims", asked)
+    def _marks(self, asked: dict[str, Any]) -> dict[str, Any]:
+        command, stdin = remote.call("marks", asked)
         done = self._low_level_execute_command(command, in_data=stdin)
         return dict(remote.answer(done))
 
-    def _scope(self, command: dict[str, Any]) -> str:
-        return "fleet" if command["on"] == "one" else "host"
+    def _mark(self, do: str, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        command = dict(args["command"])
+        return self._marks(
+            release_commands.question(
+                do,
+                str(args["app"]),
+                "fleet" if command["on"] == "one" else "host",
+                str(args["release"]),
+                command,
+                host=str(variables["inventory_hostname"]),
+            )
+        )
 
     def _look(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         scope = str(args["scope"])
-        return self._claims(
+        return self._marks(
             release_commands.question("look", str(args["app"]), scope, str(args["release"]))
         )
 
-    def _claim(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        command = dict(args["command"])
+    def _start(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         here = str(variables["inventory_hostname"])
-        word = secrets.token_hex(8)
-        who = lease.owner(os.getppid())
-        answer = release_commands.claim(
-            lambda: self._claims(
-                release_commands.question(
-                    "claim",
-                    str(args["app"]),
-                    self._scope(command),
-                    str(args["release"]),
-                    command,
-                    host=here,
-                    claim=word,
-                    owner=who,
-                )
-            ),
-            command,
-            str(self._task.delegate_to or here),
-            say=lambda line: Display().display(f"{here}: {line}"),
-        )
-        return {"claim": dict(answer)}
+        answer = self._mark("start", args, variables)
+        keeper = str(self._task.delegate_to or here)
+        release_commands.check_mark(answer, args["command"], here, keeper)
+        return {"mark": answer}
 
     def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        command, claim = dict(args["command"]), dict(args["claim"])
+        command = dict(args["command"])
         here = str(variables["inventory_hostname"])
         program = remote.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
         # Ansible shows what a task returns: -v does, a callback or a log of the run may.
@@ -110,31 +101,20 @@ class ActionModule(ActionBase):
                 "app": str(args["app"]),
                 "name": command["name"],
                 "release": str(args["release"]),
-                "claim": claim["claim"],
+                "mark": "once" if command["when"] == "once" else str(args["release"]),
+                "resumed": bool(args["mark"]["resumed"]),
                 "argv": [str(word) for word in command["argv"]],
                 "timeout": float(command["timeout"]),
             },
-            resumed=bool(claim["resumed"]),
             say=lambda line: Display().display(f"{here}: {line}"),
         )
         return {"changed": True, "ended": dict(ended)}
 
     def _settle(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        command, claim, ended = dict(args["command"]), dict(args["claim"]), dict(args["ended"])
+        command, ended = dict(args["command"]), dict(args["ended"])
         here = str(variables["inventory_hostname"])
         well = ended["status"] == 0
-        self._claims(
-            release_commands.question(
-                "done" if well else "drop",
-                str(args["app"]),
-                self._scope(command),
-                str(args["release"]),
-                command,
-                host=here,
-                claim=claim["claim"],
-                owner=lease.owner(os.getppid()),
-            )
-        )
+        self._mark("done" if well else "drop", args, variables)
         if not well:
             raise AnsibleActionFail(
                 release_commands.failure(here, command, str(args["release"]), ended)

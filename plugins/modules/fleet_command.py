@@ -7,18 +7,20 @@ DOCUMENTATION = r"""
 module: fleet_command
 short_description: Run the commands of a release, each once
 description:
-  - Claims a command, runs it and marks it as done, so that no other run repeats it. See C(celery_release_commands).
-  - V(look), V(claim) and V(settle) go to the host that keeps the marks. V(run) goes to the host that runs the command.
+  - Marks a command as started, runs it and marks it as done, so that no other run repeats it. See
+    C(celery_release_commands).
+  - V(look), V(start) and V(settle) go to the host that keeps the marks. V(run) goes to the host that runs the command.
   - In check mode only V(look) does anything.
 options:
   do:
     description:
-      - V(look) reads the marks. V(claim) reserves O(command) for this run, and waits if another host is at it.
+      - V(look) reads the marks. V(start) marks O(command) as started. It fails if a host outside of this run has
+        started it.
       - V(run) runs O(command) and waits for its end.
-      - V(settle) marks it as done. If it has failed, its claim is dropped and the task fails.
+      - V(settle) marks it as done. If it has failed, its mark is removed and the task fails.
     type: str
     required: true
-    choices: [look, claim, run, settle]
+    choices: [look, start, run, settle]
   app:
     description: Name of the application.
     type: str
@@ -34,8 +36,8 @@ options:
   command:
     description: The command, as P(celery_fleet.core.fleet_commands_due#filter) returns it. Not for V(look).
     type: dict
-  claim:
-    description: What V(claim) has returned, for V(run) and V(settle).
+  mark:
+    description: What V(start) has returned, for V(run).
     type: dict
   ended:
     description: How the command has ended, which V(run) has returned, for V(settle).
@@ -47,14 +49,14 @@ author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Claim the command
+- name: Mark the command as started
   celery_fleet.core.fleet_command:
-    do: claim
+    do: start
     app: shop
     release: "{{ source.id }}"
     command: "{{ command }}"
   delegate_to: redis1
-  register: claimed
+  register: started
 
 - name: Run the command
   celery_fleet.core.fleet_command:
@@ -62,9 +64,9 @@ EXAMPLES = r"""
     app: shop
     release: "{{ source.id }}"
     command: "{{ command }}"
-    claim: "{{ claimed.claim }}"
+    mark: "{{ started.mark }}"
     runtime: "{{ celery_app_runtime }}"
-  when: claimed.claim.state == 'ours'
+  when: started.mark.state == 'started'
 """
 
 RETURN = r"""
@@ -81,9 +83,9 @@ marks:
       description: Marks of commands that run once ever.
       type: dict
       returned: always
-claim:
-  description: The claim. Its C(state) is V(ours) if this host should run the command.
-  returned: when O(do=claim), but not in check mode
+mark:
+  description: The mark. Its C(state) is V(started) if this host should run the command, and V(done) if it should not.
+  returned: when O(do=start), but not in check mode
   type: dict
 ended:
   description: How the command has ended, with C(status), C(seconds) and the path of its C(log).

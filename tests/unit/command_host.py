@@ -99,10 +99,10 @@ class Host:
         path.chmod(0o755)
 
     def ask(self, do: str, *argv: str, **more: Any) -> dict[str, Any]:
-        request = {"do": do, "app": "shop", "name": "migrate", "release": "r1", "claim": "one"}
+        request = {"do": do, "app": "shop", "name": "migrate", "release": "r1", "mark": "r1"}
         # Whoever waits says for what, as the control side does.
         self.argv = list(argv) if do == "start" else self.argv
-        request |= {"argv": self.argv, "timeout": 30, "seconds": 20, **more}
+        request |= {"argv": self.argv, "resumed": False, "timeout": 30, "seconds": 20, **more}
         done = subprocess.run(
             [sys.executable, "-S", "-I", str(self.runtime / "release_command.py")],
             input=json.dumps(request),

@@ -1,9 +1,10 @@
-"""The commands of a release (`celery_release_commands`): which a host has to run, and how one is carried out.
+"""The commands of a release (`celery_release_commands`): which of them a host has to run, and how they run.
 
-Each has a claim before it runs: on the fleet's first Redis host for those that run on one host, on each host for those
-that run on all. So no command is started twice, whoever comes, and what a killed run left going is waited for. The
-scripts `claims` and `celery_fleet.system.release_command` do what is asked of a host; here is what is asked, and what
-is made of the answers.
+Before a command starts, a mark names its host. For commands that run on one host, marks are on the fleet's first Redis
+host; for those that run on all, on each host. If a run is killed, the next one finds the mark and asks that host's
+systemd whether the command still runs, so no command runs twice at once. The script `marks` and
+`celery_fleet.system.release_command` do the work on the hosts. This module says what to ask them and judges the
+answers.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ DIRECTORY = "/var/lib/celery-fleet/commands"
 # Seconds of one question to a host, and those beyond its own time that a command may take to be ended.
 WAIT = 15.0
 SLACK = 120.0
-# Seconds between two looks whether another host has done it.
-_PAUSE = 2.0
-# So often a command is begun anew that has ended without a word.
+# How often a command is started that ends without a result.
 _ATTEMPTS = 3
 
 Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -78,7 +77,7 @@ def due(
 
     Args:
         raw: celery_release_commands.
-        fleet: The fleet's marks, as the script `claims` shows them.
+        fleet: The fleet's marks, as the script `marks` shows them.
         own: This host's.
         here: Name of this host.
         hosts: All of this run that have the release.
@@ -89,7 +88,7 @@ def due(
         mark = (marks.get(command.when) or {}).get(command.name) or {}
         if mark.get("state") == "done" or not hosts:
             continue
-        # Where a killed run has begun it, its end is known there alone.
+        # If a killed run has started it, only that host knows how it ended.
         chosen = mark["host"] if mark.get("host") in hosts else hosts[0]
         if here == chosen or (command.on == "all" and here in hosts):
             found.append(
@@ -139,7 +138,7 @@ def question(
     command: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """What the script `claims` is asked; without a command it is a look."""
+    """Return what the script `marks` is asked; without a command it is a look."""
     asked: dict[str, Any] = {
         "directory": DIRECTORY,
         "app": app,
@@ -153,67 +152,46 @@ def question(
     return asked
 
 
-def claim(
-    ask: Callable[[], Mapping[str, Any]],
-    command: Mapping[str, Any],
-    keeper: str,
-    *,
-    sleep: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = lambda line: None,
-) -> Mapping[str, Any]:
-    """Have a command as one's own, or know that it is done; what another host is at is waited for.
+def check_mark(
+    answer: Mapping[str, Any], command: Mapping[str, Any], here: str, keeper: str
+) -> None:
+    """Check that this host may run a command, or that it is done.
 
     Args:
-        ask: Claims it on the host that keeps the marks.
+        answer: What the script `marks` said to `start`.
         command: Of `due`.
-        keeper: Name of that host.
-        sleep: Waits some seconds.
-        say: Takes a line for the person who waits.
-
-    Returns:
-        The answer, whose `state` is "ours" or "done".
+        here: Name of this host.
+        keeper: Name of the host that has the mark.
 
     Raises:
-        CommandError: Nobody can say how it stands.
+        CommandError: The command may be running elsewhere, or its mark can't be read.
     """
-    said = False
-    while True:
-        answer = ask()
-        if answer["state"] in ("ours", "done"):
-            return answer
-        if answer["state"] != "held":
-            raise CommandError(
-                f"{command['name']}: its mark on {keeper}, {answer.get('path')}, can't be read "
-                f"({answer.get('error')}). Find out whether the command was done; if not, remove that file there. Then "
-                "run the same command again."
-            )
-        begun = f"{command['name']} was begun on {answer['host']} by {answer['owner']}"
-        if answer["age"] > float(command["timeout"]) + SLACK:
-            raise CommandError(
-                f"{begun}, {answer['age']:.0f} s ago, and nobody has said how it ended. Run again with "
-                f"{answer['host']} among the hosts: it knows. If it is gone for good, find out whether the command was "
-                f"done; if not, remove {answer['path']} on {keeper}, and run again."
-            )
-        if not said:
-            say(f"{begun}: waiting for its end")
-            said = True
-        sleep(_PAUSE)
+    path = f"{answer['path']} on {keeper}"
+    if answer["state"] == "unreadable":
+        raise CommandError(
+            f"{command['name']}: its mark, {path}, can't be read ({answer.get('error')}). Find out whether the command "
+            "was done; if not, remove that file. Then run the same command again."
+        )
+    if answer["state"] == "started" and answer["host"] != here:
+        raise CommandError(
+            f"{command['name']} was started on {answer['host']}, which has to say how it ended. Run again with "
+            f"{answer['host']} among the hosts. If that host is gone for good, find out whether the command was done; "
+            f"if not, remove {path}, and run again."
+        )
 
 
 def carry_out(
     ask: Ask,
     request: Mapping[str, Any],
     *,
-    resumed: bool,
     clock: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = lambda line: None,
 ) -> Mapping[str, Any]:
-    """Start a command on its host, or take up what was started there, and wait for its end.
+    """Start a command on its host, or take up what an earlier run started there, and wait for its end.
 
     Args:
         ask: Asks `celery_fleet.system.release_command` on the host.
-        request: Its `app`, `name`, `release`, `claim`, `argv` and `timeout`.
-        resumed: The claim is one of an earlier run.
+        request: Its `app`, `name`, `release`, `mark`, `resumed`, `argv` and `timeout`.
         clock: Seconds.
         say: Takes a line for the person who waits.
 
@@ -228,10 +206,7 @@ def carry_out(
     deadline = clock() + float(request["timeout"]) + SLACK
     attempts = 1
     answer = ask(begin)
-    if answer["state"] == "ended" and answer["status"] != 0 and resumed:
-        # Of a run that could not tell: this one is the next try.
-        answer = ask({**begin, "again": True})
-    elif answer["state"] == "running" and resumed:
+    if answer["state"] == "running":
         say(f"{name} runs already, begun by an earlier run: waiting for its end")
     while True:
         state = str(answer["state"])
@@ -252,11 +227,11 @@ def carry_out(
                     f"{name} was ended {_ATTEMPTS} times without a word of its own, as by a boot or for want of "
                     f"memory. Next, there: journalctl -u '{request['app']}-command.{name}*' -n 50; then run again."
                 )
-            # "other" before it is another claim's, at whose end ours begins.
             attempts += 1
             answer = ask(begin)
             continue
         waited = ask({"do": "wait", "seconds": WAIT, **request})
+        # An earlier release's command, or one with another command line, is over: now ours can start.
         if waited["state"] == "gone" and state == "other":
             attempts -= 1
         answer = waited

@@ -1,20 +1,19 @@
 """Run a command of a release on this host: ``python3 -S -I release_command.py`` with JSON on stdin, as root.
 
-    {"do": "start", "app", "name", "release", "claim", "argv", "timeout"}
-    {"do": "wait", "app", "name", "claim", "argv", "seconds"}
+    {"do": "start", "app", "name", "release", "mark", "resumed", "argv", "timeout"}
+    {"do": "wait", "app", "name", "mark", "argv", "seconds"}
 
-``start`` has systemd run the command in a unit of its own, so that it goes on whatever becomes of whoever
-asked; it starts nothing where that unit is there already, or where this claim's command has ended. With
-``again`` such an end counts for nothing, nor does one of another command line: somebody has corrected it since.
-In the unit, :mod:`celery_fleet.system.exec` runs the command as the application's user, with its environment and the
-producer's credentials; how it ended is written down there.
-``wait`` waits for the end, for so many seconds at most. Both print one line of JSON::
+``start`` has systemd run the command in its own unit, so it goes on if the run that asked is killed. It starts nothing
+if that unit is active. If an earlier run started the command (``resumed``) and it has succeeded, that result counts. In
+the unit, :mod:`celery_fleet.system.exec` runs the command as the application's user, with its environment and the
+producer's credentials, and the result is written to a file.
+``wait`` waits for the end, but not longer than so many seconds. Both print one line of JSON::
 
-    {"state": "running" | "other" | "gone" | "ended", "status", "seconds", "log", "tail"}
+    {"state": "started" | "running" | "other" | "gone" | "ended", "status", "seconds", "log", "tail"}
 
-``other`` is a command of this name for another claim, such as an earlier release's, or with another command
-line; ``gone`` one that has ended without a word, as in a boot. Only the standard library, and no import of this
-package.
+``other``: a command of this name is running for another ``mark`` (an earlier release's) or with another command line.
+``gone``: the command is not running and has left no result, as after a boot. Only the standard library, and no import
+of this package.
 """
 
 from __future__ import annotations
@@ -97,25 +96,22 @@ def active(place: Place) -> bool:
     return not RUNNING.isdisjoint(shown.stdout.split())
 
 
-def look(place: Place, claim: str, argv: list[str]) -> dict[str, Any]:
-    """How it stands with the command of a claim."""
-    ours = {"claim": claim, "argv": argv}
-    # In this order: it ends, writes that down, and is not active any more.
-    running = active(place)
+def look(place: Place, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the command that was asked for."""
+    # This order matters: a command that ends first writes its result, and then its unit becomes inactive.
+    if active(place):
+        return {"state": "running" if matches(read(place.request), asked) else "other"}
     ended = read(place.ended)
-    if matches(ended, ours):
-        # Whoever asked knows the command line, and a run that tells all it hears should not tell that.
-        ended.pop("argv", None)
-        return {**ended, "state": "ended", "tail": tail(Path(str(ended.get("log", ""))))}
-    if not running:
+    if not matches(ended, asked):
         return {"state": "gone"}
-    return {"state": "running" if matches(read(place.request), ours) else "other"}
+    # A run that prints all answers should not print the command line.
+    del ended["argv"]
+    return {**ended, "state": "ended", "tail": tail(Path(str(ended.get("log", ""))))}
 
 
-def matches(noted: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether what was noted is of the same claim and command line; versions before noted no command line at an end."""
-    same = noted.get("claim") == ours["claim"]
-    return same and bool(noted.get("argv", ours["argv"]) == ours["argv"])
+def matches(noted: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Return whether a file is about the command that was asked for."""
+    return all(noted.get(key) == asked[key] for key in ("mark", "argv"))
 
 
 def tail(log: Path) -> str:
@@ -130,20 +126,18 @@ def tail(log: Path) -> str:
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
-    """Start the command where it is neither running nor at its end."""
+    """Start the command, unless it is running or an earlier run's has succeeded."""
     place = Place(asked["app"], asked["name"])
-    seen = look(place, asked["claim"], asked["argv"])
-    if seen["state"] in ("running", "other"):
+    seen = look(place, asked)
+    succeeded = seen["state"] == "ended" and seen["status"] == 0 and asked["resumed"]
+    if succeeded or seen["state"] in ("running", "other"):
         return seen
-    if seen["state"] == "ended" and not asked.get("again"):
-        return seen
-    if read(place.ended).get("claim") == asked["claim"]:
-        place.ended.unlink()
+    place.ended.unlink(missing_ok=True)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     attempt = secrets.token_hex(4)
     # By its time, so that the oldest goes first; by its attempt too, since two can begin in one second.
     log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
-    request = {key: asked[key] for key in ("app", "name", "release", "claim", "argv", "timeout")}
+    request = {key: asked[key] for key in ("app", "name", "release", "mark", "argv", "timeout")}
     write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
     command = [
         "systemd-run",
@@ -160,15 +154,15 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     if done.returncode != 0 and not active(place):
         words = " ".join((done.stderr or done.stdout).split())
         return {"state": "refused", "error": f"systemd-run: {words}"}
-    return {"state": "running"}
+    return {"state": "started"}
 
 
 def wait(asked: dict[str, Any]) -> dict[str, Any]:
-    """Wait for the end of a claim's command, or of the other one that is in its way."""
+    """Wait for the end of the command, or of the other one that is in its way."""
     place = Place(asked["app"], asked["name"])
     deadline = time.monotonic() + float(asked["seconds"])
     while True:
-        seen = look(place, asked["claim"], asked["argv"])
+        seen = look(place, asked)
         if seen["state"] not in ("running", "other") or time.monotonic() > deadline:
             return seen
         time.sleep(LOOK)
@@ -204,7 +198,7 @@ def supervise(path: Path) -> int:
             with contextlib.suppress(OSError):
                 subprocess.run(["systemctl", "stop", inner], check=False)
     outcome = {
-        "claim": asked["claim"],
+        "mark": asked["mark"],
         "argv": asked["argv"],
         "release": asked["release"],
         "status": status,

@@ -280,9 +280,13 @@ def test_what_a_killed_run_left_going_is_waited_for(fleet: Fleet) -> None:
 def test_two_runs_at_once_do_it_once(fleet: Fleet) -> None:
     listed = [fleet.command("migrate", "sleep 2")]
     both = [fleet.start(listed, f"--limit={host}") for host in ("worker1", "worker2")]
+    ends = []
     for process in both:
         output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+        ends.append(process.returncode)
+        # The lease keeps two runs apart. Without it, the later one is told on which host it was started.
+        assert process.returncode == 0 or "migrate was started on worker" in output
+    assert 0 in ends
     assert fleet.done == ["migrate"]
 
 
@@ -290,10 +294,9 @@ def test_a_mark_of_a_host_that_is_not_in_the_run(fleet: Fleet) -> None:
     listed = [fleet.command("migrate")]
     assert fleet.run(listed)[0] == 0
     mark = next((fleet.root / "marks").glob("shop/fleet/*/migrate.json"))
-    claimed = json.loads(mark.read_text()) | {"state": "claimed", "host": "gone1", "since": 0}
-    mark.write_text(json.dumps(claimed))
+    mark.write_text(json.dumps({"state": "started", "host": "gone1"}))
     status, output = fleet.run(listed)
     assert status != 0
-    assert "migrate was begun on gone1 by" in output
+    assert "migrate was started on gone1" in output
     assert str(mark) in output
     assert fleet.done == ["migrate"]

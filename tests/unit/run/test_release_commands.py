@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
-    release_commands as commands,
-)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_commands import (
     CommandError,
     carry_out,
-    claim,
+    check_mark,
     due,
     failure,
     items,
@@ -65,7 +62,7 @@ def test_what_is_done_is_not_done_again() -> None:
 
 
 def test_what_a_killed_run_began_is_taken_up_where_it_was() -> None:
-    fleet = {"release": {"migrate": {"state": "claimed", "host": "control1"}}}
+    fleet = {"release": {"migrate": {"state": "started", "host": "control1"}}}
     assert found("control1", fleet) == ["migrate", "static"]
     assert found("worker1", fleet) == ["static", "demo"]
     # That host is not in this run: another one finds out.
@@ -94,50 +91,27 @@ def test_the_plan_names_them() -> None:
     ]
 
 
-# -- the claim --------------------------------------------------------------------------------------------
+# -- the mark ---------------------------------------------------------------------------------------------
 
 COMMAND = due(RAW, {}, {}, "worker1", HOSTS)[0]
-OURS = {"state": "ours", "claim": "one", "resumed": False}
-HELD = {
-    "state": "held",
-    "host": "worker2",
-    "owner": "her",
-    "age": 3.0,
-    "path": "/marks/migrate.json",
-}
+STARTED = {"state": "started", "host": "worker1", "resumed": True, "path": "/m"}
 
 
-def claimed(*answers: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    course = iter(answers)
-    said: list[str] = []
-    answer = claim(lambda: next(course), COMMAND, "redis1", sleep=lambda _: None, say=said.append)
-    return answer, said
+@pytest.mark.parametrize("mark", [STARTED, {**STARTED, "state": "done", "host": "worker2"}])
+def test_a_mark_of_this_host_and_one_that_says_done_are_no_hindrance(mark: Any) -> None:
+    check_mark(mark, COMMAND, "worker1", "redis1")
 
 
-def test_another_hosts_is_waited_for_to_its_end_or_till_it_is_ours() -> None:
-    assert claimed(OURS) == (OURS, [])
-    answer, said = claimed(HELD, HELD, {"state": "done"})
-    assert answer["state"] == "done"
-    assert said == ["migrate was begun on worker2 by her: waiting for its end"]
-    assert claimed(HELD, OURS)[0] == OURS
-
-
-def test_what_nobody_has_told_the_end_of_is_not_waited_for() -> None:
-    with pytest.raises(CommandError) as caught:
-        claimed(HELD | {"age": 300 + commands.SLACK + 1})
-    for words in (
-        "worker2 by her, 421 s ago",
-        "Run again with worker2",
-        "/marks/migrate.json on redis1",
-    ):
-        assert words in str(caught.value)
-
-
-def test_a_mark_that_is_none_is_not_overrun() -> None:
-    with pytest.raises(
-        CommandError, match=r"its mark on redis1, /m, can't be read \(half\). Find out"
-    ):
-        claimed({"state": "unreadable", "path": "/m", "error": "half"})
+@pytest.mark.parametrize(
+    ("mark", "words"),
+    [
+        ({"host": "worker2"}, r"migrate was started on worker2, .* Run again with worker2 .* /m on redis1"),
+        ({"state": "unreadable", "error": "half"}, r"its mark, /m on redis1, can't be read \(half\)\. Find out"),
+    ],
+)  # fmt: skip
+def test_what_may_run_elsewhere_is_not_started(mark: dict[str, Any], words: str) -> None:
+    with pytest.raises(CommandError, match=words):
+        check_mark(STARTED | mark, COMMAND, "worker1", "redis1")
 
 
 # -- the run ----------------------------------------------------------------------------------------------
@@ -146,7 +120,8 @@ REQUEST = {
     "app": "shop",
     "name": "migrate",
     "release": "r1",
-    "claim": "one",
+    "mark": "r1",
+    "resumed": True,
     "argv": ["x"],
     "timeout": 300,
 }
@@ -164,19 +139,17 @@ class Course:
         self.said: list[str] = []
 
     def ask(self, request: dict[str, Any]) -> Mapping[str, Any]:
-        self.asked.append("again" if request.get("again") else request["do"])
+        self.asked.append(request["do"])
         self.now += self.seconds if request["do"] == "wait" else 0.0
         answer = next(self.answers)
         return {"state": answer} if isinstance(answer, str) else answer
 
-    def run(self, *, resumed: bool = False) -> Mapping[str, Any]:
-        return carry_out(
-            self.ask, REQUEST, resumed=resumed, clock=lambda: self.now, say=self.said.append
-        )
+    def run(self) -> Mapping[str, Any]:
+        return carry_out(self.ask, REQUEST, clock=lambda: self.now, say=self.said.append)
 
 
 def test_it_is_started_and_waited_for() -> None:
-    course = Course("running", "running", ENDED)
+    course = Course("started", "running", ENDED)
     assert course.run() == ENDED
     assert course.asked == ["start", "wait", "wait"]
     assert course.said == []
@@ -184,34 +157,30 @@ def test_it_is_started_and_waited_for() -> None:
 
 def test_what_an_earlier_run_left_going_is_waited_for() -> None:
     course = Course("running", ENDED)
-    assert course.run(resumed=True) == ENDED
+    assert course.run() == ENDED
     assert course.asked == ["start", "wait"]
     assert course.said == ["migrate runs already, begun by an earlier run: waiting for its end"]
 
 
-def test_what_ended_while_nobody_looked() -> None:
-    assert Course(ENDED).run(resumed=True) == ENDED
-    # It failed, and nobody was told: this run is the next try.
-    course = Course(ENDED | {"status": 1}, "running", ENDED)
-    assert course.run(resumed=True) == ENDED
-    assert course.asked == ["start", "again", "wait"]
+def test_what_has_succeeded_since_an_earlier_run_counts() -> None:
+    course = Course(ENDED)
+    assert (course.run(), course.asked) == (ENDED, ["start"])
 
 
-def test_a_failure_of_this_run_is_its_end() -> None:
-    assert Course("running", ENDED | {"status": 1}).run()["status"] == 1
-    assert Course("running", ENDED | {"status": 1}).run(resumed=True)["status"] == 1
+def test_a_failure_is_its_end() -> None:
+    assert Course("started", ENDED | {"status": 1}).run()["status"] == 1
 
 
-def test_one_of_another_claim_is_waited_for_first() -> None:
-    course = Course("other", "other", "gone", "running", ENDED)
+def test_another_releases_command_is_waited_for_first() -> None:
+    course = Course("other", "other", "gone", "started", ENDED)
     assert course.run() == ENDED
     assert course.asked == ["start", "wait", "wait", "start", "wait"]
 
 
 def test_one_that_goes_without_a_word_is_tried_a_few_times() -> None:
-    assert Course("running", "gone", "running", ENDED).run() == ENDED
+    assert Course("started", "gone", "started", ENDED).run() == ENDED
     with pytest.raises(CommandError, match="ended 3 times without a word") as caught:
-        Course("running", "gone", "running", "gone", "running", "gone").run()
+        Course("started", "gone", "started", "gone", "started", "gone").run()
     assert "journalctl -u 'shop-command.migrate*'" in str(caught.value)
 
 
@@ -221,7 +190,7 @@ def test_one_that_can_neither_be_started_nor_ended() -> None:
     ):
         Course({"state": "refused", "error": "systemd-run: no"}).run()
     with pytest.raises(CommandError, match="has not ended 420 s after its start"):
-        Course("running", *["running"] * 50).run()
+        Course("started", *["running"] * 50).run()
 
 
 # -- what is told -----------------------------------------------------------------------------------------

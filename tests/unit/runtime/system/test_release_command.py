@@ -31,7 +31,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def test_a_command_runs_to_its_end(host: Host) -> None:
     command = host.counting("echo said; echo wrong >&2")
-    assert host.ask("start", *command, release="0123abcdef")["state"] == "running"
+    assert host.ask("start", *command, release="0123abcdef")["state"] == "started"
     ended = host.ask("wait")
     assert (ended["state"], ended["status"], ended["tail"]) == ("ended", 0, "said\nwrong")
     assert ended["seconds"] < 30
@@ -60,24 +60,27 @@ def test_a_long_timeout_is_handed_on_as_it_is(host: Host) -> None:
     assert json.loads(host.seen.read_text())["--timeout"] == "12345678"
 
 
-def test_it_is_not_started_twice_for_one_claim(host: Host) -> None:
+def test_it_is_not_started_twice(host: Host) -> None:
     command = host.counting("sleep 2")
-    assert host.ask("start", *command)["state"] == "running"
-    # Another run, which the first one did not tell of its end.
-    assert host.ask("start", *command)["state"] == "running"
+    assert host.ask("start", *command)["state"] == "started"
+    # Another run.
+    assert host.ask("start", *command, resumed=True)["state"] == "running"
     assert host.ask("wait", seconds=0)["state"] == "running"
     assert host.ask("wait")["status"] == 0
-    assert host.ask("start", *command)["state"] == "ended"
+    assert host.ask("start", *command, resumed=True)["state"] == "ended"
     assert host.begun == 1
+    # Its mark was removed, so that it runs again.
+    assert host.ask("start", *command)["state"] == "started"
+    assert host.ask("wait")["status"] == 0
+    assert host.begun == 2
 
 
-def test_a_failure_is_told_and_counts_for_nothing_where_it_is_tried_again(host: Host) -> None:
+def test_a_failure_that_no_run_has_seen_counts_for_nothing(host: Host) -> None:
     command = host.counting(f"[ -e {host.root}/mended ] || exit 3")
     host.ask("start", *command)
     assert host.ask("wait")["status"] == 3
     (host.root / "mended").touch()
-    assert host.ask("start", *command)["status"] == 3
-    assert host.ask("start", *command, again=True)["state"] == "running"
+    assert host.ask("start", *command, resumed=True)["state"] == "started"
     assert host.ask("wait")["status"] == 0
     assert host.begun == 2
 
@@ -89,12 +92,12 @@ def test_an_end_of_the_command_line_of_before_is_none_of_the_corrected_one(
     wrong, right = host.counting(f"exit {status}"), host.counting("echo right")
     host.ask("start", *wrong)
     assert host.ask("wait")["status"] == status
-    assert host.ask("start", *right)["state"] == "running"
+    assert host.ask("start", *right, resumed=True)["state"] == "started"
     ended = host.ask("wait")
     assert (ended["status"], ended["tail"]) == (0, "right")
     assert "argv" not in ended
     # Nor the other way round.
-    assert host.ask("start", *wrong)["state"] == "running"
+    assert host.ask("start", *wrong, resumed=True)["state"] == "started"
     assert host.ask("wait")["status"] == status
     assert host.begun == 3
 
@@ -103,17 +106,17 @@ def test_one_that_was_corrected_while_it_ran_waits_for_its_end(host: Host) -> No
     host.ask("start", *host.counting("sleep 2"))
     assert host.ask("start", *host.counting("exit 4"))["state"] == "other"
     assert host.ask("wait")["state"] == "gone"
-    assert host.ask("start", *host.counting("exit 4"))["state"] == "running"
+    assert host.ask("start", *host.counting("exit 4"))["state"] == "started"
     assert host.ask("wait")["status"] == 4
     assert host.begun == 2
 
 
-def test_another_claims_command_is_waited_for(host: Host) -> None:
-    host.ask("start", *host.counting("sleep 2"), claim="old", release="r0")
+def test_another_releases_command_is_waited_for(host: Host) -> None:
+    host.ask("start", *host.counting("sleep 2"), mark="r0", release="r0")
     assert host.ask("start", *host.counting())["state"] == "other"
     # Its end says nothing of ours.
     assert host.ask("wait")["state"] == "gone"
-    assert host.ask("start", *host.counting())["state"] == "running"
+    assert host.ask("start", *host.counting())["state"] == "started"
     assert host.ask("wait")["status"] == 0
     assert host.begun == 2
 
@@ -125,7 +128,7 @@ def test_one_that_is_killed_has_gone_without_a_word(host: Host) -> None:
     for pid in host.pids():
         os.killpg(pid, signal.SIGKILL)
     assert host.ask("wait")["state"] == "gone"
-    assert host.ask("start", *host.counting())["state"] == "running"
+    assert host.ask("start", *host.counting())["state"] == "started"
     assert host.ask("wait")["status"] == 0
 
 
@@ -133,16 +136,16 @@ def test_one_that_takes_too_long_and_one_that_is_not_there(host: Host) -> None:
     host.ask("start", "/bin/sleep", "30", timeout=0.5)
     ended = host.ask("wait")
     assert (ended["status"], ended["tail"]) == (124, "took more than 0.5 s")
-    host.ask("start", "/no/such", claim="two")
-    ended = host.ask("wait", claim="two")
+    host.ask("start", "/no/such", mark="two")
+    ended = host.ask("wait", mark="two")
     assert (ended["status"], ended["tail"]) == (127, "no such command")
 
 
 def test_commands_of_one_second_have_logs_of_their_own(host: Host) -> None:
     host.stands_still()
-    for claim in ("one", "two"):
-        host.ask("start", "/bin/echo", claim, claim=claim)
-        assert host.ask("wait", claim=claim)["tail"] == claim
+    for word in ("one", "two"):
+        host.ask("start", "/bin/echo", word)
+        assert host.ask("wait")["tail"] == word
 
 
 def test_a_systemd_that_refuses_is_told(host: Host) -> None:

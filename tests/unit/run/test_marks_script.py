@@ -24,13 +24,12 @@ PYTHON = [sys.executable, "-S", "-I", "-c"]
 
 def asked(directory: Path, do: str, **more: Any) -> dict[str, Any]:
     base = commands.question(do, "shop", "fleet", "r1", None if do == "look" else COMMAND)
-    given = {"host": "worker1", "claim": "one", "owner": "me"}
-    return {**base, "directory": str(directory), **given, **more}
+    return {**base, "directory": str(directory), "host": "worker1", **more}
 
 
 def ask(directory: Path, do: str, **more: Any) -> dict[str, Any]:
     done = subprocess.run(
-        [*PYTHON, remote.script("claims")],
+        [*PYTHON, remote.script("marks")],
         input=json.dumps(asked(directory, do, **more)),
         capture_output=True,
         text=True,
@@ -40,52 +39,49 @@ def ask(directory: Path, do: str, **more: Any) -> dict[str, Any]:
     return dict(remote.answer({"rc": 0, "stdout": done.stdout}))
 
 
-def test_a_claim_is_the_first_ones_until_its_command_is_done(tmp_path: Path) -> None:
-    first = ask(tmp_path, "claim")
-    assert (first["state"], first["claim"], first["resumed"]) == ("ours", "one", False)
-    # Its own host asks its own systemd; the claim stays what it was.
-    again = ask(tmp_path, "claim", claim="two")
-    assert (again["state"], again["claim"], again["resumed"]) == ("ours", "one", True)
-    other = ask(tmp_path, "claim", claim="three", host="worker2")
-    assert (other["state"], other["host"], other["owner"]) == ("held", "worker1", "me")
-    assert other["age"] < 60
-    assert ask(tmp_path, "done")["state"] == "done"
-    assert ask(tmp_path, "claim", claim="four", host="worker2")["state"] == "done"
-    # What is done is dropped by nobody.
+def test_the_mark_is_the_first_hosts_until_its_command_is_done(tmp_path: Path) -> None:
+    first = ask(tmp_path, "start")
+    assert (first["state"], first["host"], first["resumed"]) == ("started", "worker1", False)
+    for host in ("worker1", "worker2"):
+        again = ask(tmp_path, "start", host=host)
+        assert (again["state"], again["host"], again["resumed"]) == ("started", "worker1", True)
+    ask(tmp_path, "done")
+    assert ask(tmp_path, "start", host="worker2")["state"] == "done"
+    # What is done stays done.
     ask(tmp_path, "drop")
-    assert ask(tmp_path, "claim", claim="five")["state"] == "done"
+    assert ask(tmp_path, "start")["state"] == "done"
 
 
-def test_a_claim_is_dropped_by_its_own_word_alone(tmp_path: Path) -> None:
-    ask(tmp_path, "claim")
-    ask(tmp_path, "drop", claim="another's")
-    assert ask(tmp_path, "claim", host="worker2")["state"] == "held"
-    assert ask(tmp_path, "drop")["state"] == "free"
-    fresh = ask(tmp_path, "claim", host="worker2", claim="two")
-    assert (fresh["state"], fresh["claim"]) == ("ours", "two")
+def test_a_mark_is_dropped_by_its_own_host(tmp_path: Path) -> None:
+    ask(tmp_path, "start")
+    ask(tmp_path, "drop", host="worker2")
+    assert ask(tmp_path, "start", host="worker2")["host"] == "worker1"
+    ask(tmp_path, "drop")
+    fresh = ask(tmp_path, "start", host="worker2")
+    assert (fresh["state"], fresh["host"], fresh["resumed"]) == ("started", "worker2", False)
 
 
 def test_each_release_has_its_own_marks_and_what_is_once_has_one(tmp_path: Path) -> None:
     once = {"when": "once", "name": "demo"}
     for given in ({}, once):
-        ask(tmp_path, "claim", **given)
+        ask(tmp_path, "start", **given)
         ask(tmp_path, "done", **given)
-    assert ask(tmp_path, "claim", release="r2")["state"] == "ours"
-    assert ask(tmp_path, "claim", release="r2", **once)["state"] == "done"
+    assert ask(tmp_path, "start", release="r2")["resumed"] is False
+    assert ask(tmp_path, "start", release="r2", **once)["state"] == "done"
     # Another application's, and those of one host, are others.
-    assert ask(tmp_path, "claim", app="other", **once)["state"] == "ours"
-    assert ask(tmp_path, "claim", scope="host", **once)["state"] == "ours"
+    assert ask(tmp_path, "start", app="other", **once)["state"] == "started"
+    assert ask(tmp_path, "start", scope="host", **once)["state"] == "started"
 
 
 def test_a_look_shows_all_and_leaves_no_trace(tmp_path: Path) -> None:
     place = tmp_path / "marks"
     assert ask(place, "look") == {"release": {}, "once": {}}
     assert not place.exists()
-    ask(place, "claim")
+    ask(place, "start")
     ask(place, "done", when="once", name="demo")
     before = sorted(path for path in place.rglob("*"))
     found = ask(place, "look")
-    assert found["release"]["migrate"]["state"] == "claimed"
+    assert found["release"]["migrate"]["state"] == "started"
     assert found["once"]["demo"]["state"] == "done"
     assert ask(place, "look", release="r2")["release"] == {}
     assert sorted(path for path in place.rglob("*")) == before
@@ -94,13 +90,10 @@ def test_a_look_shows_all_and_leaves_no_trace(tmp_path: Path) -> None:
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     hosts = [f"worker{number}" for number in range(8)]
     with ThreadPoolExecutor(len(hosts)) as pool:
-        found = list(pool.map(lambda host: ask(tmp_path, "claim", host=host, claim=host), hosts))
-    states = [answer["state"] for answer in found]
-    assert states.count("ours") == 1
-    assert states.count("held") == len(hosts) - 1
-    winner = hosts[states.index("ours")]
-    assert {answer["host"] for answer in found} == {winner}
-    assert {answer["claim"] for answer in found} == {winner}
+        found = list(pool.map(lambda host: ask(tmp_path, "start", host=host), hosts))
+    first = [answer["host"] for answer in found if not answer["resumed"]]
+    assert len(first) == 1
+    assert {answer["host"] for answer in found} == set(first)
 
 
 # Kills itself where the script is about to do something for the n-th time.
@@ -123,15 +116,15 @@ exec({source!r}, {{"__name__": "__main__"}})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("do", ["claim", "done"])
+@pytest.mark.parametrize("do", ["start", "done"])
 @pytest.mark.parametrize("turn", range(1, 6))
 def test_a_crash_at_any_moment_leaves_a_whole_mark_or_none(
     tmp_path: Path, do: str, turn: int
 ) -> None:
     if do == "done":
-        ask(tmp_path, "claim")
+        ask(tmp_path, "start")
     died = subprocess.run(
-        [*PYTHON, KILLED.format(turn=turn, source=remote.script("claims"))],
+        [*PYTHON, KILLED.format(turn=turn, source=remote.script("marks"))],
         input=json.dumps(asked(tmp_path, do)),
         capture_output=True,
         text=True,
@@ -140,17 +133,18 @@ def test_a_crash_at_any_moment_leaves_a_whole_mark_or_none(
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     # The lock went with the process, and the next one sees what was, or what was to be.
-    after = ask(tmp_path, "claim", claim="next")
-    if do == "claim":
-        assert (after["state"], after["claim"]) in (("ours", "one"), ("ours", "next"))
+    after = ask(tmp_path, "start")
+    if do == "start":
+        assert after["state"] == "started"
     else:
-        assert after["state"] in ("ours", "done")
-        assert ask(tmp_path, "done")["state"] == "done"
-    assert ask(tmp_path, "claim", host="worker2")["state"] in ("held", "done")
+        assert after["state"] in ("started", "done")
+        ask(tmp_path, "done")
+        assert ask(tmp_path, "start")["state"] == "done"
+    assert ask(tmp_path, "start", host="worker2")["host"] == "worker1"
 
 
-def test_a_claimant_that_hangs_with_the_lock_is_waited_for(tmp_path: Path) -> None:
-    ask(tmp_path, "claim")
+def test_one_that_hangs_with_the_lock_is_waited_for(tmp_path: Path) -> None:
+    ask(tmp_path, "start")
     holder = subprocess.Popen(
         [
             sys.executable,
@@ -172,16 +166,17 @@ def test_a_claimant_that_hangs_with_the_lock_is_waited_for(tmp_path: Path) -> No
         assert not answer.done()
         holder.kill()
         holder.wait()
-        assert answer.result()["state"] == "done"
+        answer.result()
+    assert ask(tmp_path, "start")["state"] == "done"
     holder.stdout.close()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "maybe"}'])
 def test_a_mark_that_is_none_is_not_taken_for_a_free_one(tmp_path: Path, text: str) -> None:
-    ask(tmp_path, "claim")
+    ask(tmp_path, "start")
     path = tmp_path / "shop/fleet/r1/migrate.json"
     path.write_text(text)
-    for do in ("claim", "done", "drop"):
+    for do in ("start", "done", "drop"):
         answer = ask(tmp_path, do)
         assert (answer["state"], answer["path"]) == ("unreadable", str(path))
     assert ask(tmp_path, "look")["release"]["migrate"]["state"] == "unreadable"
@@ -190,7 +185,7 @@ def test_a_mark_that_is_none_is_not_taken_for_a_free_one(tmp_path: Path, text: s
 def test_marks_are_roots_own(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        ask(tmp_path / "marks", "claim")
+        ask(tmp_path / "marks", "start")
     finally:
         os.umask(before)
     assert (tmp_path / "marks/shop/fleet").stat().st_mode & 0o777 == 0o700

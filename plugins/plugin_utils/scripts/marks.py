@@ -1,17 +1,15 @@
-"""Keeps which commands of a release are done, and who is at one; runs as root by `python3 -S -I -c`.
+"""Keep marks of a release's commands: which are done, and which were started; runs as root by `python3 -S -I -c`.
 
-Those that run on one host have their marks on the fleet's first Redis host, where all hosts' runs look; those that run
-on all hosts have them on each.
+Commands that run on one host have their marks on the fleet's first Redis host, so that the runs of all hosts see them.
+Commands that run on all hosts have their marks on each host.
 
-Input: {"directory": where marks lie, "app", "scope": "fleet" | "host", "do": "look" | "claim" | "done" | "drop",
-"release"} and, but for a look, {"name", "when": "release" | "once", "host": who runs it, "claim": a new word, "owner":
-who asks, for people}.
-Output of a look: {"release": {name: mark}, "once": {name: mark}}; else {"state": "ours" | "done" | "held" | "free" |
-"unreadable", "claim": the one that counts, "resumed": whether it is one of before, "host", "owner", "since", "age",
-"path"}.
+Input: {"directory": of the marks, "app", "scope": "fleet" | "host", "do": "look" | "start" | "done" | "drop",
+"release"} and, except for a look, {"name", "when": "release" | "once", "host": the one that runs the command}.
+Output of a look: {"release": {name: mark}, "once": {name: mark}}. Otherwise: {"state": "started" | "done" |
+"unreadable", "host", "resumed": whether the mark was there already, "path"}.
 
-A mark is a file, whole or not there, that outlasts a boot and a crash: {"state": "claimed" | "done", "claim", "host",
-"owner", "since"}. A claim has no end of its own: whether its command still runs, its host knows.
+A mark is a file {"state": "started" | "done", "host"}. It is written whole or not at all, and survives a crash. Whether
+a started command still runs is not in it: systemd knows that, on its host.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import fcntl
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +34,7 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise ValueError(str(error)) from error
-    if not isinstance(mark, dict) or mark.get("state") not in ("claimed", "done"):
+    if not isinstance(mark, dict) or mark.get("state") not in ("started", "done"):
         raise ValueError("it is no mark")
     return mark
 
@@ -85,30 +82,16 @@ def answer(asked: dict[str, Any], place: Path) -> dict[str, Any]:
         mark = read(path)
     except ValueError as error:
         return {"state": "unreadable", "path": str(path), "error": str(error)}
-    mine = {
-        "state": "claimed",
-        "claim": asked["claim"],
-        "host": asked["host"],
-        "owner": asked["owner"],
-        "since": time.time(),
-    }
-    if asked["do"] == "done":
-        write(path, {**mine, "state": "done"})
-        return {"state": "done", "path": str(path)}
+    ours = {"state": "started", "host": asked["host"]}
     if asked["do"] == "drop":
-        if mark is not None and mark["state"] == "claimed" and mark["claim"] == asked["claim"]:
+        if mark == ours:
             path.unlink()
             synced(kept)
-        return {"state": "free", "path": str(path)}
-    if mark is None:
-        write(path, mine)
-        return {**mine, "state": "ours", "resumed": False, "age": 0.0, "path": str(path)}
-    state = mark["state"]
-    if state == "claimed":
-        # The same host asks its own systemd whether the command still runs.
-        state = "ours" if mark["host"] == asked["host"] else "held"
-    age = max(0.0, time.time() - float(mark["since"]))
-    return {**mark, "state": state, "resumed": True, "age": age, "path": str(path)}
+    elif asked["do"] == "done":
+        write(path, {**ours, "state": "done"})
+    elif mark is None:
+        write(path, ours)
+    return {**(mark or ours), "resumed": mark is not None, "path": str(path)}
 
 
 def main() -> None:
