@@ -19,6 +19,7 @@ PRODUCT = ("src", "plugins", "roles", "templates")
 SHARED = (
     "molecule/restarts",
     "scripts/restarts/judge.py",
+    "scripts/restarts/measure.py",
     "scripts/restarts/record.py",
 )
 DIRTY = "-dirty"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from .judge import Series
+from .measure import Series
 
 WIDTH, LEFT, RIGHT = 860, 64, 64
 PANEL, GAP, TOP, BOTTOM = 150, 46, 62, 52

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import judge
+from . import judge, measure
 from .record import Record
 
 AFTER = 10.0  # seconds: what a restart delays is ready during it or shortly after
@@ -84,7 +84,7 @@ class Summary:
     fewest: Mapping[str, int]
     roll: float | None
     critical: float | None
-    series: judge.Series
+    series: measure.Series
     report: Mapping[str, Any]
     revoked: int = 0
     unheeded: Mapping[str, int] = field(default_factory=dict)
@@ -110,17 +110,17 @@ class Summary:
     def read(cls, path: Path) -> Summary:
         """Read what `write` wrote."""
         found = json.loads(path.read_text())
-        found["series"] = judge.Series(**found["series"])
+        found["series"] = measure.Series(**found["series"])
         found["restart"] = tuple(found["restart"])
         return cls(**found)
 
 
 def waits_between(record: Record, begin: float, end: float) -> dict[str, float]:
     """Percentiles of the waits of what became ready between two moments."""
-    found = judge.waits(record, begin, end)
+    found = measure.waits(record, begin, end)
     return {
-        "p50": judge.percentile(found, 0.5),
-        "p99": judge.percentile(found, 0.99),
+        "p50": measure.percentile(found, 0.5),
+        "p99": measure.percentile(found, 0.99),
         "longest": max(found, default=math.nan),
     }
 
@@ -153,12 +153,12 @@ def summarise(
     accepted = [send for send in record.sends if not send.refused]
     first = min(send.sent for send in record.sends)
     last = max(send.sent for send in record.sends)
-    turns = judge.turns(record, began, ended + AFTER)
+    turns = measure.turns(record, began, ended + AFTER)
     # A stock unit's restart returns before its workers consume; the fleet's only after the last gate.
     roll = max(ended, *(turn.back for turn in turns)) - turns[0].left if turns else None
     critical = None
     if rules is not None and turns:
-        critical = judge.critical_path(turns, rules.capacity, rules.minimum, rules.batch)
+        critical = measure.critical_path(turns, rules.capacity, rules.minimum, rules.batch)
     return Summary(
         name=name,
         way=way,
@@ -172,10 +172,10 @@ def summarise(
         doubled_causes=judge.causes(doubled),
         waits=waits_between(record, began, ended + AFTER),
         restart=(began - first, ended - first),
-        fewest=judge.fewest_consumers(record, began, ended + AFTER),
+        fewest=measure.fewest_consumers(record, began, ended + AFTER),
         roll=roll,
         critical=critical,
-        series=judge.series(record, first, last),
+        series=measure.series(record, first, last),
         report=dict(report or {}),
         revoked=judge.revoked(record),
         unheeded=judge.causes(judge.unheeded(record)),

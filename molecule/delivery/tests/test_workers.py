@@ -27,7 +27,7 @@ from deaths import (
 from ground import FLEET, SOAK, Case, Ground
 from outages import FROZEN, MOVED, STOPPED, freeze_broker, movable_clock, stop_broker
 
-from scripts.restarts import judge
+from scripts.restarts import judge, measure
 from scripts.restarts.summary import Summary
 
 #: Their inventory, over the scenario's.
@@ -77,7 +77,7 @@ def longest_wait(ground: Ground, case: Case, queues: Sequence[str]) -> float:
     """Seconds until the last task of some queues began that had been ready."""
     record = ground.read(case)
     sends = [send for send in record.sends if send.queue in queues]
-    return max(judge.waits(replace(record, sends=sends)))
+    return max(measure.waits(replace(record, sends=sends)))
 
 
 def assert_at_most_once(summary: Summary) -> None:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from scripts.restarts.judge import Series
+from scripts.restarts.measure import Series
 from scripts.restarts.summary import Summary
 
 

@@ -1,36 +1,12 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 
 from scripts.restarts import judge
 from scripts.restarts.record import Record
-
-
-def send(task: str, **changed: Any) -> dict[str, Any]:
-    what = {"task": task, "kind": "nap", "queue": "fast", "seconds": 1.0, "attempts": 1}
-    return what | {"sent": 100.0, "ready": 100.0, "refused": False} | changed
-
-
-def run(task: str, started: float, ended: float | None, **changed: Any) -> dict[str, Any]:
-    what = {"task": task, "attempt": 0, "node": "fast@w1", "pid": 7, "started": started}
-    return what | {"ended": ended, "retry_at": None, "message": "m"} | changed
-
-
-def worker(
-    node: str, event: str, at: float, processes: int = 6, queue: str = "fast"
-) -> dict[str, Any]:
-    return {"node": node, "event": event, "queues": [queue], "processes": processes, "at": at}
-
-
-def mark(at: float, what: str, **changed: Any) -> dict[str, Any]:
-    return {"at": at, "what": what, **changed}
-
-
-def record(**rows: Any) -> Record:
-    return Record.of({"sends": [], "runs": [], "workers": [], **rows})
+from tests.unit.restarts.records import mark, record, run, send, worker
 
 
 def fates(found: list[judge.Fate]) -> dict[str, str]:
@@ -434,118 +410,3 @@ def test_what_is_revoked_while_a_worker_starts_passes_it_by() -> None:
         assert fates(judge.unheeded(found)) == {
             "r.000004": f"it began though it was revoked{words}"
         }
-
-
-# --- waits -----------------------------------------------------------------------------------------
-
-
-def test_wait_counts_from_ready_and_from_the_first_start() -> None:
-    found = record(
-        sends=[send("a"), send("eta", ready=130.0), send("early", ready=140.0), send("lost")],
-        runs=[
-            *(run("a", 100.5, None), run("a", 220.0, 221.0)),
-            *(run("eta", 130.2, 131.0), run("early", 139.99, 141.0)),
-        ],
-    )
-    assert judge.waits(found) == pytest.approx([0.5, 0.2, 0.0])
-
-
-def test_a_retry_waits_from_when_it_is_due() -> None:
-    runs = [run("a", 100.0, 101.0, retry_at=103.0), run("a", 103.4, 104.0, attempt=1)]
-    found = record(sends=[send("a", attempts=2)], runs=runs)
-    assert judge.waits(found) == pytest.approx([0.0, 0.4])
-    assert judge.waits(found, 102.0, 110.0) == pytest.approx([0.4])
-
-
-def test_what_another_task_sends_waits_from_the_end_of_that_one() -> None:
-    sends = [send("r.000004", kind="relay"), send("r.000005", kind="relayed", ready=None)]
-    runs = [run("r.000004", 100.5, 101.0), run("r.000005", 103.0, 104.0)]
-    assert judge.waits(record(sends=sends, runs=runs)) == pytest.approx([0.5, 2.0])
-
-
-def test_the_body_of_a_chord_has_no_wait() -> None:
-    assert judge.waits(record(sends=[send("a", ready=None)], runs=[run("a", 100.5, 101)])) == []
-
-
-def test_percentile_is_the_nearest_rank() -> None:
-    hundred = [float(n) for n in range(100, 0, -1)]
-    assert [judge.percentile(hundred, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
-    assert judge.percentile([3.0], 0.5) == 3.0
-    assert math.isnan(judge.percentile([], 0.5))
-
-
-# --- consumers and the roll ------------------------------------------------------------------------
-
-
-def test_fewest_consumers() -> None:
-    found = record(
-        workers=[
-            *(worker("fast@w1", "ready", 10.0), worker("fast@w2", "ready", 11.0)),
-            *(worker("fast@w1", "leaving", 100.0), worker("fast@w1", "ready", 105.0, 5)),
-            *(worker("fast@w2", "leaving", 110.0), worker("fast@w2", "ready", 115.0)),
-        ]
-    )
-    assert judge.fewest_consumers(found, 20.0, 90.0) == {"fast": 12}
-    assert judge.fewest_consumers(found, 50.0, 107.0) == {"fast": 6}
-    assert judge.fewest_consumers(found, 50.0, 120.0) == {"fast": 5}
-    assert judge.fewest_consumers(found, 112.0, 113.0) == {"fast": 5}
-
-
-def test_a_lost_host_consumes_no_more() -> None:
-    events = [worker("fast@w1", "ready", 10.0), worker("fast@w2", "ready", 11.0)]
-    gone = mark(50.0, "its host was lost", host="w2", fatal=True)
-    found = record(workers=events, marks=[gone])
-    assert judge.fewest_consumers(found, 20.0, 90.0) == {"fast": 6}
-
-
-def test_turns_last_from_the_first_stop_to_the_next_start() -> None:
-    found = record(
-        workers=[
-            worker("fast@w1", "ready", 10.0),
-            *(worker("fast@w1", "leaving", 100.0, 0), worker("fast@w1", "leaving", 101.0, 0)),
-            worker("fast@w1", "ready", 105.0),
-            worker("fast@w1", "leaving", 300.0, 0),
-        ]
-    )
-    assert judge.turns(found, 50.0, 400.0) == [judge.Turn("fast@w1", ("fast",), 6, 100.0, 105.0)]
-    assert judge.turns(found, 101.0, 400.0) == []
-
-
-def turn(node: str, queue: str, seconds: float, processes: int = 6) -> judge.Turn:
-    return judge.Turn(node, (queue,), processes, 0.0, seconds)
-
-
-CAPACITY = {"fast": 18, "slow": 9}
-
-
-def test_workers_of_one_queue_go_one_after_the_other_where_its_floor_asks_for_it() -> None:
-    done = [turn(f"fast@w{n}", "fast", seconds) for n, seconds in enumerate((10.0, 5.0, 7.0))]
-    assert judge.critical_path(done, CAPACITY, 0.5, 4, pilots=0) == 22.0
-    assert judge.critical_path(done, CAPACITY, 0.3, 4, pilots=0) == 12.0
-
-
-def test_queues_go_side_by_side_after_the_pilot() -> None:
-    done = [
-        *(turn("fast@w1", "fast", 10.0), turn("fast@w2", "fast", 10.0)),
-        *(turn("slow@w1", "slow", 6.0, 3), turn("slow@w2", "slow", 6.0, 3)),
-    ]
-    assert judge.critical_path(done, CAPACITY, 0.5, 4, pilots=0) == 20.0
-    assert judge.critical_path(done, CAPACITY, 0.5, 4) == 22.0
-    assert judge.critical_path(done, CAPACITY, 0.5, 1) == 32.0
-
-
-def test_the_only_worker_of_a_queue_goes_all_the_same() -> None:
-    assert judge.critical_path([turn("fast@w1", "fast", 3.0)], {"fast": 6}, 1.0, 4) == 3.0
-
-
-# --- over time -------------------------------------------------------------------------------------
-
-
-def test_series_counts_ends_and_sums_losses() -> None:
-    found = record(
-        sends=[send("a"), send("b"), send("c", ready=102.5), send("d", ready=500.0)],
-        runs=[run("a", 100.1, 100.5), run("b", 100.1, 102.9)],
-    )
-    shown = judge.series(found, 100.0, 104.0)
-    assert list(shown.done) == [1, 0, 1, 0]
-    assert list(shown.lost) == [0, 0, 1, 2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scripts.restarts import judge, report
-from scripts.restarts.judge import Series
+from scripts.restarts.measure import Series
 from scripts.restarts.picture import Panel, draw, nice, smooth
 from scripts.restarts.record import Record
 from scripts.restarts.summary import Rules, Summary, summarise
