@@ -130,8 +130,7 @@ def summarise(
     way: str,
     seed: int,
     record: Record,
-    began: float,
-    ended: float,
+    restart: tuple[float, float],
     rules: Rules | None = None,
     report: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
@@ -143,12 +142,12 @@ def summarise(
         way: How the workers were run.
         seed: Of the load.
         record: What was sent, begun and ended.
-        began: Moment at which the restart, or the fault, began.
-        ended: Moment at which it was over.
+        restart: Moments at which the restart, or the fault, began and was over.
         rules: Of the roll, where it has some.
         report: The roll's own.
         origin: What it was run by.
     """
+    began, ended = restart
     lost, dropped, doubled = judge.lost(record), judge.dropped(record), judge.doubled(record)
     accepted = [send for send in record.sends if not send.refused]
     first = min(send.sent for send in record.sends)

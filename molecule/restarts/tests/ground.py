@@ -416,7 +416,7 @@ class Ground:
         record = self.read(case)
         rules = self.rules() if way is FLEET else None
         summary = summarise(
-            name, way.name, SEED, record, began, ended, rules, case.report, self.origin
+            name, way.name, SEED, record, (began, ended), rules, case.report, self.origin
         )
         verdicts.wrote(summary, case.path("summary.json"))
         return summary

@@ -1,1 +1,1 @@
-"""Checks of a host that a timer runs."""
+"""The health checks that a timer runs on each host."""

@@ -1,7 +1,7 @@
-"""The checks of health, each of one thing, in bounded time; standard library alone.
+"""List the health checks. Each checks one thing in bounded time, with only the standard library.
 
-A check returns a :class:`~celery_fleet.health.result.Finding` or raises: whatever it raises is `bad`, in one line. What
-needs Celery or the application is asked in the release's Python, as the application's user.
+A check returns a :class:`~celery_fleet.health.result.Finding`. If it raises an exception, the result is `bad`.
+Questions that need Celery or the application go to the release's Python, as the application's user.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def database(setup: Setup) -> Finding:
     """Check that the application's databases answer; those of a Django project by its own connections."""
     urls = setup.databases()
     if not urls:
-        return Finding(GOOD, "no URL of a database in the application's environment")
+        return Finding(GOOD, "the application's environment has no database URL")
     request = {
         "app": known(setup).get("module", ""),
         "release": str(setup.release),
@@ -45,7 +45,7 @@ def database(setup: Setup) -> Finding:
     return combined(parts, ", ".join(words), answers)
 
 
-#: Each check, and the seconds that it gets.
+#: Each check, with the seconds that it may take.
 CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
     "database": (database, 20.0),
     "redis": (redis, 25.0),
@@ -64,10 +64,10 @@ CHECKS: Mapping[str, tuple[Callable[[Setup], Finding], float]] = {
 
 
 def read(path: Path) -> Setup:
-    """What is to be checked on this host.
+    """Read what to check on this host.
 
     Raises:
-        CheckError: The file is not there, or not ours.
+        CheckError: The file is missing or not valid.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -97,5 +97,5 @@ def read(path: Path) -> Setup:
             on_change=tuple(raw["on_change"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        words = f"no {error}" if isinstance(error, KeyError) else str(error)
+        words = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckError(f"{path} can't be read ({words}); run site.yml again") from None

@@ -17,7 +17,7 @@ from celery_fleet.health.text import combined
 
 
 def units(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
-    """This host's units are up: Redis, web, Flower, nginx; those of workers and beat have checks of their own."""
+    """Check that this host's units are up: Redis, web, Flower, nginx. Workers and beat have their own checks."""
     there = known(setup).get("units", setup.units)
     names = [name for name in setup.units if name in there]
     found = show(names)
@@ -27,7 +27,7 @@ def units(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
 
 
 def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
-    """Beat is up, and has looked at its schedule a short while ago."""
+    """Check that beat is up and looked at its schedule a short time ago."""
     about = setup.beat or {}
     name = str(about["unit"])
     unit = show([name]).get(name)
@@ -38,7 +38,7 @@ def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
     try:
         touched = os.lstat(Path(about["directory"]) / "tick")
         if not stat.S_ISREG(touched.st_mode):
-            raise CheckError(f"{about['directory']}/tick is no file")
+            raise CheckError(f"{about['directory']}/tick is not a file")
         seconds: float | None = max(0.0, time.time() - touched.st_mtime)
     except FileNotFoundError:
         seconds = None
@@ -61,7 +61,7 @@ def workers(
     ask: Callable[[Setup, Sequence[str]], Iterable[str]] | None = None,
     pause: float = 4.0,
 ) -> Finding:
-    """This host's workers are up and answer; with `fleet` those of all hosts answer."""
+    """Check that this host's workers are up and answer; with `fleet`, also that those of all other hosts answer."""
     there = known(setup).get("workers", setup.workers)
     wanted = {node: worker for node, worker in setup.workers.items() if node in there}
     own = {node: worker for node, worker in wanted.items() if worker.host == setup.host}
@@ -77,13 +77,11 @@ def workers(
             awaited.append(node)
     online, trouble = _online(setup, awaited, ask or _ping, pause)
     if trouble:
-        parts.append((WARNING, f"they can't be asked: {trouble}"))
+        parts.append((WARNING, f"the workers can't be asked: {trouble}"))
     for node in (node for node in awaited if node not in online and not trouble):
-        # Such a pool answers between two tasks alone.
+        # A solo pool answers only between two tasks.
         busy = wanted[node].pool == "solo"
-        text = f"{node} gives no answer" + (
-            ", which with a solo pool may be a task" if busy else ""
-        )
+        text = f"{node} gives no answer" + ("; its solo pool may be running a task" if busy else "")
         parts.append((WARNING if busy else BAD, text))
     asked = len(awaited)
     value = {
@@ -99,7 +97,7 @@ def _online(
     ask: Callable[[Setup, Sequence[str]], Iterable[str]],
     pause: float,
 ) -> tuple[set[str], str]:
-    """Who answers, and why nobody could be asked; one that restarts just now gets some time."""
+    """Return which workers answer, and why none could be asked. A worker that is restarting gets some time."""
     online: set[str] = set()
     for number in range(3):
         missing = [node for node in awaited if node not in online]
@@ -116,7 +114,7 @@ def _online(
 
 def _ping(setup: Setup, nodes: Sequence[str]) -> list[str]:
     if setup.operator is None:
-        raise CheckError("this host has no credentials of the operator; run site.yml")
+        raise CheckError("this host lacks the operator's credentials; run site.yml")
     request = {
         "question": "inspect",
         "method": "ping",

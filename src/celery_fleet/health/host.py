@@ -1,4 +1,4 @@
-"""Check disk, memory, processors, logs and clock of the host."""
+"""Check the host's disks, memory, processors, logs and clock."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from celery_fleet.health.result import GOOD, Finding, worst
 from celery_fleet.health.setup import CheckError, Setup, size
 from celery_fleet.health.text import combined
 
-#: Files that are looked at in one directory of logs at most.
+#: The largest number of files to look at in one directory of logs.
 _MOST_FILES = 100_000
 
 
 def disk(setup: Setup) -> Finding:
-    """Room on the filesystems of what the fleet writes, in shares and in bytes, and for further files."""
+    """Check the free space and the free inodes of the filesystems that the fleet writes to."""
     seen: dict[int, str] = {}
     for path in setup.paths:
         with contextlib.suppress(FileNotFoundError):
@@ -28,10 +28,10 @@ def disk(setup: Setup) -> Finding:
     for path in seen.values():
         system = os.statvfs(path)
         free = system.f_bavail * system.f_frsize
-        # As df reckons: what is kept for root is not there.
+        # As df does it: without what is reserved for root.
         usable = (system.f_blocks - system.f_bfree + system.f_bavail) * system.f_frsize
         percent = 100 * free / usable if usable else 100.0
-        # Some filesystems have no fixed number.
+        # Some filesystems have no fixed number of inodes.
         inodes = 100 * system.f_favail / system.f_files if system.f_files else 100.0
         value[path] = {
             "free_percent": round(percent, 1),
@@ -51,7 +51,7 @@ def disk(setup: Setup) -> Finding:
 
 
 def memory(setup: Setup, path: Path = Path("/proc/meminfo")) -> Finding:
-    """Memory that is to be had, and how full swap is."""
+    """Check the available memory, and how full swap is."""
     found = {
         name: int(rest.split()[0]) * 1024
         for name, _, rest in (line.partition(":") for line in path.read_text().splitlines())
@@ -80,7 +80,7 @@ def memory(setup: Setup, path: Path = Path("/proc/meminfo")) -> Finding:
 
 
 def cpu(setup: Setup) -> Finding:
-    """Load of the last five minutes for each core."""
+    """Check the load of the last five minutes for each core."""
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[1]
     return Finding(
@@ -111,7 +111,7 @@ def _sizes(directory: Path) -> Iterator[int]:
 def logs(
     setup: Setup, journals: Sequence[Path] = (Path("/var/log/journal"), Path("/run/log/journal"))
 ) -> Finding:
-    """Size of the application's logs; of the journal, which has bounds of its own, for information."""
+    """Check the size of the application's logs. The journal limits itself, so its size is only reported."""
     sizes = {path: sum(_sizes(Path(path))) for path in setup.logs if os.path.isdir(path)}
     journal = sum(sum(_sizes(path)) for path in journals)
     words = [f"{path} {size(number)}" for path, number in sizes.items()]
@@ -123,13 +123,13 @@ def logs(
 
 
 def clock(setup: Setup) -> Finding:
-    """How far this host's clock is from that of the broker's host."""
+    """Check how far this host's clock is from the clock of the broker's host."""
     with Client(server(setup, "broker")) as client:
         before = time.time()
         seconds, micro = client.ask("TIME")
         after = time.time()
     offset = (before + after) / 2 - (int(seconds) + int(micro) / 1e6)
-    # An answer that took long tells no more than its half.
+    # Half of the time that the answer took is uncertain.
     sure = max(0.0, abs(offset) - (after - before) / 2)
     return Finding(
         setup.judge("clock_offset_seconds", sure),

@@ -24,16 +24,22 @@ def _as_user(name: str) -> dict[str, Any]:
 def in_release(
     setup: Setup, module: str, request: Mapping[str, Any], timeout: float
 ) -> dict[str, Any]:
-    """What one of our programs, by its module's name, answers in the release's Python, as the application's user.
+    """Run one of our modules in the release's Python, as the application's user, and return its answer.
+
+    Args:
+        setup: The host's setup.
+        module: Name of the module.
+        request: What the program reads from its standard input, as JSON.
+        timeout: Seconds.
 
     Raises:
-        CheckError: It gave no answer.
+        CheckError: It did not answer.
     """
     python = setup.release / "venv" / "bin" / "python"
     try:
         done = subprocess.run(
             [str(python), "-m", module],
-            # With what is secret in it, so by a pipe.
+            # It has secrets, so it goes through a pipe.
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -56,13 +62,13 @@ def in_release(
             return answer
         raise ValueError
     except subprocess.TimeoutExpired:
-        raise CheckError(f"the release's Python gave no answer within {timeout:g} s") from None
+        raise CheckError(f"the release's Python did not answer within {timeout:g} s") from None
     except (OSError, KeyError) as error:
         raise CheckError(f"{python} can't be run: {error}") from None
     except (ValueError, IndexError):
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise CheckError(
-            f"the release's Python ended with {done.returncode} and no answer: {said}"
+            f"the release's Python ended with status {done.returncode} and no answer: {said}"
         ) from None
 
 

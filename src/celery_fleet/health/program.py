@@ -1,13 +1,13 @@
-"""Check how this host of a fleet fares, without Celery: run as root by a systemd timer, with the system's Python.
+"""Check the health of this host, without Celery. A systemd timer runs it as root, with the system's Python.
 
-    /usr/bin/python3 -S -I program.py check APP     the checks; ExecStart= of <app>-health.service
-    /usr/bin/python3 -S -I program.py tell APP      the command on a change of state; its ExecStopPost=
+    /usr/bin/python3 -S -I program.py check APP     run the checks; ExecStart= of <app>-health.service
+    /usr/bin/python3 -S -I program.py tell APP      run the command for a change of state; its ExecStopPost=
 
-What is checked, and from when on a value is a warning or bad, stands in ``/etc/celery-fleet/<app>/health.json``. The
-checks run side by side, each with a bound of its own, so that one that hangs delays no other. The result is written to
-the file of :mod:`celery_fleet.health.result`; the journal gets one line for each check whose state has changed, and one
-for the whole. The exit status is 1 where the state is bad, so that the unit shows as failed, and 2 where nothing could
-be checked. Standard library alone.
+``/etc/celery-fleet/<app>/health.json`` says what to check, and has the thresholds. The checks run in parallel, each
+with its own time limit, so one that hangs does not delay the others. The result goes to the file that
+:mod:`celery_fleet.health.result` describes. The journal gets one line for each check whose state has changed, and one
+for the whole. The exit status is 1 if the state is bad, so that the unit shows as failed, and 2 if nothing could be
+checked. Only the standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    # `python3 -I` runs this file without adding its directory to the path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.common.redact import redact, redact_all
@@ -38,25 +38,25 @@ from celery_fleet.health.setup import CheckError, Setup
 CONFIGURATION = Path("/etc/celery-fleet")
 USAGE = "usage: program.py check|tell APP"
 
-#: Seconds that the command on a change of state gets; the unit's TimeoutStopSec= is longer.
+#: Seconds that the command for a change of state may take; the unit's TimeoutStopSec= is longer.
 TELL = 30.0
 
-#: Where the journal's levels are read from, at the beginning of a line (sd-daemon(3)).
+#: Prefixes of lines from which the journal reads their levels (sd-daemon(3)).
 _LEVELS = {GOOD: "<6>", WARNING: "<4>", BAD: "<3>"}
 
 Checks = Mapping[str, tuple[Callable[[], Finding], float]]
 
 
 def guarded(check: Callable[[], Finding]) -> Finding:
-    """What a check found; what it raises is bad, in one line."""
+    """Run a check. If it raises an exception, the finding is bad, with the reason in one line."""
     try:
         return check()
-    except Exception as error:  # noqa: BLE001  # one check that fails is a finding, and the others go on
+    except Exception as error:  # noqa: BLE001  # a check that fails is a finding; the others go on
         return Finding(BAD, health_text.reason(error))
 
 
 def run(checks: Checks) -> dict[str, Finding]:
-    """Run all checks at once; one that does not end in its time is bad."""
+    """Run all checks in parallel. One that exceeds its time is bad."""
     found: dict[str, Finding] = {}
 
     def put(name: str, check: Callable[[], Finding]) -> None:
@@ -78,13 +78,13 @@ def run(checks: Checks) -> dict[str, Finding]:
 
 
 def without(finding: Finding, secrets: Collection[str]) -> Finding:
-    """A finding in which nothing secret stands."""
+    """Remove secrets from a finding."""
     text = redact(finding.text, secrets)
     return Finding(finding.state, text, redact_all(finding.value, secrets))
 
 
 def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
-    """What goes to the journal: each check whose state has changed, and one line for the whole."""
+    """Return the lines for the journal: one for each check whose state has changed, and one for the whole."""
     before: Mapping[str, Any] = last.get("checks", {})
     said = []
     for name, found in result["checks"].items():
@@ -112,7 +112,7 @@ def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
 
 
 def check(setup: Setup, state: Path | None = None) -> int:
-    """Check all, say it, write it down; the exit status."""
+    """Run the checks, log and store the result, and return the exit status."""
     path = health_result.path_of(setup.app, state)
     last = health_result.before(path)
     began, checked = time.monotonic(), health_result.moment()
@@ -120,7 +120,7 @@ def check(setup: Setup, state: Path | None = None) -> int:
     try:
         secrets = setup.secrets()
     except (OSError, ValueError) as error:
-        # Whoever needs what can't be read says so by itself.
+        # A check that needs them reports this itself.
         print(f"<4>credentials can't be read: {error}", flush=True)
     found = run(
         {
@@ -150,7 +150,7 @@ def check(setup: Setup, state: Path | None = None) -> int:
 
 
 def due(result: Mapping[str, Any]) -> bool:
-    """Whether a change is to be told: any, but that from nothing known to good."""
+    """Return whether to report the state: if it has changed, unless it is good in the first result."""
     return result["state"] != result["previous"] and (result["previous"], result["state"]) != (
         UNKNOWN,
         GOOD,
@@ -158,12 +158,12 @@ def due(result: Mapping[str, Any]) -> bool:
 
 
 def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
-    """Run the user's command where the state has changed; always 0, since the check's own end counts."""
+    """Run the user's command if the state has changed. Returns 0, so that the exit status of the check counts."""
     path = health_result.path_of(setup.app, state)
     result = health_result.before(path)
     invocation = os.environ.get("INVOCATION_ID", "")
     if not result or result.get("invocation") != invocation:
-        # The check was killed, for it took too long or there was no memory left; or its result could not be written.
+        # The check was killed, because of a timeout or for lack of memory, or it could not write its result.
         ended = os.environ.get("SERVICE_RESULT", "no result")
         result = health_result.compose(
             app=setup.app,
@@ -187,7 +187,7 @@ def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
 
 
 def call(setup: Setup, result: Mapping[str, Any], path: Path, timeout: float) -> str:
-    """Run the command with the result on its standard input; why it failed, nothing where it did not."""
+    """Run the command with the result on its standard input. Returns why it failed, or nothing if it succeeded."""
     environ = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
@@ -209,19 +209,19 @@ def call(setup: Setup, result: Mapping[str, Any], path: Path, timeout: float) ->
     except (OSError, ValueError) as error:
         return f"can't be run: {error}"
     try:
-        # A command that does not read is not to blame: communicate() takes a broken pipe for its end.
+        # The command need not read its input: communicate() ignores a broken pipe.
         process.communicate(json.dumps(result) + "\n", timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return f"took more than {timeout:g} s and was stopped"
     if process.returncode < 0:
-        return f"was ended by signal {-process.returncode}"
-    return f"ended with {process.returncode}" if process.returncode else ""
+        return f"was killed by signal {-process.returncode}"
+    return f"ended with status {process.returncode}" if process.returncode else ""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what is asked for; errors are one line."""
+    """Run a command line and return its exit status. An error is one line."""
     verbs: Mapping[str, Callable[[Setup], int]] = {"check": check, "tell": tell}
     if len(argv) != 2 or argv[0] not in verbs:
         print(f"celery_fleet: {USAGE}", file=sys.stderr)

@@ -16,12 +16,12 @@ from celery_fleet.health.result import BAD, Finding
 from celery_fleet.health.setup import CheckError, Setup, judge
 from celery_fleet.health.text import combined, reason
 
-#: kombu's priorities, each of which is a list of its own in Redis.
+#: kombu's priorities. Each has its own list in Redis.
 _STEPS, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
 
 
 def server(setup: Setup, kind: str) -> Server:
-    """The broker or the result store, as the operator where this host has the operator's credentials."""
+    """Return the broker or the result store, with the operator's login if this host has it."""
     if setup.operator is not None:
         pins = setup.operator["celery"]
         url, tls = (
@@ -41,15 +41,15 @@ def server(setup: Setup, kind: str) -> Server:
 
 
 def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
-    """The answer of a server that may be restarting just now.
+    """Return the answer of a server that may be restarting.
 
     Raises:
-        OSError, RedisError: What the last try ended with.
+        OSError, RedisError: The error of the last try.
     """
     for number in range(1, tries + 1):
         try:
             return ask()
-        # Not a time that ran out: what hangs would only do so again.
+        # A timeout is not tried again: a server that hangs would hang again.
         except (ConnectionError, RedisError) as error:
             restarting = isinstance(error, ConnectionError) or str(error).startswith("LOADING")
             if number == tries or not restarting:
@@ -59,7 +59,7 @@ def trying(ask: Callable[[], Any], tries: int = 3, pause: float = 2.0) -> Any:
 
 
 def redis(setup: Setup) -> Finding:
-    """Broker and result store take a login and answer; how full their memory is."""
+    """Check that broker and result store accept the login and answer, and how full their memory is."""
     parts, value, words = [], {}, []
     for kind in ("broker", "results"):
         where = server(setup, kind)
@@ -79,7 +79,7 @@ def redis(setup: Setup) -> Finding:
         words.append(f"{kind} answers{full}")
         parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
         if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":
-            # One that evicts is full as a matter of course.
+            # A server that evicts keys is always full.
             parts.append(
                 (
                     setup.judge("redis_memory_percent", share),
@@ -90,13 +90,13 @@ def redis(setup: Setup) -> Finding:
 
 
 def _about(where: Server) -> tuple[dict[str, str], float]:
-    """What a server says of its memory, nothing to who is not logged in, and how long that took."""
+    """Return what a server says about its memory, empty without a login, and the seconds that it took."""
     began = time.monotonic()
     about: dict[str, str] = {}
     with Client(where) as client:
         if where.user is None:
             with contextlib.suppress(RedisError):
-                # Who is not logged in is told so, and that is an answer.
+                # Without a login the answer is an error, but it is an answer.
                 client.ask("PING")
         else:
             client.ask("PING")
@@ -105,9 +105,9 @@ def _about(where: Server) -> tuple[dict[str, str], float]:
 
 
 def queues(setup: Setup) -> Finding:
-    """How many tasks wait in each queue."""
+    """Check how many tasks wait in each queue."""
     if setup.operator is None:
-        raise CheckError("this host has no credentials of the operator; run site.yml")
+        raise CheckError("this host lacks the operator's credentials; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}
     steps = options.get("priority_steps") or _STEPS
     separator = options.get("sep") or _SEPARATOR
@@ -139,9 +139,9 @@ def queues(setup: Setup) -> Finding:
 
 
 def dead_letters(setup: Setup) -> Finding:
-    """How many messages could not be run, or failed for good, and wait for a decision."""
+    """Check how many dead letters wait for a decision: messages that could not be run, or that failed for good."""
     if setup.operator is None:
-        raise CheckError("this host has no credentials of the operator; run site.yml")
+        raise CheckError("this host lacks the operator's credentials; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}
     key = f"{options.get('global_keyprefix') or ''}{DEAD_LETTERS_INDEX}"
 

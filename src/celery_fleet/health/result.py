@@ -1,4 +1,4 @@
-"""The result of a host's check of its health: a file that anyone may read, with nothing secret in it.
+"""Read and write the result of a host's health check: a file without secrets, which every user may read.
 
     /var/lib/celery-fleet/health/<app>.json
     {"format": 1, "app": "shop", "host": "worker1", "state": "bad", "previous": "good",
@@ -6,7 +6,7 @@
      "interval": 300, "invocation": "…",
      "checks": {"disk": {"state": "bad", "text": "/: 2 % free …", "value": {…}}, …}}
 
-``checked`` is when the check began, ``since`` when the host came to this state. Standard library alone.
+``checked`` is when the check began, and ``since`` when the state last changed. Only the standard library.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ STATE = Path("/var/lib/celery-fleet/health")
 FORMAT = 1
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-#: The state of a host of which nothing was found out yet.
+#: The state of a host that was never checked.
 UNKNOWN = "unknown"
 _ORDER = (GOOD, WARNING, BAD)
 
-#: A result older than this many intervals tells nothing of now.
+#: A result that is older than this many intervals is stale.
 INTERVALS = 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found; ``text`` is one line for people, ``value`` plain data for programs."""
+    """The result of one check: ``text`` is one line for people, ``value`` is plain data for programs."""
 
     state: str
     text: str
@@ -43,29 +43,30 @@ class Finding:
 
 
 def worst(states: Iterable[str]) -> str:
-    """The worst of some states; good where there is none."""
+    """Return the worst of some states; good if there are none."""
     return max(states, key=_ORDER.index, default=GOOD)
 
 
 def moment(now: datetime | None = None) -> str:
-    """A time as results have it."""
+    """Return a time as results have it; now by default."""
     return (now or datetime.now(UTC)).isoformat(timespec="milliseconds")
 
 
 def path_of(app: str, directory: Path | None = None) -> Path:
-    """The file of an application."""
+    """Return the path of an application's result."""
     return (directory or STATE) / f"{app}.json"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result.
+    """Read a result.
 
     Raises:
-        OSError, ValueError: There is none, or none that this version reads.
+        OSError: The file can't be read.
+        ValueError: It is not a result that this version understands.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f"is no result of format {FORMAT}")
+        raise ValueError(f"is not a result of format {FORMAT}")
     if found.get("state") not in _ORDER or not isinstance(found.get("checks"), dict):
         raise ValueError("has no state")
     datetime.fromisoformat(str(found.get("checked")))
@@ -73,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def before(path: Path) -> dict[str, Any]:
-    """The last result; an empty one where there is none, or none that can be read."""
+    """Return the previous result; empty if there is none that can be read."""
     try:
         return read(path)
     except (OSError, ValueError):
@@ -81,13 +82,13 @@ def before(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
-    """Put a result in the place of the last one, whole or not at all."""
+    """Replace the previous result, whole or not at all."""
     try:
         _put(path, result)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        # The room of the last one is enough; and where it is not, none is better than one of before the disk was full.
+        # Removing the previous result makes room. If that is not enough, no result is better than an old one.
         path.unlink(missing_ok=True)
         _put(path, result)
 
@@ -96,7 +97,7 @@ def _put(path: Path, result: Mapping[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(fresh, "x", encoding="utf-8") as stream:
-            # Whatever the umask: the application reads it as well.
+            # The application reads it, whatever the umask is.
             os.fchmod(stream.fileno(), 0o644)
             stream.write(json.dumps(result, indent=2) + "\n")
         os.replace(fresh, path)
@@ -106,13 +107,13 @@ def _put(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def age(result: Mapping[str, Any], now: datetime | None = None) -> float:
-    """Seconds since the check began; never less than 0."""
+    """Return the seconds since the check began; never less than 0."""
     checked = datetime.fromisoformat(str(result["checked"]))
     return max(0.0, ((now or datetime.now(UTC)) - checked).total_seconds())
 
 
 def stale(result: Mapping[str, Any], seconds: float) -> bool:
-    """Whether a result of this age is too old to tell of now."""
+    """Return whether a result of this age, in seconds, is too old to rely on."""
     return seconds > INTERVALS * float(result.get("interval", 300))
 
 
@@ -127,7 +128,18 @@ def compose(
     seconds: float,
     invocation: str,
 ) -> dict[str, Any]:
-    """A result out of what the checks have found; ``last`` is the one before it, an empty one where there was none."""
+    """Build a result from the findings of the checks.
+
+    Args:
+        app: Name of the application.
+        host: Name of the host.
+        interval: Seconds between two checks.
+        findings: What each check has found, by its name.
+        last: The previous result; empty if there was none.
+        checked: When the check began, as `moment` writes it.
+        seconds: How long the check took.
+        invocation: systemd's ID of this run of the unit.
+    """
     state = worst(finding.state for finding in findings.values())
     previous = str(last.get("state", UNKNOWN))
     return {

@@ -1,4 +1,4 @@
-"""What is checked on this host, and against which bounds."""
+"""What to check on this host, and the thresholds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from celery_fleet.health.result import BAD, GOOD, WARNING
 
 FORMAT = 1
 
-#: Files of the application's environment, below its directory: a part for everybody and one for root alone.
+#: Files of the application's environment, in its directory: one that every user may read, and one only for root.
 ENVIRONMENT = ("exec.env", "credentials/exec.env")
 
-#: Names of thresholds of which less is worse.
+#: Names of thresholds for values that get worse as they get lower.
 LOW = frozenset(
     (
         *("disk_free_percent", "disk_free_mb", "inodes_free_percent"),
@@ -35,12 +35,12 @@ _ASSIGNMENT = re.compile(
 
 
 class CheckError(Exception):
-    """Why a check can't be done, in one line."""
+    """A check can't be done; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker of the inventory."""
+    """A worker in the inventory."""
 
     unit: str
     host: str
@@ -49,17 +49,16 @@ class Worker:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is checked on this host: ``/etc/celery-fleet/<app>/health.json``.
+    """What to check on this host: the content of ``/etc/celery-fleet/<app>/health.json``.
 
     Attributes:
-        fleet: Whether the host looks at what belongs to the whole fleet: all workers, the queues.
-        thresholds: Name -> `warning` and `bad`, either of which may be None for never; `queues`: name of a queue ->
-            the same.
-        units: This host's, but for those of workers and beat.
-        workers: Of the whole fleet, by node name.
-        servers: `broker` and `results` with host and port, for hosts without an operator's credentials.
-        beat: Its unit, its runtime directory and the seconds between two looks at its schedule; on its host alone.
-        clock: Whether the host's clock is compared with the broker's.
+        fleet: Whether this host also checks what belongs to the whole fleet: all workers, and the queues.
+        thresholds: Name -> `warning` and `bad`, either of which may be None for never. `queues` is a mapping of the
+            same kind, by the name of a queue.
+        units: Units of this host, except for those of workers and beat.
+        workers: Workers of the whole fleet, by node name.
+        servers: Host and port of `broker` and `results`, for hosts without the operator's credentials.
+        beat: Beat's unit, its runtime directory, and the seconds between two looks at its schedule; only on its host.
     """
 
     app: str
@@ -86,7 +85,7 @@ class Setup:
 
     @cached_property
     def operator(self) -> Mapping[str, Any] | None:
-        """The operator's settings, where this host has them."""
+        """The operator's settings, if this host has them."""
         path = self.directory / "credentials" / "operator.json"
         try:
             found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +95,7 @@ class Setup:
 
     @cached_property
     def environment(self) -> Mapping[str, str]:
-        """The application's environment, where this host runs it."""
+        """The application's environment; empty if this host does not run the application."""
         found: dict[str, str] = {}
         for name in ENVIRONMENT:
             with contextlib.suppress(FileNotFoundError):
@@ -104,14 +103,14 @@ class Setup:
         return found
 
     def secrets(self) -> set[str]:
-        """All that must not be said."""
+        """All values that no message may contain."""
         found = secrets_in(dict(self.operator or {}))
         for url in self.databases().values():
             found.update(health_database.secrets_of(url))
         return found
 
     def databases(self) -> dict[str, str]:
-        """The variables of the application's environment that are URLs of databases."""
+        """Return the variables of the application's environment that are URLs of databases."""
         return {
             name: value
             for name, value in self.environment.items()
@@ -120,10 +119,10 @@ class Setup:
 
     @property
     def release(self) -> Path:
-        """A release that this host has: the current one, or before there is one what a unit runs.
+        """The current release; if there is none yet, one that a unit runs.
 
         Raises:
-            CheckError: There is none.
+            CheckError: This host has no release.
         """
         for link in (self.root / "current", *sorted((self.root / "pins").glob("*"))):
             if link.name == "flower":
@@ -135,17 +134,17 @@ class Setup:
         raise CheckError(f"there is no release in {self.root}; run site.yml")
 
     def threshold(self, name: str) -> Mapping[str, float | None]:
-        """The two bounds of a name."""
+        """Return the thresholds of a value."""
         found: Mapping[str, float | None] = self.thresholds.get(name) or {}
         return found
 
     def judge(self, name: str, value: float) -> str:
-        """The state that a value means."""
+        """Return the state that a value means."""
         return judge(value, self.threshold(name), low=name in LOW)
 
 
 def environment(text: str) -> dict[str, str]:
-    """The variables of an environment file as the control side writes it: each value in double quotes."""
+    """Read the variables of an environment file. Each value is in double quotes, as the control node writes them."""
     return {
         name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
         for name, value in _ASSIGNMENT.findall(text)
@@ -153,7 +152,7 @@ def environment(text: str) -> dict[str, str]:
 
 
 def judge(value: float, threshold: Mapping[str, float | None], *, low: bool = False) -> str:
-    """Whether a value has come to a bound: up to it, or where less is worse (`low`) down to it."""
+    """Return the state of a value by its thresholds. With `low`, lower values are worse."""
     for state in (BAD, WARNING):
         bound = threshold.get(state)
         if bound is not None and (value <= bound if low else value >= bound):
@@ -162,9 +161,10 @@ def judge(value: float, threshold: Mapping[str, float | None], *, low: bool = Fa
 
 
 def known(setup: Setup) -> dict[str, Any]:
-    """What `cli.json`, which a run writes before anything moves, says of the application, units and workers.
+    """Return the application's module, the units and the workers in `cli.json`; empty if it can't be read.
 
-    A worker that the inventory no longer has is stopped soon after, and must not be missed.
+    A run writes that file before it changes any unit. A worker that has left the inventory is about to be stopped, so
+    it must not be reported as missing.
     """
     try:
         found = json.loads((setup.directory / "cli.json").read_text(encoding="utf-8"))
@@ -178,7 +178,7 @@ def known(setup: Setup) -> dict[str, Any]:
 
 
 def size(number: float) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
             return f"{number:.0f} {unit}" if unit in ("B", "kB") else f"{number:.1f} {unit}"

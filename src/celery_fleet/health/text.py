@@ -12,10 +12,10 @@ from celery_fleet.health.setup import CheckError
 
 
 def reason(error: Exception) -> str:
-    """An exception as one line for people."""
+    """Describe an exception in one line."""
     words = " ".join(str(error).split())
     if isinstance(error, TimeoutError):
-        # Its own words name a line of C.
+        # The text of the exception names a line of OpenSSL's source.
         return "no answer: the time ran out"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
@@ -28,7 +28,7 @@ def reason(error: Exception) -> str:
 
 
 def combined(parts: Iterable[tuple[str, str]], well: str, value: Any = None) -> Finding:
-    """One finding out of several: the words of those that are not good, or what to say where all are."""
+    """Combine several states into one finding, with the texts of those that are not good, or ``well`` if all are."""
     found = list(parts)
     words = [text for state, text in found if state != GOOD]
     return Finding(worst(state for state, _ in found), "; ".join(words) or well, value)

@@ -1,4 +1,4 @@
-"""What systemd says of units, as the check of health judges it; standard library alone."""
+"""Ask systemd about units and judge their states. Only the standard library."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "StatusText", "NRestarts"),
     *("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"),
 )
-#: After this many starts of systemd's own a unit is in a loop of crashes, not about to come up.
+#: If systemd has restarted a unit more often than this, it is in a crash loop and not about to come up.
 RESTARTS_TOLERATED = 2
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit; ``began`` and ``up`` are when it was started and when it came up, by the host's monotonic clock."""
+    """One unit. ``began`` and ``up``: when it was started and when it came up, by the host's monotonic clock."""
 
     name: str
     load: str
@@ -33,7 +33,7 @@ class Unit:
 
     @property
     def short(self) -> str:
-        """What people call it."""
+        """The name without its suffix."""
         return self.name.removesuffix(".service")
 
 
@@ -45,7 +45,7 @@ def _number(text: str) -> int:
 
 
 def parse(text: str) -> dict[str, Unit]:
-    """What `systemctl show` printed."""
+    """Read the output of `systemctl show`; the result is by name."""
     found = {}
     for block in text.strip().split("\n\n"):
         fields = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -65,7 +65,7 @@ def parse(text: str) -> dict[str, Unit]:
 
 
 def show(names: Sequence[str]) -> dict[str, Unit]:
-    """The state of some units.
+    """Ask systemd for the state of some units; the result is by name.
 
     Raises:
         OSError: systemd can't be asked.
@@ -84,7 +84,7 @@ def show(names: Sequence[str]) -> dict[str, Unit]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise OSError("systemd gave no answer within 8 s") from None
+        raise OSError("systemd did not answer within 8 s") from None
     if done.returncode != 0:
         raise OSError(f"systemd can't be asked: {done.stderr.strip() or done.returncode}")
     return parse(done.stdout)
@@ -93,27 +93,27 @@ def show(names: Sequence[str]) -> dict[str, Unit]:
 def judge(
     unit: Unit | None, name: str, patience: Mapping[str, float | None], now: float | None = None
 ) -> tuple[str, str]:
-    """State of a unit that should be up, and a few words where it is not.
+    """Judge a unit that should be up. Returns a state, and a text if the unit is not up.
 
     Args:
-        unit: What systemd says of it.
-        name: Of the unit.
-        patience: Seconds that a start may take, for `warning` and `bad`; nothing is no bound.
-        now: By the host's monotonic clock.
+        unit: What systemd says about it; None if it does not know the unit.
+        name: Name of the unit.
+        patience: Seconds of a start after which it is `warning` or `bad`; None is never.
+        now: The time by the host's monotonic clock.
     """
     short = name.removesuffix(".service")
     if unit is None or unit.load == "not-found":
-        return BAD, f"{short} is not there; run site.yml"
+        return BAD, f"{short} is missing; run site.yml"
     said = f" ({unit.status})" if unit.status else ""
     if unit.active in ("active", "reloading"):
         return GOOD, ""
     if unit.active == "deactivating":
-        # A worker drains as long as its tasks may run; whoever stopped it knows.
-        return WARNING, f"{short} stops{said}"
+        # A worker drains for as long as its tasks may run, and a person or a deploy has stopped it.
+        return WARNING, f"{short} is stopping{said}"
     if unit.active != "activating":
         return BAD, f"{short} is {unit.active}"
     if unit.restarts > RESTARTS_TOLERATED:
-        return BAD, f"{short} does not stay up: restarted {unit.restarts} times{said}"
+        return BAD, f"{short} keeps crashing: restarted {unit.restarts} times{said}"
     seconds = max(0.0, (time.monotonic() if now is None else now) - unit.began)
     limit = patience.get("bad")
     state = BAD if limit is not None and seconds >= limit else WARNING

@@ -43,7 +43,7 @@ def record() -> Record:
 
 @pytest.fixture
 def summary() -> Summary:
-    return summarise("roll", "fleet", 7, record(), 100.0, 106.0, Rules({"fast": 12}, 0.5, 4))
+    return summarise("roll", "fleet", 7, record(), (100.0, 106.0), Rules({"fast": 12}, 0.5, 4))
 
 
 def test_summary_of_a_record(summary: Summary) -> None:

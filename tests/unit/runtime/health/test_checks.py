@@ -264,13 +264,13 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
 @pytest.mark.parametrize(
     ("unit", "state", "text"),
     [
-        (None, BAD, "a is not there; run site.yml"),
-        (Unit("a.service", "not-found", "inactive", "dead"), BAD, "a is not there; run site.yml"),
+        (None, BAD, "a is missing; run site.yml"),
+        (Unit("a.service", "not-found", "inactive", "dead"), BAD, "a is missing; run site.yml"),
         (Unit("a.service", "loaded", "active", "running"), GOOD, ""),
         (Unit("a.service", "loaded", "reloading", "reload"), GOOD, ""),
         (Unit("a.service", "loaded", "inactive", "dead"), BAD, "a is inactive"),
         (Unit("a.service", "loaded", "failed", "failed"), BAD, "a is failed"),
-        (Unit("a.service", "loaded", "deactivating", "stop"), WARNING, "a stops"),
+        (Unit("a.service", "loaded", "deactivating", "stop"), WARNING, "a is stopping"),
         # A run restarts it.
         (
             Unit("a.service", "loaded", "activating", "start", "loading", 0, 990.0),
@@ -287,7 +287,7 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
         (
             Unit("a.service", "loaded", "activating", "auto-restart", "", 3, 999.0),
             BAD,
-            "a does not stay up: restarted 3 times",
+            "a keeps crashing: restarted 3 times",
         ),
     ],
 )
@@ -369,7 +369,7 @@ def test_beat_that_never_ticked(beat: Setup) -> None:
 def test_a_tick_that_is_a_link_tells_nothing(beat: Setup) -> None:
     assert beat.beat is not None
     (Path(beat.beat["directory"]) / "tick").symlink_to("/dev/null")
-    with pytest.raises(CheckError, match="tick is no file"):
+    with pytest.raises(CheckError, match="tick is not a file"):
         health_fleet.beat(beat, shown(beat="active"))
 
 
@@ -403,7 +403,7 @@ def answering(*nodes: str) -> Any:
             {"mail": "active", "bulk": "deactivating"},
             [*WORKERS],
             WARNING,
-            "shop-worker@bulk stops",
+            "shop-worker@bulk is stopping",
         ),
         (
             False,
@@ -417,7 +417,7 @@ def answering(*nodes: str) -> Any:
             {"mail": "active", "bulk": "active"},
             ["mail@worker1", "bulk@worker1"],
             WARNING,
-            "slow@worker2 gives no answer, which with a solo pool may be a task",
+            "slow@worker2 gives no answer; its solo pool may be running a task",
         ),
     ],
 )
@@ -449,7 +449,7 @@ def test_workers_that_can_not_be_asked_are_not_called_missing(tmp_path: Path) ->
     one = setup(tmp_path, workers=WORKERS)
     found = health_fleet.workers(one, shown(mail="active", bulk="active"), ask)
     assert (found.state, found.value["missing"]) == (WARNING, None)
-    assert found.text == "they can't be asked: the broker can't be asked"
+    assert found.text == "the workers can't be asked: the broker can't be asked"
 
 
 def test_a_worker_that_left_the_inventory_is_not_missed(tmp_path: Path) -> None:
@@ -630,10 +630,10 @@ def test_a_release_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> N
     release(tmp_path)
     python = tmp_path / "opt/releases/r1/venv/bin/python"
     python.write_text("#!/bin/sh\necho oh >&2\necho no >&2\nexit 3\n")
-    with pytest.raises(CheckError, match="ended with 3 and no answer: no"):
+    with pytest.raises(CheckError, match="ended with status 3 and no answer: no"):
         in_release.in_release(setup(tmp_path), "health_database", {}, 5)
     python.write_text("#!/bin/sh\nexec sleep 30\n")
-    with pytest.raises(CheckError, match=r"gave no answer within 0\.3 s"):
+    with pytest.raises(CheckError, match=r"did not answer within 0\.3 s"):
         in_release.in_release(setup(tmp_path), "health_database", {}, 0.3)
 
 
@@ -684,7 +684,7 @@ def test_where_everything_is_down_all_is_told_in_time(
     assert found["database"]["text"].endswith("(its port accepts connections)")
     # What can't be asked is not called down.
     assert found["workers"]["state"] == WARNING
-    assert found["workers"]["text"].startswith("they can't be asked: ")
+    assert found["workers"]["text"].startswith("the workers can't be asked: ")
     assert found["certificates"]["text"].endswith("missing.crt: No such file or directory")
     for name, one_found in found.items():
         assert "\n" not in one_found["text"], name

@@ -306,8 +306,8 @@ def test_a_change_is_told(
     ("argv", "said"),
     [
         (["/no/such"], "can't be run"),
-        (["/bin/sh", "-c", "exit 3"], "/bin/sh ended with 3"),
-        (["/bin/sh", "-c", "kill -9 $$"], "was ended by signal 9"),
+        (["/bin/sh", "-c", "exit 3"], "/bin/sh ended with status 3"),
+        (["/bin/sh", "-c", "kill -9 $$"], "was killed by signal 9"),
         (["/bin/sh", "-c", "sleep 60 & wait"], "took more than 0.5 s and was stopped"),
     ],
 )
