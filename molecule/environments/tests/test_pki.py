@@ -299,7 +299,7 @@ def test_what_is_wrong_is_refused_before_any_host_is_reached(pki: Pki) -> None:
     assert run.contacts == 0
     text = " ".join(run.text.split())
     for words in (
-        "which ended on",
+        "which expired on",
         "is not the key of",
         f"not for {second}",
         "lacks its chain",

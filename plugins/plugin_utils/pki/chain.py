@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    _LONGEST,
+    LONGEST_CHAIN,
     Certificate,
     CertificateError,
-    _key_of,
     certificates,
+    key_of,
     names,
     serves_clients,
 )
@@ -18,11 +18,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 
-def _is_root(certificate: Certificate) -> bool:
+def is_root(certificate: Certificate) -> bool:
+    """Return whether a certificate names itself as its issuer."""
     return certificate.subject == certificate.issuer
 
 
-def _signed(certificate: Certificate, signer: Certificate) -> bool:
+def is_signed_by(certificate: Certificate, signer: Certificate) -> bool:
+    """Return whether an authority has signed a certificate, by its name and its key."""
     try:
         certificate.verify_directly_issued_by(signer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
@@ -33,21 +35,25 @@ def _signed(certificate: Certificate, signer: Certificate) -> bool:
 def chain_to(
     chain: Sequence[Certificate], trusted: Sequence[Certificate]
 ) -> list[Certificate] | None:
-    """From the first certificate to one that is trusted, both included; nothing where no way leads there.
+    """Return the chain from the first certificate to a trusted root; None if there is none.
 
-    Only what signs itself is an end: to OpenSSL, and so to Redis, an authority in the middle is none.
+    Only a root can be the end of a chain. OpenSSL, and so Redis, does not accept an intermediate authority there.
+
+    Args:
+        chain: The certificate, and then those of authorities above it, in any order.
+        trusted: The trusted authorities.
     """
-    roots = [root for root in trusted if _is_root(root)]
+    roots = [root for root in trusted if is_root(root)]
 
     def search(way: list[Certificate]) -> list[Certificate] | None:
         last = way[-1]
         if last in roots:
             return way
         for root in roots:
-            if _signed(last, root):
+            if is_signed_by(last, root):
                 return [*way, root]
         for item in chain[1:]:
-            if item not in way and len(way) < _LONGEST and _signed(last, item):
+            if item not in way and len(way) < LONGEST_CHAIN and is_signed_by(last, item):
                 found = search([*way, item])
                 if found:
                     return found
@@ -57,7 +63,7 @@ def chain_to(
 
 
 def is_trusted(chain: str, bundle: str) -> bool:
-    """Whether a host's certificate, with what stands behind it, leads to one of these authorities."""
+    """Return whether a host's certificate, with its chain, leads to one of these authorities."""
     try:
         return chain_to(certificates(chain), certificates(bundle)) is not None
     except CertificateError:
@@ -72,19 +78,24 @@ def certificate_serves(
     key: str,
     clients: bool = False,
 ) -> bool:
-    """Whether a certificate is for exactly these names, signed by this authority, and lasts some more days.
+    """Return whether a certificate is for exactly these names, is signed by this authority, and lasts long enough.
 
     Args:
         text: The certificate.
         wanted: Names as `alternative_name` writes them.
         authority: The signer's certificate.
-        days: Fewer days left count as none.
-        key: Its private key, which a run that broke off may have made anew.
-        clients: Whether a client shows it, too.
+        days: How many days it must still be valid.
+        key: Its private key. A run that broke off may have made another one.
+        clients: Whether clients will show it, too.
+
+    Raises:
+        CertificateError: A text has no certificate, or a broken one.
+        ValueError: The key is broken.
+        TypeError: The key is encrypted.
     """
     certificate, signer = certificates(text)[0], certificates(authority)[0]
     private = serialization.load_pem_private_key(key.encode(), password=None)
-    if private.public_key() != _key_of(certificate) or not _signed(certificate, signer):
+    if private.public_key() != key_of(certificate) or not is_signed_by(certificate, signer):
         return False
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     return (

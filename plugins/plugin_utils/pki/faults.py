@@ -1,12 +1,7 @@
-"""Certificates as the control side sees them: what each host is to get, and why some can't be given to one.
+"""Find what is wrong with the certificates, keys and authorities in the inventory, before a run changes any host.
 
-Where from is `pki_source`: authorities of the fleet's own, whose files lie in `pki_directory`, an intermediate
-authority of the user's, or a certificate from outside for each host. What a host had at the end of the last run that
-came to its end is kept in a record beside them, one for each host. Held against it, a change of authorities that would
-have one side show what the other does not trust is refused before any host is touched: clients read the authorities
-whenever they connect, and not all hosts can change in the same moment.
-
-Read by filters within Ansible's process, and by preflight.
+`pki_source` says where certificates come from: the fleet's own authorities, whose files are in `pki_directory`; the
+user's intermediate authority; or a certificate from outside for each host.
 """
 
 from __future__ import annotations
@@ -19,9 +14,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import openssl
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import (
-    _is_root,
-    _signed,
     chain_to,
+    is_root,
+    is_signed_by,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted import (
     EXTERNAL,
@@ -35,41 +30,42 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
     signer,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    _FROM_FILE,
+    FROM_FILE,
     Certificate,
     CertificateError,
-    _key_of,
-    _read,
     certificates,
     covers,
     is_authority,
     is_encrypted,
     issuer,
+    key_of,
     names,
     pem,
     private_key,
+    read_text,
     title,
 )
 from cryptography.hazmat.primitives import serialization
 
-# By a word of OpenSSL's reason.
+# What to do, by a word in OpenSSL's reason.
 _REMEDIES = {
-    "weak": "have it made anew with an elliptic curve of 256 bits or RSA of 2048 or more, and signed by SHA-256",
-    "purpose": "have it made anew for servers (serverAuth, digitalSignature), and for clients (clientAuth) with "
-    "pki_mode: mutual; or use an authority that may sign for these",
-    "": "use an authority that may sign it, or have that authority made anew",
+    "weak": "have it made again with an elliptic curve of 256 bits or RSA of 2048 or more, and signed by SHA-256",
+    "purpose": "have it made again for servers (serverAuth, digitalSignature), and with pki_mode: mutual for clients "
+    "(clientAuth); or use an authority that may sign for these",
+    "": "use an authority that may sign it, or have that authority made again",
 }
 
-_PUT_BACK = "put it back; or, if it is there, let whoever deploys read it"
+PUT_BACK = "restore it; or, if it is there, give the user who deploys permission to read it"
+LOST = "see “Where an authority is lost” in docs/certificates.md"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why something can't be given to hosts.
+    """A reason why hosts can't have what the inventory says.
 
     Attributes:
         variable: The variable that has to change.
-        message: The rest of a sentence that begins with the variable.
+        message: A sentence without its subject, which is the variable.
         remedy: What to do.
     """
 
@@ -79,7 +75,7 @@ class Fault:
 
 
 def faults(given: Given, host: str, now: datetime | None = None) -> Iterator[Fault]:
-    """Why what the inventory gives for a host is refused."""
+    """Find what is wrong with the certificates that the inventory gives to a host."""
     now = now or datetime.now(UTC)
     if given.source == EXTERNAL:
         yield from _of_outside(given, now)
@@ -95,7 +91,7 @@ def _parsed(variable: str, text: str) -> tuple[list[Certificate], list[Fault]]:
     try:
         return certificates(text), []
     except CertificateError as error:
-        return [], [Fault(variable, str(error), _FROM_FILE)]
+        return [], [Fault(variable, str(error), FROM_FILE)]
 
 
 def _of_bundle(given: Given) -> Iterator[Fault]:
@@ -106,8 +102,8 @@ def _of_bundle(given: Given) -> Iterator[Fault]:
         if not is_authority(item):
             yield Fault(
                 "pki_ca_bundle",
-                f"has {title(item)}, which is no certificate of an authority (CA:TRUE and keyCertSign)",
-                "leave authorities alone in it",
+                f"has {title(item)}, which is not the certificate of an authority (CA:TRUE and keyCertSign)",
+                "remove it: only authorities belong there",
             )
 
 
@@ -115,57 +111,57 @@ def _of_time(variable: str, found: Iterable[Certificate], now: datetime) -> Iter
     for item in found:
         if item.not_valid_after_utc <= now:
             when = f"{item.not_valid_after_utc:%Y-%m-%d}"
-            yield Fault(variable, f"has {title(item)}, which ended on {when}", "have it renewed")
+            yield Fault(variable, f"has {title(item)}, which expired on {when}", "have it renewed")
         elif item.not_valid_before_utc > now:
             when = f"{item.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
             yield Fault(
                 variable,
                 f"has {title(item)}, which is not valid before {when}",
-                "wait until then, or mend this machine's clock",
+                "wait until then, or correct this machine's clock",
             )
 
 
 def _of_key(
     variable: str, text: str, certificate: Certificate, passphrase: str | None, owner: str
 ) -> Iterator[Fault]:
-    if _key_of(certificate) is None:
+    if key_of(certificate) is None:
         yield Fault(
             owner,
-            f"has {title(certificate)}, whose key is of a kind that is not known here",
+            f"has {title(certificate)}, whose key has a kind that is not supported",
             _REMEDIES["weak"],
         )
         return
     try:
         private = private_key(text, passphrase)
     except CertificateError as error:
-        remedy = _FROM_FILE
+        remedy = FROM_FILE
         if "encrypted" in str(error):
-            remedy = "give it open, and keep the variable in a vault: a host has nobody to type its passphrase"
+            remedy = "give it without a passphrase, which a host can't type, and keep the variable in a vault"
             if variable == "pki_ca_key":
                 remedy = "give its passphrase in pki_ca_passphrase"
         elif "passphrase" in str(error):
-            remedy = "mend pki_ca_passphrase"
+            remedy = "correct pki_ca_passphrase"
         yield Fault(variable, str(error), remedy)
         return
-    if private.public_key() != _key_of(certificate):
+    if private.public_key() != key_of(certificate):
         yield Fault(
             variable,
-            f"is not the key of {title(certificate)}, which {owner} has",
-            f"give the key for which {owner} was made",
+            f"is not the key of {title(certificate)}, which is in {owner}",
+            f"give the key that belongs to {owner}",
         )
 
 
 def _of_way(
     variable: str, chain: Sequence[Certificate], given: Given, now: datetime, sample: str = ""
 ) -> Iterator[Fault]:
-    """Whether hosts that trust `pki_ca_bundle` would accept a chain.
+    """Check that hosts which trust `pki_ca_bundle` would accept a chain.
 
     Args:
-        variable: The variable that the chain is from.
-        chain: The first certificate, and those of authorities above it.
+        variable: The variable that has the chain.
+        chain: The first certificate, and those of the authorities above it.
         given: What the inventory says.
         now: The time.
-        sample: A certificate of a host by the chain's first authority; that goes first then.
+        sample: A host's certificate, signed by the first of the chain.
     """
     try:
         trusted = certificates(given.ca_bundle)
@@ -191,7 +187,7 @@ def _refused(
 ) -> Iterator[Fault]:
     purposes = {openssl.SERVER: "servers", openssl.CLIENT: "clients"}
     if given.source == INTERMEDIATE and not sample:
-        # Its key is refused already, so what it would sign is not known.
+        # Without its key nothing can be signed as a sample.
         purposes = {openssl.ANY: "any purpose"}
     elif not given.clients:
         del purposes[openssl.CLIENT]
@@ -216,30 +212,31 @@ def _refused(
 
 def _lost(variable: str, chain: Sequence[Certificate], trusted: Sequence[Certificate]) -> Fault:
     way = [chain[0]]
-    # Two authorities may have signed each other.
-    while above := [item for item in chain if item not in way and _signed(way[-1], item)]:
+    # Two authorities may have signed each other, so each is taken once.
+    while above := [item for item in chain if item not in way and is_signed_by(way[-1], item)]:
         way.append(above[0])
-        if _is_root(way[-1]):
+        if is_root(way[-1]):
             break
     last = way[-1]
-    if _is_root(last):
+    if is_root(last):
         return Fault(
             variable,
-            f"leads to {title(last)}, which pki_ca_bundle has not",
-            "add that authority to pki_ca_bundle if hosts are to trust it, or use a certificate of another one",
+            f"leads to {title(last)}, which is not in pki_ca_bundle",
+            "add that authority to pki_ca_bundle if hosts should trust it, or use a certificate of another one",
         )
-    if any(item.subject == last.issuer and _is_root(item) for item in trusted):
+    if any(item.subject == last.issuer and is_root(item) for item in trusted):
         return Fault(
             variable,
-            f"says that {issuer(last)} has signed {title(last)}, but that of pki_ca_bundle has not: it has another key",
-            "give the authority's right certificate, or a certificate that it has signed",
+            f"has {title(last)}, which names {issuer(last)} as its signer, but the {issuer(last)} in pki_ca_bundle has "
+            "another key and did not sign it",
+            "give the right certificate of the authority, or a certificate that this authority has signed",
         )
     return Fault(
         variable,
-        f"lacks its chain: {title(last)} is signed by {issuer(last)}, whose certificate is in none of {variable},"
-        " pki_chain and, as a root, pki_ca_bundle",
-        "add the certificates of all authorities between it and the root to pki_chain; or, if"
-        f" {issuer(last)} is a root, to pki_ca_bundle",
+        f"lacks its chain: {title(last)} is signed by {issuer(last)}, whose certificate is not in {variable}, not in "
+        "pki_chain, and not a root in pki_ca_bundle",
+        "add the certificates of all authorities between it and the root to pki_chain; or, if "
+        f"{issuer(last)} is a root, to pki_ca_bundle",
     )
 
 
@@ -255,7 +252,7 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
         yield Fault(
             "pki_certificate",
             f"begins with an authority, {title(leaf)}",
-            "put the host's own certificate first, and after it who signed it",
+            "put the host's own certificate first, and after it the authority that signed it",
         )
         return
     yield from _of_time("pki_certificate", own, now)
@@ -266,7 +263,7 @@ def _of_outside(given: Given, now: datetime) -> Iterator[Fault]:
         yield Fault(
             "pki_certificate",
             f"is for {have}, not for {', '.join(missing)}",
-            "use this host's own certificate; or say in pki_names by which of its names others call it",
+            "use this host's own certificate; or list in pki_names the names by which others connect to it",
         )
     yield from _of_key("pki_key", given.key, leaf, None, "pki_certificate")
     yield from _of_way("pki_certificate", chain, given, now)
@@ -283,8 +280,8 @@ def _of_intermediate(given: Given, now: datetime) -> Iterator[Fault]:
     if not is_authority(first):
         yield Fault(
             "pki_ca_certificate",
-            f"has {title(first)} first, which may not sign others (CA:TRUE and keyCertSign)",
-            "put your intermediate authority first, and after it who signed it",
+            f"begins with {title(first)}, which may not sign others (CA:TRUE and keyCertSign)",
+            "put your intermediate authority first, and after it the authority that signed it",
         )
     yield from _of_time("pki_ca_certificate", own, now)
     yield from _of_time("pki_chain", more, now)
@@ -303,18 +300,18 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
     for generation in given.generations:
         path = authority_certificate(given.directory, generation)
         try:
-            text = _read(path)
+            text = read_text(path)
             found = certificates(text) if text or path.exists() else []
         except CertificateError as error:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
+            yield Fault("pki_directory", f"has a {path.name} which {error}", PUT_BACK)
             continue
         signs = generation == number
         if found and signs and not authority_key(given.directory, generation).is_file():
             yield Fault(
                 "pki_directory",
-                f"has a {path.name} without its {path.stem}.key: nothing can be signed, and a new authority would make "
-                "every certificate of the fleet anew",
-                f"put {path.stem}.key back from where you keep it; or sign with a new authority: docs/certificates.md",
+                f"has a {path.name} without its {path.stem}.key: nothing can be signed, and a new authority would "
+                "replace every certificate of the fleet",
+                f"restore {path.stem}.key from your backup; or sign with a new authority: see docs/certificates.md",
             )
         if signs:
             yield from _of_own_key(given, found)
@@ -323,19 +320,19 @@ def _of_own(given: Given, now: datetime) -> Iterator[Fault]:
                 yield Fault(
                     "pki_directory",
                     f"has a {path.name} that may not sign others (CA:TRUE and keyCertSign)",
-                    "put the authority's own certificate there; or, to have one made, remove it and its key",
+                    "put the authority's own certificate there; or remove it and its key to have a new one made",
                 )
             if item.not_valid_after_utc <= now:
                 yield Fault(
                     "pki_ca_generation",
-                    f"is {generation}, and that authority ended on {item.not_valid_after_utc:%Y-%m-%d}",
-                    f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts: nobody is trusted "
-                    "any more, so there is nothing to roll over",
+                    f"is {generation}, and that authority expired on {item.not_valid_after_utc:%Y-%m-%d}",
+                    f"set pki_ca_generation to {generation + 1}, and remove {given.directory}/hosts: no certificate is "
+                    "valid any more, so there is nothing to roll over",
                 )
 
 
 def not_strict(given: Given) -> list[str]:
-    """What Python from 3.13 on, Debian 13's, would refuse of certificates with which nothing else is wrong."""
+    """Find what Python from 3.13 on, as in Debian 13, would refuse in certificates that OpenSSL accepts."""
     try:
         chain = pem(
             certificates(
@@ -351,10 +348,10 @@ def not_strict(given: Given) -> list[str]:
 
 
 def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
-    """Whether the key of the authority that signs opens, and is its key; also where its certificate is yet to come."""
+    """Check the key of the authority that signs. Its certificate may not exist yet."""
     path = authority_key(given.directory, int(given.ca_generation))
     try:
-        text = _read(path)
+        text = read_text(path)
         if not text:
             return
         key = _public_key(text, given.ca_passphrase)
@@ -363,30 +360,30 @@ def _of_own_key(given: Given, found: Sequence[Certificate]) -> Iterator[Fault]:
             yield Fault(
                 "pki_ca_passphrase",
                 f"does not open {path}",
-                "give the one by which it was made; where that is lost: “Where an authority is lost” in "
-                "docs/certificates.md",
+                f"give the passphrase that it was encrypted with; if it is lost: {LOST}",
             )
         else:
-            yield Fault("pki_directory", f"has a {path.name} which {error}", _PUT_BACK)
+            yield Fault("pki_directory", f"has a {path.name} which {error}", PUT_BACK)
         return
     if not is_encrypted(text):
         yield Fault(
             "pki_directory",
             f"has a {path.name} that is not encrypted",
-            f"encrypt it by pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, then rename",
+            f"encrypt it with pki_ca_passphrase: openssl pkey -aes256 -in {path.name} -out {path.name}.new, then "
+            "rename it",
         )
-    own = _key_of(found[0]) if found else None
+    own = key_of(found[0]) if found else None
     if found and (own is None or key != _public_bytes(own)):
         yield Fault(
             "pki_directory",
             f"has a {path.name} that is not the key of {title(found[0])}, which is in {path.stem}.crt",
-            "put back the two that belong together",
+            "restore the two that belong together",
         )
 
 
 @lru_cache(maxsize=16)
 def _public_key(text: str, passphrase: str) -> bytes:
-    """The public side of a key: to open one takes its time, and all hosts have the same authority."""
+    """Return the public side of a key. It is cached, as decrypting is slow and all hosts have the same authority."""
     return _public_bytes(private_key(text, passphrase or None).public_key())
 
 

@@ -12,7 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     CertificateError,
-    _read,
+    read_text,
 )
 
 FORMAT = 1
@@ -20,11 +20,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What a host had at the end of the last run that came to its end there.
+    """What a host had at the end of the last complete run.
 
     Attributes:
         bundle: The authorities that it trusts.
-        chain: Its certificate, and what stands behind it.
+        chain: Its certificate, and then those of the authorities above it.
         clients: Whether all its processes show a certificate to Redis.
     """
 
@@ -34,21 +34,21 @@ class Record:
 
 
 def record_path(directory: str, host: str) -> Path:
-    """Where a host's record lies."""
+    """Return the path of a host's record."""
     return Path(directory, "hosts", f"{host}.json")
 
 
 def record_text(bundle: str, chain: str, clients: bool) -> str:
-    """A record as its file has it."""
+    """Return the content of a record's file."""
     content = {"format": FORMAT, "bundle": bundle, "chain": chain, "clients": bool(clients)}
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def read_record(directory: str, host: str) -> Record | None:
-    """A host's record; one without any, of before there were records, has what was made for it.
+    """Read a host's record. Without one, the files that were made for the host count: older versions wrote no records.
 
     Raises:
-        CertificateError: The file is none of ours.
+        CertificateError: The file can't be read.
     """
     path = record_path(directory, host)
     try:
@@ -57,20 +57,20 @@ def read_record(directory: str, host: str) -> Record | None:
             raise ValueError
         return Record(str(content["bundle"]), str(content["chain"]), content["clients"] is True)
     except FileNotFoundError:
-        return _record_of_before(directory, host)
+        return _record_from_files(directory, host)
     except (OSError, ValueError, LookupError, TypeError):
         raise CertificateError(f"can't be read: {path}") from None
 
 
-def _record_of_before(directory: str, host: str) -> Record | None:
-    authority = _read(authority_certificate(directory, 1))
-    certificate = _read(Path(directory, "hosts", f"{host}.crt"))
+def _record_from_files(directory: str, host: str) -> Record | None:
+    authority = read_text(authority_certificate(directory, 1))
+    certificate = read_text(Path(directory, "hosts", f"{host}.crt"))
     if not authority or not certificate:
         return None
     return Record(authority, certificate + authority)
 
 
 def everybody_shows_one(directory: str, hosts: Iterable[str]) -> bool:
-    """Whether the processes of all these hosts show Redis a certificate."""
+    """Return whether the processes of all these hosts show a certificate to Redis."""
     records = [read_record(directory, host) for host in hosts]
     return bool(records) and all(record is not None and record.clients for record in records)

@@ -1,4 +1,8 @@
-"""Whether a change of authorities can be made without one side refusing the other."""
+"""Check that a change of authorities does not make hosts refuse each other.
+
+Not all hosts can change at the same moment, and clients read the authorities whenever they connect. So the changes in
+the inventory are compared with each host's record, which says what the host had after the last complete run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import
     chain_to,
     is_trusted,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import _PUT_BACK, Fault
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.faults import (
+    LOST,
+    PUT_BACK,
+    Fault,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.records import (
     Record,
     read_record,
@@ -29,18 +37,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.wanted impor
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
     Certificate,
     CertificateError,
-    _read,
     certificates,
     is_authority,
     issuer,
+    read_text,
     title,
 )
 
 _LOST = Fault(
     "pki_directory",
-    "has none of the fleet's own authorities any more, and this host has a certificate of one",
-    "put ca.crt and ca.key back from where you keep them; where they are lost: “Where an authority is lost” in "
-    "docs/certificates.md",
+    "no longer has any of the fleet's own authorities, but this host has a certificate of one",
+    f"restore ca.crt and ca.key from your backup; if they are lost: {LOST}",
 )
 
 
@@ -49,18 +56,19 @@ def _is_lost(given: Given) -> bool:
 
 
 def stranger(shown: str, directory: str, more: str = "") -> Fault | None:
-    """Whether a host's certificate is of an authority that the control side does not know.
+    """Check that the control node knows the authority of a host's certificate.
 
-    A checkout that lacks `pki_directory`, or has an old copy of it, would make the fleet an authority that neither the
-    other hosts (under `--limit`) nor the other checkouts know.
+    A checkout that lacks `pki_directory`, or has an old copy of it, would make another authority for the fleet. Neither
+    hosts outside of `--limit` nor other checkouts would know it.
 
     Args:
-        shown: The host's certificate with its chain, as it lies there.
-        directory: The own authorities' (`pki_directory`). Each certificate in it is known, whatever its file's name.
+        shown: The certificate on the host, with its chain.
+        directory: The directory of the own authorities (`pki_directory`). It knows each certificate in it, whatever
+            the name of its file is.
         more: Other authorities that hosts trust (`pki_ca_bundle`).
 
     Returns:
-        What is wrong; nothing where the authority is known, or the host has no certificate that could be read.
+        What is wrong. None if the authority is known, or if the host has no readable certificate.
     """
     chain = _readable(shown)
     if not chain:
@@ -70,31 +78,30 @@ def stranger(shown: str, directory: str, more: str = "") -> Fault | None:
         known += _readable(path)
     if chain_to(chain, known):
         return None
-    which = "lacks the authority" if known else "has no authority, and not that"
+    which = "lacks" if known else "has no authority, so it lacks"
     return Fault(
         "pki_directory",
-        f"{which} of the certificate that this host has, {issuer(chain[-1])}: another checkout made it",
-        f"copy all of {directory} from where the fleet was deployed last; where it is nowhere any more: "
-        "“Where an authority is lost” in docs/certificates.md",
+        f"{which} the authority of this host's certificate, {issuer(chain[-1])}: another checkout made it",
+        f"copy all of {directory} from the checkout that last deployed the fleet; if it is lost: {LOST}",
     )
 
 
 def _readable(given: str | Path) -> list[Certificate]:
-    """The certificates of a text or a file; none where there are none. What is wrong with it is said elsewhere."""
+    """Return the certificates of a text or a file; none if it can't be read, which other checks report."""
     try:
-        return certificates(_read(given) if isinstance(given, Path) else given)
+        return certificates(read_text(given) if isinstance(given, Path) else given)
     except CertificateError:
         return []
 
 
 def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
-    """Where a host would show what others don't trust yet, or trust no longer what others show still.
+    """Find hosts that would show what others don't trust yet, or would stop trusting what others still show.
 
     Args:
-        given: What the inventory says, of every host of the fleet, also of those that a run leaves out.
+        given: What the inventory says about every host of the fleet, including those that a run leaves out.
 
     Returns:
-        Hosts with what is wrong; each reason once.
+        Pairs of a host and what is wrong.
     """
     try:
         records = {
@@ -110,15 +117,15 @@ def rollover_faults(given: Mapping[str, Given]) -> list[tuple[str, Fault]]:
         for host, of in given.items():
             found += [(host, fault) for fault in _of_change(host, of, records, seen)]
     except CertificateError as error:
-        return [("", Fault("pki_directory", f"has a file which {error}", _PUT_BACK))]
+        return [("", Fault("pki_directory", f"has a file which {error}", PUT_BACK))]
     return found
 
 
 def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tuple[str, Fault]]:
-    """Hosts that could not connect once all have what they are to get: they don't trust what the other side shows.
+    """Find hosts that could not connect after the run, because they don't trust what the other side shows.
 
     Args:
-        given: As `rollover_faults` takes it.
+        given: The same as for `rollover_faults`.
         servers: Hosts of Redis, to which all others connect.
     """
     strange: dict[tuple[str, str], list[str]] = {}
@@ -137,7 +144,7 @@ def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tu
                 variable,
                 f"lacks the authority of what {_listed(shows)} {'shows' if len(shows) == 1 else 'show'}, "
                 "so nothing could connect",
-                "use one authority for all hosts, or have each of them trusted by all",
+                "use one authority for all hosts, or make all hosts trust each of them",
             ),
         )
         for (host, variable), shows in strange.items()
@@ -145,14 +152,14 @@ def disagreements(given: Mapping[str, Given], servers: Iterable[str]) -> list[tu
 
 
 def _will_trust(given: Given, other: Given, host: str) -> bool:
-    """Whether a host trusts another one's certificate, also where authorities of the fleet's own are yet to be made."""
+    """Return whether a host will trust another one's certificate, even if their own authority does not exist yet."""
     if (given.source, other.source, given.directory) == (OWN, OWN, other.directory):
         return int(other.ca_generation) in given.generations
     try:
         shown = host_state(other, host)["chain"] or signer(other)
         return is_trusted(shown, bundle(given) or _known(given))
     except CertificateError:
-        # Reported as what it is.
+        # Other checks report this.
         return True
 
 
@@ -167,7 +174,7 @@ def _of_change(
     try:
         state = host_state(given, host)
     except CertificateError:
-        # Reported as what it is.
+        # Other checks report this.
         return
     shown = state["chain"] or signer(given)
     unaware = [
@@ -181,11 +188,11 @@ def _of_change(
             "pki_ca_generation" if own else "pki_ca_bundle",
             f"brings certificates that {_listed(unaware)} {'does' if len(unaware) == 1 else 'do'} not trust yet",
             (
-                f"first have it trusted everywhere: pki_ca_trusted_generations: [{given.ca_generation}] with the "
-                "pki_ca_generation of before, and a whole run of site.yml"
+                "first make all hosts trust it: keep the previous pki_ca_generation, set pki_ca_trusted_generations: "
+                f"[{given.ca_generation}], and do a whole run of site.yml"
                 if own
-                else "first have hosts trust the new authority beside that of before: both in pki_ca_bundle, the "
-                "certificates of before, and a whole run of site.yml"
+                else "first make all hosts trust both authorities: keep the previous certificates, put both "
+                "authorities into pki_ca_bundle, and do a whole run of site.yml"
             ),
         )
     trusted = state["bundle"]
@@ -208,20 +215,22 @@ def _of_change(
 
 
 def _known(given: Given) -> str:
-    """What is there already of authorities of which one is yet to be made."""
-    own = [_read(authority_certificate(given.directory, number)) for number in given.generations]
+    """Return those of the trusted authorities that exist already."""
+    own = [
+        read_text(authority_certificate(given.directory, number)) for number in given.generations
+    ]
     return joined(*own, given.ca_bundle)
 
 
 def _before(given: Given, records: Mapping[str, Record]) -> list[int]:
-    """The own authorities, other than the one that signs, by which certificates in use were signed."""
+    """Return the numbers of the own authorities, other than the current one, that signed certificates in use."""
     chains = {record.chain for record in records.values()}
     found = []
     for path in sorted(Path(given.directory).glob("ca*.crt")):
         suffix = path.stem.removeprefix("ca").removeprefix("-")
         number = int(suffix) if suffix.isdigit() else 1
         if number != int(given.ca_generation) and any(
-            is_trusted(chain, _read(path)) for chain in chains
+            is_trusted(chain, read_text(path)) for chain in chains
         ):
             found.append(number)
     return sorted(found)
@@ -234,14 +243,14 @@ def _listed(hosts: Sequence[str], most: int = 3) -> str:
 
 
 def ending(given: Given, host: str, days: float, now: datetime | None = None) -> Iterator[Fault]:
-    """Authorities in use that end within so many days, and a certificate from outside that does."""
+    """Find authorities in use, and certificates from outside, that expire within so many days."""
     now = now or datetime.now(UTC)
 
     def soon(item: Certificate) -> str:
         left = item.not_valid_after_utc - now
         if not timedelta(0) < left <= timedelta(days=days):
             return ""
-        return f"ends on {item.not_valid_after_utc:%Y-%m-%d}, in {left.days} days"
+        return f"expires on {item.not_valid_after_utc:%Y-%m-%d}, in {left.days} days"
 
     try:
         state = host_state(given, host)
@@ -257,7 +266,7 @@ def ending(given: Given, host: str, days: float, now: datetime | None = None) ->
             variable = "pki_ca_generation" if given.source == OWN else "pki_ca_bundle"
             if given.source == INTERMEDIATE and item in certificates(given.ca_certificate):
                 variable = "pki_ca_certificate"
-            remedy = "replace it in time, in the three steps of docs/certificates.md"
+            remedy = "replace it in time, in the three steps that docs/certificates.md describes"
             yield Fault(variable, f"uses the authority {title(item)}, which {when}", remedy)
         elif given.source == EXTERNAL and item == chain[0]:
             left = item.not_valid_after_utc - now

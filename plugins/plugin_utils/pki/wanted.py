@@ -1,4 +1,4 @@
-"""The certificate, key and authorities that a host is to get."""
+"""Compute the certificate, key and authorities that a host should have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.chain import certificate_serves
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki.x509 import (
-    _read,
     alternative_name,
     certificates,
     pem,
+    read_text,
 )
 from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -21,18 +21,18 @@ MUTUAL = "mutual"
 
 
 def authority_certificate(directory: str, generation: int) -> Path:
-    """The certificate of one of the fleet's own authorities."""
+    """Return the path of the certificate of one of the fleet's own authorities."""
     return Path(directory, "ca.crt" if generation == 1 else f"ca-{generation}.crt")
 
 
 def authority_key(directory: str, generation: int) -> Path:
-    """Its key, encrypted."""
+    """Return the path of its encrypted key."""
     return authority_certificate(directory, generation).with_suffix(".key")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the inventory says of a host's certificate; the roles' variables of these names, `pki_` before them."""
+    """What the inventory says about a host's certificate: the variables with these names and the prefix `pki_`."""
 
     source: Literal["own", "intermediate", "external"]
     mode: str
@@ -51,7 +51,7 @@ class Given:
 
     @property
     def generations(self) -> list[int]:
-        """Of the own authorities that hosts trust, the one that signs first."""
+        """The numbers of the own authorities that hosts trust; the one that signs comes first."""
         return list(
             dict.fromkeys((int(self.ca_generation), *map(int, self.ca_trusted_generations)))
         )
@@ -63,41 +63,43 @@ class Given:
 
 
 def joined(*texts: str) -> str:
-    """PEM texts one after the other, each with its end of line."""
+    """Join texts in PEM form; each gets a line break at its end."""
     return "".join(f"{text.strip()}\n" for text in texts if text and text.strip())
 
 
 def signer(given: Given) -> str:
-    """The certificate of who signs for hosts, and what stands above it; nothing where it is yet to be made."""
+    """Return the certificate that signs for hosts, and those above it; empty if it does not exist yet."""
     if given.source == OWN:
-        return _read(authority_certificate(given.directory, int(given.ca_generation)))
+        return read_text(authority_certificate(given.directory, int(given.ca_generation)))
     return joined(given.ca_certificate, given.chain)
 
 
 def bundle(given: Given) -> str:
-    """The authorities that hosts are to trust; nothing where one of them is yet to be made."""
+    """Return the authorities that hosts should trust; empty if one of them does not exist yet."""
     if given.source != OWN:
         return pem(certificates(given.ca_bundle))
-    own = [_read(authority_certificate(given.directory, number)) for number in given.generations]
+    own = [
+        read_text(authority_certificate(given.directory, number)) for number in given.generations
+    ]
     if not all(own):
         return ""
     return pem(certificates(joined(*own, given.ca_bundle)))
 
 
 def host_state(given: Given, host: str) -> dict[str, Any]:
-    """What a host is to have: `bundle`, `chain` and `key`, each none where it is yet to be made.
+    """Return what a host should have: `bundle`, `chain` and `key`. What does not exist yet is None.
 
-    `issue` says that its certificate has to be made.
+    `issue` says whether its certificate has to be made.
 
     Raises:
-        CertificateError: A file of the control side is broken.
+        CertificateError: A file of the control node is broken.
     """
     trusted = bundle(given) or None
     if given.source == EXTERNAL:
         chain = pem(certificates(joined(given.certificate, given.chain)))
         return {"bundle": trusted, "chain": chain, "key": joined(given.key), "issue": False}
-    text = _read(Path(given.directory, "hosts", f"{host}.crt"))
-    key = _read(Path(given.directory, "hosts", f"{host}.key"))
+    text = read_text(Path(given.directory, "hosts", f"{host}.crt"))
+    key = read_text(Path(given.directory, "hosts", f"{host}.key"))
     above = signer(given)
     try:
         good = bool(text and key and above) and certificate_serves(
@@ -109,7 +111,7 @@ def host_state(given: Given, host: str) -> dict[str, Any]:
             given.clients,
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Broken, or a key that somebody has encrypted: of no use, and made anew.
+        # A broken file, or a key that was encrypted by hand, is of no use and gets replaced.
         good = False
     return {
         "bundle": trusted,

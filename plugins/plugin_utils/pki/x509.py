@@ -14,10 +14,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# Steps from a host's certificate to its root; a longer chain is a circle.
-_LONGEST = 10
+# The most certificates in a chain. A longer one goes round in a circle.
+LONGEST_CHAIN = 10
 
-# Of a common name; a later authority's has its number behind it.
+# Characters of an authority's common name. Later authorities have a number after it.
 LONGEST_TITLE = 60
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -26,8 +26,8 @@ _NAME = re.compile(rf"(?=.{{1,253}}$)(\*\.)?{_LABEL}(\.{_LABEL})*", re.ASCII)
 
 _BEGIN = "-----BEGIN "
 
-_FROM_FILE = (
-    "give its text in PEM form, which begins with -----BEGIN; of a file on the control side by "
+FROM_FILE = (
+    "give its text in PEM form, which begins with -----BEGIN; for a file on the control node use "
     "{{ lookup('ansible.builtin.file', 'PATH') }}"
 )
 
@@ -35,13 +35,13 @@ Certificate = x509.Certificate
 
 
 class CertificateError(ValueError):
-    """A text is no certificate or no key; the message holds nothing of it."""
+    """A text is not a certificate or not a key. The message does not contain any of it."""
 
 
 def alternative_name(name: str) -> str:
-    """A host name or address in the form that a certificate request takes.
+    """Return a host name or address as a certificate request has it: `DNS:…` or `IP:…`.
 
-    Of an IPv6 address without its link (`%eth0`), for which a certificate has no place.
+    The link of an IPv6 address (`%eth0`) is left out: a certificate can't have it.
     """
     try:
         return f"IP:{ipaddress.ip_address(str(name).partition('%')[0])}"
@@ -50,20 +50,20 @@ def alternative_name(name: str) -> str:
 
 
 def name_fits(name: str) -> bool:
-    """Whether a certificate can be for this name or address."""
+    """Return whether a certificate can be for this name or address."""
     return alternative_name(name).startswith("IP:") or _NAME.fullmatch(name) is not None
 
 
 def title_fits(text: str) -> bool:
-    """Whether an authority can be called so."""
+    """Return whether an authority can have this name."""
     return 1 <= len(text) <= LONGEST_TITLE and text.isprintable()
 
 
 def certificates(text: str) -> list[Certificate]:
-    """All certificates of a text in PEM form.
+    """Read all certificates of a text in PEM form.
 
     Raises:
-        CertificateError: There is none, or what stands there is broken.
+        CertificateError: The text has no certificate, or a broken one.
     """
     return list(_certificates(str(text)))
 
@@ -71,28 +71,28 @@ def certificates(text: str) -> list[Certificate]:
 @lru_cache(maxsize=512)
 def _certificates(text: str) -> tuple[Certificate, ...]:
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise CertificateError("holds no certificate in PEM form")
+        raise CertificateError("has no certificate in PEM form")
     try:
         return tuple(x509.load_pem_x509_certificates(text.encode()))
     except ValueError:
-        raise CertificateError("holds something that is no certificate") from None
+        raise CertificateError("has a broken certificate") from None
 
 
 def pem(found: Iterable[Certificate]) -> str:
-    """Certificates as one text, each once."""
+    """Write certificates as one text in PEM form, each once."""
     texts = (item.public_bytes(serialization.Encoding.PEM).decode() for item in found)
     return "".join(dict.fromkeys(texts))
 
 
 def private_key(text: str, passphrase: str | None = None) -> Any:
-    """A private key.
+    """Read a private key.
 
     Raises:
-        CertificateError: It is none, or its passphrase is missing or wrong.
+        CertificateError: It is not a private key, or its passphrase is missing or wrong.
     """
     if _BEGIN not in text:
-        raise CertificateError("holds no key in PEM form")
-    # A passphrase of an open key is one too many to the library, and nothing wrong to us.
+        raise CertificateError("has no key in PEM form")
+    # The library refuses a passphrase for a key that is not encrypted. Here it is ignored.
     tries = [passphrase.encode()] if passphrase else []
     trouble: Exception | None = None
     for secret in (*tries, None):
@@ -101,23 +101,23 @@ def private_key(text: str, passphrase: str | None = None) -> Any:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             trouble = trouble or error
     if isinstance(trouble, TypeError) or is_encrypted(text):
-        how = "its passphrase does not open it" if passphrase else "is encrypted"
+        how = "can't be decrypted with its passphrase" if passphrase else "is encrypted"
         raise CertificateError(how)
-    raise CertificateError("holds something that is no private key")
+    raise CertificateError("is not a private key")
 
 
 def is_encrypted(text: str) -> bool:
-    """Whether a key in PEM form has a passphrase."""
+    """Return whether a key in PEM form has a passphrase."""
     return "ENCRYPTED" in text
 
 
 def title(certificate: Certificate) -> str:
-    """What people call a certificate: its common name, or all of its subject."""
+    """Return what to call a certificate: its common name, or its subject if it has none."""
     return _called(certificate.subject)
 
 
 def issuer(certificate: Certificate) -> str:
-    """What people call who signed it."""
+    """Return what to call the authority that signed a certificate."""
     return _called(certificate.issuer)
 
 
@@ -127,7 +127,7 @@ def _called(name: x509.Name) -> str:
 
 
 def names(certificate: Certificate) -> set[str]:
-    """The names that it is for, as `alternative_name` writes them."""
+    """Return the names that a certificate is for, as `alternative_name` writes them."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -139,12 +139,12 @@ def names(certificate: Certificate) -> set[str]:
 
 
 def covers(certificate: Certificate, name: str) -> bool:
-    """Whether it is for a name."""
+    """Return whether a certificate is for a name."""
     return is_named(name, names(certificate))
 
 
 def is_named(name: str, among: Iterable[str]) -> bool:
-    """Whether a name is one of those that `alternative_name` wrote; a star stands for the first part of one."""
+    """Return whether a name is among those that `alternative_name` wrote. A star matches the first part of a name."""
     wanted = alternative_name(name).lower()
     found = {item.lower() for item in among}
     _, dot, rest = wanted.removeprefix("DNS:".lower()).partition(".")
@@ -153,12 +153,12 @@ def is_named(name: str, among: Iterable[str]) -> bool:
 
 
 def is_authority(certificate: Certificate) -> bool:
-    """Whether it may sign others."""
+    """Return whether a certificate may sign others."""
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound as error:
-        # A use of the key that is not said is not restricted.
+        # Without a key usage the key is not restricted.
         return error.oid == x509.KeyUsage.oid and basic.ca
     except ValueError:
         return False
@@ -166,7 +166,7 @@ def is_authority(certificate: Certificate) -> bool:
 
 
 def serves_clients(certificate: Certificate) -> bool:
-    """Whether a client may show it."""
+    """Return whether a client may use a certificate."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
@@ -176,15 +176,20 @@ def serves_clients(certificate: Certificate) -> bool:
     return ExtendedKeyUsageOID.CLIENT_AUTH in found
 
 
-def _key_of(certificate: Certificate) -> Any:
-    """Its public key; nothing for one of a kind that is not known here, such as an unusual curve."""
+def key_of(certificate: Certificate) -> Any:
+    """Return the public key of a certificate; None if the library does not support it, such as an unusual curve."""
     try:
         return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         return None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a file; empty if there is none.
+
+    Raises:
+        CertificateError: The file can't be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):

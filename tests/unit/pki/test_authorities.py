@@ -98,28 +98,28 @@ def test_one_that_is_right_is_taken_with_its_chain_behind_it_or_apart() -> None:
 @pytest.mark.parametrize(
     ("change", "variable", "words"),
     [
-        (issued(days=-0.5), "pki_certificate", "'host', which ended on"),
+        (issued(days=-0.5), "pki_certificate", "'host', which expired on"),
         (issued(begins=2), "pki_certificate", "'host', which is not valid before"),
         (issued(names=["DNS:worker2"]), "pki_certificate", "is for worker2, not for worker1"),
         (issued(names=[]), "pki_certificate", "is for no name at all, not for worker1"),
         ({"key": issued()["key"]}, "pki_key", "is not the key of 'host'"),
         ({"ca_bundle": OTHER.pem}, "pki_certificate", "lacks its chain: 'fleet signing' is signed"),
         ({"ca_bundle": OTHER.pem, "chain": SIGNING.pem + ROOT.pem}, "pki_certificate",
-         "leads to 'corporate root', which pki_ca_bundle has not"),
-        ({"ca_bundle": Authority("corporate root").pem}, "pki_certificate", "it has another key"),
+         "leads to 'corporate root', which is not in pki_ca_bundle"),
+        ({"ca_bundle": Authority("corporate root").pem}, "pki_certificate", "has another key"),
         ({"chain": ""}, "pki_certificate", "lacks its chain: 'host' is signed by 'fleet signing'"),
         ({"chain": OTHER.pem}, "pki_certificate", "lacks its chain"),
-        ({"ca_bundle": ROOT.pem + issued()["certificate"]}, "pki_ca_bundle", "no certificate of an auth"),
+        ({"ca_bundle": ROOT.pem + issued()["certificate"]}, "pki_ca_bundle", "is not the certificate of an auth"),
         (issued(key=WEAK), "pki_certificate", "EE certificate key too weak (CN=host)"),
         (issued(key=ec.generate_private_key(ec.SECP192R1())), "pki_certificate", "key too weak (CN=host)"),
         (issued(purposes=[CLIENT]), "pki_certificate", "for servers: unsuitable certificate purpose (CN=host)"),
         ({"certificate": "/etc/ssl/host.crt"}, "pki_certificate", "no certificate in PEM form"),
         ({"certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
-         "pki_certificate", "something that is no certificate"),
+         "pki_certificate", "has a broken certificate"),
         ({"key": "/etc/ssl/host.key"}, "pki_key", "no key in PEM form"),
         ({"key": text_of(SIGNING.key, "open sesame")}, "pki_key", "is encrypted"),
         ({"key": f"{BEGIN}\nAAAA\n{BEGIN.replace('BEGIN', 'END')}\n"}, "pki_key",
-         "something that is no private key"),
+         "is not a private key"),
         ({"chain": "none"}, "pki_chain", "no certificate in PEM form"),
     ],
 )  # fmt: skip
@@ -183,7 +183,7 @@ def test_a_key_of_a_kind_that_nobody_knows_is_no_traceback(tmp_path: Path) -> No
         (intermediate(ca_certificate=certificate, ca_key=key), "pki_ca_certificate"),
     ):
         found = [words for name, words in refused(of) if name == variable]
-        assert "has 'odd', whose key is of a kind that is not known here" in found
+        assert "has 'odd', whose key has a kind that is not supported" in found
     # Beside others it does no harm.
     assert refused(given(ca_bundle=ROOT.pem + certificate)) == []
     assert refused(given(chain=certificate + SIGNING.pem)) == []
@@ -289,7 +289,7 @@ def test_a_machine_without_openssl_is_told_to_have_it(
     [
         ({"ca_certificate": issued()["certificate"] + SIGNING.pem, "ca_key": text_of(SIGNING.key)},
          "pki_ca_certificate", "may not sign others"),
-        ({"ca_passphrase": "open says me"}, "pki_ca_key", "its passphrase does not open it"),
+        ({"ca_passphrase": "open says me"}, "pki_ca_key", "can't be decrypted with its passphrase"),
         ({"ca_passphrase": ""}, "pki_ca_key", "is encrypted"),
         ({"ca_key": text_of(OTHER.key)}, "pki_ca_key", "is not the key of 'fleet signing'"),
         ({"ca_bundle": OTHER.pem}, "pki_ca_certificate", "lacks its chain"),
@@ -474,7 +474,10 @@ def test_an_authority_that_is_gone_is_not_made_anew(fleet: Fleet) -> None:
     (fleet.directory / "ca.crt").unlink()
     (fleet.directory / "ca.key").unlink()
     found = fleet.refused()
-    assert ["has none of the fleet's own authorities" in line for line in found] == [True, True]
+    assert ["no longer has any of the fleet's own authorities" in line for line in found] == [
+        True,
+        True,
+    ]
     # There is no record of it in another checkout, where only the hosts can tell.
     shutil.rmtree(fleet.directory / "hosts")
     assert fleet.refused() == []
@@ -491,12 +494,12 @@ def test_a_checkout_without_the_authority_makes_no_other_one(fleet: Fleet, tmp_p
     fleet.run()
     shown = shown_by(fleet)
     assert rollover.stranger(shown, str(fleet.directory)) is None
-    for words in ("has no authority, and not that of", "lacks the authority of"):
+    for words in ("has no authority, so it lacks", "lacks"):
         fault = rollover.stranger(shown, str(tmp_path / "pki"))
         assert fault is not None
         assert fault.variable == "pki_directory"
-        assert f"{words} the certificate that this host has, 'own 1'" in fault.message
-        assert f"copy all of {tmp_path}/pki from where" in fault.remedy
+        assert f"{words} the authority of this host's certificate, 'own 1'" in fault.message
+        assert f"copy all of {tmp_path}/pki from the checkout" in fault.remedy
         # The next one has made another authority of this name for a new host.
         (tmp_path / "pki").mkdir(exist_ok=True)
         (tmp_path / "pki/ca.crt").write_text(Authority("own 1").pem)
@@ -565,7 +568,7 @@ def test_an_authority_with_another_ones_key_signs_nothing(fleet: Fleet) -> None:
     (fleet.directory / "ca.key").write_text(text_of(OTHER.key, PASSPHRASE))
     assert "ca.key that is not the key of 'own 1'" in refusal(fleet.given())[1]
     (fleet.directory / "ca.key").write_text("cut short")
-    assert "ca.key which holds no key" in refusal(fleet.given())[1]
+    assert "ca.key which has no key" in refusal(fleet.given())[1]
 
 
 def test_an_authority_whose_key_lies_open_is_refused(fleet: Fleet) -> None:
@@ -642,7 +645,7 @@ def test_an_authority_that_can_not_be_read_is_said(
     faults = list(pki_faults.faults(of, "redis1"))
     assert faults[0].variable == "pki_directory"
     assert faults[0].message.startswith("has a ca.crt which can't be read: ")
-    assert "let whoever deploys read it" in faults[0].remedy
+    assert "give the user who deploys permission to read it" in faults[0].remedy
 
 
 def test_what_ends_soon_is_told(fleet: Fleet) -> None:
@@ -650,7 +653,7 @@ def test_what_ends_soon_is_told(fleet: Fleet) -> None:
     fleet.run()
     of = fleet.inventory()["redis1"]
     (fault,) = rollover.ending(of, "redis1", days=90)
-    assert (fault.variable, "'own 1', which ends on" in fault.message) == (
+    assert (fault.variable, "'own 1', which expires on" in fault.message) == (
         "pki_ca_generation",
         True,
     )
