@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
         """The step's answer.
 
         Raises:
-            AnsibleActionFail: The command did not succeed, or nobody can say; with what to do next.
+            AnsibleActionFail: The command failed, or its result is not known; the message says what to do next.
         """
         result: dict[str, Any] = super().run(tmp, task_vars)
         result.update(changed=False)

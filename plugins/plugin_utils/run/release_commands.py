@@ -27,7 +27,7 @@ Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 class CommandError(Exception):
-    """A command did not succeed, or nobody can say; the message is for the person who runs the play."""
+    """A command failed, or its result is not known. The message is for the person who runs the play."""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from typing import Any
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A mark; None where there is none.
+    """Read a mark; None if there is none.
 
     Raises:
-        ValueError: It is no mark.
+        ValueError: It is not a mark.
     """
     try:
         mark = json.loads(path.read_text())
@@ -35,12 +35,12 @@ def read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise ValueError(str(error)) from error
     if not isinstance(mark, dict) or mark.get("state") not in ("started", "done"):
-        raise ValueError("it is no mark")
+        raise ValueError("it is not a mark")
     return mark
 
 
 def synced(directory: Path) -> None:
-    """What was renamed in a directory lasts only when that is on disk."""
+    """Write a directory to disk, so that a rename in it survives a crash."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -49,7 +49,7 @@ def synced(directory: Path) -> None:
 
 
 def write(path: Path, mark: dict[str, Any]) -> None:
-    """Whole or not at all, and for good."""
+    """Write a mark whole or not at all, and to disk."""
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
         json.dump(mark, stream)
@@ -60,7 +60,7 @@ def write(path: Path, mark: dict[str, Any]) -> None:
 
 
 def marks(directory: Path) -> dict[str, Any]:
-    """All marks of a directory by name; one that can't be read counts as there, so that nothing is done twice."""
+    """Return all marks of a directory by name. One that can't be read counts, so that nothing is done twice."""
     found: dict[str, Any] = {}
     for path in sorted(directory.glob("*.json")):
         try:
@@ -73,7 +73,7 @@ def marks(directory: Path) -> dict[str, Any]:
 
 
 def answer(asked: dict[str, Any], place: Path) -> dict[str, Any]:
-    """Do what is asked of one command; the caller holds the lock."""
+    """Do what is asked about one command. The caller holds the lock."""
     name = str(asked["name"])
     kept = place / ("once" if asked["when"] == "once" else str(asked["release"]))
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,11 +95,11 @@ def answer(asked: dict[str, Any], place: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One question, one answer, under the lock."""
+    """Answer one question, under the lock."""
     asked = json.load(sys.stdin)
     place = Path(asked["directory"]) / asked["app"] / asked["scope"]
     if asked["do"] == "look":
-        # Without a lock, and without a trace: a plan changes nothing. Each mark is whole.
+        # A plan changes nothing, so a look takes no lock. Each mark is whole.
         found = {"release": marks(place / str(asked["release"])), "once": marks(place / "once")}
         print(json.dumps(found))
         return
