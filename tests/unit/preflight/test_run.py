@@ -120,6 +120,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/queues", ["a b"], f"{W}.discounts.queues", "no queue name", "use letters"),
     (f"{D}/queues", ["discounts", "unacked"], f"{W}.discounts.queues", "key of its own", "another"),
     ("preflight_allowed_variables", ["*"], "preflight_allowed_variables[0]", "every name", "name"),
+    ("preflight_allowed_placeholders", ["?*"], "preflight_allowed_placeholders[0]", "every name", "name each secret"),
     # types
     (W, [], W, "a list where a mapping is wanted", "key: value"),
     (D, None, f"{W}.discounts", "has no value", "write {}"),
