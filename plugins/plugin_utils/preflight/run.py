@@ -29,6 +29,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     secrets,
     settings,
     source,
+    stray_options,
     values,
     visibility,
     workers,
@@ -123,7 +124,8 @@ def check(model: Model) -> list[Problem]:
     """
     found = list(control.check_hosts_exist(model))
     if not found:
-        spoken: set[tuple[str, str]] = set()
+        found, model = stray_options.set_aside(model)
+        spoken = {(problem.variable, host) for problem in found for host in _hosts(problem)}
         for one in CHECKS:
             fresh = [
                 left
