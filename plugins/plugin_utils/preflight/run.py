@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
+    ansible_variables,
     certificates,
     commands,
     connections,
@@ -58,6 +59,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
     groups.check_groups,
     groups.check_machines,
+    ansible_variables.check_local,
+    ansible_variables.check_root,
+    ansible_variables.check_python,
     groups.check_files,
     settings.check_misplaced,
     names.check_unknown,

@@ -19,6 +19,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 FLEET: Final = "fleet"
 # Ansible's variables that say which machine a host is, and where what belongs to it lies.
 CONNECTION: Final = ("ansible_host", "ansible_port", "ansible_connection", "inventory_dir")
+# Ansible's variables that say how it works on a host. Their templates may need facts, so they may fail.
+ACCESS: Final = (
+    "ansible_user",
+    "ansible_ssh_user",
+    "ansible_become",
+    "ansible_python_interpreter",
+)
 # Why a value of ansible-vault can't be rendered.
 ENCRYPTED: Final = "is encrypted, and no vault password that was given opens it"
 MEMBER_GROUPS: Final = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
@@ -106,7 +113,8 @@ class Model:
     Attributes:
         specs: The roles' argument specs and defaults.
         groups: The inventory's groups with their hosts.
-        hosts: Our variables for each host of `fleet` and its member groups, defaults included, and `CONNECTION`.
+        hosts: Our variables for each host of `fleet` and its member groups, defaults included, `CONNECTION` and
+            `ACCESS`.
         given: All names that the inventory gives to each of these hosts, ours and others'.
         control: The control side.
         failures: Values that could not be rendered.

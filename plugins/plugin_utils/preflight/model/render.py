@@ -14,6 +14,7 @@ from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    ACCESS,
     CONNECTION,
     ENCRYPTED,
     FLEET,
@@ -198,7 +199,7 @@ def _host(
     together.update(own)
     work = _Host(name, specs, together, make_render(together), plain, shared)
     values: dict[str, object] = {}
-    for key in (*specs.options, *CONNECTION):
+    for key in (*specs.options, *CONNECTION, *ACCESS):
         if key in own:
             values[key] = work.value(key, own[key], given=True)
     for role in roles:
@@ -206,7 +207,8 @@ def _host(
         for key, raw in role.defaults.items():
             if key not in own and key in specs.options and not _of_the_roles_own(raw):
                 values[key] = work.value(key, raw, given=False)
-    return {key: value for key, value in values.items() if value is not UNKNOWN}, work.failures
+    failures = [failure for failure in work.failures if failure.path[0] not in ACCESS]
+    return {key: value for key, value in values.items() if value is not UNKNOWN}, failures
 
 
 def secrets_of(model: Model) -> frozenset[str]:
