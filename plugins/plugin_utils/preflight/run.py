@@ -34,6 +34,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     values,
     visibility,
     workers,
+    yaml_texts,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -115,6 +116,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     environment.check_overruled,
+    yaml_texts.check_texts,
     environment.check_secrets_in_the_clear,
     certificates.check_certificates,
 )

@@ -26,7 +26,13 @@ _DEEPEST: Final = 30
 
 
 def located(value: object) -> tuple[str, int] | None:
-    """Path and line of a file that Ansible read a value from."""
+    """Return path and line of the place that Ansible read a value from."""
+    spot = exactly(value)
+    return spot[:2] if spot else None
+
+
+def exactly(value: object) -> tuple[str, int, int] | None:
+    """Return path, line and column of a value, counted from 1; the column is 0 if Ansible names none."""
     if _Origin is None:
         return None
     try:
@@ -36,7 +42,7 @@ def located(value: object) -> tuple[str, int] | None:
     path, line = getattr(tag, "path", None), getattr(tag, "line_num", None)
     if not isinstance(path, str) or not isinstance(line, int) or line < 1:
         return None
-    return path, line
+    return path, line, getattr(tag, "col_num", None) or 0
 
 
 def find(
