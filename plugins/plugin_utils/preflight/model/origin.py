@@ -75,7 +75,10 @@ def _way(
     depth: int,
 ) -> Iterator[tuple[str, int]]:
     """The places on the way down to a value, the nearest last: of a key where it has one, it says the line of both."""
-    place = locate(key) or locate(value)
+    place, inside = locate(key), locate(value)
+    # Ansible keeps the first file's key of a variable that a second file overrides.
+    if place is None or (inside is not None and inside[0] != place[0]):
+        place = inside
     if place is not None:
         yield place
     if depth >= _DEEPEST:
