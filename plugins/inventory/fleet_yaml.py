@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ansible.errors import AnsibleParserError
+from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseFileInventoryPlugin, yaml
 from ansible.plugins.loader import inventory_loader
 
@@ -53,6 +53,17 @@ def is_ini(path: Path) -> bool:
     return SECTION.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
+class MistakeError(AnsibleParserError):
+    """Has the place of a mistake in its text: a place beside the text makes Ansible print the text twice."""
+
+    _formatted_source_context = None
+
+    def __init__(self, error: AnsibleError) -> None:
+        """Take the text of an error, and the lines of the file that Ansible would print below it."""
+        lines = getattr(error, "_formatted_source_context", None)
+        super().__init__(f"{error.message}\n{lines}" if lines else error.message)
+
+
 class InventoryModule(yaml.InventoryModule):
     """Differs in its errors only."""
 
@@ -66,8 +77,14 @@ class InventoryModule(yaml.InventoryModule):
         """Read a file.
 
         Raises:
-            AnsibleError: It is no inventory.
+            MistakeError: It is not an inventory.
         """
+        try:
+            self._parse(inventory, loader, path, cache)
+        except AnsibleError as error:
+            raise MistakeError(error) from None
+
+    def _parse(self, inventory: Any, loader: Any, path: str, cache: bool) -> None:
         file = Path(path)
         if is_ini(file):
             self._by("ini", inventory, loader, path, cache)

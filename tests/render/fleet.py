@@ -26,6 +26,7 @@ from tests.support.certificates import Authority, text_of
 ROOT = Path(__file__).resolve().parents[2]
 # What is put in the place of the delivered plugins.
 ACTIONS = Path(__file__).with_name("action")
+CONNECTIONS = Path(__file__).with_name("connection")
 UNITS = "/etc/systemd/system/"
 # Made on this machine, and no part of what is delivered.
 _LOCAL = shutil.ignore_patterns("demo.yml", ".secrets", "pki")
@@ -165,6 +166,7 @@ def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[st
         env={
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CONNECTION_PLUGINS": str(CONNECTIONS),
             "ANSIBLE_NOCOLOR": "1",
             **environment,
         },
@@ -215,7 +217,8 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
         json.dumps(
             {
                 **given,
-                "ansible_connection": "local",
+                "ansible_connection": "here",
+                "ansible_user": "root",
                 "ansible_become": False,
                 "pki_directory": f"{inventory}/pki",
             }

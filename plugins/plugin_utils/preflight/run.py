@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
+    ansible_variables,
     certificates,
     commands,
     connections,
@@ -24,14 +25,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     ranges,
     redis_cluster,
     rendering,
+    requirements,
     restarts,
     schedule,
     secrets,
     settings,
     source,
+    stray_options,
     values,
     visibility,
     workers,
+    yaml_texts,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import origin
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -57,6 +61,9 @@ CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
     groups.check_groups,
     groups.check_machines,
+    ansible_variables.check_local,
+    ansible_variables.check_root,
+    ansible_variables.check_python,
     groups.check_files,
     settings.check_misplaced,
     names.check_unknown,
@@ -103,6 +110,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     queues.check_scheduled,
     source.check_source,
     source.check_interpreter,
+    requirements.check_versions,
     network.check_ports,
     network.check_flower_prefix,
     network.check_protected_paths,
@@ -110,6 +118,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.check_memory,
     firewall.check_firewall,
     environment.check_overruled,
+    yaml_texts.check_texts,
     environment.check_secrets_in_the_clear,
     certificates.check_certificates,
 )
@@ -123,7 +132,8 @@ def check(model: Model) -> list[Problem]:
     """
     found = list(control.check_hosts_exist(model))
     if not found:
-        spoken: set[tuple[str, str]] = set()
+        found, model = stray_options.set_aside(model)
+        spoken = {(problem.variable, host) for problem in found for host in _hosts(problem)}
         for one in CHECKS:
             fresh = [
                 left

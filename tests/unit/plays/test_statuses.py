@@ -72,6 +72,26 @@ def test_a_source_of_the_inventory_that_is_no_yaml_ends_with_1(inventory: Path) 
     assert status(inventory, CHECK) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"), [((ROOT / "ansible.cfg").read_text(), 1), ("", 5)]
+)
+def test_extra_variables_that_are_not_a_mapping(
+    inventory: Path, tmp_path: Path, settings: str, expected: int
+) -> None:
+    """Without the delivered settings Ansible goes on after a file that can't be read, and ends later."""
+    (tmp_path / "ansible.cfg").write_text(settings)
+    done = ansible(
+        "ansible-playbook",
+        f"--inventory={inventory}",
+        "--extra-vars=[1]",
+        CHECK,
+        ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"),
+        ANSIBLE_COLLECTIONS_PATH=str(ROOT / "collections"),
+    )
+    assert done.returncode == expected, done.stderr
+    assert "Invalid extra vars data supplied" in done.stderr
+
+
 def test_a_file_of_variables_that_is_no_yaml_ends_with_4(inventory: Path) -> None:
     (inventory / "group_vars" / "all" / "more.yml").write_text("some: [\n")
     assert status(inventory, CHECK) == 4

@@ -143,7 +143,7 @@ def test_a_mistake_of_yaml_has_its_place(
     (inventory / file).write_text(text)
     done = read(inventory, f"--vault-id=shop@{inventory / '.password'}")
     assert done.returncode != 0
-    assert words in done.stderr
+    assert done.stderr.count(words) == 1
     assert f"{tmp_path / 'shop' / file}:{place}" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -178,6 +178,8 @@ def test_what_is_no_inventory_is_refused_in_words(
     done = read_with(tmp_path, file, text)
     assert done.returncode != 0
     assert words in done.stderr
+    # Ansible's own words may repeat a single name.
+    assert " " not in words or done.stderr.count(words) == 1
     assert "_AnsibleTagged" not in done.stderr
 
 

@@ -67,12 +67,15 @@ def play_of(
     )
 
 
-def test_a_valid_inventory_passes_with_its_warning(tmp_path: Path) -> None:
+def test_a_valid_inventory_passes_with_its_warnings(tmp_path: Path) -> None:
     variables = valid(tmp_path / "source")
     variables["celery_worker_instances"]["discounts"]["drain_timeout"] = 60
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text("celery_app_env: {MODE: 0755}\n")
     done = run(tmp_path, INVENTORY, variables, "--check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[WARNING]: preflight: celery_worker_instances.discounts.drain_timeout" in done.stderr
+    assert "[WARNING]: preflight: celery_app_env.MODE = 0755 (all hosts)" in done.stderr
 
 
 @pytest.mark.parametrize("playbook", ["check_inventory", "preflight"])

@@ -120,6 +120,7 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/queues", ["a b"], f"{W}.discounts.queues", "no queue name", "use letters"),
     (f"{D}/queues", ["discounts", "unacked"], f"{W}.discounts.queues", "key of its own", "another"),
     ("preflight_allowed_variables", ["*"], "preflight_allowed_variables[0]", "every name", "name"),
+    ("preflight_allowed_placeholders", ["?*"], "preflight_allowed_placeholders[0]", "every name", "name each secret"),
     # types
     (W, [], W, "a list where a mapping is wanted", "key: value"),
     (D, None, f"{W}.discounts", "has no value", "write {}"),
@@ -675,7 +676,8 @@ def test_a_machine_is_one_host(variables: Variables) -> None:
     assert only(problems(variables, {"worker2": {"ansible_host": "Worker1"}})).hosts == ("worker2",)
     twice["worker2"] = {**ADDRESSES["worker1"], "ansible_port": 2202}
     assert problems(variables, twice) == []
-    assert problems({**variables, "ansible_connection": "local", "ansible_host": "x"}) == []
+    here = {"ansible_connection": "local", "ansible_host": "10.1.0.2"}
+    assert problems(variables, {**ADDRESSES, "worker2": here}) == []
 
 
 def test_a_host_without_the_address_that_all_others_have(variables: Variables) -> None:

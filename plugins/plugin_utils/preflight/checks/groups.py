@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.ansible_variables import (
+    is_local,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
     near_miss,
 )
@@ -159,7 +162,7 @@ def check_machines(model: Model) -> Iterator[Problem]:
     seen: dict[tuple[str, float], str] = {}
     without: list[str] = []
     for host in model.hosts:
-        if model.value(host, "ansible_connection") == "local":
+        if is_local(model, host):
             continue
         given = as_text(model.value(host, "ansible_host"))
         if given and ("@" in given or "/" in given):

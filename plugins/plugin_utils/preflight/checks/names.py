@@ -31,6 +31,12 @@ _LONGEST_HOST = 64
 # Below another one: /opt itself is nobody's. The same as a removal takes (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
+# Variables that list what preflight lets pass, and what belongs in each.
+_ALLOWANCES: Final = {
+    "preflight_allowed_variables": "name the variables that are your own",
+    "preflight_allowed_placeholders": "name each secret that only looks like a placeholder, such as "
+    "celery_app_secret_env.API_TOKEN",
+}
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # Redis' ACL file has no quoting (tried: control bytes can't be written), its patterns are globs,
 # `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
@@ -328,14 +334,15 @@ def allowed(model: Model, variable: str) -> Callable[[str], bool]:
 
 
 def check_allowed(model: Model) -> Iterator[Problem]:
-    """Entries of `preflight_allowed_variables` that would allow everything."""
-    for value, hosts in model.distinct_given("preflight_allowed_variables"):
-        for index, pattern in enumerate(as_list(value)):
-            if isinstance(pattern, str) and not pattern.strip("*?"):
-                yield Problem(
-                    dotted(("preflight_allowed_variables", index)),
-                    "would allow every name",
-                    "name the variables that are your own",
-                    value=model.show(("preflight_allowed_variables",), pattern),
-                    hosts=hosts,
-                )
+    """Refuse a pattern that allows everything, in any of the lists of what preflight lets pass."""
+    for variable, remedy in _ALLOWANCES.items():
+        for value, hosts in model.distinct_given(variable):
+            for index, pattern in enumerate(as_list(value)):
+                if isinstance(pattern, str) and not pattern.strip("*?"):
+                    yield Problem(
+                        dotted((variable, index)),
+                        "would allow every name",
+                        remedy,
+                        value=model.show((variable,), pattern),
+                        hosts=hosts,
+                    )

@@ -1,1 +1,1 @@
-"""Checks of what hosts show."""
+"""Checks of what was found on the hosts."""

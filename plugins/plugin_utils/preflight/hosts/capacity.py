@@ -1,4 +1,4 @@
-"""What an inventory asks of each host, held against what the host has: memory, room for releases, packages."""
+"""Compares what an inventory needs of each host with what the host has: memory, disk space, packages."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _MIB: Final = 2**20
 
-# Bytes. Below the first a virtualenv is likely to fill the disk, below the second nothing could be written any more.
+# Bytes. With less free space a new virtualenv is likely to fill the disk.
 _ROOM: Final = 1000 * _MIB
 
+# With less than this, Redis and logs may soon fail to write.
 _LEAST_ROOM: Final = 250 * _MIB
 
-# What the access rules and settings are written for; Valkey began as 7.2.
+# The versions that access rules and settings are written for. Valkey began with 7.2.
 _REDIS_FROM: Final = {"redis": (7, 0), "valkey": (7, 2)}
 
 _REDIS_MEMORY: Final = ("redis_broker_maxmemory", "redis_results_maxmemory")
@@ -47,10 +48,11 @@ _OPTIONS: Final = ("concurrency", "autoscale", "pool", "max_memory_per_child", "
 
 
 def demands(model: Model) -> dict[str, dict[str, object]]:
-    """What each host is asked for, as plain data: `workers` with their bounds, `redis` in bytes, `release`.
+    """Return what the inventory needs of each host, as plain data.
 
-    `certificate` is not asked of it but of those that read its certificate: what some Python would refuse.
-    `authorities` says where those are that the control side knows, if it has one of its own.
+    `workers` has their limits, `redis` its memory in bytes, and `release` says whether releases are built there.
+    `certificate` lists why strict Pythons on other hosts would refuse the host's certificate. `authorities` names the
+    files of the fleet's own authorities, if it has any.
     """
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
@@ -88,12 +90,12 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
 def check_capacity(
     host: str, facts: Mapping[str, object], asked: Mapping[str, object]
 ) -> Iterator[Problem]:
-    """Problems of one host.
+    """Yield the problems of one host.
 
     Args:
         host: Its name in the inventory.
-        facts: `ansible_facts['fleet']` of it.
-        asked: Of `demands`.
+        facts: Its `ansible_facts['fleet']`.
+        asked: What `demands` returns for it.
     """
     yield from _memory(host, facts, asked)
     yield from _disk(host, facts, asked)
@@ -122,21 +124,25 @@ def _memory(
         more = f" and {len(largest) - 4} more" if len(largest) > 4 else ""
         yield Problem(
             "memory",
-            f"of the host is {_size(memory)}, and what runs there may take {_size(total)}: {words}{more}",
+            f"of the host is {_size(memory)}, and what runs there may take {_size(total)}: {words}{more}. Without free "
+            "memory the kernel kills processes",
             "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
-            "or use a larger one: at its end the kernel chooses whom it kills",
+            "or use a larger host",
             hosts=(host,),
             severity=Severity.WARNING,
         )
 
 
 def worker_bytes(options: Mapping[str, object], processors: float, memory: float) -> float | None:
-    """Bytes that a worker may come to: all its processes at their limit, or its unit's limit; nothing without either.
+    """Return the most bytes that a worker may use: all its processes at their limit, or its unit's limit.
 
     Args:
-        options: Of the worker, over its defaults.
-        processors: Of the host: Celery's concurrency where nothing is said.
-        memory: Bytes of the host's, for a limit in percent.
+        options: The worker's options, merged over the defaults.
+        processors: The host's number of processors, which is Celery's default concurrency.
+        memory: The host's memory in bytes, for a limit in percent.
+
+    Returns:
+        None for a worker without a limit.
     """
     bounds = []
     child = as_number(options.get("max_memory_per_child"))
@@ -164,8 +170,8 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
         yield Problem(
             "disk",
             f"of the host has {_size(free)} left below {path}, where {what} go",
-            f"free {_size(_ROOM)} or more there, or enlarge it"
-            + ("; celery_release_keep says how many releases stay" if path == "/opt" else ""),
+            f"free at least {_size(_ROOM)} there, or enlarge the disk"
+            + ("; celery_release_keep sets how many releases stay" if path == "/opt" else ""),
             value=path,
             hosts=(host,),
             severity=Severity.ERROR if free < _LEAST_ROOM else Severity.WARNING,
@@ -173,7 +179,7 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
 
 
 def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """The server that is there, or that the host would install; of one that its package lists lack nothing is known."""
+    """Check the version of the installed server, or of the package that would be installed, if the host knows it."""
     flavor = str(facts.get("redis_flavor") or "redis")
     package, least = f"{flavor}-server", _REDIS_FROM.get(flavor)
     text = str(as_mapping(facts.get("versions")).get(package, "")).rpartition(":")[2]

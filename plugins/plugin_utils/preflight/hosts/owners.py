@@ -1,4 +1,4 @@
-"""What a host already gives to somebody else: to another application, by its mark, or to a stranger who listens."""
+"""Ports, names and users of a host that belong to another application of a fleet, or to other software."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_strings,
 )
 
-# The variable that gives a port.
+# The variable that sets each port.
 _PORTS: Final = {
     "broker": "celery_app_broker_port",
     "results": "celery_app_results_port",
@@ -28,22 +28,23 @@ BEHIND_NGINX: Final = ("web", "flower")
 
 
 def site(app: str, kind: str) -> str:
-    """The file by which nginx listens on a port of an application's."""
+    """Return the path of the file with which nginx listens on a port of an application."""
     return f"/etc/nginx/conf.d/{app}-{kind}.conf"
 
 
 def web_socket(app: str) -> str:
-    """The file of an application's socket unit, by which systemd itself listens."""
+    """Return the path of an application's socket unit, for which systemd itself listens."""
     return f"/etc/systemd/system/{app}-web.socket"
 
 
 def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Refuse what is not this application's to take.
+    """Refuse ports, names and users that already belong to something else on the host.
 
     Args:
         host: The host's name in the inventory.
-        facts: Of it: `claims`, what this inventory wants there; `marks`, those that lie there; `listeners`, who listens
-            on the ports of the claim; `files`, which of nginx's sites and sockets of this application are there.
+        facts: Its facts: `claims`, what this inventory wants there; `marks`, the marks of all applications there;
+            `listeners`, the processes that listen on the wanted ports; `files`, which of this application's nginx sites
+            and socket units exist.
     """
     claim = as_mapping(facts.get("claims"))
     if not claim:
@@ -55,11 +56,11 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         mark = as_mapping(item)
         path = str(mark.get("path"))
         if mark.get("error") and PurePosixPath(path).parent.name == app:
-            # What would mend it is this run.
+            # This run repairs it.
             yield Problem(
                 "host",
-                f"has this application's own mark, which can't be read and is written anew: {mark['error']}",
-                "nothing, if this inventory is the application's only one",
+                f"has an unreadable mark of this application, which this run writes again: {mark['error']}",
+                "do nothing if no other inventory deploys this application",
                 severity=Severity.WARNING,
                 value=path,
                 hosts=(host,),
@@ -67,9 +68,9 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         elif mark.get("error"):
             yield Problem(
                 "host",
-                f"has a mark that can't be read, so whose ports and names it stands for is not known: {mark['error']}",
-                "run the playbook of that application again, which writes it anew; or remove the file if the "
-                "application is there no more",
+                f"has an unreadable mark, so the ports and names of that application are unknown: {mark['error']}",
+                "run that application's site.yml again, which writes the mark; or remove the file if the application "
+                "is gone",
                 value=path,
                 hosts=(host,),
             )
@@ -91,10 +92,10 @@ def _of_another_inventory(
 ) -> Problem:
     return Problem(
         "celery_app_name",
-        f"is an application of another inventory on this host: {path} names {mark.get('owner')} as its owner, "
-        f"and this inventory is {claim.get('owner')}",
-        "choose another name; or, if this inventory is to take the application over, "
-        f"set celery_app_owner to {mark.get('owner')}",
+        f"belongs to another inventory on this host: {path} names {mark.get('owner')} as the owner, and this "
+        f"inventory is {claim.get('owner')}",
+        "choose another name; or, if this inventory takes the application over, set celery_app_owner to "
+        f"{mark.get('owner')}",
         value=str(claim.get("app")),
         hosts=(host,),
     )
@@ -103,15 +104,15 @@ def _of_another_inventory(
 def _renamed(
     host: str, claim: Mapping[str, object], mark: Mapping[str, object], collisions: list[Problem]
 ) -> Problem:
-    """What meets an application of the same inventory: it is mostly that application, by its old name."""
+    """Return the problem of a collision within one inventory, which is mostly an application that was renamed."""
     old = mark.get("app")
     others = sorted({problem.variable for problem in collisions} - {"celery_app_name"})
-    both = f"; if both are to run here, change {', '.join(others)}" if others else ""
+    both = f"; to run both here, change {', '.join(others)}" if others else ""
     return Problem(
         "celery_app_name",
-        f"is not the name by which this inventory (owner {mark.get('owner')}) has an application on this host already, "
-        f"which is {old}. By a new name it would be a second one beside it, with a second beat",
-        f"set it back to {old}, or take {old} off its hosts first: ansible-playbook celery_fleet.core.remove_fleet -e "
+        f"is a new name: this inventory (owner {mark.get('owner')}) already has an application on this host, which is "
+        f"{old}. Under the new name a second application would run beside it, with a second beat",
+        f"set it back to {old}, or remove {old} first: ansible-playbook celery_fleet.core.remove_fleet -e "
         f"celery_app_name={old}{both}",
         value=str(claim.get("app")),
         hosts=(host,),
@@ -129,7 +130,7 @@ def _collisions(
                 yield Problem(
                     _PORTS.get(name, name),
                     f"is already the port of {theirs} of the {other} on this host",
-                    f"choose another port, or give {mark.get('app')} another one and deploy that first",
+                    f"choose another port; or change the port of {mark.get('app')} and deploy that first",
                     value=str(port),
                     hosts=(host,),
                 )
@@ -138,8 +139,8 @@ def _collisions(
         mine = user == claim.get("user") != claim.get("app")
         yield Problem(
             "celery_app_user" if mine else "celery_app_name",
-            f"would be the Unix user or group {user}, which the {other} has on this host already: "
-            "each could read the other's files",
+            f"leads to the Unix user or group {user}, which the {other} already has on this host: each application "
+            "could read the other's files",
             f"choose another {'celery_app_user' if mine else 'name'}",
             value=str(claim.get("user" if mine else "app")),
             hosts=(host,),
@@ -153,7 +154,7 @@ def _collisions(
         if names:
             yield Problem(
                 "celery_app_name",
-                f"would take {', '.join(names)}, which the {other} has on this host already",
+                f"leads to the names {', '.join(names)}, which the {other} already has on this host",
                 "choose another name",
                 value=str(claim.get("app")),
                 hosts=(host,),
@@ -161,7 +162,7 @@ def _collisions(
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether two patterns of names can stand for the same name."""
+    """Return whether two patterns can match the same name."""
     return fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
@@ -176,13 +177,12 @@ def _strangers(
     listeners, files = as_mapping(facts.get("listeners")), as_strings(facts.get("files"))
     before = {as_number(port) for port in as_mapping(own.get("ports")).values()}
     for name, port in as_mapping(claim.get("ports")).items():
-        # What was ours before may change places within this run.
+        # Ports of the previous deploy may change places in this run.
         if name in taken or as_number(port) in before:
             continue
         ours: tuple[str, ...]
         if name in BEHIND_NGINX:
-            # nginx is one for the whole host: it may listen there for somebody else's site, which would go on
-            # answering.
+            # One nginx serves the whole host. It may listen there for another site, which would go on answering.
             ours = ("nginx.service",) if site(app, name) in files else ()
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()

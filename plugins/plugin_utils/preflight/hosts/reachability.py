@@ -1,4 +1,4 @@
-"""What the hosts themselves show: reachable, and within the bounds of what is supported."""
+"""Checks whether hosts can be reached, and whether their systems, clocks and certificates are supported."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 SUPPORTED: Final = {"debian": ("12", "13")}
 SYSTEMD_FROM: Final = 252
 PYTHON_FROM: Final = (3, 11)
-# Whose ssl.create_default_context() asks for all of RFC 5280.
+# Its ssl.create_default_context() demands all of RFC 5280.
 STRICT_FROM: Final = (3, 13)
 FLAVORS: Final = ("redis", "valkey")
-# Of those that are supported.
+# Versions of Debian without a package of Valkey.
 WITHOUT_VALKEY: Final = ("12",)
-# Scores of unacknowledged tasks, certificates and schedules are compared between the hosts' clocks.
+# Hosts compare unacknowledged tasks, certificates and schedules with their own clocks.
 CLOCK_WITHIN: Final = 5.0
-# Beyond it a host would take what others hold for abandoned, or refuse certificates that have just been made.
+# Beyond this, a host may treat tasks that others hold as abandoned, or refuse new certificates.
 CLOCK_AT_MOST: Final = 60.0
 
 
 def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Hosts that can't be reached and that the fleet can do without for a while, each with the reason.
+    """Return the unreachable hosts that a run may leave out, each with the reason.
 
-    A host of workers alone is one, as long as another host of workers is there; without its Redis or its beat a
-    fleet is none.
+    A run may leave out hosts that only have workers, as long as another host of workers can be reached.
 
     Args:
-        facts: As `check_facts` takes them.
-        groups: The inventory's.
+        facts: The same as for `check_facts`.
+        groups: The groups of the inventory.
     """
     needed = {
         host for name in MEMBER_GROUPS if name != "celery_workers" for host in groups.get(name, ())
@@ -70,7 +69,7 @@ def missing(facts: Mapping[str, object], groups: Mapping[str, Sequence[str]]) ->
 
 
 def _reason(facts: Mapping[str, object]) -> object:
-    return facts.get("reason") or "nothing was collected of it"
+    return facts.get("reason") or "no facts were collected"
 
 
 def check_facts(
@@ -79,13 +78,13 @@ def check_facts(
     spared: Mapping[str, str] | None = None,
     asked: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[Problem]:
-    """Problems of all hosts.
+    """Return the problems of all hosts.
 
     Args:
-        facts: `ansible_facts['fleet']` by host; whatever is not a mapping counts as missing.
-        hints: `preflight_hosts_hint` by host: how hosts of this inventory come to be.
-        spared: What `missing` has found: these are warnings.
-        asked: What the inventory asks of each host (`capacity.demands`).
+        facts: `ansible_facts['fleet']` by host; any value but a mapping counts as missing.
+        hints: `preflight_hosts_hint` by host: how to create the hosts of this inventory.
+        spared: The hosts of `missing`, for which there is only a warning.
+        asked: What the inventory needs of each host (`capacity.demands`).
     """
     found: list[Problem] = []
     for host, value in facts.items():
@@ -115,7 +114,7 @@ def check_facts(
 def _strangers(
     facts: Mapping[str, object], asked: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Problem]:
-    """Certificates of an authority that the control side does not know: another checkout has it."""
+    """Yield certificates of an authority that the control side does not have, because another checkout made it."""
     for host, value in facts.items():
         authorities = as_mapping((asked.get(host) or {}).get("authorities"))
         shown = as_mapping(value).get("certificate")
@@ -129,7 +128,7 @@ def _strangers(
 def _certificates(
     facts: Mapping[str, object], asked: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Problem]:
-    """Certificates that some host's Python would not take, whoever shows them."""
+    """Yield certificates that the Python of some host refuses."""
     strict = [
         host
         for host, value in facts.items()
@@ -139,14 +138,14 @@ def _certificates(
         for words in as_strings(demands.get("certificate")):
             yield Problem(
                 "pki_certificate",
-                f"can't be used where {strict[0]} and others with Python 3.13 or later have to trust it: {words}",
-                "have it made anew by way of what `openssl verify -x509_strict` takes: docs/certificates.md",
+                f"is refused by Python 3.13 and later, which {strict[0]} has: {words}",
+                "have a new one made that passes `openssl verify -x509_strict`: docs/certificates.md",
                 hosts=(host,),
             )
 
 
 def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Clocks that differ from the control side's; where all hosts agree, it is that one which is wrong."""
+    """Yield clocks that differ from the control side's, whose own clock is wrong if all hosts agree."""
     offsets = {
         host: as_number(as_mapping(value).get("clock_offset")) or 0.0
         for host, value in facts.items()
@@ -164,7 +163,7 @@ def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
         yield Problem(
             "clock",
             f"{whose} by more than {CLOCK_WITHIN:g} s",
-            "set the control side's clock, for example by chrony"
+            "set the control side's clock, for example with chrony"
             if together
             else "synchronise the clocks of all hosts, for example with chrony",
             value="" if together else f"{offset:+.0f} s",
@@ -187,7 +186,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "ansible_become",
             "does not give root on the host",
-            "allow the user of ansible_user to become root by sudo, and do not switch become off",
+            "allow the user of ansible_user to become root with sudo, and leave ansible_become on",
             value=f"uid {facts.get('uid')}",
             hosts=(host,),
         )
@@ -208,15 +207,15 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
     if facts.get("systemd_is_init") is not True:
         yield Problem(
             "systemd",
-            "is not the host's process 1",
-            "use a host that systemd has booted",
+            "is not process 1 of the host",
+            "use a host that was booted with systemd",
             hosts=(host,),
         )
     elif (as_number(facts.get("systemd_version")) or 0) < SYSTEMD_FROM:
         yield Problem(
             "systemd",
             f"is older than {SYSTEMD_FROM}",
-            "use a host with a newer one",
+            "use a host with a newer version",
             value=str(facts.get("systemd_version")),
             hosts=(host,),
         )
@@ -224,7 +223,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "python",
             "of the host is older than 3.11",
-            "use a host with Python 3.11 or newer as python3",
+            "use a host whose python3 is Python 3.11 or newer",
             value=str(facts.get("python_version")),
             hosts=(host,),
         )
@@ -233,20 +232,20 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
         yield Problem(
             "celery_app_broker_host",
             "is a name that the host can't resolve",
-            "give it an address in the DNS, or in /etc/hosts of every host of the fleet",
+            "add it to the DNS, or to /etc/hosts on every host of the fleet",
             value=name,
             hosts=(host,),
         )
     for unit in as_strings(facts.get("active_units")):
         yield Problem(
             "redis",
-            "is taken on this host: Debian's own instance runs, and ours would end it",
-            f"move what uses it elsewhere, then `systemctl disable --now {unit}`, or use another host",
+            "already runs on this host as Debian's own instance, which the fleet's would replace",
+            f"move its data and users elsewhere and run `systemctl disable --now {unit}`, or use another host",
             value=unit,
             hosts=(host,),
         )
     packages = as_strings(facts.get("packages"))
-    # Each nginx of Debian's needs nginx-common.
+    # Each of Debian's packages of nginx needs nginx-common.
     if (
         as_mapping(facts.get("claims")).get("nginx")
         and "nginx" in packages
@@ -254,9 +253,9 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
     ):
         yield Problem(
             "nginx",
-            "of this host is not Debian's: nginx.org's runs as the user nginx, who can open neither the sockets nor "
-            "the password files of the fleet's sites",
-            "remove it (`apt-get remove nginx`), and the next run installs Debian's; or use another host",
+            "of this host is not Debian's: the package of nginx.org runs as the user nginx, who can't open the sockets "
+            "and password files of the fleet's sites",
+            "remove it (`apt-get remove nginx`), so that the next run installs Debian's; or use another host",
             hosts=(host,),
         )
     yield from _flavor(host, facts)
@@ -264,7 +263,7 @@ def _host(host: str, facts: Mapping[str, object], hint: str) -> Iterator[Problem
 
 
 def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
-    """The Python of releases, where it is looked for: it is there, new enough, and seen by the units."""
+    """Refuse a Python for releases that is missing, too old, or hidden from the units."""
     path, text = str(found.get("path", "")), str(found.get("version", ""))
     if not path:
         return
@@ -273,23 +272,23 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
     if found.get("exists") is not True:
         message = "does not exist on the host"
         remedy = (
-            f"install it there (a package named {PurePosixPath(path).name} in celery_runtime_packages is installed "
-            f"by the run), or {ANOTHER_PYTHON}"
+            f"install it there (the run does so if {PurePosixPath(path).name} is in celery_runtime_packages), or "
+            f"{ANOTHER_PYTHON}"
         )
     elif unseen:
         message, remedy = unseen, ANOTHER_PYTHON
     elif text and version(text) < PYTHON_FROM:
-        message, remedy = f"is Python {text}, older than 3.11", "name one of 3.11 or newer"
+        message, remedy = f"is Python {text}, older than 3.11", "name Python 3.11 or newer"
     else:
         return
     yield Problem(PYTHON, message, remedy, value=path, hosts=(host,))
 
 
 def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
-    """Whether the host has the server that `redis_flavor` names, and its data is that server's."""
+    """Refuse a `redis_flavor` that the host has no package of, and one that the existing data does not belong to."""
     flavor = str(facts.get("redis_flavor") or "")
     lacking = str(facts.get("distribution_version", "")) in WITHOUT_VALKEY
-    # There, or to be had, from other sources of packages.
+    # Installed, or available from other package sources.
     there = "valkey-server" in as_strings(facts.get("packages")) or as_mapping(
         facts.get("versions")
     ).get("valkey-server")
@@ -297,7 +296,7 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         yield Problem(
             "redis_flavor",
             "is in no package of this host's distribution",
-            "use a host with Debian 13, or redis_flavor: redis",
+            "use a host with Debian 13, or write redis_flavor: redis",
             value=flavor,
             hosts=(host,),
         )
@@ -305,8 +304,8 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         if owner in FLAVORS and owner != flavor:
             yield Problem(
                 "redis_flavor",
-                f"is not whose data lies in {path}: that is {owner}'s, and not all of it can be read by the other",
-                f"leave it at {owner}, or see “Redis or Valkey” in docs/operations.md",
+                f"can't read all of the data in {path}, which {owner} wrote",
+                f"write redis_flavor: {owner}, or see “Redis or Valkey” in docs/operations.md",
                 value=flavor,
                 hosts=(host,),
             )

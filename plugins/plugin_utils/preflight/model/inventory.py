@@ -1,4 +1,4 @@
-"""What preflight looks at, and what it finds."""
+"""The rendered inventory that preflight checks, and the problems it finds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import Specs
 
 FLEET: Final = "fleet"
-# Ansible's variables that say which machine a host is, and where what belongs to it lies.
+# Ansible's variables that say which machine a host is, and where its inventory is.
 CONNECTION: Final = ("ansible_host", "ansible_port", "ansible_connection", "inventory_dir")
-# Why a value of ansible-vault can't be rendered.
+# Ansible's variables that say how it works on a host. Their templates may need facts, so they may fail.
+ACCESS: Final = (
+    "ansible_user",
+    "ansible_ssh_user",
+    "ansible_become",
+    "ansible_python_interpreter",
+)
+# The reason given if no password opens a value encrypted by ansible-vault.
 ENCRYPTED: Final = "is encrypted, and no vault password that was given opens it"
 MEMBER_GROUPS: Final = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
 
@@ -28,7 +35,7 @@ _PLAIN_KEY = re.compile(r"[\w-]{1,64}|\(.*\)")
 
 
 class Unknown(Enum):
-    """Stands for a value that could not be rendered: reported once, then left out of all checks."""
+    """Marks a value that could not be rendered: it is reported once, and the checks skip it."""
 
     UNKNOWN = "unknown"
 
@@ -40,7 +47,7 @@ UNKNOWN: Final = Unknown.UNKNOWN
 
 
 class Severity(Enum):
-    """An error ends the run before a host is touched, a warning is only printed."""
+    """Says whether a problem ends the run before any host is touched (error) or is only printed (warning)."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -48,16 +55,16 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding.
+    """Describes one mistake.
 
     Attributes:
         variable: Name with the path inside it (`celery_worker_instances.discounts.time_limit`), or a group.
-        message: What is wrong, as the rest of a sentence that begins with the variable.
+        message: What is wrong, as the rest of a sentence whose subject is the variable.
         remedy: What to do, as an instruction.
-        value: The value as shown to a person, redacted and shortened; empty when there is none.
-        hosts: Inventory names that it concerns; empty for the inventory as a whole.
+        value: The value as the user sees it, redacted and shortened; empty if there is none.
+        hosts: Inventory names of the hosts concerned; empty for the inventory as a whole.
         severity: Error or warning.
-        places: Where in the inventory it stands, as `path:line`, where that is known.
+        places: `path:line` of each place in the inventory, if known.
     """
 
     variable: str
@@ -71,15 +78,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class RenderFailure:
-    """A value of one host whose template fails.
+    """Describes a value of one host whose template fails.
 
     Attributes:
         path: Variable and keys down to the failing leaf.
         host: Inventory name.
-        message: Ansible's reason in one line, free of values.
-        value: The template as written, or empty where it must not be shown.
+        message: Ansible's reason in one line, without values.
+        value: The template as written, or empty if it must not be shown.
         given: True for a value of the inventory, False for a default of a role.
-        missing: The undefined name, where that is the reason.
+        missing: The undefined name, if that is the reason.
     """
 
     path: tuple[object, ...]
@@ -92,7 +99,7 @@ class RenderFailure:
 
 @dataclass(frozen=True)
 class Control:
-    """The control side: versions as text, and the directory that relative paths start from."""
+    """Holds the versions of the control side as text, and the directory that relative paths start from."""
 
     ansible_version: str
     python_version: str
@@ -101,16 +108,17 @@ class Control:
 
 @dataclass(frozen=True)
 class Model:
-    """An inventory, rendered host by host.
+    """Holds an inventory, rendered host by host.
 
     Attributes:
         specs: The roles' argument specs and defaults.
         groups: The inventory's groups with their hosts.
-        hosts: Our variables for each host of `fleet` and its member groups, defaults included, and `CONNECTION`.
-        given: All names that the inventory gives to each of these hosts, ours and others'.
+        hosts: Our variables, defaults included, `CONNECTION` and `ACCESS`, for each host of `fleet` and its member
+            groups.
+        given: Names of all variables that the inventory sets for each of these hosts, ours or not.
         control: The control side.
         failures: Values that could not be rendered.
-        raw: What the inventory gives to each host, as it was read.
+        raw: The variables of each host as Ansible read them.
     """
 
     specs: Specs
@@ -125,24 +133,23 @@ class Model:
     )
 
     def members(self, *groups: str) -> tuple[str, ...]:
-        """Hosts of any of these groups, in the inventory's order, without repetition."""
+        """Return the hosts of these groups, each once, in the inventory's order."""
         return tuple(dict.fromkeys(host for group in groups for host in self.groups.get(group, ())))
 
     def hosts_of_role(self, role: str) -> tuple[str, ...]:
-        """Hosts on which `site.yml` runs a role; none for a role that only other roles call."""
+        """Return the hosts on which `site.yml` runs a role; none for a role that only other roles call."""
         return self.members(*self.specs.groups_of(role))
 
     def value(self, host: str, name: str) -> object:
-        """The rendered value, or UNKNOWN where there is none."""
+        """Return the rendered value, or UNKNOWN if there is none."""
         return self.hosts.get(host, {}).get(name, UNKNOWN)
 
     def distinct(
         self, name: str, hosts: tuple[str, ...] | None = None
     ) -> list[tuple[object, tuple[str, ...]]]:
-        """The different values of a variable, each with the hosts that have it.
+        """Return the different values of a variable, each with the hosts that have it.
 
-        Hosts of a group mostly share their variables, so checks look at a value once instead of
-        once per host.
+        Most hosts share their variables, so a check looks at each value once instead of once per host.
         """
         wanted = (name, hosts)
         if wanted not in self._distinct:
@@ -155,16 +162,16 @@ class Model:
         return self._distinct[wanted]
 
     def distinct_given(self, name: str) -> list[tuple[object, tuple[str, ...]]]:
-        """As `distinct`, only where the inventory itself gives the variable."""
+        """Return the same as `distinct`, without the hosts that have the role's default."""
         return self.distinct(name, tuple(host for host in self.hosts if name in self.given[host]))
 
     def show(self, path: Sequence[object], value: object) -> str:
-        """A value for a person's eye: secrets redacted, one line, shortened."""
+        """Return a value as the user may see it: one shortened line without secrets."""
         return self.specs.show(path, value)
 
     @cached_property
     def given_names(self) -> dict[str, tuple[str, ...]]:
-        """Every name that the inventory gives, with the hosts that have it."""
+        """Return every variable that the inventory sets, with the hosts that have it."""
         found: dict[str, list[str]] = {}
         for host, names in self.given.items():
             for name in names:
@@ -173,7 +180,7 @@ class Model:
 
 
 def dotted(path: Iterable[object]) -> str:
-    """A path as text: `('a', 'b', 0, 'c.d')` is `a.b[0]['c.d']`."""
+    """Return a path as text: `('a', 'b', 0, 'c.d')` is `a.b[0]['c.d']`."""
     text = ""
     for part in path:
         if not text:
@@ -186,29 +193,29 @@ def dotted(path: Iterable[object]) -> str:
 
 
 def as_mapping(value: object) -> Mapping[str, object]:
-    """The value if it is a mapping, with string keys only; else empty (its type is reported elsewhere)."""
+    """Return the string keys of a mapping with their values; empty for any other type, which `values` reports."""
     if not isinstance(value, Mapping):
         return {}
     return {key: item for key, item in value.items() if isinstance(key, str)}
 
 
 def as_list(value: object) -> list[object]:
-    """The value if it is a list, else empty."""
+    """Return the value if it is a list, else an empty list."""
     return list(value) if isinstance(value, list) else []
 
 
 def as_strings(value: object) -> list[str]:
-    """The strings of a list; anything else is left out."""
+    """Return the strings of a list, without its other items."""
     return [item for item in as_list(value) if isinstance(item, str)]
 
 
 def as_text(value: object) -> str | None:
-    """The value if it is a string that is not empty."""
+    """Return the value if it is a string that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
 def as_number(value: object) -> float | None:
-    """A finite number, also one written as a string, as Ansible's own argument specs take it."""
+    """Return a finite number; also of a string, which Ansible's argument specs accept."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -219,12 +226,12 @@ def as_number(value: object) -> float | None:
 
 
 def number_text(value: float) -> str:
-    """A number without a needless fraction."""
+    """Return a number as text, without the fraction of a whole number."""
     return str(int(value)) if value == int(value) else str(value)
 
 
 def each_worker(model: Model) -> Iterator[tuple[str, Mapping[str, object], tuple[str, ...]]]:
-    """Each distinct worker: its name, its options over the host's `celery_worker_defaults`, its hosts."""
+    """Yield each distinct worker: its name, its options merged over `celery_worker_defaults`, its hosts."""
     found: dict[tuple[str, str], tuple[Mapping[str, object], list[str]]] = {}
     for host in model.members("celery_workers"):
         defaults = as_mapping(model.value(host, "celery_worker_defaults"))

@@ -1,7 +1,7 @@
-"""Where in the user's files a value stands, as far as Ansible knows.
+"""The places of values in the user's files, as far as Ansible knows them.
 
-ansible-core 2.19 tags what it reads from YAML with path and line; it has no public function that reads the tag, so
-this is the one place that knows the private one. Where that is missing or says nothing, there is no place to name.
+ansible-core 2.19 tags each value that it reads from YAML with its path and line. Only a private function reads the
+tag, and only this file uses it. Without that function or a tag, no place is named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 try:
     from ansible._internal._datatag._tags import Origin as _Origin
 except ImportError:  # another version of ansible-core
-    _Origin = None  # type: ignore[assignment,misc]  # None is asked about where it is used
+    _Origin = None  # type: ignore[assignment,misc]  # its users look for None
 
 Locate = Callable[[object], "tuple[str, int] | None"]
 _NAME: Final = re.compile(r"[.\[]")
@@ -26,7 +26,13 @@ _DEEPEST: Final = 30
 
 
 def located(value: object) -> tuple[str, int] | None:
-    """Path and line of a file that Ansible read a value from."""
+    """Return path and line of the place that Ansible read a value from."""
+    spot = exactly(value)
+    return spot[:2] if spot else None
+
+
+def exactly(value: object) -> tuple[str, int, int] | None:
+    """Return path, line and column of a value, counted from 1; the column is 0 if Ansible names none."""
     if _Origin is None:
         return None
     try:
@@ -36,21 +42,21 @@ def located(value: object) -> tuple[str, int] | None:
     path, line = getattr(tag, "path", None), getattr(tag, "line_num", None)
     if not isinstance(path, str) or not isinstance(line, int) or line < 1:
         return None
-    return path, line
+    return path, line, getattr(tag, "col_num", None) or 0
 
 
 def find(
     variables: Mapping[str, object], variable: str, locate: Locate = located
 ) -> tuple[str, int] | None:
-    """Path and line of the value that a problem names, or of the nearest thing around it.
+    """Return path and line of the value that a problem names, or of the nearest value around it.
 
     Args:
-        variables: Of one host, as the inventory gives them.
-        variable: As `inventory.dotted` writes a path.
-        locate: What tells where a single value stands.
+        variables: The variables of one host, as Ansible read them.
+        variable: A path, as `inventory.dotted` writes it.
+        locate: A function that returns the place of a single value.
     """
     name = _NAME.split(variable, maxsplit=1)[0]
-    # The key as it was read, which has a tag of its own.
+    # The key as Ansible read it, which has its own tag.
     found = [
         place
         for key, value in variables.items()
@@ -68,8 +74,11 @@ def _way(
     locate: Locate,
     depth: int,
 ) -> Iterator[tuple[str, int]]:
-    """The places on the way down to a value, the nearest last: of a key where it has one, it says the line of both."""
-    place = locate(key) or locate(value)
+    """Yield the places on the way down to a value, the nearest last. A key's place comes before its value's."""
+    place, inside = locate(key), locate(value)
+    # Ansible keeps the first file's key of a variable that a second file overrides.
+    if place is None or (inside is not None and inside[0] != place[0]):
+        place = inside
     if place is not None:
         yield place
     if depth >= _DEEPEST:
@@ -81,20 +90,20 @@ def _way(
     else:
         return
     for inner, item in items:
-        # Without Ansible's tags, whose text is no concern of a path.
+        # A plain string: `dotted` would also print the tags of Ansible's own type.
         below = (*path, str.__str__(inner) if isinstance(inner, str) else inner)
         if _leads(below, variable):
             yield from _way(below, inner, item, variable, locate, depth + 1)
 
 
 def _leads(path: tuple[object, ...], variable: str) -> bool:
-    """Whether a path is that of the variable, or leads there."""
+    """Return whether a path is that of the variable, or leads there."""
     text = dotted(path)
     return variable == text or variable.startswith((f"{text}.", f"{text}["))
 
 
 def shown(place: tuple[str, int], base: Path) -> str:
-    """`path:line`, the path relative to the directory that people work in where it lies below."""
+    """Return `path:line`, with a path relative to `base` if the file is below it."""
     path, line = place
     try:
         return f"{Path(path).relative_to(base)}:{line}"

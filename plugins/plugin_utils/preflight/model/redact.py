@@ -1,4 +1,4 @@
-"""What a person may see of a value."""
+"""What users may see of a value."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Iterable, Mapping
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
 
-SECRET = "<secret>"  # noqa: S105  # what stands for one
+SECRET = "<secret>"  # noqa: S105  # a replacement for secrets
 
-# A name that holds one of these is taken for a secret's. Too much is hidden rather than too little:
-# a hidden value costs the reader a look into the own inventory, a shown one costs the secret.
+# A name with one of these words is treated as the name of a secret. This hides too much rather than too little: users
+# can look up a hidden value in their inventory, but a secret that was shown is lost.
 _SECRET_NAME = re.compile(r"pass|pwd|secret|key|token|credential", re.IGNORECASE)
 _LONGEST = 100
 
 
 def is_secret_name(name: object) -> bool:
-    """Whether a variable or a key of this name is taken to hold a secret."""
+    """Return whether a variable or key of this name may hold a secret."""
     return isinstance(name, str) and _SECRET_NAME.search(name) is not None
 
 
 def one_line(text: str, longest: int = _LONGEST) -> str:
-    """The text without line ends and control characters, shortened."""
+    """Return the text without line ends and control characters, shortened."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return flat if len(flat) <= longest else flat[: longest - 1] + "…"
 
 
 def show(value: object, secret: bool) -> str:
-    """A value as one line; keys that name secrets hide what is below them.
+    """Return a value as one line, without the values of keys that name secrets.
 
-    An empty secret is shown as such: that is what is wrong with it.
+    An empty secret is shown as such, because that is the mistake.
     """
     if secret:
         return '""' if value == "" else "null" if value is None else SECRET
@@ -41,9 +41,9 @@ def show(value: object, secret: bool) -> str:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """The text with each of these secrets replaced, the longest first.
+    """Return the text with each of these secrets replaced, the longest first.
 
-    Fewer than six characters are left alone: such a "secret" is as likely part of an ordinary word.
+    Secrets of fewer than six characters stay: they are as likely to be part of an ordinary word.
     """
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 6:
@@ -52,7 +52,7 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
 
 def leaves(value: object) -> Iterable[str]:
-    """All strings inside a value."""
+    """Yield all strings inside a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

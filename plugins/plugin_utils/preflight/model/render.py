@@ -1,7 +1,6 @@
-"""From Ansible's variables to the model: each of our variables, rendered host by host.
+"""Builds the model from Ansible's variables: renders each of our variables host by host.
 
-Needs no more of Ansible than a function that renders a value (`Templar.template`) and the errors it
-raises.
+From Ansible it only needs a function that renders a value (`Templar.template`) and its errors.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    ACCESS,
     CONNECTION,
     ENCRYPTED,
     FLEET,
@@ -36,27 +36,27 @@ _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^#jinja2:")
 _DEEPEST = 30
 _WORD = re.compile(r"[^\W\d]\w*")
-# By these a template reaches what it does not name, or has another result each time.
+# A template with one of these words may use variables that it does not name, or render differently each time.
 _BEYOND = frozenset(
     ("lookup", "query", "q", "vars", "varnames", "random", "shuffle", "now", "include", "import")
 )
-# Of all hosts alike, in a new object for each.
+# The same for all hosts, but each host has a new object.
 _THE_SAME = frozenset(("groups", "hostvars"))
 
 
 @dataclass
 class _Shared:
-    """What was rendered for one host and is the same for another: of a fleet's hosts most have the same variables.
+    """Keeps rendered values that several hosts share, because Jinja takes most of the time of a large check.
 
-    A template's result rests on the variables that it names, and those that these name. As long as each of them is the
-    very same thing on both hosts, so is the result; Jinja takes most of the time of a check of many hosts.
+    A template's result depends on the variables that it names, and on the variables that those name. If all of these
+    are identical objects on two hosts, so is the result.
     """
 
     rendered: dict[tuple[object, ...], object] = field(default_factory=dict)
     words: dict[int, tuple[object, frozenset[str]]] = field(default_factory=dict)
 
     def key(self, raw: object, variables: Mapping[str, object]) -> tuple[object, ...] | None:
-        """Of the result among a host's variables, or None where it may rest on something that is not named."""
+        """Return the key of a result among a host's variables, or None if it may depend on other variables."""
         key: dict[str, object] = {}
         left = [raw]
         while left:
@@ -72,13 +72,13 @@ class _Shared:
 
     def _words(self, raw: object) -> frozenset[str]:
         if id(raw) not in self.words:
-            # The value is kept beside them: its id must not be reused while this lives.
+            # Keep the value too, so that its id is not reused.
             self.words[id(raw)] = (raw, frozenset(_words_in(raw)))
         return self.words[id(raw)][1]
 
 
 def _words_in(raw: object, depth: int = 0) -> set[str]:
-    """All words of the templates inside a value: more than the variables that they name."""
+    """Return all words of the templates inside a value, which include the variables that they name."""
     if isinstance(raw, str):
         return set(_WORD.findall(raw)) if _TEMPLATE.search(raw) else set()
     if raw is None or isinstance(raw, (bool, int, float)):
@@ -93,7 +93,7 @@ def _words_in(raw: object, depth: int = 0) -> set[str]:
 
 @dataclass
 class _Host:
-    """Work on one host."""
+    """Renders the variables of one host."""
 
     name: str
     specs: Specs
@@ -108,7 +108,7 @@ class _Host:
             return self.plain[id(raw)][1]
         if not _needs_rendering(raw):
             value = _native(raw)
-            # The raw value is kept beside the result: its id must not be reused while this lives.
+            # Keep the raw value too, so that its id is not reused.
             self.plain[id(raw)] = (raw, value)
             return value
         key = self.shared.key(raw, self.variables)
@@ -123,7 +123,7 @@ class _Host:
     def _rendered(self, path: Path, raw: object, given: bool) -> object:
         try:
             return _native(self.render(raw))
-        # A lookup or filter plugin of the user's may raise anything; whatever it is becomes one finding.
+        # The user's own lookup and filter plugins may raise anything; each exception becomes one problem.
         except Exception as error:  # noqa: BLE001  # see above
             if len(path) < _DEEPEST and isinstance(raw, Mapping) and raw:
                 return {
@@ -151,13 +151,13 @@ def build(
     make_render: MakeRender,
     control: Control,
 ) -> Model:
-    """Render all our variables for all hosts of `fleet` and its member groups.
+    """Return the model of all our variables for all hosts of `fleet` and its member groups.
 
     Args:
         specs: The roles.
         groups: The inventory's groups.
-        variables: All variables of a host, not rendered.
-        make_render: Makes, from a host's variables, the function that renders values among them.
+        variables: A function that returns all variables of a host, not rendered.
+        make_render: A function that takes a host's variables and returns one that renders values with them.
         control: The control side.
     """
     names = dict.fromkeys(
@@ -198,7 +198,7 @@ def _host(
     together.update(own)
     work = _Host(name, specs, together, make_render(together), plain, shared)
     values: dict[str, object] = {}
-    for key in (*specs.options, *CONNECTION):
+    for key in (*specs.options, *CONNECTION, *ACCESS):
         if key in own:
             values[key] = work.value(key, own[key], given=True)
     for role in roles:
@@ -206,12 +206,13 @@ def _host(
         for key, raw in role.defaults.items():
             if key not in own and key in specs.options and not _of_the_roles_own(raw):
                 values[key] = work.value(key, raw, given=False)
-    return {key: value for key, value in values.items() if value is not UNKNOWN}, work.failures
+    failures = [failure for failure in work.failures if failure.path[0] not in ACCESS]
+    return {key: value for key, value in values.items() if value is not UNKNOWN}, failures
 
 
 def secrets_of(model: Model) -> frozenset[str]:
-    """All strings below secret names and `no_log` options: what no message may contain."""
-    # Hosts share most of their values, and the model keeps all of them: so an id stands for one value.
+    """Return all strings that no message may contain: those below secret names and `no_log` options."""
+    # Hosts share most of their values. The model keeps them all, so an id belongs to one value.
     values = {
         (name, id(value)): value
         for variables in model.hosts.values()
@@ -237,7 +238,7 @@ def _secrets(specs: Specs, path: tuple[object, ...], value: object) -> set[str]:
 
 
 def _reason(error: Exception, secret: bool) -> tuple[str, str]:
-    """Why a template failed, and the undefined name if it is that."""
+    """Return why a template failed, and the undefined name if that is the reason."""
     if isinstance(error, AnsibleUndefinedVariable):
         text = redact.one_line(str(error), 300)
         found = _UNDEFINED.search(text)
@@ -245,19 +246,19 @@ def _reason(error: Exception, secret: bool) -> tuple[str, str]:
     if "vault" in type(error).__name__.lower() or "decrypt" in str(error).lower():
         return ENCRYPTED, ""
     if isinstance(error, RecursionError):
-        return "is nested without an end", ""
+        return "refers to itself, or is nested too deeply", ""
     if secret or not isinstance(error, AnsibleError):
         return f"can't be rendered ({type(error).__name__})", ""
     return f"can't be rendered: {hide_logins(redact.one_line(str(error), 300))}", ""
 
 
 def _of_the_roles_own(raw: object) -> bool:
-    """Whether a default is made from what only the role's own run has: facts, files of the control side."""
+    """Return whether a default needs what only a run of the role has: facts or files of the control side."""
     return isinstance(raw, str) and ("ansible_facts" in raw or "lookup(" in raw)
 
 
 def _needs_rendering(raw: object, depth: int = 0) -> bool:
-    """Whether a value may be changed by rendering; what is not plain data counts as such (vault)."""
+    """Return whether rendering may change a value, as it does with templates and encrypted values."""
     if depth > _DEEPEST:
         return True
     if isinstance(raw, str):
@@ -275,7 +276,7 @@ def _needs_rendering(raw: object, depth: int = 0) -> bool:
 
 
 def _native(value: object, depth: int = 0) -> object:
-    """The value without Ansible's tags: plain containers, strings and numbers."""
+    """Return the value without Ansible's tags: plain containers, strings and numbers."""
     if depth > _DEEPEST:
         raise RecursionError
     if value is None or isinstance(value, bool):

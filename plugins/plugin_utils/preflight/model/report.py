@@ -1,4 +1,4 @@
-"""Problems as a person reads them."""
+"""The text of problems in messages and warnings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_PLACES = 3
 
 
 def grouped(problems: Sequence[Problem]) -> list[Problem]:
-    """Problems that differ in their hosts only, as one with all these hosts."""
+    """Merge problems that only differ in their hosts."""
     found: dict[Problem, dict[str, None]] = {}
     for problem in problems:
         found.setdefault(replace(problem, hosts=()), {}).update(dict.fromkeys(problem.hosts))
@@ -23,7 +23,7 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def scrubbed(problems: Sequence[Problem], secrets: Collection[str]) -> list[Problem]:
-    """Problems without any of these secrets, wherever a text came from."""
+    """Return the problems without these secrets, whatever a text was made from."""
     return [
         replace(
             problem,
@@ -39,7 +39,7 @@ def scrubbed(problems: Sequence[Problem], secrets: Collection[str]) -> list[Prob
 def where(
     hosts: Sequence[str], groups: Mapping[str, Sequence[str]], everyone: Collection[str]
 ) -> str:
-    """Hosts in few words: all, a group, or their names."""
+    """Return hosts in a few words: all, a group, or their names."""
     if not hosts:
         return ""
     wanted = set(hosts)
@@ -60,7 +60,7 @@ def block(
     groups: Mapping[str, Sequence[str]],
     everyone: Collection[str],
 ) -> str:
-    """All problems below a title, three lines each, and a fourth where its place is known."""
+    """Return all problems below a title: three lines each, and a fourth for a known place."""
     lines = [title]
     for number, problem in enumerate(problems, 1):
         lines += ["", f"{number}. {_head(problem, groups, everyone)}"]
@@ -72,7 +72,7 @@ def block(
 
 
 def line(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:
-    """One problem on one line, for a warning."""
+    """Return a problem on one line, for a warning."""
     place = f" In: {_places(problem)}." if problem.places else ""
     return (
         f"preflight: {_head(problem, groups, everyone)} {problem.message}.{place} "

@@ -1,4 +1,4 @@
-"""Sizes as redis.conf has them."""
+"""Sizes in the notation of redis.conf."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ _REDIS_UNITS: Final = {
 
 
 def redis_bytes(value: object) -> int:
-    """Bytes of a maxmemory as redis.conf has it; 0 for what is none."""
+    """Return the bytes of a maxmemory; 0 if it is not a size."""
     found = _REDIS_SIZE.fullmatch(str(value)) if isinstance(value, (str, int)) else None
     return int(found[1]) * _REDIS_UNITS[(found[2] or "").lower()] if found else 0

@@ -1,4 +1,4 @@
-"""The roles' own word on their variables: `meta/argument_specs.yml` and `defaults/main.yml`."""
+"""The variables of roles as `meta/argument_specs.yml` and `defaults/main.yml` define them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
 
-# Which hosts of `site.yml` a role runs on. A role that is not here is called by others with what it
-# needs, so the inventory owes it nothing.
+# The groups on whose hosts `site.yml` runs each role. Other roles get their variables from the roles that call them, so
+# the inventory need not set any.
 ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "preflight": ("fleet",),
     "celery_app": ("fleet",),
@@ -27,8 +27,8 @@ ROLE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "celery_health": ("fleet",),
 }
 
-# Argument specs can't describe a mapping with free keys. The options of one element stand in an entry
-# point of the same file, or in another variable that takes the same options.
+# Argument specs can't describe a mapping with free keys. The options of its elements are in an entry point of the same
+# file, or in another variable that takes the same options.
 ELEMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "celery_worker_instances": ("instance", "celery_worker_defaults"),
     "celery_beat_schedule": ("entry", ""),
@@ -40,10 +40,10 @@ Option = Mapping[str, object]
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """One role.
+    """Describes one role.
 
     Attributes:
-        name: Its name; its variables begin with it and an underscore.
+        name: The role's name; its variables begin with this and an underscore.
         options: `argument_specs.main.options`.
         defaults: `defaults/main.yml`, not rendered.
         path: The role's directory.
@@ -59,13 +59,13 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class Specs:
-    """All roles by name."""
+    """Holds all roles by name."""
 
     roles: Mapping[str, RoleSpec]
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """Every public variable with its option; one that only has a default counts as anything."""
+        """Return the option of each public variable; one that only has a default may have any type."""
         found: dict[str, Option] = {}
         for role in self.roles.values():
             found.update(
@@ -75,16 +75,16 @@ class Specs:
         return found
 
     def groups_of(self, role: str) -> tuple[str, ...]:
-        """Groups on whose hosts `site.yml` runs the role."""
+        """Return the groups on whose hosts `site.yml` runs the role."""
         return ROLE_GROUPS.get(role, ())
 
     def role_of(self, variable: str) -> str | None:
-        """The role whose prefix a variable has; the longest prefix wins."""
+        """Return the role whose prefix a variable has; the longest prefix wins."""
         fits = [name for name in self.roles if variable.startswith(f"{name}_")]
         return max(fits, key=len, default=None)
 
     def element_options(self, variable: str) -> Mapping[str, Option]:
-        """Options of one element of a mapping with free keys; empty where the specs don't say."""
+        """Return the options of one element of a mapping with free keys; empty if the specs have none."""
         entry, twin = ELEMENTS.get(variable, ("", ""))
         role = self.roles.get(self.role_of(variable) or "")
         if role is not None and entry in role.entries:
@@ -92,15 +92,15 @@ class Specs:
         return options_of(self.options.get(twin, {}))
 
     def is_secret(self, path: Sequence[object]) -> bool:
-        """Whether the value at a path must not be shown: by `no_log`, or by a name on the way."""
+        """Return whether `no_log`, or a name on the way, forbids showing the value at a path."""
         if any(redact.is_secret_name(part) for part in path):
             return True
         return any(option.get("no_log") is True for option in self._on_the_way(path))
 
     def is_hidden(self, path: Sequence[object]) -> bool:
-        """Whether neither the value at a path nor its keys are shown: a secret, or a mapping with secrets of its own.
+        """Return whether to hide the value at a path and its keys: a secret, or a mapping that has secrets.
 
-        What stands there in place of the mapping may well be the secret, and so may a misspelt key's value.
+        A value in place of the mapping may be the secret itself, and so may the value of a misspelt key.
         """
         if self.is_secret(path):
             return True
@@ -111,7 +111,7 @@ class Specs:
         return any(option.get("no_log") is True for option in below.values())
 
     def show(self, path: Sequence[object], value: object) -> str:
-        """The value at a path, as `redact.show` does it."""
+        """Return the value at a path as text, as `redact.show` does."""
         return redact.show(value, self.is_hidden(path))
 
     def _on_the_way(self, path: Sequence[object]) -> Iterator[Option]:
@@ -132,12 +132,12 @@ class Specs:
 
 
 def options_of(option: Option) -> Mapping[str, Option]:
-    """The nested options of an option."""
+    """Return the nested options of an option."""
     return _options(option.get("options"))
 
 
 def parse_role(name: str, argument_specs: object, defaults: object, path: str = "") -> RoleSpec:
-    """A role from its two parsed files; what does not look like a spec is left out."""
+    """Return a role from its two parsed files, without anything that does not look like a spec."""
     specs = argument_specs if isinstance(argument_specs, Mapping) else {}
     entries = specs.get("argument_specs")
     entries = entries if isinstance(entries, Mapping) else {}

@@ -128,7 +128,7 @@ def test_an_own_mark_that_can_not_be_read_is_no_dead_end() -> None:
     broken = {"path": "/etc/celery-fleet/shop/fleet.json", "error": "broken"}
     (problem,) = found(claim("shop"), broken)
     assert problem.severity is Severity.WARNING
-    assert "written anew: broken" in problem.message
+    assert "this run writes again: broken" in problem.message
     (problem,) = found(claim("shop"), {**broken, "path": "/etc/celery-fleet/shop2/fleet.json"})
     assert problem.severity is Severity.ERROR
 

@@ -100,7 +100,7 @@ def test_a_good_host_passes() -> None:
         (
             {"redis_flavor": "redis", "redis_data": {"/data/shop-broker": "valkey"}},
             "redis_flavor",
-            "/data/shop-broker: that is valkey's",
+            "/data/shop-broker, which valkey wrote",
             Severity.ERROR,
         ),
         ({"clock_offset": -9.0}, "clock", "behind", Severity.WARNING),

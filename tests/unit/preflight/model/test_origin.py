@@ -94,3 +94,13 @@ def test_many_places_are_cut_short() -> None:
 def test_a_path_elsewhere_is_whole() -> None:
     assert origin.shown(("/a/b.yml", 3), Path("/a")) == "b.yml:3"
     assert origin.shown(("/c/b.yml", 3), Path("/a")) == "/c/b.yml:3"
+
+
+def test_a_variable_that_a_second_file_overrides_is_in_the_second(
+    read: dict[str, Any], tmp_path: Path
+) -> None:
+    second = tmp_path / "second.yml"
+    second.write_text("celery_worker_instances: {}\n", encoding="utf-8")
+    # As Ansible does, which leaves the first file's key in place.
+    read |= DataLoader().load_from_file(str(second), trusted_as_template=True)
+    assert origin.find(read, "celery_worker_instances") == (str(second), 1)

@@ -1,0 +1,177 @@
+"""Versions of Celery, kombu and redis-py in the application's requirements, so far as they can be read here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import ATOMIC
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
+    is_atomic,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
+    at_home,
+    is_file,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    Model,
+    Problem,
+    as_mapping,
+    as_text,
+    dotted,
+    each_worker,
+)
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+_SOURCE: Final = "celery_app_source"
+# The first redis-py that any supported kombu works with, and the first that kombu 5.7 does.
+_REDIS_FROM: Final = (4, 5)
+_REDIS_FROM_KOMBU57: Final = (6, 1)
+_LATEST_REDIS: Final = 20
+# More than a minor of these packages ever had.
+_PATCHES: Final = 30
+_INCLUDE: Final = re.compile(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
+_COMMENT: Final = re.compile(r"(^|\s)#.*")
+
+
+@dataclass
+class Wanted:
+    """What an application requires of one package.
+
+    Attributes:
+        versions: All that a version has to fulfil.
+        places: `file:line` of each requirement.
+        text: The requirements as they are written.
+    """
+
+    versions: SpecifierSet
+    places: list[str]
+    text: str
+
+
+def check_versions(model: Model) -> Iterator[Problem]:
+    """Refuse requirements that no supported version fulfils; a build would end with that refusal."""
+    for value, hosts in model.distinct(_SOURCE, model.hosts_of_role("celery_release")):
+        file = _file(model, as_mapping(value))
+        if file is None:
+            continue
+        wanted = read(file)
+        atomic = any(
+            is_atomic(model, host, options) for _, options, on in each_worker(model) for host in on
+        )
+        for name, remedy in _unsupported(wanted, atomic):
+            yield Problem(
+                dotted((_SOURCE, "requirements")),
+                f"asks for {wanted[name].text} ({', '.join(wanted[name].places)}), which Celery Fleet does not support",
+                remedy,
+                value=file.name,
+                hosts=hosts,
+            )
+
+
+def read(file: Path) -> dict[str, Wanted]:
+    """Return what a file of requirements, and the files it includes, ask of each package."""
+    found: dict[str, Wanted] = {}
+    for place, requirement in _requirements(file, set()):
+        # What only holds for some systems may not hold for the hosts.
+        if requirement.marker is None and requirement.url is None:
+            name = canonicalize_name(requirement.name)
+            text = f"{requirement.name}{requirement.specifier}"
+            if name in found:
+                found[name].versions &= requirement.specifier
+                found[name].places.append(place)
+                found[name].text += f" and {text}"
+            else:
+                found[name] = Wanted(requirement.specifier, [place], text)
+    return found
+
+
+def _unsupported(wanted: dict[str, Wanted], atomic: bool) -> Iterator[tuple[str, str]]:
+    """Yield name and remedy of each package of which no supported version will do."""
+    minors = {name: known for name, known in ATOMIC.items() if name != "kombu" or atomic}
+    refused = [name for name, known in minors.items() if not _fits(wanted.get(name), known)]
+    for name in refused:
+        known = minors[name]
+        stock = "; or write celery_worker_take: stock" if name == "kombu" else ""
+        yield name, f"require {name}=={known[0]}.*; supported are {', '.join(known)}{stock}"
+    newest = not refused and any(
+        name in wanted and not _fits(wanted[name], known[1:]) for name, known in ATOMIC.items()
+    )
+    least = _REDIS_FROM_KOMBU57 if newest else _REDIS_FROM
+    later = [
+        f"{major}.{minor}"
+        for major in range(least[0], _LATEST_REDIS)
+        for minor in range(_LATEST_REDIS)
+        if (major, minor) >= least
+    ]
+    if not _fits(wanted.get("redis"), later):
+        reason = ", as kombu 5.7 does" if newest else ""
+        yield (
+            "redis",
+            f"require redis>={later[0]}{reason}; or remove it, as celery[redis] brings one",
+        )
+
+
+def _fits(wanted: Wanted | None, minors: Sequence[str]) -> bool:
+    """Return whether a version of one of these minors fulfils the requirements."""
+    if wanted is None:
+        return True
+    # A pin may be of a version that has no three numbers, such as 5.7.0rc1.
+    pinned = [spec.version for spec in wanted.versions if spec.operator == "=="]
+    versions = [
+        *(version for version in pinned if ".".join(version.split(".")[:2]) in minors),
+        *(f"{minor}.{patch}" for minor in minors for patch in range(_PATCHES)),
+    ]
+    return any(
+        wanted.versions.contains(version.removesuffix(".*"), prereleases=True)
+        for version in versions
+    )
+
+
+def _file(model: Model, source: object) -> Path | None:
+    """Return the file that a build would read, if the source is a directory here."""
+    given = as_mapping(source)
+    text = as_text(given.get("path"))
+    if text is None or "\0" in text:
+        return None
+    root = model.control.base_dir / at_home(text)
+    name = as_text(given.get("requirements")) or "requirements.txt"
+    places = (root / (as_text(given.get("directory")) or "."), root)
+    return next((place / name for place in places if is_file(place / name)), None)
+
+
+def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requirement]]:
+    """Yield each requirement of a file and of those that it includes, with `file:line`."""
+    if file.resolve() in seen or not is_file(file):
+        return
+    seen.add(file.resolve())
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return
+    for number, line in _lines(text):
+        if include := _INCLUDE.match(line):
+            yield from _requirements(file.parent / include[1], seen)
+            continue
+        try:
+            # Options such as --hash follow the requirement.
+            yield f"{file.name}:{number}", Requirement(line.split(" --")[0])
+        except InvalidRequirement:
+            continue  # an option, a path or a URL; pip reports what is wrong
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield lines with their numbers, without comments; a line goes on after a backslash."""
+    whole, first = "", 0
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        first = first if whole else number
+        if line.endswith("\\"):
+            whole += line[:-1]
+            continue
+        yield first, _COMMENT.sub("", whole + line).strip()
+        whole = ""
