@@ -53,7 +53,7 @@ def test_a_host_without_an_answer(name: str, args: dict[str, Any]) -> None:
 
 def test_a_host_whose_firewall_can_t_be_tried() -> None:
     with pytest.raises(AnsibleActionFail) as failed:
-        action("fleet_firewall", {})._ask(do="try")
+        action("fleet_firewall", {})._ask(do="arm")
     assert "No space left on device" in str(failed.value)
     assert str(failed.value).endswith(AGAIN)
 
