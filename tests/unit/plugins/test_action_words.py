@@ -16,7 +16,7 @@ from tests.unit.plugins.test_action_remedies import action
 WORDS = "failed: quite-secret, postgresql://shop:other@db/shop"
 CLEAN = "failed: ***, postgresql://***@db/shop"
 #: The application's secret environment, as Ansible renders it for the action.
-TEMPLAR = SimpleNamespace(template=lambda text: 'PASSWORD="quite-secret"\n')
+TEMPLAR = SimpleNamespace(template=lambda text: {"PASSWORD": "quite-secret"})
 UNIT = "shop-worker@a.service"
 RUN = ("group_names", "ansible_run_tags", "ansible_skip_tags")
 
