@@ -9,54 +9,37 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     lease,
-    payload,
     release_commands,
     remote,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """One step of one command on one host."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    unanswered = "the release's commands can't be asked for"
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The step's answer.
-
-        Raises:
-            AnsibleActionFail: The command failed, or its result is not known; the message says what to do next.
-        """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(changed=False)
-        args, variables = self._task.args, task_vars or {}
-        steps = {"look": self._look, "start": self._start, "run": self._run, "settle": self._settle}
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the step's answer. A command that failed, or whose result is not known, fails the task."""
+        if args["do"] == "look":
+            return {"marks": self._look(args, variables)}
+        if self._task.check_mode:
+            return {}
+        steps = {"start": self._start, "run": self._run, "settle": self._settle}
         try:
-            if args["do"] == "look":
-                result["marks"] = self._look(args, variables)
-            elif not self._task.check_mode:
-                with lease.held(variables, check=False):
-                    result.update(steps[str(args["do"])](args, variables))
-        except (release_commands.CommandError, lease.LostError) as error:
-            raise AnsibleActionFail(f"{variables['inventory_hostname']}: {error}") from None
-        except remote.RemoteError as error:
-            raise AnsibleActionFail(
-                f"{variables['inventory_hostname']}: the release's commands can't be asked for: {error}. "
-                "Run the same command again."
-            ) from None
-        return result
+            with lease.held(variables, check=False):
+                return steps[str(args["do"])](args, variables)
+        except release_commands.CommandError as error:
+            # What it says of "there" is this host.
+            raise UserError(f"{variables['inventory_hostname']}: {error}") from None
 
     def _marks(self, asked: dict[str, Any]) -> dict[str, Any]:
-        command, stdin = remote.call("marks", asked)
-        done = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(done))
+        return self.ask("marks", asked)
 
     def _mark(self, do: str, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command = dict(args["command"])
@@ -88,12 +71,11 @@ class ActionModule(ActionBase):
         command = dict(args["command"])
         here = str(variables["inventory_hostname"])
         program = remote.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
-        # Ansible shows what a task returns: -v does, a callback or a log of the run may.
-        known = payload.secrets(self._templar)
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
-            return dict(remote.answer(done, known))
+            # Ansible shows what a task returns: -v does, a callback or a log of the run may.
+            return dict(remote.answer(done, self.secrets))
 
         ended = release_commands.carry_out(
             ask,
@@ -116,9 +98,8 @@ class ActionModule(ActionBase):
         well = ended["status"] == 0
         self._mark("done" if well else "drop", args, variables)
         if not well:
-            raise AnsibleActionFail(
-                release_commands.failure(here, command, str(args["release"]), ended)
-            )
+            words = release_commands.failure(here, command, str(args["release"]), ended)
+            raise UserError(words)
         Display().display(
             f"{here}: {command['name']} is done, in {float(ended['seconds']):g} s; what it printed: {ended['log']}"
         )

@@ -34,32 +34,26 @@ from pathlib import Path
 from typing import Any, Final
 
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
 PATHS: Final = ("/opt", "/var")
 MARKS: Final = "/etc/celery-fleet/*/fleet.json"
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """One remote command per host."""
 
-    _supports_check_mode = True
-    _requires_connection = True
     _VALID_ARGS: frozenset[str] = frozenset()
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Collect the facts; whatever goes wrong with the host becomes `reachable: false`."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(changed=False, ansible_facts={"fleet": self._facts(task_vars or {})})
-        return result
+        return {"ansible_facts": {"fleet": self._facts(variables)}}
 
     def _request(self, variables: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
         redis = list(variables["groups"].get("redis", []))

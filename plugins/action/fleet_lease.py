@@ -14,49 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import ansible.utils.display
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Asks the script `lease` on the lease's host."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    unanswered = "the lease of this fleet can't be had"
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The run's `directory` on the control side, which later tasks look into.
-
-        Raises:
-            AnsibleActionFail: Another run has the lease, or its host does not answer.
-        """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
-        result.update(changed=False, directory=str(args.get("directory", "")))
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the run's `directory` on the control side; if another run has the lease the task fails."""
         if self._task.check_mode:
-            return result
-        host = str(self._task.delegate_to or (task_vars or {})["inventory_hostname"])
-        try:
-            if args["state"] == "present":
-                result["directory"] = str(self._acquire(str(args["app"]), host))
-            else:
-                self._release(str(args["app"]), Path(args["directory"]))
-        except lease.Held as held:
-            raise AnsibleActionFail(str(held)) from None
-        except remote.RemoteError as error:
-            raise AnsibleActionFail(
-                f"the lease of this fleet can't be had on {host}: {error}. Mend that there and run the same command "
-                "again."
-            ) from None
-        return result
+            return {"directory": str(args.get("directory", ""))}
+        if args["state"] == "present":
+            host = str(self._task.delegate_to or variables["inventory_hostname"])
+            return {"directory": str(self._acquire(str(args["app"]), host))}
+        self._release(str(args["app"]), Path(args["directory"]))
+        return {"directory": str(args["directory"])}
 
     def _ask(self, app: str, do: lease.Do, token: str, who: str = "") -> lease.Answer:
-        command, stdin = remote.call("lease", lease.request(app, do, token, who))
-        return dict(remote.answer(self._low_level_execute_command(command, in_data=stdin)))
+        return self.ask("lease", lease.request(app, do, token, who))
 
     def _acquire(self, app: str, host: str) -> Path:
         token, main = secrets.token_hex(16), os.getppid()

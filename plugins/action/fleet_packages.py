@@ -7,39 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import packages
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Asks the script `packages`."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    unanswered = f"which packages this run brings can't be noted in {packages.NOTE}"
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Which packages were noted.
-
-        Raises:
-            AnsibleActionFail: The note can't be written.
-        """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(changed=False, new={})
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return which packages were noted."""
         if self._task.check_mode:
-            return result
-        args = self._task.args
+            return {"new": {}}
         request = {"path": packages.NOTE, "do": args["do"], "asked": list(args.get("asked", []))}
-        command, stdin = remote.call("packages", request)
-        answer = self._low_level_execute_command(command, in_data=stdin)
-        try:
-            result["new"] = dict(remote.answer(answer)["new"])
-        except remote.RemoteError as error:
-            raise AnsibleActionFail(
-                f"which packages this run brings can't be noted in {packages.NOTE}: {error}. "
-                "Mend that there and run the same command again."
-            ) from None
-        return result
+        return {"new": dict(self.ask("packages", request)["new"])}

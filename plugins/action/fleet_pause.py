@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
 # file takes its time.
@@ -22,18 +22,11 @@ FIND_BACK = 60
 NOBODY = 99
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Runs `celery_fleet.ops.probe` on the host of a running worker."""
 
-    _supports_check_mode = True
-    _requires_connection = True
-
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """`paused`: what each worker has answered."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return in `paused` what each worker has answered."""
         pausing = args["state"] == "paused"
         # Where it is known who runs, nobody has to be waited for who is not there.
         nodes = [f"{worker['worker']}@{worker['host']}" for worker in args["running"]]
@@ -46,8 +39,7 @@ class ActionModule(ActionBase):
         for trouble in answer.get("errors", []):
             what = "paused" if pausing else f"told to go on; they do so within {VALID} s"
             self._display.warning(f"workers can't be {what}: {trouble}")
-        result.update(changed=pausing, paused=answer.get("paused", {}))
-        return result
+        return {"changed": pausing, "paused": answer.get("paused", {})}
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         args = self._task.args
@@ -63,6 +55,6 @@ class ActionModule(ActionBase):
             )
             if done["rc"] == NOBODY:
                 return {}
-            return remote.finding(done, payload.secrets(self._templar))
+            return remote.finding(done, self.secrets)
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

@@ -8,41 +8,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
+from ansible_collections.celery_fleet.core.plugins.module_utils import packed
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Renders every part and calls the module `settle` once."""
 
-    _supports_check_mode = True
     _supports_diff = True
-    _requires_connection = True
     _VALID_ARGS: frozenset[str] = frozenset()
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """`items` of this host, and `due`: the parts that a run has to settle."""
-        super().run(tmp, task_vars)
-        variables = task_vars or {}
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return `items` of this host, and `due`: the parts that a run has to settle."""
         parts = parts_of(
             variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
         )
         renderer = payload.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
-            return {"changed": False, "items": [], "due": [], "states": {}}
-        answer = self._execute_module(
-            module_name="celery_fleet.core.settle",
-            module_args={"wanted": packed.pack({"parts": wanted})},
-            task_vars=variables,
-        )
+            return {"items": [], "due": [], "states": {}}
+        answer = self.execute("settle", {"wanted": packed.pack({"parts": wanted})}, variables)
         if answer.get("failed"):
-            return dict(redact.clean_answer(answer, payload.secrets(self._templar)))
+            return answer
         host = str(variables["inventory_hostname"])
         items = [item.as_dict() for item in plan.items_of(host, answer["pending"])]
         result = {

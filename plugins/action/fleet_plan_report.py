@@ -9,7 +9,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
@@ -17,26 +16,22 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Reads what `fleet_plan` has registered on each host; touches no host."""
 
-    _supports_check_mode = True
     _requires_connection = False
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The plan as data, and whether there is anything to do.
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the plan as data, and whether there is anything to do.
 
         Raises:
-            AnsibleActionFail: The JSON can't be written, or the plan must not be followed.
+            AnsibleActionFail: The plan must not be followed.
+            UserError: The JSON can't be written, or a variable of the roll is out of its range.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
-        variables = task_vars or {}
         hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         items = [
@@ -53,16 +48,10 @@ class ActionModule(ActionBase):
             whole.notes += (hostvars[host].get("__fleet_schedule") or {}).get("notes", [])
         whole.notes += tag_notes(variables["ansible_run_tags"], variables["ansible_skip_tags"])
         whole.notes += plan.redis_notes(items, float(args["drain"]))
-        try:
-            policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
-            whole.notes += describe(workers, policy)
-        except order.RollError as error:
-            raise AnsibleActionFail(str(error)) from None
+        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
+        whole.notes += describe(workers, policy)
         if args.get("path"):
-            try:
-                plan.save(str(args["path"]), whole.as_dict())
-            except plan.UnwrittenError as error:
-                raise AnsibleActionFail(str(error)) from None
+            plan.save(str(args["path"]), whole.as_dict())
         Display().display("\n" + whole.text() + "\n")
         left_out = [
             str(host)
@@ -74,8 +63,7 @@ class ActionModule(ActionBase):
         if words:
             raise AnsibleActionFail(words)
         self._hold_against(str(args.get("approved") or ""), whole.as_dict())
-        result.update(changed=False, changes=bool(whole.items), plan=whole.as_dict())
-        return result
+        return {"changes": bool(whole.items), "plan": whole.as_dict()}
 
     def _hold_against(self, path: str, fresh: Mapping[str, Any]) -> None:
         """Refuse a plan that is not the one that was approved."""

@@ -8,26 +8,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote, report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote, report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Runs `python -m celery_fleet.ops.probe` as the application's user."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    unanswered = "the canaries can't be sent"
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The probe's answer, and in `bad` host, unit and error of each worker that is not well."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the probe's answer, and in `bad` host, unit and error of each worker that is not well."""
         if self._task.check_mode:
-            result.update(changed=False, bad=[], skipped=True)
-            return result
+            return {"bad": [], "skipped": True}
         every = dict(args["nodes"])
         hosts = set(args["hosts"])
         nodes = {name: node for name, node in every.items() if node["host"] in hosts}
@@ -39,7 +33,7 @@ class ActionModule(ActionBase):
             "schedule": schedule,
             "timeout": args["timeout"],
         }
-        here = task_vars["inventory_hostname"] if task_vars else ""
+        here = variables["inventory_hostname"]
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
         python = f"{args['pins']}/worker-{worker}/venv/bin/python"
         done = self._low_level_execute_command(
@@ -48,17 +42,13 @@ class ActionModule(ActionBase):
             ),
             in_data=json.dumps(request, default=str).encode(),
         )
-        try:
-            answer = remote.finding(done, payload.secrets(self._templar))
-        except remote.RemoteError as error:
-            result.update(failed=True, msg=f"the canaries can't be sent: {error}")
-            return result
+        answer = remote.finding(done, self.secrets)
         bad = [
             {**nodes[name], "node": name, "errors": node["errors"] or [str(node["state"])]}
             for name, node in answer["nodes"].items()
             if not node["ok"]
         ]
-        result.update(answer, changed=False, bad=bad)
+        result = {**answer, "bad": bad}
         if args.get("strict") and bad:
             found = report.errors("", {here: report.Seen({}, self._journals(bad))}, {"bad": bad})
             result.update(failed=True, msg="\n\n".join(found))
@@ -80,4 +70,4 @@ class ActionModule(ActionBase):
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
         command, stdin = remote.serving(journals=[node["unit"] for node in bad])
         answer = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(answer, payload.secrets(self._templar))["journals"])
+        return dict(remote.answer(answer, self.secrets)["journals"])

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 PLACES = {
     "app": "celery_app_name",
@@ -24,29 +23,13 @@ PLACES = {
 PATIENCE = 20
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Calls the module, for `stop` again and again."""
 
-    _supports_check_mode = True
-    _requires_connection = True
-
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """What the module answers.
-
-        Raises:
-            AnsibleActionFail: The lease was lost.
-        """
-        super().run(tmp, task_vars)
-        variables = task_vars or {}
-        args = {**self._task.args, "places": self._places(variables)}
-        try:
-            return (
-                self._stop(args, variables) if args["do"] == "stop" else self._call(args, variables)
-            )
-        except lease.LostError as lost:
-            raise AnsibleActionFail(str(lost)) from None
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return what the module answers."""
+        args = {**args, "places": self._places(variables)}
+        return self._stop(args, variables) if args["do"] == "stop" else self._call(args, variables)
 
     def _places(self, variables: dict[str, Any]) -> dict[str, str]:
         found = {key: variables.get(name) for key, name in PLACES.items()}

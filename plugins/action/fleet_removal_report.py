@@ -11,29 +11,23 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, removal_plan
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Reads what the hosts have answered; touches none."""
 
-    _supports_check_mode = True
     _requires_connection = False
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """One of the four steps.
 
         Raises:
             AnsibleActionFail: The removal may not go on; the message holds all reasons.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
-        result.update(changed=False)
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         self._variables = variables
         self._facts = {host: self._of(host, "ansible_facts").get("fleet") or {} for host in hosts}
@@ -48,8 +42,7 @@ class ActionModule(ActionBase):
             if host not in self._missing
         }
         steps = {"check": self._check, "plan": self._plan, "gate": self._gate, "end": self._end}
-        result.update(steps[str(self._task.args["do"])]())
-        return result
+        return steps[str(args["do"])]()
 
     def _of(self, host: str, name: str) -> Mapping[str, Any]:
         found = self._variables["hostvars"].raw_get(host).get(name)
@@ -94,10 +87,7 @@ class ActionModule(ActionBase):
             "missing": self._missing,
         }
         if args.get("path"):
-            try:
-                plan.save(str(args["path"]), document)
-            except plan.UnwrittenError as error:
-                raise AnsibleActionFail(str(error)) from None
+            plan.save(str(args["path"]), document)
         Display().display("\n" + removal_plan.text(self._app, self._found, self._missing) + "\n")
         self._refuse(removal_plan.busy(self._found))
         messages = {host: found.get("messages") or {} for host, found in self._found.items()}

@@ -6,28 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Reads what the tasks before it registered; touches no host."""
 
-    _supports_check_mode = True
     _requires_connection = False
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Print the table.
 
         Raises:
             AnsibleActionFail: Something does not serve; with host, unit, journal and the next command of each.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
-        hostvars = (task_vars or {})["hostvars"]
+        hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         seen = {
             host: report.Seen(
@@ -52,8 +47,7 @@ class ActionModule(ActionBase):
                 Path(str(args["path"])).write_text(text + "\n")
             else:
                 Display().display("\n" + text)
-        result.update(changed=False)
-        return result
+        return {}
 
 
 def _registered(variables: Any, name: str) -> dict[str, Any]:

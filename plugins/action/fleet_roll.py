@@ -7,7 +7,6 @@ host, in a process of their own, and take the host's turns; `report` prints the 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Mapping
@@ -16,9 +15,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed, redact
+from ansible_collections.celery_fleet.core.plugins.module_utils import packed
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     census,
     host_restarts,
@@ -33,6 +31,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     remote,
     report,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 # Phase of the playbook -> kind of the turns in it.
 KINDS: dict[str, order.Kind] = {"start": "start", "restart": "restart", "finish": "remove"}
@@ -42,39 +41,29 @@ _NOBODY: dict[str, list[str]] = {phase: [] for phase in KINDS}
 _ASK = 30.0
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """One phase of a roll."""
 
     _supports_check_mode = False
-    _requires_connection = True
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Carry the phase out.
-
-        Raises:
-            AnsibleActionFail: What kept a worker of this host from serving, and what to do next.
-        """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        self._variables = task_vars or {}
-        self._args = dict(self._task.args)
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Carry the phase out; the task fails with what kept a worker of this host from serving, and what to do."""
+        self._variables, self._args = variables, args
         self._place = dict(self._args.get("place") or {})
         self._turns = dict(self._args.get("turns") or {})
         self._book = state.Ledger(Path(str(self._args["directory"])))
         self._python = ""
         phase = self._args["phase"]
         if phase == "open":
-            result.update(self._open())
-        elif phase == "report":
+            return self._open()
+        if phase == "report":
             self._say_report()
-            result["changed"] = False
-        else:
-            with lease.at_work(self._book.directory):
-                result.update(self._roll(KINDS[phase]))
-                if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
-                    result["changed"] |= self._finish()
-        return result
+            return {}
+        with lease.at_work(self._book.directory):
+            changed = self._roll(KINDS[phase])
+            if phase == "finish" and self._turns.get("wanted") and not self._book.failure:
+                changed |= self._finish()
+        return {"changed": changed}
 
     # -- the beginning and the end ---------------------------------------------------------------------
 
@@ -96,13 +85,7 @@ class ActionModule(ActionBase):
             )
         due = [host for host, plan in plans.items() if "celery_worker" in plan.get("due", ())]
         if not force and not due:
-            return {
-                "changed": False,
-                "turns": False,
-                "deferred": [],
-                "hosts": _NOBODY,
-                "whole": True,
-            }
+            return {"turns": False, "deferred": [], "hosts": _NOBODY, "whole": True}
         self._check_lease()
         found = census.workers(
             hostvars=hostvars,
@@ -120,12 +103,9 @@ class ActionModule(ActionBase):
             force=force,
             only=census.names(args["only"]),
         )
-        try:
-            policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
-            self._book.open(found, policy, str(args["report"]))
-            lines = describe(found, policy)
-        except order.RollError as error:
-            raise AnsibleActionFail(str(error)) from None
+        policy = order.Policy(int(args["min_capacity"]), int(args["batch"]))
+        self._book.open(found, policy, str(args["report"]))
+        lines = describe(found, policy)
         if lines:
             Display().display("\n" + "\n".join(lines) + "\n")
         stay = order.deferred(found, policy)
@@ -137,7 +117,6 @@ class ActionModule(ActionBase):
         hosts["restart"] |= hosts["start"]
         hosts["finish"] |= set(due)
         return {
-            "changed": False,
             "turns": any(hosts.values()),
             "deferred": sorted(stay),
             # Whether nobody who differs is left for a later run.
@@ -174,7 +153,7 @@ class ActionModule(ActionBase):
 
     # -- the turns of a host ---------------------------------------------------------------------------
 
-    def _roll(self, kind: order.Kind) -> dict[str, Any]:
+    def _roll(self, kind: order.Kind) -> bool:
         host = str(self._variables["inventory_hostname"])
         main = os.getppid()
 
@@ -188,9 +167,7 @@ class ActionModule(ActionBase):
         team = host_restarts.Crew(host, self._book, self, self._steward, timeout, trouble)
         self._book.join(host)
         try:
-            return {"changed": team.take_turns(kind) > 0}
-        except host_restarts.CrewError as error:
-            raise AnsibleActionFail(str(error)) from None
+            return team.take_turns(kind) > 0
         finally:
             if self._book.leave(host):
                 self._say_report()
@@ -208,11 +185,6 @@ class ActionModule(ActionBase):
             forced=not turns["wanted"] or boolean(turns["force"]),
         )
 
-    @functools.cached_property
-    def _known(self) -> list[str]:
-        """Values that may not be shown; rendered once, since each may be a question to a password manager."""
-        return payload.secrets(self._templar)
-
     # -- the host: `host_restarts.Hands` ------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
@@ -226,9 +198,7 @@ class ActionModule(ActionBase):
     def move(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the script `turn`."""
         try:
-            command, stdin = remote.call("turn", request)
-            answer = self._low_level_execute_command(command, in_data=stdin)
-            return dict(remote.answer(answer, self._known))
+            return self.ask("turn", request, self.secrets)
         except (remote.RemoteError, AnsibleConnectionFailure) as error:
             raise host_restarts.LostError(str(error)) from None
 
@@ -258,7 +228,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             raise host_restarts.LostError(str(error)) from None
         try:
-            return remote.finding(done, self._known)
+            return remote.finding(done, self.secrets)
         except remote.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
@@ -268,14 +238,7 @@ class ActionModule(ActionBase):
             return {"pending": []}
         renderer = payload.Renderer(self._templar, self._loader, self._variables)
         text = packed.pack(renderer.wanted(self._turns["wanted"]))
-        answer = self._execute_module(
-            module_name="celery_fleet.core.settle",
-            module_args={"wanted": text, **options},
-            task_vars=self._variables,
-        )
-        if answer.get("failed"):
-            answer = redact.clean_answer(answer, self._known)
-        return dict(answer)
+        return self.execute("settle", {"wanted": text, **options}, self._variables)
 
     def _interpreter(self) -> str:
         """A Python with the application's Celery on this host; empty where there is none yet."""

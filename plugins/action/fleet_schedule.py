@@ -8,43 +8,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload, schedule
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, schedule
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """One question to beat's host."""
 
-    _supports_check_mode = True
-    _requires_connection = True
-
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Items and notes of the plan, or what was written.
-
-        Raises:
-            AnsibleActionFail: What is declared has to be mended, or could not be written; with what to do next.
-        """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(changed=False)
-        variables = task_vars or {}
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return items and notes of the plan, or what was written."""
         host = str(variables["inventory_hostname"])
-        known = payload.secrets(self._templar)
-        try:
-            if self._task.args["do"] == "plan":
-                result.update(schedule.foretold(host, self._ask(), known))
-            elif not self._task.check_mode:
-                with lease.held(variables, check=False):
-                    done = schedule.written(host, self._ask(), known)
-                for line in done["lines"]:
-                    Display().display(f"{host}: {line}")
-                result.update(changed=done["changed"])
-        except (schedule.ScheduleError, lease.LostError) as error:
-            raise AnsibleActionFail(str(error)) from None
-        return result
+        if args["do"] == "plan":
+            return schedule.foretold(host, self._ask(), self.secrets)
+        if self._task.check_mode:
+            return {}
+        with lease.held(variables, check=False):
+            done = schedule.written(host, self._ask(), self.secrets)
+        for line in done["lines"]:
+            Display().display(f"{host}: {line}")
+        return {"changed": done["changed"]}
 
     def _ask(self) -> dict[str, Any]:
         args = self._task.args

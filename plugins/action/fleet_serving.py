@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Runs one small script on the host; see `run/remote.py`."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    unanswered = "the services can't be looked at"
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """States of the units, and `errors` by name."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        args = self._task.args
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return states of the units, and `errors` by name."""
         command, stdin = remote.serving(
             units=args.get("units", []),
             https=args.get("https", []),
@@ -33,8 +28,4 @@ class ActionModule(ActionBase):
             timeout=0 if self._task.check_mode else float(args["timeout"]),
         )
         answer = self._low_level_execute_command(command, in_data=stdin)
-        try:
-            result.update(remote.answer(answer, payload.secrets(self._templar)), changed=False)
-        except remote.RemoteError as error:
-            result.update(failed=True, msg=f"the services can't be looked at: {error}")
-        return result
+        return dict(remote.answer(answer, self.secrets))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.options import (
     PLAYBOOK,
@@ -21,24 +20,22 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.program 
     report,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import WriteError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Writes below the working directory of the run."""
 
     _supports_check_mode = False
     _requires_connection = False
     _VALID_ARGS: frozenset[str] = frozenset()
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Make the environment.
 
         Raises:
             AnsibleActionFail: With everything that is wrong with the options; nothing was written.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
         options = load_extra_vars(self._loader)
         given, misspelt = read([f"{name}={value}" for name, value in options.items()], {})
         try:
@@ -51,5 +48,4 @@ class ActionModule(ActionBase):
         except WriteError as error:
             raise AnsibleActionFail(f"{error}. Nothing was written.") from None
         self._display.display(report(wanted, place))
-        result.update(changed=True)
-        return result
+        return {"changed": True}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
     check_facts,
@@ -19,25 +18,21 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Severity,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Runs once, for all hosts of the play."""
 
-    _supports_check_mode = True
     _requires_connection = False
     _VALID_ARGS: frozenset[str] = frozenset({"asked"})
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Check the hosts.
 
         Raises:
             AnsibleActionFail: With every error of every host.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         facts = {
             host: variables["hostvars"].raw_get(host).get("ansible_facts", {}).get("fleet")
@@ -49,7 +44,7 @@ class ActionModule(ActionBase):
         }
         spared = missing(facts, groups)
         hints = {host: self._hint(variables, host) for host in hosts}
-        problems = check_facts(facts, hints, spared, self._task.args.get("asked"))
+        problems = check_facts(facts, hints, spared, args.get("asked"))
         for problem in problems:
             if problem.severity is Severity.WARNING:
                 self._display.warning(report.line(problem, groups, hosts))
@@ -57,12 +52,8 @@ class ActionModule(ActionBase):
         if errors:
             title = f"These hosts are refused, {count(len(errors), 'error')}. Nothing was changed on any host."
             raise AnsibleActionFail(report.block(title, errors, groups, hosts))
-        result.update(
-            changed=False,
-            missing=spared,
-            msg=f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}",
-        )
-        return result
+        words = f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}"
+        return {"missing": spared, "msg": words}
 
     def _hint(self, variables: dict[str, Any], host: str) -> str:
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
@@ -30,28 +29,24 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     parse_role,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 PLUGINS = Path(__file__).resolve().parents[1]
 ROLES = PLUGINS.parent / "roles"
 
 
-class ActionModule(ActionBase):
+class ActionModule(FleetAction):
     """Runs once, for all hosts of the inventory, whatever `--limit` says."""
 
-    _supports_check_mode = True
     _requires_connection = False
     _VALID_ARGS: frozenset[str] = frozenset()
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Check the inventory.
 
         Raises:
             AnsibleActionFail: With every error, each with variable, hosts, value and remedy.
         """
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
         hostvars = variables["hostvars"]
 
         def of_host(host: str) -> dict[str, object]:
@@ -75,13 +70,9 @@ class ActionModule(ActionBase):
                 f"This inventory is refused, {count(len(errors), 'error')}. No host was contacted."
             )
             raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
-        result.update(
-            changed=False,
-            # What the hosts' facts are held against, in the next step.
-            asked=demands(model),
-            msg=f"The inventory is in order: {count(len(model.hosts), 'host')}",
-        )
-        return result
+        words = f"The inventory is in order: {count(len(model.hosts), 'host')}"
+        # What the hosts' facts are held against, in the next step.
+        return {"asked": demands(model), "msg": words}
 
     def _specs(self) -> Specs:
         return Specs(

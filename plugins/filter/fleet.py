@@ -98,7 +98,6 @@ class FilterModule:
         return {
             "fleet_claims": _plain(claims.claims),
             "fleet_firewall": _plain(firewall.state),
-            "fleet_firewall_text": _plain(firewall.text_of),
             "fleet_is_local": _plain(firewall.is_local),
             "fleet_upstream": _plain(firewall.upstream),
             "fleet_web_port": _plain(firewall.web_port),

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
+    environment_text,
+)
+
 # To the last @ of the word: a password may hold any character but a blank.
 _URL_LOGIN = re.compile(r"(?<=://)\S*@")
 
 # Shorter values are no secrets, and would be struck out of ordinary words.
 _SHORTEST = 4
-
-_VARIABLE = re.compile(r'^[A-Za-z_][A-Za-z0-9_]*="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
 
 # Of a URL: to its last @, since a password that nobody has encoded may hold one, and to its first.
 _PASSWORDS = (
@@ -59,13 +61,13 @@ def clean_answer(answer: Any, secrets: Iterable[str] = (), text: bool = False) -
     return clean(answer, secrets) if text and isinstance(answer, str) else answer
 
 
-def secrets_of(environment: str) -> list[str]:
-    """The values in the text of an environment file.
+def secrets_of(environment: Mapping[str, Any]) -> list[str]:
+    """Return the values of a secret environment.
 
     Beside them each line of one that has several, and the password of one that is a URL, as it is written there and as
     a library prints it.
     """
-    values = [re.sub(r"\\(.)", r"\1", value) for value in _VARIABLE.findall(environment)]
+    values = [environment_text(value) for value in environment.values()]
     lines = [line for value in values if "\n" in value for line in value.splitlines()]
     written = [found for value in values for form in _PASSWORDS for found in form.findall(value)]
     return [*values, *lines, *written, *map(unquote, written)]

@@ -5,28 +5,26 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet_firewall
-short_description: Try a firewall table before it is written
+short_description: Roll a firewall table back unless the fleet gets through it
 description:
-  - Loads a table of nftables on a host, asks from hosts who gets through, and keeps the table or takes it back.
-  - If the run ends in between, the host takes the table back by itself after two minutes.
+  - Before a new table of nftables is written, it has systemd bring back the previous one after a minute.
+  - If every host still reaches Redis through the new table, this rollback is cancelled.
   - Check mode is not supported.
 options:
   do:
     description:
-      - V(try) loads O(text), V(back) loads the table in O(file) again, V(keep) ends the trial.
-      - V(connect) tries to reach O(targets) from the host.
-      - V(refuse) fails with what the other steps have registered on the hosts of the play. It calls no host.
+      - V(arm) schedules the rollback.
+      - V(connect) opens a new connection to each of O(targets) from the host.
+      - V(end) cancels the rollback. If V(connect) has found a silent port on any host of the play, it begins the
+        rollback at once and fails.
     type: str
     required: true
-    choices: [try, connect, back, keep, refuse]
+    choices: [arm, connect, end]
   app:
-    description: Name of the application, for V(try), V(back) and V(keep).
+    description: Name of the application, for V(arm) and V(end).
     type: str
   file:
-    description: Path, on the host, of the table that is in use, for V(try), V(back) and V(keep).
-    type: str
-  text:
-    description: The new table, for V(try).
+    description: Path of the table on the host, for V(arm) and V(end).
     type: str
   targets:
     description: Pairs of host and port to reach, for V(connect).
@@ -36,12 +34,11 @@ author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Load the new table
+- name: Arm a rollback
   celery_fleet.core.fleet_firewall:
-    do: try
+    do: arm
     app: shop
     file: /etc/celery-fleet/shop/firewall.nft
-    text: "{{ table }}"
 
 - name: Reach Redis
   celery_fleet.core.fleet_firewall:
@@ -50,12 +47,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-tried:
-  description: Whether a table is on trial now.
-  returned: when O(do) is V(try), V(back) or V(keep)
+armed:
+  description: That the host will roll back.
+  returned: when O(do=arm)
   type: bool
-blocked:
-  description: Targets that the host can't reach, each with C(host), C(port), C(source) and C(error).
+silent:
+  description: Targets that did not answer, each with C(host), C(port) and the address the host called from, C(source).
   returned: when O(do=connect)
   type: list
   elements: dict

@@ -1,7 +1,7 @@
-"""Daemons' own checks of what is about to become their configuration.
+"""Daemons' own checks of files that have just been written.
 
-They run over the files in their places: really there while a role settles, which takes them back where one is
-refused; or, in a plan, in a mount namespace of their own, where nothing live is touched.
+A daemon reads its files only from their places, so they are checked there. If one is refused, the caller takes all of
+them back.
 """
 
 from __future__ import annotations
@@ -11,29 +11,25 @@ import itertools
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     SECRET_DIRECTIVES,
-    TO_COME,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.namespace import (
-    Candidate,
-    program,
-    with_candidates,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     redacted,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Check
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Seconds until a server without data must have read its configuration.
 _PATIENCE = 20.0
 # What the trial has in its own way. TLS needs the key, which systemd hands to the real server alone; what is wrong
@@ -123,77 +119,10 @@ class Checks:
             return []
         return [f"systemd refuses a unit file: {'; '.join(dict.fromkeys(lines))}"]
 
-    # -- foretelling ---------------------------------------------------------------------------------------
-
-    def foretold(self, candidates: Mapping[str, Candidate]) -> list[str]:
-        """The same before anything is written.
-
-        What can't be told yet is left out: a daemon that is yet to be installed, certificates that are yet to be made.
-
-        Args:
-            candidates: What will be written, all of it.
-
-        Raises:
-            NamespaceError: Nothing can be tried on this host.
-        """
-        self._leave_out(candidates)
-        if not self.wanted and not self.units:
-            return []
-        # All of it: one file may name another one.
-        files = {
-            path: item
-            for path, item in candidates.items()
-            if path in self.changed and item.content != TO_COME
-        }
-        return with_candidates(files, self.refusals)
-
-    def _leave_out(self, candidates: Mapping[str, Candidate]) -> None:
-        lacking = any(
-            item.content == TO_COME and not os.path.exists(path)
-            for path, item in candidates.items()
-        )
-        self.wanted = [
-            (check, found)
-            for check, found in self.wanted
-            if (
-                program(_server(check.flavor)) and _known(check.flavor)
-                if check.redis
-                else program(check.command[0]) and not lacking
-            )
-        ]
-        texts = {
-            path: item.content.decode(errors="replace")
-            for path, item in candidates.items()
-            if path.startswith(self.unit_directory)
-        }
-        self.units = [name for name in self.units if self._could_start(name, texts)]
-
-    def _could_start(self, unit: str, texts: Mapping[str, str]) -> bool:
-        """Whether a unit has a file, and what our files of it execute is there."""
-        template = systemd.template_of(unit)
-        own = [
-            text
-            for path, text in texts.items()
-            if path.removeprefix(self.unit_directory).partition("/")[0]
-            in (unit, f"{unit}.d", template, f"{template}.d")
-        ]
-        fragment = {f"{self.unit_directory}{unit}", f"{self.unit_directory}{template}"} & set(texts)
-        if not fragment and not systemd.fragments(unit, self.unit_directory):
-            return False
-        return all(os.access(path, os.X_OK) for path in _executed("\n".join(own)))
-
 
 def _server(flavor: str) -> str:
     """The program of a server. Its Unix user has the name of the flavour, as Debian's packages make it."""
     return f"{flavor}-server"
-
-
-def _executed(text: str) -> list[str]:
-    """The programs of a unit's file and its drop-ins; an assignment without a value takes back those before."""
-    found: dict[str, list[str]] = {}
-    for name, path in re.findall(r"^(Exec\w+)=[-@:+!]*(/\S+|$)", text, re.MULTILINE):
-        found[name] = [*found.get(name, []), path] if path else []
-    return [path for paths in found.values() for path in paths]
 
 
 def _known(user: str) -> bool:
@@ -266,7 +195,7 @@ def _started(
         given.write(configuration.encode(errors="surrogateescape"))
         given.seek(0)
         return subprocess.Popen(
-            [program(server) or server, "-"],
+            [shutil.which(server, path=_PATH) or server, "-"],
             stdin=given,
             stdout=output,
             stderr=subprocess.STDOUT,

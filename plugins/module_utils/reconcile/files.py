@@ -39,7 +39,7 @@ class _Undo:
     mtime: int | None = None
 
 
-def ids(owner: str, group: str, check: bool) -> tuple[int, int]:
+def _ids(owner: str, group: str, check: bool) -> tuple[int, int]:
     """Numeric owner and group; in check mode -1 for a user that is yet to come."""
     try:
         uid = pwd.getpwnam(owner).pw_uid
@@ -169,7 +169,7 @@ class Files:
         self._undo.clear()
 
     def _settle_directory(self, path: str, mode: int, owner: str, group: str) -> None:
-        uid, gid = ids(owner, group, self.check)
+        uid, gid = _ids(owner, group, self.check)
         try:
             now = os.lstat(path)
         except FileNotFoundError:
@@ -193,7 +193,7 @@ class Files:
 
     def _settle_file(self, item: File) -> None:
         path = Path(item.dest)
-        uid, gid = ids(item.owner, item.group, self.check)
+        uid, gid = _ids(item.owner, item.group, self.check)
         if item.content is None:
             self._note_file_to_come(item)
             return

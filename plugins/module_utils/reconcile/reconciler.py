@@ -113,11 +113,8 @@ class Settler:
         self.unit_plan.plan(states)
         if not touched:
             self.unit_plan.note_reload(stale)
-        taken_up = self.validation.taken_up(states, self.disk)
-        if self.check:
-            self.validation.foretold(taken_up)
-        else:
-            self.validation.of_earlier(taken_up)
+        if not self.check:
+            self.validation.of_earlier(self.validation.taken_up(states, self.disk))
         self.surplus.plan(states)
         if self.check:
             plan_rest.add_rest(self.parts, states, self.disk, self.places.units, self.report)

@@ -1,7 +1,6 @@
-"""Daemons are asked whether they would take the files of a call.
+"""Daemons are asked whether they accept the files of a call.
 
-They are asked as soon as the files are written, before a unit takes up what an earlier run wrote, and in check mode
-before anything is written.
+They are asked as soon as the files are written, and before a unit takes up what an earlier run wrote.
 
 Runs on the host, inside the `settle` module, as root. How a daemon is asked is in `daemon_checks`.
 """
@@ -15,16 +14,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
     Checks,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import ids
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
-    TO_COME,
-    Disk,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import Disk
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.namespace import (
-    Candidate,
-    NamespaceError,
-)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
     Report,
     SettleError,
@@ -60,24 +51,6 @@ class Validation:
             raise SettleError(
                 f"{refusal}\nIt lies there from before this run; no unit was started or restarted with it."
             )
-
-    def foretold(self, taken_up: Iterable[str]) -> None:
-        """Ask about what would be written, and what units would take up; warn if that can't be tried here."""
-        candidates: dict[str, Candidate] = {}
-        for _, wanted in self.parts:
-            for file in wanted.files:
-                content = TO_COME if file.content is None else file.content.encode()
-                owner = ids(file.owner, file.group, check=True)
-                candidates[file.dest] = Candidate(content, file.mode, *owner)
-        try:
-            refusals = self._checks([*self.report.changed, *taken_up]).foretold(candidates)
-        except NamespaceError as error:
-            self.report.warnings.append(
-                f"new configuration can't be tried before it is written on this host: {error}"
-            )
-            return
-        for refusal in refusals:
-            raise SettleError(f"{refusal}\nNothing was changed: mend it and plan again.")
 
     def taken_up(self, states: Mapping[str, systemd.UnitState], disk: Disk) -> list[str]:
         """Return the files that pending units will read; of their own sources those that are ours."""

@@ -127,10 +127,10 @@ def units(app: str) -> dict[str, list[str]]:
         "workers": [f"{app}-worker@*.service"],
         "flower": [f"{app}-flower.service"],
         "redis": [f"redis@{app}-broker.service", f"redis@{app}-results.service"],
-        # The watch before the table, which it would bring back.
+        # What would bring the table back goes before it; an earlier version had the watch.
         "rest": [
-            f"{app}-firewall-back.timer",
-            f"{app}-firewall-back.service",
+            f"{app}-firewall-rollback.timer",
+            f"{app}-firewall-rollback.service",
             f"{app}-firewall-watch.timer",
             f"{app}-firewall-watch.service",
             f"{app}-firewall.service",

@@ -57,7 +57,7 @@ def claims(
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
     if "firewall" in here:
-        units += [f"{app}-firewall.service", f"{app}-firewall-watch.*"]
+        units += [f"{app}-firewall.service", f"{app}-firewall-rollback.*"]
     if "worker" in here:
         units.append(f"{app}-worker@*.service")
         paths.append(f"/run/{app}-worker-*")

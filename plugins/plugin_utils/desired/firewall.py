@@ -162,20 +162,15 @@ def state(
     """
     units, path = "/etc/systemd/system", f"{directory}/firewall.nft"
     service, watch = f"{app}-firewall.service", f"{app}-firewall-watch"
+    # An earlier version put a watch on hosts. It goes first, since it would bring the table back.
+    earlier = [f"{watch}.timer", f"{watch}.service"]
     owned = {
-        # The watch first: it would bring the table back.
-        "units": [f"{watch}.timer", service],
-        "files": [
-            path,
-            f"{units}/{service}",
-            f"{units}/{watch}.timer",
-            f"{units}/{watch}.service",
-        ],
+        "units": [*earlier, service],
+        "files": [path, *(f"{units}/{name}" for name in (*earlier, service))],
     }
     closed = [] if is_local(web) else [web_port(web)]
     if not enabled or not (redis or closed):
-        # One that runs just now would bring the table back.
-        return {"owned": {**owned, "units": [f"{watch}.timer", f"{watch}.service", service]}}
+        return {"owned": owned}
     others = [
         address for name in hosts if name != host for address in addresses(hostvars[name], name)
     ]
@@ -186,57 +181,37 @@ def state(
         "files": [
             {"dest": path, "content": text},
             {"dest": f"{units}/{service}", "src": "systemd/firewall.service.j2"},
-            {"dest": f"{units}/{watch}.service", "src": "systemd/firewall-watch.service.j2"},
-            {"dest": f"{units}/{watch}.timer", "src": "systemd/firewall-watch.timer.j2"},
         ],
         "checks": [{"command": ["nft", "--check", "--file", path], "files": [path]}],
         "units": [
             {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
-            {"name": f"{watch}.timer", "on_change": "nothing"},
         ],
         "owned": owned,
     }
 
 
-def text_of(wanted: Mapping[str, Any]) -> str:
-    """The table's text in what `state` has answered; nothing where there is none."""
-    return next((str(item["content"]) for item in wanted.get("files", []) if "content" in item), "")
-
-
 def refusal(
-    tries: Mapping[str, Mapping[str, Any]],
-    again: Mapping[str, Mapping[str, Any]],
-    allowed: Mapping[str, Sequence[str]],
-    tables: Sequence[str],
+    silent: Mapping[str, Sequence[Mapping[str, Any]]], allowed: Mapping[str, Sequence[str]]
 ) -> str:
-    """Why a table was taken back: who does not get through it, from where, and what to do.
+    """Return why a table is taken back, with the remedy; nothing if all hosts get through it.
 
     Args:
-        tries: Of each host that does not get through, what it answered with the table, as the script tells it.
-        again: The same without the table.
+        silent: For each host that does not get through, the ports that did not answer, as the script tells them.
         allowed: Addresses of each host, as the inventory says.
-        tables: Hosts that have the table of before again.
     """
-    lines = []
-    for host, answer in tries.items():
-        later = {(one["host"], one["port"]) for one in again.get(host, {}).get("blocked", [])}
-        for one in answer["blocked"]:
-            said = ", ".join(allowed.get(host, ())) or "nothing"
-            source = one["source"] or "an address that could not be found out"
-            words = (
-                f"{host} does not reach {one['host']}:{one['port']} ({one['error']}). It comes from {source}; "
-                f"firewall_address of {host} is {said}."
-            )
-            if (one["host"], one["port"]) in later:
-                words += " Nor does it without the table: look for another firewall, or for a route, first."
-            lines.append(words)
-    back = ", ".join(tables)
+    lines = [
+        f"  {host} gets no answer from {one['host']}:{one['port']}. It comes from {one['source']}; "
+        f"firewall_address of {host} is {', '.join(allowed[host])}."
+        for host, found in silent.items()
+        for one in found
+    ]
+    if not lines:
+        return ""
     return "\n".join(
         [
-            "The firewall's new table would cut hosts off from Redis:",
-            *(f"  {line}" for line in lines),
-            f"It was taken back: {back} {'has' if len(tables) == 1 else 'have'} what was there before.",
-            "Set firewall_address of the host to the address that it comes from (a list, where there are several),",
-            "or add that to firewall_redis_clients; then run again.",
+            "The firewall's new table would cut hosts off from Redis, so the previous one comes back:",
+            *lines,
+            "Set firewall_address of the host to the address that it comes from (a list if there are several), or add",
+            "that to firewall_redis_clients; then run again. If the address is right, look for another firewall.",
         ]
     )

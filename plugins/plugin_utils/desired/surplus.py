@@ -3,25 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import _added
 
-# The roles, and so the tags, that start a component.
-_ROLES: dict[str, tuple[str, ...]] = {
-    "worker": ("celery_worker",),
-    "beat": ("celery_beat",),
-    "web": ("celery_producer",),
-    "web_site": ("celery_producer",),
-    "flower": ("flower",),
-    "flower_site": ("flower",),
-    "flower_location": ("flower",),
+
+@dataclass(frozen=True)
+class _Owned:
+    """What a component has on a host; `{app}`, `{directory}` and `{root}` in it are those of `surplus`.
+
+    Attributes:
+        roles: The roles, and so the tags, that start the component.
+        units: Patterns of its units.
+        files: Patterns of its files and links.
+    """
+
+    roles: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+_UNITS = "/etc/systemd/system"
+_SITES = "/etc/nginx/conf.d"
+_OWNED = {
+    "worker": _Owned(
+        ("celery_worker",),
+        ("{app}-worker@*.service",),
+        (
+            "{directory}/worker-*.env",
+            "{directory}/credentials/worker.json",
+            "{root}/pins/worker-*",
+            _UNITS + "/{app}-worker@.service",
+            _UNITS + "/{app}-worker@*.service.d/10-fleet.conf",
+        ),
+    ),
+    "beat": _Owned(
+        ("celery_beat",),
+        ("{app}-beat.service",),
+        (
+            "{directory}/beat.env",
+            "{directory}/credentials/beat.json",
+            "{directory}/credentials/schedule.json",
+            "{root}/pins/beat",
+            _UNITS + "/{app}-beat.service",
+        ),
+    ),
+    "web": _Owned(
+        ("celery_producer",),
+        ("{app}-web.socket", "{app}-web.service"),
+        (
+            "{directory}/web.env",
+            "{root}/pins/web",
+            _UNITS + "/{app}-web.socket",
+            _UNITS + "/{app}-web.service",
+            "/run/{app}-web.sock",
+        ),
+    ),
+    "web_site": _Owned(
+        ("celery_producer",),
+        files=("{directory}/credentials-nginx/web.htpasswd", _SITES + "/{app}-web.conf"),
+    ),
+    "flower": _Owned(
+        ("flower",),
+        ("{app}-flower.service",),
+        (
+            "{directory}/flower.env",
+            "{directory}/credentials/flower.*",
+            "{root}/pins/flower",
+            _UNITS + "/{app}-flower.service",
+            "{directory}/credentials-nginx/flower.htpasswd",
+        ),
+    ),
+    "flower_site": _Owned(("flower",), files=(_SITES + "/{app}-flower.conf",)),
     # Of workers and beat: written by celery_runtime, as is what else they share.
-    "logs": ("celery_worker",),
-    # The last that reads what it leaves.
-    "release": ("celery_producer",),
+    "logs": _Owned(("celery_worker",), files=("/etc/logrotate.d/{app}",)),
+    "flower_location": _Owned(("flower",), files=(_added("{directory}") + "/flower.conf",)),
+    # Not the web process's alone: a host with a release has it for the release's commands as well. That role is the
+    # last to read what it leaves.
+    "release": _Owned(("celery_producer",), files=("{directory}/credentials/producer.json",)),
     # All whose processes read it: one that this run does not end could not start again without it.
-    "secrets": ("celery_worker", "celery_beat", "celery_producer"),
-    "environment": ("celery_worker", "celery_beat", "celery_producer", "flower"),
+    "secrets": _Owned(
+        ("celery_worker", "celery_beat", "celery_producer"),
+        files=("{directory}/credentials/secret.env",),
+    ),
+    "environment": _Owned(
+        ("celery_worker", "celery_beat", "celery_producer", "flower"),
+        files=("{directory}/app.env",),
+    ),
 }
 
 
@@ -46,61 +114,6 @@ def surplus(
         run: Tags of the run: what it starts nowhere it ends nowhere.
         skip: Tags that it leaves out.
     """
-    units = "/etc/systemd/system"
-    sites = "/etc/nginx/conf.d"
-    owned: dict[str, tuple[list[str], list[str]]] = {
-        "worker": (
-            [f"{app}-worker@*.service"],
-            [
-                f"{directory}/worker-*.env",
-                f"{directory}/credentials/worker.json",
-                f"{root}/pins/worker-*",
-                f"{units}/{app}-worker@.service",
-                f"{units}/{app}-worker@*.service.d/10-fleet.conf",
-            ],
-        ),
-        "beat": (
-            [f"{app}-beat.service"],
-            [
-                f"{directory}/beat.env",
-                f"{directory}/credentials/beat.json",
-                f"{directory}/credentials/schedule.json",
-                f"{root}/pins/beat",
-                f"{units}/{app}-beat.service",
-            ],
-        ),
-        "web": (
-            [f"{app}-web.socket", f"{app}-web.service"],
-            [
-                f"{directory}/web.env",
-                f"{root}/pins/web",
-                f"{units}/{app}-web.socket",
-                f"{units}/{app}-web.service",
-                f"/run/{app}-web.sock",
-            ],
-        ),
-        "web_site": (
-            [],
-            [f"{directory}/credentials-nginx/web.htpasswd", f"{sites}/{app}-web.conf"],
-        ),
-        "flower": (
-            [f"{app}-flower.service"],
-            [
-                f"{directory}/flower.env",
-                f"{directory}/credentials/flower.*",
-                f"{root}/pins/flower",
-                f"{units}/{app}-flower.service",
-                f"{directory}/credentials-nginx/flower.htpasswd",
-            ],
-        ),
-        "flower_site": ([], [f"{sites}/{app}-flower.conf"]),
-        "logs": ([], [f"/etc/logrotate.d/{app}"]),
-        "flower_location": ([], [f"{_added(directory)}/flower.conf"]),
-        # Not the web process's alone: a host with a release has it for the release's commands as well.
-        "release": ([], [f"{directory}/credentials/producer.json"]),
-        "secrets": ([], [f"{directory}/credentials/secret.env"]),
-        "environment": ([], [f"{directory}/app.env"]),
-    }
     present = set(components)
     if present & {"worker", "beat", "producer", "web"}:
         present |= {"release", "secrets", "environment"}
@@ -109,13 +122,14 @@ def surplus(
     tags, left_out = set(run), set(skip)
     whole = not tags.isdisjoint(("all", "deploy", "configure"))
     absent = [
-        owned[name]
-        for name in owned
+        owned
+        for name, owned in _OWNED.items()
         if name not in present
-        and (whole or tags.issuperset(_ROLES[name]))
-        and left_out.isdisjoint(_ROLES[name])
+        and (whole or tags.issuperset(owned.roles))
+        and left_out.isdisjoint(owned.roles)
     ]
+    places = {"app": app, "directory": directory, "root": root}
     return {
-        "units": [unit for names, _ in absent for unit in names],
-        "files": [path for _, paths in absent for path in paths],
+        "units": [unit.format(**places) for owned in absent for unit in owned.units],
+        "files": [path.format(**places) for owned in absent for path in owned.files],
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
     Kind,
     Turn,
@@ -28,7 +29,7 @@ _ASK, _SAY, _WAIT = 0.25, 5.0, 1.0
 _RETRIES = 2
 
 
-class CrewError(Exception):
+class CrewError(UserError):
     """Turns of this host have failed; the message is for the person who runs the play."""
 
 

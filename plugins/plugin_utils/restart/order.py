@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal, get_args
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
 Kind = Literal["start", "restart", "remove"]
@@ -36,7 +38,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 STAND_IN = ".next"
 
 
-class RollError(ValueError):
+class RollError(UserError):
     """What was asked for can't be; the message says what to change."""
 
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
 # Seconds between two renewals, after which a lease is gone, and after which its own run stops relying on it.
 # A renewal has taken half a minute on a host with one slow processor that was compiling a virtualenv.
 INTERVAL = 5.0
@@ -61,7 +63,7 @@ def request(app: str, do: Do, token: str, who: str = "") -> dict[str, Any]:
     }
 
 
-class Held(Exception):  # noqa: N818 - not an error of ours: another run is at work
+class Held(UserError):  # noqa: N818 - not an error of ours: another run is at work
     """Another run has the lease; the message says whose it is and what to do."""
 
 
@@ -150,7 +152,7 @@ def at_work(directory: Path) -> Iterator[None]:
         yield
 
 
-class LostError(Exception):
+class LostError(UserError):
     """Another run may have begun: this one must not go on."""
 
 

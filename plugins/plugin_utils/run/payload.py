@@ -20,8 +20,9 @@ TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
 def secrets(templar: Any) -> list[str]:
     """Values of the application's secret environment, which no output may show."""
-    text = "{{ __celery_app_secret_env | default({}) | celery_fleet.core.fleet_environment_file }}"
-    return secrets_of(str(templar.template(trust_as_template(text))))
+    return secrets_of(
+        templar.template(trust_as_template("{{ __celery_app_secret_env | default({}) }}"))
+    )
 
 
 class Renderer:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS, parts_in
@@ -192,7 +193,7 @@ def second_beat(
     )
 
 
-class UnwrittenError(ValueError):
+class UnwrittenError(UserError):
     """A plan can't be written where `fleet_plan_json` says; the message has the remedy."""
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
 DIRECTORY = "/var/lib/celery-fleet/commands"
 
 # Seconds of one question to a host, and those beyond its own time that a command may take to be ended.
@@ -26,7 +28,7 @@ _ATTEMPTS = 3
 Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
-class CommandError(Exception):
+class CommandError(UserError):
     """A command failed, or its result is not known. The message is for the person who runs the play."""
 
 

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import Item
 
@@ -32,7 +33,7 @@ _SCRIPT = (
 )
 
 
-class ScheduleError(Exception):
+class ScheduleError(UserError):
     """The schedule can't be written; the message is for the person who runs the play."""
 
 

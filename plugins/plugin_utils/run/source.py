@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+
 # What no release needs, where git doesn't say so.
 _LEFT_OUT = {
     ".git",
@@ -29,7 +31,7 @@ _LEFT_OUT = {
 }
 
 
-class SourceError(Exception):
+class SourceError(UserError):
     """The source can't be packed; the message names what, where and what to do."""
 
 

@@ -9,10 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.redact import (
     hide_logins,
     secrets_of,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
-    environment_file,
-    urls,
-)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import urls
 
 
 @pytest.mark.parametrize(
@@ -36,7 +33,7 @@ def test_no_secret_is_told() -> None:
 
 def test_the_secrets_of_an_environment() -> None:
     values = {"A": 'quo"ted $HOME `x` \\', "KEY": "BEGIN\nline of a key\nEND", "N": 5}
-    assert secrets_of(environment_file(values)) == [
+    assert secrets_of(values) == [
         'quo"ted $HOME `x` \\',
         "BEGIN\nline of a key\nEND",
         "5",
@@ -44,13 +41,12 @@ def test_the_secrets_of_an_environment() -> None:
         "line of a key",
         "END",
     ]
-    assert secrets_of("") == []
+    assert secrets_of({}) == []
 
 
 def test_the_password_of_a_url_is_a_secret_by_itself() -> None:
     parts = {"scheme": "postgresql", "host": "db", "user": "u", "password": "a:b/c d@e"}
-    text = environment_file({**urls({"DATABASE_URL": parts}), "PLAIN": "amqp://u:x@y@h/v?to=me@z"})
-    known = secrets_of(text)
+    known = secrets_of({**urls({"DATABASE_URL": parts}), "PLAIN": "amqp://u:x@y@h/v?to=me@z"})
     words = "authentication failed for u with a:b/c d@e, a%3Ab%2Fc%20d%40e"
     assert clean(words, known) == "authentication failed for u with ***, ***"
     assert "x@y@h/v?to=me" in known

@@ -54,7 +54,7 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
     "fleet_plan": planned,
     "fleet_roll": rolled,
     "fleet_lease": lambda args, variables: {"changed": False, "directory": "/nowhere"},
-    "fleet_firewall": lambda args, variables: {"changed": True, "tried": True, "blocked": []},
+    "fleet_firewall": lambda args, variables: {"changed": True, "armed": True},
     "fleet_probe": lambda args, variables: {"changed": False, "bad": []},
     "fleet_serving": lambda args, variables: {"changed": False, "units": {}, "errors": {}},
     "fleet_command": lambda args, variables: {"changed": False, "marks": {}},

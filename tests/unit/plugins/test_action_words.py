@@ -8,13 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 
 from tests.unit.plugins.test_action_remedies import action
 
 WORDS = "failed: quite-secret, postgresql://shop:other@db/shop"
 CLEAN = "failed: ***, postgresql://***@db/shop"
 #: The application's secret environment, as Ansible renders it for the action.
-TEMPLAR = SimpleNamespace(template=lambda text: 'PASSWORD="quite-secret"\n')
+TEMPLAR = SimpleNamespace(template=lambda text: {"PASSWORD": "quite-secret"})
 UNIT = "shop-worker@a.service"
 RUN = ("group_names", "ansible_run_tags", "ansible_skip_tags")
 
@@ -79,16 +81,17 @@ REDACTED = {"failed": True, "msg": CLEAN}
 
 def test_a_unit_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     made = answering("settle", {"wanted": {}}, {}, _loader=None, _execute_module=lambda **_: FAILED)
-    monkeypatch.setattr(type(made).run.__globals__["lease"], "held", free)
-    assert made.run(task_vars={}) == REDACTED
+    monkeypatch.setattr(lease, "held", free)
+    assert made.run(task_vars={}) == {**REDACTED, "changed": False}
 
 
 def test_a_plan_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     made = answering("fleet_plan", {}, {}, _loader=None, _execute_module=lambda **_: FAILED)
     part = SimpleNamespace(name="redis", variable="x")
-    monkeypatch.setitem(type(made).run.__globals__, "parts_of", lambda *_: [part])
+    monkeypatch.setitem(type(made).act.__globals__, "parts_of", lambda *_: [part])
     monkeypatch.setattr(made, "_value", lambda name: {})
-    assert made.run(task_vars={name: [] for name in RUN}) == REDACTED
+    found = made.run(task_vars={name: [] for name in RUN})
+    assert found == {**REDACTED, "changed": False}
 
 
 def test_files_of_a_worker_within_a_roll() -> None:
@@ -118,9 +121,8 @@ def test_a_schedule_that_can_t_be_written(monkeypatch: pytest.MonkeyPatch) -> No
     made = answering("fleet_schedule", {**args, "settings": {}}, answer)
     found = made.run(task_vars={"inventory_hostname": "h1"})
     assert CLEAN in found["items"][0]["why"][0]
-    module = type(made).run.__globals__
-    monkeypatch.setattr(module["lease"], "held", free)
+    monkeypatch.setattr(lease, "held", free)
     made._task.args["do"] = "sync"
-    with pytest.raises(module["AnsibleActionFail"]) as failed:
+    with pytest.raises(AnsibleActionFail) as failed:
         made.run(task_vars={"inventory_hostname": "h1"})
     assert CLEAN in str(failed.value)

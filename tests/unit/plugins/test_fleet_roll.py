@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
 
 PATH = Path(__file__).resolve().parents[3] / "plugins/action/fleet_roll.py"
 
@@ -72,12 +73,12 @@ def test_one_that_does_not_even_answer_goes_without_a_plan(
 def test_the_lease_is_kept_while_a_phase_acts(
     plugin: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin.ActionBase, "run", lambda *given: {})
+    monkeypatch.setattr(ActionBase, "run", lambda *given: {})
     kept: list[bool] = []
 
-    def roll(kind: str) -> dict[str, Any]:
+    def roll(kind: str) -> bool:
         kept.append(not plugin.lease._idle_hands(tmp_path))
-        return {"changed": False}
+        return False
 
     task = SimpleNamespace(args={"directory": str(tmp_path), "phase": "start"})
     action(plugin, _task=task, _roll=roll).run()

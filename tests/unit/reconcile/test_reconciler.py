@@ -24,9 +24,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
     lock as reconcile_lock,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.daemon_checks import (
-    Checks,
-)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import (
     Files,
     replace,
@@ -54,6 +51,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import environment, workers
 
+from tests.programs import required
 from tests.support.fake_systemd import FakeSystemd, FakeUnit
 
 ME = getpass.getuser()
@@ -405,6 +403,38 @@ def test_a_check_that_refuses_takes_all_files_of_the_call_back(host: Host) -> No
     assert mode(host.path("a.conf")) == 0o640
 
 
+def test_check_mode_asks_no_daemon(running: Host) -> None:
+    wanted = worker(running, env="A=2\n", text=f"{UNIT_TEXT}NoSuch=1\n")
+    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
+    assert running.settle(wanted, check=True).pending
+    asked = {command.split()[0] for command in running.systemd.commands}
+    assert not asked & {"nginx", "systemd-analyze"}
+
+
+def test_a_unit_that_systemd_refuses_does_not_go_live(running: Host) -> None:
+    before = running.tree()
+    running.systemd.refused["systemd-analyze"] = f"{UNIT}:4: Unknown key 'NoSuch'"
+    with pytest.raises(SettleError, match=r"systemd refuses a unit file: .*NoSuch"):
+        running.settle(worker(running, text=f"{UNIT_TEXT}NoSuch=1\n"))
+    assert running.tree() == before
+    assert running.systemd.did() == []
+
+
+def test_a_configuration_that_redis_refuses_does_not_go_live(host: Host) -> None:
+    required("redis-server")
+    path = host.path("redis.conf")
+
+    def wanted(text: str) -> dict[str, Any]:
+        checks = [{"redis": path, "files": [path]}]
+        return {"files": [host.file("redis.conf", text)], "checks": checks}
+
+    host.settle(wanted("maxmemory 100mb\n"))
+    before = host.tree()
+    with pytest.raises(SettleError, match=r"maxmemory lots.*\n.*as they were"):
+        host.settle(wanted("maxmemory lots\n"))
+    assert host.tree() == before
+
+
 def test_files_that_are_taken_back_are_to_systemd_what_they_were(running: Host) -> None:
     path = running.units / "shop-worker@.service"
     os.utime(path, ns=(5, 1_000_000_000))
@@ -442,25 +472,6 @@ def test_what_a_killed_run_wrote_is_checked_before_a_unit_takes_it_up(
         "It lies there from before this run; no unit was started or restarted with it."
     )
     assert running.systemd.did("restart", "start") == []
-
-
-def test_what_a_killed_run_wrote_is_checked_by_the_plan(
-    running: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def foretold(checks: Checks, candidates: object) -> list[str]:
-        asked.extend(found for _, found in checks.wanted)
-        return []
-
-    monkeypatch.setattr(Checks, "foretold", foretold)
-    wanted = worker(running)
-    wanted["checks"] = [{"command": ["nginx", "-t"], "files": [running.path("*.env")]}]
-    running.settle(wanted, check=True)
-    assert asked == []
-    Path(running.path("a.env")).write_text("A=bad\n")
-    running.settle(worker(running, env="A=bad\n") | {"checks": wanted["checks"]}, check=True)
-    assert asked == [[running.path("a.env")]]
 
 
 def test_a_check_that_ran_is_not_run_again_before_the_restart(running: Host) -> None:

@@ -40,6 +40,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.programs import required
 from tests.support.certificates import Authority
 
+ROOT = Path(__file__).resolve().parents[3]
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 UNIT = Unit(
     "redis@a.service", files=("/r/redis.conf", "/r/users.acl", "/t/host.crt", "/t/host.key")
@@ -236,6 +237,11 @@ def test_a_server_takes_every_directive_of_the_table(server: Server) -> None:
         assert isinstance(found, dict), name
         assert name in found, f"Redis knows no {name}"
         server.apply({name: found[name]})
+
+
+def test_every_directive_of_the_table_is_one_that_the_template_writes() -> None:
+    text = (ROOT / "templates/redis/redis.conf.j2").read_text()
+    assert {line.split()[0] for line in text.splitlines() if line[:1].islower()} >= LIVE
 
 
 def test_settings_are_set_together_or_not_at_all(server: Server) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 from tests.collection import replaced
 from tests.render.fleet import ROOT, ansible
@@ -32,25 +35,52 @@ def lan() -> Iterator[Network]:
         yield made
 
 
+# systemd as far as the script needs it: a rollback is what was last armed, and our service is the table.
+SYSTEMD_RUN = """#!/bin/sh
+echo "systemd-run $*" >> {directory}/calls
+while [ "$1" != /bin/sh ]; do shift; done
+printf '%s\\0' "$@" > {directory}/armed
+"""
+SYSTEMCTL = """#!/bin/sh
+echo "systemctl $*" >> {directory}/calls
+case "$*" in
+    is-active*) exit 3 ;;
+    "start shop-firewall-rollback.service") exec xargs -0 -a {directory}/armed env ;;
+    "restart shop-firewall.service") exec {nft} -f {directory}/etc/firewall.nft ;;
+    "disable --now shop-firewall.service") exec {nft} delete table inet celery_fleet_shop ;;
+esac
+"""
+SETTLE = """
+- loop: "{{ systemd_unit_wanted.files | default([]) | selectattr('content', 'defined') }}"
+  copy: {content: "{{ item.content }}", dest: "{{ item.dest }}"}
+- when: systemd_unit_wanted.files is defined
+  command: nft -f "{{ systemd_unit_wanted.files[0].dest }}"
+"""
+
+
+def programs(directory: Path) -> Path:
+    """Put systemd's programs into a directory for PATH."""
+    made = directory / "bin"
+    made.mkdir(exist_ok=True)
+    for name, text in (("systemd-run", SYSTEMD_RUN), ("systemctl", SYSTEMCTL)):
+        (made / name).write_text(text.format(directory=directory, nft=tool("nft")))
+        (made / name).chmod(0o755)
+    return made
+
+
 def shell(directory: Path, name: str, who: int) -> str:
-    """What Ansible takes for a host's shell; systemd is one that writes down what it is told."""
-    programs = directory / "bin"
-    programs.mkdir(exist_ok=True)
-    for program in ("systemd-run", "systemctl"):
-        path = programs / program
-        path.write_text(f'#!/bin/sh\necho "{program} $*" >> {directory}/calls\n')
-        path.chmod(0o755)
+    """What Ansible takes for a host's shell."""
     enter = f"nsenter --target={who} --net"
     if os.geteuid() != 0:
         enter += " --user --preserve-credentials"
     path = directory / name
-    path.write_text(f'#!/bin/sh\nPATH={programs}:$PATH exec {enter} /bin/sh "$@"\n')
+    path.write_text(f'#!/bin/sh\nPATH={programs(directory)}:$PATH exec {enter} /bin/sh "$@"\n')
     path.chmod(0o755)
     return str(path)
 
 
 def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
-    """The role on a host of Redis and one of workers, up to the files, which nobody writes."""
+    """The role on a host of Redis and one of workers."""
     hosts = {
         "redis1": {"ansible_shell_executable": shell(directory, "redis1", lan.host)},
         "worker1": {"ansible_shell_executable": shell(directory, "worker1", lan.others), **given},
@@ -80,7 +110,8 @@ def run(lan: Network, directory: Path, **given: Any) -> tuple[int, str]:
     (directory / "play.yml").write_text(PLAY)
     stub = directory / "systemd_unit/tasks"
     stub.mkdir(parents=True, exist_ok=True)
-    (stub / "main.yml").write_text('[{debug: {msg: "settles {{ systemd_unit_part }}"}}]\n')
+    (stub / "main.yml").write_text(SETTLE)
+    (directory / "etc").mkdir()
     done = ansible(
         "ansible-playbook",
         f"--inventory={directory}/hosts.yml",
@@ -104,36 +135,57 @@ def tables(lan: Network) -> str:
 def test_a_table_through_which_the_fleet_gets_is_kept(lan: Network, tmp_path: Path) -> None:
     status, output = run(lan, tmp_path, firewall_address=NEIGHBOUR[0])
     assert status == 0, output
-    assert output.count("settles firewall") == 2
     assert lan.reaches(NEIGHBOUR[0], PORTS[0])
     assert not lan.reaches(STRANGER[0], PORTS[0])
-    # The way back is there before the table, and gone in the end.
-    calls = (tmp_path / "calls").read_text().splitlines()
-    armed = next(n for n, call in enumerate(calls) if call.startswith("systemd-run "))
-    assert "systemctl stop shop-firewall-back.timer" in calls[armed:]
+    calls = (tmp_path / "calls").read_text()
+    assert "--unit=shop-firewall-rollback --service-type=oneshot --on-active=60s" in calls
+    assert calls.endswith("systemctl stop shop-firewall-rollback.timer\n")
+    assert "start shop" not in calls
 
 
 @pytest.mark.slow
 def test_a_table_that_cuts_a_host_off_is_taken_back(lan: Network, tmp_path: Path) -> None:
     status, output = run(lan, tmp_path, firewall_address="192.0.2.9")
     assert status != 0
-    assert "settles firewall" not in output, "nothing was written"
-    assert "worker1 does not reach 10.9.0.1:6379 (no answer from 10.9.0.1 within 5 s)" in output
-    assert f"It comes from {NEIGHBOUR[0]}; firewall_address of worker1 is 192.0.2.9" in output
-    assert "redis1 has what was there before" in output
-    assert "Nor does it without the table" not in output
+    for port in PORTS:
+        assert (
+            f"worker1 gets no answer from 10.9.0.1:{port}. It comes from {NEIGHBOUR[0]}" in output
+        )
+    assert "firewall_address of worker1 is 192.0.2.9" in output
     assert "celery_fleet_shop" not in tables(lan)
+    assert not (tmp_path / "etc/firewall.nft").exists()
     assert lan.reaches(STRANGER[0], PORTS[0])
 
 
 @pytest.mark.slow
-def test_what_another_firewall_drops_is_told_apart(lan: Network, tmp_path: Path) -> None:
-    lan.load(
-        "table inet theirs {\n\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n"
-        "\t\ttcp dport 6380 drop\n\t}\n}\n"
-    )
-    status, output = run(lan, tmp_path, firewall_address=NEIGHBOUR[0])
-    assert status != 0
-    assert "6379" not in output.split("would cut hosts off")[1].split("It was taken back")[0]
-    assert "Nor does it without the table" in output
-    assert tables(lan).split() == ["table", "inet", "theirs"]
+def test_the_previous_table_comes_back(lan: Network, tmp_path: Path) -> None:
+    file = tmp_path / "etc/firewall.nft"
+    file.parent.mkdir()
+
+    def table(*fleet: str) -> str:
+        return firewall.ruleset("shop", redis=PORTS, web=[], fleet=fleet, more=[])
+
+    def ask(do: str) -> Any:
+        done = lan.on(
+            lan.host,
+            *(sys.executable, "-S", "-I", "-c"),
+            remote.script("firewall").replace("/run/", f"{tmp_path}/"),
+            text=json.dumps({"do": do, "app": "shop", "file": str(file), "seconds": 60}),
+            PATH=f"{programs(tmp_path)}:{os.environ['PATH']}",
+        )
+        return json.loads(done.stdout)
+
+    def write(text: str) -> None:
+        file.write_text(text)
+        lan.load(text)
+
+    write(table(NEIGHBOUR[0]))
+    assert ask("arm") == {"error": ""}
+    write(table("192.0.2.1"))
+    assert not lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert ask("back") == {"error": ""}
+    assert lan.reaches(NEIGHBOUR[0], PORTS[0])
+    assert file.read_text() == table(NEIGHBOUR[0])
+    assert ask("arm") == ask("keep") == {"error": ""}
+    # Nothing of either is left.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["armed", "bin", "calls", "etc"]

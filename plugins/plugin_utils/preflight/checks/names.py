@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -114,30 +115,11 @@ def check_unknown(model: Model) -> Iterator[Problem]:
 
 
 def near_miss(name: str, known: str) -> bool:
-    """Whether a name is a known one with one or two letters added, dropped, changed or swapped."""
-    bound = 2 if len(known) >= 10 else 1
-    if name == known or abs(len(name) - len(known)) > bound:
+    """Whether a name is almost a known one: a letter or two added, dropped, changed or swapped."""
+    if name == known or abs(len(name) - len(known)) > 2:
         return False
-    return _distance(name, known, bound) <= bound
-
-
-def _distance(one: str, other: str, bound: int) -> int:
-    """Edits between two words (a swap of neighbours is one), or any number above the bound."""
-    before: list[int] = []
-    last = list(range(len(other) + 1))
-    for row, letter in enumerate(one, 1):
-        line = [row]
-        for column, wanted in enumerate(other, 1):
-            cost = min(
-                last[column] + 1, line[column - 1] + 1, last[column - 1] + (letter != wanted)
-            )
-            if row > 1 and column > 1 and letter == other[column - 2] and one[row - 2] == wanted:
-                cost = min(cost, before[column - 2] + 1)
-            line.append(cost)
-        if min(line) > bound:
-            return bound + 1
-        before, last = last, line
-    return last[-1]
+    cutoff = 0.9 if len(known) >= 10 else 0.8
+    return difflib.SequenceMatcher(None, name, known).ratio() >= cutoff
 
 
 def check_application(model: Model) -> Iterator[Problem]:

@@ -205,7 +205,7 @@ BACKEND = ["producer", "web", "web_site", "web_backend", "firewall"]
 def test_a_web_process_on_tcp_has_its_port() -> None:
     mine = claim("shop", BACKEND, ports={**PORTS, "backend": 5000})
     assert mine["ports"] == {"web": 443, "backend": 5000}
-    assert {"shop-firewall.service", "shop-firewall-watch.*"} <= set(mine["units"])
+    assert {"shop-firewall.service", "shop-firewall-rollback.*"} <= set(mine["units"])
     # With a Unix socket there is none.
     assert "backend" not in claim("shop", EVERY, ports={**PORTS, "backend": 0})["ports"]
     theirs = claim("other", BACKEND, ports={**OTHERS, "backend": 5000})

@@ -1,0 +1,5 @@
+"""The base of errors that people read."""
+
+
+class UserError(Exception):
+    """An error whose message tells the person who runs a play what is wrong and what to do."""
