@@ -104,11 +104,8 @@ class ActionModule(ActionBase):
                 "whole": True,
             }
         self._check_lease()
-        found = census.workers(
-            hostvars=hostvars,
-            inventory=[str(host) for host in args["inventory"]],
+        observed = census.Observed(
             present=present,
-            instances=args["instances"],
             items=items,
             # Where nothing stops nobody has to be asked.
             census=self._census()
@@ -116,7 +113,13 @@ class ActionModule(ActionBase):
             else {},
             active={host: census.active_units(hostvars[host]) for host in present},
             left={host: _left(hostvars[host]) for host in present},
-            app=str(args["app"]),
+        )
+        found = census.workers(
+            str(args["app"]),
+            hostvars,
+            [str(host) for host in args["inventory"]],
+            args["instances"],
+            observed,
             force=force,
             only=census.names(args["only"]),
         )

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    log_directory,
+)
+
 FORMAT = 1
 
 # From which value on something is a warning, and bad; nothing is never. Times are seconds.
@@ -51,50 +56,25 @@ def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def setup(
-    app: str,
+    facts: Facts,
     *,
-    host: str,
-    user: str,
-    directory: str,
-    root: str,
-    state: str,
-    ca: str,
     interval: float,
     checks: Iterable[str],
     thresholds: Mapping[str, Any] | None,
     on_change: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    units: Sequence[str],
-    nodes: Mapping[str, Mapping[str, Any]],
-    queues: Sequence[str],
-    broker: Mapping[str, Any],
-    results: Mapping[str, Any],
     beat_interval: float,
-    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that the check has to know on one host.
+    """Return all that the check has to know on one host.
 
     Args:
-        app: Name of the application.
-        host: The host's name in the inventory.
-        user: Unix user of the application's processes.
-        directory: Of its configuration.
-        root: Of its releases.
-        state: Of its state.
-        ca: Path of the certificate that signs the servers'.
+        facts: The application's.
         interval: Seconds between two checks.
         checks: Those that are wanted; those that don't concern the host are left out.
         thresholds: celery_health_thresholds.
         on_change: celery_health_on_change.
-        groups: Ansible's.
-        units: The application's units on this host.
-        nodes: All workers by node name, as `workers.nodes` has them.
-        queues: All queues that the inventory names.
-        broker: Host and port.
-        results: Host and port.
         beat_interval: Seconds between two looks of beat at its schedule.
-        client: Paths of the `certificate` and `key` that are shown to Redis, where it asks for them.
     """
+    app, host, groups, nodes = facts["name"], facts["host"], facts["groups"], facts["nodes"]
     member = {group for group, names in groups.items() if host in names}
     release = bool(member & _RELEASE)
     lookouts = _lookouts(groups)
@@ -102,7 +82,7 @@ def setup(
     here = any(of["host"] == host for of in nodes.values())
     others = [
         unit
-        for unit in units
+        for unit in facts["units"]
         if not unit.startswith(f"{app}-worker@") and unit != f"{app}-beat.service"
     ]
     concerns = {
@@ -115,16 +95,23 @@ def setup(
         # The broker's host is the one that others are compared with.
         "clock": release and host not in groups.get("redis", ())[:1],
     }
-    paths = ["/", root, state, "/var/lib/celery-fleet", "/var/log", f"/var/log/{app}"]
+    paths = [
+        "/",
+        facts["root"],
+        facts["state"],
+        "/var/lib/celery-fleet",
+        "/var/log",
+        log_directory(app),
+    ]
     if "redis" in member:
         paths.append("/var/lib/celery-fleet-redis")
     return {
         "format": FORMAT,
         "app": app,
         "host": host,
-        "user": user,
-        "directory": directory,
-        "root": root,
+        "user": facts["user"],
+        "directory": facts["directory"],
+        "root": facts["root"],
         "interval": interval,
         "checks": [name for name in checks if concerns.get(name, True)],
         "thresholds": merged(thresholds),
@@ -135,13 +122,13 @@ def setup(
             node: {"unit": of["unit"], "host": of["host"], "pool": of.get("pool", "prefork")}
             for node, of in sorted(nodes.items())
         },
-        "queues": list(queues),
+        "queues": list(facts["queues"]),
         "servers": {
             kind: {"host": str(server["host"]), "port": int(server["port"])}
-            for kind, server in (("broker", broker), ("results", results))
+            for kind, server in (("broker", facts["broker"]), ("results", facts["results"]))
         },
-        "ca": ca,
-        "client": dict(client or {}),
+        "ca": facts["ca"],
+        "client": dict(facts["client"]),
         "beat": {
             "unit": f"{app}-beat.service",
             "directory": f"/run/{app}-beat",
@@ -150,8 +137,8 @@ def setup(
         if "celery_beat" in member
         else None,
         "paths": paths,
-        "logs": [f"/var/log/{app}", f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
-        "certificates": [ca, f"{directory}/pki/host.crt"],
+        "logs": [log_directory(app), f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
+        "certificates": [facts["ca"], f"{facts['directory']}/pki/host.crt"],
     }
 
 

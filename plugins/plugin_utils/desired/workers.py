@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
@@ -22,6 +22,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environment import (
     environment_file,
     process_environment,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    Workers,
+    log_directory,
 )
 
 # Worker options that are a flag of `celery worker` with a value: ours -> Celery's.
@@ -172,92 +177,62 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
     return shlex.join(words)
 
 
-def worker_units(
-    enabled: Iterable[str],
-    app: str,
-    directory: str,
-    root: str,
-    runtime: str,
-    timeout: float,
-    client: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
-    """The units of a host's workers with what their processes read at start, as `settle` takes them.
+def worker_units(facts: Facts, enabled: Iterable[str], timeout: float) -> list[dict[str, Any]]:
+    """Return the units of a host's workers with what their processes read at start, as `settle` takes them.
 
-    The arguments are those of `worker_state`.
+    Args:
+        facts: The application's.
+        enabled: Names of the host's workers.
+        timeout: Seconds until a worker has to consume.
     """
+    directory = facts["directory"]
     return [
         {
-            "name": f"{app}-worker@{name}.service",
+            "name": f"{facts['name']}-worker@{name}.service",
             "files": [
                 f"{directory}/worker-{name}.env",
                 f"{directory}/app.env",
                 f"{directory}/credentials/secret.env",
                 f"{directory}/credentials/worker.json",
-                *(client or {}).values(),
+                *facts["client"].values(),
             ],
-            "links": [f"{root}/pins/worker-{name}"],
-            "values": {"runtime": posixpath.basename(runtime)},
+            "links": [f"{facts['root']}/pins/worker-{name}"],
+            "values": {"runtime": posixpath.basename(facts["runtime"])},
             "timeout": timeout,
         }
         for name in enabled
     ]
 
 
-def worker_state(
-    instances: Mapping[str, Mapping[str, Any] | None],
-    *,
-    enabled: Sequence[str],
-    defaults: Mapping[str, Any] | None,
-    app: str,
-    module: str,
-    host: str,
-    directory: str,
-    root: str,
-    release: str,
-    runtime: str,
-    timeout: float,
-    logs: str = "",
-    delivery: str = "inherit",
-    knobs: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    client: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """All that the workers of one host need there, in the form that `settle` takes.
+def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float) -> dict[str, Any]:
+    """Return all that the workers of one host need there, in the form that `settle` takes.
 
     Args:
-        instances: celery_worker_instances.
-        enabled: Names of those that the host takes.
-        defaults: Options of all workers.
-        app: Name of the application.
-        module: What `celery -A` takes.
-        host: The host's name in the inventory, second half of each node name.
-        directory: Of the application's configuration.
-        root: Of its releases.
+        facts: The application's.
+        workers: Those of the host.
         release: Name of the release that the workers run.
-        runtime: Directory of the fleet's runtime.
         timeout: Seconds until a worker has to consume.
-        logs: Directory of its log file; without one it logs to the journal.
-        delivery: celery_app_delivery.
-        knobs: How tasks are delivered; see `delivery`.
-        settings: celery_app_settings.
-        client: As for `process_settings`.
     """
+    app, directory, root = facts["name"], facts["directory"], facts["root"]
+    delivery, knobs, enabled = facts["delivery"], workers["knobs"], workers["enabled"]
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
     for name in enabled:
-        options = worker_options(name, instances, defaults)
-        node = f"{name}@{host}"
+        options = worker_options(name, workers["instances"], workers["defaults"])
+        node = f"{name}@{facts['host']}"
         unit = f"{app}-worker@{name}.service"
         environment = f"{directory}/worker-{name}.env"
         drop_in = f"/etc/systemd/system/{unit}.d"
         pin = f"{root}/pins/worker-{name}"
         # A second instance, while this one restarts, appends to the same file.
-        log = f"{logs}/celery_{name}.log" if logs else ""
-        command = worker_command(module, node, options, log)
-        variables = process_environment("worker", runtime, command, options.get("environment"), app)
+        log = f"{log_directory(app)}/celery_{name}.log" if facts["logs"] == "file" else ""
+        command = worker_command(facts["module"], node, options, log)
+        variables = process_environment(
+            "worker", facts["runtime"], command, options.get("environment"), app
+        )
         variables["CELERY_FLEET_NODE"] = node
-        variables |= variable(override(delivery, knobs, options, settings))
+        variables |= variable(override(delivery, knobs, options, facts["settings"]))
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(
@@ -278,7 +253,7 @@ def worker_state(
         "directories": directories,
         "files": files,
         "links": links,
-        "units": worker_units(enabled, app, directory, root, runtime, timeout, client),
+        "units": worker_units(facts, enabled, timeout),
         "owned": {
             "units": [f"{app}-worker@*.service"],
             "files": [

@@ -14,6 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 
 from celery_fleet.health import checks
 from celery_fleet.health import setup as health_setup
+from tests.facts import facts
 
 GROUPS = {
     "fleet": ["redis1", "worker1", "worker2", "control1", "web1"],
@@ -35,26 +36,16 @@ NODES = {
 
 
 def made(host: str, **more: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "host": host,
-        "user": "shop",
-        "directory": "/etc/celery-fleet/shop",
-        "root": "/opt/shop",
-        "state": "/var/lib/shop",
-        "ca": "/etc/celery-fleet/shop/pki/ca.crt",
+    options: dict[str, Any] = {
         "interval": 300,
         "checks": list(checks.CHECKS),
         "thresholds": {},
         "on_change": [],
-        "groups": GROUPS,
-        "units": ["shop-worker@mail.service"],
-        "nodes": NODES,
-        "queues": ["mail"],
-        "broker": {"host": "redis1", "port": "6379"},
-        "results": {"host": "redis1", "port": 6380},
         "beat_interval": 5,
     }
-    return health.setup("shop", **{**given, **more})
+    seen = {"groups": GROUPS, "units": ["shop-worker@mail.service"], "nodes": NODES}
+    seen |= {"queues": ["mail"], **{key: more.pop(key) for key in [*more] if key not in options}}
+    return health.setup(facts(host=host, **seen), **{**options, **more})
 
 
 ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}

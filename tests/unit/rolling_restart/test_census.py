@@ -26,19 +26,17 @@ def item(host: str, name: str, action: str, *why: str) -> dict[str, Any]:
 
 
 def found(**changes: Any) -> dict[str, Worker]:
-    given: dict[str, Any] = {
-        "hostvars": HOSTVARS,
-        "inventory": ["h1", "h2"],
+    observed: dict[str, Any] = {
         "present": ["h1", "h2"],
-        "instances": INSTANCES,
         "items": [],
         "census": {},
         "active": {},
         "left": {},
-        "app": "shop",
-        **changes,
     }
-    return {worker.node: worker for worker in census.workers(**given)}
+    observed |= {key: changes.pop(key) for key in observed if key in changes}
+    given = {"hostvars": HOSTVARS, "inventory": ["h1", "h2"], "instances": INSTANCES, **changes}
+    workers = census.workers("shop", observed=census.Observed(**observed), **given)
+    return {worker.node: worker for worker in workers}
 
 
 def test_processes_are_those_of_the_inventory_or_what_the_worker_says() -> None:

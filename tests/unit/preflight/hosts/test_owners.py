@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 
+from tests.facts import facts
 from tests.unit.preflight.hosts.test_reachability import GOOD
 
 EVERY = ["redis", "worker", "beat", "producer", "web", "web_site", "flower", "flower_site"]
@@ -29,17 +30,9 @@ OTHERS = {"broker": 6381, "results": 6382, "web": 8443, "flower": 5556}
 
 
 def claim(app: str, components: list[str] | None = None, **given: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "owner": app,
-        "user": app,
-        "proxy_group": f"{app}-proxy",
-        "directory": f"/etc/celery-fleet/{app}",
-        "root": f"/opt/{app}",
-        "state": f"/var/lib/{app}",
-        "ports": PORTS,
-        **given,
-    }
-    return claims(app, components=EVERY if components is None else components, **options)
+    ports = given.pop("ports", PORTS)
+    options = {"owner": app, "components": EVERY if components is None else components, **given}
+    return claims(facts(app, **options), ports)
 
 
 def found(wanted: dict[str, Any], *marks: dict[str, Any], **facts: Any) -> list[Problem]:
