@@ -35,6 +35,7 @@ from typing import Any, Final
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
@@ -86,7 +87,7 @@ class ActionModule(ActionBase):
             "ports": ports,
             "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
             "files": [
-                *(owners.site(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
+                *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 owners.web_socket(str(claims["app"])),
             ]
             if claims

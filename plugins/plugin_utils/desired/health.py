@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Facts,
@@ -12,33 +12,47 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 
 FORMAT = 1
 
-# From which value on something is a warning, and bad; nothing is never. Times are seconds.
-THRESHOLDS: dict[str, dict[str, float | None]] = {
-    "database_seconds": {"warning": 2, "bad": 8},
-    "redis_seconds": {"warning": 1, "bad": 5},
+
+class Threshold(NamedTuple):
+    """From which value on something is a warning, and bad; None is never. Times are seconds."""
+
+    warning: float | None
+    bad: float | None
+    #: Whether less is worse.
+    low: bool = False
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """Both, as the inventory has them."""
+        return {"warning": self.warning, "bad": self.bad}
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "database_seconds": Threshold(2, 8),
+    "redis_seconds": Threshold(1, 5),
     # Of an instance that does not evict.
-    "redis_memory_percent": {"warning": 80, "bad": 95},
+    "redis_memory_percent": Threshold(80, 95),
     # Of each filesystem that the fleet writes to.
-    "disk_free_percent": {"warning": 15, "bad": 5},
-    "disk_free_mb": {"warning": 1000, "bad": 250},
-    "inodes_free_percent": {"warning": 15, "bad": 5},
-    "memory_available_percent": {"warning": 10, "bad": 4},
+    "disk_free_percent": Threshold(15, 5, low=True),
+    "disk_free_mb": Threshold(1000, 250, low=True),
+    "inodes_free_percent": Threshold(15, 5, low=True),
+    "memory_available_percent": Threshold(10, 4, low=True),
     # Full swap is no fault by itself.
-    "swap_used_percent": {"warning": 80, "bad": None},
+    "swap_used_percent": Threshold(80, None),
     # The load of five minutes.
-    "load_per_core": {"warning": 4, "bad": 20},
+    "load_per_core": Threshold(4, 20),
     # How long a unit that should be up has been starting; without its broker a worker starts for ever.
-    "starting_seconds": {"warning": 0, "bad": 180},
+    "starting_seconds": Threshold(0, 180),
     # Beyond celery_beat_max_loop_interval.
-    "beat_tick_seconds": {"warning": 30, "bad": 120},
-    "queue_length": {"warning": 1000, "bad": 10000},
+    "beat_tick_seconds": Threshold(30, 120),
+    "queue_length": Threshold(1000, 10000),
     # Somebody has to decide about each; nothing else stands still for it.
-    "dead_letters": {"warning": 1, "bad": None},
+    "dead_letters": Threshold(1, None),
     # A run of site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
-    "certificate_days": {"warning": 21, "bad": 7},
-    "logs_mb": {"warning": 2000, "bad": 10000},
+    "certificate_days": Threshold(21, 7, low=True),
+    "logs_mb": Threshold(2000, 10000),
     # Between this host and the broker's.
-    "clock_offset_seconds": {"warning": 2, "bad": 30},
+    "clock_offset_seconds": Threshold(2, 30),
 }
 # The key of thresholds for single queues.
 QUEUES = "queues"
@@ -49,7 +63,7 @@ def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults with the inventory's over them, bound by bound."""
     chosen = given or {}
     found: dict[str, Any] = {
-        name: {**default, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
+        name: {**default.bounds, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
     }
     found[QUEUES] = {queue: dict(bounds) for queue, bounds in (chosen.get(QUEUES) or {}).items()}
     return found

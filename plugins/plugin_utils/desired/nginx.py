@@ -34,7 +34,7 @@ def site(
         read_timeout: Seconds that nginx waits for an answer.
         ipv6: Whether nginx listens on IPv6, too.
     """
-    configuration = f"/etc/nginx/conf.d/{facts['name']}-{name}.conf"
+    configuration = site_file(facts["name"], name)
     directory = facts["directory"]
     parts = _added(directory)
     file = {
@@ -93,6 +93,11 @@ def location(
         },
     }
     return _proxied(name, directory, file, password_line, [{"path": parts}])
+
+
+def site_file(app: str, name: str) -> str:
+    """Return the file by which nginx listens on a port of an application's."""
+    return f"/etc/nginx/conf.d/{app}-{name}.conf"
 
 
 def path_prefix(text: str | None) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import _added
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
+    _added,
+    site_file,
+)
 
 # The roles, and so the tags, that start a component.
 _ROLES: dict[str, tuple[str, ...]] = {
@@ -47,7 +50,6 @@ def surplus(
         skip: Tags that it leaves out.
     """
     units = "/etc/systemd/system"
-    sites = "/etc/nginx/conf.d"
     owned: dict[str, tuple[list[str], list[str]]] = {
         "worker": (
             [f"{app}-worker@*.service"],
@@ -81,7 +83,7 @@ def surplus(
         ),
         "web_site": (
             [],
-            [f"{directory}/credentials-nginx/web.htpasswd", f"{sites}/{app}-web.conf"],
+            [f"{directory}/credentials-nginx/web.htpasswd", site_file(app, "web")],
         ),
         "flower": (
             [f"{app}-flower.service"],
@@ -93,7 +95,7 @@ def surplus(
                 f"{directory}/credentials-nginx/flower.htpasswd",
             ],
         ),
-        "flower_site": ([], [f"{sites}/{app}-flower.conf"]),
+        "flower_site": ([], [site_file(app, "flower")]),
         "logs": ([], [f"/etc/logrotate.d/{app}"]),
         "flower_location": ([], [f"{_added(directory)}/flower.conf"]),
         # Not the web process's alone: a host with a release has it for the release's commands as well.

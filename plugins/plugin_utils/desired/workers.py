@@ -28,62 +28,38 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
     Workers,
     log_directory,
 )
-
-# Worker options that are a flag of `celery worker` with a value: ours -> Celery's.
-_VALUES = {
-    "concurrency": "--concurrency",
-    "pool": "--pool",
-    "pool_start_method": "--pool-start-method",
-    "prefetch_multiplier": "--prefetch-multiplier",
-    "time_limit": "--time-limit",
-    "soft_time_limit": "--soft-time-limit",
-    "max_tasks_per_child": "--max-tasks-per-child",
-    "max_memory_per_child": "--max-memory-per-child",
-    "loglevel": "--loglevel",
-    "autoscale": "--autoscale",
-    "optimization": "-O",
-    "heartbeat_interval": "--heartbeat-interval",
-    "statedb": "--statedb",
-}
-
-# ... that are switched on by their presence ...
-_SWITCHES = {
-    "task_events": "--task-events",
-    "without_gossip": "--without-gossip",
-    "without_mingle": "--without-mingle",
-    "without_heartbeat": "--without-heartbeat",
-    "disable_prefetch": "--disable-prefetch",
-    "purge": "--purge",
-}
-
-# ... and that take a comma-separated list.
-_LISTS = {"exclude_queues": "--exclude-queues", "include": "--include"}
-
-# Options of a worker that systemd enforces, or that say how its unit is built.
-UNIT_OPTIONS = (
-    "drain_timeout",
-    "watchdog_sec",
-    "memory_max",
-    "memory_high",
-    "cpu_quota",
-    "tasks_max",
-    "environment",
-    "memory_deny_write_execute",
-    "proc_subset_pid",
-    "read_write_paths",
-    "overlap",
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    directives,
+    flags,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
 )
 
-# ... and that say how its tasks are delivered.
-DELIVERY_OPTIONS = ("delivery", "take")
-
-WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS, *DELIVERY_OPTIONS)
+# Seconds that a stopping worker waits if nothing bounds its tasks. systemd's own 90 s would kill tasks that run on.
+DRAIN = 600.0
+# Pools whose stopping worker hands back at once what it has not begun, so that a second instance may serve meanwhile.
+OVERLAPPING = ("prefork", "threads", "gevent")
 
 
 def worker_queues(name: str, options: Mapping[str, Any] | None) -> list[str]:
-    """Queues of one worker; without any it consumes the one of its own name."""
+    """Return the queues that one worker is given; without any it is given the one of its own name."""
     queues = (options or {}).get("queues") or [name]
     return [str(queue) for queue in queues]
+
+
+def consumed_queues(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the queues that one worker consumes: those that it is given without the ones that it excludes."""
+    excluded = options.get("exclude_queues") or ()
+    return [queue for queue in worker_queues(name, options) if queue not in excluded]
+
+
+def processes(options: Mapping[str, Any]) -> int | None:
+    """Return how many tasks a worker runs at once; None if Celery decides by the host's processors."""
+    if options.get("pool") == "solo":
+        return 1
+    largest = str(options.get("autoscale") or "").partition(",")[0]
+    return int(largest or options.get("concurrency") or 0) or None
 
 
 def queues(
@@ -111,14 +87,11 @@ def worker_options(
 
 
 def drain_timeout(options: Mapping[str, Any]) -> float:
-    """Seconds a stopping worker waits for its running tasks: by default their hard time limit.
-
-    A worker without a time limit gets ten minutes: systemd's own 90 s would kill tasks that nobody bounded.
-    """
+    """Return the seconds that a stopping worker waits for its running tasks: by default their hard time limit."""
     given = options.get("drain_timeout")
     if given is None:
         given = options.get("time_limit")
-    return float(given) if given is not None else 600.0
+    return float(given) if given is not None else DRAIN
 
 
 def longest_drain(
@@ -160,18 +133,7 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
         "-Q",
         ",".join(options["queues"]),
     ]
-    for key, flag in _VALUES.items():
-        # Celery's own default, WARNING, leaves nothing of tasks in the journal.
-        value = options.get(key, "INFO" if key == "loglevel" else None)
-        if value is None:
-            continue
-        if isinstance(value, (list, tuple)):
-            value = ",".join(str(part) for part in value)
-        words += [f"{flag}={value}"] if flag.startswith("--") else [flag, str(value)]
-    words += [flag for key, flag in _SWITCHES.items() if options.get(key)]
-    for key, flag in _LISTS.items():
-        if options.get(key):
-            words.append(f"{flag}={','.join(str(part) for part in options[key])}")
+    words += flags(WORKER, options)
     if logfile:
         words.append(f"--logfile={logfile}")
     return shlex.join(words)
@@ -240,7 +202,7 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
                 "dest": f"{drop_in}/10-fleet.conf",
                 "src": "systemd/worker.conf.j2",
                 "vars": {
-                    "worker": options,
+                    "directives": directives(WORKER, options),
                     "drain": drain_timeout(options),
                     # Threads would run to their end what they hand back, and greenlets hand back nothing.
                     "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
@@ -289,7 +251,7 @@ def nodes(
                 "host": host,
                 "worker": name,
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
-                "queues": options["queues"],
+                "queues": consumed_queues(name, options),
                 "pool": str(options.get("pool") or "prefork"),
             }
     return found

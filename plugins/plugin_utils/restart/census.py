@@ -152,10 +152,7 @@ def workers(
 
 def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
     """Tasks that a worker runs at once: as the inventory has it, else as the worker says (Celery counts processors)."""
-    if options.get("pool") == "solo":
-        return 1
-    largest = str(options["autoscale"]).split(",")[0] if options.get("autoscale") else 0
-    return max(1, int(options.get("concurrency") or largest or (seen or {}).get("processes") or 1))
+    return max(1, int(desired_workers.processes(options) or (seen or {}).get("processes") or 1))
 
 
 def _presence(

@@ -25,6 +25,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
@@ -325,7 +328,7 @@ def test_celery_itself_takes_the_command_line() -> None:
     from celery.bin.worker import worker as command
 
     flags = {flag for parameter in command.params for flag in parameter.opts}
-    known = {*workers._VALUES.values(), *workers._SWITCHES.values(), *workers._LISTS.values()}
+    known = {option.flag for option in WORKER if option.flag}
     assert known - flags == set()
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.surplus import surplus
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     BEHIND_NGINX,
-    site,
     web_socket,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
@@ -158,7 +158,7 @@ def test_nginx_may_listen_there_for_somebody_else() -> None:
     assert "nginx (nginx.service)" in problem.message
     # Flower's file says nothing of the web site's.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
-    assert {site("shop", kind) for kind in BEHIND_NGINX} <= set(
+    assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= set(
         surplus("shop", [], "", "")["files"]
     )
     # Of a version before the marks, and what its mark names.
