@@ -140,7 +140,7 @@ ENTRY: Final[tuple[Option, ...]] = (
     Option("crontab", "dict",
            "When it is due, by C(minute), C(hour), C(day_of_month), C(month_of_year) and C(day_of_week)."),
     Option("interval", "float", "Seconds between two times."),
-    Option("solar", "dict", "When it is due, by C(event), C(lat) and C(lon)."),
+    Option("solar", "dict", "When it is due, by C(event), C(latitude) and C(longitude)."),
     Option("task", "str", "The task's name, as Celery registers it.", required=True),
     Option("args", "list", "Its arguments."),
     Option("kwargs", "dict", "Its keyword arguments."),
