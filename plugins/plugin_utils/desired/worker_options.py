@@ -62,6 +62,10 @@ WORKER: Final[tuple[Option, ...]] = (
     Option("cpu_quota", "str", "systemd's C(CPUQuota).",
            syntax=_CPU, like="50% for half a core, or 200% for two", directive="CPUQuota"),
     Option("tasks_max", "str", "systemd's C(TasksMax).", syntax=_TASKS, like="64 or infinity", directive="TasksMax"),
+    Option("nice", "int",
+           "systemd's C(Nice), for all processes of the worker: the higher, the longer they wait while others want the "
+           "processor.",
+           lowest=-20, highest=19, directive="Nice"),
     Option("environment", "dict", "Environment of this worker alone."),
     Option("memory_deny_write_execute", "bool",
            "systemd's C(MemoryDenyWriteExecute); applications with a JIT compiler need it off.",
