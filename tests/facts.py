@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    BeatSchedule,
     Facts,
-    Schedule,
     Workers,
 )
 
@@ -51,7 +51,7 @@ def workers(instances: Any, **given: Any) -> Workers:
     return cast("Workers", made)
 
 
-def schedule(entries: Any, **given: Any) -> Schedule:
+def schedule(entries: Any, **given: Any) -> BeatSchedule:
     """Return beat's schedule, kept as Celery keeps it."""
     made = {"policy": "add", "scheduler": "persistent", "edited": "keep", **given}
-    return cast("Schedule", {"entries": entries, **made})
+    return cast("BeatSchedule", {"entries": entries, **made})

@@ -107,7 +107,7 @@ class ActionModule(ActionBase):
         for node in desired_workers.nodes(hostvars, group, args["instances"]).values():
             if node["host"] not in hosts and node["host"] not in missing:
                 active.setdefault(node["host"], set()).add(str(node["unit"]))
-        observed = census.Observed(
+        findings = census.Findings(
             present=hosts,
             items=[item.as_dict() for item in items if item.part == "celery_worker"],
             census={},
@@ -120,7 +120,7 @@ class ActionModule(ActionBase):
             hostvars,
             group,
             args["instances"],
-            observed,
+            findings,
             force=boolean(args["restart_all"]),
             only=census.names(args["only"]),
         )

@@ -104,7 +104,7 @@ class ActionModule(ActionBase):
                 "whole": True,
             }
         self._check_lease()
-        observed = census.Observed(
+        findings = census.Findings(
             present=present,
             items=items,
             # Where nothing stops nobody has to be asked.
@@ -119,7 +119,7 @@ class ActionModule(ActionBase):
             hostvars,
             [str(host) for host in args["inventory"]],
             args["instances"],
-            observed,
+            findings,
             force=force,
             only=census.names(args["only"]),
         )

@@ -116,9 +116,9 @@ def changed_by(everywhere: Mapping[str, Any]) -> str:
 
 def in_a_roll(options: Mapping[str, Any]) -> Any:
     """How a worker with these options goes through a roll."""
-    observed = census.Observed(present=["h1"], items=[], census={}, active={}, left={})
+    findings = census.Findings(present=["h1"], items=[], census={}, active={}, left={})
     hostvars = {"h1": {"celery_app_name": "shop"}}
-    (found,) = census.workers("shop", hostvars, ["h1"], {"w": options}, observed)
+    (found,) = census.workers("shop", hostvars, ["h1"], {"w": options}, findings)
     return found.can_overlap
 
 

@@ -184,7 +184,7 @@ def read() -> dict[str, str]:
     [
         ("celery_app", "__celery_app_facts", desired_facts.Facts),
         ("celery_worker", "__celery_worker_own", desired_facts.Workers),
-        ("celery_beat", "__celery_beat_own", desired_facts.Schedule),
+        ("celery_beat", "__celery_beat_own", desired_facts.BeatSchedule),
         ("redis", "__redis_servers", desired_redis.Servers),
     ],
 )

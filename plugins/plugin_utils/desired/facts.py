@@ -69,7 +69,7 @@ class Workers(TypedDict):
     knobs: Mapping[str, Any]
 
 
-class Schedule(TypedDict):
+class BeatSchedule(TypedDict):
     """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_edited."""
 
     entries: Mapping[str, Mapping[str, Any]]

@@ -11,8 +11,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
     Address,
+    BeatSchedule,
     Facts,
-    Schedule,
 )
 
 
@@ -45,7 +45,7 @@ _NO_WORKERS = ("producer", "flower", "operator")
 
 _NEVER = 3_153_600_000
 
-_EMPTY: Schedule = {
+_EMPTY: BeatSchedule = {
     "entries": {},
     "policy": "add",
     "scheduler": "persistent",
@@ -59,7 +59,7 @@ def process_settings(
     password: str,
     *,
     defaults: Mapping[str, Any] | None = None,
-    schedule: Schedule | None = None,
+    schedule: BeatSchedule | None = None,
     parts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what one component of the application is told by the fleet: the content of its `settings.json`.

@@ -43,7 +43,7 @@ def active_units(variables: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Observed:
+class Findings:
     """What a run has found out about the fleet's workers.
 
     Attributes:
@@ -67,7 +67,7 @@ def workers(
     hostvars: Mapping[str, Mapping[str, Any]],
     inventory: Sequence[str],
     instances: Mapping[str, Mapping[str, Any] | None],
-    observed: Observed,
+    findings: Findings,
     *,
     force: bool = False,
     only: Sequence[str] = (),
@@ -79,22 +79,22 @@ def workers(
         hostvars: Ansible's.
         inventory: The group celery_workers.
         instances: celery_worker_instances, for hosts that say nothing of their own.
-        observed: What was found out about them.
+        findings: What was found out about them.
         force: Restart whether or not anything differs.
         only: Names of the workers that may be restarted; all without any.
     """
-    census = observed.census
-    here = set(observed.present)
+    census = findings.census
+    here = set(findings.present)
     unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
     pending: dict[str, Need] = {}
     found: list[Worker] = []
-    for item in observed.items:
+    for item in findings.items:
         match = unit.fullmatch(str(item["subject"]))
         if match and item["host"] in here and item["action"] in _NEEDS:
             pending[f"{match[1]}@{item['host']}"] = _NEEDS[str(item["action"])]
     for node in (
         *census,
-        *(f"{name}@{host}" for host, names in observed.left.items() for name in names),
+        *(f"{name}@{host}" for host, names in findings.left.items() for name in names),
     ):
         name, _, host = node.partition("@")
         if name.endswith(STAND_IN) and host in here:
@@ -124,7 +124,7 @@ def workers(
                 presence=_presence(
                     wanted["queues"],
                     seen,
-                    wanted["unit"] in observed.active.get(host, ()),
+                    wanted["unit"] in findings.active.get(host, ()),
                     host in here,
                 ),
                 need=need,

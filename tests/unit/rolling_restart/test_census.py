@@ -26,16 +26,16 @@ def item(host: str, name: str, action: str, *why: str) -> dict[str, Any]:
 
 
 def found(**changes: Any) -> dict[str, Worker]:
-    observed: dict[str, Any] = {
+    findings: dict[str, Any] = {
         "present": ["h1", "h2"],
         "items": [],
         "census": {},
         "active": {},
         "left": {},
     }
-    observed |= {key: changes.pop(key) for key in observed if key in changes}
+    findings |= {key: changes.pop(key) for key in findings if key in changes}
     given = {"hostvars": HOSTVARS, "inventory": ["h1", "h2"], "instances": INSTANCES, **changes}
-    workers = census.workers("shop", observed=census.Observed(**observed), **given)
+    workers = census.workers("shop", findings=census.Findings(**findings), **given)
     return {worker.node: worker for worker in workers}
 
 
