@@ -1,10 +1,10 @@
-"""Write docs/reference.md: every role with its variables, from what the roles say of themselves.
+"""Write argument specs from the tables of options, and docs/reference.md from all of the roles' specs.
 
-    python scripts/reference.py           write the file
-    python scripts/reference.py --check   say whether it is what would be written; 1 if not
+    python scripts/reference.py           write the files
+    python scripts/reference.py --check   say which are not what would be written; 1 if there are any
 
-Read are `roles/*/meta/argument_specs.yml`, and `playbooks/site.yml` for the hosts and tags of each role.
-The result depends on these files alone, so that a test can compare it.
+The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. The page is made
+from `roles/*/meta/argument_specs.yml`, and from `playbooks/site.yml` for the hosts and tags of each role.
 """
 
 from __future__ import annotations
@@ -21,6 +21,27 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (  # noqa: E402  # found by the line above
+    application_options,
+    worker_options,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (  # noqa: E402  # found by the line above
+    Option,
+)
+
+# Role and entry point of its specs -> the table that they are written from.
+TABLES: dict[tuple[str, str], tuple[Option, ...]] = {
+    ("celery_app", "main"): application_options.APPLICATION,
+    ("celery_app", "url"): application_options.URL,
+    ("celery_worker", "main"): worker_options.WORKER_VARIABLES,
+}
+# Variables whose keys Ansible's specs can't describe -> what an element has. The page has them below the variable.
+ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
+    "celery_beat_schedule": (".NAME", application_options.ENTRY),
+    "celery_release_commands": ("[]", application_options.COMMAND),
+}
 # What a role's name begins with.
 COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
@@ -28,7 +49,8 @@ OUTPUT = ROOT / "docs" / "reference.md"
 HEAD = """\
 # Reference: roles and their variables
 
-Made from `roles/*/meta/argument_specs.yml` and `playbooks/site.yml` by `scripts/reference.py`; edit those.
+Made by `scripts/reference.py` from the tables in `plugins/plugin_utils/desired/`, `roles/*/meta/argument_specs.yml` and
+`playbooks/site.yml`; edit those.
 
 Variables are set in the inventory's `group_vars`, or for one host in `hosts.yml`. A default in braces is computed
 from other variables. Preflight refuses a variable that has a role's prefix and is not listed here.
@@ -97,11 +119,12 @@ def cell(text: str) -> str:
 
 
 def type_of(option: Mapping[str, Any]) -> str:
-    """An option's type: `str`, `list of str`, or its choices."""
+    """Return an option's type with its bounds: `str`, `list of str`, `int, 1 or more`, or its choices."""
     if option.get("choices"):
         return ", ".join(f"`{choice}`" for choice in option["choices"])
     name = str(option.get("type", "str"))
-    return f"list of {option['elements']}" if "elements" in option else name
+    name = f"list of {option['elements']}" if "elements" in option else name
+    return f"{name}, {option['bounds']}" if option.get("bounds") else name
 
 
 def default_of(option: Mapping[str, Any]) -> str:
@@ -111,8 +134,55 @@ def default_of(option: Mapping[str, Any]) -> str:
     if option.get("default") is None:
         return "none"
     default = option["default"]
-    text = default if isinstance(default, str) and default else json.dumps(default)
+    folded = " ".join(default.split()) if isinstance(default, str) else ""
+    text = folded or json.dumps(default)
     return f"`{text}`"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as the other files have it: lists are indented, choices are on one line."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Represent a text as it is; one of several lines as such."""
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent a list below its key."""
+        return super().increase_indent(flow, False)
+
+
+class _Row(list[str]):
+    """A list on one line."""
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(
+    _Row, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
+)
+
+
+def _on_one_line(option: dict[str, Any]) -> dict[str, Any]:
+    below = {name: _on_one_line(one) for name, one in option.get("options", {}).items()}
+    found = {**option, **({"options": below} if below else {})}
+    return {key: _Row(value) if key == "choices" else value for key, value in found.items()}
+
+
+def specs_text(root: Path, role: str) -> str:
+    """Return a role's argument specs with the options that the tables have."""
+    path = root / "roles" / role
+    document = yaml.safe_load((path / "meta/argument_specs.yml").read_text())
+    defaults = yaml.safe_load((path / "defaults/main.yml").read_text())
+    for (name, entry), table in TABLES.items():
+        if name == role:
+            options = {option.name: _on_one_line(option.spec()) for option in table}
+            for key in options.keys() & defaults.keys():
+                options[key].setdefault("default", defaults[key])
+            document["argument_specs"][entry]["options"] = options
+    head = "---\n# The options are written by scripts/reference.py, from tables in plugins/plugin_utils/desired/.\n"
+    return head + yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140
+    )
 
 
 def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator[str]:
@@ -123,7 +193,8 @@ def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator
         cells = (f"`{prefix}{name}`", type_of(option), default_of(option), says + secret)
         yield f"| {' | '.join(cell(text) for text in cells)} |"
         # The elements of a list are named by brackets.
-        below = f"{prefix}{name}{'[]' if option.get('type') == 'list' else ''}."
+        brackets = "[]" if option.get("type") == "list" else ""
+        below = f"{prefix}{name}{option.get('element', brackets)}."
         yield from rows(option.get("options") or {}, below)
 
 
@@ -173,6 +244,22 @@ def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
     return found
 
 
+def completed(
+    options: Mapping[str, Mapping[str, Any]], table: Sequence[Option] = ()
+) -> dict[str, dict[str, Any]]:
+    """Return options with what Ansible's specs have no word for: bounds, and the keys of elements."""
+    found = {name: dict(option) for name, option in options.items()}
+    for one in table:
+        found[one.name]["bounds"] = one.bounds
+        if one.options:
+            found[one.name]["options"] = completed(found[one.name]["options"], one.options)
+    for name, (element, keys) in ELEMENTS.items():
+        if name in found:
+            below = completed({one.name: one.spec() for one in keys}, keys)
+            found[name].update(element=element, options=below)
+    return found
+
+
 def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) -> Role:
     """A role from its argument specs, with `main` first."""
     entries = [
@@ -180,7 +267,7 @@ def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) ->
             name=entry,
             title=str(spec["short_description"]),
             paragraphs=texts(spec.get("description")),
-            options=spec.get("options") or {},
+            options=completed(spec.get("options") or {}, TABLES.get((name, entry), ())),
         )
         for entry, spec in sorted(specs.items(), key=lambda item: (item[0] != "main", item[0]))
     ]
@@ -211,19 +298,25 @@ def render(roles: Sequence[Role]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, call, write or compare."""
-    parser = argparse.ArgumentParser(description="Write docs/reference.md from the roles' specs.")
+    parser = argparse.ArgumentParser(description="Write argument specs and docs/reference.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
     check = parser.parse_args(arguments).check
-    text = render(read(ROOT))
-    if not check:
-        OUTPUT.write_text(text)
-        return 0
-    if OUTPUT.is_file() and OUTPUT.read_text() == text:
-        return 0
-    print(
-        f"{OUTPUT.relative_to(ROOT)} is stale: run `python scripts/reference.py`", file=sys.stderr
-    )
-    return 1
+    stale = False
+    specs = {
+        ROOT / "roles" / role / "meta/argument_specs.yml": specs_text(ROOT, role)
+        for role, entry in TABLES
+        if entry == "main"
+    }
+    # The page reads the specs, so it comes last.
+    for path in [*specs, OUTPUT]:
+        text = specs.get(path) or render(read(ROOT))
+        if not check:
+            path.write_text(text)
+        elif not path.is_file() or path.read_text() != text:
+            stale = True
+            told = f"{path.relative_to(ROOT)} is stale: run `python scripts/reference.py`"
+            print(told, file=sys.stderr)
+    return int(stale)
 
 
 if __name__ == "__main__":

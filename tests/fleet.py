@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 )
 from celery import Celery
 
+from tests.facts import facts
 from tests.programs import knows_setinfo, required
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,15 +103,13 @@ class Fleet:
         """A component's settings as the roles write them, without TLS."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         document = desired_settings.process_settings(
-            "shop",
-            user,
+            facts(
+                **address,
+                visibility_timeout=self.visibility_timeout,
+                routes={"shop.*": {"queue": "mail"}},
+            ),
             user,
             PASSWORDS[user],
-            address["broker"],
-            address["results"],
-            "/no/ca",
-            self.visibility_timeout,
-            routes={"shop.*": {"queue": "mail"}},
         )
         conf: dict[str, Any] = document["celery"]
         for name in ("broker_use_ssl", "redis_backend_use_ssl"):

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ansible.errors import AnsibleError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts import owners
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
@@ -80,7 +81,7 @@ class ActionModule(FleetAction):
             "ports": ports,
             "certificate": f"/etc/celery-fleet/{claims.get('app')}/pki/host.crt" if claims else "",
             "files": [
-                *(owners.site(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
+                *(site_file(str(claims["app"]), kind) for kind in owners.BEHIND_NGINX),
                 owners.web_socket(str(claims["app"])),
             ]
             if claims

@@ -95,17 +95,20 @@ class ActionModule(FleetAction):
         for node in desired_workers.nodes(hostvars, group, args["instances"]).values():
             if node["host"] not in hosts and node["host"] not in missing:
                 active.setdefault(node["host"], set()).add(str(node["unit"]))
-        return census.workers(
-            hostvars=hostvars,
-            inventory=group,
+        findings = census.Findings(
             present=hosts,
-            instances=args["instances"],
             items=[item.as_dict() for item in items if item.part == "celery_worker"],
             census={},
             # What was left behind is among the plan's items.
             left={},
             active=active,
-            app=app,
+        )
+        return census.workers(
+            app,
+            hostvars,
+            group,
+            args["instances"],
+            findings,
             force=boolean(args["restart_all"]),
             only=census.names(args["only"]),
         )

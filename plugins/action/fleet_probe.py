@@ -64,7 +64,8 @@ class ActionModule(FleetAction):
             # Of a database's, users' entries are users' matter; what is declared stands below.
             if entry.get("queue") and entry.get("source") != "database"
         }
-        return {**loaded, **routing.scheduled(args["schedule"], args["routes"])}
+        declared = routing.scheduled(args["schedule"], args["routes"])
+        return {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""

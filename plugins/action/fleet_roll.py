@@ -87,11 +87,8 @@ class ActionModule(FleetAction):
         if not force and not due:
             return {"turns": False, "deferred": [], "hosts": _NOBODY, "whole": True}
         self._check_lease()
-        found = census.workers(
-            hostvars=hostvars,
-            inventory=[str(host) for host in args["inventory"]],
+        findings = census.Findings(
             present=present,
-            instances=args["instances"],
             items=items,
             # Where nothing stops nobody has to be asked.
             census=self._census()
@@ -99,7 +96,13 @@ class ActionModule(FleetAction):
             else {},
             active={host: census.active_units(hostvars[host]) for host in present},
             left={host: _left(hostvars[host]) for host in present},
-            app=str(args["app"]),
+        )
+        found = census.workers(
+            str(args["app"]),
+            hostvars,
+            [str(host) for host in args["inventory"]],
+            args["instances"],
+            findings,
             force=force,
             only=census.names(args["only"]),
         )

@@ -27,6 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     visibility,
     workers,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import (
     records,
     wanted,
@@ -77,10 +78,12 @@ def parts(run: list[str], skip: list[str]) -> list[str]:
     return [part.name for part in parts_in(run, skip)]
 
 
-def site(name: str, user: str, password: str, names: list[str], **options: Any) -> dict[str, Any]:
+def site(
+    facts: Facts, name: str, user: str, password: str, names: list[str], **options: Any
+) -> dict[str, Any]:
     """`nginx.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
-    return nginx.site(name, password_line=line, **options)
+    return nginx.site(facts, name, password_line=line, **options)
 
 
 def location(

@@ -1,4 +1,4 @@
-"""To which queue a task goes, as Celery decides it by routes, schedule and default."""
+"""To which queue a task goes, as Celery decides it by routes, schedule and default (`celery.app.routes` of 5.7.0)."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ from typing import Any
 
 DEFAULT_QUEUE = "celery"
 
+Routes = Mapping[str, Mapping[str, Any] | str] | None
 
-def routed(
-    task: str, routes: Mapping[str, Mapping[str, Any] | str] | None, default: str = DEFAULT_QUEUE
-) -> str:
-    """The queue that `task_routes` gives a task: an exact name first, then the patterns in their order.
 
-    Celery takes the mere name of a queue for a route, too.
+def routed(task: str, routes: Routes, default: str = DEFAULT_QUEUE) -> str | None:
+    """Return the queue that `task_routes` gives a task; None if a route only names an exchange.
+
+    An exact name comes first, then the patterns in their order. Celery also takes the mere name of a queue for a route.
     """
     found = (routes or {}).get(task)
     if found is None:
-        found = next(
-            (
-                route
-                for name, route in (routes or {}).items()
-                if "*" in name and fnmatch.fnmatchcase(task, name)
-            ),
-            {},
+        fits = (
+            route
+            for name, route in (routes or {}).items()
+            if "*" in name and fnmatch.fnmatchcase(task, name)
         )
-    if isinstance(found, str):
+        found = next(fits, {})
+    if not isinstance(found, Mapping):
         return found
-    return str(found.get("queue") or default)
+    return found.get("queue") or (None if "exchange" in found else default)
+
+
+def queue_of(entry: Mapping[str, Any], routes: Routes, default: str = DEFAULT_QUEUE) -> str | None:
+    """Return the queue that a scheduled entry goes to; None if it or its route only names an exchange."""
+    options = entry.get("options") or {}
+    own = entry.get("queue") or options.get("queue")
+    if own or "exchange" in options:
+        return own or None
+    return routed(str(entry["task"]), routes, default)
 
 
 def scheduled(
-    schedule: Mapping[str, Mapping[str, Any]], routes: Mapping[str, Mapping[str, Any]] | None
-) -> dict[str, dict[str, str]]:
-    """Task and queue of each entry that is enabled."""
+    schedule: Mapping[str, Mapping[str, Any]], routes: Routes
+) -> dict[str, dict[str, Any]]:
+    """Return task and queue of each entry that is enabled; the queue is None where it can't be told."""
     return {
-        name: {
-            "task": str(entry["task"]),
-            "queue": str(entry.get("queue") or routed(str(entry["task"]), routes)),
-        }
+        name: {"task": str(entry["task"]), "queue": queue_of(entry, routes)}
         for name, entry in schedule.items()
         if entry.get("enabled", True)
     }

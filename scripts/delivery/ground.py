@@ -21,13 +21,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from celery import Celery
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -137,16 +138,22 @@ class Side:
     def settings(self, user: str) -> dict[str, Any]:
         """What the roles tell a component."""
         knobs = {"take": self.take}
+        # As far as settings need them.
+        facts = {
+            "name": "bench",
+            "broker": {"host": ADDRESS, "port": self.port},
+            "results": {"host": ADDRESS, "port": self.results},
+            "ca": str(self.directory / "host.crt"),
+            "client": {},
+            "visibility_timeout": 300 if self.take == "atomic" else 3600,
+            "delivery": "at_least_once",
+            "settings": {},
+            "routes": {},
+        }
         return desired_settings.process_settings(
-            "bench",
-            user,
+            cast("Facts", facts),
             user,
             self.passwords[user],
-            {"host": ADDRESS, "port": self.port},
-            {"host": ADDRESS, "port": self.results},
-            str(self.directory / "host.crt"),
-            visibility_timeout=300 if self.take == "atomic" else 3600,
-            delivery="at_least_once",
             parts=delivery.document("at_least_once", knobs) if user == "worker" else None,
         )
 

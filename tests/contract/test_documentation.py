@@ -45,7 +45,12 @@ HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
     "fleet_location": (nginx.location, {"password_line"}),
 }
 # Python's types in a filter's signature, and what documentation calls them.
-TYPES = {"Mapping": "dict", "Sequence": "list", "Iterable": "list", "Literal": "str"}
+TYPES = {
+    **dict.fromkeys(("Mapping", "Facts", "Workers", "BeatSchedule", "Servers"), "dict"),
+    "Sequence": "list",
+    "Iterable": "list",
+    "Literal": "str",
+}
 
 
 def plugins() -> list[Path]:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
+    facts as desired_facts,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import nginx, workers
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     redis as desired_redis,
@@ -18,6 +21,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
 from tests.contract.test_repository import ROOT, defaults_of, load, options_of, playbooks, roles
+from tests.facts import facts
+from tests.facts import workers as workers_of_host
 
 # What Ansible itself gives.
 MAGIC = {
@@ -109,19 +114,21 @@ def declared_in(value: Any) -> Iterator[str]:
 
 def given_by_filters() -> set[str]:
     """Variables that the filters give to the templates of the files which they want."""
-    paths = {"directory": "/d", "root": "/r", "release": "1", "runtime": "/rt"}
-    names = {"app": "a", "module": "m", "host": "h"}
-    worker = workers.worker_state(
-        {"w": {}}, enabled=["w"], defaults=None, timeout=1, **paths, **names
-    )
+    worker = workers.worker_state(facts(), workers_of_host({"w": {}}), release="1", timeout=1)
     instances = [{"kind": "broker", "name": "b", "port": 1}]
-    redis = desired_redis.redis_state(
-        instances, "/c", "/t", {"admin": "p"}, [], host="h", ca="/ca", timeout=1
-    )
+    servers: desired_redis.Servers = {
+        "config": "/c",
+        "tls": "/t",
+        "host": "h",
+        "timeout": 1,
+        "flavor": "redis",
+        "setinfo": False,
+        "remote_control": False,
+    }
+    redis = desired_redis.redis_state(facts(), servers, instances, {"admin": "p"})
     site = nginx.site(
+        facts(),
         "web",
-        app="a",
-        directory="/d",
         port=1,
         socket="/s",
         protected=[],
@@ -170,6 +177,22 @@ def read() -> dict[str, str]:
             for name in meta.find_undeclared_variables(parsed(text, path)):
                 found.setdefault(name, str(path.relative_to(ROOT)))
     return found
+
+
+@pytest.mark.parametrize(
+    ("role", "variable", "kind"),
+    [
+        ("celery_app", "__celery_app_facts", desired_facts.Facts),
+        ("celery_worker", "__celery_worker_own", desired_facts.Workers),
+        ("celery_beat", "__celery_beat_own", desired_facts.BeatSchedule),
+        ("redis", "__redis_servers", desired_redis.Servers),
+    ],
+)
+def test_what_filters_are_given_has_each_key_of_its_type(
+    role: str, variable: str, kind: Any
+) -> None:
+    """Ansible renders a key when it is read, so a missing one would show up on some hosts only."""
+    assert set(load(ROOT / "roles" / role / "vars/main.yml")[variable]) == kind.__required_keys__
 
 
 @pytest.mark.slow

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import yaml
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 from celery.bin.worker import worker
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Flags that the fleet sets itself, or that belong to a way of running which systemd takes the place of.
 OURS = {
@@ -46,13 +43,7 @@ def test_there_are_flags() -> None:
 
 @pytest.mark.parametrize("flag", flags())
 def test_each_flag_has_an_option(flag: str) -> None:
-    ours = {*workers._VALUES.values(), *workers._SWITCHES.values(), *workers._LISTS.values()}
+    ours = {option.flag for option in WORKER}
     # Celery knows the scheduling of tasks as -O alone.
     names = {flag, "-O"} if flag in ("--optimization", "-O") else {flag}
     assert names & ours, f"celery worker has {flag}, an instance has no option for it"
-
-
-def test_each_option_is_in_the_specs() -> None:
-    text = (ROOT / "roles/celery_worker/meta/argument_specs.yml").read_text()
-    options = yaml.safe_load(text)["argument_specs"]["main"]["options"]
-    assert set(options["celery_worker_defaults"]["options"]) == set(workers.WORKER_OPTIONS)

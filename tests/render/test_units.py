@@ -12,6 +12,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import directives
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER as OPTIONS,
+)
 
 from celery_fleet.system import hand_back
 from tests import systemd
@@ -302,7 +306,7 @@ def test_a_worker_outlives_the_oom_of_a_task_and_is_replaced_when_it_hangs(fleet
     for host, unit, _ in workers(fleet):
         service = parse(whole(host, unit))["Service"]
         assert service["OOMPolicy"] == ["continue"]
-        assert service["WatchdogSec"] == ["30s"]
+        assert service["WatchdogSec"] == ["30"]
 
 
 def test_a_worker_has_the_limits_of_the_inventory(fleet: Fleet) -> None:
@@ -500,12 +504,17 @@ def test_the_web_process_starts_with_its_socket(fleet: Fleet) -> None:
 
 # --- what the delivered inventories leave at its default ---------------------------------------------
 
-WORKER: dict[str, Any] = {"celery_app_runtime": "/rt", "drain": 5.0, "may_quit": True, "worker": {}}
+WORKER: dict[str, Any] = {
+    "celery_app_runtime": "/rt",
+    "drain": 5.0,
+    "may_quit": True,
+    "directives": directives(OPTIONS, {}),
+}
 
 
 def drop_in(**options: Any) -> dict[str, list[str]]:
     switches = {name: options.pop(name) for name in ("may_quit", "hand_back") if name in options}
-    given = {**WORKER, "worker": options, **switches}
+    given = {**WORKER, "directives": directives(OPTIONS, options), **switches}
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
 
@@ -620,10 +629,9 @@ def test_a_unit_that_hands_back_makes_no_pool_quit() -> None:
 
 def test_a_worker_that_is_let_out_is_still_shut_in(local: Fleet, tmp_path: Path) -> None:
     host, unit = services(local, "worker@.service")[0]
-    loose = render(
-        "systemd/worker.conf.j2",
-        {**WORKER, "worker": {"memory_deny_write_execute": False, "proc_subset_pid": False}},
-    )
+    options = {"memory_deny_write_execute": False, "proc_subset_pid": False}
+    given = {**WORKER, "directives": directives(OPTIONS, options)}
+    loose = render("systemd/worker.conf.j2", given)
     path = tmp_path / "loose.service"
     path.write_text(whole(host, unit) + loose)
     done = systemd.analyze("security", "--offline=true", "--threshold=15", str(path))

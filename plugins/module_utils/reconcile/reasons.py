@@ -24,17 +24,8 @@ _FLAGS = {
     "-Q": "queues",
     "--max-interval": "max_loop_interval",
 }
-# systemd's directives -> a worker's options.
-_DIRECTIVES = {
-    "CPUQuota": "cpu_quota",
-    "MemoryDenyWriteExecute": "memory_deny_write_execute",
-    "MemoryHigh": "memory_high",
-    "MemoryMax": "memory_max",
-    "ProcSubset": "proc_subset_pid",
-    "ReadWritePaths": "read_write_paths",
-    "TasksMax": "tasks_max",
-    "WatchdogSec": "watchdog_sec",
-}
+# What a worker's drop-in has above a line: the option that the line comes from.
+_OPTION = re.compile(r"# ([a-z_]+)")
 _VALUES = {"yes": "true", "no": "false", "pid": "true", "all": "false"}
 # Parts of the delivery -> the variables, where they are called otherwise.
 _PARTS = {"profile": "delivery", "deaths": "poison_deaths", "keep": "dead_letters_keep"}
@@ -139,9 +130,11 @@ def _options(command: str) -> dict[str, str]:
 
 
 def _drop_in(text: str) -> dict[str, str]:
-    """What a worker's drop-in says, by its options; other directives by their names."""
+    """Return what a worker's drop-in says, by its options; other directives by their names."""
     found: dict[str, str] = {}
+    above = ""
     for line in text.splitlines():
+        option, above = _OPTION.fullmatch(above), line
         directive, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
             continue
@@ -150,10 +143,9 @@ def _drop_in(text: str) -> dict[str, str]:
             found["drain_timeout"] = drain[1]
         elif directive == "ExecStopPost" and "/hand_back.py " in value:
             found["hand_back"] = "true"
-        elif directive in _DIRECTIVES:
-            name = _DIRECTIVES[directive]
+        elif option and _is_ours(option[1], directive):
+            name = option[1]
             own = _VALUES.get(value) or value.strip('"')
-            own = own.removesuffix("s") if name == "watchdog_sec" else own
             found[name] = f"{found[name]} {own}" if name in found else own
         else:
             name = f"{DROP_IN}: {directive}"
@@ -162,6 +154,11 @@ def _drop_in(text: str) -> dict[str, str]:
         # The drain and half a minute.
         found.pop(f"{DROP_IN}: TimeoutStopSec", None)
     return found
+
+
+def _is_ours(option: str, directive: str) -> bool:
+    """Return whether a directive is an option's. Anything else was written by hand, and may be secret."""
+    return directive != "Environment" and option.replace("_", "").startswith(directive.lower())
 
 
 # --- Celery's settings ---------------------------------------------------------------------------------

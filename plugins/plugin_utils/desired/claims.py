@@ -6,10 +6,14 @@ each leaves its mark, and preflight refuses what the mark of another one names a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    log_directory,
+)
 
 FORMAT = 1
 # Which part of a fleet listens on which port.
@@ -22,38 +26,21 @@ _LISTENS = {
 }
 
 
-def claims(
-    app: str,
-    *,
-    owner: str,
-    components: Sequence[str],
-    user: str,
-    proxy_group: str,
-    directory: str,
-    root: str,
-    state: str,
-    ports: Mapping[str, int | str],
-) -> dict[str, Any]:
-    """The claim of one application on one host; patterns stand for what it may have any number of.
+def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
+    """Return the claim of one application on one host; patterns stand for what it may have any number of.
 
     Args:
-        app: Name of the application.
-        owner: Of the inventory that deploys it.
-        components: Those that the host has, `redis` among them.
-        user: The application's Unix user.
-        proxy_group: The group that may open its sockets.
-        directory: Of its configuration.
-        root: Of its releases.
-        state: Of its state.
+        facts: The application's; its components may include `redis`.
         ports: Of `broker`, `results`, `web`, `flower` and `backend`, whether or not this host has them.
     """
-    here = set(components)
+    app, user = facts["name"], facts["user"]
+    here = set(facts["components"])
     own = bool(here - {"redis", "firewall"})
     units = [slice_unit(app), f"{app}-health.service", f"{app}-health.timer"]
-    paths = [directory]
+    paths = [facts["directory"]]
     if own:
         units.append(f"{app}.target")
-        paths += [root, state, f"/var/log/{app}", f"/etc/logrotate.d/{app}"]
+        paths += [facts["root"], facts["state"], log_directory(app), f"/etc/logrotate.d/{app}"]
     if "redis" in here:
         units += [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
     if "firewall" in here:
@@ -74,10 +61,10 @@ def claims(
     return {
         "format": FORMAT,
         "app": app,
-        "owner": owner,
+        "owner": facts["owner"],
         "user": user,
         # They share one space of names with the groups. All hosts but a mere Redis host get all of them.
-        "users": [user, f"{app}-flower", proxy_group] if own else [],
+        "users": [user, f"{app}-flower", facts["proxy_group"]] if own else [],
         "ports": {
             name: int(ports[name]) for name, component in _LISTENS.items() if component in here
         },

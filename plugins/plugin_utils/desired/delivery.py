@@ -1,7 +1,7 @@
 """Delivery: what a promise means in Celery's settings and in the parts of the runtime, worker by worker.
 
 Plain functions over plain data. `knobs` are the variables `celery_worker_<name>` of a host without their prefix; what
-is left out has its role's default.
+is left out has its default in the table of options.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    DELIVERY,
+)
 
 # What each promise means in Celery's settings. A task that killed its process is retried as one that failed is, so that
 # it ends where its retries do: put back into its queue (`reject`), it would kill one process after another.
@@ -35,14 +39,9 @@ ATOMIC_PARTS = ("lease", "hand_back", "carry", "outage")
 # Pools whose worker has no event loop that a broker could block: greenlets wait for it, each alone.
 WITHOUT_LOOP = ("gevent", "eventlet")
 
+PREFIX = "celery_worker_"
 _KNOBS: dict[str, Any] = {
-    "take": "auto",
-    **dict.fromkeys((*ATOMIC_PARTS, "dead_letters"), True),
-    "unknown_delay": 60,
-    "unknown_for": 3600,
-    "poison_deaths": 3,
-    "dead_letters_keep": 10_000,
-    "failed_keep": 0,
+    **{option.name.removeprefix(PREFIX): option.default for option in DELIVERY},
     "stock_visibility": 3600,
 }
 # Options of the runtime that are numbers: theirs -> ours, and their type.

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    log_directory,
+)
 
 FORMAT = 1
 
-# From which value on something is a warning, and bad; nothing is never. Times are seconds.
-THRESHOLDS: dict[str, dict[str, float | None]] = {
-    "database_seconds": {"warning": 2, "bad": 8},
-    "redis_seconds": {"warning": 1, "bad": 5},
+
+class Threshold(NamedTuple):
+    """From which value on something is a warning, and bad; None is never. Times are seconds."""
+
+    warning: float | None
+    bad: float | None
+    #: Whether less is worse.
+    low: bool = False
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """Both, as the inventory has them."""
+        return {"warning": self.warning, "bad": self.bad}
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "database_seconds": Threshold(2, 8),
+    "redis_seconds": Threshold(1, 5),
     # Of an instance that does not evict.
-    "redis_memory_percent": {"warning": 80, "bad": 95},
+    "redis_memory_percent": Threshold(80, 95),
     # Of each filesystem that the fleet writes to.
-    "disk_free_percent": {"warning": 15, "bad": 5},
-    "disk_free_mb": {"warning": 1000, "bad": 250},
-    "inodes_free_percent": {"warning": 15, "bad": 5},
-    "memory_available_percent": {"warning": 10, "bad": 4},
+    "disk_free_percent": Threshold(15, 5, low=True),
+    "disk_free_mb": Threshold(1000, 250, low=True),
+    "inodes_free_percent": Threshold(15, 5, low=True),
+    "memory_available_percent": Threshold(10, 4, low=True),
     # Full swap is no fault by itself.
-    "swap_used_percent": {"warning": 80, "bad": None},
+    "swap_used_percent": Threshold(80, None),
     # The load of five minutes.
-    "load_per_core": {"warning": 4, "bad": 20},
+    "load_per_core": Threshold(4, 20),
     # How long a unit that should be up has been starting; without its broker a worker starts for ever.
-    "starting_seconds": {"warning": 0, "bad": 180},
+    "starting_seconds": Threshold(0, 180),
     # Beyond celery_beat_max_loop_interval.
-    "beat_tick_seconds": {"warning": 30, "bad": 120},
-    "queue_length": {"warning": 1000, "bad": 10000},
+    "beat_tick_seconds": Threshold(30, 120),
+    "queue_length": Threshold(1000, 10000),
     # Somebody has to decide about each; nothing else stands still for it.
-    "dead_letters": {"warning": 1, "bad": None},
+    "dead_letters": Threshold(1, None),
     # A run of site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
-    "certificate_days": {"warning": 21, "bad": 7},
-    "logs_mb": {"warning": 2000, "bad": 10000},
+    "certificate_days": Threshold(21, 7, low=True),
+    "logs_mb": Threshold(2000, 10000),
     # Between this host and the broker's.
-    "clock_offset_seconds": {"warning": 2, "bad": 30},
+    "clock_offset_seconds": Threshold(2, 30),
 }
 # The key of thresholds for single queues.
 QUEUES = "queues"
@@ -44,57 +63,32 @@ def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The defaults with the inventory's over them, bound by bound."""
     chosen = given or {}
     found: dict[str, Any] = {
-        name: {**default, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
+        name: {**default.bounds, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
     }
     found[QUEUES] = {queue: dict(bounds) for queue, bounds in (chosen.get(QUEUES) or {}).items()}
     return found
 
 
 def setup(
-    app: str,
+    facts: Facts,
     *,
-    host: str,
-    user: str,
-    directory: str,
-    root: str,
-    state: str,
-    ca: str,
     interval: float,
     checks: Iterable[str],
     thresholds: Mapping[str, Any] | None,
     on_change: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    units: Sequence[str],
-    nodes: Mapping[str, Mapping[str, Any]],
-    queues: Sequence[str],
-    broker: Mapping[str, Any],
-    results: Mapping[str, Any],
     beat_interval: float,
-    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that the check has to know on one host.
+    """Return all that the check has to know on one host.
 
     Args:
-        app: Name of the application.
-        host: The host's name in the inventory.
-        user: Unix user of the application's processes.
-        directory: Of its configuration.
-        root: Of its releases.
-        state: Of its state.
-        ca: Path of the certificate that signs the servers'.
+        facts: The application's.
         interval: Seconds between two checks.
         checks: Those that are wanted; those that don't concern the host are left out.
         thresholds: celery_health_thresholds.
         on_change: celery_health_on_change.
-        groups: Ansible's.
-        units: The application's units on this host.
-        nodes: All workers by node name, as `workers.nodes` has them.
-        queues: All queues that the inventory names.
-        broker: Host and port.
-        results: Host and port.
         beat_interval: Seconds between two looks of beat at its schedule.
-        client: Paths of the `certificate` and `key` that are shown to Redis, where it asks for them.
     """
+    app, host, groups, nodes = facts["name"], facts["host"], facts["groups"], facts["nodes"]
     member = {group for group, names in groups.items() if host in names}
     release = bool(member & _RELEASE)
     lookouts = _lookouts(groups)
@@ -102,7 +96,7 @@ def setup(
     here = any(of["host"] == host for of in nodes.values())
     others = [
         unit
-        for unit in units
+        for unit in facts["units"]
         if not unit.startswith(f"{app}-worker@") and unit != f"{app}-beat.service"
     ]
     concerns = {
@@ -115,16 +109,23 @@ def setup(
         # The broker's host is the one that others are compared with.
         "clock": release and host not in groups.get("redis", ())[:1],
     }
-    paths = ["/", root, state, "/var/lib/celery-fleet", "/var/log", f"/var/log/{app}"]
+    paths = [
+        "/",
+        facts["root"],
+        facts["state"],
+        "/var/lib/celery-fleet",
+        "/var/log",
+        log_directory(app),
+    ]
     if "redis" in member:
         paths.append("/var/lib/celery-fleet-redis")
     return {
         "format": FORMAT,
         "app": app,
         "host": host,
-        "user": user,
-        "directory": directory,
-        "root": root,
+        "user": facts["user"],
+        "directory": facts["directory"],
+        "root": facts["root"],
         "interval": interval,
         "checks": [name for name in checks if concerns.get(name, True)],
         "thresholds": merged(thresholds),
@@ -135,13 +136,13 @@ def setup(
             node: {"unit": of["unit"], "host": of["host"], "pool": of.get("pool", "prefork")}
             for node, of in sorted(nodes.items())
         },
-        "queues": list(queues),
+        "queues": list(facts["queues"]),
         "servers": {
             kind: {"host": str(server["host"]), "port": int(server["port"])}
-            for kind, server in (("broker", broker), ("results", results))
+            for kind, server in (("broker", facts["broker"]), ("results", facts["results"]))
         },
-        "ca": ca,
-        "client": dict(client or {}),
+        "ca": facts["ca"],
+        "client": dict(facts["client"]),
         "beat": {
             "unit": f"{app}-beat.service",
             "directory": f"/run/{app}-beat",
@@ -150,8 +151,8 @@ def setup(
         if "celery_beat" in member
         else None,
         "paths": paths,
-        "logs": [f"/var/log/{app}", f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
-        "certificates": [ca, f"{directory}/pki/host.crt"],
+        "logs": [log_directory(app), f"/var/log/{app}-flower", f"/var/log/celery-fleet/{app}"],
+        "certificates": [facts["ca"], f"{facts['directory']}/pki/host.crt"],
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+
 
 def site(
+    facts: Facts,
     name: str,
     *,
-    app: str,
-    directory: str,
     port: int,
     socket: str,
     protected: Sequence[str],
@@ -18,23 +19,23 @@ def site(
     read_timeout: float,
     ipv6: bool,
 ) -> dict[str, Any]:
-    """An nginx site in front of a socket, in the form that `settle` takes.
+    """Return an nginx site in front of a socket, in the form that `settle` takes.
 
     What other components add to the site of `web` lies in a directory of its own, which the site includes.
 
     Args:
+        facts: The application's.
         name: `web` or `flower`; what stands after the application's name in its files.
-        app: Name of the application.
-        directory: Of the application's configuration.
         port: TLS port.
-        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`; without one the site holds what others add to
-            it alone.
+        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`. If it is empty, the site holds only what others
+            add to it.
         protected: Path prefixes that ask for a password; `/` is all of them.
         password_line: Name and password for them, as a line of an htpasswd file.
         read_timeout: Seconds that nginx waits for an answer.
         ipv6: Whether nginx listens on IPv6, too.
     """
-    configuration = f"/etc/nginx/conf.d/{app}-{name}.conf"
+    configuration = site_file(facts["name"], name)
+    directory = facts["directory"]
     parts = _added(directory)
     file = {
         "dest": configuration,
@@ -92,6 +93,11 @@ def location(
         },
     }
     return _proxied(name, directory, file, password_line, [{"path": parts}])
+
+
+def site_file(app: str, name: str) -> str:
+    """Return the file by which nginx listens on a port of an application's."""
+    return f"/etc/nginx/conf.d/{app}-{name}.conf"
 
 
 def path_prefix(text: str | None) -> str:

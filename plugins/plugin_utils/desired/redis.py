@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
+
+
+class Servers(TypedDict):
+    """How the Redis servers of a host are set up."""
+
+    # Directories of the instances' configuration, and of the host's certificate.
+    config: str
+    tls: str
+    # A name or an address under which the host reaches itself.
+    host: str
+    # Seconds until an instance has to serve.
+    timeout: float
+    # `redis` or `valkey`: which server it is, and what its Unix user is called.
+    flavor: str
+    # See `acl`.
+    setinfo: bool
+    remote_control: bool
 
 
 def redis_state(
+    facts: Facts,
+    servers: Servers,
     instances: Iterable[Mapping[str, Any]],
-    config: str,
-    tls: str,
     passwords: Mapping[str, str],
-    names: Sequence[str],
-    host: str,
-    ca: str,
-    timeout: float,
-    flavor: str = "redis",
-    setinfo: bool = False,
-    client: Mapping[str, str] | None = None,
-    remote_control: bool = False,
 ) -> dict[str, Any]:
-    """All that the Redis instances of a host need there, in the form that `settle` takes.
+    """Return all that the Redis instances of a host need there, in the form that `settle` takes.
 
     Args:
+        facts: The application's. If clients show a certificate, Redis reads their authorities, too.
+        servers: See above.
         instances: Each with `kind` (broker or results) and `name`, and what the configuration's template reads.
-        config: Directory of the instances' configuration.
-        tls: Directory of the host's certificate.
         passwords: Of the ACL users.
-        names: All queues.
-        host: A name or an address under which the host reaches itself.
-        ca: Path, on the host, of the certificate that signs its own.
-        timeout: Seconds until an instance has to serve.
-        flavor: `redis` or `valkey`: which server it is, and what its Unix user is called.
-        setinfo: See `acl`.
-        client: As for `process_settings`, where clients show a certificate: then Redis reads their authorities, too.
-        remote_control: See `acl`.
     """
+    config, tls, flavor = servers["config"], servers["tls"], servers["flavor"]
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
     files: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
@@ -56,7 +59,13 @@ def redis_state(
             },
             {
                 "dest": f"{own}/users.acl",
-                "content": acl(str(instance["kind"]), passwords, names, setinfo, remote_control),
+                "content": acl(
+                    str(instance["kind"]),
+                    passwords,
+                    facts["queues"],
+                    servers["setinfo"],
+                    servers["remote_control"],
+                ),
                 "group": flavor,
                 "mode": "0640",
                 "secret": True,
@@ -68,22 +77,22 @@ def redis_state(
             {
                 "name": unit,
                 "on_change": "live",
-                "timeout": timeout,
+                "timeout": servers["timeout"],
                 "files": [
                     *read,
                     f"{tls}/host.crt",
                     f"{tls}/host.key",
-                    *([f"{tls}/ca.crt"] if client else []),
+                    *([f"{tls}/ca.crt"] if facts["client"] else []),
                 ],
                 "redis": {
-                    "host": host,
+                    "host": servers["host"],
                     "port": int(instance["port"]),
-                    "ca": ca,
+                    "ca": facts["ca"],
                     "user": "admin",
                     "password": passwords["admin"],
                     # In its RuntimeDirectory=, which goes with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
-                    **(client or {}),
+                    **facts["client"],
                 },
             }
         )

@@ -9,6 +9,11 @@ from urllib.parse import quote
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
     SETTINGS,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Address,
+    BeatSchedule,
+    Facts,
+)
 
 
 def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
@@ -18,9 +23,10 @@ def _tls(ca: str, client: Mapping[str, str] | None) -> dict[str, Any]:
     return options
 
 
-def _url(user: str, password: str, host: str, port: int) -> str:
-    address = f"[{host}]" if ":" in host else host
-    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{address}:{int(port)}/0"
+def _url(user: str, password: str, address: Address) -> str:
+    host = str(address["host"])
+    host = f"[{host}]" if ":" in host else host
+    return f"rediss://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{int(address['port'])}/0"
 
 
 # Settings that are dictionaries of options: an inventory that sets one option keeps the others.
@@ -39,51 +45,40 @@ _NO_WORKERS = ("producer", "flower", "operator")
 
 _NEVER = 3_153_600_000
 
+_EMPTY: BeatSchedule = {
+    "entries": {},
+    "policy": "add",
+    "scheduler": "persistent",
+    "edited": "keep",
+}
+
 
 def process_settings(
-    app: str,
+    facts: Facts,
     component: str,
-    user: str,
     password: str,
-    broker: Mapping[str, Any],
-    results: Mapping[str, Any],
-    ca: str,
-    visibility_timeout: float = 3600,
-    settings: Mapping[str, Any] | None = None,
-    routes: Mapping[str, Any] | None = None,
-    schedule: Mapping[str, Any] | None = None,
-    delivery: str = "inherit",
-    policy: str = "add",
-    scheduler: str = "persistent",
-    edited: str = "keep",
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    schedule: BeatSchedule | None = None,
     parts: Mapping[str, Any] | None = None,
-    client: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What one component of the application is told by the fleet: the content of its `settings.json`.
+    """Return what one component of the application is told by the fleet: the content of its `settings.json`.
 
     Args:
-        app: Name of the application.
-        component: worker, beat, producer, operator or flower.
-        user: The component's user in Redis.
+        facts: The application's. A process that may not read the certificate and key of `client` has them by
+            credential, under the files' names.
+        component: worker, beat, producer, operator or flower; also its user in Redis.
         password: That user's password.
-        broker: Host and port of the broker.
-        results: Host and port of the result store.
-        ca: Path, on the host, of the certificate that signs the servers'.
-        visibility_timeout: Seconds; the same for every worker of an application, since the shortest wins.
-        settings: The inventory's own Celery settings; they win over ours, option by option where a setting has some.
-        routes: task_routes.
-        schedule: beat's entries, for beat alone.
-        delivery: celery_app_delivery.
-        policy: celery_beat_schedule_policy, for beat alone.
-        scheduler: celery_beat_scheduler, for beat alone.
-        edited: celery_beat_schedule_edited, for beat alone.
-        parts: Which parts of the delivery are on (`delivery.document`), for workers alone.
-        client: Paths, on the host, of the `certificate` and `key` that it shows to Redis, where it shows one. A process
-            that may not read them has them by credential, under the files' names.
+        defaults: Celery settings over which the inventory's are laid.
+        schedule: For beat only.
+        parts: Which parts of the delivery are on (`delivery.document`), for workers only.
     """
+    tls = _tls(facts["ca"], facts["client"])
+    # Flower sends nothing.
+    promise = "inherit" if component == "flower" else facts["delivery"]
     # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
     transport: dict[str, Any] = {
-        "visibility_timeout": visibility_timeout,
+        "visibility_timeout": facts["visibility_timeout"],
         "socket_timeout": 10,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
@@ -92,10 +87,10 @@ def process_settings(
         "unacked_mutex_expire": 30,
     }
     pins: dict[str, Any] = {
-        "broker_url": _url(user, password, str(broker["host"]), int(broker["port"])),
+        "broker_url": _url(component, password, facts["broker"]),
         "broker_read_url": None,
         "broker_write_url": None,
-        "broker_use_ssl": _tls(ca, client),
+        "broker_use_ssl": tls,
         "broker_transport_options": transport,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
@@ -118,7 +113,7 @@ def process_settings(
         # For a developer's machine: here tasks would run within whoever sends them.
         "task_always_eager": False,
         "worker_direct": component in ("worker", "operator"),
-        **SETTINGS[delivery],
+        **SETTINGS[promise],
     }
     if component == "producer":
         # A visitor waits, and gunicorn ends a process that is silent for 30 s: a restart of Redis is bridged, and then
@@ -166,32 +161,39 @@ def process_settings(
         # Its user may not have a mailbox, and beat would try every 5 s. The unit's watchdog sees whether it is alive.
         pins["beat_enable_remote_control"] = False
     else:
-        pins["result_backend"] = _url(user, password, str(results["host"]), int(results["port"]))
-        pins["redis_backend_use_ssl"] = _tls(ca, client)
-    if routes:
-        pins["task_routes"] = routes
-    if component == "beat" and policy != "refuse":
+        pins["result_backend"] = _url(component, password, facts["results"])
+        pins["redis_backend_use_ssl"] = tls
+    if facts["routes"] and component != "flower":
+        pins["task_routes"] = facts["routes"]
+    beat = (schedule or _EMPTY) if component == "beat" else None
+    if beat and beat["policy"] != "refuse":
         # One that is switched off here may stand in the code; in a database it is there, and off.
         pins["beat_schedule"] = {
             name: {key: value for key, value in entry.items() if key != "enabled"}
             if entry.get("enabled", True)
             else dict(entry)
-            if scheduler == "database"
+            if beat["scheduler"] == "database"
             else {"enabled": False}
-            for name, entry in (schedule or {}).items()
+            for name, entry in beat["entries"].items()
         }
-    for name, value in (settings or {}).items():
+    for name, value in {**(defaults or {}), **facts["settings"]}.items():
         ours = pins.get(name)
         merge = name in _MERGED and isinstance(ours, dict) and isinstance(value, Mapping)
         pins[name] = {**ours, **value} if merge and ours else value
     options = pins["broker_transport_options"]
     if component in _NO_WORKERS and isinstance(options, Mapping):
         pins["broker_transport_options"] = {**options, "visibility_timeout": _NEVER}
-    document: dict[str, Any] = {"format": 1, "app": app, "component": component, "celery": pins}
-    if component == "beat":
-        document["beat_schedule_policy"] = policy
-        if scheduler != "persistent":
-            document.update(beat_scheduler=scheduler, beat_schedule_edited=edited)
+    document: dict[str, Any] = {
+        "format": 1,
+        "app": facts["name"],
+        "component": component,
+        "celery": pins,
+    }
+    if beat:
+        document["beat_schedule_policy"] = beat["policy"]
+        if beat["scheduler"] != "persistent":
+            document["beat_scheduler"] = beat["scheduler"]
+            document["beat_schedule_edited"] = beat["edited"]
     if component == "worker" and parts:
         document["delivery"] = dict(parts)
     return document

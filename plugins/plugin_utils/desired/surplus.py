@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import _added
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
+    _added,
+    site_file,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,6 @@ class _Owned:
 
 
 _UNITS = "/etc/systemd/system"
-_SITES = "/etc/nginx/conf.d"
 _OWNED = {
     "worker": _Owned(
         ("celery_worker",),
@@ -61,7 +63,7 @@ _OWNED = {
     ),
     "web_site": _Owned(
         ("celery_producer",),
-        files=("{directory}/credentials-nginx/web.htpasswd", _SITES + "/{app}-web.conf"),
+        files=("{directory}/credentials-nginx/web.htpasswd", site_file("{app}", "web")),
     ),
     "flower": _Owned(
         ("flower",),
@@ -74,7 +76,7 @@ _OWNED = {
             "{directory}/credentials-nginx/flower.htpasswd",
         ),
     ),
-    "flower_site": _Owned(("flower",), files=(_SITES + "/{app}-flower.conf",)),
+    "flower_site": _Owned(("flower",), files=(site_file("{app}", "flower"),)),
     # Of workers and beat: written by celery_runtime, as is what else they share.
     "logs": _Owned(("celery_worker",), files=("/etc/logrotate.d/{app}",)),
     "flower_location": _Owned(("flower",), files=(_added("{directory}") + "/flower.conf",)),

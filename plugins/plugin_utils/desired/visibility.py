@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
     LEASE,
@@ -18,6 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
     drain_timeout,
     worker_options,
 )
+
+# Celery's own timeout, which holds if nothing bounds the tasks.
+UNBOUNDED = 3600.0
 
 
 def visibility_timeout(
@@ -71,20 +74,41 @@ def stock_visibility(
     return max(longest, math.ceil(float(given)))
 
 
+class Hold(NamedTuple):
+    """How long a worker may hold a task that it doesn't renew: those taken ahead run first, and then it drains."""
+
+    ahead: float
+    limit: float
+    drain: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it together."""
+        return self.ahead * self.limit + self.drain
+
+
+def hold(options: Mapping[str, Any], promise: str, settings: Mapping[str, Any]) -> Hold | None:
+    """Return how long a worker may hold a task; None if no time limit bounds its tasks.
+
+    Args:
+        options: The worker's, over the defaults of all.
+        promise: The worker's, as `delivery.promise_of` returns it.
+        settings: celery_app_settings, which bound what the options leave open.
+    """
+    limit = options.get("time_limit")
+    if limit is None:
+        limit = settings.get("task_time_limit")
+    if limit is None:
+        return None
+    ahead = options.get("prefetch_multiplier")
+    if ahead is None:
+        ahead = settings.get("worker_prefetch_multiplier")
+    # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
+    promised = SETTINGS[promise].get("worker_prefetch_multiplier", 4)
+    return Hold(float(ahead or promised), float(limit), drain_timeout(options))
+
+
 def _longest_hold(workers: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]]) -> int:
-    """Seconds, at least an hour; of each worker its options, its promise and the application's settings."""
-    longest = 3600.0
-    for options, promise, settings in workers:
-        limit = options.get("time_limit")
-        if limit is None:
-            limit = settings.get("task_time_limit")
-        if limit is None:
-            continue
-        ahead = options.get("prefetch_multiplier")
-        if ahead is None:
-            ahead = settings.get("worker_prefetch_multiplier")
-        # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
-        promised = SETTINGS[promise].get("worker_prefetch_multiplier", 4)
-        held = float(ahead or promised) * float(limit) + drain_timeout(options)
-        longest = max(longest, held)
-    return math.ceil(longest)
+    """Return seconds, at least an hour; of each worker its options, its promise and the application's settings."""
+    holds = [hold(*worker) for worker in workers]
+    return math.ceil(max([UNBOUNDED, *(one.seconds for one in holds if one)]))

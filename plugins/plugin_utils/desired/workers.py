@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.delivery import (
@@ -23,62 +23,43 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.environm
     environment_file,
     process_environment,
 )
-
-# Worker options that are a flag of `celery worker` with a value: ours -> Celery's.
-_VALUES = {
-    "concurrency": "--concurrency",
-    "pool": "--pool",
-    "pool_start_method": "--pool-start-method",
-    "prefetch_multiplier": "--prefetch-multiplier",
-    "time_limit": "--time-limit",
-    "soft_time_limit": "--soft-time-limit",
-    "max_tasks_per_child": "--max-tasks-per-child",
-    "max_memory_per_child": "--max-memory-per-child",
-    "loglevel": "--loglevel",
-    "autoscale": "--autoscale",
-    "optimization": "-O",
-    "heartbeat_interval": "--heartbeat-interval",
-    "statedb": "--statedb",
-}
-
-# ... that are switched on by their presence ...
-_SWITCHES = {
-    "task_events": "--task-events",
-    "without_gossip": "--without-gossip",
-    "without_mingle": "--without-mingle",
-    "without_heartbeat": "--without-heartbeat",
-    "disable_prefetch": "--disable-prefetch",
-    "purge": "--purge",
-}
-
-# ... and that take a comma-separated list.
-_LISTS = {"exclude_queues": "--exclude-queues", "include": "--include"}
-
-# Options of a worker that systemd enforces, or that say how its unit is built.
-UNIT_OPTIONS = (
-    "drain_timeout",
-    "watchdog_sec",
-    "memory_max",
-    "memory_high",
-    "cpu_quota",
-    "tasks_max",
-    "environment",
-    "memory_deny_write_execute",
-    "proc_subset_pid",
-    "read_write_paths",
-    "overlap",
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import (
+    Facts,
+    Workers,
+    log_directory,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    directives,
+    flags,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
 )
 
-# ... and that say how its tasks are delivered.
-DELIVERY_OPTIONS = ("delivery", "take")
-
-WORKER_OPTIONS = ("queues", *_VALUES, *_SWITCHES, *_LISTS, *UNIT_OPTIONS, *DELIVERY_OPTIONS)
+# Seconds that a stopping worker waits if nothing bounds its tasks. systemd's own 90 s would kill tasks that run on.
+DRAIN = 600.0
+# Pools whose stopping worker hands back at once what it has not begun, so that a second instance may serve meanwhile.
+OVERLAPPING = ("prefork", "threads", "gevent")
 
 
 def worker_queues(name: str, options: Mapping[str, Any] | None) -> list[str]:
-    """Queues of one worker; without any it consumes the one of its own name."""
+    """Return the queues that one worker is given; without any it is given the one of its own name."""
     queues = (options or {}).get("queues") or [name]
     return [str(queue) for queue in queues]
+
+
+def consumed_queues(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the queues that one worker consumes: those that it is given without the ones that it excludes."""
+    excluded = options.get("exclude_queues") or ()
+    return [queue for queue in worker_queues(name, options) if queue not in excluded]
+
+
+def processes(options: Mapping[str, Any]) -> int | None:
+    """Return how many tasks a worker runs at once; None if Celery decides by the host's processors."""
+    if options.get("pool") == "solo":
+        return 1
+    largest = str(options.get("autoscale") or "").partition(",")[0]
+    return int(largest or options.get("concurrency") or 0) or None
 
 
 def queues(
@@ -106,14 +87,11 @@ def worker_options(
 
 
 def drain_timeout(options: Mapping[str, Any]) -> float:
-    """Seconds a stopping worker waits for its running tasks: by default their hard time limit.
-
-    A worker without a time limit gets ten minutes: systemd's own 90 s would kill tasks that nobody bounded.
-    """
+    """Return the seconds that a stopping worker waits for its running tasks: by default their hard time limit."""
     given = options.get("drain_timeout")
     if given is None:
         given = options.get("time_limit")
-    return float(given) if given is not None else 600.0
+    return float(given) if given is not None else DRAIN
 
 
 def longest_drain(
@@ -155,109 +133,68 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
         "-Q",
         ",".join(options["queues"]),
     ]
-    for key, flag in _VALUES.items():
-        # Celery's own default, WARNING, leaves nothing of tasks in the journal.
-        value = options.get(key, "INFO" if key == "loglevel" else None)
-        if value is None:
-            continue
-        if isinstance(value, (list, tuple)):
-            value = ",".join(str(part) for part in value)
-        words += [f"{flag}={value}"] if flag.startswith("--") else [flag, str(value)]
-    words += [flag for key, flag in _SWITCHES.items() if options.get(key)]
-    for key, flag in _LISTS.items():
-        if options.get(key):
-            words.append(f"{flag}={','.join(str(part) for part in options[key])}")
+    words += flags(WORKER, options)
     if logfile:
         words.append(f"--logfile={logfile}")
     return shlex.join(words)
 
 
-def worker_units(
-    enabled: Iterable[str],
-    app: str,
-    directory: str,
-    root: str,
-    runtime: str,
-    timeout: float,
-    client: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
-    """The units of a host's workers with what their processes read at start, as `settle` takes them.
+def worker_units(facts: Facts, enabled: Iterable[str], timeout: float) -> list[dict[str, Any]]:
+    """Return the units of a host's workers with what their processes read at start, as `settle` takes them.
 
-    The arguments are those of `worker_state`.
+    Args:
+        facts: The application's.
+        enabled: Names of the host's workers.
+        timeout: Seconds until a worker has to consume.
     """
+    directory = facts["directory"]
     return [
         {
-            "name": f"{app}-worker@{name}.service",
+            "name": f"{facts['name']}-worker@{name}.service",
             "files": [
                 f"{directory}/worker-{name}.env",
                 f"{directory}/app.env",
                 f"{directory}/credentials/secret.env",
                 f"{directory}/credentials/worker.json",
-                *(client or {}).values(),
+                *facts["client"].values(),
             ],
-            "links": [f"{root}/pins/worker-{name}"],
-            "values": {"runtime": posixpath.basename(runtime)},
+            "links": [f"{facts['root']}/pins/worker-{name}"],
+            "values": {"runtime": posixpath.basename(facts["runtime"])},
             "timeout": timeout,
         }
         for name in enabled
     ]
 
 
-def worker_state(
-    instances: Mapping[str, Mapping[str, Any] | None],
-    *,
-    enabled: Sequence[str],
-    defaults: Mapping[str, Any] | None,
-    app: str,
-    module: str,
-    host: str,
-    directory: str,
-    root: str,
-    release: str,
-    runtime: str,
-    timeout: float,
-    logs: str = "",
-    delivery: str = "inherit",
-    knobs: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    client: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """All that the workers of one host need there, in the form that `settle` takes.
+def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float) -> dict[str, Any]:
+    """Return all that the workers of one host need there, in the form that `settle` takes.
 
     Args:
-        instances: celery_worker_instances.
-        enabled: Names of those that the host takes.
-        defaults: Options of all workers.
-        app: Name of the application.
-        module: What `celery -A` takes.
-        host: The host's name in the inventory, second half of each node name.
-        directory: Of the application's configuration.
-        root: Of its releases.
+        facts: The application's.
+        workers: Those of the host.
         release: Name of the release that the workers run.
-        runtime: Directory of the fleet's runtime.
         timeout: Seconds until a worker has to consume.
-        logs: Directory of its log file; without one it logs to the journal.
-        delivery: celery_app_delivery.
-        knobs: How tasks are delivered; see `delivery`.
-        settings: celery_app_settings.
-        client: As for `process_settings`.
     """
+    app, directory, root = facts["name"], facts["directory"], facts["root"]
+    delivery, knobs, enabled = facts["delivery"], workers["knobs"], workers["enabled"]
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
     for name in enabled:
-        options = worker_options(name, instances, defaults)
-        node = f"{name}@{host}"
+        options = worker_options(name, workers["instances"], workers["defaults"])
+        node = f"{name}@{facts['host']}"
         unit = f"{app}-worker@{name}.service"
         environment = f"{directory}/worker-{name}.env"
         drop_in = f"/etc/systemd/system/{unit}.d"
         pin = f"{root}/pins/worker-{name}"
         # A second instance, while this one restarts, appends to the same file.
-        log = f"{logs}/celery_{name}.log" if logs else ""
-        command = worker_command(module, node, options, log)
-        variables = process_environment("worker", runtime, command, options.get("environment"), app)
+        log = f"{log_directory(app)}/celery_{name}.log" if facts["logs"] == "file" else ""
+        command = worker_command(facts["module"], node, options, log)
+        variables = process_environment(
+            "worker", facts["runtime"], command, options.get("environment"), app
+        )
         variables["CELERY_FLEET_NODE"] = node
-        variables |= variable(override(delivery, knobs, options, settings))
+        variables |= variable(override(delivery, knobs, options, facts["settings"]))
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(
@@ -265,7 +202,7 @@ def worker_state(
                 "dest": f"{drop_in}/10-fleet.conf",
                 "src": "systemd/worker.conf.j2",
                 "vars": {
-                    "worker": options,
+                    "directives": directives(WORKER, options),
                     "drain": drain_timeout(options),
                     # Threads would run to their end what they hand back, and greenlets hand back nothing.
                     "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
@@ -278,7 +215,7 @@ def worker_state(
         "directories": directories,
         "files": files,
         "links": links,
-        "units": worker_units(enabled, app, directory, root, runtime, timeout, client),
+        "units": worker_units(facts, enabled, timeout),
         "owned": {
             "units": [f"{app}-worker@*.service"],
             "files": [
@@ -314,7 +251,7 @@ def nodes(
                 "host": host,
                 "worker": name,
                 "unit": f"{variables['celery_app_name']}-worker@{name}.service",
-                "queues": options["queues"],
+                "queues": consumed_queues(name, options),
                 "pool": str(options.get("pool") or "prefork"),
             }
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
@@ -41,45 +42,60 @@ def active_units(variables: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def workers(
-    *,
-    hostvars: Mapping[str, Mapping[str, Any]],
-    inventory: Sequence[str],
-    present: Iterable[str],
-    instances: Mapping[str, Mapping[str, Any] | None],
-    items: Iterable[Mapping[str, Any]],
-    census: Mapping[str, Mapping[str, Any]],
-    active: Mapping[str, Iterable[str]],
-    left: Mapping[str, Iterable[str]],
-    app: str,
-    force: bool = False,
-    only: Sequence[str] = (),
-) -> list[Worker]:
-    """Every worker of the fleet with what is to be done with it, in the order of the inventory.
+@dataclass(frozen=True)
+class Findings:
+    """What a run has found out about the fleet's workers.
 
-    Args:
-        hostvars: Ansible's.
-        inventory: The group celery_workers.
-        present: Those of its hosts that this run reaches.
-        instances: celery_worker_instances, for hosts that say nothing of their own.
+    Attributes:
+        present: Hosts that this run reaches.
         items: The plan's, each with host, subject (a unit) and action.
         census: What answers: queues, processes and pid of each node.
         active: Units that systemd calls active, by host. Such a worker consumes, or its watchdog would have ended it:
             one that does not answer, as a solo pool in the middle of a task, must not be taken for idle.
         left: Names of stand-ins whose files an earlier run has left behind, by host: not each of them answers.
+    """
+
+    present: Sequence[str]
+    items: Sequence[Mapping[str, Any]]
+    census: Mapping[str, Mapping[str, Any]]
+    active: Mapping[str, Iterable[str]]
+    left: Mapping[str, Iterable[str]]
+
+
+def workers(
+    app: str,
+    hostvars: Mapping[str, Mapping[str, Any]],
+    inventory: Sequence[str],
+    instances: Mapping[str, Mapping[str, Any] | None],
+    findings: Findings,
+    *,
+    force: bool = False,
+    only: Sequence[str] = (),
+) -> list[Worker]:
+    """Return every worker of the fleet with what is to be done with it, in the order of the inventory.
+
+    Args:
         app: Name of the application.
+        hostvars: Ansible's.
+        inventory: The group celery_workers.
+        instances: celery_worker_instances, for hosts that say nothing of their own.
+        findings: What was found out about them.
         force: Restart whether or not anything differs.
         only: Names of the workers that may be restarted; all without any.
     """
-    here = set(present)
+    census = findings.census
+    here = set(findings.present)
     unit = re.compile(rf"{re.escape(app)}-worker@(.+)\.service")
     pending: dict[str, Need] = {}
     found: list[Worker] = []
-    for item in items:
+    for item in findings.items:
         match = unit.fullmatch(str(item["subject"]))
         if match and item["host"] in here and item["action"] in _NEEDS:
             pending[f"{match[1]}@{item['host']}"] = _NEEDS[str(item["action"])]
-    for node in (*census, *(f"{name}@{host}" for host, names in left.items() for name in names)):
+    for node in (
+        *census,
+        *(f"{name}@{host}" for host, names in findings.left.items() for name in names),
+    ):
         name, _, host = node.partition("@")
         if name.endswith(STAND_IN) and host in here:
             # A run that was killed has left it behind.
@@ -106,7 +122,10 @@ def workers(
                 pool=str(options.get("pool") or "prefork"),
                 overlap=options.get("overlap"),
                 presence=_presence(
-                    wanted["queues"], seen, wanted["unit"] in active.get(host, ()), host in here
+                    wanted["queues"],
+                    seen,
+                    wanted["unit"] in findings.active.get(host, ()),
+                    host in here,
                 ),
                 need=need,
             )
@@ -133,10 +152,7 @@ def workers(
 
 def _processes(options: Mapping[str, Any], seen: Mapping[str, Any] | None) -> int:
     """Tasks that a worker runs at once: as the inventory has it, else as the worker says (Celery counts processors)."""
-    if options.get("pool") == "solo":
-        return 1
-    largest = str(options["autoscale"]).split(",")[0] if options.get("autoscale") else 0
-    return max(1, int(options.get("concurrency") or largest or (seen or {}).get("processes") or 1))
+    return max(1, int(desired_workers.processes(options) or (seen or {}).get("processes") or 1))
 
 
 def _presence(

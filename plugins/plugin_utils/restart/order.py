@@ -24,13 +24,12 @@ from math import ceil
 from typing import Literal, get_args
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.ranges import RANGES
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
 
 Presence = Literal["serving", "inactive", "missing"]
 Need = Literal["", "start", "restart", "remove"]
 Kind = Literal["start", "restart", "remove"]
-
-#: Pools whose stopping worker hands back at once what it has not begun; the preflight has them, too.
-OVERLAPPING = ("prefork", "threads", "gevent")
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -114,12 +113,13 @@ class Policy:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_capacity <= 100:
-            raise RollError(
-                f"celery_restart_min_capacity is {self.min_capacity}; write a percentage from 1 to 100"
-            )
-        if self.batch < 1:
-            raise RollError(f"celery_restart_batch is {self.batch}; write 1 or more")
+        chosen = {
+            "celery_restart_min_capacity": self.min_capacity,
+            "celery_restart_batch": self.batch,
+        }
+        for name, number in chosen.items():
+            if RANGES[name].left_by(number):
+                raise RollError(f"{name} is {number}; {RANGES[name].remedy}")
 
 
 @dataclass(frozen=True)

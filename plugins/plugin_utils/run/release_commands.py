@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    COMMAND,
+)
 
 DIRECTORY = "/var/lib/celery-fleet/commands"
 
@@ -24,6 +27,8 @@ WAIT = 15.0
 SLACK = 120.0
 # How often a command is started that ends without a result.
 _ATTEMPTS = 3
+
+_DEFAULTS = {option.name: option.default for option in COMMAND}
 
 Ask = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -38,9 +43,9 @@ class Command:
 
     name: str
     argv: tuple[str, ...]
-    when: str = "release"
-    on: str = "one"
-    timeout: float = 600.0
+    when: str = _DEFAULTS["when"]
+    on: str = _DEFAULTS["on"]
+    timeout: float = _DEFAULTS["timeout"]
 
     @property
     def often(self) -> str:
@@ -60,9 +65,9 @@ def parse(raw: Iterable[Mapping[Any, Any]]) -> list[Command]:
             Command(
                 name=str(given["name"]),
                 argv=tuple(str(word) for word in given["argv"]),
-                when=str(given.get("when") or "release"),
-                on=str(given.get("on") or "one"),
-                timeout=float(given.get("timeout") or 600),
+                when=str(given.get("when") or _DEFAULTS["when"]),
+                on=str(given.get("on") or _DEFAULTS["on"]),
+                timeout=float(given.get("timeout") or _DEFAULTS["timeout"]),
             )
         )
     return found

@@ -13,6 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.settings
     process_settings,
 )
 
+from tests.facts import facts
 from tests.unit.aiecommerce.conftest import Run
 
 SRC = Path(__file__).resolve().parents[3] / "src"
@@ -57,14 +58,9 @@ def test_an_outage_of_both_is_told_in_json(run: Run, tmp_path: Path, closed: int
         "result_backend_max_retries": 1,
     }
     settings = process_settings(
-        "aiecommerce",
-        "producer",
+        facts("aiecommerce", broker=endpoint, results=endpoint, settings=impatient),
         "producer",
         "not-a-real-password",
-        endpoint,
-        endpoint,
-        "/ca.crt",
-        settings=impatient,
     )
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(settings))

@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 
 from scripts.restarts import origin
 from scripts.testhosts.fleet import cache_directory, pip_cache
+from tests.facts import facts
 from tests.fleet import ROOT, wait_for
 from tests.unit.delivery.servers import Server, serving
 
@@ -111,8 +112,8 @@ def worker(directory: Path, port: int) -> Iterator[Path]:
     """A worker of ours for them; its log."""
     place = {"host": "127.0.0.1", "port": port}
     document = desired_settings.process_settings(
-        *("own", "worker", "worker", "pw", place, place, "/no/ca", 300),
-        delivery="at_least_once",
+        facts("own", broker=place, results=place, visibility_timeout=300, delivery="at_least_once"),
+        *("worker", "pw"),
         parts=DELIVERY,
     )
     conf = document["celery"]

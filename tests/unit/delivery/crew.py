@@ -22,6 +22,7 @@ from celery import Celery
 
 from celery_fleet.delivery.dead_letters.letters import DeadLetter
 from celery_fleet.delivery.dead_letters.store import Box, Choice
+from tests.facts import facts
 from tests.fleet import PASSWORDS, ROOT, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
@@ -160,9 +161,7 @@ class Crew:
     def settings(self, **delivery: Any) -> dict[str, Any]:
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         document = desired_settings.process_settings(
-            *("shop", "worker", "worker", PASSWORDS["worker"]),
-            *(address["broker"], address["results"], "/no/ca"),
-            delivery="at_least_once",
+            facts(**address, delivery="at_least_once"), "worker", PASSWORDS["worker"]
         )
         conf: dict[str, Any] = document["celery"]
         for name in ("broker_use_ssl", "redis_backend_use_ssl"):

@@ -25,15 +25,19 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     settings as desired_settings,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 from celery import Celery
 from celery.app.routes import MapRoute
 from kombu import Connection
 
 from celery_fleet.common import redis_client as health_redis
+from tests.facts import facts
+from tests.facts import schedule as schedule_of
+from tests.facts import workers as workers_of_host
 from tests.systemd import environment
 
-BROKER = {"host": "redis1", "port": 6379}
-RESULTS = {"host": "redis1", "port": "6380"}
 USERS = ("worker", "beat", "producer", "flower", "operator", "admin")
 WORD = "secret"
 PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
@@ -43,9 +47,8 @@ PASSWORDS = {user: f"pw-of-{user}" for user in USERS}
 
 
 def whole(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
-    return desired_settings.process_settings(
-        "shop", component, component, password, BROKER, RESULTS, "/ca.crt", **more
-    )
+    options = {key: more.pop(key) for key in ("parts", "schedule") if key in more}
+    return desired_settings.process_settings(facts(**more), component, password, **options)
 
 
 def settings(component: str = "worker", password: str = WORD, **more: Any) -> dict[str, Any]:
@@ -83,10 +86,9 @@ def test_a_password_of_any_letters_survives_the_url() -> None:
     assert (url.hostname, url.port, url.path) == ("redis1", 6379, "/0")
 
 
-def test_an_ipv6_address_stands_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for server in (BROKER, RESULTS):
-        monkeypatch.setitem(server, "host", "fd00::1")
-    pins = settings()
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    address = {"broker": {"host": "fd00::1", "port": 6379}}
+    pins = settings(**address, results={"host": "fd00::1", "port": 6380})
     for name, port in (("broker_url", 6379), ("result_backend", 6380)):
         assert pins[name] == f"rediss://worker:secret@[fd00::1]:{port}/0"
         connection = Connection(pins[name])
@@ -195,35 +197,39 @@ def test_the_schedule_is_beats_alone_and_names_what_is_switched_off() -> None:
         "b": {"task": "y", "interval": 5, "enabled": False},
         "c": {"task": "z", "interval": 5},
     }
-    pins = settings("beat", schedule=schedule)
+    pins = settings("beat", schedule=schedule_of(schedule))
     assert pins["beat_schedule"] == {
         "a": {"task": "x", "interval": 5},
         # The application's code may have one of this name.
         "b": {"enabled": False},
         "c": {"task": "z", "interval": 5},
     }
-    assert "beat_schedule" not in settings("worker", schedule=schedule)
+    assert "beat_schedule" not in settings("worker", schedule=schedule_of(schedule))
     assert settings("beat")["beat_schedule"] == {}
 
 
 def test_in_a_database_an_entry_that_is_off_is_whole() -> None:
     off = {"task": "t", "interval": 5, "enabled": False}
     schedule = {"off": off, "theirs": {"enabled": False}, "on": {"task": "t", "interval": 5}}
-    found = whole("beat", schedule=schedule, scheduler="database", edited="reset")
+    found = whole("beat", schedule=schedule_of(schedule, scheduler="database", edited="reset"))
     assert found["celery"]["beat_schedule"] == schedule
     assert (found["beat_scheduler"], found["beat_schedule_edited"]) == ("database", "reset")
-    assert "beat_scheduler" not in whole("beat", schedule=schedule)
-    assert "beat_scheduler" not in whole("worker", scheduler="database")
+    assert "beat_scheduler" not in whole("beat", schedule=schedule_of(schedule))
+    in_database = schedule_of({}, scheduler="database")
+    assert "beat_scheduler" not in whole("worker", schedule=in_database)
 
 
 def test_beat_knows_whose_schedule_counts() -> None:
     schedule = {"a": {"task": "x", "interval": 5}}
     assert whole("beat")["beat_schedule_policy"] == "add"
     assert "beat_schedule_policy" not in whole("worker")
-    replacing = whole("beat", schedule=schedule, policy="replace")
+    replacing = whole("beat", schedule=schedule_of(schedule, policy="replace"))
     assert replacing["beat_schedule_policy"] == "replace"
     assert replacing["celery"]["beat_schedule"] == schedule
-    assert "beat_schedule" not in whole("beat", policy="refuse")["celery"]
+    assert (
+        "beat_schedule"
+        not in whole("beat", schedule=schedule_of(schedule, policy="refuse"))["celery"]
+    )
 
 
 def test_what_workers_consume() -> None:
@@ -322,7 +328,7 @@ def test_celery_itself_takes_the_command_line() -> None:
     from celery.bin.worker import worker as command
 
     flags = {flag for parameter in command.params for flag in parameter.opts}
-    known = {*workers._VALUES.values(), *workers._SWITCHES.values(), *workers._LISTS.values()}
+    known = {option.flag for option in WORKER if option.flag}
     assert known - flags == set()
 
 
@@ -345,19 +351,8 @@ def test_a_process_knows_where_the_health_of_its_host_stands() -> None:
 
 
 def test_all_that_the_workers_of_a_host_need() -> None:
-    state = workers.worker_state(
-        INSTANCES,
-        enabled=["discounts", "both"],
-        defaults={"time_limit": 100},
-        app="shop",
-        module="app.celery_app",
-        host="w1",
-        directory="/etc/celery-fleet/shop",
-        root="/opt/shop",
-        release="abc",
-        runtime="/rt",
-        timeout=90,
-    )
+    own = workers_of_host(INSTANCES, enabled=["discounts", "both"], defaults={"time_limit": 100})
+    state = workers.worker_state(facts(host="w1"), own, release="abc", timeout=90)
     assert [unit["name"] for unit in state["units"]] == [
         "shop-worker@discounts.service",
         "shop-worker@both.service",
@@ -383,16 +378,7 @@ def test_all_that_the_workers_of_a_host_need() -> None:
 
 def test_pools_that_can_not_hand_back_are_never_told_to_quit() -> None:
     instances = {"t": {"pool": "threads"}, "g": {"pool": "gevent"}, "s": {"pool": "solo"}, "p": {}}
-    more = {"app": "a", "module": "m", "host": "h", "directory": "/d", "root": "/r"}
-    state = workers.worker_state(
-        instances,
-        enabled=[*instances],
-        defaults=None,
-        release="1",
-        runtime="/rt",
-        timeout=9,
-        **more,
-    )
+    state = workers.worker_state(facts(), workers_of_host(instances), release="1", timeout=9)
     found = [item["vars"]["may_quit"] for item in state["files"] if "vars" in item]
     assert found == [False, False, True, True]
 
@@ -632,16 +618,16 @@ def test_a_redis_host() -> None:
         {"kind": "broker", "name": "shop-broker", "port": 6379},
         {"kind": "results", "name": "shop-results", "port": 6380},
     ]
-    state = redis.redis_state(
-        instances,
-        "/etc/r",
-        "/etc/tls",
-        PASSWORDS,
-        QUEUES,
-        host="redis1",
-        ca="/etc/tls/ca.crt",
-        timeout=300,
-    )
+    servers: redis.Servers = {
+        "config": "/etc/r",
+        "tls": "/etc/tls",
+        "host": "redis1",
+        "timeout": 300,
+        "flavor": "redis",
+        "setinfo": False,
+        "remote_control": False,
+    }
+    state = redis.redis_state(facts(queues=QUEUES), servers, instances, PASSWORDS)
     settled = [item["dest"] for item in state["files"]]
     for unit in state["units"]:
         assert [path for path in unit["files"] if path.startswith("/etc/r/")] == [
@@ -662,18 +648,16 @@ def test_a_redis_host() -> None:
 
 def test_a_site_asks_for_a_password_where_something_is_protected() -> None:
     options: dict[str, Any] = {
-        "app": "shop",
-        "directory": "/etc/shop",
         "port": 443,
         "socket": "/run/s",
         "password_line": "admin:x",
         "read_timeout": 60,
         "ipv6": True,
     }
-    site = nginx.site("web", protected=["/admin/"], **options)
+    site = nginx.site(facts(directory="/etc/shop"), "web", protected=["/admin/"], **options)
     (secret,) = [item for item in site["files"] if item.get("secret")]
     assert (secret["dest"], secret["mode"]) == ("/etc/shop/credentials-nginx/web.htpasswd", "0640")
-    open_to_all = nginx.site("web", protected=[], **options)
+    open_to_all = nginx.site(facts(directory="/etc/shop"), "web", protected=[], **options)
     assert [item for item in open_to_all["files"] if item.get("secret")] == []
     # The one of before goes.
     assert open_to_all["owned"] == {"files": [secret["dest"]]}
@@ -805,19 +789,8 @@ def test_what_is_another_applications_by_name_never_goes() -> None:
 
 
 def test_workers_that_left_with_their_group_go_whole() -> None:
-    state = workers.worker_state(
-        INSTANCES,
-        enabled=["mail"],
-        defaults=None,
-        app="shop",
-        module="m",
-        host="h",
-        directory="/etc/shop",
-        root="/opt/shop",
-        release="1",
-        runtime="/rt",
-        timeout=9,
-    )
+    own = workers_of_host(INSTANCES, enabled=["mail"])
+    state = workers.worker_state(facts(directory="/etc/shop"), own, release="1", timeout=9)
     found = surplus.surplus("shop", [], "/etc/shop", "/opt/shop")
     paths = [*(i["dest"] for i in state["files"]), *(i["path"] for i in state["links"])]
     for path in paths:

@@ -27,6 +27,7 @@ from celery_fleet.config.settings import FleetSettings, read
 from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import PROFILES, Options, parse
 from tests import systemd
+from tests.facts import facts, workers
 
 ALL = ("lease", "hand_back", "carry", "outage")
 KNOBS = {
@@ -104,13 +105,9 @@ def effective(
 ) -> FleetSettings:
     """What the worker's process reads: the file of its host, and its own environment as systemd has it."""
     path = tmp_path / "settings.json"
-    address = {"host": "h", "port": 1}
     parts = delivery.document(promise, knobs)
     document = desired_settings.process_settings(
-        *("shop", "worker", "worker", "p", address, address, "/ca"),
-        settings=settings,
-        delivery=promise,
-        parts=parts,
+        facts(settings=settings, delivery=promise), "worker", "p", parts=parts
     )
     path.write_text(json.dumps(document))
     own = delivery.variable(delivery.override(promise, knobs, options, settings))
@@ -149,19 +146,9 @@ def test_settings_of_the_inventory_win_over_a_worker_s_promise_too(tmp_path: Pat
 
 def state(instances: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
     """The files of a host's workers by their path."""
+    own = facts(host="w1", directory="/etc/shop", delivery=more.get("delivery", "inherit"))
     made = desired_workers.worker_state(
-        instances,
-        enabled=list(instances),
-        defaults=None,
-        app="shop",
-        module="m",
-        host="w1",
-        directory="/etc/shop",
-        root="/opt/shop",
-        release="1",
-        runtime="/rt",
-        timeout=9,
-        **more,
+        own, workers(instances, knobs=more.get("knobs", {})), release="1", timeout=9
     )
     return {item["dest"]: item for item in made["files"]}
 

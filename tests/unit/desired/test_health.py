@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import health
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import (
-    health as preflight,
-)
 
 from celery_fleet.health import checks
 from celery_fleet.health import setup as health_setup
+from tests.facts import facts
 
 GROUPS = {
     "fleet": ["redis1", "worker1", "worker2", "control1", "web1"],
@@ -35,26 +33,16 @@ NODES = {
 
 
 def made(host: str, **more: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "host": host,
-        "user": "shop",
-        "directory": "/etc/celery-fleet/shop",
-        "root": "/opt/shop",
-        "state": "/var/lib/shop",
-        "ca": "/etc/celery-fleet/shop/pki/ca.crt",
+    options: dict[str, Any] = {
         "interval": 300,
         "checks": list(checks.CHECKS),
         "thresholds": {},
         "on_change": [],
-        "groups": GROUPS,
-        "units": ["shop-worker@mail.service"],
-        "nodes": NODES,
-        "queues": ["mail"],
-        "broker": {"host": "redis1", "port": "6379"},
-        "results": {"host": "redis1", "port": 6380},
         "beat_interval": 5,
     }
-    return health.setup("shop", **{**given, **more})
+    seen = {"groups": GROUPS, "units": ["shop-worker@mail.service"], "nodes": NODES}
+    seen |= {"queues": ["mail"], **{key: more.pop(key) for key in [*more] if key not in options}}
+    return health.setup(facts(host=host, **seen), **{**options, **more})
 
 
 ALWAYS = {"redis", "disk", "memory", "cpu", "certificates", "logs"}
@@ -97,12 +85,9 @@ def test_thresholds_of_the_inventory_lie_over_the_defaults_bound_by_bound() -> N
     assert made("redis1")["thresholds"]["queue_length"] == {"warning": 1000, "bad": 10000}
 
 
-def test_all_sides_know_the_same_thresholds_and_checks() -> None:
-    low = health_setup.LOW
-    assert {
-        name: (name in low, bounds["warning"], bounds["bad"])
-        for name, bounds in health.THRESHOLDS.items()
-    } == dict(preflight.DEFAULTS)
+def test_host_and_control_side_know_of_which_thresholds_less_is_worse() -> None:
+    low = {name for name, threshold in health.THRESHOLDS.items() if threshold.low}
+    assert low == set(health_setup.LOW)
 
 
 def test_the_host_reads_what_it_is_told(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
     worker_options,
 )
 
+from tests.facts import facts
+
 ROOT = Path(__file__).resolve().parents[3]
 Read = Callable[..., dict[str, Any]]
 VARIABLES = ROOT / "inventories/flash_promos/group_vars/all"
@@ -52,13 +54,7 @@ def test_the_applications_settings_survive_the_loader(
     read: Read, tmp_path: Path, inventory: dict[str, Any], component: str
 ) -> None:
     settings = process_settings(
-        inventory["celery_app_name"],
-        component,
-        component,
-        "not-a-real-password",
-        {"host": "redis1", "port": 6383},
-        {"host": "redis1", "port": 6384},
-        "/ca.crt",
+        facts(inventory["celery_app_name"]), component, "not-a-real-password"
     )
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(settings))

@@ -24,6 +24,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
 )
 
 from celery_fleet.config.entries import parse_entries
+from tests.facts import facts
 from tests.programs import required
 from tests.render.units import render
 from tests.unit.marketplace_ops import documented
@@ -77,14 +78,14 @@ def worker(read: Read, inventory: dict[str, Any], tmp_path_factory: Any) -> dict
     """The application as a worker of the fleet has it."""
     endpoint = {"host": "redis1", "port": inventory["celery_app_broker_port"]}
     settings = process_settings(
-        inventory["celery_app_name"],
-        "worker",
+        facts(
+            inventory["celery_app_name"],
+            broker=endpoint,
+            results=endpoint,
+            routes=inventory["celery_app_task_routes"],
+        ),
         "worker",
         "not-a-real-password",
-        endpoint,
-        endpoint,
-        "/ca.crt",
-        routes=inventory["celery_app_task_routes"],
     )
     path = tmp_path_factory.mktemp("settings") / "settings.json"
     path.write_text(json.dumps(settings))

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 from ansible.errors import AnsibleFilterError
 
+from tests.facts import facts
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -44,13 +46,12 @@ def test_an_error_is_ansibles_and_names_the_filter() -> None:
 def htpasswd(password: str, user: str, name: str = "web", fleet: str = "shop.example.org") -> str:
     """The line that a site gets."""
     site = FILTERS["fleet_site"](
+        facts(directory="/d"),
         name,
         user,
         password,
         # YAML makes a number of an owner that has digits only.
         names=["production", 2026, fleet],
-        app="shop",
-        directory="/d",
         port=443,
         socket="/s",
         protected=["/"],

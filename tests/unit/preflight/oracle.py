@@ -21,6 +21,9 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import wanted
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    MEMBER_GROUPS,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
@@ -104,6 +107,29 @@ def refusals(
     groups: Mapping[str, Sequence[str]],
 ) -> list[str]:
     """What a run would say against the inventory, after preflight has let it through."""
+    return [
+        f"{host}: {text}"
+        for host, scope in _scopes(everywhere, hosts, groups)
+        for text in _host(scope)
+    ]
+
+
+def wanted_by(everywhere: Mapping[Any, Any], name: str) -> Any:
+    """Return what a part of the plan wants of the only host of a fleet, rendered."""
+    groups = {group: ["h1"] for group in ("fleet", *MEMBER_GROUPS)}
+    ((_, scope),) = _scopes(everywhere, {}, groups)
+    templar = Templar(loader=_loader(), variables=scope)
+    (part,) = (one for one in parts_of(scope["group_names"], ["all"], []) if one.name == name)
+    value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
+    return payload.Renderer(templar, _loader(), scope).wanted(value)
+
+
+def _scopes(
+    everywhere: Mapping[Any, Any],
+    hosts: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each host with the variables that a run has there."""
     given = {
         host: {
             **trusted(dict(everywhere)),
@@ -116,17 +142,17 @@ def refusals(
         for host in groups["fleet"]
     }
     hostvars = {host: HostVarsVars(own, _loader(), host) for host, own in given.items()}
-    found: list[str] = []
     for host, own in given.items():
-        scope = {
-            **{name: value for name, value in _role_variables().items() if name not in own},
-            **own,
-            **RUN,
-            "hostvars": hostvars,
-            "ansible_play_hosts": list(groups["fleet"]),
-        }
-        found += [f"{host}: {text}" for text in _host(scope)]
-    return found
+        yield (
+            host,
+            {
+                **{name: value for name, value in _role_variables().items() if name not in own},
+                **own,
+                **RUN,
+                "hostvars": hostvars,
+                "ansible_play_hosts": list(groups["fleet"]),
+            },
+        )
 
 
 def _host(scope: dict[str, Any]) -> list[str]:

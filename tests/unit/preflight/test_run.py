@@ -160,6 +160,8 @@ ERRORS: list[tuple[str, Any, str, str, str]] = [
     (f"{D}/memory_max", "1GB", f"{W}.discounts.memory_max", "not a value that systemd", "did you mean 1G?"),
     (f"{D}/memory_max", "512 MiB", f"{W}.discounts.memory_max", "not a value that systemd", "did you mean 512M?"),
     (f"{D}/memory_max", "lots", f"{W}.discounts.memory_max", "not a value that systemd", "512M"),
+    (f"{D}/nice", 20, f"{W}.discounts.nice", "is above 19", "write -20 to 19"),
+    (f"{D}/nice", -21, f"{W}.discounts.nice", "is below -20", "write -20 to 19"),
     (f"{D}/cpu_quota", "2", f"{W}.discounts.cpu_quota", "not a value that systemd", "50%"),
     (f"{D}/memory_high", "1GB", f"{W}.discounts.memory_high", "not a value that systemd", "1G?"),
     (f"{D}/tasks_max", "0", f"{W}.discounts.tasks_max", "not a value that systemd", "64"),

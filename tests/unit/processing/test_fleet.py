@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
     worker_options,
 )
 
+from tests.facts import facts
 from tests.unit.processing.conftest import ROOT, VARIABLES
 
 Read = Callable[..., dict[str, Any]]
@@ -50,15 +51,15 @@ def test_the_fleets_broker_wins_and_the_documents_settings_stay(
     read: Read, served: dict[str, str], tmp_path: Path, inventory: dict[str, Any], component: str
 ) -> None:
     settings = process_settings(
-        inventory["celery_app_name"],
-        component,
+        facts(
+            inventory["celery_app_name"],
+            broker={"host": "redis1", "port": inventory["celery_app_broker_port"]},
+            results={"host": "redis1", "port": inventory["celery_app_results_port"]},
+            visibility_timeout=visibility(inventory),
+            delivery=inventory["celery_app_delivery"],
+        ),
         component,
         "not-a-real-password",
-        {"host": "redis1", "port": inventory["celery_app_broker_port"]},
-        {"host": "redis1", "port": inventory["celery_app_results_port"]},
-        "/ca.crt",
-        visibility_timeout=visibility(inventory),
-        delivery=inventory["celery_app_delivery"],
     )
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(settings))

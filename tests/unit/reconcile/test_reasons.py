@@ -13,6 +13,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reason
     told,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery, workers
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 
 SECRET = "s3cr3t-hush"
 
@@ -45,11 +48,7 @@ def test_options_of_a_worker(
 
 
 def test_each_option_of_the_command_line_has_its_name_of_the_inventory() -> None:
-    ours = [
-        name
-        for name in workers.WORKER_OPTIONS
-        if name not in (*workers.UNIT_OPTIONS, *workers.DELIVERY_OPTIONS, "queues")
-    ]
+    ours = [option.name for option in WORKER if option.flag]
     for name in ours:
         value: Any = ["x"] if name in ("exclude_queues", "include") else "x"
         (word,) = told(
@@ -72,27 +71,34 @@ BASE = """# Written by Celery Fleet
 [Service]
 ExecStop=/usr/bin/python3 -S -I /usr/lib/celery-fleet/1/celery_fleet/system/stop.py $MAINPID --drain 300
 TimeoutStopSec=330s
+# watchdog_sec
+WatchdogSec=30
+# memory_deny_write_execute
 MemoryDenyWriteExecute=yes
+# proc_subset_pid
 ProcSubset=pid
 """
+MEMORY = f"{BASE}# memory_max\nMemoryMax="
+PATHS = f'{BASE}# read_write_paths\nReadWritePaths="/a"\n'
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (BASE, f"{BASE}MemoryMax=512M\n", ["memory_max → 512M"]),
-        (f"{BASE}MemoryMax=512M\n", f"{BASE}MemoryMax=1G\n", ["memory_max 512M → 1G"]),
-        (f"{BASE}CPUQuota=50%\n", BASE, ["cpu_quota 50% removed"]),
-        (f"{BASE}WatchdogSec=30s\n", f"{BASE}WatchdogSec=60s\n", ["watchdog_sec 30 → 60"]),
+        (BASE, f"{MEMORY}512M\n", ["memory_max → 512M"]),
+        (f"{MEMORY}512M\n", f"{MEMORY}1G\n", ["memory_max 512M → 1G"]),
+        (f"{BASE}# cpu_quota\nCPUQuota=50%\n", BASE, ["cpu_quota 50% removed"]),
+        (BASE, BASE.replace("Sec=30", "Sec=60"), ["watchdog_sec 30 → 60"]),
         (BASE, BASE.replace("=pid", "=all"), ["proc_subset_pid true → false"]),
         (BASE, BASE.replace("--drain 300", "--drain 600").replace("330s", "630s"), ["drain_timeout 300 → 600"]),
-        (f'{BASE}ReadWritePaths="/a"\n', f'{BASE}ReadWritePaths="/a"\nReadWritePaths="/b"\n',
-         ["read_write_paths /a → /a /b"]),
+        (PATHS, f'{PATHS}# read_write_paths\nReadWritePaths="/b"\n', ["read_write_paths /a → /a /b"]),
         # It follows from the runtime, which is another input.
         (BASE, BASE.replace("/1/", "/2/"), []),
         (BASE.replace("/system/", "/"), BASE, []),
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Nice=1\n",
          [f"{DROP_IN}: Environment removed", f"{DROP_IN}: Nice new"]),
+        (f"{BASE}# password\nEnvironment=P={SECRET}\n", BASE, [f"{DROP_IN}: Environment removed"]),
+        (f"{BASE}# environment\nEnvironment=P={SECRET}\n", BASE, [f"{DROP_IN}: Environment removed"]),
         (f"{BASE}Environment=P={SECRET}\n", f"{BASE}Environment=P={SECRET}2\n", [f"{DROP_IN}: Environment changed"]),
     ],
 )  # fmt: skip
@@ -184,3 +190,11 @@ def test_no_value_of_a_secret_is_told(label: str, before: str, after: str) -> No
         words = " ".join(told(label, one, other) or [])
         assert SECRET not in words
         assert not {"1234", "5678"} & set(words.split())
+
+
+def test_each_directive_of_a_drop_in_has_its_name_of_the_inventory() -> None:
+    for option in (one for one in WORKER if one.directive):
+        line = f"# {option.name}\n{option.directive}=1\n"
+        assert told(DROP_IN, BASE.partition("# ")[0], BASE.partition("# ")[0] + line) == [
+            f"{option.name} → 1"
+        ]

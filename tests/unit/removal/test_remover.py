@@ -41,6 +41,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover 
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import stop
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
+from tests.facts import facts
 from tests.support.fake_systemd import FakeSystemd
 
 ALL = ("redis", "worker", "beat", "web", "web_site", "flower", "flower_site", "firewall", "logs")
@@ -137,15 +138,8 @@ class Ground:
         """As the roles leave a host: everything by the catalogue's own patterns, and what processes write."""
         place = Places.usual(app)
         mark = claims(
-            app,
-            owner="inventory",
-            components=components,
-            user=app,
-            proxy_group=f"{app}-proxy",
-            directory=place.directory,
-            root=place.root,
-            state=place.state,
-            ports={"broker": 1, "results": 2, "web": 3, "flower": 4, "backend": 0},
+            facts(app, owner="inventory", components=components),
+            {"broker": 1, "results": 2, "web": 3, "flower": 4, "backend": 0},
         )
         self.write(place.mark, json.dumps(mark))
         patterns = [

@@ -43,7 +43,7 @@ def told(directory: Path, beat: list[str]) -> dict[str, list[Any]]:
             "REPORTED": refusal["schedule"],
             "POLICY": refusal["policy"],
             "RESTARTED": restart["__celery_restart_turns"]["schedule"],
-            "QUEUES": "{{ __redis_queues }}",
+            "QUEUES": "{{ __celery_app_facts.queues }}",
         },
         "tasks": [
             # For their variables alone.

@@ -26,19 +26,17 @@ def item(host: str, name: str, action: str, *why: str) -> dict[str, Any]:
 
 
 def found(**changes: Any) -> dict[str, Worker]:
-    given: dict[str, Any] = {
-        "hostvars": HOSTVARS,
-        "inventory": ["h1", "h2"],
+    findings: dict[str, Any] = {
         "present": ["h1", "h2"],
-        "instances": INSTANCES,
         "items": [],
         "census": {},
         "active": {},
         "left": {},
-        "app": "shop",
-        **changes,
     }
-    return {worker.node: worker for worker in census.workers(**given)}
+    findings |= {key: changes.pop(key) for key in findings if key in changes}
+    given = {"hostvars": HOSTVARS, "inventory": ["h1", "h2"], "instances": INSTANCES, **changes}
+    workers = census.workers("shop", findings=census.Findings(**findings), **given)
+    return {worker.node: worker for worker in workers}
 
 
 def test_processes_are_those_of_the_inventory_or_what_the_worker_says() -> None:

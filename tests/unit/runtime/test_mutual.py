@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remot
 
 from celery_fleet.common import client_certificate
 from celery_fleet.common.redis_client import Client, RedisError, Server
+from tests.facts import facts
 from tests.fleet import NODE, PASSWORDS, QUEUES, ROOT, SHOP, free_port
 from tests.programs import required
 from tests.support.certificates import Authority
@@ -49,15 +50,14 @@ class Mutual:
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         place = pki or self.pki
         return desired_settings.process_settings(
-            "shop",
-            component,
+            facts(
+                **address,
+                ca=str(self.pki / "ca.crt"),
+                routes={"shop.*": {"queue": "mail"}},
+                client={"certificate": f"{place}/host.crt", "key": f"{place}/host.key"},
+            ),
             component,
             PASSWORDS[component],
-            address["broker"],
-            address["results"],
-            str(self.pki / "ca.crt"),
-            routes={"shop.*": {"queue": "mail"}},
-            client={"certificate": f"{place}/host.crt", "key": f"{place}/host.key"},
         )
 
     def environment(self, component: str) -> dict[str, str]:

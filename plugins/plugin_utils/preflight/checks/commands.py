@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    COMMAND,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
     no_mapping,
@@ -26,13 +28,7 @@ NAME: Final = "celery_release_commands"
 
 Path = tuple[object, ...]
 
-_KEYS: Final = ("name", "argv", "when", "on", "timeout")
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    "when": ("release", "once"),
-    "on": ("one", "all"),
-}
-# It becomes a part of a unit's name and of a file's.
-_FITS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+_KEYS: Final = {option.name: option for option in COMMAND}
 
 
 def check_commands(model: Model) -> Iterator[Problem]:
@@ -65,7 +61,7 @@ def _commands(model: Model, value: list[object]) -> Iterator[Problem]:
             continue
         # YAML 1.1 reads the key `on` as true.
         body = {"on" if key is True else key: part for key, part in item.items()}
-        yield from unknown_keys(path, body, _KEYS)
+        yield from unknown_keys(path, body, tuple(_KEYS))
         yield from _name(model, path, body, spoken)
         yield from _argv(model, path, body)
         yield from _choices(model, path, body)
@@ -81,11 +77,11 @@ def _name(
         yield Problem(place, "is not set", "name the command, as in migrate")
     elif name is UNKNOWN:
         return
-    elif not isinstance(name, str) or not _FITS.fullmatch(name):
+    elif not isinstance(name, str) or not _KEYS["name"].fits(name):
         yield Problem(
             place,
             "can't be the name of a command",
-            "use letters, digits, - and _, 48 at most, and begin with a letter or a digit",
+            f"use {_KEYS['name'].like}",
             value=model.show((*path, "name"), name),
         )
     elif name in spoken:
@@ -127,9 +123,9 @@ def _argv(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[P
 
 
 def _choices(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
-    for key, known in _CHOICES.items():
-        value = body.get(key, UNKNOWN)
-        if value is not UNKNOWN and value not in known:
+    for key, option in _KEYS.items():
+        value, known = body.get(key, UNKNOWN), option.choices
+        if known and value is not UNKNOWN and value not in known:
             near = suggestion(value, known) if isinstance(value, str) else ""
             yield Problem(
                 dotted((*path, key)),

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery as desired
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import parsed
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    DELIVERY,
+    WORKER,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
+    drain_timeout,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
@@ -17,64 +26,55 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
-# What a promise rests on, with the values that keep it.
+# What a promise rests on, with the values that keep it. A task that is put back instead of retried is not lost either,
+# and how far ahead a worker takes is its own matter.
 _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
     "at_least_once": {
-        "task_acks_late": True,
-        "task_retry_on_worker_lost": True,
+        "task_acks_late": desired.SETTINGS["at_least_once"]["task_acks_late"],
+        "task_retry_on_worker_lost": desired.SETTINGS["at_least_once"]["task_retry_on_worker_lost"],
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     },
-    "at_most_once": {
-        "task_acks_late": False,
-        "task_reject_on_worker_lost": False,
-        "task_retry_on_worker_lost": False,
-    },
+    "at_most_once": desired.SETTINGS["at_most_once"],
 }
 _SETTINGS: Final = "celery_app_settings"
 _TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
 _STOCK: Final = "write celery_worker_take: stock"
-# Pools whose worker has no event loop that could be kept going.
-_WITHOUT_LOOP: Final = ("gevent", "eventlet")
-_ATOMIC_PARTS: Final = tuple(
-    f"celery_worker_{name}" for name in ("lease", "hand_back", "carry", "outage")
-)
+_ATOMIC_PARTS: Final = tuple(f"{desired.PREFIX}{name}" for name in desired.ATOMIC_PARTS)
 _DEAD_LETTERS: Final = "celery_worker_dead_letters"
-# Workers that restart at a time where the inventory says nothing.
-_BATCH: Final = 4.0
-_LOWEST: Final = (
-    "celery_worker_unknown_delay",
-    "celery_worker_unknown_for",
-    "celery_worker_poison_deaths",
-    "celery_worker_dead_letters_keep",
-)
+
+
+def parts(model: Model, host: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return the parts of the delivery that a worker has on a host, as `desired.parts` does for what is well-formed."""
+    variables = {one.name: model.value(host, one.name) for one in DELIVERY}
+    knobs = {
+        name.removeprefix(desired.PREFIX): value
+        for name, value in parsed(DELIVERY, variables).items()
+    }
+    promise = model.value(host, "celery_app_delivery")
+    return desired.parts(
+        str(promise) if promise in tuple(desired.SETTINGS) else "inherit",
+        knobs,
+        parsed(WORKER, options),
+    )
 
 
 def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
-    """What is promised to the tasks of a worker on a host: its own word, else the application's."""
-    return str(options.get("delivery") or model.value(host, "celery_app_delivery"))
+    """Return what is promised to the tasks of a worker on a host."""
+    return str(parts(model, host, options)["profile"])
 
 
 def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    """Whether a worker takes tasks in one step there."""
-    take = options.get("take") or model.value(host, "celery_worker_take")
-    if take in ("atomic", "stock"):
-        return take == "atomic"
-    return promise_of(model, host, options) == "at_least_once"
+    """Return whether a worker takes tasks in one step there."""
+    return bool(parts(model, host, options)["take"] == "atomic")
 
 
 def has_part(model: Model, host: str, options: Mapping[str, object], variable: str) -> bool:
-    """Whether a part of the delivery, named by its variable, is on in a worker there."""
-    if model.value(host, variable) is False:
-        return False
-    if variable == _DEAD_LETTERS:
-        return promise_of(model, host, options) == "at_least_once"
-    if variable == "celery_worker_outage" and options.get("pool") in _WITHOUT_LOOP:
-        return False
-    return is_atomic(model, host, options)
+    """Return whether a part of the delivery, named by its variable, is on in a worker there."""
+    return bool(parts(model, host, options)[variable.removeprefix(desired.PREFIX)])
 
 
 def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    """Whether a worker renews what it holds, so that the visibility timeout may be shorter than its tasks."""
+    """Return whether a worker renews what it holds, so that the visibility timeout may be shorter than its tasks."""
     return has_part(model, host, options, "celery_worker_lease")
 
 
@@ -272,19 +272,8 @@ def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> b
 
 
 def check_numbers(model: Model) -> Iterator[Problem]:
-    """Delays and counts of what can't be run."""
+    """Delays and counts of what can't be run, against one another."""
     workers = model.members("celery_workers")
-    for name in _LOWEST:
-        for value, hosts in model.distinct(name, workers):
-            number = as_number(value)
-            if number is not None and number < 1:
-                yield Problem(
-                    name,
-                    "is below 1",
-                    "write 1 or more",
-                    value=model.show((name,), value),
-                    hosts=hosts,
-                )
     failed, keep = "celery_worker_failed_keep", "celery_worker_dead_letters_keep"
     for value, hosts in model.distinct(failed, workers):
         for kept, there in model.distinct(keep, hosts):
@@ -318,13 +307,13 @@ def check_rollout(model: Model) -> Iterator[Problem]:
     asked: dict[str, None] = {}
     for options, host in _enabled(model):
         start = as_number(model.value(host, "celery_worker_start_timeout")) or 0.0
-        turns.append(drain_of(options) + start)
+        turns.append(drain_timeout(parsed(WORKER, options)) + start)
         if has_part(model, host, options, _DEAD_LETTERS):
             asked[host] = None
     if not asked:
         return
     batches = model.distinct("celery_restart_batch", tuple(asked))
-    batch = min((as_number(value) or 1.0 for value, _ in batches), default=_BATCH)
+    batch = min((as_number(value) or 1.0 for value, _ in batches), default=1.0)
     takes = math.ceil(max(max(turns), sum(turns) / max(batch, 1.0)))
     name = "celery_worker_unknown_for"
     for value, hosts in model.distinct(name, tuple(asked)):
@@ -340,14 +329,6 @@ def check_rollout(model: Model) -> Iterator[Problem]:
                 hosts=hosts,
                 severity=Severity.WARNING,
             )
-
-
-def drain_of(options: Mapping[str, object]) -> float:
-    """Seconds that a stopping worker waits for its running tasks; ten minutes where its options bound nothing."""
-    drain = as_number(options.get("drain_timeout"))
-    if drain is None:
-        drain = as_number(options.get("time_limit"))
-    return 600.0 if drain is None else drain
 
 
 def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:

@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health import (
+    QUEUES,
+    THRESHOLDS,
+    Threshold,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
     no_mapping,
@@ -28,29 +33,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _THRESHOLDS: Final = "celery_health_thresholds"
 _INTERVAL: Final = "celery_health_interval"
 _ON_CHANGE: Final = "celery_health_on_change"
-_QUEUES: Final = "queues"
 #: Seconds that a check may take.
 _SHORTEST: Final = 60
 
-#: Each threshold with whether less is worse, and its default; a test holds them against those of the control side.
-DEFAULTS: Final[Mapping[str, tuple[bool, float | None, float | None]]] = {
-    "database_seconds": (False, 2, 8),
-    "redis_seconds": (False, 1, 5),
-    "redis_memory_percent": (False, 80, 95),
-    "disk_free_percent": (True, 15, 5),
-    "disk_free_mb": (True, 1000, 250),
-    "inodes_free_percent": (True, 15, 5),
-    "memory_available_percent": (True, 10, 4),
-    "swap_used_percent": (False, 80, None),
-    "load_per_core": (False, 4, 20),
-    "starting_seconds": (False, 0, 180),
-    "beat_tick_seconds": (False, 30, 120),
-    "queue_length": (False, 1000, 10000),
-    "dead_letters": (False, 1, None),
-    "certificate_days": (True, 21, 7),
-    "logs_mb": (False, 2000, 10000),
-    "clock_offset_seconds": (False, 2, 30),
-}
 _LEVELS: Final = ("warning", "bad")
 _EXAMPLE: Final = "write it as in {warning: 15, bad: 5}; null is never"
 
@@ -83,23 +68,23 @@ def check_health(model: Model) -> Iterator[Problem]:
 
 def _thresholds(model: Model, value: object) -> Iterator[Problem]:
     given = as_mapping(value)
-    yield from unknown_keys((_THRESHOLDS,), given, (*DEFAULTS, _QUEUES))
-    for name, (low, *default) in DEFAULTS.items():
+    yield from unknown_keys((_THRESHOLDS,), given, (*THRESHOLDS, QUEUES))
+    for name, default in THRESHOLDS.items():
         if name in given:
-            yield from _bounds(model, (_THRESHOLDS, name), given[name], low, default)
-    if _QUEUES not in given or given[_QUEUES] is UNKNOWN:
+            yield from _bounds(model, (_THRESHOLDS, name), given[name], default)
+    if QUEUES not in given or given[QUEUES] is UNKNOWN:
         return
-    queues = given[_QUEUES]
+    queues = given[QUEUES]
     if not isinstance(queues, Mapping):
         remedy = "write the bounds by queue, as in {emails: {warning: 10, bad: 100}}"
-        yield no_mapping(model, (_THRESHOLDS, _QUEUES), queues, remedy)
+        yield no_mapping(model, (_THRESHOLDS, QUEUES), queues, remedy)
         return
     known = tuple(sorted(consumed(model)))
     general = as_mapping(given.get("queue_length"))
-    _, *default = DEFAULTS["queue_length"]
-    base = [general.get(level, own) for level, own in zip(_LEVELS, default, strict=True)]
+    own = THRESHOLDS["queue_length"].bounds
+    base = [general.get(level, own[level]) for level in _LEVELS]
     for queue, bounds in queues.items():
-        path = (_THRESHOLDS, _QUEUES, queue)
+        path = (_THRESHOLDS, QUEUES, queue)
         if known and queue not in known:
             yield Problem(
                 dotted(path),
@@ -107,16 +92,15 @@ def _thresholds(model: Model, value: object) -> Iterator[Problem]:
                 suggestion(str(queue), known) or f"choose from {', '.join(known)}",
             )
         else:
-            numbers = [one if one is None else as_number(one) for one in base]
-            yield from _bounds(model, path, bounds, False, numbers)
+            warning, bad = (None if one is None else as_number(one) for one in base)
+            yield from _bounds(model, path, bounds, Threshold(warning, bad))
 
 
 def _bounds(
     model: Model,
     path: tuple[object, ...],
     value: object,
-    low: bool,
-    default: list[float | None],
+    default: Threshold,
 ) -> Iterator[Problem]:
     if value is UNKNOWN:
         return
@@ -124,7 +108,7 @@ def _bounds(
         yield no_mapping(model, path, value, _EXAMPLE)
         return
     yield from unknown_keys(path, value, _LEVELS)
-    found: dict[str, float | None] = dict(zip(_LEVELS, default, strict=True))
+    found = default.bounds
     for level in _LEVELS:
         if level not in value:
             continue
@@ -144,12 +128,12 @@ def _bounds(
     warning, bad = found["warning"], found["bad"]
     if warning is None or bad is None or warning == bad:
         return
-    if (warning < bad) is low:
-        side = "below" if low else "above"
+    if (warning < bad) is default.low:
+        side = "below" if default.low else "above"
         yield Problem(
             dotted(path),
             f"is bad ({bad:g}) before it is a warning ({warning:g})",
-            f"let `bad` lie {side} `warning`, which is {default[0]:g} unless it is set"
-            if default[0] is not None
+            f"let `bad` lie {side} `warning`, which is {default.warning:g} unless it is set"
+            if default.warning is not None
             else f"let `bad` lie {side} `warning`",
         )

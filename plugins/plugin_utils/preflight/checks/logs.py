@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    LOG_ROTATE,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
     Problem,
@@ -18,8 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _FORMATS: Final = ("celery_app_log_format", "celery_app_task_log_format")
 _ROTATE: Final = "celery_app_log_rotate"
-# As logrotate(8) reads it.
-_SIZE = re.compile(r"[1-9][0-9]*[kMG]?")
+_OPTIONS: Final = {option.name: option for option in LOG_ROTATE}
 
 
 def check_logs(model: Model) -> Iterator[Problem]:
@@ -38,7 +39,7 @@ def check_logs(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct(_ROTATE):
         rotate = as_mapping(value)
         keep, size = as_number(rotate.get("keep")), rotate.get("size")
-        if keep is not None and keep < 1:
+        if keep is not None and _OPTIONS["keep"].left_by(keep):
             yield Problem(
                 dotted((_ROTATE, "keep")),
                 "would lose lines: a file is removed while processes still write to it",
@@ -46,7 +47,7 @@ def check_logs(model: Model) -> Iterator[Problem]:
                 value=model.show((_ROTATE, "keep"), rotate["keep"]),
                 hosts=hosts,
             )
-        if isinstance(size, (str, int)) and not _SIZE.fullmatch(str(size)):
+        if isinstance(size, (str, int)) and not _OPTIONS["size"].fits(str(size)):
             yield Problem(
                 dotted((_ROTATE, "size")),
                 "is no size that logrotate understands",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
+    DEFAULT_QUEUE,
+    Routes,
+    queue_of,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.names import (
     queue_fits,
 )
@@ -44,31 +47,6 @@ _ROUTE: Final = (
     ),
     *("delivery_mode", "retry", "retry_policy"),
 )
-
-
-def queue_for(
-    task: str, entry: Mapping[str, object], routes: Mapping[str, object], default: str
-) -> str | None:
-    """The queue that a scheduled task goes to; None if an exchange is named without a queue.
-
-    As Celery decides it (`celery.app.routes`, read at 5.7.0): the entry's own queue, a route of exactly
-    this name, the first pattern with a `*` that fits, the default queue.
-    """
-    options = as_mapping(entry.get("options"))
-    own = as_text(entry.get("queue")) or as_text(options.get("queue"))
-    if own or "exchange" in options:
-        return own
-    exact = routes.get(task) if "*" not in task else None
-    if exact is not None:
-        return _queue_of(as_mapping(exact), default)
-    for pattern, route in routes.items():
-        if "*" in pattern and re.match(fnmatch.translate(pattern), task):
-            return _queue_of(as_mapping(route), default)
-    return default
-
-
-def _queue_of(route: Mapping[str, object], default: str) -> str | None:
-    return as_text(route.get("queue")) or (None if "exchange" in route else default)
 
 
 def check_exchanges(model: Model) -> Iterator[Problem]:
@@ -208,14 +186,16 @@ def check_scheduled(model: Model) -> Iterator[Problem]:
     for host in _schedulers(model):
         routes = as_mapping(model.value(host, "celery_app_task_routes"))
         settings = as_mapping(model.value(host, "celery_app_settings"))
-        default = as_text(settings.get("task_default_queue")) or "celery"
+        default = as_text(settings.get("task_default_queue")) or DEFAULT_QUEUE
         schedule = as_mapping(model.value(host, "celery_beat_schedule"))
         for name, body in schedule.items():
             entry = as_mapping(body)
             task = as_text(entry.get("task"))
             if task is None or entry.get("enabled") is False or entry.get("queue") is UNKNOWN:
                 continue
-            queue = queue_for(task, entry, routes, default)
+            known_of = {**entry, "options": as_mapping(entry.get("options"))}
+            # What could not be rendered comes back as it is.
+            queue = as_text(queue_of(known_of, cast("Routes", routes), default))
             if queue is None or not queue_fits(queue) or queue in known:
                 continue
             path = ("celery_beat_schedule", name, "queue")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import OVERLAPPING
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     suggestion,
 )
@@ -15,9 +15,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
     each_worker,
 )
-
-# Pools whose stopping worker hands back at once what it has not begun (restart/order.py).
-_OVERLAPPING: Final = ("prefork", "threads", "gevent")
 
 
 def check_restarts(model: Model) -> Iterator[Problem]:
@@ -45,12 +42,12 @@ def check_overlap(model: Model) -> Iterator[Problem]:
     """A second instance is for pools that hand back what they have not begun, and hear of it at any time."""
     for name, options, hosts in each_worker(model):
         pool = options.get("pool") or "prefork"
-        if options.get("overlap") is True and pool not in _OVERLAPPING:
+        if options.get("overlap") is True and pool not in OVERLAPPING:
             path = ("celery_worker_instances", name, "overlap")
             yield Problem(
                 dotted(path),
                 f"is true with the pool {pool}: a stopping worker hands back at once what it has not begun only with "
-                f"{', '.join(_OVERLAPPING)}, so a second instance would wait for tasks that the first still has",
+                f"{', '.join(OVERLAPPING)}, so a second instance would wait for tasks that the first still has",
                 "remove it, or use prefork",
                 value="true",
                 hosts=hosts,

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    ENTRY,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
     _LARGEST,
     _PERIODS,
@@ -38,7 +41,11 @@ _LIKE_A_ZONE: Final = 0.75
 
 _KINDS: Final = ("crontab", "interval", "solar")
 
-_KEYS: Final = (*_KINDS, "task", "args", "kwargs", "queue", "options", "enabled")
+_KEYS: Final = {option.name: option for option in ENTRY}
+# Whose type is checked together with what is in it.
+_CHECKED: Final = (*_KINDS, "task", "queue")
+
+_TYPES: Final[Mapping[str, type]] = {"list": list, "dict": dict, "bool": bool}
 
 _OPTIONS: Final = ("exchange", "expires", "headers", "priority", "queue", "routing_key")
 
@@ -258,7 +265,7 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
     body = as_mapping(entry)
     if dict(body) == {"enabled": False}:
         return  # switches off an entry of the code, which has the rest
-    yield from unknown_keys(path, body, _KEYS)
+    yield from unknown_keys(path, body, tuple(_KEYS))
     yield from _task(model, path, body)
     times = [key for key in _KINDS if key in body]
     if len(times) != 1:
@@ -272,12 +279,13 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
     for key, check in (("crontab", _crontab), ("interval", _interval), ("solar", _solar)):
         if key in body and body[key] is not UNKNOWN:
             yield from check(model, (*path, key), body[key])
-    for key, kind in (("args", list), ("kwargs", dict), ("options", dict), ("enabled", bool)):
+    for key, option in _KEYS.items():
         value = body.get(key, UNKNOWN)
-        if value is not UNKNOWN and not isinstance(value, kind):
+        wanted = _TYPES.get(option.kind, str)
+        if key not in _CHECKED and value is not UNKNOWN and not isinstance(value, wanted):
             yield Problem(
                 dotted((*path, key)),
-                f"is {kind_of(value)} where {kind_of(kind())} is wanted",
+                f"is {kind_of(value)} where {kind_of(wanted())} is wanted",
                 "write it as such, or remove it",
                 value=model.show((*path, key), value),
             )

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import visibility
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import parsed
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.delivery import (
     has_part,
     promise_of,
@@ -19,11 +24,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
-# Seconds that a stopping worker waits where its own options bound nothing.
-_DRAIN: Final = 600.0
 # Seconds below which a lease, renewed every five, would not outlast an ordinary pause of Redis or of a host.
 _SHORTEST_LEASE: Final = 15.0
 _VARIABLE: Final = "celery_app_visibility_timeout"
+# Settings that bound what a worker's own options leave open.
+_BOUNDS: Final = ("task_time_limit", "worker_prefetch_multiplier")
 
 
 def check_visibility(model: Model) -> Iterator[Problem]:
@@ -145,23 +150,16 @@ def _held(
     options: Mapping[str, object], settings: Mapping[str, object], promise: str
 ) -> tuple[float, str]:
     """Seconds that a worker may hold a task, and how they are made up."""
-    name, hard = "time_limit", as_number(options.get("time_limit"))
-    if hard is None:
-        name = "celery_app_settings.task_time_limit"
-        hard = as_number(settings.get("task_time_limit"))
-    if hard is None:
-        return 3600, "can hold a task (no time limit bounds it, so an hour at least: 3600 s)"
-    ahead = as_number(options.get("prefetch_multiplier"))
-    if ahead is None:
-        ahead = as_number(settings.get("worker_prefetch_multiplier"))
-    # Celery's own four, or the one of the promise; 0 is no bound, for which nothing would be long enough.
-    ahead = ahead or (1.0 if promise == "at_least_once" else 4.0)
-    drain = as_number(options.get("drain_timeout"))
-    if drain is None:
-        drain = as_number(options.get("time_limit"))
-    drain = _DRAIN if drain is None else drain
-    least = ahead * hard + drain
-    return least, (
-        f"can hold a task ({number_text(least)} s: prefetch_multiplier x {name} + drain_timeout, "
-        f"{number_text(ahead)} x {number_text(hard)} + {number_text(drain)})"
+    bounds = {name: as_number(settings.get(name)) for name in _BOUNDS}
+    hold = visibility.hold(parsed(WORKER, options), promise, bounds)
+    if hold is None:
+        hour = number_text(visibility.UNBOUNDED)
+        return visibility.UNBOUNDED, (
+            f"can hold a task (no time limit bounds it, so an hour at least: {hour} s)"
+        )
+    own = as_number(options.get("time_limit")) is not None
+    name = "time_limit" if own else "celery_app_settings.task_time_limit"
+    return hold.seconds, (
+        f"can hold a task ({number_text(hold.seconds)} s: prefetch_multiplier x {name} + drain_timeout, "
+        f"{number_text(hold.ahead)} x {number_text(hold.limit)} + {number_text(hold.drain)})"
     )

@@ -6,6 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import (
+    Option,
+    parsed,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import (
+    consumed_queues,
+    drain_timeout,
+)
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     suggestion,
 )
@@ -23,44 +34,23 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
-_LOWEST: Final[Mapping[str, float]] = {
-    "concurrency": 1,
-    "prefetch_multiplier": 0,
-    "time_limit": 1,
-    "soft_time_limit": 1,
-    "max_tasks_per_child": 1,
-    "max_memory_per_child": 1,
-    "drain_timeout": 0,
-    "watchdog_sec": 0,
-    "heartbeat_interval": 1,
-}
 _MIB: Final = 2**20
 # A process with Celery in it has more than this before it runs its first task.
 _LEAST_MEMORY: Final = 32 * _MIB
 # Of processes or threads of one worker: Celery itself can't handle more files, and each takes memory.
 _MOST: Final = 1000
 _GREENLETS: Final = ("gevent", "eventlet")
-# Seconds that a stopping worker waits where its own options bound nothing.
-_DRAIN: Final = 600.0
-_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?[KMGT]?|infinity|(100|[1-9]?[0-9])(\.[0-9]+)?%")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
-_CPU = re.compile(r"[1-9][0-9]*(\.[0-9]+)?%")
+_NOT_SYSTEMDS: Final = "not a value that systemd understands here"
 _UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
 _AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
-_TASKS = re.compile(r"[1-9][0-9]*|infinity|(100|[1-9]?[0-9])%")
-_SYNTAX: Final = {
-    "memory_max": (_MEMORY, "512M, 2G, 40% or infinity"),
-    "memory_high": (_MEMORY, "512M, 2G, 40% or infinity"),
-    "cpu_quota": (_CPU, "50% for half a core, or 200% for two"),
-    "tasks_max": (_TASKS, "64 or infinity"),
-}
 
 
-def _as_systemd_has_it(text: str, syntax: re.Pattern[str]) -> str:
+def _as_systemd_has_it(text: str, option: Option) -> str:
     """Return a guess at what a size in another spelling, such as 512MB, stands for."""
     found = re.fullmatch(r"([0-9.]+) ?([kmgt])(?:i?b|i)?", text.strip(), re.IGNORECASE)
     guess = f"{found[1]}{found[2].upper()}" if found else ""
-    return f"did you mean {guess}?" if guess and syntax.fullmatch(guess) else ""
+    return f"did you mean {guess}?" if guess and option.fits(guess) else ""
 
 
 def memory_bytes(value: object) -> float | None:
@@ -78,16 +68,6 @@ def enabled(model: Model, host: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(as_strings(wanted)) if name in instances)
 
 
-def queues_of(name: str, options: Mapping[str, object]) -> tuple[str, ...]:
-    """Queues that a worker consumes; without any it consumes the one of its own name."""
-    excluded = set(as_strings(options.get("exclude_queues")))
-    queues = as_strings(options["queues"]) if "queues" in options else [name]
-    if isinstance(options.get("queues"), str):
-        # Its type is reported; what is meant is plain.
-        queues = re.split(r"\s*,\s*", str(options["queues"]))
-    return tuple(queue for queue in queues if queue not in excluded)
-
-
 def consumed(model: Model) -> dict[str, list[str]]:
     """Each queue that some enabled worker consumes, with these workers' node names."""
     found: dict[str, list[str]] = {}
@@ -95,7 +75,9 @@ def consumed(model: Model) -> dict[str, list[str]]:
         defaults = as_mapping(model.value(host, "celery_worker_defaults"))
         instances = as_mapping(model.value(host, "celery_worker_instances"))
         for name in enabled(model, host):
-            for queue in queues_of(name, {**defaults, **as_mapping(instances[name])}):
+            for queue in consumed_queues(
+                name, parsed(WORKER, {**defaults, **as_mapping(instances[name])})
+            ):
                 found.setdefault(queue, []).append(f"{name}@{host}")
     return found
 
@@ -161,29 +143,25 @@ def check_limits(model: Model) -> Iterator[Problem]:
     """Numbers of a worker: each in its range, and the limits in their order."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
-        numbers = {key: as_number(options.get(key)) for key in _LOWEST}
-        for key, lowest in _LOWEST.items():
-            number = numbers[key]
-            if number is not None and number < lowest:
+        known = parsed(WORKER, options)
+        for option in WORKER:
+            value = options.get(option.name)
+            number = as_number(value)
+            outside = "" if number is None else option.left_by(number)
+            remedy = f"write {option.bounds}"
+            if option.syntax and isinstance(value, (str, int)):
+                outside = "" if option.fits(str(value)) else _NOT_SYSTEMDS
+                remedy = _as_systemd_has_it(str(value), option) or f"write it as in {option.like}"
+            if outside:
                 yield Problem(
-                    dotted((*path, key)),
-                    f"is below {number_text(lowest)}",
-                    f"write {number_text(lowest)} or more",
-                    value=model.show((*path, key), options[key]),
-                    hosts=hosts,
-                )
-        for key, (syntax, examples) in _SYNTAX.items():
-            value = options.get(key)
-            if isinstance(value, (str, int)) and not syntax.fullmatch(str(value)):
-                yield Problem(
-                    dotted((*path, key)),
-                    "is not a value that systemd understands here",
-                    _as_systemd_has_it(str(value), syntax) or f"write it as in {examples}",
-                    value=model.show((*path, key), value),
+                    dotted((*path, option.name)),
+                    f"is {outside}",
+                    remedy,
+                    value=model.show((*path, option.name), value),
                     hosts=hosts,
                 )
         hard, soft, drain = (
-            numbers[key] for key in ("time_limit", "soft_time_limit", "drain_timeout")
+            known.get(key) for key in ("time_limit", "soft_time_limit", "drain_timeout")
         )
         # Below 1 the limit itself is reported.
         if hard is not None and soft is not None and soft >= hard >= 1:
@@ -204,7 +182,7 @@ def check_limits(model: Model) -> Iterator[Problem]:
                 severity=Severity.WARNING,
             )
         if hard is None:
-            yield from _cut_short(model, path, drain, hosts)
+            yield from _cut_short(model, path, drain_timeout(known), hosts)
         if "queues" in options and options["queues"] == []:
             yield Problem(
                 dotted((*path, "queues")),
@@ -331,10 +309,9 @@ def check_paths(model: Model) -> Iterator[Problem]:
 
 
 def _cut_short(
-    model: Model, path: tuple[str, ...], drain: float | None, hosts: tuple[str, ...]
+    model: Model, path: tuple[str, ...], waits: float, hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
     """A stop that waits less than a setting lets tasks run, where the worker itself has no limit."""
-    waits = _DRAIN if drain is None else drain
     for settings, there in model.distinct("celery_app_settings", hosts):
         hard = as_number(as_mapping(settings).get("task_time_limit"))
         if hard is not None and waits < hard:

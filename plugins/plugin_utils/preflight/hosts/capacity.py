@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import processes
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
     given_to,
@@ -22,7 +23,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
     as_mapping,
     as_number,
-    as_text,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.sizes import (
     redis_bytes,
@@ -147,9 +147,7 @@ def worker_bytes(options: Mapping[str, object], processors: float, memory: float
     bounds = []
     child = as_number(options.get("max_memory_per_child"))
     if child is not None and options.get("pool", "prefork") == "prefork":
-        largest = (as_text(options.get("autoscale")) or "").partition(",")[0]
-        count = as_number(largest) or as_number(options.get("concurrency")) or processors
-        bounds.append(count * child * 1024)
+        bounds.append((processes(options) or processors) * child * 1024)
     limit = str(options.get("memory_max", ""))
     size = memory_bytes(limit)
     percent = as_number(limit[:-1]) if limit.endswith("%") else None

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Final
 
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Problem,
     Severity,
@@ -25,11 +26,6 @@ _PORTS: Final = {
     "backend": "celery_producer_web_listen",
 }
 BEHIND_NGINX: Final = ("web", "flower")
-
-
-def site(app: str, kind: str) -> str:
-    """Return the path of the file with which nginx listens on a port of an application."""
-    return f"/etc/nginx/conf.d/{app}-{kind}.conf"
 
 
 def web_socket(app: str) -> str:
@@ -183,7 +179,7 @@ def _strangers(
         ours: tuple[str, ...]
         if name in BEHIND_NGINX:
             # One nginx serves the whole host. It may listen there for another site, which would go on answering.
-            ours = ("nginx.service",) if site(app, name) in files else ()
+            ours = ("nginx.service",) if site_file(app, name) in files else ()
         elif name == "backend":
             ours = ("init.scope", f"{app}-web.service") if web_socket(app) in files else ()
         else:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import delivery as control
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import delivery
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
+    UNKNOWN,
     Problem,
     Severity,
 )
@@ -382,30 +381,18 @@ def test_a_rollout_is_shorter_than_the_patience_with_unknown_tasks(
     assert found({**given, FOR: takes - 1, "celery_worker_dead_letters": False}) == []
 
 
-# --- both sides --------------------------------------------------------------------------------------
+# --- what can't be told ------------------------------------------------------------------------------
 
 
-def test_preflight_and_the_roles_mean_the_same(variables: Variables) -> None:
-    """Preflight knows nothing of the roles' filters: what a worker has is worked out in two places."""
-    promises = ("inherit", "at_least_once", "at_most_once")
-    takes = ("auto", "atomic", "stock")
-    workers = [
-        {"pool": pool} | ({"delivery": own} if own else {}) | ({"take": its} if its else {})
-        for own, its, pool in product((None, *promises), (None, *takes), ("prefork", "gevent"))
-    ]
-    host = "worker1"
+@pytest.mark.parametrize("value", [UNKNOWN, None, "nosuch", 7, ["stock"], {}])
+def test_what_is_not_known_or_of_another_type_counts_as_not_said(
+    variables: Variables, value: Any
+) -> None:
+    host, own = "worker1", {"delivery": "at_least_once"}
     made = model(variables)
-    for app, take, lease in product(promises, takes, (True, False)):
-        # Rendering is the same for all.
-        values = {**made.hosts[host], APP: app, TAKE: take, "celery_worker_lease": lease}
-        one = replace(made, hosts={host: values})
-        for options in workers:
-            ours = control.parts(app, {"take": take, "lease": lease}, options)
-            assert delivery.promise_of(one, host, options) == ours["profile"], options
-            assert delivery.is_atomic(one, host, options) == (ours["take"] == "atomic"), options
-            for part in (*control.ATOMIC_PARTS, "dead_letters"):
-                variable = f"celery_worker_{part}"
-                assert delivery.has_part(one, host, options, variable) == ours[part], (
-                    part,
-                    options,
-                )
+    promised = delivery.parts(made, host, own)
+    names = (APP, TAKE, "celery_worker_lease", "celery_worker_poison_deaths")
+    values = {**made.hosts[host], **dict.fromkeys(names[:3], value), names[3]: UNKNOWN}
+    unknown = replace(made, hosts={host: values})
+    assert delivery.parts(unknown, host, {**own, "take": value, "pool": value}) == promised
+    assert delivery.parts(made, host, {"delivery": value}) == delivery.parts(made, host, {})

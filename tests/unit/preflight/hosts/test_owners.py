@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import site_file
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.surplus import surplus
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.owners import (
     BEHIND_NGINX,
-    site,
     web_socket,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.reachability import (
@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     Severity,
 )
 
+from tests.facts import facts
 from tests.unit.preflight.hosts.test_reachability import GOOD
 
 EVERY = ["redis", "worker", "beat", "producer", "web", "web_site", "flower", "flower_site"]
@@ -29,17 +30,9 @@ OTHERS = {"broker": 6381, "results": 6382, "web": 8443, "flower": 5556}
 
 
 def claim(app: str, components: list[str] | None = None, **given: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "owner": app,
-        "user": app,
-        "proxy_group": f"{app}-proxy",
-        "directory": f"/etc/celery-fleet/{app}",
-        "root": f"/opt/{app}",
-        "state": f"/var/lib/{app}",
-        "ports": PORTS,
-        **given,
-    }
-    return claims(app, components=EVERY if components is None else components, **options)
+    ports = given.pop("ports", PORTS)
+    options = {"owner": app, "components": EVERY if components is None else components, **given}
+    return claims(facts(app, **options), ports)
 
 
 def found(wanted: dict[str, Any], *marks: dict[str, Any], **facts: Any) -> list[Problem]:
@@ -165,7 +158,7 @@ def test_nginx_may_listen_there_for_somebody_else() -> None:
     assert "nginx (nginx.service)" in problem.message
     # Flower's file says nothing of the web site's.
     assert found(shop, listeners=taken, files=["/etc/nginx/conf.d/shop-flower.conf"]) == [problem]
-    assert {site("shop", kind) for kind in BEHIND_NGINX} <= set(
+    assert {site_file("shop", kind) for kind in BEHIND_NGINX} <= set(
         surplus("shop", [], "", "")["files"]
     )
     # Of a version before the marks, and what its mark names.

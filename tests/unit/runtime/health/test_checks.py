@@ -31,6 +31,7 @@ from celery_fleet.health.result import BAD, GOOD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, Worker
 from celery_fleet.health.units import Unit
 from celery_fleet.ops import databases
+from tests.facts import facts
 from tests.support.certificates import Authority
 
 SOURCE = Path(__file__).parents[4] / "src"
@@ -651,7 +652,9 @@ def test_where_everything_is_down_all_is_told_in_time(
         port = silent.getsockname()[1]
         server = {"host": "127.0.0.1", "port": port}
         document = settings.process_settings(
-            "shop", "operator", "operator", "s3cr3t-word", server, server, str(tmp_path / "ca.crt")
+            facts(broker=server, results=server, ca=str(tmp_path / "ca.crt")),
+            "operator",
+            "s3cr3t-word",
         )
         (tmp_path / "ca.crt").write_text(Authority("fleet").pem)
         (tmp_path / "credentials").mkdir()

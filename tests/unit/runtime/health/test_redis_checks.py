@@ -20,6 +20,7 @@ from celery_fleet.common.redis_client import Client, ProtocolError, RedisError, 
 from celery_fleet.health import checks, host, redis_checks
 from celery_fleet.health.result import BAD, GOOD, WARNING
 from celery_fleet.health.setup import Setup
+from tests.facts import facts
 from tests.programs import knows_setinfo, required
 from tests.support.certificates import Authority
 
@@ -90,14 +91,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def setup(running: Running, tmp_path: Path, thresholds: Any = None, **celery_more: Any) -> Setup:
+    address = {"host": "127.0.0.1", "port": running.port}
     pins = settings.process_settings(
-        "shop",
-        "operator",
+        facts(broker=address, results=address, ca=str(running.directory / "ca.crt")),
         "operator",
         PASSWORD,
-        {"host": "127.0.0.1", "port": running.port},
-        {"host": "127.0.0.1", "port": running.port},
-        str(running.directory / "ca.crt"),
     )
     pins["celery"].update(celery_more)
     (tmp_path / "credentials").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,83 @@
+"""An application's facts: what the functions of this package need to know of it, as one mapping.
+
+The role celery_app has it as `__celery_app_facts`. Ansible renders a key when it is read, so that what a function does
+not need costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+# Options by the name of a worker; none for one that has only the defaults.
+Instances = Mapping[str, Mapping[str, Any] | None]
+
+
+class Address(TypedDict):
+    """Where an instance of Redis listens."""
+
+    host: str
+    port: int
+
+
+class Facts(TypedDict):
+    """An application, as one of its hosts sees it."""
+
+    name: str
+    # The inventory that deploys it.
+    owner: str
+    # What `celery -A` takes.
+    module: str
+    # Unix user of its processes, and the group that may open its sockets.
+    user: str
+    proxy_group: str
+    # Directories on the host: configuration, releases, state, the fleet's runtime.
+    directory: str
+    root: str
+    state: str
+    runtime: str
+    # `journal` or `file`.
+    logs: str
+    # Path of the certificates that sign the servers'; the paths of the `certificate` and `key` that clients show, empty
+    # if Redis does not ask for them.
+    ca: str
+    client: Mapping[str, str]
+    broker: Address
+    results: Address
+    # The inventory's variables celery_app_delivery, _settings, _task_routes and _visibility_timeout.
+    delivery: str
+    settings: Mapping[str, Any]
+    routes: Mapping[str, Any]
+    visibility_timeout: float
+    # This host's name in the inventory, what it has (worker, beat, producer, web …), and its units of the application.
+    host: str
+    components: Sequence[str]
+    units: Sequence[str]
+    # Ansible's groups, all workers by node name as `workers.nodes` returns them, and all queues of the inventory.
+    groups: Mapping[str, Sequence[str]]
+    nodes: Mapping[str, Mapping[str, Any]]
+    queues: Sequence[str]
+
+
+class Workers(TypedDict):
+    """The workers of a host: the variables celery_worker_instances, _enabled, _defaults and those of delivery."""
+
+    instances: Instances
+    enabled: Sequence[str]
+    defaults: Mapping[str, Any]
+    # As `delivery` takes them.
+    knobs: Mapping[str, Any]
+
+
+class BeatSchedule(TypedDict):
+    """Beat's schedule: the variables celery_beat_schedule, _schedule_policy, _scheduler and _schedule_edited."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    policy: str
+    scheduler: str
+    edited: str
+
+
+def log_directory(app: str) -> str:
+    """Return the directory of the log files of an application's workers and beat."""
+    return f"/var/log/{app}"

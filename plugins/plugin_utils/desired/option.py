@@ -1,0 +1,159 @@
+"""What an option of the inventory is: the form of the tables in `worker_options` and `application_options`.
+
+Preflight's checks, the functions that compute the desired state, the roles' argument specs and the reference page read
+these tables. `python scripts/reference.py` writes the last two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["str", "path", "int", "float", "bool", "list", "dict"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: Of a variable, or a key below one.
+        kind: Its type, as argument specs call it.
+        meaning: For the reference page, in Ansible's markup. Each line is a paragraph.
+        default: What holds if nothing is said; None for nothing, or if something else decides.
+        choices: The values that it may have.
+        required: Whether it has to be given.
+        elements: Type of a list's elements.
+        lowest: Smallest number.
+        highest: Largest number.
+        syntax: Pattern of the whole text.
+        like: Examples of that syntax, for a person.
+        flag: Of `celery worker`, by which it reaches the process.
+        directive: Of the worker's unit, by which systemd enforces it.
+        words: What the directive has for false and true.
+        secret: Whether the value must never be shown.
+        options: Keys below it.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    elements: Kind | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    syntax: re.Pattern[str] | None = None
+    like: str = ""
+    flag: str = ""
+    directive: str = ""
+    words: tuple[str, str] = ("no", "yes")
+    secret: bool = False
+    options: tuple[Option, ...] = ()
+
+    def spec(self) -> dict[str, Any]:
+        """Return the option as a role's argument spec has it, which knows no bounds."""
+        paragraphs = self.meaning.split("\n")
+        found: dict[str, Any] = {
+            "description": paragraphs if len(paragraphs) > 1 else paragraphs[0],
+            "type": self.kind,
+            "elements": self.elements,
+            "required": self.required or None,
+            "no_log": self.secret or None,
+            "choices": list(self.choices) or None,
+            "default": self.default,
+            "options": {option.name: option.spec() for option in self.options} or None,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def bounds(self) -> str:
+        """The range of a number in words; empty without one."""
+        low, high = (None if n is None else f"{n:g}" for n in (self.lowest, self.highest))
+        if low is not None and high is not None:
+            return f"{low} to {high}"
+        return f"{low} or more" if low is not None else f"{high} or less" if high else ""
+
+    def left_by(self, number: float) -> str:
+        """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
+        return outside(number, self.lowest, self.highest)
+
+    def fits(self, text: str) -> bool:
+        """Return whether a text has the option's syntax; any has that of an option without one."""
+        return self.syntax is None or self.syntax.fullmatch(text) is not None
+
+    def parsed(self, value: object) -> Any:
+        """Return a value of the inventory if it has the option's type and is a choice; else None."""
+        if self.kind in ("int", "float"):
+            return _number(value)
+        if self.kind in ("bool", "dict"):
+            return value if isinstance(value, bool if self.kind == "bool" else Mapping) else None
+        if self.kind == "list":
+            # Its type is reported elsewhere; what is meant by a text with commas is plain.
+            items = re.split(r"\s*,\s*", value) if isinstance(value, str) else value
+            found = (
+                [one for one in items if isinstance(one, str)] if isinstance(items, list) else []
+            )
+            return found or None
+        text = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        return value if text and (not self.choices or value in self.choices) else None
+
+
+def outside(number: float, lowest: float | None, highest: float | None) -> str:
+    """Return where a number leaves a range, such as `below 1`; nothing for one that is inside."""
+    if lowest is not None and number < lowest:
+        return f"below {lowest:g}"
+    return f"above {highest:g}" if highest is not None and number > highest else ""
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+def parsed(options: Iterable[Option], given: Mapping[str, object]) -> dict[str, Any]:
+    """Return what of the given values has its option's type, for functions that trust their arguments.
+
+    What could not be rendered, or is of another type, is left out: preflight reports it by itself.
+    """
+    found = {option.name: option.parsed(given.get(option.name)) for option in options}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def flags(options: Iterable[Option], given: Mapping[str, Any]) -> list[str]:
+    """Return the words of the command line by which the options reach a process."""
+    words: list[str] = []
+    for option in options:
+        value = given.get(option.name, option.default)
+        if not option.flag or value is None or value is False or value == []:
+            continue
+        if value is True:
+            words.append(option.flag)
+            continue
+        text = (
+            ",".join(str(one) for one in value) if isinstance(value, (list, tuple)) else str(value)
+        )
+        words += [f"{option.flag}={text}"] if option.flag.startswith("--") else [option.flag, text]
+    return words
+
+
+def directives(options: Iterable[Option], given: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the lines of a unit by which systemd enforces the options, each with its `option` and `line`."""
+    found = []
+    for option in options:
+        value = given.get(option.name, option.default)
+        if not option.directive or value is None:
+            continue
+        texts = [f'"{one}"' for one in value] if option.kind == "list" else [str(value)]
+        if option.kind in ("int", "bool"):
+            texts = [option.words[bool(value)] if option.kind == "bool" else str(int(value))]
+        found += [{"option": option.name, "line": f"{option.directive}={text}"} for text in texts]
+    return found

@@ -1,0 +1,58 @@
+"""Bounds of the roles' variables that are numbers; those of workers and of the application are in their tables.
+
+What is beyond these bounds would fail, or mean nothing, on a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import outside
+
+
+@dataclass(frozen=True)
+class Range:
+    """The bounds of a number.
+
+    Attributes:
+        lowest: Smallest number.
+        highest: Largest one, if there is one.
+        remedy: What to write.
+        group: Whose hosts it concerns.
+    """
+
+    lowest: float
+    highest: float | None
+    remedy: str
+    group: str
+
+    def left_by(self, number: float) -> str:
+        """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
+        return outside(number, self.lowest, self.highest)
+
+
+_FLEET: Final = "fleet"
+_WORKERS: Final = "celery_workers"
+_SECONDS: Final = "write seconds, 1 or more"
+_PERCENTAGE: Final = "write a percentage from 1 to 100, without the sign"
+_WORKERS_AT_A_TIME: Final = "write 1 or more; 1 restarts one worker after the other"
+_RELEASES: Final = "write how many releases stay beside those in use, 0 or more"
+
+RANGES: Final[Mapping[str, Range]] = {
+    "celery_restart_min_capacity": Range(1, 100, _PERCENTAGE, _WORKERS),
+    "celery_restart_batch": Range(1, None, _WORKERS_AT_A_TIME, _WORKERS),
+    # Celery takes 0 for its own default, and with less beat never sleeps.
+    "celery_beat_max_loop_interval": Range(1, None, _SECONDS, "celery_beat"),
+    "celery_beat_start_timeout": Range(1, None, _SECONDS, "celery_beat"),
+    "celery_producer_web_start_timeout": Range(1, None, _SECONDS, "celery_producers"),
+    "flower_start_timeout": Range(1, None, _SECONDS, "flower"),
+    "redis_start_timeout": Range(1, None, _SECONDS, "redis"),
+    "celery_release_keep": Range(0, None, _RELEASES, _FLEET),
+    "celery_release_timeout": Range(1, None, _SECONDS, _FLEET),
+    "verify_canary_timeout": Range(1, None, _SECONDS, _FLEET),
+    "verify_timeout": Range(1, None, _SECONDS, _FLEET),
+    "web_proxy_read_timeout": Range(1, None, _SECONDS, _FLEET),
+    "pki_renew_before_days": Range(0, None, "write days, 0 or more; 30 is the default", _FLEET),
+}

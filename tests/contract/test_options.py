@@ -1,0 +1,176 @@
+"""Each option of the tables has an effect: something that is rendered differs with it.
+
+An option without a line in a template, or without a place in a function, would be accepted and do nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.application_options import (
+    APPLICATION,
+    COMMAND,
+    ENTRY,
+    LOG_ROTATE,
+    URL,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option import Option
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_options import (
+    WORKER,
+    WORKER_VARIABLES,
+)
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import release_commands
+
+from celery_fleet.config import entries
+from tests.unit.preflight import oracle
+from tests.unit.preflight.inventory import problems, valid
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What a value of the type alone would not do for.
+SAMPLES: dict[str, Any] = {
+    "autoscale": "10,3",
+    "celery_app_task_routes": {"app.*": {"queue": "mail"}},
+    "celery_app_urls": {"A_URL": {"scheme": "https", "host": "h"}},
+    "celery_worker_enabled": ["discounts"],
+    "celery_worker_instances": {"mail": {}},
+    "crontab": {"minute": "5"},
+    "solar": {"event": "sunrise", "latitude": 1, "longitude": 1},
+}
+# Path in an inventory -> the options below it. Those of workers, entries and commands have tests of their own.
+RENDERED: dict[str, tuple[Option, ...]] = {
+    "": tuple(option for option in (*APPLICATION, *WORKER_VARIABLES) if not option.options),
+    "celery_app_urls/OTHER_URL/": URL,
+    "celery_app_log_rotate/": LOG_ROTATE,
+}
+SOURCE = next(option for option in APPLICATION if option.name == "celery_app_source").options
+# Parts of the plan that render what is in the tables, that of most options first.
+PARTS = ("celery_worker", "celery_runtime", "fleet", "celery_beat", "celery_producer")
+# The inventory that all others differ from.
+BASE: dict[str, Any] = {}
+
+
+def values(option: Option) -> list[Any]:
+    """Return values of an option, of which one at least is not what holds without it."""
+    if option.name in SAMPLES:
+        return [SAMPLES[option.name]]
+    number = 7.0 if option.highest is None else option.highest
+    found: dict[str, list[Any]] = {
+        "int": [int(max(number, option.lowest or 0))],
+        "float": [max(number, option.lowest or 0)],
+        "bool": [True, False],
+        "list": [["/srv/x"]],
+        "dict": [{"x": "1"}],
+        "path": ["/srv/x"],
+        "str": [*option.choices] or [option.like.split()[0].rstrip(",") if option.like else "x"],
+    }
+    return found[option.kind]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # Each part of the delivery is on, and logs go to files.
+    BASE.update(
+        valid(tmp_path_factory.mktemp("source")),
+        celery_app_delivery="at_least_once",
+        celery_app_log_destination="file",
+    )
+    with oracle.compiled_once():
+        yield
+
+
+def with_value(path: str, value: Any) -> dict[str, Any]:
+    """Return the inventory with a value at a path such as `a/b`."""
+    made = copy.deepcopy(BASE)
+    *way, last = path.split("/")
+    inner = made
+    for name in way:
+        inner = inner.setdefault(name, {})
+    inner[last] = value
+    return made
+
+
+def rendered(everywhere: Mapping[str, Any], part: str) -> str:
+    text = json.dumps(oracle.wanted_by(everywhere, part), default=str, sort_keys=True)
+    # Comments and empty lines are no effect.
+    return re.sub(r"(\\n(# [^\\]*)?)+", " ", text)
+
+
+@cache
+def without(part: str) -> str:
+    return rendered(BASE, part)
+
+
+def changed_by(everywhere: Mapping[str, Any]) -> str:
+    """Return the first part of the plan that another inventory changes; nothing if it changes none."""
+    return next((part for part in PARTS if rendered(everywhere, part) != without(part)), "")
+
+
+def in_a_roll(options: Mapping[str, Any]) -> Any:
+    """How a worker with these options goes through a roll."""
+    findings = census.Findings(present=["h1"], items=[], census={}, active={}, left={})
+    hostvars = {"h1": {"celery_app_name": "shop"}}
+    (found,) = census.workers("shop", hostvars, ["h1"], {"w": options}, findings)
+    return found.can_overlap
+
+
+@pytest.mark.parametrize("option", WORKER, ids=lambda option: option.name)
+def test_an_option_of_a_worker_reaches_its_unit(option: Option) -> None:
+    path = f"celery_worker_instances/discounts/{option.name}"
+    for value in values(option):
+        if rendered(with_value(path, value), "celery_worker") != without("celery_worker"):
+            return
+        base = {"concurrency": 2}
+        if in_a_roll({**base, option.name: value}) != in_a_roll(base):
+            return
+    pytest.fail(f"{option.name} changes nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "option"),
+    [(f"{below}{option.name}", option) for below, table in RENDERED.items() for option in table],
+)
+def test_an_option_of_the_application_reaches_a_host(path: str, option: Option) -> None:
+    assert any(changed_by(with_value(path, value)) for value in values(option))
+
+
+@pytest.mark.parametrize("option", SOURCE, ids=lambda option: option.name)
+def test_an_option_of_the_source_is_read_by_what_packs_it_or_refused(option: Option) -> None:
+    """A release is packed by the run itself."""
+    packs = (ROOT / "plugins/plugin_utils/run/source.py").read_text()
+    refused = [
+        problem
+        for problem in problems(with_value("celery_app_source", {option.name: "x"}))
+        if problem.variable == f"celery_app_source.{option.name}"
+    ]
+    assert f'"{option.name}"' in packs or ("Not supported yet" in option.meaning and refused)
+
+
+@pytest.mark.parametrize("option", ENTRY, ids=lambda option: option.name)
+def test_an_option_of_an_entry_is_read_by_beat(option: Option) -> None:
+    base = {"task": "app.tasks.clean", "interval": 5}
+    times = ("crontab", "interval", "solar")
+    kept = {key: item for key, item in base.items() if option.name not in times or key not in times}
+    parsed = [
+        entries.parse_entries({"e": {**kept, option.name: value}}) for value in values(option)
+    ]
+    assert any(one != entries.parse_entries({"e": base}) for one in parsed)
+
+
+@pytest.mark.parametrize("option", COMMAND, ids=lambda option: option.name)
+def test_an_option_of_a_command_is_read_by_the_run(option: Option) -> None:
+    base = {"name": "migrate", "argv": ["true"]}
+    found = [
+        release_commands.due([{**base, option.name: value}], {}, {}, "h1", ["h1"])
+        for value in values(option)
+    ]
+    assert any(one != release_commands.due([base], {}, {}, "h1", ["h1"]) for one in found)
