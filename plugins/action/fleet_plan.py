@@ -38,7 +38,10 @@ class ActionModule(ActionBase):
             return {"changed": False, "items": [], "due": [], "states": {}}
         answer = self._execute_module(
             module_name="celery_fleet.core.settle",
-            module_args={"wanted": packed.pack({"parts": wanted})},
+            module_args={
+                "wanted": packed.pack({"parts": wanted}),
+                "manifest": payload.manifest(self._templar),
+            },
             task_vars=variables,
         )
         if answer.get("failed"):

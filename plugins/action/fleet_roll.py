@@ -270,7 +270,11 @@ class ActionModule(ActionBase):
         text = packed.pack(renderer.wanted(self._turns["wanted"]))
         answer = self._execute_module(
             module_name="celery_fleet.core.settle",
-            module_args={"wanted": text, **options},
+            module_args={
+                "wanted": text,
+                "manifest": payload.manifest(self._templar),
+                **options,
+            },
             task_vars=self._variables,
         )
         if answer.get("failed"):

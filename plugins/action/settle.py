@@ -33,6 +33,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"settle: {unknown}")
         renderer = payload.Renderer(self._templar, self._loader, variables)
         text = packed.pack(renderer.wanted(wanted))
+        options["manifest"] = payload.manifest(self._templar)
         try:
             with lease.held(variables, check=self._task.check_mode):
                 answer = self._execute_module(

@@ -194,6 +194,8 @@ def state(
             {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
             {"name": f"{watch}.timer", "on_change": "nothing"},
         ],
+        # systemd makes it for the links of what is enabled.
+        "data": [{"path": f"{units}/nftables.service.wants", "whole": False}],
         "owned": owned,
     }
 

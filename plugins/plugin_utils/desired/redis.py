@@ -7,6 +7,9 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl import acl
 
+# Where systemd makes the instances' directories.
+_DATA = "/var/lib/celery-fleet-redis"
+
 
 def redis_state(
     instances: Iterable[Mapping[str, Any]],
@@ -42,6 +45,7 @@ def redis_state(
     files: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     units: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = [{"path": _DATA, "whole": False}]
     for instance in instances:
         own = f"{config}/{instance['name']}"
         unit = f"redis@{instance['name']}.service"
@@ -62,6 +66,7 @@ def redis_state(
                 "secret": True,
             },
         ]
+        data.append({"path": f"{_DATA}/{instance['name']}", "keep": "redis_data"})
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
         checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
@@ -87,4 +92,10 @@ def redis_state(
                 },
             }
         )
-    return {"directories": directories, "files": files, "checks": checks, "units": units}
+    return {
+        "directories": directories,
+        "files": files,
+        "checks": checks,
+        "units": units,
+        "data": data,
+    }

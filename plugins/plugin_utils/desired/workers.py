@@ -245,6 +245,7 @@ def worker_state(
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = []
     for name in enabled:
         options = worker_options(name, instances, defaults)
         node = f"{name}@{host}"
@@ -274,10 +275,13 @@ def worker_state(
             }
         )
         links.append({"path": pin, "target": f"../releases/{release}"})
+        # Of a second instance, which a killed run may leave.
+        data += [{"path": f"{directory}/worker-{name}.next.env"}, {"path": f"{pin}.next"}]
     return {
         "directories": directories,
         "files": files,
         "links": links,
+        "data": data,
         "units": worker_units(enabled, app, directory, root, runtime, timeout, client),
         "owned": {
             "units": [f"{app}-worker@*.service"],
