@@ -30,7 +30,11 @@ class ActionModule(FleetAction):
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
             return {"items": [], "due": [], "states": {}}
-        answer = self.execute("settle", {"wanted": packed.pack({"parts": wanted})}, variables)
+        sent = {
+            "wanted": packed.pack({"parts": wanted}),
+            "manifest": payload.manifest(self._templar),
+        }
+        answer = self.execute("settle", sent, variables)
         if answer.get("failed"):
             return answer
         host = str(variables["inventory_hostname"])

@@ -241,7 +241,8 @@ class ActionModule(FleetAction):
             return {"pending": []}
         renderer = payload.Renderer(self._templar, self._loader, self._variables)
         text = packed.pack(renderer.wanted(self._turns["wanted"]))
-        return self.execute("settle", {"wanted": text, **options}, self._variables)
+        sent = {"wanted": text, "manifest": payload.manifest(self._templar), **options}
+        return self.execute("settle", sent, self._variables)
 
     def _interpreter(self) -> str:
         """A Python with the application's Celery on this host; empty where there is none yet."""

@@ -27,5 +27,6 @@ class ActionModule(FleetAction):
             raise AnsibleActionFail(f"settle: {unknown}")
         renderer = payload.Renderer(self._templar, self._loader, variables)
         text = packed.pack(renderer.wanted(wanted))
+        options["manifest"] = payload.manifest(self._templar)
         with lease.held(variables, check=self._task.check_mode):
             return self.execute("settle", {"wanted": text, **options}, variables)

@@ -25,10 +25,6 @@ options:
     elements: str
     choices: [logs, redis_data, releases, state]
     default: []
-  packages:
-    description: Whether to remove Debian packages that the fleet brought and that nothing else needs.
-    type: bool
-    default: true
   stage:
     description: Which units to stop.
     type: str
@@ -79,20 +75,19 @@ removed:
   elements: str
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
     alone,
     undisturbed,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
-    KEEP,
-    STAGES,
-    Places,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
-    Options,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
@@ -100,52 +95,56 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages
     settle_messages,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import stop
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stop
+
+STEPS = ("look", "messages", "stop", "settle", "remove", "finish")
+
+
+def step(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Take one step and return the module's answer."""
+    do = params["do"]
+    with alone() if do == "remove" else undisturbed():
+        there = InstalledApplication(Places(**params["places"]), tuple(params["keep"]))
+        if do == "look":
+            return {"found": look(there).as_dict()}
+        if do == "messages":
+            return {"messages": messages(there)}
+        if do == "stop":
+            return stop(there, params["stage"], params["patience"])
+        if do == "settle":
+            settle_messages(there, params["messages"])
+            return {}
+        remover = Remover(there)
+        if do == "remove":
+            remover.remove()
+    if do == "finish":
+        remover.finish()
+    removed = remover.removed
+    return {"removed": removed, "changed": bool(removed), "warnings": remover.warnings}
 
 
 def main() -> None:
     """One step, one answer."""
     module = AnsibleModule(
         argument_spec={
-            "do": {
-                "type": "str",
-                "required": True,
-                "choices": ["look", "messages", "stop", "settle", "remove", "finish"],
-            },
+            "do": {"type": "str", "required": True, "choices": list(STEPS)},
             "places": {"type": "dict"},
             "keep": {"type": "list", "elements": "str", "choices": list(KEEP), "default": []},
-            "packages": {"type": "bool", "default": True},
             "stage": {"type": "str", "choices": ["", *STAGES], "default": ""},
             "patience": {"type": "float", "default": 20},
             "messages": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
-    do, params = module.params["do"], module.params
+    params = module.params
     if params["places"] is None:
         module.fail_json(
             msg="places is missing: only the action plugin of this name can call this module"
         )
-    if module.check_mode and do not in ("look", "messages"):
+    if module.check_mode and params["do"] not in ("look", "messages"):
         module.exit_json(changed=False, waiting={}, removed=[])
-    options = Options(tuple(params["keep"]), params["packages"])
-    result: dict[str, object] = {"changed": False}
     try:
-        with alone() if do == "remove" else undisturbed():
-            there = InstalledApplication(Places(**params["places"]), options)
-            remover = Remover(there)
-            if do == "look":
-                result["found"] = look(there).as_dict()
-            elif do == "messages":
-                result["messages"] = messages(there)
-            elif do == "stop":
-                result.update(stop(there, params["stage"], params["patience"]))
-            elif do == "settle":
-                settle_messages(there, params["messages"])
-            elif do == "remove":
-                remover.remove()
-        if do == "finish":
-            remover.finish()
+        answer = step(params)
     except (SettleError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
@@ -153,11 +152,9 @@ def main() -> None:
         module.fail_json(
             msg=f"{words}. Mend that on this host and run again, which finishes what was begun."
         )
-    for warning in remover.warnings:
+    for warning in answer.pop("warnings", ()):
         module.warn(warning)
-    if do in ("remove", "finish"):
-        result.update(removed=remover.removed, changed=bool(remover.removed))
-    module.exit_json(**result)
+    module.exit_json(**{"changed": False, **answer})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ options:
   wanted:
     description:
       - The desired state, a dictionary with lists of C(sysusers), C(directories), C(files), C(links), C(checks),
-        C(units), C(releases), C(commands) and C(packages), and with C(owned), which says what to remove.
+        C(units), C(releases), C(commands), C(packages) and C(data), and with C(owned), which says what to remove.
       - The action plugin hands it to the host as JSON, compressed and in base64. It holds secrets and is never logged.
     type: raw
     required: true
@@ -36,6 +36,13 @@ options:
         are gone stay.
     type: bool
     default: false
+  manifest:
+    description:
+      - Path of the list of what the application has on the host, by which a removal goes.
+      - It is written before anything else.
+      - The action plugin gives it. Without one no list is kept.
+    type: str
+    default: ""
 author: Celery Fleet (!UNKNOWN)
 """
 
@@ -102,6 +109,7 @@ def main() -> None:
             "units": {"type": "str", "choices": ["act", "leave"], "default": "act"},
             "restart": {"type": "bool", "default": True},
             "finish": {"type": "bool", "default": False},
+            "manifest": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -110,6 +118,7 @@ def main() -> None:
         act=module.params["units"] == "act",
         restart=module.params["restart"],
         finish=module.params["finish"],
+        manifest=module.params["manifest"],
     )
     try:
         parts = parse_parts(raw["parts"]) if "parts" in raw else [("", parse(raw))]

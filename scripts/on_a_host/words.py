@@ -18,7 +18,8 @@ directory.
 
 Not in these lists are Debian's packages ([architecture](architecture.md#why-each-dependency-is-there)), the files
 within a release and within the runtime, and what processes write at their work; where that lies stands in
-[names](architecture.md#names).
+[names](architecture.md#names). On each host `/etc/celery-fleet/<app>/manifest.json`, for root only,
+lists what the application has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) goes by it.
 """
 
 # What is in no delivered fleet: a pattern of what is put there, and the variable that brings it.

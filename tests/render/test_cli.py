@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
-    footprint as belongings,
-)
-
 from celery_fleet.cli import application
 from celery_fleet.cli.application import Application
 from tests.render.fleet import Fleet, Host
@@ -57,13 +53,12 @@ def test_the_runtime_with_the_command_is_where_the_file_says(fleet: Fleet) -> No
         assert host.files["/usr/local/bin/celery-fleet"]["mode"] == "0755"
 
 
-def test_bash_completes_the_command_and_a_removal_takes_that_away_again(fleet: Fleet) -> None:
+def test_bash_completes_the_command(fleet: Fleet) -> None:
     path = "/usr/share/bash-completion/completions/celery-fleet"
     for host in fleet.hosts.values():
         # For every user, so nobody has to put a line into a file of their own.
         assert "celery-fleet completion bash" in host.text(path)
         assert host.files[path].get("mode", "0644") == "0644"
-    assert path in belongings.SHARED_FILES
 
 
 def test_whoever_has_a_release_can_run_commands_in_it(fleet: Fleet) -> None:

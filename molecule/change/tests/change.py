@@ -32,7 +32,8 @@ STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
-# All that a deploy writes and a process reads; not what the processes themselves write.
+# All that a deploy writes and a process reads; not what the processes themselves write. Manifests are left out: they
+# keep what has left the inventory until it is gone.
 PLACES = (
     *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/tmpfiles.d"),
     *("/etc/sysusers.d", "/etc/needrestart/conf.d", "/usr/lib/celery-fleet"),
@@ -197,7 +198,8 @@ class Fleets:
         """Host -> names, owners, modes and hashes of all that a deploy writes there, and its links."""
         roots = " ".join(PLACES)
         script = f"""
-            find {roots} -type f -printf '%p %u:%g %m ' -exec sha256sum {{}} \\; | cut -d' ' -f1-4 | sort
+            find {roots} -type f ! -name manifest.json -printf '%p %u:%g %m ' \\
+                -exec sha256sum {{}} \\; | cut -d' ' -f1-4 | sort
             find {roots} /opt/{self.app} -maxdepth 3 -type l -printf '%p -> %l\\n' | sort
         """
         return {name: self.fleet.execute(name, script).output for name in self.fleet.hosts("fleet")}

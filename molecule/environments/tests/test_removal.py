@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stage(6)
 PLAYBOOK = "playbooks/remove_fleet.yml"
 OWN = "# A person's own.\n"
+PURGE: dict[str, str] = {}  # for each host the command that a removal has told
 
 
 def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) -> Run:
@@ -27,6 +28,27 @@ def remove(fleet: Fleet, title: str, *arguments: str, confirmed: bool = True) ->
     app = fleet.of("fleet")["celery_app_name"]
     answer = ["-e", f"fleet_remove_confirm={app}"] if confirmed else []
     return plays.play(fleet, f"remove-{title}", *answer, *arguments, playbook=PLAYBOOK)
+
+
+def whole(fleet: Fleet, title: str, directory: Path, *arguments: str) -> Run:
+    """Remove it with what Redis holds, and keep the commands in `PURGE`."""
+    path = directory / f"{title}.json"
+    plan = ("-e", "fleet_remove_discard=true", "-e", f"fleet_plan_json={path}")
+    run = remove(fleet, title, *plan, *arguments)
+    if path.exists():
+        hosts = json.loads(path.read_text())["hosts"]
+        told = {host: found["purge"] for host, found in hosts.items() if found["purge"]}
+        assert [command for command in told.values() if command not in run.text] == []
+        PURGE.update(told)
+    return run
+
+
+def differences(fleet: Fleet, host: str) -> dict[str, list[str]]:
+    """What differs from before the first deploy, without a page that nginx's package leaves behind."""
+    kept, now = footprint.kept(fleet.state, host), footprint.look(fleet.containers[host])
+    found = footprint.differences(kept, now)
+    files = [line for line in found.pop("files", []) if not line.startswith("/var/www")]
+    return {**found, "files": files} if files else found
 
 
 def queue(fleet: Fleet, number: int) -> str:
@@ -88,7 +110,7 @@ class TestRemoval:
         redis = found[fleet.one("redis")]
         assert f"redis@{app}-broker.service" in redis["units"]
         assert redis["messages"]["state"] == "counted"
-        assert "redis-server" in redis["packages"]
+        assert "redis-server" in redis["purge"].split()
         assert f"user {app}" in found[fleet.one("celery_workers")]["users"]
         assert running(fleet) == before
         for host, look in looks.items():
@@ -124,16 +146,43 @@ class TestRemoval:
             fleet.must(fleet.one("redis"), ["systemctl", "is-active", broker]).strip() == "active"
         )
 
-    def test_hosts_are_as_they_were_before(self, fleet: Fleet) -> None:
-        own = own_files(fleet)
-        for host, path in own.items():
+    def test_a_host_that_is_down_is_left_for_later(self, fleet: Fleet, tmp_path: Path) -> None:
+        """The others go now; the next test takes it off this one."""
+        for host, path in own_files(fleet).items():
             fleet.must(host, f"cat >{path}", OWN)
-        run = remove(fleet, "whole", "-e", "fleet_remove_discard=true")
+        down, app = fleet.one("celery_workers"), fleet.of("fleet")["celery_app_name"]
+        layer = tmp_path / "layer.yml"
+        nowhere = {"ansible_port": 1, "ansible_ssh_retries": 0}
+        layer.write_text(json.dumps({"all": {"hosts": {down: nowhere}}}))
+        before = running(fleet)
+        run = whole(fleet, "down-refused", tmp_path, f"--inventory={layer}")
+        assert run.status != 0
+        assert "fleet_remove_missing=true" in run.text
+        assert running(fleet) == before
+        missing = (f"--inventory={layer}", "-e", "fleet_remove_missing=true")
+        run = whole(fleet, "down", tmp_path, *missing)
+        assert run.status != 0
+        assert f"{down} could not be reached and may still have {app}" in " ".join(run.text.split())
+        others = [host for host in fleet.hosts("fleet") if host != down]
+        assert {host for host, number in run.changed.items() if number} == set(others)
+        for host in others:
+            assert fleet.execute(host, f"ls /etc/celery-fleet/{app}/fleet.json").status != 0
+        listed = json.loads(fleet.must(down, f"cat /etc/celery-fleet/{app}/manifest.json"))
+        assert f"{app}.target" in listed["units"]
+        path = own_files(fleet)[fleet.one("redis")]
+        assert f"{path} is still there" in run.text
+
+    def test_hosts_are_as_they_were_before(self, fleet: Fleet, tmp_path: Path) -> None:
+        own, down = own_files(fleet), fleet.one("celery_workers")
+        run = whole(fleet, "whole", tmp_path)
         assert run.status == 0, run.end
+        assert f"{own[down]} is still there" in run.text
+        assert set(PURGE) == set(fleet.hosts("fleet"))
         for host in fleet.hosts("fleet"):
-            found = footprint.differences(
-                footprint.kept(fleet.state, host), footprint.look(fleet.containers[host])
-            )
+            apt = "DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes purge"
+            fleet.must(host, PURGE[host].replace("apt purge", apt, 1))
+            fleet.must(host, "systemctl daemon-reload")
+            found = differences(fleet, host)
             left = {line.partition(": ")[0] for line in found.pop("files", [])}
             path = own.get(host, "")
             assert left == ({path, *map(str, Path(path).parents)} & left if path else set()), host
@@ -141,7 +190,6 @@ class TestRemoval:
             assert found == {}, host
         for host, path in own.items():
             assert fleet.must(host, ["cat", path]) == OWN
-            assert f"{path} is still there" in run.text
 
     def test_a_second_removal_does_nothing(self, fleet: Fleet) -> None:
         run = remove(fleet, "again")
@@ -151,10 +199,7 @@ class TestRemoval:
         for host, path in own_files(fleet).items():
             fleet.must(host, f"rm {path}")
             fleet.must(host, f"rmdir -p --ignore-fail-on-non-empty {Path(path).parent}")
-            found = footprint.differences(
-                footprint.kept(fleet.state, host), footprint.look(fleet.containers[host])
-            )
-            assert found == {}, host
+            assert differences(fleet, host) == {}, host
 
     def test_keeps_what_it_is_asked_to(self, fleet: Fleet) -> None:
         run = plays.play(fleet, "remove-between")

@@ -11,10 +11,12 @@ that what one role changes and another one's unit reads is foretold as well.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
+    manifest,
     plan_rest,
     recorder,
     releases,
@@ -28,6 +30,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock i
     undisturbed,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import (
+    Change,
     Report,
     SettleError,
 )
@@ -54,11 +57,13 @@ class Options:
         act: Whether to start, change and remove units at all; files, links and enabling happen either way.
         restart: Whether a unit that has to be restarted is; otherwise it stays pending.
         finish: Leave users of running servers no more than their rules: whatever knew older ones has been restarted.
+        manifest: Path of the list of what the application has on the host; without one there is none.
     """
 
     act: bool = True
     restart: bool = True
     finish: bool = False
+    manifest: str = ""
 
 
 class Settler:
@@ -83,9 +88,11 @@ class Settler:
         self.surplus = Surplus(parts, self.host, self.report)
         # Before anything is written: it notes which units are new.
         self.unit_plan = UnitPlan(parts, self.host, self.disk, self.report, check=check)
+        self._unlisted: list[str] = []
 
     def settle_files(self) -> None:
         """Bring users, directories, files and links to what is wanted; if a check refuses files, no file of a role."""
+        self._list()
         if self.check:
             self.report.warnings += releases.foretell_refused(self.parts, self.disk)
         releases.require_built(self.parts, check=self.check)
@@ -97,6 +104,25 @@ class Settler:
             recorder.settle_program(
                 part_with_units, self.places, self.disk, self.report, check=self.check
             )
+
+    def _list(self) -> None:
+        """Write down what will be on the host before any of it is there."""
+        path = self.options.manifest
+        if not path:
+            return
+        marked = os.path.lexists(f"{os.path.dirname(path)}/fleet.json")
+        listed = manifest.read(path) or manifest.Manifest(whole=not marked)
+        listed.forget_gone()
+        self._unlisted = [part for part, wanted in self.parts if listed.note(wanted)]
+        if not self.check:
+            manifest.write(path, listed)
+            self._report_list()
+
+    def _report_list(self) -> None:
+        """Report the list for each part that adds to it; in a plan only if nothing else is to do for the part."""
+        due = {item.part for item in self.report.changes} | {i.part for i in self.report.pending}
+        changed = [part for part in self._unlisted if part not in due or not self.check]
+        self.report.changes += [Change(part, self.options.manifest) for part in changed]
 
     def plan_units(self) -> None:
         """Find out which units have to be acted on; units are reloaded from disk and enabled at once."""
@@ -117,6 +143,7 @@ class Settler:
             self.validation.of_earlier(self.validation.taken_up(states, self.disk))
         self.surplus.plan(states)
         if self.check:
+            self._report_list()
             plan_rest.add_rest(self.parts, states, self.disk, self.places.units, self.report)
         self._report_units(names, states)
 

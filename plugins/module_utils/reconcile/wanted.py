@@ -52,6 +52,21 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Data:
+    """What processes, builds and commands make; named for the manifest, which a removal goes by.
+
+    Attributes:
+        path: A directory or a file.
+        keep: The name by which `fleet_remove_keep` keeps it; empty if it can't be kept.
+        whole: Whether a directory goes with what is in it; otherwise it goes only if nothing is left in it.
+    """
+
+    path: str
+    keep: str = ""
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Check:
     """A daemon's own check of its configuration.
 
@@ -166,7 +181,10 @@ class Owned:
 
 @dataclass(frozen=True)
 class Wanted:
-    """All that one role wants on one host; `releases`, `commands` and `packages`, which others bring, for the plan."""
+    """All that one role wants on one host.
+
+    Others bring `releases`, `commands` and `packages`, which are here for the plan, and `data`, for the manifest.
+    """
 
     sysusers: tuple[File, ...] = ()
     directories: tuple[Directory, ...] = ()
@@ -178,6 +196,7 @@ class Wanted:
     releases: tuple[Release, ...] = ()
     commands: tuple[Command, ...] = ()
     packages: tuple[str, ...] = ()
+    data: tuple[Data, ...] = ()
 
 
 # What one role wants, under the role's name.
@@ -272,6 +291,11 @@ def _release(item: Mapping[str, Any], where: str) -> Release:
 def _command(item: Mapping[str, Any], where: str) -> Command:
     _known(item, {"subject", "text"}, where, needed=("subject", "text"))
     return Command(str(item["subject"]), str(item["text"]))
+
+
+def _data(item: Mapping[str, Any], where: str) -> Data:
+    _known(item, {"path", "keep", "whole"}, where, needed=("path",))
+    return Data(str(item["path"]), str(item.get("keep", "")), bool(item.get("whole", True)))
 
 
 def _check(item: Mapping[str, Any], where: str) -> Check:
@@ -369,6 +393,7 @@ def parse(raw: Mapping[str, Any]) -> Wanted:
             _command(item, f"commands[{n}]") for n, item in enumerate(_items(raw, "commands"))
         ),
         packages=_texts(raw.get("packages") or [], "packages"),
+        data=tuple(_data(item, f"data[{n}]") for n, item in enumerate(_items(raw, "data"))),
     )
 
 

@@ -1,4 +1,4 @@
-"""Unix users and groups that a removal looks at."""
+"""Unix users and groups of the host that a removal looks at."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import (
-    at_home,
-)
-
 
 @dataclass(frozen=True)
 class Account:
-    """A Unix user or group, as far as it matters here."""
+    """A Unix user or group, with the number and the comment that the host has for it."""
 
     name: str
     number: int
     comment: str = ""
-    members: tuple[str, ...] = ()
 
 
 class Accounts:
     """The users and groups of the host; tests have some of their own."""
 
     def user(self, name: str) -> Account | None:
-        """One user."""
+        """Return one user."""
         try:
             found = pwd.getpwnam(name)
         except KeyError:
@@ -36,23 +31,29 @@ class Accounts:
         return Account(name, found.pw_uid, found.pw_gecos)
 
     def group(self, name: str) -> Account | None:
-        """One group."""
+        """Return one group."""
         try:
-            found = grp.getgrnam(name)
+            return Account(name, grp.getgrnam(name).gr_gid)
         except KeyError:
             return None
-        return Account(name, found.gr_gid, members=tuple(found.gr_mem))
 
     def processes(self, numbers: Iterable[int]) -> list[str]:
-        """Processes that run as one of these users, each as a person reads it."""
+        """Return the processes that run as one of these users, each as a person reads it."""
         wanted, found = set(numbers), []
-        for process in os.listdir("/proc"):
-            if not process.isdigit():
-                continue
+        for process in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if os.stat(f"/proc/{process}").st_uid in wanted and at_home(process):
+                if os.stat(f"/proc/{process}").st_uid in wanted and _is_at_home(process):
                     name = Path(f"/proc/{process}/comm").read_text().strip()
                     found.append(f"{process} ({name})")
             except OSError:
                 continue  # it has just ended
         return sorted(found)
+
+
+def _is_at_home(process: str) -> bool:
+    """Return whether a process sees this host's files; one in a container has users of its own."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{process}/root"), os.stat("/"))
+    except PermissionError:
+        # Root itself may be confined. Then it counts.
+        return True

@@ -1,32 +1,30 @@
-"""What an application has on a host by name: units, files, directories, users; and what all applications there share.
+"""Tell from names what an application has on a host that has no whole manifest: 0.1.0 and what came before kept none.
 
-It is told from names, not from an inventory: that may have changed since, and what an earlier one put there goes as
-well. A test holds it against all that the roles write (`tests/render/test_removal.py`). What lies in between and has
-another name is somebody else's.
+It stays for one version: the next one removes this file and all that uses it. Nothing new belongs here, because a
+manifest is made from the roles' desired state.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import slice_unit
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import (
+    UNITS,
+    Manifest,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
 
-UNITS = "/etc/systemd/system"
-SITES = "/etc/nginx/conf.d"
-NEEDRESTART = "/etc/needrestart/conf.d"
 STATE = "/var/lib/celery-fleet"
-RUN = "/run/celery-fleet"
-LIBRARY = "/usr/lib/celery-fleet"
 REDIS_DATA = "/var/lib/celery-fleet-redis"
-MARK = "fleet.json"
-# Beside the mark, while a removal is under way: what becomes of the messages in Redis has been settled.
-SETTLED = "removal.json"
-# What may be kept, by the names of `fleet_remove_keep`.
-KEEP = ("logs", "redis_data", "releases", "state")
-# Whose names are safe to build paths of: the same as preflight's.
-APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 # A directory that is an application's own: absolute, below another one, and with nothing that a pattern would take.
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 
@@ -42,27 +40,18 @@ class Places:
     redis_config: str
 
     def __post_init__(self) -> None:
-        for name in ("directory", "root", "state", "redis_config"):
-            object.__setattr__(self, name, _without_end(getattr(self, name)))
+        for item in fields(self):
+            path = getattr(self, item.name)
+            object.__setattr__(self, item.name, path.rstrip("/") or path)
 
     @classmethod
     def usual(cls, app: str) -> Places:
-        """Those of the roles' defaults."""
-        return cls(
-            app,
-            f"/etc/celery-fleet/{app}",
-            f"/opt/{app}",
-            f"/var/lib/{app}",
-            "/etc/celery-fleet/redis",
-        )
+        """Return those of the roles' defaults."""
+        etc = "/etc/celery-fleet"
+        return cls(app, f"{etc}/{app}", f"/opt/{app}", f"/var/lib/{app}", f"{etc}/redis")
 
-    @property
-    def mark(self) -> str:
-        """Path of the owner's mark."""
-        return f"{self.directory}/{MARK}"
-
-    def wrong(self, mark: Mapping[str, object] | None) -> list[str]:
-        """Why nothing may be removed there; each with what to do.
+    def wrong(self, mark: Mapping[str, Any] | None) -> list[str]:
+        """Return why nothing may be removed there; each with what to do.
 
         Args:
             mark: The application's own on this host: what it was deployed with, whatever the inventory says since.
@@ -73,278 +62,148 @@ class Places:
             f"{variable}: {path!r} is no directory of an application's own: write an absolute path, in at least two "
             "parts of letters, digits and . _ + : @ -"
             for variable, path in {**named, **more}.items()
-            if not is_own_directory(path)
+            if _OWN_DIRECTORY.fullmatch(path) is None
         ]
-        known = (mark or {}).get("paths")
-        # A host that has Redis alone has neither.
-        if words or not isinstance(known, Sequence) or not (mark or {}).get("users"):
+        known = [str(path).rstrip("/") for path in (mark or {}).get("paths") or ()]
+        # A host of Redis alone has neither.
+        if words or not (mark or {}).get("users"):
             return words
         return [
-            f"{variable}: the inventory says {path}, and {self.mark} names no such directory but "
-            f"{', '.join(map(str, known))}. Set it to the one that the application was deployed with"
+            f"{variable}: the inventory says {path}, and the mark of {self.app} names no such directory but "
+            f"{', '.join(known)}. Set it to the one that the application was deployed with"
             for variable, path in named.items()
-            if path not in map(_without_end, map(str, known))
+            if path not in known
         ]
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A directory with what processes and builds have put into it.
+def derive(places: Places, mark: Mapping[str, Any] | None, host: Host) -> Manifest:
+    """Return what is on a host by its names.
 
-    Attributes:
-        path: A glob pattern.
-        keep: The name by which it may be kept; empty where nobody could want it.
-        whole: Everything in it goes; else what the application's users own.
-        processes: It is there for processes of the application, not for its Redis.
+    Args:
+        places: Where the application lies.
+        mark: The application's own; None for one that can't be read, of which the most is assumed.
+        host: Where it is.
     """
+    known: Mapping[str, Any] = mark or {}
+    redis = mark is None or any(str(unit).startswith("redis@") for unit in known.get("units") or ())
+    nginx = mark is None or bool(known.get("nginx"))
+    # Otherwise a directory of the application's name outside of ours is not the fleet's.
+    processes = bool(known.get("users")) or host.exists(f"/etc/sysusers.d/{places.app}.conf")
+    found = Manifest()
+    patterns = [*_unit_files(places.app, redis, nginx), *_files(places, redis, processes)]
+    for pattern in patterns:
+        found.files.update(path for path in host.glob(pattern) if not os.path.isdir(host.at(path)))
+    masks = [f"{UNITS}/{name}-server.service" for name in ("redis", "valkey") if redis]
+    found.files.update(path for path in masks if os.path.islink(host.at(path)))
+    for pattern in _directories(places, nginx):
+        found.directories.update(host.glob(pattern))
+    found.data.update(_data(places, processes))
+    found.units.update(systemd.listed(_units(places.app), host.run))
+    for path in host.glob(f"{STATE}/inputs/*.json"):
+        unit = os.path.basename(path).removesuffix(".json")
+        if unit.startswith((f"{places.app}-", f"redis@{places.app}-")) or unit == "nginx.service":
+            found.units.add(unit)
+    if not nginx:
+        found.units.discard("nginx.service")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        note = json.loads(Path(host.at(f"{STATE}/packages.json")).read_text())
+        found.packages.update(note["installed"])
+    if processes:
+        _add_accounts(found, places.app, known)
+    return found
 
-    path: str
-    keep: str = ""
-    whole: bool = True
-    processes: bool = True
+
+def _add_accounts(found: Manifest, app: str, mark: Mapping[str, Any]) -> None:
+    found.users = {
+        str(mark.get("user") or app): f"{app} Celery",
+        f"{app}-flower": f"{app} Flower",
+    }
+    found.groups.update(map(str, mark.get("users") or ()), found.users)
 
 
-def _without_end(path: str) -> str:
-    return path.rstrip("/") or path
+def _units(app: str) -> list[str]:
+    own = ("health.*", "beat.service", "web.*", "worker@*.service", "flower.service", "firewall*.*")
+    redis = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
+    return [f"{app}.target", *(f"{app}-{name}" for name in own), *redis]
 
 
-def is_own_directory(path: str) -> bool:
-    """Whether a path may be one that a single application has, and removes."""
-    return _OWN_DIRECTORY.fullmatch(path) is not None
+def _unit_files(app: str, redis: bool, nginx: bool) -> list[str]:
+    services = ("worker@", "beat", "web", "flower", "health", "firewall", "firewall-watch")
+    names = [
+        slice_unit(app),
+        f"{app}.target",
+        *(f"{app}-{name}.service" for name in services),
+        *(f"{app}-web.socket", f"{app}-health.timer", f"{app}-firewall-watch.timer"),
+        f"{app}-worker@*.service.d/10-fleet.conf",
+        f"redis@{app}-*.service.d/10-fleet.conf",
+        *(("redis@.service",) if redis else ()),
+        *(("nginx.service.d/10-celery-fleet.conf",) if nginx else ()),
+    ]
+    # The slice's name may have a backslash, which a pattern would take for its own.
+    return [f"{UNITS}/{name}".replace("\\", "[\\]") for name in names]
 
 
-# In the order in which they are stopped, each on all hosts before the next: what checks, then what sends, then what
-# works, which drains, and Redis once nobody needs it any more.
-STAGES = ("watch", "beat", "web", "workers", "flower", "redis", "rest")
+def _files(places: Places, redis: bool, processes: bool) -> list[str]:
+    app, etc, root = places.app, places.directory, places.root
+    return [
+        *(f"{etc}/{name}.env" for name in ("app", "exec", "worker-*", "beat", "web", "flower")),
+        *(f"{etc}/{name}" for name in ("cli.json", "health.json", "firewall.nft")),
+        *(f"{etc}/credentials/{name}.env" for name in ("secret", "exec", "flower")),
+        *(
+            f"{etc}/credentials/{name}.json"
+            for name in ("worker", "beat", "schedule", "producer", "operator", "flower")
+        ),
+        *(f"{etc}/pki/{name}" for name in ("ca.crt", "host.crt", "host.key")),
+        f"{etc}/nginx-web/flower.conf",
+        *(f"{etc}/credentials-nginx/{name}.htpasswd" for name in ("web", "flower")),
+        *(f"/etc/nginx/conf.d/{app}-{name}.conf" for name in ("web", "flower")),
+        *(f"{places.redis_config}/{app}-*/{name}" for name in ("redis.conf", "users.acl") if redis),
+        *(f"{root}/pins/{name}" for name in ("worker-*", "beat", "web", "flower") if processes),
+        *((f"{root}/current", f"/etc/logrotate.d/{app}") if processes else ()),
+        f"/etc/sysusers.d/{app}.conf",
+        f"/etc/needrestart/conf.d/celery-fleet-{app}.conf",
+        f"/usr/lib/celery-fleet/cli/pins/{app}",
+        "/usr/local/bin/celery-fleet",
+        "/usr/share/bash-completion/completions/celery-fleet",
+    ]
 
 
-def units(app: str) -> dict[str, list[str]]:
-    """Glob patterns of an application's units by the stage in which they are stopped."""
+def _data(places: Places, processes: bool) -> dict[str, str]:
+    app, root = places.app, places.root
+    own = {
+        f"{root}/releases": "releases",
+        f"{root}/flower": "releases",
+        places.state: "state",
+        f"/var/lib/{app}-flower": "state",
+        f"/var/log/{app}": "logs",
+        f"/var/log/{app}-flower": "logs",
+    }
     return {
-        "watch": [f"{app}-health.timer", f"{app}-health.service"],
-        "beat": [f"{app}-beat.service"],
-        "web": [f"{app}-web.socket", f"{app}-web.service"],
-        "workers": [f"{app}-worker@*.service"],
-        "flower": [f"{app}-flower.service"],
-        "redis": [f"redis@{app}-broker.service", f"redis@{app}-results.service"],
-        # What would bring the table back goes before it; an earlier version had the watch.
-        "rest": [
-            f"{app}-firewall-rollback.timer",
-            f"{app}-firewall-rollback.service",
-            f"{app}-firewall-watch.timer",
-            f"{app}-firewall-watch.service",
-            f"{app}-firewall.service",
-            f"{app}.target",
-        ],
+        **(own if processes else {}),
+        f"{REDIS_DATA}/{app}-broker": "redis_data",
+        f"{REDIS_DATA}/{app}-results": "redis_data",
+        f"/var/log/celery-fleet/{app}": "logs",
+        f"{STATE}/commands/{app}": "",
+        f"{STATE}/health/{app}.json": "",
+        f"/run/{app}-web.sock": "",
+        "/usr/lib/celery-fleet": "",
+        STATE: "",
+        "/run/celery-fleet-exec": "",
     }
 
 
-def all_units(app: str) -> list[str]:
-    """All of these patterns."""
-    return [pattern for patterns in units(app).values() for pattern in patterns]
-
-
-def commands(app: str) -> list[str]:
-    """Patterns of units in which somebody's command, or a release's, runs: these are waited for by a person."""
-    return [f"{app}-exec-*.service", f"{app}-command.*.service"]
-
-
-def unit_files(app: str) -> list[str]:
-    """Patterns of unit files and of our drop-ins; a user's own drop-in has another name."""
-    own = [
-        slice_unit(app),
-        f"{app}.target",
-        f"{app}-worker@.service",
-        f"{app}-worker@*.service.d/10-fleet.conf",
-        f"{app}-beat.service",
-        f"{app}-web.socket",
-        f"{app}-web.service",
-        f"{app}-flower.service",
-        f"{app}-health.timer",
-        f"{app}-health.service",
-        f"{app}-firewall.service",
-        f"{app}-firewall-watch.timer",
-        f"{app}-firewall-watch.service",
-        f"redis@{app}-broker.service.d/10-fleet.conf",
-        f"redis@{app}-results.service.d/10-fleet.conf",
-    ]
-    # The slice's name may have a backslash, which a pattern would take for its own.
-    return [f"{UNITS}/{name}".replace("\\", "[\\]") for name in own]
-
-
-def site_files(places: Places) -> list[str]:
-    """What nginx reads of it."""
-    return [
-        f"{SITES}/{places.app}-web.conf",
-        f"{SITES}/{places.app}-flower.conf",
-        f"{places.directory}/nginx-web/flower.conf",
-        f"{places.directory}/credentials-nginx/web.htpasswd",
-        f"{places.directory}/credentials-nginx/flower.htpasswd",
-    ]
-
-
-def sysusers(app: str) -> str:
-    """The file that declares its users."""
-    return f"/etc/sysusers.d/{app}.conf"
-
-
-def files(places: Places, *, processes: bool = True) -> list[str]:
-    """Patterns of all other files and links, but for the mark and the users' declaration, which go last.
-
-    Without `processes`, as on a host of Redis alone, none of those outside of our own directories that are theirs.
-    """
-    app, etc = places.app, places.directory
-    environments = ("app", "exec", "worker-*", "beat", "web", "flower")
-    credentials = (
-        *("secret.env", "exec.env", "flower.env"),
-        *("worker.json", "beat.json", "schedule.json", "producer.json", "operator.json"),
-        "flower.json",
-    )
-    return [
-        *(f"{etc}/{name}.env" for name in environments),
-        *(f"{etc}/{name}" for name in ("cli.json", "health.json", "firewall.nft")),
-        *(f"{etc}/credentials/{name}" for name in credentials),
-        *(f"{etc}/pki/{name}" for name in ("ca.crt", "host.crt", "host.key")),
-        *(
-            f"{places.redis_config}/{app}-{kind}/{name}"
-            for kind in ("broker", "results")
-            for name in ("redis.conf", "users.acl")
-        ),
-        *(_process_files(places) if processes else ()),
-        f"{NEEDRESTART}/celery-fleet-{app}.conf",
-        f"{LIBRARY}/cli/pins/{app}",
-        f"{STATE}/health/{app}.json",
-        *(f"{STATE}/inputs/{unit}.json" for unit in all_units(app)),
-        *(f"{RUN}/fingerprints/{unit}.json" for unit in all_units(app)),
-        f"/run/{app}-web.sock",
-    ]
-
-
-def _process_files(places: Places) -> list[str]:
-    app, root = places.app, places.root
-    pins = ("worker-*", "beat", "web", "flower")
-    return [
-        *(f"{root}/pins/{name}" for name in pins),
-        f"{root}/current",
-        f"/etc/logrotate.d/{app}",
-    ]
-
-
-def trees(places: Places) -> list[Tree]:
-    """Directories that go with what is in them, the inner ones first."""
-    app, root, state = places.app, places.root, places.state
-    return [
-        Tree(f"{root}/releases", "releases"),
-        Tree(f"{root}/flower", "releases"),
-        *(
-            Tree(f"{REDIS_DATA}/{app}-{kind}", "redis_data", processes=False)
-            for kind in ("broker", "results")
-        ),
-        *(Tree(f"{state}/{name}", "state") for name in ("beat", "web", "worker-*")),
-        # The application writes there as well, and somebody may have put something beside.
-        Tree(state, "state", whole=False),
-        Tree(f"/var/lib/{app}-flower", "state", whole=False),
-        Tree(f"/var/log/{app}", "logs", whole=False),
-        Tree(f"/var/log/{app}-flower", "logs", whole=False),
-        Tree(f"/var/log/celery-fleet/{app}", "logs", processes=False),
-        Tree(f"{STATE}/commands/{app}", processes=False),
-    ]
-
-
-def directories(places: Places) -> list[str]:
-    """Patterns of directories that go where nothing is left in them, the inner ones first."""
+def _directories(places: Places, nginx: bool) -> list[str]:
     app, etc, root = places.app, places.directory, places.root
     return [
         f"{UNITS}/{app}-worker@*.service.d",
-        f"{UNITS}/redis@{app}-broker.service.d",
-        f"{UNITS}/redis@{app}-results.service.d",
+        f"{UNITS}/redis@{app}-*.service.d",
         f"{UNITS}/{app}.target.wants",
+        f"{UNITS}/nftables.service.wants",
+        *((f"{UNITS}/nginx.service.d",) if nginx else ()),
         *(f"{etc}/{name}" for name in ("credentials", "credentials-nginx", "nginx-web", "pki")),
-        f"{places.redis_config}/{app}-broker",
-        f"{places.redis_config}/{app}-results",
-        f"{root}/pins",
-        root,
+        *(etc, "/etc/celery-fleet", root, f"{root}/pins"),
+        *(places.redis_config, f"{places.redis_config}/{app}-*"),
+        *("/var/log/celery-fleet", REDIS_DATA, "/etc/sysusers.d"),
+        *("/etc/needrestart", "/etc/needrestart/conf.d"),
+        *("/usr/share/bash-completion", "/usr/share/bash-completion/completions"),
     ]
-
-
-# -- what the applications of a host share --------------------------------------------------------------------
-
-# With the last application that has a Redis there, or a site behind nginx.
-REDIS_FILES = (f"{UNITS}/redis@.service",)
-NGINX_FILES = (
-    f"{UNITS}/nginx.service.d/10-celery-fleet.conf",
-    f"{STATE}/inputs/nginx.service.json",
-    f"{RUN}/fingerprints/nginx.service.json",
-)
-NGINX_DIRECTORIES = (f"{UNITS}/nginx.service.d",)
-# Each keeps Debian's own open instance from running; it goes with the package, by whose name it is called.
-REDIS_MASKS = {name: f"{UNITS}/{name}.service" for name in ("redis-server", "valkey-server")}
-# With the last one of all.
-SHARED_FILES = (
-    "/usr/local/bin/celery-fleet",
-    "/usr/share/bash-completion/completions/celery-fleet",
-)
-SHARED_TREES = (LIBRARY, STATE, "/run/celery-fleet-exec")
-# Copied by a script of nginx's package, which leaves it behind: the copy, what it was made from, and where it lies.
-WELCOME = ("/var/www/html/index.nginx-debian.html", "/usr/share/nginx/html/index.html")
-WELCOME_DIRECTORIES = ("/var/www/html", "/var/www")
-SHARED_DIRECTORIES = (
-    "/var/log/celery-fleet",
-    REDIS_DATA,
-    "/etc/celery-fleet/redis",
-    "/etc/sysusers.d",
-    NEEDRESTART,
-    "/etc/needrestart",
-    "/etc/systemd/system/nftables.service.wants",
-    "/usr/share/bash-completion/completions",
-    "/usr/share/bash-completion",
-)
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The other applications of a host.
-
-    Attributes:
-        names: Of all of them.
-        units: Patterns of their units.
-        users: Their users and groups.
-        paths: Patterns of their directories.
-        redis: Whether one of them has a Redis there.
-        nginx: Whether one of them has a site there.
-    """
-
-    names: tuple[str, ...] = ()
-    units: tuple[str, ...] = ()
-    users: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    redis: bool = False
-    nginx: bool = False
-
-
-def neighbours(app: str, marks: Mapping[str, Mapping[str, object] | None]) -> Neighbours:
-    """What the marks of a host say of others than this application.
-
-    Args:
-        app: This application.
-        marks: Of all, by the names of their directories; None stands for one that can't be read, of which the worst is
-            assumed: that it needs all that is shared.
-    """
-    others = {name: mark for name, mark in marks.items() if name != app}
-
-    def texts(key: str) -> tuple[str, ...]:
-        found: list[str] = []
-        for mark in others.values():
-            value = (mark or {}).get(key)
-            found += map(str, value) if isinstance(value, Sequence) else ()
-        return tuple(found)
-
-    unreadable = None in others.values()
-    return Neighbours(
-        names=tuple(sorted(others)),
-        units=texts("units"),
-        users=texts("users"),
-        paths=texts("paths"),
-        redis=unreadable or any(unit.startswith("redis@") for unit in texts("units")),
-        nginx=unreadable or bool(texts("nginx")),
-    )

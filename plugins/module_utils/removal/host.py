@@ -72,9 +72,3 @@ class Host:
 def ended(state: systemd.UnitState) -> bool:
     """Return whether a unit has ended and systemd is not about to start it."""
     return state.active in ("inactive", "failed") and not state.job
-
-
-def is_roots(link: str) -> bool:
-    """Return whether root has put a link there: the application's user may lead one of its own anywhere."""
-    root = os.geteuid()
-    return os.lstat(link).st_uid == root == os.stat(os.path.dirname(link)).st_uid

@@ -1,96 +1,114 @@
-"""What an application has on this host just now: its units, files, directories, users, packages.
+"""What an application has on this host just now, and what of it may go.
 
-Runs on the host, as root, and changes nothing. `footprint` says which names are the application's; here the host is
-searched for them, without what belongs to its neighbours, the other applications there.
+Runs on the host, as root, and changes nothing. The application's manifest says what was put there. What the manifests
+of other applications name stays.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import systemd
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import LEFT
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest, systemd
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import (
+    UNITS,
+    Manifest,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
-    STATE,
-    Neighbours,
-    Places,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import (
-    Dpkg,
-    Packages,
-    going,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import purged
 
-
-@dataclass(frozen=True)
-class Options:
-    """What is to stay.
-
-    Attributes:
-        keep: Names of `footprint.KEEP`.
-        packages: Whether Debian packages that the fleet brought go.
-    """
-
-    keep: tuple[str, ...] = ()
-    packages: bool = True
+MARK = "fleet.json"
+# Beside the mark, while a removal is under way: what becomes of the messages in Redis has been settled.
+SETTLED = "removal.json"
+_LISTS = ("/var/lib/celery-fleet/inputs", "/run/celery-fleet/fingerprints")
 
 
 class InstalledApplication:
-    """One application on this host, and what of it may go; the marks are read once, all else when it is asked for."""
+    """One application on this host; marks and manifests are read once, all else when it is asked for.
 
-    def __init__(self, places: Places, options: Options, host: Host | None = None) -> None:
+    Attributes:
+        keep: What stays, `fleet_remove_keep`.
+        marks: Of all applications of the host by their names; None for one that can't be read.
+        mark: The application's own.
+        manifest: What was put on the host for it.
+        shared: What was put there for the others.
+    """
+
+    def __init__(self, places: Places, keep: tuple[str, ...], host: Host | None = None) -> None:
         self.places = places
         self.app = places.app
-        self.options = options
+        self.keep = keep
         self.host = host or Host()
-        self.dpkg = Dpkg(self.host.run, self.host.base)
         self.marks = _marks(self.host)
         self.mark: Mapping[str, Any] | None = self.marks.get(self.app)
-        self.neighbours: Neighbours = footprint.neighbours(self.app, self.marks)
+        self.manifest = self._listed(places) if self.present else Manifest()
+        self.shared = Manifest()
+        for name in self.neighbours:
+            self.shared.update(self._listed(Places.usual(name)))
 
     @property
     def present(self) -> bool:
         """Whether the host has the application, or what a removal that was cut short has left of it."""
         return self.app in self.marks
 
+    @property
+    def neighbours(self) -> list[str]:
+        """Names of the other applications of the host."""
+        return sorted(name for name in self.marks if name != self.app)
+
+    @property
+    def own_marks(self) -> list[str]:
+        """What goes last, in this order: then the host is no longer known to have the application."""
+        return [f"{self.places.directory}/{name}" for name in (SETTLED, manifest.NAME, MARK)]
+
+    def _listed(self, places: Places) -> Manifest:
+        found = manifest.read(self.host.at(f"{places.directory}/{manifest.NAME}"))
+        if found is not None and found.whole:
+            return found
+        derived = footprint.derive(places, self.marks[places.app], self.host)
+        derived.update(found or Manifest())
+        derived.whole = False
+        return derived
+
     def refuse_other_places(self) -> None:
-        """Check the directories that the inventory names.
+        """Check the directories that the inventory names, if they are needed.
 
         Raises:
             SettleError: They can't be the application's.
         """
-        words = self.places.wrong(self.mark)
+        words = [] if self.manifest.whole else self.places.wrong(self.mark)
         if words:
             raise SettleError("; ".join([*words, "Nothing was removed on this host."]))
 
     # -- units, the firewall -------------------------------------------------------------------------------
 
-    def units(self, patterns: Sequence[str]) -> list[str]:
-        """Return the units on this host that match patterns, without those of other applications."""
-        names = set(systemd.listed(patterns, self.host.run))
-        # An instance that never started is listed nowhere else.
-        for path in self.host.glob(f"{STATE}/inputs/*.json"):
-            name = os.path.basename(path).removesuffix(".json")
-            if matches(name, patterns):
-                names.add(name)
-        return sorted(name for name in names if not matches(name, self.neighbours.units))
+    def units(self) -> list[str]:
+        """Return the application's own units, without its slice, which units of an operator's may be in."""
+        files = self.manifest.files - self.shared.files
+        templates = [os.path.basename(path) for path in files if path.startswith(f"{UNITS}/")]
+        patterns = [name.replace("@.", "@*.") for name in templates if "@." in name]
+        # A second instance of a worker, and the rollback of a firewall that was not confirmed yet.
+        patterns = [name for name in patterns if name.startswith(f"{self.app}-")]
+        names = {*systemd.listed([*patterns, f"{self.app}-firewall-rollback.*"], self.host.run)}
+        names |= {
+            unit
+            for unit in self.manifest.units
+            if {f"{UNITS}/{unit}", f"{UNITS}/{systemd.template_of(unit)}"} & self.manifest.files
+        }
+        return sorted(unit for unit in names - self.shared.units if not unit.endswith(".slice"))
 
-    def owns_unit(self, name: str) -> bool:
-        """Return whether a unit's name is one of the application's and of no neighbour's."""
-        return matches(name, footprint.all_units(self.app)) and not matches(
-            name, self.neighbours.units
-        )
+    def commands(self) -> list[str]:
+        """Return the units in which an operator's command, or a release's, runs."""
+        patterns = [f"{self.app}-exec-*.service", f"{self.app}-command.*.service"]
+        return sorted({*systemd.listed(patterns, self.host.run)} - self.shared.units)
 
     def has_table(self) -> bool:
         """Return whether the kernel has the application's table of firewall rules."""
@@ -102,162 +120,100 @@ class InstalledApplication:
     # -- files, directories --------------------------------------------------------------------------------
 
     def files(self) -> list[str]:
-        """Return its files and links, units first; without the mark and the declaration of its users."""
-        patterns = [
-            *footprint.unit_files(self.app),
-            *footprint.site_files(self.places),
-            *footprint.files(self.places, processes=self._had_processes()),
-        ]
-        return list(dict.fromkeys(path for pattern in patterns for path in self.found(pattern)))
+        """Return its files and links, without those that go last, and what is noted of its units."""
+        own = self.manifest.files - self.shared.files - {*self.own_marks, *self.masks()}
+        units = self.manifest.units - self.shared.units
+        own |= {f"{directory}/{unit}.json" for directory in _LISTS for unit in units}
+        return sorted(path for path in own if self.host.exists(path))
 
-    def found(self, pattern: str) -> Iterator[str]:
-        """Yield files and links that match a pattern, and what a killed run has left beside them."""
-        for path in self.host.glob(pattern):
-            if os.path.islink(self.host.at(path)) or not os.path.isdir(self.host.at(path)):
-                yield path
-        directory, name = os.path.split(pattern)
-        for path in self.host.glob(f"{directory}/.*.fleet-*"):
-            left = LEFT.fullmatch(os.path.basename(path))
-            if left and fnmatch.fnmatchcase(left[1], name):
-                yield path
-
-    def trees(self) -> list[tuple[footprint.Tree, str]]:
-        """Return its directories that go with what is in them, those that are kept included."""
-        all_of_them = self._had_processes()
-        return [
-            (tree, path)
-            for tree in footprint.trees(self.places)
-            if all_of_them or not tree.processes
-            for path in self.host.glob(tree.path)
-            if os.path.isdir(self.host.at(path)) and not matches(path, self.neighbours.paths)
-        ]
-
-    def is_in_a_tree(self, path: str) -> bool:
-        """Return whether a path is, or is in, a directory that goes whole."""
-        parts = [path, *map(str, Path(path).parents)]
-        return any(
-            tree.whole and any(fnmatch.fnmatchcase(part, tree.path) for part in parts)
-            for tree in footprint.trees(self.places)
+    def masks(self) -> list[str]:
+        """Return the links of ours that keep a service of Debian's from starting: they stay with its package."""
+        own = self.manifest.files - self.shared.files
+        links = (path for path in own if os.path.dirname(path) == UNITS)
+        return sorted(
+            path
+            for path in links
+            if os.path.islink(self.host.at(path))
+            and os.readlink(self.host.at(path)) == "/dev/null"
+            and self.host.exists(f"/usr/lib/systemd/system/{os.path.basename(path)}")
         )
 
-    def shared_files(self) -> list[str]:
-        """Return the files that the last application of a host takes along."""
-        paths = [*footprint.SHARED_FILES]
-        if not self.neighbours.redis:
-            paths += footprint.REDIS_FILES
-        if not self.neighbours.nginx:
-            paths += footprint.NGINX_FILES
-        return [path for path in paths if self.host.exists(path)]
+    def trees(self) -> dict[str, str]:
+        """Return the paths that go with what is in them, each with the name by which it may be kept."""
+        others = {*self.shared.files, *self.shared.directories, *self.shared.data}
+        return {
+            path: keep
+            for path, keep in sorted(self.manifest.data.items())
+            if self.host.exists(path)
+            and not any(f"{other}/".startswith(f"{path}/") for other in others)
+        }
+
+    def directories(self) -> list[str]:
+        """Return the directories that go if nothing is left in them; those of a package stay."""
+        own = sorted(filter(self.host.exists, self.manifest.directories - self.shared.directories))
+        asked = self.host.run(["dpkg-query", "--search", *own]).output.splitlines() if own else []
+        packaged = {line.rpartition(": ")[2] for line in asked}
+        return [path for path in own if path not in packaged]
 
     def has_redis_data(self) -> bool:
         """Return whether the broker has left data on this host."""
         path = self.host.at(f"{footprint.REDIS_DATA}/{self.app}-broker")
         return os.path.isdir(path) and bool(os.listdir(path))
 
-    def _had_processes(self) -> bool:
-        """Return whether the host was ever for more than a Redis: then it has the application's users, who come first.
-
-        Otherwise a directory of the application's name outside of ours is not the fleet's.
-        """
-        users = (self.mark or {}).get("users")
-        return bool(users) or self.host.exists(footprint.sysusers(self.app))
-
     # -- users, groups -------------------------------------------------------------------------------------
 
-    def user_numbers(self) -> set[int]:
-        """Return the numbers of the application's users on this host, also of those that the fleet has not made."""
-        own = (name for name in self._user_names() if name not in self.neighbours.users)
-        found = (self.host.accounts.user(name) for name in own)
-        return {account.number for account in found if account is not None}
+    def owners_of(self, path: str) -> set[int]:
+        """Return the numbers of those whose files go with a path: its owner, root and the application's users."""
+        names = self.manifest.users.keys() - self.shared.users.keys()
+        found = (self.host.accounts.user(name) for name in names)
+        top = os.lstat(self.host.at(path)).st_uid
+        return {os.geteuid(), top} | {account.number for account in found if account is not None}
 
     def accounts(self) -> tuple[list[Account], list[Account], dict[str, str]]:
         """Return users and groups that go, and what stays of them with the reason."""
         users: list[Account] = []
         stay: dict[str, str] = {}
-        kept = self.keeps_users()
-        for name, comment in zip(
-            self._user_names(), (f"{self.app} Celery", f"{self.app} Flower"), strict=True
-        ):
+        kept = any(keep in self.keep and keep != "redis_data" for keep in self.trees().values())
+        for name in sorted(self.manifest.users.keys() - self.shared.users.keys()):
             account = self.host.accounts.user(name)
-            if account is None or name in self.neighbours.users:
+            if account is None:
                 continue
-            if account.comment != comment:
+            if account.comment != self.manifest.users[name]:
                 stay[f"user {name}"] = "was there before the fleet"
             elif kept:
                 stay[f"user {name}"] = "owns what is kept"
             else:
                 users.append(account)
-        groups: list[Account] = []
-        declared = self._declared_groups()
-        names = [*(user.name for user in users), *declared]
-        for name in dict.fromkeys(names):
-            group = self.host.accounts.group(name)
-            if group is None or name in self.neighbours.users:
-                continue
-            if kept:
-                stay[f"group {name}"] = "owns what is kept"
-            else:
-                groups.append(group)
+        theirs = {*self.shared.groups, *(self.manifest.users.keys() - {one.name for one in users})}
+        found = map(self.host.accounts.group, sorted(self.manifest.groups - theirs))
+        groups = [] if kept else [group for group in found if group is not None]
         return users, groups, stay
-
-    def keeps_users(self) -> bool:
-        """Return whether something stays that belongs to the application's users."""
-        return any(
-            tree.keep in self.options.keep and tree.keep in ("logs", "releases", "state")
-            for tree, _ in self.trees()
-        )
-
-    def _user_names(self) -> list[str]:
-        user = str((self.mark or {}).get("user") or self.app)
-        return [user, f"{self.app}-flower"]
-
-    def _declared_groups(self) -> list[str]:
-        """Return the groups that the application's own declaration has made."""
-        try:
-            text = Path(self.host.at(footprint.sysusers(self.app))).read_text()
-        except OSError:
-            return []
-        lines = (line.split() for line in text.splitlines())
-        return [words[1] for words in lines if len(words) > 1 and words[0] == "g"]
 
     # -- packages ------------------------------------------------------------------------------------------
 
-    def packages(self) -> Packages:
-        """Return what becomes of the Debian packages that the fleet brought, if no application is left."""
-        if not self.options.packages:
-            return Packages(
-                kept=dict.fromkeys(self.dpkg.brought(), "fleet_remove_packages is false")
-            )
-        brought = self.dpkg.brought()
-        if not brought:
-            return Packages()
-        needed = {}
-        if "redis_data" in self.options.keep and self.has_redis_data():
-            needed = dict.fromkeys(footprint.REDIS_MASKS, "its user owns the data that are kept")
-        servers = (f"{name}.service" for name in footprint.REDIS_MASKS)
-        own = [*footprint.all_units(self.app), "nginx.service", *servers]
-        reasons = self.dpkg.reasons(
-            brought,
-            ours=lambda path: path in footprint.site_files(self.places),
-            own_units=lambda unit: matches(unit, own),
-            needed=needed,
-        )
-        return going(brought, reasons, self.dpkg.simulate)
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether a name matches one of the patterns."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    def purge(self) -> str:
+        """Return the command that purges what runs have installed, for a person; empty if there is nothing."""
+        names = self.manifest.packages
+        if self.neighbours:
+            return ""
+        if "redis_data" in self.keep and self.has_redis_data():
+            # The package's user owns the data.
+            names = {name for name in names if not name.startswith(("redis", "valkey"))}
+        going = purged(self.host, names, self.manifest.files)
+        masks = [
+            path for path in self.masks() if os.path.basename(path)[: -len(".service")] in going
+        ]
+        words = ["apt purge", *going, *(["&& rm", *masks] if masks else [])]
+        return " ".join(words) if going else ""
 
 
 def _marks(host: Host) -> dict[str, dict[str, Any] | None]:
-    """Return the marks of all applications of a host; None for one that can't be read."""
     marks: dict[str, dict[str, Any] | None] = {}
-    for path in host.glob(f"/etc/celery-fleet/*/{footprint.MARK}"):
-        name = os.path.basename(os.path.dirname(path))
+    for path in host.glob(f"/etc/celery-fleet/*/{MARK}"):
         try:
             mark = json.loads(Path(host.at(path)).read_text())
         except (OSError, ValueError):
             mark = None
+        name = os.path.basename(os.path.dirname(path))
         marks[name] = mark if isinstance(mark, dict) else None
     return marks

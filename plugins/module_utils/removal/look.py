@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import UNITS
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import is_roots
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
 )
@@ -33,7 +30,7 @@ class Found:
         trees: Directories that go with what is in them, each with its bytes.
         kept: The same of those that are kept.
         users: Users, groups: names with `user` or `group` before.
-        packages: Debian packages that go.
+        purge: The command that purges Debian packages that runs have installed, for a person.
         stay: What stays although it is among ours, each with the reason.
         tables: Tables of the firewall.
         messages: What Redis holds here, as `messages.messages` tells it; nothing without a Redis.
@@ -48,7 +45,7 @@ class Found:
     trees: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
     users: list[str] = field(default_factory=list)
-    packages: list[str] = field(default_factory=list)
+    purge: str = ""
     stay: dict[str, str] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     messages: dict[str, Any] = field(default_factory=dict)
@@ -64,47 +61,40 @@ def look(there: InstalledApplication) -> Found:
     Raises:
         SettleError: What the inventory says of its directories is not to be believed.
     """
-    found = Found(present=there.present, neighbours=list(there.neighbours.names))
+    found = Found(present=there.present, neighbours=there.neighbours)
     if not there.present:
         return found
     there.refuse_other_places()
     found.owner = str((there.mark or {}).get("owner", ""))
-    found.units = there.units(footprint.all_units(there.app))
+    found.units = [name for name, state in there.host.show(there.units()).items() if state.exists]
     found.busy = [
         name
-        for name, state in there.host.show(there.units(footprint.commands(there.app))).items()
+        for name, state in there.host.show(there.commands()).items()
         if state.active in ("active", "activating", "reloading", "deactivating")
     ]
     found.files = there.files()
-    for tree, path in there.trees():
-        size, foreign = _measure(there, path, tree.whole)
-        (found.kept if tree.keep in there.options.keep else found.trees)[path] = size
-        if tree.keep not in there.options.keep:
+    for path, keep in there.trees().items():
+        size, foreign = _measure(there, path)
+        (found.kept if keep in there.keep else found.trees)[path] = size
+        if keep not in there.keep:
             found.stay.update(dict.fromkeys(foreign, "is not the application's"))
     users, groups, stay = there.accounts()
     found.users = [f"user {one.name}" for one in users] + [f"group {one.name}" for one in groups]
     found.stay.update(stay)
+    found.stay.update(dict.fromkeys(there.masks(), "keeps Debian's own server from starting"))
     if there.has_table():
         found.tables.append(f"inet {firewall_table(there.app)}")
     found.stay.update(_strangers(there))
-    if not there.neighbours.names:
-        found.files += there.shared_files()
-        packages = there.packages()
-        found.packages = packages.purged
-        found.stay.update({f"package {name}": why for name, why in packages.kept.items()})
-        shared = [path for path in footprint.SHARED_TREES if there.host.exists(path)]
-        found.trees.update({path: _measure(there, path, True)[0] for path in shared})
-    if there.units(footprint.units(there.app)["redis"]) or there.has_redis_data():
+    found.purge = there.purge()
+    redis = any(name.startswith("redis@") for name in there.units())
+    if redis or there.has_redis_data():
         found.messages = messages(there)
     return found
 
 
-def _measure(there: InstalledApplication, path: str, whole: bool) -> tuple[int, list[str]]:
-    """Return the bytes of a tree and, unless it goes whole, what in it is not the application's."""
-    owners, size, foreign = there.user_numbers(), 0, []
-    if os.path.islink(there.host.at(path)) and not is_roots(there.host.at(path)):
-        # What is behind is not touched.
-        return 0, []
+def _measure(there: InstalledApplication, path: str) -> tuple[int, list[str]]:
+    """Return the bytes of what is at a path, and what in it is another user's and stays."""
+    owners, size, foreign = there.owners_of(path), 0, []
     for directory, directories, names in os.walk(there.host.at(path)):
         for name in (*names, *directories):
             entry = os.path.join(directory, name)
@@ -114,41 +104,19 @@ def _measure(there: InstalledApplication, path: str, whole: bool) -> tuple[int, 
                 # The application is at work.
                 continue
             size += about.st_blocks * 512
-            inside = entry.removeprefix(there.host.base)
-            if not whole and about.st_uid not in owners and not there.is_in_a_tree(inside):
-                foreign.append(inside)
+            if about.st_uid not in owners:
+                foreign.append(entry.removeprefix(there.host.base))
     return size, sorted(foreign)
 
 
 def _strangers(there: InstalledApplication) -> dict[str, str]:
-    """Return what is in our directories and unknown to us: it stays, and so does the directory."""
-    ours = {
-        *there.files(),
-        there.places.mark,
-        f"{there.places.directory}/{footprint.SETTLED}",
+    """Return what is in our directories and in no list of ours: it stays, and so does the directory."""
+    listed = there.manifest
+    known = {*listed.files, *listed.directories, *listed.data, *there.own_marks}
+    return {
+        path: "is not the fleet's"
+        for directory in there.directories()
+        if directory not in listed.data
+        for path in there.host.glob(f"{directory}/*")
+        if path not in known
     }
-    found: dict[str, str] = {}
-    patterns = [
-        *footprint.directories(there.places),
-        there.places.directory,
-        *(f"{UNITS}/{name}.d".replace("\\", "[\\]") for name in _own_units(there)),
-    ]
-    inner = {path for pattern in patterns for path in there.host.glob(pattern)}
-    for directory in sorted(inner):
-        if not os.path.isdir(there.host.at(directory)):
-            continue
-        for name in sorted(os.listdir(there.host.at(directory))):
-            path = f"{directory}/{name}"
-            if path in ours or path in inner or there.is_in_a_tree(path):
-                continue
-            if directory.endswith(".wants") and there.owns_unit(name):
-                continue
-            found[path] = "is not the fleet's"
-    return found
-
-
-def _own_units(there: InstalledApplication) -> list[str]:
-    """Return the names of units that may have drop-ins of a user's."""
-    names = [os.path.basename(path) for path in footprint.unit_files(there.app)]
-    files = [name.replace("[\\]", "\\") for name in names if name != "10-fleet.conf"]
-    return list(dict.fromkeys([*files, *there.units(footprint.all_units(there.app))]))

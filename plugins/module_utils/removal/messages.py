@@ -14,8 +14,8 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import SETTLED
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+    SETTLED,
     InstalledApplication,
 )
 

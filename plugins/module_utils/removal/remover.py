@@ -6,24 +6,22 @@ may be repeated: what was cut short is finished by the next run.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
-
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import (
     firewall_table,
     slice_unit,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import LOCK
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import UNITS
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint, nginx
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.deletion import Deletion
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import RUN, UNITS
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.packages import Packages
+
+RUN = "/run/celery-fleet"
+_NGINX = "nginx.service"
 
 
 class Remover:
@@ -37,7 +35,6 @@ class Remover:
     def __init__(self, there: InstalledApplication) -> None:
         self.there = there
         self.app = there.app
-        self.places = there.places
         self.host = there.host
         self.deletion = Deletion(there.host)
         self.removed = self.deletion.removed
@@ -50,25 +47,20 @@ class Remover:
             SettleError: Something still runs, or could not be removed.
         """
         there = self.there
-        if there.present:
-            there.refuse_other_places()
-            self._refuse_what_runs()
-            current = nginx.is_current(self.host)
-            self._remove_table()
-            self._remove_units()
-            self.deletion.files(there.files())
-            self._reload_nginx(current)
-            self._remove_trees()
-            self.deletion.empty_directories(footprint.directories(self.places))
-            self._remove_accounts()
-            self._remove_half_shared()
-            if not there.neighbours.names:
-                self._remove_shared()
-            settled = f"{self.places.directory}/{footprint.SETTLED}"
-            self.deletion.files([settled, self.places.mark])
-        self.deletion.empty_directories([self.places.directory])
-        if not there.neighbours.names:
-            self.deletion.empty_directories(["/etc/celery-fleet/redis", "/etc/celery-fleet"])
+        if not there.present:
+            return
+        there.refuse_other_places()
+        self._refuse_what_runs()
+        directories = there.directories()
+        self._remove_table()
+        self._remove_files()
+        self._reload_nginx()
+        self._remove_trees()
+        self._remove_accounts()
+        self.deletion.empty_directories(directories)
+        self._hand_packages_over()
+        self.deletion.files(there.own_marks)
+        self.deletion.empty_directories(directories)
 
     def finish(self) -> None:
         """Remove what the run itself has left in /run: where it took its lease, and the lock of settling."""
@@ -79,12 +71,12 @@ class Remover:
         if self.there.marks:
             return
         if self.host.exists(RUN) and not self.host.glob(f"{RUN}/*.lease.json"):
-            self.deletion.tree(RUN)
+            self.deletion.tree(RUN, self.there.owners_of(RUN))
         self.deletion.files([str(LOCK)])
 
     def _refuse_what_runs(self) -> None:
-        names = self.there.units([*footprint.all_units(self.app), *footprint.commands(self.app)])
-        running = [name for name, state in self.host.show(names).items() if not ended(state)]
+        states = self.host.show([*self.there.units(), *self.there.commands()])
+        running = [name for name, state in states.items() if not ended(state)]
         if running:
             raise SettleError(
                 f"{', '.join(running)}: started again meanwhile. Nothing was removed on this host; run again."
@@ -103,21 +95,10 @@ class Remover:
             self.host.command(["nft", "delete", "table", "inet", firewall_table(self.app)])
             self.removed.append(f"table inet {firewall_table(self.app)}")
 
-    def _remove_units(self) -> None:
-        paths = [
-            path for pattern in footprint.unit_files(self.app) for path in self.there.found(pattern)
-        ]
-        # If a run was cut short between a unit's file and its links.
-        paths += [
-            path
-            for path in self.host.glob(f"{UNITS}/*.wants/*")
-            + self.host.glob(f"{UNITS}/*.requires/*")
-            if self.there.owns_unit(os.path.basename(path))
-        ]
-        around = {os.path.dirname(path) for path in paths} - {UNITS}
-        self.deletion.files(paths)
-        self.deletion.empty_directories(sorted(around))
-        if paths:
+    def _remove_files(self) -> None:
+        files = self.there.files()
+        self.deletion.files(files)
+        if any(path.startswith(f"{UNITS}/") for path in files):
             self._stop_slice()
             self.host.command(["systemctl", "daemon-reload"])
 
@@ -129,30 +110,23 @@ class Remover:
         if all(ended(state) for state in self.host.show(units).values()):
             self.host.run(["systemctl", "stop", name])
 
-    def _reload_nginx(self, current: bool) -> None:
-        sites = any(path.startswith(f"{footprint.SITES}/") for path in self.removed)
-        # By its mark, too: a run that was cut short may have removed them and gone no further.
-        if not sites and not (self.there.mark or {}).get("nginx"):
+    def _reload_nginx(self) -> None:
+        """Have nginx drop the sites, also if an earlier run removed their files and was killed before this."""
+        own = self.there.manifest.files - self.there.shared.files
+        if not any(path.startswith("/etc/nginx/") or "/nginx-web/" in path for path in own):
             return
-        if self.host.show([nginx.UNIT])[nginx.UNIT].active != "active":
+        if self.host.show([_NGINX])[_NGINX].active != "active":
             return
-        done = self.host.run(["systemctl", "reload", nginx.UNIT])
+        done = self.host.run(["systemctl", "reload", _NGINX])
         if done.returncode != 0:
             self.warnings.append(
                 f"nginx could not reload ({done.output.strip()}): it serves the removed sites on; look at nginx -t"
             )
-        elif current and self.there.neighbours.nginx:
-            nginx.write_record(self.host)
 
     def _remove_trees(self) -> None:
-        for tree, path in self.there.trees():
-            if tree.keep in self.there.options.keep:
-                continue
-            if tree.whole:
-                self.deletion.tree(path)
-            else:
-                self.deletion.owned(path, self.there.user_numbers())
-            self.deletion.empty_directories([path])
+        for path, keep in self.there.trees().items():
+            if keep not in self.there.keep and self.host.exists(path):
+                self.deletion.tree(path, self.there.owners_of(path))
 
     def _remove_accounts(self) -> None:
         users, groups, _ = self.there.accounts()
@@ -164,53 +138,15 @@ class Remover:
             if self.host.accounts.group(group.name) is not None:
                 self.host.command(["groupdel", group.name])
                 self.removed.append(f"group {group.name}")
-        if users or groups or not self.there.keeps_users():
-            self.deletion.files([footprint.sysusers(self.app)])
 
-    # -- what applications share ---------------------------------------------------------------------------
-
-    def _remove_half_shared(self) -> None:
-        """Remove what the applications with a Redis share, or those with a site, if none of them is left."""
-        paths: list[str] = []
-        if not self.there.neighbours.redis:
-            paths += footprint.REDIS_FILES
-        if not self.there.neighbours.nginx:
-            paths += footprint.NGINX_FILES
-        there = [path for path in paths if self.host.exists(path)]
-        self.deletion.files(there)
-        if not self.there.neighbours.nginx:
-            self.deletion.empty_directories(footprint.NGINX_DIRECTORIES)
-        if any(path.startswith(UNITS) for path in there):
-            self.host.command(["systemctl", "daemon-reload"])
-
-    def _remove_shared(self) -> None:
-        """Remove what all applications share."""
-        packages = self.there.packages()
-        if packages.purged:
-            self._remove_welcome(packages.purged)
-            self.there.dpkg.purge(packages.purged)
-            self.removed += [f"package {name}" for name in packages.purged]
-        for package, path in footprint.REDIS_MASKS.items():
-            mask = self.host.at(path)
-            masks = os.path.islink(mask) and os.readlink(mask) == "/dev/null"
-            if masks and self._is_unmasked(package, packages):
-                self.deletion.files([path])
-                self.host.command(["systemctl", "daemon-reload"])
-        self.deletion.files(list(footprint.SHARED_FILES))
-        self.deletion.empty_directories(footprint.SHARED_DIRECTORIES)
-        for path in footprint.SHARED_TREES:
-            if self.host.exists(path):
-                self.deletion.tree(path)
-
-    def _remove_welcome(self, purged: Iterable[str]) -> None:
-        """Remove the page that nginx's package leaves behind, unless an operator has written to it."""
-        page, origin = (Path(self.host.at(path)) for path in footprint.WELCOME)
-        if not any(name.startswith("nginx") for name in purged):
+    def _hand_packages_over(self) -> None:
+        """Let another application's manifest name what ours has brought: the last one's removal tells of it."""
+        if not self.there.manifest.packages:
             return
-        if page.is_file() and origin.is_file() and page.read_bytes() == origin.read_bytes():
-            self.deletion.files(footprint.WELCOME[:1])
-            self.deletion.empty_directories(footprint.WELCOME_DIRECTORIES)
-
-    def _is_unmasked(self, package: str, packages: Packages) -> bool:
-        """Return whether the link that keeps Debian's own server down may go: it can't start at the next boot."""
-        return package in packages.purged or not self.host.exists(f"/usr/bin/{package}")
+        for name in self.there.neighbours:
+            path = self.host.at(f"/etc/celery-fleet/{name}/{manifest.NAME}")
+            other = manifest.read(path)
+            if other is not None:
+                other.packages |= self.there.manifest.packages
+                manifest.write(path, other)
+                return

@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
 )
 
+# In the order in which they are stopped, each on all hosts before the next: what checks, then what sends, then what
+# works, which drains, and Redis once nothing needs it any more.
+STAGES = ("watch", "beat", "web", "workers", "flower", "redis", "rest")
+
+# By the beginning of a unit's name, after the application's.
+_KINDS = {"health.": "watch", "beat.": "beat", "web.": "web", "worker@": "workers"}
+_KINDS |= {"flower.": "flower", "redis@": "redis"}
+
 # Seconds between two looks at units that are stopping.
 _LOOK = 0.3
+
+
+def stage_of(app: str, unit: str) -> str:
+    """Return the stage in which a unit is stopped."""
+    name = unit.removeprefix(f"{app}-")
+    return next((stage for start, stage in _KINDS.items() if name.startswith(start)), "rest")
 
 
 def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, Any]:
@@ -25,15 +38,15 @@ def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, 
 
     Args:
         there: The application.
-        stage: One of `footprint.STAGES`.
+        stage: One of `STAGES`.
         patience: Seconds to wait for.
 
     Returns:
         `stopped`, the units that have ended, and `waiting`, unit → what it says.
     """
     host = there.host
-    names = there.units(footprint.units(there.app)[stage])
-    states = {name: state for name, state in host.show(names).items() if state.exists}
+    names = [name for name in there.units() if stage_of(there.app, name) == stage]
+    states = host.show(names)
     enabled = [
         name
         for name, state in states.items()
@@ -55,7 +68,7 @@ def stop(there: InstalledApplication, stage: str, patience: float) -> dict[str, 
         if not waiting or host.clock() >= deadline:
             break
         host.sleep(_LOOK)
-    failed = [name for name, state in host.show(list(states)).items() if state.active == "failed"]
+    failed = [name for name, state in host.show(names).items() if state.active == "failed"]
     if failed:
         # They would be listed until the host restarts.
         host.run(["systemctl", "reset-failed", *failed])

@@ -186,6 +186,8 @@ def state(
         "units": [
             {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
         ],
+        # systemd makes it for the links of what is enabled.
+        "data": [{"path": f"{units}/nftables.service.wants", "whole": False}],
         "owned": owned,
     }
 

@@ -26,6 +26,10 @@ class Servers(TypedDict):
     remote_control: bool
 
 
+# Where systemd makes the instances' directories.
+_DATA = "/var/lib/celery-fleet-redis"
+
+
 def redis_state(
     facts: Facts,
     servers: Servers,
@@ -45,6 +49,7 @@ def redis_state(
     files: list[dict[str, Any]] = []
     checks: list[dict[str, Any]] = []
     units: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = [{"path": _DATA, "whole": False}]
     for instance in instances:
         own = f"{config}/{instance['name']}"
         unit = f"redis@{instance['name']}.service"
@@ -71,6 +76,7 @@ def redis_state(
                 "secret": True,
             },
         ]
+        data.append({"path": f"{_DATA}/{instance['name']}", "keep": "redis_data"})
         read = [f"{own}/redis.conf", f"{own}/users.acl"]
         checks.append({"redis": read[0], "flavor": flavor, "files": read})
         units.append(
@@ -96,4 +102,10 @@ def redis_state(
                 },
             }
         )
-    return {"directories": directories, "files": files, "checks": checks, "units": units}
+    return {
+        "directories": directories,
+        "files": files,
+        "checks": checks,
+        "units": units,
+        "data": data,
+    }

@@ -180,6 +180,7 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
     directories: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     links: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = []
     for name in enabled:
         options = worker_options(name, workers["instances"], workers["defaults"])
         node = f"{name}@{facts['host']}"
@@ -211,10 +212,13 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
             }
         )
         links.append({"path": pin, "target": f"../releases/{release}"})
+        # Of a second instance, which a killed run may leave.
+        data += [{"path": f"{directory}/worker-{name}.next.env"}, {"path": f"{pin}.next"}]
     return {
         "directories": directories,
         "files": files,
         "links": links,
+        "data": data,
         "units": worker_units(facts, enabled, timeout),
         "owned": {
             "units": [f"{app}-worker@*.service"],

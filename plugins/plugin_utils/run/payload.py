@@ -25,6 +25,14 @@ def secrets(templar: Any) -> list[str]:
     )
 
 
+def manifest(templar: Any) -> str:
+    """Return where a host keeps the list of what the application has there; empty without an application."""
+    text = (
+        "{{ celery_app_directory ~ '/manifest.json' if celery_app_directory is defined else '' }}"
+    )
+    return str(templar.template(trust_as_template(text)))
+
+
 class Renderer:
     """Renders the files of one host; templates are read once."""
 

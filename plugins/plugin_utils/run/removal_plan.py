@@ -6,19 +6,19 @@ Plain functions over what the hosts have answered; `fleet_removal_report` calls 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
-    APPLICATION,
-    KEEP,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
 # A host's answer of `fleet_facts`, and of `fleet_removal: {do: look}`.
 Facts = Mapping[str, Any]
 Found = Mapping[str, Any]
 
+# Whose names are safe to build paths of: the same as preflight's.
+_APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 # Longer lists are cut in the text; the JSON has them whole.
 _MOST = 12
 
@@ -53,7 +53,7 @@ def refusals(
         keep: `fleet_remove_keep`.
         without: `fleet_remove_missing`: whether to go on without hosts that can't be reached.
     """
-    if not isinstance(app, str) or not APPLICATION.fullmatch(app):
+    if not isinstance(app, str) or not _APPLICATION.fullmatch(app):
         name = (
             f"celery_app_name: {app!r} is no name of an application, so nothing can be told from it"
         )
@@ -223,15 +223,13 @@ def _rows(one: Found) -> list[tuple[str, str]]:
     if one["users"]:
         rows.append(("delete", ", ".join(one["users"])))
     rows += [("delete", f"nftables table {table}") for table in one["tables"]]
-    if one["packages"]:
-        rows.append(
-            ("purge", f"{count(len(one['packages']), 'package')}: {_several(one['packages'])}")
-        )
     rows += [("keep", f"{path} ({size_of(size)})") for path, size in one["kept"].items()]
     stay = list(one["stay"].items())
     rows += [("stays", f"{what}: {why}") for what, why in stay[:_MOST]]
     if len(stay) > _MOST:
         rows.append(("stays", f"{len(stay) - _MOST} more"))
+    if one["purge"]:
+        rows.append(("packages", f"stay; unless something else needs them: {one['purge']}"))
     if one["neighbours"]:
         rows.append(("untouched", ", ".join(one["neighbours"])))
     # All else went with a run that was cut short.
@@ -285,6 +283,12 @@ def ended(
         lines += [f"  {host}: {path} is still there" for path in kept[:_MOST]]
         if len(kept) > _MOST:
             lines.append(f"  {host}: {len(kept) - _MOST} more are still there")
+    lines += [
+        f"{host}: to purge the Debian packages that its runs have installed, unless something else needs them:\n"
+        f"    {found[host]['purge']}"
+        for host in gone
+        if found[host]["purge"]
+    ]
     if missing:
         lines.append(
             f"Not from {', '.join(missing)}, which can't be reached: run the same command again once that is back."

@@ -40,6 +40,8 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
     ) -> dict[str, Any]:
         assert module_name == "celery_fleet.core.settle"
         payload = module_args.pop("wanted")
+        directory = self._templar.template(task_vars["celery_app_directory"])
+        assert module_args == {"manifest": f"{directory}/manifest.json"}
         variables = {
             name: plain(self._templar.template(value))
             for name, value in task_vars.items()

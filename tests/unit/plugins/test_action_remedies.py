@@ -41,7 +41,6 @@ def action(name: str, args: dict[str, Any], **methods: Any) -> Any:
     ("name", "args"),
     [
         ("fleet_lease", {"app": "shop", "state": "present"}),
-        ("fleet_packages", {"do": "begin"}),
         ("fleet_firewall", {"do": "arm", "app": "shop", "file": "/etc/x"}),
     ],
 )

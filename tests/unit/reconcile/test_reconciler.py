@@ -771,7 +771,7 @@ def with_options(
 
 def test_a_plan_uses_the_words_of_the_inventory(host: Host) -> None:
     host.settle(with_options(host, concurrency=4))
-    wanted = with_options(host, "MemoryMax=512M\n", time=7, concurrency=3)
+    wanted = with_options(host, "# memory_max\nMemoryMax=512M\n", time=7, concurrency=3)
     expected = ["memory_max → 512M", "concurrency 4 → 3", "task_time_limit 5 → 7"]
     assert whys(host.settle(wanted, check=True).pending) == [(UNIT, "restart", expected)]
     # What a killed run has written is not what the process has read: the old value is not known any more.

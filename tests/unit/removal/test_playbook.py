@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import STAGES
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import Found
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES
 
 from tests.collection import replaced
 from tests.render.fleet import ansible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,26 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import (
-    fingerprint,
-    systemd,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import accounts
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal import (
-    footprint as belongings,
-)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal import accounts, footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import Host
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
-    Options,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
@@ -38,7 +32,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages
     settle_messages,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.remover import Remover
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import stop
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stop
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.claims import claims
 
 from tests.facts import facts
@@ -87,8 +81,8 @@ class Ground:
         if command[0] == "systemctl":
             return self.systemd(command)
         self.commands.append(text)
-        for beginning, answer in self.answers.items():
-            if text.startswith(beginning):
+        for words, answer in self.answers.items():
+            if text.startswith(words) or text.endswith(f" {words}"):
                 return answer
         if command[0] == "userdel":
             self.accounts.users.pop(command[1])
@@ -117,7 +111,7 @@ class Ground:
         place.write_text(text)
         return place
 
-    def there(self, app: str = "shop", **options: Any) -> InstalledApplication:
+    def there(self, app: str = "shop", keep: tuple[str, ...] = ()) -> InstalledApplication:
         host = Host(
             run=self.run,
             talk=self.talk,
@@ -126,35 +120,34 @@ class Ground:
             sleep=self.systemd.sleep,
             clock=self.systemd.clock,
         )
-        return InstalledApplication(Places.usual(app), Options(**options), host)
+        return InstalledApplication(Places.usual(app), keep, host)
 
-    def remover(self, app: str = "shop", **options: Any) -> Remover:
-        return Remover(self.there(app, **options))
+    def remover(self, app: str = "shop", keep: tuple[str, ...] = ()) -> Remover:
+        return Remover(self.there(app, keep))
 
     def paths(self) -> list[str]:
         return sorted(f"/{path.relative_to(self.base)}" for path in self.base.rglob("*"))
 
-    def deploy(self, app: str, components: Sequence[str] = ALL) -> None:
-        """As the roles leave a host: everything by the catalogue's own patterns, and what processes write."""
+    def deploy(self, app: str, components: Sequence[str] = ALL, *, listed: bool = True) -> None:
+        """As the roles leave a host, with what processes write; `listed` is whether there is a manifest."""
         place = Places.usual(app)
         mark = claims(
             facts(app, owner="inventory", components=components),
             {"broker": 1, "results": 2, "web": 3, "flower": 4, "backend": 0},
         )
-        self.write(place.mark, json.dumps(mark))
+        self.write(place.directory + "/fleet.json", json.dumps(mark))
+        redis, nginx = "redis" in components, "web_site" in components
         patterns = [
-            *belongings.unit_files(app),
-            *belongings.site_files(place),
-            *belongings.files(place),
+            *footprint._unit_files(app, redis, nginx),
+            *footprint._files(place, redis, processes=components != ("redis",)),
         ]
         for pattern in patterns:
+            pattern = re.sub(rf"({app}-)\*", r"\1broker", pattern.replace("worker@*", "worker@w"))
             self.write(pattern.replace("[\\]", "\\").replace("*", "w"))
-        for path in (*belongings.REDIS_FILES, *belongings.NGINX_FILES, *belongings.SHARED_FILES):
-            self.write(path)
-        self.write(f"{belongings.LIBRARY}/0.1/celery_fleet/system/launch.py")
-        self.write(
-            belongings.sysusers(app), f"g {app}-proxy - -\nu {app} - x\nm www-data {app}-proxy\n"
-        )
+        for unit in (f"{app}-worker@w", "nginx") if nginx else (f"{app}-worker@w",):
+            self.write(f"{footprint.STATE}/inputs/{unit}.service.json")
+            self.write(f"/run/celery-fleet/fingerprints/{unit}.service.json")
+        self.write("/usr/lib/celery-fleet/0.1/celery_fleet/system/launch.py")
         for path in ("releases/a/source/app.py", "releases/a/release.json", "flower/releases/f/x"):
             self.write(f"{place.root}/{path}")
         for path in ("beat/celerybeat-schedule", "worker-w/drain.json", "static/logo.png"):
@@ -162,13 +155,13 @@ class Ground:
         self.write(f"/var/lib/{app}-flower/flower.db")
         self.write(f"/var/log/{app}/celery_w.log")
         self.write(f"/var/log/celery-fleet/{app}/commands/migrate.log")
-        self.write(f"{belongings.STATE}/commands/{app}/fleet/once/x.json")
+        self.write(f"{footprint.STATE}/commands/{app}/fleet/once/x.json")
         for kind in ("broker", "results"):
-            self.write(f"{belongings.REDIS_DATA}/{app}-{kind}/dump.rdb")
+            self.write(f"{footprint.REDIS_DATA}/{app}-{kind}/dump.rdb")
         for name, comment in ((app, "Celery"), (f"{app}-flower", "Flower")):
             self.accounts.users[name] = Account(name, OURS, f"{app} {comment}")
             self.accounts.groups[name] = Account(name, 900)
-        self.accounts.groups[f"{app}-proxy"] = Account(f"{app}-proxy", 901, members=("www-data",))
+        self.accounts.groups[f"{app}-proxy"] = Account(f"{app}-proxy", 901)
         names = [
             *(f"{app}-health.timer", f"{app}-beat.service", f"{app}-worker@w.service"),
             *(f"{app}-web.socket", f"{app}-web.service", f"{app}-flower.service"),
@@ -181,9 +174,17 @@ class Ground:
         self.write(f"{place.directory}/credentials/operator.json", json.dumps({"celery": settings}))
         named = {"queues": ["mails", "images"], "redis": {"ca": "/ca.crt"}}
         self.write(f"{place.directory}/cli.json", json.dumps(named))
+        if listed:
+            self.enlist(app)
+
+    def enlist(self, app: str, *packages: str) -> None:
+        """Write the manifest of all that is there by its names."""
+        found = footprint.derive(Places.usual(app), self.there(app).mark, self.there(app).host)
+        found.packages.update(packages)
+        manifest.write(f"{self.base}/etc/celery-fleet/{app}/manifest.json", found)
 
     def stop(self, app: str = "shop") -> None:
-        for stage in belongings.STAGES:
+        for stage in STAGES:
             assert stop(self.there(app), stage, 10)["waiting"] == {}
 
 
@@ -203,8 +204,11 @@ def bare(ground: Ground) -> list[str]:
     return ground.paths()
 
 
-def test_nothing_of_the_only_application_is_left(ground: Ground, bare: list[str]) -> None:
-    ground.deploy("shop")
+@pytest.mark.parametrize("listed", [True, False], ids=["by the manifest", "by names"])
+def test_nothing_of_the_only_application_is_left(
+    ground: Ground, bare: list[str], listed: bool
+) -> None:
+    ground.deploy("shop", listed=listed)
     ground.stop()
     remover = ground.remover()
     remover.remove()
@@ -235,8 +239,8 @@ def test_one_that_was_cut_short_is_finished_by_the_next(
     ground.deploy("shop")
     ground.stop()
     steps = [
-        *("_remove_table", "_remove_units", "_reload_nginx", "_remove_trees", "_remove_accounts"),
-        *("_remove_half_shared", "_remove_shared"),
+        *("_remove_table", "_remove_files", "_reload_nginx", "_remove_trees", "_remove_accounts"),
+        "_hand_packages_over",
     ]
     with monkeypatch.context() as patched:
         if at < len(steps):
@@ -296,7 +300,8 @@ def test_what_is_shared_by_redis_or_nginx_goes_with_the_last_that_has_one(
     ground.stop()
     ground.remover().remove()
     left = ground.paths()
-    assert not set(left) & {*belongings.REDIS_FILES, *belongings.NGINX_FILES}
+    assert "/etc/systemd/system/redis@.service" not in left
+    assert not any("nginx.service" in path for path in left)
     assert "/usr/local/bin/celery-fleet" in left
     assert bare
 
@@ -333,7 +338,6 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
             "/etc/celery-fleet/shop/",
             "/opt/shop/",
             "/etc/systemd/system/shop-w",
-            "/etc/systemd/system/shop.",
         )
     )
     listed = any(path == one or path.startswith(f"{one}/") for one in stay)
@@ -345,16 +349,11 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
     assert set(ground.paths()) - set(bare) <= more
 
 
-def test_somebody_elses_file_in_the_state_stays(
-    ground: Ground, bare: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_somebody_elses_file_in_the_state_stays(ground: Ground, bare: list[str]) -> None:
     ground.deploy("shop")
     stranger = ground.write("/var/lib/shop/backup/of-alice.tar")
     ground.stop()
-    # All files of this test have one owner: let that be somebody else than the application's users.
-    ground.accounts.users = {
-        name: Account(name, OURS + 1, one.comment) for name, one in ground.accounts.users.items()
-    }
+    os.chown(stranger, 1234, 1234)
     stay = look(ground.there()).stay
     assert "/var/lib/shop/backup/of-alice.tar" in stay
     assert not any(path.startswith("/var/lib/shop/beat") for path in stay)
@@ -384,7 +383,6 @@ def test_what_is_kept_stays_with_its_owner(
     assert (ground.base / path.lstrip("/")).exists()
     # Redis's data are the user redis's.
     assert ("shop" in ground.accounts.users) == (keep != "redis_data")
-    assert (ground.base / "etc/sysusers.d/shop.conf").exists() == (keep != "redis_data")
     assert not (ground.base / "etc/celery-fleet/shop/fleet.json").exists()
     assert bare
 
@@ -501,74 +499,85 @@ def test_a_redis_that_is_stopped_is_asked_no_more_once_it_was_settled(ground: Gr
 
 # -- packages -------------------------------------------------------------------------------------------------
 
-
-def brought(ground: Ground, *names: str) -> None:
-    """Packages that a run has noted, and that are installed."""
-    note = {"format": 1, "installed": dict.fromkeys(names, "asked")}
-    ground.write(f"{belongings.STATE}/packages.json", json.dumps(note))
-    listed = "".join(f"installed {name}\n" for name in names)
-    ground.answers["dpkg-query --show --showformat=${db"] = Completed(0, listed)
-    (ground.base / "proc").mkdir()
-
-
-def purges(ground: Ground) -> list[str]:
-    return [one for one in ground.commands if " purge " in one and "--simulate" not in one]
+PACKAGES = ("nginx-light", "redis-server")
+# Each with what apt says of it: what a purge takes along, and that redis-server has brought liblzf1.
+APT = {
+    "--no-auto-remove purge nginx-light": "Purg nginx-light [1]\n",
+    "--no-auto-remove purge redis-server": "Purg redis-server [7]\n",
+    "autoremove": "Remv libold [1]\n",
+    "--auto-remove purge nginx-light redis-server": "".join(
+        f"Purg {name} [1]\n" for name in ("liblzf1:amd64", "libold", *PACKAGES)
+    ),
+}
 
 
-def test_packages_go_with_the_last_application_and_with_them_what_theirs_left(
-    ground: Ground, bare: list[str]
-) -> None:
-    ground.deploy("shop")
-    brought(ground, "nginx-light", "redis-server")
-    ground.write(belongings.WELCOME[1], "welcome")
-    ground.write(belongings.WELCOME[0], "welcome")
-    mask = ground.base / belongings.REDIS_MASKS["redis-server"].lstrip("/")
+def brought(ground: Ground) -> Path:
+    """List two packages as installed by the fleet; return the link that keeps Debian's Redis down."""
+    listed = "".join(f"installed {name}\n" for name in PACKAGES)
+    ground.answers["dpkg-query --show"] = Completed(0, listed)
+    for words, answer in APT.items():
+        ground.answers[words] = Completed(0, answer)
+    ground.write("/usr/lib/systemd/system/redis-server.service")
+    mask = ground.units / "redis-server.service"
     mask.symlink_to("/dev/null")
-    ground.write("/usr/bin/redis-server")
-    (ground.base / "etc/nginx/conf.d/own.conf").unlink()
+    (ground.base / "etc/nginx/conf.d/own.conf").unlink(missing_ok=True)
+    ground.enlist("shop", *PACKAGES)
+    return mask
+
+
+def test_packages_stay_and_the_command_that_purges_them_is_told(ground: Ground) -> None:
+    ground.deploy("shop")
+    mask = brought(ground)
     ground.stop()
-    assert look(ground.there()).packages == ["nginx-light", "redis-server"]
+    found = look(ground.there())
+    path = "/etc/systemd/system/redis-server.service"
+    assert found.purge == f"apt purge liblzf1 nginx-light redis-server && rm {path}"
+    assert path in found.stay
     ground.remover().remove()
-    (purge,) = purges(ground)
-    assert purge.endswith("purge nginx-light redis-server")
-    assert not os.path.lexists(mask)
-    assert not (ground.base / "var/www").exists()
-    assert bare
-
-
-@pytest.mark.parametrize("why", ["asked", "neighbour", "data"])
-def test_packages_stay_with_what_needs_them(ground: Ground, bare: list[str], why: str) -> None:
-    ground.deploy("shop")
-    brought(ground, "redis-server")
-    mask = ground.base / belongings.REDIS_MASKS["redis-server"].lstrip("/")
-    mask.symlink_to("/dev/null")
-    ground.write("/usr/bin/redis-server")
-    if why == "neighbour":
-        ground.deploy("mails")
-    options: dict[str, Any] = {
-        "asked": {"packages": False},
-        "neighbour": {},
-        "data": {"keep": ("redis_data",)},
-    }[why]
-    ground.stop()
-    ground.remover(**options).remove()
-    assert purges(ground) == []
     # Debian's own would start with the next boot.
     assert os.path.lexists(mask)
-    assert bare
+    assert not any("purge" in one and "--simulate" not in one for one in ground.commands)
 
 
-def test_a_page_that_somebody_wrote_stays(ground: Ground, bare: list[str]) -> None:
+def test_a_link_that_keeps_nothing_down_goes(ground: Ground) -> None:
     ground.deploy("shop")
-    brought(ground, "nginx-light")
-    (ground.base / "etc/nginx/conf.d/own.conf").unlink()
-    ground.write(belongings.WELCOME[1], "welcome")
-    page = ground.write(belongings.WELCOME[0], "own page")
+    mask = brought(ground)
+    (ground.base / "usr/lib/systemd/system/redis-server.service").unlink()
     ground.stop()
     ground.remover().remove()
-    assert len(purges(ground)) == 1
-    assert page.read_text() == "own page"
-    assert bare
+    assert not os.path.lexists(mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [("needed", "redis-server"), ("site", "redis-server"), ("data", "nginx-light")],
+)
+def test_a_package_that_something_needs_is_not_told(ground: Ground, change: str, left: str) -> None:
+    ground.deploy("shop")
+    brought(ground)
+    if change == "needed":
+        ground.answers["--no-auto-remove purge nginx-light"] = Completed(
+            0, "Purg blog [1]\nPurg nginx-light [1]\n"
+        )
+    if change == "site":
+        ground.write("/etc/nginx/sites-enabled/blog")
+    ground.answers[f"--auto-remove purge {left}"] = Completed(0, f"Purg {left} [1]\n")
+    keep = ("redis_data",) if change == "data" else ()
+    assert look(ground.there(keep=keep)).purge.split()[:3] == ["apt", "purge", left]
+    asked = [one for one in ground.commands if "--auto-remove" in one]
+    assert [one.endswith(f"purge {left}") for one in asked] == [True]
+
+
+def test_packages_are_handed_over_to_an_application_that_stays(ground: Ground) -> None:
+    ground.deploy("mails")
+    ground.deploy("shop")
+    brought(ground)
+    ground.stop()
+    assert look(ground.there()).purge == ""
+    ground.remover().remove()
+    other = manifest.read(f"{ground.base}/etc/celery-fleet/mails/manifest.json")
+    assert other is not None
+    assert other.packages == set(PACKAGES)
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -585,57 +594,11 @@ def test_the_slice_goes_unless_somebody_has_put_a_unit_into_it(
         return Completed(0, "own.service\n") if asked else ground.run(command)
 
     host = replace(ground.remover().host, run=run)
-    Remover(InstalledApplication(Places.usual("shop"), Options(), host)).remove()
+    Remover(InstalledApplication(Places.usual("shop"), (), host)).remove()
     assert ("systemctl stop shop.slice" in ground.systemd.commands) is not running
 
 
 # -- nginx ----------------------------------------------------------------------------------------------------
-
-
-def nginx(ground: Ground) -> str:
-    """An nginx of another application's as well, with the record of its start; returns that of now."""
-    ground.systemd.add("nginx.service", running=True)
-    patterns = [f"{ground.base}/etc/nginx/conf.d/*.conf"]
-    lists = {"format": 1, "files": patterns, "links": [], "values": {}}
-    ground.write(f"{belongings.STATE}/inputs/nginx.service.json", json.dumps(lists))
-    key = ground.write(fingerprint.KEY, "k" * fingerprint.KEY_LENGTH)
-    key.chmod(0o600)
-    invocation = ground.systemd.units["nginx.service"].state["InvocationID"]
-    sources = systemd.show(["nginx.service"], ground.systemd)["nginx.service"].sources
-    assert sources
-    disk = fingerprint.Disk()
-    inputs = fingerprint.inputs(sources, patterns, [], {}, key.read_bytes(), disk)
-    directory = f"{ground.base}{fingerprint.RECORDS}"
-    fingerprint.write_record("nginx.service", invocation, inputs, directory=directory)
-    return directory
-
-
-def test_the_next_run_of_another_application_need_not_reload_nginx(ground: Ground) -> None:
-    ground.deploy("mails")
-    ground.deploy("shop")
-    records = nginx(ground)
-    ground.stop()
-    ground.remover().remove()
-    assert ground.systemd.did("reload") == ["systemctl reload nginx.service"]
-    record = fingerprint.read_object(f"{records}/nginx.service.json")
-    inputs = record["inputs"]
-    assert isinstance(inputs, dict)
-    assert sorted(inputs) == [
-        "drop-in 10-celery-fleet.conf",
-        "file mails-flower.conf",
-        "file mails-web.conf",
-    ]
-
-
-def test_an_nginx_that_had_not_taken_something_up_is_left_to_the_next_run(ground: Ground) -> None:
-    ground.deploy("mails")
-    ground.deploy("shop")
-    records = nginx(ground)
-    ground.write("/etc/nginx/conf.d/mails-web.conf", "changed since\n")
-    before = fingerprint.read_object(f"{records}/nginx.service.json")
-    ground.stop()
-    ground.remover().remove()
-    assert fingerprint.read_object(f"{records}/nginx.service.json") == before
 
 
 def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
@@ -644,7 +607,7 @@ def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
     """Or nginx would serve what is gone until somebody else reloads it."""
     ground.deploy("mails")
     ground.deploy("shop")
-    nginx(ground)
+    ground.systemd.add("nginx.service", running=True)
     ground.stop()
     with monkeypatch.context() as patched:
         patched.setattr(Remover, "_reload_nginx", _killed)
@@ -658,9 +621,11 @@ def test_a_run_that_was_cut_short_before_the_reload_is_made_good(
 def test_where_there_was_no_site_nginx_is_left_alone(ground: Ground) -> None:
     ground.deploy("mails")
     ground.deploy("shop", ("worker",))
-    for path in belongings.site_files(Places.usual("shop")):
-        (ground.base / path.lstrip("/")).unlink()
-    nginx(ground)
+    for name in ("web", "flower"):
+        (ground.base / f"etc/nginx/conf.d/shop-{name}.conf").unlink()
+    shutil.rmtree(ground.base / "etc/celery-fleet/shop/nginx-web")
+    ground.enlist("shop")
+    ground.systemd.add("nginx.service", running=True)
     ground.stop()
     ground.remover().remove()
     assert ground.systemd.did("reload") == []
@@ -669,7 +634,7 @@ def test_where_there_was_no_site_nginx_is_left_alone(ground: Ground) -> None:
 def test_an_nginx_that_refuses_is_a_warning(ground: Ground) -> None:
     ground.deploy("mails")
     ground.deploy("shop")
-    nginx(ground)
+    ground.systemd.add("nginx.service", running=True)
     ground.stop()
     ground.systemd.refused["systemctl reload nginx"] = "own.conf is wrong"
     remover = ground.remover()
@@ -692,14 +657,14 @@ def test_where_a_users_link_leads_nothing_is_touched(
     link.symlink_to(ground.base / "srv/others")
     os.chown(link, 1234, 1234, follow_symlinks=False)
     os.chown(link.parent, 1234, 1234)
-    assert look(ground.there()).trees[f"/var/lib/shop/{place}"] == 0
+    assert not any(path.startswith("/srv") for path in look(ground.there()).stay)
     ground.remover().remove()
     assert theirs.read_text() == "x\n"
     assert not os.path.lexists(link)
     assert bare
 
 
-def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
+def test_a_directory_that_was_moved_to_another_disk_keeps_what_is_there(ground: Ground) -> None:
     ground.deploy("shop")
     ground.stop()
     data = ground.write("/srv/redis/dump.rdb")
@@ -707,26 +672,8 @@ def test_roots_own_link_to_another_disk_is_followed(ground: Ground) -> None:
     shutil.rmtree(place)
     place.symlink_to(data.parent)
     ground.remover().remove()
-    assert not data.exists()
-    assert data.parent.exists()
+    assert data.exists()
     assert not os.path.lexists(place)
-
-
-def test_roots_own_link_to_another_disk_is_followed_for_logs_as_well(
-    ground: Ground, bare: list[str]
-) -> None:
-    ground.deploy("shop")
-    ground.stop()
-    logs = ground.write("/srv/logs/celery_w.log")
-    place = ground.base / "var/log/shop"
-    shutil.rmtree(place)
-    place.symlink_to(logs.parent)
-    assert "/var/log/shop" in look(ground.there()).trees
-    remover = ground.remover()
-    remover.remove()
-    assert "/var/log/shop" in remover.removed
-    ground.remover().finish()
-    assert ground.paths() == sorted([*bare, "/srv", "/srv/logs"])
 
 
 def test_an_application_that_is_called_as_another_ones_flower_keeps_its_own(ground: Ground) -> None:
@@ -763,7 +710,8 @@ def test_a_host_of_redis_alone_has_nothing_elsewhere(ground: Ground) -> None:
     ]
     ground.deploy("shop-mails")
     ground.deploy("shop", ("redis",))
-    (ground.base / belongings.sysusers("shop").lstrip("/")).unlink()
+    (ground.base / "etc/sysusers.d/shop.conf").unlink()
+    ground.enlist("shop")
     ground.accounts.users["shop"] = Account("shop", OURS, "Somebody's shop")
     ground.stop()
     found = look(ground.there())
@@ -817,7 +765,7 @@ def test_files_that_vanish_while_it_looks_are_no_trouble(
 def test_directories_that_are_not_the_applications_are_refused(
     ground: Ground, change: dict[str, str], words: str
 ) -> None:
-    ground.deploy("shop")
+    ground.deploy("shop", listed=False)
     ground.stop()
     before = ground.paths()
     there = ground.there()
@@ -830,7 +778,7 @@ def test_directories_that_are_not_the_applications_are_refused(
 
 
 def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: list[str]) -> None:
-    ground.deploy("shop")
+    ground.deploy("shop", listed=False)
     ground.stop()
     there = ground.there()
     there.places = replace(there.places, root="/opt/shop/", state="/var/lib/shop/")
@@ -840,3 +788,34 @@ def test_a_slash_at_the_end_of_a_directory_means_nothing(ground: Ground, bare: l
     remover.finish()
     assert not (ground.base / "opt/shop").exists()
     assert bare
+
+
+def test_what_the_inventory_says_now_means_nothing_beside_a_manifest(
+    ground: Ground, bare: list[str]
+) -> None:
+    ground.deploy("shop")
+    ground.stop()
+    before = ground.there()
+    other = replace(before.places, root="/srv/data", state="/")
+    Remover(InstalledApplication(other, (), before.host)).remove()
+    ground.remover().finish()
+    assert ground.paths() == bare
+
+
+def test_what_came_before_the_manifest_goes_as_well(ground: Ground, bare: list[str]) -> None:
+    ground.deploy("shop", listed=False)
+    path = f"{ground.base}/etc/celery-fleet/shop/manifest.json"
+    manifest.write(
+        path, manifest.Manifest(files={"/etc/celery-fleet/shop/fleet.json"}, whole=False)
+    )
+    ground.stop()
+    ground.remover().remove()
+    ground.remover().finish()
+    assert ground.paths() == bare
+
+
+def test_a_second_instance_that_a_killed_run_has_left_is_stopped(ground: Ground) -> None:
+    ground.deploy("shop")
+    ground.systemd.add("shop-worker@w.next.service", running=True)
+    done = stop(ground.there(), "workers", 10)
+    assert done["stopped"] == ["shop-worker@w.next.service", "shop-worker@w.service"]

@@ -115,7 +115,7 @@ def test_the_text_names_everything_that_goes_and_stays() -> None:
         trees={"/opt/shop/releases": 12_300_000},
         kept={"/var/log/shop": 2_000},
         users=["user shop"],
-        packages=["redis-server"],
+        purge="apt purge redis-server",
         stay={"/etc/celery-fleet/shop/notes.txt": "is not the fleet's"},
         tables=["inet celery_fleet_shop"],
         messages=COUNTED,
@@ -132,7 +132,7 @@ def test_the_text_names_everything_that_goes_and_stays() -> None:
         "/var/log/shop (2 KB)",
         "user shop",
         "nftables table inet celery_fleet_shop",
-        "1 package: redis-server",
+        "unless something else needs them: apt purge redis-server",
         "notes.txt: is not the fleet's",
         "mails",
         "bare1: shop is not there",
@@ -150,12 +150,14 @@ def test_where_nothing_is_there_is_nothing_to_do() -> None:
 
 
 def test_the_end_names_what_is_still_there_and_who_was_left_out() -> None:
-    found = {"worker1": Found(present=True, stay={"/opt/shop/x": "is not the fleet's"}).as_dict()}
+    stay = {"/opt/shop/x": "is not the fleet's"}
+    found = {"worker1": Found(present=True, stay=stay, purge="apt purge redis-server").as_dict()}
     text = removal_plan.ended(
         "shop", found, {"worker1": ["a", "b"]}, {"worker2": "timed out"}, ["redis1"]
     )
     assert "worker1: 2 items removed" in text
     assert "/opt/shop/x is still there" in text
+    assert "\n    apt purge redis-server\n" in text
     assert "Not from worker2" in text
     assert "out of the inventory" in text
 

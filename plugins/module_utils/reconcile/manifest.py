@@ -1,0 +1,120 @@
+"""List what an application has on a host: reconciling writes the list before anything else, and a removal goes by it.
+
+Runs on the host, as root, inside the modules `settle` and `fleet_removal`. The list is beside the owner's mark. A file
+stays in it until it is gone from the host, whatever the inventory says; all else stays for good. So a run that ends
+half-way leaves a list of at least all that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.files import replace
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import Wanted
+
+NAME = "manifest.json"
+FORMAT = 1
+UNITS = "/etc/systemd/system"
+# What `fleet_remove_keep` may name.
+KEEP = ("logs", "redis_data", "releases", "state")
+
+
+@dataclass
+class Manifest:
+    """What an application has on a host.
+
+    Attributes:
+        files: Paths of files and links.
+        directories: Directories that go if nothing is left in them.
+        data: Paths that go with what is in them, each with the name by which `fleet_remove_keep` keeps it.
+        units: Names of units, also of those that several applications or the host share, such as nginx.service.
+        users: Unix users, each with the comment by which the application's own is known.
+        groups: Unix groups.
+        packages: Debian packages that runs have installed for it.
+        whole: Whether the list was begun before anything was on the host. Otherwise an earlier version of Celery Fleet,
+            which kept no list, may have put more there.
+    """
+
+    files: set[str] = field(default_factory=set)
+    directories: set[str] = field(default_factory=set)
+    data: dict[str, str] = field(default_factory=dict)
+    units: set[str] = field(default_factory=set)
+    users: dict[str, str] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
+    packages: set[str] = field(default_factory=set)
+    whole: bool = True
+
+    def update(self, other: Manifest) -> None:
+        """Add all that another one lists."""
+        for item in fields(self):
+            if item.name != "whole":
+                getattr(self, item.name).update(getattr(other, item.name))
+
+    def note(self, wanted: Wanted) -> bool:
+        """Add what a role wants; return whether anything of it was not listed yet."""
+        before = self.as_dict()
+        files = [file.dest for file in (*wanted.sysusers, *wanted.files)]
+        self.files.update(files, (link.path for link in wanted.links))
+        self.directories.update(directory.path for directory in wanted.directories)
+        self.directories.update(os.path.dirname(file.dest) for file in wanted.sysusers)
+        self.directories.update(data.path for data in wanted.data if not data.whole)
+        self.data.update({data.path: data.keep for data in wanted.data if data.whole})
+        names = (os.path.basename(path) for path in files if os.path.dirname(path) == UNITS)
+        self.units.update(unit.name for unit in wanted.units)
+        self.units.update(name for name in names if "@." not in name)
+        for file in wanted.sysusers:
+            self._note_accounts(file.content or "")
+        self.packages.update(wanted.packages)
+        return self.as_dict() != before
+
+    def _note_accounts(self, sysusers: str) -> None:
+        for words in (shlex.split(line, comments=True) for line in sysusers.splitlines()):
+            if words[:1] == ["u"]:
+                self.users[words[1]] = words[3] if len(words) > 3 else ""
+                self.groups.add(words[1])
+            elif words[:1] == ["g"]:
+                self.groups.add(words[1])
+
+    def forget_gone(self) -> None:
+        """Drop the files that are no longer on the host."""
+        self.files = {path for path in self.files if os.path.lexists(path)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its form in JSON."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        lists = {name: sorted(value) for name, value in found.items() if isinstance(value, set)}
+        return {
+            "format": FORMAT,
+            **found,
+            **lists,
+            "data": dict(self.data),
+            "users": dict(self.users),
+        }
+
+
+def read(path: str) -> Manifest | None:
+    """Return the manifest at a path; None if there is none or it can't be read."""
+    try:
+        raw = json.loads(Path(path).read_text())
+        return Manifest(**{item.name: _typed(raw[item.name]) for item in fields(Manifest)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _typed(value: Any) -> Any:
+    return set(value) if isinstance(value, list) else value
+
+
+def write(path: str, manifest: Manifest) -> None:
+    """Write a manifest atomically, for root only; its directory is made if it is missing."""
+    text = json.dumps(manifest.as_dict(), indent=1, sort_keys=True) + "\n"
+    place = Path(path)
+    if place.is_file() and place.read_text() == text:
+        return
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    replace(place, text.encode(), 0o600, os.geteuid(), os.getegid())
