@@ -235,7 +235,7 @@ def door_of(pool: Any, semaphore: Any = None) -> Door:
     return door
 
 
-class Nudge:
+class LoopWaker:
     """Wakes the loop of a gevent worker (celery/worker/loops.py, synloop) while it waits for the broker.
 
     The loop waits two seconds at a time inside kombu's poller, and checks only in between whether it should stop.
