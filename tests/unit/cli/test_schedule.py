@@ -116,7 +116,7 @@ def test_asks_where_a_user_may_lose_something(
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [
-        (("reset", "nothing"), 2, "no entry nothing is declared; declared are "),
+        (("reset", "nothing"), 2, "no entry nothing is declared; the declared ones are "),
         (("sync", "more"), 2, "unexpected extra argument"),
         (("nosuch",), 2, "No such command"),
     ],
