@@ -3,18 +3,18 @@
     {"do": "start", "app", "name", "release", "claim", "argv", "timeout"}
     {"do": "wait", "app", "name", "claim", "argv", "seconds"}
 
-``start`` has systemd run the command in a unit of its own, so that it goes on whatever becomes of whoever
-asked; it starts nothing where that unit is there already, or where this claim's command has ended. With
-``again`` such an end counts for nothing, nor does one of another command line: somebody has corrected it since.
-In the unit, :mod:`celery_fleet.system.exec` runs the command as the application's user, with its environment and the
-producer's credentials; how it ended is written down there.
-``wait`` waits for the end, for so many seconds at most. Both print one line of JSON::
+``start`` has systemd run the command in a separate unit, so it continues even if the caller disappears. It starts
+nothing if that unit exists already, or if this claim's command has ended. With ``again`` it starts an ended command
+once more. A command that ended with another command line does not count, since it has been corrected. In the
+unit, :mod:`celery_fleet.system.exec` runs the command as the application's user, with its environment and the
+producer's credentials, and the unit records how it ended. ``wait`` waits for the end, for at most so many seconds. Both
+print one line of JSON::
 
     {"state": "running" | "other" | "gone" | "ended", "status", "seconds", "log", "tail"}
 
-``other`` is a command of this name for another claim, such as an earlier release's, or with another command
-line; ``gone`` one that has ended without a word, as in a boot. Only the standard library, and no import of this
-package.
+``other`` is a running command of this name for another claim, such as an earlier release's, or with another command
+line. ``gone`` is one that ended without a record, for example by a reboot. Only the standard library, and no import of
+this package.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STATE = Path("/var/lib/celery-fleet/commands")
 LOGS = Path("/var/log/celery-fleet")
 PYTHON = "/usr/bin/python3"
 
-#: Logs of this many runs are kept.
+#: Number of runs whose logs are kept.
 KEPT = 50
 
-#: Seconds that exec.py gets beyond the command's own to end it and say so.
+#: Seconds that exec.py gets in addition to the command's timeout, to stop the command and report it.
 SLACK = 60.0
 
-#: Lines and characters of a log that are shown.
+#: Number of lines and characters of a log that are shown.
 LINES, CHARACTERS = 20, 4000
 
 LOOK = 0.2
@@ -48,22 +48,22 @@ RUNNING = frozenset({"active", "activating", "deactivating", "reloading", "refre
 
 
 class Place:
-    """Where one command of one application keeps what."""
+    """The unit and the files of one command of one application."""
 
     def __init__(self, app: str, name: str) -> None:
-        # No name has a dot, so that no other application's unit is called the same.
+        # Names contain no dot, so no other application's unit can have the same name.
         self.unit = f"{app}-command.{name}.service"
         self.request = RUN / app / f"{name}.json"
         self.ended = STATE / app / "ended" / f"{name}.json"
         self.logs = LOGS / app / "commands"
 
     def inner(self, attempt: str) -> str:
-        """The unit of the command itself: another one at each attempt, as exec.py wants it."""
+        """Return the unit of the command itself, which is different for each attempt because exec.py requires it."""
         return f"{self.unit.removesuffix('.service')}.{attempt}.service"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is none."""
+    """Read a JSON object from a file; empty if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: str) -> None:
-    """Root's own, whole or not at all, and on disk."""
+    """Write a file that only root can read, atomically, and sync it to disk."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -84,7 +84,7 @@ def write(path: Path, content: str) -> None:
 
 
 def active(place: Place) -> bool:
-    """Whether the command runs, by its own unit or by that of who watches it."""
+    """Return whether the command runs: its own unit or that of its supervisor is active."""
     attempt = read(place.request).get("attempt")
     units = [place.unit, *([place.inner(str(attempt))] if attempt else [])]
     shown = subprocess.run(
@@ -98,13 +98,13 @@ def active(place: Place) -> bool:
 
 
 def look(place: Place, claim: str, argv: list[str]) -> dict[str, Any]:
-    """How it stands with the command of a claim."""
+    """Return the state of a claim's command."""
     ours = {"claim": claim, "argv": argv}
-    # In this order: it ends, writes that down, and is not active any more.
+    # Check in this order: a command ends, records that, and only then becomes inactive.
     running = active(place)
     ended = read(place.ended)
     if matches(ended, ours):
-        # Whoever asked knows the command line, and a run that tells all it hears should not tell that.
+        # The caller knows the command line, and a verbose run that prints every answer should not print it.
         ended.pop("argv", None)
         return {**ended, "state": "ended", "tail": tail(Path(str(ended.get("log", ""))))}
     if not running:
@@ -113,13 +113,13 @@ def look(place: Place, claim: str, argv: list[str]) -> dict[str, Any]:
 
 
 def matches(noted: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether what was noted is of the same claim and command line; versions before noted no command line at an end."""
+    """Return whether claim and command line are the same; older versions recorded no command line at the end."""
     same = noted.get("claim") == ours["claim"]
     return same and bool(noted.get("argv", ours["argv"]) == ours["argv"])
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - CHARACTERS))
@@ -130,7 +130,7 @@ def tail(log: Path) -> str:
 
 
 def start(asked: dict[str, Any]) -> dict[str, Any]:
-    """Start the command where it is neither running nor at its end."""
+    """Start the command if it is neither running nor ended."""
     place = Place(asked["app"], asked["name"])
     seen = look(place, asked["claim"], asked["argv"])
     if seen["state"] in ("running", "other"):
@@ -141,7 +141,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
         place.ended.unlink()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     attempt = secrets.token_hex(4)
-    # By its time, so that the oldest goes first; by its attempt too, since two can begin in one second.
+    # Named by time, so that the oldest is removed first; and by attempt, since two can start in one second.
     log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
     request = {key: asked[key] for key in ("app", "name", "release", "claim", "argv", "timeout")}
     write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
@@ -164,7 +164,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def wait(asked: dict[str, Any]) -> dict[str, Any]:
-    """Wait for the end of a claim's command, or of the other one that is in its way."""
+    """Wait for the end of a claim's command, or of another command that is in its way."""
     place = Place(asked["app"], asked["name"])
     deadline = time.monotonic() + float(asked["seconds"])
     while True:
@@ -175,7 +175,7 @@ def wait(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def supervise(path: Path) -> int:
-    """Run the command of a request to its end and write down how that was."""
+    """Run the command of a request to its end and record the outcome."""
     asked = read(path)
     place = Place(asked["app"], asked["name"])
     log = Path(asked["log"])
@@ -223,7 +223,7 @@ def forget(logs: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """See the module's text."""
+    """Run as the module's docstring describes."""
     os.umask(0o077)
     if argv[:1] == ["supervise"]:
         return supervise(Path(argv[1]))
