@@ -1,10 +1,10 @@
-"""Write docs/reference.md: every role with its variables, from what the roles say of themselves.
+"""Write docs/reference.md: every role with its variables, from the roles' argument specs.
 
     python scripts/reference.py           write the file
-    python scripts/reference.py --check   say whether it is what would be written; 1 if not
+    python scripts/reference.py --check   check that it is up to date; exit status 1 if not
 
-Read are `roles/*/meta/argument_specs.yml`, and `playbooks/site.yml` for the hosts and tags of each role.
-The result depends on these files alone, so that a test can compare it.
+It reads `roles/*/meta/argument_specs.yml`, and `playbooks/site.yml` for the hosts and tags of each role.
+The result depends only on these files, so that a test can compare it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a role's name begins with.
+# Prefix of a role's name.
 COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
 
@@ -34,7 +34,7 @@ Variables are set in the inventory's `group_vars`, or for one host in `hosts.yml
 from other variables. Preflight refuses a variable that has a role's prefix and is not listed here.
 """
 
-# The role that all others depend on, and whose variables a reader needs first.
+# The role on which all others depend, and whose variables a reader needs first.
 FACTS = "celery_app"
 
 _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")
@@ -72,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Role:
-    """One role with its entry points; `use` is None where other roles call it."""
+    """One role with its entry points; `use` is None if only other roles call it."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -80,24 +80,24 @@ class Role:
 
 
 def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """A description, which may be one text or a list of them."""
+    """Return a description as a tuple of texts; it may be one text or a list."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def markdown(text: str) -> str:
-    """A description as Markdown: Ansible's `C(…)` as code, on one line."""
+    """Return a description as Markdown on one line, with Ansible's `C(…)` as code."""
     return " ".join(_MARKUP.sub(r"`\1`", text).split())
 
 
 def cell(text: str) -> str:
-    """A text as a table's cell, in which a bar has to be escaped even in code."""
+    """Return a text as a table's cell, in which a bar must be escaped even in code."""
     return text.replace("|", r"\|")
 
 
 def type_of(option: Mapping[str, Any]) -> str:
-    """An option's type: `str`, `list of str`, or its choices."""
+    """Return an option's type: `str`, `list of str`, or its choices."""
     if option.get("choices"):
         return ", ".join(f"`{choice}`" for choice in option["choices"])
     name = str(option.get("type", "str"))
@@ -105,7 +105,7 @@ def type_of(option: Mapping[str, Any]) -> str:
 
 
 def default_of(option: Mapping[str, Any]) -> str:
-    """An option's default as code; a word where it is required or has none."""
+    """Return an option's default as code, or a word if it is required or has none."""
     if option.get("required"):
         return "**required**"
     if option.get("default") is None:
@@ -116,19 +116,19 @@ def default_of(option: Mapping[str, Any]) -> str:
 
 
 def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator[str]:
-    """Lines of a table, one for each option; nested ones follow theirs, with dots in their names."""
+    """Yield a table line for each option; nested options follow theirs, with dots in their names."""
     for name, option in options.items():
         says = " ".join(markdown(text) for text in texts(option.get("description")))
         secret = " *Secret.*" if option.get("no_log") else ""
         cells = (f"`{prefix}{name}`", type_of(option), default_of(option), says + secret)
         yield f"| {' | '.join(cell(text) for text in cells)} |"
-        # The elements of a list are named by brackets.
+        # Brackets mark the elements of a list.
         below = f"{prefix}{name}{'[]' if option.get('type') == 'list' else ''}."
         yield from rows(option.get("options") or {}, below)
 
 
 def section(role: Role) -> Iterator[str]:
-    """A role's lines."""
+    """Yield a role's lines."""
     yield f"## {role.name}"
     for entry in role.entries:
         yield ""
@@ -151,7 +151,7 @@ def section(role: Role) -> Iterator[str]:
 
 
 def usage(use: Use | None) -> str:
-    """Where and under which tags a role runs."""
+    """Say on which hosts and under which tags a role runs."""
     if use is None:
         return "In no play of `site.yml` by itself: other roles depend on it or call it."
     hosts = ", ".join(f"`{group}`" for group in use.hosts.split(":"))
@@ -160,7 +160,7 @@ def usage(use: Use | None) -> str:
 
 
 def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
-    """How a playbook's plays use roles, in their order."""
+    """Return how a playbook's plays use roles, in their order."""
     found: dict[str, Use] = {}
     for play in plays:
         for item in play.get("roles") or ():
@@ -174,7 +174,7 @@ def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
 
 
 def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) -> Role:
-    """A role from its argument specs, with `main` first."""
+    """Return a role from its argument specs, with `main` first."""
     entries = [
         Entry(
             name=entry,
@@ -188,7 +188,7 @@ def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) ->
 
 
 def read(root: Path) -> list[Role]:
-    """All roles of a checkout: the application's facts, then in the order of `site.yml`, then the others."""
+    """Return all roles of a checkout: the application's facts, then those of `site.yml` in order, then the others."""
     used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
@@ -199,7 +199,7 @@ def read(root: Path) -> list[Role]:
 
 
 def render(roles: Sequence[Role]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     contents = [
         f"- [{role.name}](#{role.name}): {markdown(role.entries[0].title)}" for role in roles
     ]
@@ -210,9 +210,11 @@ def render(roles: Sequence[Role]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, call, write or compare."""
+    """Parse the arguments, and write or compare the page."""
     parser = argparse.ArgumentParser(description="Write docs/reference.md from the roles' specs.")
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 if it is stale"
+    )
     check = parser.parse_args(arguments).check
     text = render(read(ROOT))
     if not check:
