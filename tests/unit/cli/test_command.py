@@ -73,7 +73,10 @@ def test_of_several_one_has_to_be_named(
     assert "this host has several applications, blog, shop: add --app blog" in done.stderr
     assert '"app": "blog"' in call("--app", "blog", "--format", "json", "status").stdout
     done = call("--app", "nosuch", "status")
-    assert (done.exit_code, "has no such application; it has blog, shop" in done.stderr) == (2, True)
+    assert (done.exit_code, "has no such application; it has blog, shop" in done.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_a_host_without_any(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

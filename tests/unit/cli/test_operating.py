@@ -65,7 +65,10 @@ def test_a_task_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("cleanup", "may be core.tasks.cleanup, mail.tasks.cleanup, tasks.cleanup; use one of these"),
+        (
+            "cleanup",
+            "may be core.tasks.cleanup, mail.tasks.cleanup, tasks.cleanup; use one of these",
+        ),
         ("sytem_health_check", "did you mean core.tasks.system_health_check?"),
         ("core.tasks.cleanups", "did you mean core.tasks.cleanup"),
         ("health_check", "did you mean core.tasks.system_health_check?"),

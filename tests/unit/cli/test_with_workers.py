@@ -153,7 +153,8 @@ def test_a_task_that_nobody_takes(call: Call) -> None:
     done = call(*to_nobody, "--timeout", "3")
     assert done.exit_code == 1
     assert (
-        "no result within 3 s (state PENDING); shop.add continues: celery-fleet result" in done.stderr
+        "no result within 3 s (state PENDING); shop.add continues: celery-fleet result"
+        in done.stderr
     )
     assert found(call("purge", "bulk", "--yes", "--format", "json"))["purged"] == 2
 

@@ -288,7 +288,9 @@ def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
         assert worker.wait(60) == -9
         said.append(bulk.hand_back(directory))
     assert "1 of them had begun" in said[0]
-    assert "1 task moved to the dead letters, because the worker kept dying while they ran" in said[1]
+    assert (
+        "1 task moved to the dead letters, because the worker kept dying while they ran" in said[1]
+    )
     (text,) = bulk.broker.execute_command("ZRANGE", keys.DEAD_LETTERS_INDEX, 0, -1)
     letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, text.decode()))
     assert (letter.task, letter.queue, letter.reason) == ("poison", QUEUE, "poison")
