@@ -34,7 +34,7 @@ Variables are set in the inventory's `group_vars`, or for one host in `hosts.yml
 from other variables. Preflight refuses a variable that has a role's prefix and is not listed here.
 """
 
-# The role on which all others depend, and whose variables a reader needs first.
+# The role on which all others depend; a reader needs its variables first.
 FACTS = "celery_app"
 
 _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")

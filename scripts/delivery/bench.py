@@ -3,7 +3,7 @@
     throughput   no-op tasks and tasks of 1 kB, on 1, 8 and 24 queues, a worker with a pool of two
     workers      the same on one queue, with 1 to 32 workers of one process each
     latency      from sending to the start of the body, with idle workers, for any queue and priority
-    redis        processor time of Redis for a task that comes alone, with 1 to 8 idle workers
+    redis        processor time of Redis for a single task, with 1 to 8 idle workers
     idle         commands per second of a worker that has nothing to do
 
 The stock and the atomic fetch run next to each other, each with its own Redis, and get their load in turn: full load in
@@ -232,7 +232,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
 
             def send(side: Side, _: int, queue: str, priority: int) -> None:
                 name = load.lists([queue])[load.PRIORITIES.index(priority)]
-                clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - called within this turn alone
+                clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - only called within this turn
 
             spent: dict[str, list[float]] = {side.take: [] for side in sides}
             for _ in range(max(1, extent.rounds // 5)):

@@ -27,7 +27,7 @@ class Goal:
 class Row:
     """One line of a table: a figure for stock Celery, the same for the atomic fetch, and the values to judge.
 
-    ``judged`` are the values whose median is compared with the goal: the ratios of the rounds, or the figure itself.
+    The median of ``judged`` is compared with the goal: the ratios of the rounds, or the figure itself.
     """
 
     what: str

@@ -160,7 +160,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
 
 
 def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
-    """Return the groups on whose hosts a role acts: those of the first play that has it."""
+    """Return the groups of hosts on which a role acts: those of the first play that has it."""
     for play in plays:
         names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
         if role in names:

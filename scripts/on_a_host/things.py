@@ -135,7 +135,7 @@ def accounts(text: str) -> Iterator[tuple[str, str]]:
 
 
 def role_of(part: str) -> str:
-    """Return the role of a part of the plan, whose name starts with the role's."""
+    """Return the role of a part of the plan; the part's name starts with the role's."""
     names = [path.name for path in (ROOT / "roles").iterdir() if path.is_dir()]
     return max((name for name in names if part.startswith(name)), key=len)
 
@@ -188,7 +188,7 @@ def take_units(
     plain: Callable[[str], str],
     default: bool,
 ) -> None:
-    """Add the units of a part to the page: those whose files are ours, and Debian's units that it starts."""
+    """Add the units of a part to the page: those with our files, and Debian's units that it starts."""
     for item in part.get("files", []):
         found = _UNIT_FILE.fullmatch(item["dest"])
         if found is None:

@@ -1,7 +1,7 @@
 """Write the table of faults on hosts into docs/delivery-proof.md: `make report-delivery`.
 
 It reads what `make soak-delivery` has left in .state/results/delivery and measures nothing itself. A run of the
-scenario, or of one of its tests, replaces its previous one. Runs whose test failed, and stale ones, are refused.
+scenario, or of one of its tests, replaces its previous one. Runs with a failed test, and stale ones, are refused.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def results(family: str = "") -> Path:
 
 
 def paths_of(scenario: str) -> Sequence[str]:
-    """Return the paths whose changes make the figures of a scenario stale."""
+    """Return the paths; a change in one of them makes the figures of a scenario stale."""
     return (*PRODUCT, *SHARED, f"molecule/{scenario}")
 
 

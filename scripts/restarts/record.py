@@ -126,7 +126,7 @@ class Record:
     """Everything about one run of the load.
 
     Attributes:
-        at_most_once: Queues whose tasks may be lost, but must not start twice.
+        at_most_once: Queues with tasks that may be lost, but must not start twice.
     """
 
     sends: Sequence[Send]
@@ -160,7 +160,7 @@ class Record:
 
     @cached_property
     def waited_for(self) -> Mapping[tuple[str, int], HeldUp]:
-        """Return the attempts whose sender was not told in time that the broker has the message, and sent it again."""
+        """Return the attempts that were sent again because the sender was not told in time that they had arrived."""
         refused = [HeldUp(send.task, 0, "", send.sent) for send in self.sends if send.refused]
         return {(found.task, found.attempt): found for found in (*refused, *self.held_up)}
 

@@ -17,7 +17,7 @@ Which setting wins (the strongest first)
 
 ``beat_schedule`` is merged by entry name (policy ``add``): the inventory's entry replaces the
 application's entry of the same name, ``enabled: false`` removes it, and all others stay. A release
-whose entry of that name differs is refused earlier, when it is checked. With ``replace`` only the
+with a different entry of that name is refused earlier, when it is checked. With ``replace`` only the
 inventory's schedule counts, with ``refuse`` only the application's.
 
 ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND``, ``CELERY_BROKER_READ_URL`` and

@@ -56,7 +56,7 @@ errors.tell_of_connections(os.environ)
 #: Components that report to systemd through this package; others may use the notify socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})
 
-#: Components whose credentials an operator's command uses; Redis refuses them what a worker or beat needs.
+#: An operator's command uses the credentials of these components; Redis refuses them what a worker or beat needs.
 BORROWED = frozenset({"producer", "operator"})
 
 # Early, so that few processes inherit the socket. The application's module is imported before its app
@@ -161,7 +161,7 @@ def _celery_schedule(
     settings: FleetSettings, app: Any
 ) -> tuple[dict[str, Any], frozenset[str]] | None:
     if settings.schedule is None:
-        # With a database, the application's own entries must not reach beat, whoever declares the rest.
+        # With a database, the application's own entries must never reach beat.
         return ({}, frozenset()) if settings.scheduler == DATABASE else None
     entries = settings.schedule.values()
     enabled = {entry.name: celery_entry(entry, app) for entry in entries if entry.enabled}

@@ -40,7 +40,7 @@ def entries(app: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def queues(app: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return where tasks go, as ``{goes_to, fixed}`` for each name, without those whose routes raise an error."""
+    """Return where tasks go, as ``{goes_to, fixed}`` for each name; names with failing routes are left out."""
     found = {}
     for name in names:
         # Routes may be the application's own functions.

@@ -3,7 +3,7 @@
 ``schedule.json`` has the entries; the modification time of the empty file ``tick`` is that of the last check.
 
 The files are in beat's runtime directory and disappear with the process. They show the entries that the running
-scheduler holds, from whatever source, which the inventory can't tell.
+scheduler holds, from any source, which the inventory can't tell.
 """
 
 from __future__ import annotations

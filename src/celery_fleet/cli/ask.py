@@ -161,7 +161,7 @@ def in_release(
 
     Args:
         application: The application.
-        component: The component whose credentials the command gets.
+        component: The command gets the credentials of this component.
         command: Its words.
         timeout: Seconds after which it is stopped.
         request: Its standard input, as JSON; a command line would be visible to everyone on the host.

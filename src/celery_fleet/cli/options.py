@@ -187,7 +187,7 @@ def command(
     examples: Iterable[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command like `click.command`, from a function whose first argument is a :class:`Context`.
+    """Make a command like `click.command`, from a function with a :class:`Context` as its first argument.
 
     Args:
         formats: Whether it prints tables or JSON.

@@ -88,7 +88,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def resolve(names: Iterable[str], given: str) -> str:
-    """Return the task with this name, or the only one whose name ends with it.
+    """Return the task with this name, or the only one with a name that ends with it.
 
     Raises:
         CommandError: There is none, or there are several.

@@ -25,7 +25,7 @@ def named(argv: list[str], environ: dict[str, str], option: str = "--app") -> st
 
 
 def chosen(paths: list[str], name: str) -> str:
-    """Return the application's file; without a name any one, whose command then reports that there are several."""
+    """Return the application's file; without a name any one: its command then reports that there are several."""
     own = [path for path in paths if path.split("/")[-2] == name]
     return (own or sorted(paths) or [""])[0]
 

@@ -11,7 +11,7 @@ MASK = "***"
 
 # Greedy up to the last @ of the word: an unquoted password may contain @ or /.
 _URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*):[^\s'\"]*@")
-# If a value is known to be a URL, its user part ends at the last @, whatever comes before.
+# If a value is known to be a URL, its user part ends at the last @, even if others come before.
 _USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s:@'\"]*:)?).*@", re.DOTALL)
 _URL_NAME = re.compile(r"(^|_)urls?$|backend$", re.IGNORECASE)
 # A routing_key is not a secret. It is often a queue's name, which would then be masked everywhere.

@@ -89,7 +89,7 @@ def _request_of(accept_callback: Any) -> Any | None:
 
 
 class _Threads(Door):
-    """The door of celery/concurrency/thread.py: an executor's queue, whose futures say whether they have started."""
+    """The door of celery/concurrency/thread.py: an executor's queue; its futures say whether they have started."""
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)

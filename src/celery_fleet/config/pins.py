@@ -101,7 +101,7 @@ class PinnedSchedule(_Guarded):
         return True
 
     def withhold(self) -> None:
-        """Stay empty from now on, whatever the application adds: a beat would write it into its database."""
+        """Stay empty from now on and ignore the application's entries: a beat would write them into its database."""
         dict.clear(self)
         self._withheld = True
 

@@ -25,7 +25,7 @@ from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import Options
 
 FORMAT = 1
-#: Whose schedule counts: both, only the inventory's, or only the application's.
+#: Which schedule counts: both, only the inventory's, or only the application's.
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 POLICIES = (ADD, REPLACE, REFUSE)
 #: Where beat keeps its schedule, and Celery's class for each.

@@ -43,7 +43,7 @@ KINDS: Mapping[str, str] = {
 }
 COUNTS = tuple(KINDS.values())
 
-#: Tasks whose names are remembered, because later events lack the name; and failures of one line.
+#: Number of tasks with remembered names, because later events lack the name; number of failures in one line.
 REMEMBERED = 20_000
 FAILURES = 100
 

@@ -5,7 +5,7 @@
      "schedule": {"entry": {"task": "…", "queue": "…"}}, "timeout": 20}
 
 sends ``celery_fleet.canary`` to all nodes at once through their direct queues and waits for the answers. A node
-whose slots all run tasks can't answer. It is reported as busy, which also passes and ends the wait for it, and its
+without a free slot can't answer. It is reported as busy, which also passes and ends the wait for it, and its
 canary is taken back. Then the nodes are asked which queues they consume and which tasks they know. ``pid`` and
 ``release`` (optional) reject the answer of another process or release; the node must know the ``tasks``. Prints one
 JSON object; the status is 0 if all is well and 1 if not. Never takes longer than ``timeout`` plus one second.
@@ -154,7 +154,7 @@ class Probe:
                 time.sleep(PAUSE)
 
     def _let_busy_go(self, expected: Mapping[str, Node]) -> None:
-        """Stop waiting for nodes that are the expected process and whose slots all run tasks."""
+        """Stop waiting for nodes that are the expected process and have no free slot."""
         active = self._inspect("active", list(self._waiting), ASK_EVERY)
         stats = self._inspect("stats", list(active), ASK_EVERY)
         for name, task_id in list(self._waiting.items()):
@@ -352,7 +352,7 @@ def _explain(exc: BaseException) -> str:
 
 
 def run(raw: object) -> dict[str, Any]:
-    """Carry out a request; return the report by its deadline, whatever hangs."""
+    """Carry out a request; return the report by its deadline, even if something hangs."""
     start = time.monotonic()
     report = Report()
     secrets = secrets_in(raw)

@@ -335,7 +335,7 @@ def _error(text: str) -> dict[str, Any]:
 
 
 def run(raw: object) -> dict[str, Any]:
-    """Answer a request by its deadline, whatever hangs."""
+    """Answer a request by its deadline, even if something hangs."""
     timeout = TIMEOUT
     if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
         timeout = float(raw["timeout"])

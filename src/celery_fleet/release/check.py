@@ -153,7 +153,7 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
         )
     try:
         zone = str(app.timezone)
-    except Exception:  # noqa: BLE001  # whatever error the zone's name causes
+    except Exception:  # noqa: BLE001  # any error that the zone's name causes
         errors.append(
             _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
         )

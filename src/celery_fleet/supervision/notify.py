@@ -14,7 +14,7 @@ SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 
-#: Seconds to wait for a service manager whose queue is full, so that the caller is not blocked.
+#: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
 
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: Whose credentials a command may use. Beat's are for reading its schedule. `schedule` means beat's settings with the
-#: declared entries, for a beat that reads its entries from a database.
+#: The components that lend a command their credentials. Beat's are for reading its schedule. `schedule` means beat's
+#: settings with the declared entries, for a beat that reads its entries from a database.
 COMPONENTS = ("producer", "operator", "beat", "schedule")
 
 #: Exit statuses other than the command's.

@@ -1,4 +1,4 @@
-"""ExecStopPost of a worker's unit: return the tasks that its process held when it ended, for whatever reason.
+"""ExecStopPost of a worker's unit: return the tasks that its process held when it ended, for any reason.
 
     /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
@@ -99,7 +99,7 @@ class Broker:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        # Like kombu: options for TLS turn it on, whatever the scheme.
+        # Like kombu: options for TLS turn it on with any scheme.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         context = None
         if secured.get("ssl_certfile"):
@@ -144,7 +144,7 @@ def become(user: str) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block if it takes longer, whatever it waits for."""
+    """Raise OutOfTimeError in the block if it takes longer, no matter what it waits for."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise OutOfTimeError

@@ -34,7 +34,7 @@ STATE = Path("/var/lib/celery-fleet/commands")
 LOGS = Path("/var/log/celery-fleet")
 PYTHON = "/usr/bin/python3"
 
-#: Number of runs whose logs are kept.
+#: Number of logs to keep, one for each run.
 KEPT = 50
 
 #: Seconds that exec.py gets in addition to the command's timeout, to stop the command and report it.

@@ -320,7 +320,7 @@ class Drainer:
         self._under_way = len(held)
         try:
             answers = give_back.give_back(consumer, held)
-        except Exception as exc:  # noqa: BLE001  # whatever the error, no message must be lost
+        except Exception as exc:  # noqa: BLE001  # no message must be lost, even after an unknown error
             answers = [exc] * len(held)
         except BaseException:  # a killed greenlet, or a worker that is told to exit
             self._held, self._under_way = held + self._held, 0

@@ -115,7 +115,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
 
         parking.install(app, delivery)
         at_most_once.install(delivery)
-    ended: Callable[[], Iterable[str]] = tuple  # tasks whose acknowledgement waits for the broker
+    ended: Callable[[], Iterable[str]] = tuple  # tasks that wait for the broker to acknowledge them
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery.outage import install as outage_install
 

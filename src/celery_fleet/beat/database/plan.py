@@ -2,7 +2,7 @@
 
 They compare three things: the entries that the inventory and the code declare, the entries in the database, and the
 marks, which record what we wrote. Only a mark makes an entry ours, and it names the entry's row. An entry that a user
-made has no mark, whatever its name.
+made has no mark, even if it has the name of a declared one.
 
 The content of an entry is a dictionary of plain JSON with :data:`FIELDS`.
 """
@@ -44,7 +44,7 @@ FIELDS = (
     "one_off",
 )
 
-#: Fields whose values may be secret, so they are never shown.
+#: Fields that are never shown, because their values may be secret.
 _HIDDEN = frozenset({"args", "kwargs", "headers"})
 
 _VARIES = "differs in each process"
@@ -173,7 +173,7 @@ def _declared(
     row = by_key.get(mark.key) if mark is not None else None
     holder = by_name.get(name)
     if holder is not None and (row is None or holder.key != row.key):
-        # If a user renamed our entry and made another one with its name, leave both alone.
+        # If a user renamed our entry and made another one with its name, leave both as they are.
         return Step(name, TAKEN, NOTHING if mark is None else FORGET, holder, wanted)
     if mark is None:
         return Step(name, NEW, ADD, None, wanted)
@@ -233,7 +233,7 @@ def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def varies(name: str, fields: Sequence[str]) -> str:
-    """Return a note about an entry whose code computes different values in each process."""
+    """Return a note about an entry for which the code computes different values in each process."""
     return (
         f"schedule entry {name}: the code gives it another {' and '.join(fields)} in each process, for example with"
         " hash() of a string, so each run changes it. Compute it with zlib.crc32(), or, if it uses hash(), set"

@@ -47,7 +47,7 @@ AGAIN = 20.0
 
 
 class RefusedError(FleetError):
-    """A declared entry can't be written, whatever is in the database."""
+    """A declared entry can't be written, independent of what is in the database."""
 
 
 class UnknownNameError(FleetError):

@@ -78,7 +78,7 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
     name="dead-letters",
     cls=Group,
     help=with_examples(
-        "Messages that could not be run, or whose tasks failed for good, kept with the reason.\n\n"
+        "Messages that could not be run, and those of tasks that failed for good, with the reason.\n\n"
         "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid: it is no"
         " message of a task that Celery can read. poison: one process after another died of it. failed: it"
         " failed after its last retry (celery_worker_failed_keep).",

@@ -28,7 +28,7 @@ from celery_fleet.cli.options import Context, command
     type=click.Choice(["producer", "operator"]),
     default="producer",
     show_default=True,
-    help="Whose credentials it gets: those for sending tasks, or those for inspecting, purging, revoking and control.",
+    help="The credentials it gets: those for sending tasks, or those for inspecting, purging, revoking and control.",
 )
 @click.option("--release", metavar="ID", help="A release instead of the current one.")
 @click.option(

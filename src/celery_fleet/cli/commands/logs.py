@@ -76,7 +76,7 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
 
 
 def log_files(application: Application, units: list[str]) -> list[str]:
-    """Return the log files of some units; none for units whose logs are in the journal."""
+    """Return the log files of some units; none for units that log to the journal."""
     directory = application.log_directory
     if directory is None:
         return []

@@ -70,7 +70,7 @@ def success_was_stored(request: Any) -> bool:
 
 
 def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
-    """Retry a task whose process died, if ``task_retry_on_worker_lost`` says so; return whether this handled the task.
+    """Retry a task after its process died, if ``task_retry_on_worker_lost`` says so; return whether this handled it.
 
     Celery supports the setting from 5.7 on, and this does the same: it sends the task again with one more retry,
     as long as ``max_retries`` allows one, and acknowledges its message. If the task can't be sent, the message

@@ -37,7 +37,7 @@ def worker_lost(request: Any, exc: BaseException) -> Any:
 
 
 def retry_lost(_request: Any, _exc: BaseException, _exc_info: Any) -> bool:
-    """Return whether this retried a task whose process died: never, because Celery does (Request.on_failure)."""
+    """Return whether this retried a task after its process died: never, because Celery does (Request.on_failure)."""
     return False
 
 

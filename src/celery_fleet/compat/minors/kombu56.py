@@ -74,7 +74,7 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
 
 
 class Transport(_stock.Transport):  # type: ignore[misc]  # see _stock
-    """A transport whose event loop continues after a connection is lost and made again."""
+    """A transport with an event loop that continues after a connection is lost and made again."""
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have the event loop read the sockets that the poller waits for.

@@ -43,7 +43,7 @@ def before_each_wait(cycle: Any, call: Callable[[], None]) -> None:
 
 
 def bindings_without_expiry(channel: Any, exchange: str) -> str | None:
-    """Return the key of an exchange's bindings whose queues don't expire; None if kombu keeps no such set."""
+    """Return the key of an exchange's bindings to queues that don't expire; None if kombu keeps no such set."""
     return str(channel.keyprefix_binding_permanent % exchange)
 
 
