@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `bench.py cold` compares a first run of site.yml with: the same packages and the same virtualenvs, installed by
-# hand on one host, and nothing configured, secured, started or checked.
+# Install the same packages and virtualenvs as a first run of site.yml on one host, without configuring, securing,
+# starting or checking anything. `scripts.bench cold` compares both.
 #
 # usage: bench_baseline.sh GROUP...   (the host's groups in the inventory)
 # Run as root on the host; the code is in /tmp/code.tar.gz, requirements of Flower in /tmp/flower.txt and of the

@@ -1,4 +1,4 @@
-"""`make bench-delivery`: what the atomic take costs beside stock Celery's; `delivery/bench.py` tells how."""
+"""`make bench-delivery`: compare the cost of the atomic fetch with stock Celery's; see `delivery/bench.py`."""
 
 import sys
 

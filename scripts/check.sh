@@ -4,29 +4,29 @@
 # usage: check.sh [--keep-going] PART...
 #   --keep-going    run the other parts even if one fails
 #   lint            every static check; quick-lint: all but ansible-lint, slow-lint: that
-#   fast            lint, and the tests that need no host, side by side; but for what is slow of both
-#   slow            that
-#   long            what is left out there: real workers of every pool, killed, frozen and cut off, and fleets of each
-#                   minor of Celery (their virtualenvs come from PyPI, once); minutes of it
+#   fast            lint and the tests without hosts, in parallel, except the slow ones of both
+#   slow            these slow ones
+#   long            the rest, which takes minutes: real workers of every pool, killed, frozen and cut off, and fleets
+#                   of each minor of Celery (their virtualenvs come from PyPI, once)
 #   sanity          Ansible's own checks of the collection as it is built
 #   molecule:NAME   one Molecule scenario
-#   molecule:A,B,…  several, two at a time; each prints what it has to say when it has ended
+#   molecule:A,B,…  several, two at a time; each prints its output when it has ended
 #   tested          docs/tested.md, from the last run of each part
-# Called by the Makefile, which puts .venv/bin on PATH. The last lines of a run that fails name each test that did.
+# Called by the Makefile, which puts .venv/bin on PATH. The last lines of a failed run name each failed test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
-# A process for each core, to which the tests go one by one: some take a hundred times as long as others.
+# A process for each core, which gets the tests one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
-# Slow tests mostly wait: for workers to start, for a Redis that is away for seconds. So there are two for each core.
+# Slow tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run two on each core.
 WAITING=(--numprocesses=$(($(nproc) * 2)) --dist=worksteal)
 
-# Seconds after which a test on hosts hangs, its fixtures included. The others have their limits in tests/conftest.py.
+# Seconds after which a test on hosts, with its fixtures, counts as hanging. tests/conftest.py limits the others.
 LIMIT=3600
 
 REPORT=()
-# Parts with tests that failed. What failed in them is told by what they leave here (scripts/failures.py).
+# Parts with failed tests, and the directory of their records, from which scripts/failures.py lists the failures.
 FAILED=()
 FAILURES=$PWD/$STATE_DIR/failures
 trap 'report' EXIT
@@ -40,7 +40,7 @@ report() {
   python -m scripts.failures "${FAILED[@]}"
 }
 
-# timed NAME COMMAND...: run COMMAND, keep how long it took, in seconds in TOOK as well; its exit status.
+# timed NAME COMMAND...: run COMMAND, record its time, also as seconds in TOOK; return its exit status.
 timed() {
   local name=$1 from=${EPOCHREALTIME/./} status=0 took
   shift
@@ -52,26 +52,26 @@ timed() {
   return "$status"
 }
 
-# fresh PART: nothing of an earlier run may pass for this one's.
+# fresh PART: remove the results of an earlier run.
 fresh() {
   mkdir -p "$FAILURES"
   rm -f "$FAILURES/$1".{xml,log}
 }
 
-# tested PART NAME COMMAND...: run COMMAND, keep its result for docs/tested.md.
+# tested PART NAME COMMAND...: run COMMAND, and record its result for docs/tested.md.
 tested() {
   local part=$1 status=0
   shift
   fresh "$part"
   timed "$@" || status=$?
   ((status == 0)) || FAILED+=("$part")
-  # With more faults than usual it is another part: its row must not stand for the usual one's.
+  # A run with more faults than usual is another part: it must not replace the usual one's row.
   python -m scripts.tested record "${CELERY_FLEET_SOAK:+soak-}$part" "$FAILURES/$part.xml" "$TOOK" "$status" || status=1
   return "$((status != 0))"
 }
 
-# tests PART NAME MARKERS: the tests without hosts that have these markers. Some containers set the variable that is
-# unset here; pytest would then compile all tests each time.
+# tests PART NAME MARKERS: run the tests without hosts that have these markers. Some containers set the variable that
+# is unset here; with it pytest would compile all tests each time.
 tests() {
   local processes=("${PARALLEL[@]}")
   [[ $1 == slow ]] && processes=("${WAITING[@]}")
@@ -79,15 +79,15 @@ tests() {
     --override-ini=junit_family=xunit1 --junit-xml="$FAILURES/$1.xml"
 }
 
-# scenario NAME: a Molecule scenario. Its pytest and its playbooks are handed their options by the environment.
+# scenario NAME: run a Molecule scenario. Its pytest and its playbooks get their options from the environment.
 scenario() {
   tested "$1" "molecule:$1" env ANSIBLE_LOG_PATH="$FAILURES/$1.log" \
     PYTEST_ADDOPTS="--override-ini=junit_family=xunit1 --junit-xml='$FAILURES/$1.xml' --timeout=$LIMIT ${PYTEST_ADDOPTS:-}" \
     molecule test --scenario-name "$1"
 }
 
-# scenarios NAME...: scenarios two at a time. Most of their tests wait, so that one leaves time for another; those that
-# measure what they wait for have to run by themselves.
+# scenarios NAME...: run scenarios two at a time. Most of their tests wait, so one leaves time for another. Scenarios
+# that measure waiting times must run on their own.
 scenarios() {
   local name pid status failed=0
   local -A names=()
@@ -104,14 +104,14 @@ scenarios() {
     done
     [[ $name ]] || continue
     mkdir -p "$FAILURES"
-    say "begins: $name"
+    say "starting: $name"
     "${BASH_SOURCE[0]}" "molecule:$name" >"$FAILURES/$name.out" 2>&1 &
     names[$!]=$name
   done
   return "$failed"
 }
 
-# Each check runs even if another fails: one run shows all there is to mend.
+# Each check runs even if another fails, so that one run shows everything to fix.
 quick_lint() {
   local failed=0 shells
   mapfile -t shells < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
@@ -124,7 +124,7 @@ quick_lint() {
   return "$failed"
 }
 
-# A minute of processor time: it has Ansible read every playbook.
+# This takes a minute of processor time, because Ansible reads every playbook.
 slow_lint() {
   timed ansible-lint ansible-lint --offline --nocolor -q
 }
@@ -136,7 +136,7 @@ lint() {
   return "$failed"
 }
 
-# beside LINT PART NAME MARKERS: checks of one kind, and tests at the same time.
+# beside LINT PART NAME MARKERS: run checks of one kind and tests at the same time.
 beside() {
   local lint=$1 log=$STATE_DIR/lint.log lint_pid failed=0
   shift

@@ -1,13 +1,13 @@
 # shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
-# What images of test hosts and test machines are bootstrapped with. Source it after lib.sh.
+# Settings for bootstrapping images of test hosts and test machines. Source it after lib.sh.
 
-# Where this machine keeps CAs that it trusts beside Debian's.
+# The directory of CAs that this machine trusts in addition to Debian's.
 CA_DIR=/usr/local/share/ca-certificates
-# Nobody reads these on a test host.
+# Files that are useless on a test host.
 DPKG_FLAGS=(--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*'
   --dpkgopt='path-exclude=/usr/share/locale/*')
 
-# debian_sources: the sources.list lines of SUITE, on the mirrors of this machine's own suite.
+# debian_sources: print the sources.list lines of SUITE, with the mirrors of this machine's own suite.
 debian_sources() {
   local own
   own=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
@@ -22,14 +22,14 @@ debian_sources() {
       }' | sort -u
 }
 
-# apt_options: the settings of this machine's apt without which its mirror may not be reached.
+# apt_options: print the settings of this machine's apt that it may need to reach its mirror.
 apt_options() {
   apt-config dump --no-empty --format '%F "%v";%n' Acquire |
     grep -Ei '^Acquire::((http|https)::(Proxy|Timeout|CaInfo)|Retries|Check-Valid-Until|Check-Date|Languages) ' |
     sort -u || [[ $? == 1 ]] # none of them is set
 }
 
-# mirror: sets `sources`, `options` and, as arguments of mmdebstrap, `apt_flags`.
+# mirror: set `sources`, `options` and, as arguments of mmdebstrap, `apt_flags`.
 mirror() {
   sources=$(debian_sources)
   if [[ -z $sources ]]; then
@@ -42,7 +42,7 @@ mirror() {
   mapfile -t apt_flags < <(sed -n 's/^\(.*\);$/--aptopt=\1/p' <<<"$options")
 }
 
-# own_authorities: the files of the CAs that this machine trusts beside Debian's, each ended by a NUL.
+# own_authorities: print the files of the CAs that this machine trusts in addition to Debian's, each ended by a NUL.
 own_authorities() {
   if [[ -d $CA_DIR ]]; then find "$CA_DIR" -name '*.crt' -print0 | sort -z; fi
 }

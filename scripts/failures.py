@@ -1,8 +1,8 @@
-"""Name what failed in parts of `scripts/check.sh`, as its last lines: `python -m scripts.failures PART...`.
+"""List what failed in parts of `scripts/check.sh`, as its last lines: `python -m scripts.failures PART...`.
 
-A part's pytest leaves its record in `.state/failures/<part>.xml`, and Ansible under Molecule its log beside it, in
-`<part>.log`. Whatever else was printed meanwhile (the recap of Molecule, hosts that are removed), and however little of
-the output a CI shows, each failed test is one line here: `FAILED <test> — <first line of its error>`.
+A part's pytest leaves its record in `.state/failures/<part>.xml`, and Ansible under Molecule leaves its log next to it
+in `<part>.log`. However much else is printed (Molecule's recap, removed hosts), and however little of the output a CI
+shows, each failed test is one line here: `FAILED <test> — <first line of its error>`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from xml.etree import ElementTree as ET
 LINES = 20
 WIDTH = 200
 
-# "2026-01-31 10:00:00,000 p=123 u=me n=ansible INFO| fatal: [worker1]: FAILED! => "; what a result has is below it.
+# "2026-01-31 10:00:00,000 p=123 u=me n=ansible INFO| fatal: [worker1]: FAILED! => "; the result is on the next lines.
 RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ p=\d+ u=\S+ n=ansible [A-Z]+\| ")
 TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*)\] \**$")
 FATAL = re.compile(r"^fatal: \[([^\]]+)\]: (\S+)!? =>")
 MESSAGE = re.compile(r"^ +msg: (?:[|>]-?\s*\n *)?(.+)$", re.MULTILINE)
-# "E   AssertionError: …": how pytest marks what was raised.
+# "E   AssertionError: …": how pytest marks an exception.
 RAISED = re.compile(r"^E {2,}(\S.*)$", re.MULTILINE)
 
 
 def of_tests(record: str) -> list[str]:
-    """The lines of a record of pytest's (JUnit's XML, `junit_family=xunit1`), in the order of the run.
+    """Return the lines for a record of pytest (JUnit's XML, `junit_family=xunit1`), in the order of the run.
 
     Raises:
-        ET.ParseError: The record is none; pytest was killed while it wrote, for example.
+        ET.ParseError: The text is not a record, for example because pytest was killed while it wrote.
     """
     found = []
     for case in ET.fromstring(record).iter("testcase"):  # noqa: S314  # our own pytest wrote it
@@ -40,7 +40,7 @@ def of_tests(record: str) -> list[str]:
 
 
 def _test(case: ET.Element) -> str:
-    """What pytest calls the test, fit to be pasted: `file::Class::name`; a file that can't be collected alone."""
+    """Return the test's id, ready to paste: `file::Class::name`, or only the file if it can't be collected."""
     name, classes, file = (case.get(key, "") for key in ("name", "classname", "file"))
     if not file or not classes:
         return file or name
@@ -50,16 +50,16 @@ def _test(case: ET.Element) -> str:
 
 def _error(outcome: ET.Element) -> str:
     message: str = outcome.get("message", "")
-    # "collection failure", "failed on setup with …": what was raised stands in the text alone.
+    # For "collection failure" and "failed on setup with …" only the text has the exception.
     if outcome.tag == "error" and (raised := RAISED.findall(outcome.text or "")):
         return str(raised[-1])
     return next((line for line in message.splitlines() if line.strip()), "no message")
 
 
 def of_ansible(log: str) -> list[str]:
-    """The lines of a log of Ansible's: the last task that failed, on each of its hosts.
+    """Return the lines for a log of Ansible: the last task that failed, on each of its hosts.
 
-    Earlier ones were rescued or ignored, or the run would have ended with them; what removes the hosts comes after.
+    Earlier failures were rescued or ignored, or the run would have ended with them. Removing the hosts comes later.
     """
     task, failed = "", dict[str, list[str]]()
     for block in _blocks(log):
@@ -67,7 +67,7 @@ def of_ansible(log: str) -> list[str]:
             task = named[1]
         elif fatal := FATAL.match(block):
             message = MESSAGE.search(block)
-            # A task that fails anew, in a later play, is the later one.
+            # If a task fails again in a later play, the later failure counts.
             lines = failed.pop(task, [])
             failed[task] = [
                 *lines,
@@ -77,7 +77,7 @@ def of_ansible(log: str) -> list[str]:
 
 
 def _blocks(log: str) -> list[str]:
-    """The texts of a log's records, without what Ansible puts before each."""
+    """Return the texts of a log's records, without Ansible's prefixes."""
     found: list[list[str]] = []
     for line in log.splitlines():
         text = RECORD.sub("", line)
@@ -89,13 +89,13 @@ def _blocks(log: str) -> list[str]:
 
 
 def _line(what: str, error: str) -> str:
-    # Control characters of a terminal would hide what follows; XML has none, a log may.
+    # Remove control characters, which could hide what follows on a terminal. XML has none, but a log may.
     text = "".join(each for each in f"FAILED {what} — {error.strip()}" if each.isprintable())
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
 def of_part(part: str, directory: Path) -> list[str]:
-    """What failed in a part; one line at least."""
+    """Return what failed in a part; at least one line."""
     record, log = directory / f"{part}.xml", directory / f"{part}.log"
     try:
         lines = of_tests(record.read_text(errors="replace"))
@@ -103,18 +103,18 @@ def of_part(part: str, directory: Path) -> list[str]:
         lines = []
     if not lines and log.is_file():
         lines = of_ansible(log.read_text(errors="replace"))
-    return lines or [f"FAILED {part} — no test of it is on record as failed: see the output above"]
+    return lines or [f"FAILED {part} — no failed test is on record: see the output above"]
 
 
 def shown(lines: Sequence[str]) -> list[str]:
-    """At most `LINES` of them, and how many more there are."""
+    """Return at most `LINES` of them, and how many more there are."""
     if len(lines) <= LINES:
         return list(lines)
     return [*lines[: LINES - 1], f"… and {len(lines) - LINES + 1} more, above"]
 
 
 def main(parts: Sequence[str]) -> int:
-    """Print."""
+    """Print the failures of these parts."""
     directory = Path(__file__).resolve().parent.parent / ".state" / "failures"
     print(*shown([line for part in parts for line in of_part(part, directory)]), sep="\n")
     return 0

@@ -1,7 +1,7 @@
-"""Install pip into a virtualenv without one, as get-pip.py does, but with the pip that Python itself brings.
+"""Install pip into a virtualenv without one, like get-pip.py, but with the pip that is bundled with Python.
 
-ansible-test makes such virtualenvs and fetches get-pip.py from a server of its own. This needs an index of packages
-only. `sanity.sh` puts it where ansible-test looks first.
+ansible-test creates such virtualenvs and downloads get-pip.py from its own server. This program only needs a package
+index. `sanity.sh` puts it where ansible-test looks first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ if __name__ == "__main__":
     [wheel] = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
     sys.path.insert(0, str(wheel))
     sys.argv = ["pip", "install", *(word for word in sys.argv[1:] if word not in OWN)]
-    # By this ansible-test tells its own entry point, which pip calls again, to run get-pip.py instead of pip.
+    # With this variable set, ansible-test's entry point, which pip calls again, would run get-pip.py instead of pip.
     os.environ.pop("GET_PIP", None)
     runpy.run_module("pip", run_name="__main__", alter_sys=True)

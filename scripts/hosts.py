@@ -1,14 +1,14 @@
-"""Make and remove the test hosts of one fleet: containers with systemd, reached over SSH.
+"""Create and remove the test hosts of one fleet: containers with systemd, reached over SSH.
 
 A fleet is one set of hosts for one purpose (`demo`, or a Molecule scenario) of one checkout. Several
-fleets, and several checkouts, live side by side on one machine: names, network and keys are a fleet's
-own. All that is made carries a label, and exactly what carries it is removed.
+fleets, and several checkouts, can exist on one machine: each fleet has its own names, network and keys.
+Everything that is created gets a label, and exactly what has this label is removed.
 
-`create` settles the fleet: what is there and right stays, what is missing or different is made anew,
-so that it may be run again after a failure or a kill at any point.
+`create` keeps what is there and right, and creates or replaces the rest. So it can be run again after a
+failure or a kill at any point.
 
-Only the standard library and the `docker` client are used; the capabilities given to the containers
-are the least with which systemd's sandbox and credentials work (see docs/architecture.md, test hosts).
+It uses only the standard library and the `docker` client. The containers have the fewest capabilities with
+which systemd's sandbox and credentials work (see docs/architecture.md, test hosts).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FIRST_ADDRESS = 11
 
 RUN_FLAGS = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
-    # Of root's on any host, but not among Docker's: to read whatever is whose, without the right to write it.
+    # Root has this on any host, but Docker does not grant it by default: reading any user's files.
     *("--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined"),
     # A host that reboots itself comes back; one that `docker stop` stopped does not.
@@ -58,7 +58,7 @@ RUN_FLAGS = (
 
 @dataclass(frozen=True)
 class Host:
-    """One host: its name in the inventory, its container, its address on the fleet's network."""
+    """A host: its name in the inventory, its container, and its address in the fleet's network."""
 
     name: str
     container: str
@@ -66,7 +66,7 @@ class Host:
 
 
 def create_flags(fleet: Fleet, host: Host, image: str) -> list[str]:
-    """The arguments of `docker create` for a host, without its label of the specification."""
+    """Return the arguments of `docker create` for a host, without the label of its specification."""
     flags = ["--name", host.container, "--hostname", host.name, "--network-alias", host.name]
     flags += ["--network", fleet.name, "--ip", host.address]
     flags += ["--label", f"{LABEL_FLEET}={fleet.name}", *RUN_FLAGS]
@@ -75,7 +75,7 @@ def create_flags(fleet: Fleet, host: Host, image: str) -> list[str]:
 
 
 def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bool:
-    """Make, or start, or leave alone the container of one host; when it has booted, whether it changed."""
+    """Create, start or keep the container of a host, and wait until it has booted; return whether it changed."""
     host_key = fleet.state / "host_keys" / host.name
     settle_key(host_key, host.name)
     flags = create_flags(fleet, host, image)
@@ -84,7 +84,7 @@ def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bo
 
     ids = docker("ps", "--all", "--quiet", "--filter", f"name=^{host.container}$").split()
     for found in inspect("container", ids):
-        # One that never ran may lack its keys: a kill can come between its creation and its start.
+        # A container that never ran may lack its keys: a kill can come between its creation and its start.
         ran = not found["State"]["StartedAt"].startswith("0001-")
         if ran and found["Config"]["Labels"].get(LABEL_SPEC) == spec:
             stopped = not found["State"]["Running"]
@@ -102,9 +102,9 @@ def settle_host(fleet: Fleet, host: Host, image: str, authorized_key: str) -> bo
 
 
 def wait_for_boot(host: Host, wanted: Collection[str]) -> None:
-    """Wait for the end of a boot; FleetError with what failed if systemd is in none of the wanted states then.
+    """Wait for the end of a boot; FleetError with the failed units if systemd then is in none of the wanted states.
 
-    A host with a fleet is `degraded` while its check of health finds something, as when another host is down.
+    A host with a fleet is `degraded` while its health check reports a problem, for example if another host is down.
     """
     deadline = time.monotonic() + BOOT_TIMEOUT
     state = ""
@@ -148,7 +148,7 @@ def check_login(fleet: Fleet, host: Host) -> None:
 
 
 def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
-    """An inventory source that says how to reach the hosts; JSON, which is YAML too."""
+    """Return an inventory source that says how to reach the hosts; JSON, which is also YAML."""
     shared = {
         "ansible_user": USER,
         "ansible_port": 22,
@@ -156,7 +156,7 @@ def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
         "ansible_ssh_common_args": shlex.join(ssh_arguments(fleet)),
     }
     variables = {host.name: {"ansible_host": host.address, **shared} for host in hosts}
-    # Whatever else the control side keeps for these hosts may live, and end, with them.
+    # Other files that the control side keeps for these hosts can be put there, and disappear with them.
     everywhere = {"test_fleet_state": str(fleet.state)}
     text = json.dumps({"all": {"vars": everywhere, "hosts": variables}}, indent=2)
     return (
@@ -165,15 +165,15 @@ def connection_inventory(fleet: Fleet, hosts: Sequence[Host]) -> str:
 
 
 def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
-    """Settle the fleet so that it has exactly the hosts that `images` names, and write how to reach them.
+    """Give the fleet exactly the hosts that `images` names, and write how to reach them.
 
     Args:
-        fleet: Whose hosts.
+        fleet: The fleet of these hosts.
         images: The image of each host by its name.
-        inventory: Where to write how to reach them.
+        inventory: The file in which to write how to reach them.
 
     Returns:
-        Whether any container was made, started or removed.
+        Whether any container was created, started or removed.
     """
     if len(images) > 200:
         raise FleetError(f"{len(images)} hosts do not fit on one test network")
@@ -211,7 +211,7 @@ def create(fleet: Fleet, images: Mapping[str, str], inventory: Path) -> bool:
 
 
 def remove_containers(fleet: Fleet, keep: set[str] | None = None) -> bool:
-    """Remove the fleet's containers but those named in `keep`; whether there were any."""
+    """Remove the fleet's containers except those named in `keep`; return whether there were any."""
     listing = docker(
         *("ps", "--all", "--filter", f"label={LABEL_FLEET}={fleet.name}", "--format", "{{.Names}}")
     )
@@ -222,7 +222,7 @@ def remove_containers(fleet: Fleet, keep: set[str] | None = None) -> bool:
 
 
 def destroy(fleet: Fleet, inventory: Path) -> bool:
-    """Remove all that `create` made for the fleet, but the packages in the cache; whether there was any."""
+    """Remove everything that `create` made for the fleet, except cached packages; return whether there was anything."""
     changed = remove_containers(fleet)
     ids = docker(
         "network", "ls", "--quiet", "--filter", f"label={LABEL_FLEET}={fleet.name}"
@@ -236,7 +236,7 @@ def destroy(fleet: Fleet, inventory: Path) -> bool:
 
 
 def image_of(suite: str) -> str:
-    """The image of a Debian suite: that of most hosts by `make setup`, another one when the first host needs it."""
+    """Return the image of a Debian suite; `make setup` builds that of most hosts, others are built on first use."""
     path = ROOT / ".state" / f"image-{suite}"
     if suite != SUITE:
         command = [str(ROOT / "scripts/image.sh"), suite]
@@ -249,13 +249,13 @@ def image_of(suite: str) -> str:
 
 
 def named(words: Sequence[str]) -> dict[str, str]:
-    """The suite of each host by its name, of words such as `redis1` or `redis1=trixie`."""
+    """Return the suite of each host by its name, from words such as `redis1` or `redis1=trixie`."""
     found: dict[str, str] = {}
     for word in words:
         name, _, suite = word.partition("=")
         suite = suite or SUITE
         if not re.fullmatch(r"[a-z]+", suite):
-            raise FleetError(f"{suite!r}, of the host {name}, is no Debian suite")
+            raise FleetError(f"{suite!r}, of the host {name}, is not a Debian suite")
         if name in found:
             raise FleetError(f"the host {name} is named twice")
         found[name] = suite
@@ -263,13 +263,13 @@ def named(words: Sequence[str]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, call, print."""
-    parser = argparse.ArgumentParser(description="Make and remove the test hosts of one fleet.")
+    """Parse the arguments and create or destroy a fleet."""
+    parser = argparse.ArgumentParser(description="Create and remove the test hosts of one fleet.")
     add_commands(
         parser.add_subparsers(dest="command", required=True),
         "demo, or a Molecule scenario",
         "HOST[=SUITE]",
-        f"a host, and its Debian suite where that is not {SUITE}",
+        f"a host, and its Debian suite if it is not {SUITE}",
     )
     options = parser.parse_args(arguments)
     try:

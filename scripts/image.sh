@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Build the image of the test hosts for one Debian suite and write its name to .state/image-SUITE.
 #
-# It is bootstrapped from the Debian mirror that this machine uses, and trusts the extra CAs that this
-# machine trusts; neither is written anywhere in the repository. Its tag is a hash of all that goes
-# into it, so that it is rebuilt when, and only when, one of them changes.
+# It is bootstrapped from this machine's Debian mirror, and trusts the extra CAs that this machine
+# trusts; neither is recorded in the repository. Its tag is a hash of everything that goes into it,
+# so it is rebuilt only if something changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
@@ -12,11 +12,11 @@ source scripts/debian.sh
 SUITE=${1:?usage: image.sh SUITE}
 INPUTS=molecule/shared/image
 
-# What a plain Debian server has. python3-apt is there because Ansible's apt module can't do a dry run
-# without it. Nothing that one of the roles installs may be added: tests must start from a bare host.
+# The packages of a plain Debian server. Ansible's apt module needs python3-apt for a dry run. Don't add
+# anything that a role installs: tests must start from a bare host.
 PACKAGES=systemd-sysv,dbus,openssh-server,sudo,ca-certificates,iproute2,procps,python3,python3-apt
 
-# Scenarios side by side may need it at once.
+# Scenarios that run in parallel may need it at the same time.
 mkdir -p "$CACHE_DIR/images"
 exec {lock}>"$CACHE_DIR/images/.$SUITE.lock"
 flock "$lock"
@@ -33,13 +33,13 @@ image=celery-fleet/host:$SUITE-$hash
 
 if ! docker image inspect "$image" >/dev/null 2>&1; then
   if ! docker image inspect "$base" >/dev/null 2>&1; then
-    # Kept beside the engine's own store, so that a new engine needs no download.
+    # Kept outside the engine's own store, so that a new engine needs no download.
     tarball=$CACHE_DIR/images/$SUITE-$base_hash.tar
     if [[ ! -f $tarball ]]; then
       ((EUID == 0)) || die "the test hosts' image is missing; run 'make setup' as root once"
       say "bootstrapping Debian $SUITE"
       rm -f "$CACHE_DIR/images/$SUITE-"*
-      # The package lists stay in, as on any host that was ever updated: a dry run needs them.
+      # Keep the package lists, as on any host that was ever updated: a dry run needs them.
       quietly "$STATE_DIR/mmdebstrap.log" mmdebstrap --variant=minbase --format=tar \
         --skip=cleanup/apt/lists --include="$PACKAGES" "${apt_flags[@]}" \
         "${DPKG_FLAGS[@]}" "$SUITE" "$tarball.part" - <<<"$sources"
@@ -54,7 +54,7 @@ if ! docker image inspect "$image" >/dev/null 2>&1; then
   cp -R "$INPUTS/." "$context"
   mkdir -p "$context/ca-certificates"
   own_authorities | xargs -0r cp -t "$context/ca-certificates"
-  # Debian's client has no BuildKit plugin; newer clients have no other builder by default.
+  # Debian's client has no BuildKit plugin, but newer clients use BuildKit by default.
   docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
   quietly "$STATE_DIR/docker-build.log" docker build --network none --build-arg "BASE=$base" \
     --tag "$image" "$context"

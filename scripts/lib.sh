@@ -1,16 +1,16 @@
 # shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
-# What the other scripts share. Source it from the root of the checkout.
+# Functions that the other scripts share. Source it from the root of the checkout.
 
 SCRIPT_STARTED=$SECONDS
 CACHE_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/celery-fleet"
 STATE_DIR=.state
 
-# say TEXT: one line of progress, with the seconds since the script began.
+# say TEXT: print a line of progress, with the seconds since the script started.
 say() {
   printf '[%3ds] %s\n' "$((SECONDS - SCRIPT_STARTED))" "$*" >&2
 }
 
-# die TEXT: the last line of a script that can't go on.
+# die TEXT: end a script that can't continue, with this line.
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 1

@@ -1,7 +1,7 @@
 """Write argument specs from the tables of options, and docs/reference.md from all of the roles' specs.
 
     python scripts/reference.py           write the files
-    python scripts/reference.py --check   say which are not what would be written; 1 if there are any
+    python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
 The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. The page is made
 from `roles/*/meta/argument_specs.yml`, and from `playbooks/site.yml` for the hosts and tags of each role.
@@ -42,7 +42,7 @@ ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
     "celery_beat_schedule": (".NAME", application_options.ENTRY),
     "celery_release_commands": ("[]", application_options.COMMAND),
 }
-# What a role's name begins with.
+# Prefix of a role's name.
 COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
 
@@ -56,7 +56,7 @@ Variables are set in the inventory's `group_vars`, or for one host in `hosts.yml
 from other variables. Preflight refuses a variable that has a role's prefix and is not listed here.
 """
 
-# The role that all others depend on, and whose variables a reader needs first.
+# The role on which all others depend; a reader needs its variables first.
 FACTS = "celery_app"
 
 _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")
@@ -94,7 +94,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Role:
-    """One role with its entry points; `use` is None where other roles call it."""
+    """One role with its entry points; `use` is None if only other roles call it."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -102,19 +102,19 @@ class Role:
 
 
 def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """A description, which may be one text or a list of them."""
+    """Return a description as a tuple of texts; it may be one text or a list."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def markdown(text: str) -> str:
-    """A description as Markdown: Ansible's `C(…)` as code, on one line."""
+    """Return a description as Markdown on one line, with Ansible's `C(…)` as code."""
     return " ".join(_MARKUP.sub(r"`\1`", text).split())
 
 
 def cell(text: str) -> str:
-    """A text as a table's cell, in which a bar has to be escaped even in code."""
+    """Return a text as a table's cell, in which a bar must be escaped even in code."""
     return text.replace("|", r"\|")
 
 
@@ -128,7 +128,7 @@ def type_of(option: Mapping[str, Any]) -> str:
 
 
 def default_of(option: Mapping[str, Any]) -> str:
-    """An option's default as code; a word where it is required or has none."""
+    """Return an option's default as code, or a word if it is required or has none."""
     if option.get("required"):
         return "**required**"
     if option.get("default") is None:
@@ -186,20 +186,20 @@ def specs_text(root: Path, role: str) -> str:
 
 
 def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator[str]:
-    """Lines of a table, one for each option; nested ones follow theirs, with dots in their names."""
+    """Yield a table line for each option; nested options follow theirs, with dots in their names."""
     for name, option in options.items():
         says = " ".join(markdown(text) for text in texts(option.get("description")))
         secret = " *Secret.*" if option.get("no_log") else ""
         cells = (f"`{prefix}{name}`", type_of(option), default_of(option), says + secret)
         yield f"| {' | '.join(cell(text) for text in cells)} |"
-        # The elements of a list are named by brackets.
+        # Brackets mark the elements of a list.
         brackets = "[]" if option.get("type") == "list" else ""
         below = f"{prefix}{name}{option.get('element', brackets)}."
         yield from rows(option.get("options") or {}, below)
 
 
 def section(role: Role) -> Iterator[str]:
-    """A role's lines."""
+    """Yield a role's lines."""
     yield f"## {role.name}"
     for entry in role.entries:
         yield ""
@@ -222,7 +222,7 @@ def section(role: Role) -> Iterator[str]:
 
 
 def usage(use: Use | None) -> str:
-    """Where and under which tags a role runs."""
+    """Say on which hosts and under which tags a role runs."""
     if use is None:
         return "In no play of `site.yml` by itself: other roles depend on it or call it."
     hosts = ", ".join(f"`{group}`" for group in use.hosts.split(":"))
@@ -231,7 +231,7 @@ def usage(use: Use | None) -> str:
 
 
 def uses(plays: Sequence[Mapping[str, Any]]) -> dict[str, Use]:
-    """How a playbook's plays use roles, in their order."""
+    """Return how a playbook's plays use roles, in their order."""
     found: dict[str, Use] = {}
     for play in plays:
         for item in play.get("roles") or ():
@@ -261,7 +261,7 @@ def completed(
 
 
 def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) -> Role:
-    """A role from its argument specs, with `main` first."""
+    """Return a role from its argument specs, with `main` first."""
     entries = [
         Entry(
             name=entry,
@@ -275,7 +275,7 @@ def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) ->
 
 
 def read(root: Path) -> list[Role]:
-    """All roles of a checkout: the application's facts, then in the order of `site.yml`, then the others."""
+    """Return all roles of a checkout: the application's facts, then those of `site.yml` in order, then the others."""
     used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
@@ -286,7 +286,7 @@ def read(root: Path) -> list[Role]:
 
 
 def render(roles: Sequence[Role]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     contents = [
         f"- [{role.name}](#{role.name}): {markdown(role.entries[0].title)}" for role in roles
     ]
@@ -297,9 +297,11 @@ def render(roles: Sequence[Role]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, call, write or compare."""
+    """Parse the arguments, and write or compare the files."""
     parser = argparse.ArgumentParser(description="Write argument specs and docs/reference.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 if a file is stale"
+    )
     check = parser.parse_args(arguments).check
     stale = False
     specs = {

@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Run Ansible's own checks, `ansible-test sanity`, on the collection as it is built. It takes a minute of processor time,
-# and another one when its virtualenvs are made, for which it needs an index of packages.
+# Run Ansible's own checks, `ansible-test sanity`, on the built collection. This takes a minute of processor time, and
+# another one to create its virtualenvs, for which it needs a package index.
 #
 # usage: sanity.sh [OPTION...]    options of `ansible-test sanity`, such as --test compile; without any, all tests but four
 #
 # Left out are:
 #   pylint             its settings can't be changed. They are for Python 3.8 and refuse names such as `_`. Ruff and mypy
 #                      check the same code.
-#   import             tries the plugins without the libraries that ansible-core needs. So does ansible-doc, which
-#   ansible-doc        tests/contract/test_documentation.py runs instead.
-#   no-smart-quotes    our messages put such quotes around what others say.
-# What else does not apply is listed in tests/sanity/ignore-2.19.txt, with reasons.
+#   import             imports the plugins without the libraries that ansible-core needs.
+#   ansible-doc        does the same; tests/contract/test_documentation.py runs it instead.
+#   no-smart-quotes    our messages put such quotes around texts of other programs.
+# tests/sanity/ignore-2.19.txt lists what else does not apply, with reasons.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 PLACE=$PWD/$STATE_DIR/sanity
 COLLECTION=$PLACE/ansible_collections/celery_fleet/core
-# Of the hosts, Debian 12 and 13, and of the control side.
+# The Pythons of the hosts (Debian 12 and 13) and of the control side.
 VERSIONS=(3.11 3.12 3.13)
 
 rm -rf "$PLACE"
 mkdir -p "$COLLECTION/tests"
 quietly "$PLACE/build.log" ansible-galaxy collection build --output-path "$PLACE" .
 tar --extract --gzip --file "$PLACE"/celery_fleet-core-*.tar.gz --directory "$COLLECTION"
-# The artefact has no tests, and these files are ansible-test's.
+# The artefact has no tests, but ansible-test needs these files.
 cp -r tests/config.yml tests/sanity "$COLLECTION/tests/"
 
 # ansible-test keeps its virtualenvs there. It fails if their path is long.
@@ -39,12 +39,12 @@ for version in "${VERSIONS[@]}"; do
   if "python$version" -c '' 2>/dev/null; then
     targets+=(--target-python "$version")
   else
-    say "no Python $version here: what depends on its version is not checked"
+    say "no Python $version here: checks that depend on its version are left out"
   fi
 done
 
 cd "$COLLECTION"
-# It asks git for the names of files, and would find that the checkout ignores these.
+# It asks git for the names of files, and the checkout ignores these.
 git init --quiet .
 git add --all
 options=("$@")
@@ -53,6 +53,6 @@ if ((${#options[@]} == 0)); then
     options+=(--skip-test "$test")
   done
 fi
-# These are for a checkout.
+# These variables are for a checkout.
 unset ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH
 exec ansible-test sanity --color no --controller origin:python=default "${targets[@]}" "${options[@]}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Make this machine ready: Debian packages, .venv, a Docker engine, the image of the test hosts.
-# Does nothing, in about a second, where all of it is there.
+# If everything is there, it does nothing, in about a second.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 PYTHON=${PYTHON:-python3}
-# Daemons lie where not every user's shell looks.
+# Daemons are in directories that not every user has on PATH.
 PATH=$PATH:/usr/sbin:/sbin
 LOCK=requirements/dev.txt
 
@@ -18,30 +18,30 @@ engine_answers() { timeout 20 docker version --format '{{.Server.Version}}' >/de
 install_missing_packages() {
   local missing=() masked=() unit
   # Debian's python3 has the venv module without the ensurepip that it calls.
-  # And the tests build releases as hosts do, with the pip that Debian keeps for it.
+  # The tests also build releases as hosts do, with the pip that Debian's package contains.
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null && compgen -G '/usr/share/python-wheels/pip-*.whl' >/dev/null ||
     missing+=(python3-venv)
   can ssh && can ssh-keygen || missing+=(openssh-client)
   can mmdebstrap || missing+=(mmdebstrap)
-  # The render tests ask systemd of the units; some containers lack it.
+  # The render tests let systemd check units; some containers lack it.
   can systemd-analyze || missing+=(systemd)
   can openssl || missing+=(openssl)
-  # Tests without hosts start one of their own, and have these judge what is written for them. Debian's services would
-  # run at once and at each boot, open to this machine: whoever wants one unmasks it.
+  # Tests without hosts start their own daemons, and let these check the files written for them. Debian's services would
+  # run at once and at each boot, open to this machine. They are masked; unmask one to use it.
   can redis-server || { missing+=(redis-server); masked+=(redis-server.service); }
   can nginx || { missing+=(nginx-light); masked+=(nginx.service); }
   can logrotate || missing+=(logrotate)
-  # Rules of the firewall are loaded in network namespaces of the tests' own.
+  # The tests load firewall rules in their own network namespaces.
   can nft || { missing+=(nftables); masked+=(nftables.service); }
   can ip || missing+=(iproute2)
-  # A client alone is of use where it reaches an engine; else the engine comes with its own client.
+  # A client is only useful if it reaches an engine; otherwise the engine's package brings its own client.
   if ! engine_answers && ! can dockerd; then
     missing+=(docker.io)
     can iptables || missing+=(iptables)
   fi
   ((${#missing[@]})) || return 0
 
-  can apt-get || die "these packages are missing and this is no Debian to install them on: ${missing[*]}"
+  can apt-get || die "these packages are missing, and this is not Debian, so they can't be installed: ${missing[*]}"
   ((EUID == 0)) || die "these packages are missing; run 'make setup' as root once: ${missing[*]}"
   say "installing ${missing[*]}"
   mkdir -p /etc/systemd/system
@@ -57,7 +57,7 @@ check_python() {
   can "$PYTHON" || die "'$PYTHON' is not found; name a Python of 3.11 or later: make setup PYTHON=..."
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     die "$("$PYTHON" --version) is too old; name one of 3.11 or later: make setup PYTHON=..."
-  # Not the one of .venv, which the Makefile has first on PATH, nor of any other virtual environment.
+  # Not the Python of .venv, which the Makefile puts first on PATH, nor of any other virtual environment.
   PYTHON=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
 }
 
@@ -68,20 +68,20 @@ make_venv() {
   say "making .venv from $LOCK"
   rm -rf .venv
   "$PYTHON" -m venv .venv
-  # Compiling Ansible's collections would take longer than installing them, and nearly none of them is ever imported
-  # here: modules are sent to the hosts as source. The others are compiled below.
+  # Compiling Ansible's collections would take longer than installing them, and almost none of them is ever imported
+  # here: modules are sent to the hosts as source. Other packages are compiled below.
   quietly "$STATE_DIR/pip.log" .venv/bin/python -m pip install --disable-pip-version-check \
     --no-compile --require-hashes --requirement "$LOCK"
   printf '%s\n' "$wanted" >.venv/stamp
 }
 
-# Tests start hundreds of Python processes and have most of them write no bytecode. If there is none, each of these
-# compiles Celery or Django again, which takes longer than what it is started for. A .venv of an older checkout is
-# compiled as well.
+# Tests start hundreds of Python processes, most of which may not write bytecode. Without bytecode each of them would
+# compile Celery or Django again, which takes longer than its actual work. A .venv of an older checkout is compiled as
+# well.
 compile_venv() {
   [[ -f .venv/compiled ]] && return 0
   say "compiling .venv"
-  # The path is relative: the checkout itself may lie below a directory of that name.
+  # The path is relative: the checkout itself may be below a directory of that name.
   quietly "$STATE_DIR/compile.log" .venv/bin/python -m compileall -q -j 0 -x '/ansible_collections/' .venv/lib
   touch .venv/compiled
 }
@@ -96,7 +96,7 @@ start_engine() {
     quietly "$log" systemctl start docker
   else
     mkdir -p "$STATE_DIR"
-    # A session of its own, so that it outlives this make.
+    # Use a new session, so that it outlives this make.
     setsid dockerd >"$log" 2>&1 </dev/null &
   fi
   until engine_answers; do

@@ -1,4 +1,4 @@
-"""Keep what `scripts/check.sh` ran, and write docs/tested.md from it.
+"""Record what `scripts/check.sh` ran, and write docs/tested.md from it.
 
     python -m scripts.tested record PART JUNIT SECONDS STATUS    after each part, whether it passed or not
     python -m scripts.tested page                                docs/tested.md, from the last run of each part
@@ -22,7 +22,7 @@ from scripts.restarts.origin import DIRTY, ReportError, commit_of
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "docs/tested.md"
 
-#: The parts without hosts, and what the page calls them.
+#: The parts without hosts, and their names on the page.
 WITHOUT_HOSTS = {
     "fast": "without hosts",
     "slow": "without hosts, slow",
@@ -49,11 +49,11 @@ class Run:
     """One run of a part.
 
     Attributes:
-        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or that of one after `soak-`.
+        part: `fast`, `slow`, `long`, the name of a Molecule scenario, or such a name after `soak-`.
         passed: Whether its command succeeded.
         tests: Number of tests that ran.
         failed: Number of tests that failed.
-        seconds: From start to end, hosts made and removed included.
+        seconds: From start to end, including making and removing hosts.
         commit: Commit of the checkout, with `-dirty` if it had other changes than the page's.
         made: When it ended, as ISO 8601 in UTC.
         processors: Number of processors of the machine.
@@ -70,7 +70,7 @@ class Run:
 
 
 def counted(junit: Path) -> tuple[int, int]:
-    """Return how many tests a JUnit file has and how many of them failed; no file has none."""
+    """Return how many tests a JUnit file has and how many of them failed; 0 without a file."""
     try:
         suites = ET.parse(junit).getroot().iter("testsuite")  # noqa: S314  # our own pytest wrote it
         found = [
@@ -83,15 +83,15 @@ def counted(junit: Path) -> tuple[int, int]:
 
 
 def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROOT) -> None:
-    """Keep a run of a part that has just ended.
+    """Record a run of a part that has just ended.
 
     Raises:
-        ReportError: The project is no checkout, so its commit is unknown.
+        ReportError: The project is not a checkout, so its commit is unknown.
     """
     tests, failed = counted(junit)
     run = Run(
         part=part,
-        # A part without tests has shown nothing.
+        # A part without tests has proved nothing.
         passed=status == 0 and tests > 0 and not failed,
         tests=tests,
         failed=failed,
@@ -106,7 +106,7 @@ def record(part: str, junit: Path, seconds: float, status: int, root: Path = ROO
 
 
 def parts(root: Path) -> Sequence[str]:
-    """Return every part there is: those without hosts, each scenario, and those of `make soak`."""
+    """Return every part: those without hosts, each scenario, and those of `make soak`."""
     scenarios = sorted(path.parent.name for path in root.glob("molecule/*/molecule.yml"))
     return [*WITHOUT_HOSTS, *scenarios, *(f"soak-{name}" for name in SOAKED)]
 
@@ -122,7 +122,7 @@ def read(root: Path) -> Mapping[str, Run]:
 
 
 def page(wanted: Sequence[str], runs: Mapping[str, Run]) -> str:
-    """Return the page: a row for each part, and how long all of them took."""
+    """Return the page: a row for each part, and how long they took together."""
     rows = [row(part, runs.get(part)) for part in wanted]
     usual = [run for run in runs.values() if not run.part.startswith("soak-")]
     minutes = sum(run.seconds for run in usual) / 60

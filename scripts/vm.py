@@ -1,13 +1,13 @@
-"""Make and remove emulated machines: test hosts with a kernel of their own, reached over SSH.
+"""Create and remove emulated machines: test hosts with their own kernel, reached over SSH.
 
-For what containers on this machine can't show: control groups of version 2, memory limits of the kernel, user
-namespaces, a real boot. qemu emulates the processor (no KVM is needed, no right beyond the user's), so that all is
-some ten times slower than on the machine itself.
+They test what containers on this machine can't show: control groups version 2, memory limits of the kernel, user
+namespaces, a real boot. qemu emulates the processor. It needs neither KVM nor special rights, but is about ten times
+slower than the machine itself.
 
-Names and places are those of scripts/hosts.py: a fleet's machines lie in `.state/<fleet>/machines/`, their keys and the
-fleet's record where those of containers do. Each is the disk of scripts/vm_image.sh with a layer of its own over it, a
-port of this machine's loopback that leads to its SSH, and two processes: qemu, and one that starts qemu again when the
-machine reboots.
+Names and directories are those of scripts/hosts.py: a fleet's machines are in `.state/<fleet>/machines/`, and their
+keys and the fleet's record are in the same place as those of containers. Each machine has the disk of
+scripts/vm_image.sh with its own layer over it, a port of this machine's loopback that leads to its SSH, and two
+processes: qemu, and one that starts qemu again when the machine reboots.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from scripts.testhosts.fleet import ROOT, SUITE, USER, Fleet, FleetError, add_co
 from scripts.testhosts.keys import key_archive, settle_key, ssh_arguments
 from scripts.testhosts.machine import Machine, cut, keep, load, process_of
 
-BOOT_TIMEOUT = 900.0  # seconds; some 15 on a quiet machine, 350 were seen beside six other runs
-ADDRESS = "10.0.2.15"  # of every machine, in a network of its own: molecule/shared/machine
-# A path to a socket has to fit into 108 bytes, and ssh adds 17 to the one of its master while it makes it.
+BOOT_TIMEOUT = 900.0  # seconds; about 15 on a quiet machine, 350 were seen next to six other runs
+ADDRESS = "10.0.2.15"  # of every machine, each in its own network: molecule/shared/machine
+# A path to a socket must fit into 108 bytes, and ssh adds 17 to that of its master while it creates it.
 LONGEST_SOCKET = 108 - 17 - 1
 
 
 def start(machine: Machine) -> bool:
-    """Switch a machine on and wait until it has booted; whether it was off."""
+    """Start a machine and wait until it has booted; return whether it was off."""
     if process_of(machine, "keeper") is not None:
         wait_for_boot(machine)
         return False
-    # In a session of its own, since it outlives the command that has made it; so nobody here waits for its end.
+    # Use a new session, because the keeper outlives this command, which does not wait for its end.
     keeper = os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", "scripts.vm", "keep", str(machine.directory)],
@@ -61,7 +61,7 @@ def start(machine: Machine) -> bool:
 
 
 def ssh_config(fleet: Fleet, machine: Machine) -> str:
-    """The configuration for `ssh -F`: one connection for many commands, where its socket's path is short enough."""
+    """Return the configuration for `ssh -F`; commands share a connection if its socket's path is short enough."""
     values = {
         "HostName": "127.0.0.1",
         "Port": machine.port,
@@ -84,7 +84,7 @@ def ssh_config(fleet: Fleet, machine: Machine) -> str:
 
 
 def ssh(machine: Machine, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a command in a machine, over a connection of its own; TimeoutExpired after so many seconds."""
+    """Run a command in a machine over a separate connection; TimeoutExpired after so many seconds."""
     words = ["ssh", "-F", str(machine.ssh_config), "-o", "ControlPath=none", machine.name, command]
     return subprocess.run(
         words,
@@ -97,20 +97,20 @@ def ssh(machine: Machine, command: str, timeout: float) -> subprocess.CompletedP
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The end of a file, as far as there is one."""
+    """Return the end of a file; empty if there is no file."""
     text = path.read_text(errors="replace") if path.exists() else ""
     return "\n".join(text.splitlines()[-lines:])
 
 
 def failed_units(machine: Machine) -> list[str]:
-    """Units that have failed; not a check of health, which does so to say that something else is not there yet."""
+    """Return the failed units, without health checks, which fail because something else is not there yet."""
     command = "systemctl list-units --failed --plain --no-legend"
     units = [line.split()[0] for line in ssh(machine, command, 60).stdout.splitlines()]
     return [unit for unit in units if not unit.endswith("-health.service")]
 
 
 def wait_for_boot(machine: Machine) -> None:
-    """Wait until systemd has started all it should; FleetError with the reason if it does not."""
+    """Wait until systemd has started everything; FleetError with the reason if it does not."""
     deadline = time.monotonic() + BOOT_TIMEOUT
     said = ""
     while time.monotonic() < deadline:
@@ -135,7 +135,7 @@ def wait_for_boot(machine: Machine) -> None:
 
 
 def own_archive(keys: bytes, name: str) -> bytes:
-    """The archive of a machine's keys with its names beside them: hostname and hosts."""
+    """Return the archive of a machine's keys, with its hostname and hosts files added."""
     short = name.partition(".")[0]
     aliases = name if short == name else f"{name} {short}"
     files = {
@@ -153,7 +153,7 @@ def own_archive(keys: bytes, name: str) -> bytes:
 
 
 def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
-    """An inventory source that says how to reach the machines; JSON, which is YAML too."""
+    """Return an inventory source that says how to reach the machines; JSON, which is also YAML."""
     shared = {
         "ansible_host": "127.0.0.1",
         "ansible_user": USER,
@@ -167,14 +167,14 @@ def connection_inventory(fleet: Fleet, machines: Sequence[Machine]) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def image_of(suite: str) -> Path:
-    """The directory of a Debian suite's disk, which is made when it is first needed."""
+    """Return the directory of a Debian suite's disk, which is built when it is first needed."""
     command = [str(ROOT / "scripts/vm_image.sh"), suite]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode != 0:
@@ -183,7 +183,7 @@ def image_of(suite: str) -> Path:
 
 
 def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]:
-    """Make, or leave alone, the files of a machine; whether they are new."""
+    """Create or keep the files of a machine; return whether they are new."""
     try:
         machine = load(fleet, name)
     except FleetError:
@@ -215,12 +215,12 @@ def settle_machine(fleet: Fleet, name: str, image: Path) -> tuple[Machine, bool]
 
 
 def create(fleet: Fleet, images: dict[str, Path], inventory: Path) -> bool:
-    """Settle the fleet's machines so that those of `images` are there and run; whether anything changed.
+    """Make sure that the machines of `images` exist and run; return whether anything changed.
 
     Args:
-        fleet: Whose machines.
+        fleet: The fleet of these machines.
         images: The directory of each machine's disk by its name.
-        inventory: Where to write how to reach them.
+        inventory: The file in which to write how to reach them.
     """
     fleet.state.mkdir(parents=True, exist_ok=True)
     fleet.state.chmod(0o700)
@@ -250,7 +250,7 @@ def create(fleet: Fleet, images: dict[str, Path], inventory: Path) -> bool:
 
 
 def destroy(fleet: Fleet, inventory: Path) -> bool:
-    """Remove all that `create` made for the fleet; whether there was any."""
+    """Remove everything that `create` made for the fleet; return whether there was anything."""
     changed = fleet.state.exists()
     for record in sorted((fleet.state / "machines").glob("*/machine.json")):
         cut(load(fleet, record.parent.name))
@@ -261,9 +261,9 @@ def destroy(fleet: Fleet, inventory: Path) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, call, print."""
+    """Parse the arguments and create, destroy or keep machines."""
     parser = argparse.ArgumentParser(
-        description="Make and remove the emulated machines of a fleet."
+        description="Create and remove the emulated machines of a fleet."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     add_commands(commands, "a Molecule scenario", "HOST", "a machine")

@@ -1,6 +1,6 @@
-"""The collection with parts of it replaced, for tests that run Ansible.
+"""Replace parts of the collection, for tests that run Ansible.
 
-Ansible finds a collection in one place, so a plugin can't be replaced by one that comes before it in a search path.
+Ansible looks for a collection in a single place, so another search path can't replace one of its plugins.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""What all tests share: Ansible's importer, time limits, and what a run says of itself at its end."""
+"""Settings for all tests: Ansible's importer, time limits, and notes at the end of a run."""
 
 from __future__ import annotations
 
 import pytest
 from ansible.plugins.loader import init_plugin_loader
 
-# Before anything imports from `ansible_collections`: only by Ansible's own importer are the collection's plugins found.
+# Call this before anything imports from `ansible_collections`: only Ansible's importer finds the collection's plugins.
 init_plugin_loader([])
 
-# Seconds after which a test hangs: many times what one takes on a busy machine. A test may have its own marker.
+# Seconds after which a test counts as hanging: many times what one takes on a busy machine. A test may set its own.
 LIMITS = {"long": 1800, "slow": 900, "": 300}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its limit; its fixtures count."""
+    """Give each test its limit, which includes its fixtures."""
     for item in items:
         if not item.get_closest_marker("timeout"):
             kind = next(kind for kind in LIMITS if not kind or item.get_closest_marker(kind))
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what this machine could not try, so that nobody takes it for tried."""
+    """List what this machine could not test, so that it does not count as tested."""
     if terminalreporter.config.option.markexpr.strip() != "long":
         return
     from tests.unit.celeries.environments import missing

@@ -1,4 +1,4 @@
-"""Two real Redis servers with the roles' users, and a real worker, without TLS, which is no part of rights."""
+"""Two real Redis servers with the roles' users, and a real worker; without TLS, which does not affect rights."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ class Fleet:
         python: str = sys.executable,
     ) -> None:
         self.directory = directory
-        #: What its processes run with.
+        #: The Python that its processes use.
         self.python = python
-        #: Of a worker's settings: its `delivery`, and what is laid over its `celery`.
+        #: The worker's settings: its `delivery`, and overrides of its `celery`.
         self.delivery = delivery
         self.conf = conf or {}
         self.ports = ports
-        #: Seconds, of whatever starts from now on.
+        #: Seconds, for everything that starts from now on.
         self.visibility_timeout = 3600.0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "shop.py").write_text(SHOP)
 
     def settings(self, user: str) -> dict[str, Any]:
-        """A component's settings as the roles write them, without TLS."""
+        """Return a component's settings as the roles write them, without TLS."""
         address = {kind: {"host": "127.0.0.1", "port": port} for kind, port in self.ports.items()}
         document = desired_settings.process_settings(
             facts(
@@ -132,12 +132,12 @@ class Fleet:
             "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
             "CELERY_FLEET_COMPONENT": user,
             "CELERY_FLEET_SETTINGS": str(path),
-            # As `celery-fleet exec` has it.
+            # As `celery-fleet exec` sets it.
             "CELERY_APP": "shop",
         }
 
     def start(self, *argv: str, user: str = "worker", **environ: str) -> subprocess.Popen[bytes]:
-        """A program of Celery's; what a worker says is in the file worker.log."""
+        """Start a program of Celery; a worker writes its output to the file worker.log."""
         with (self.directory / f"{user}.log").open("ab") as log:
             return subprocess.Popen(
                 [self.python, "-m", *argv],
@@ -148,22 +148,22 @@ class Fleet:
             )
 
     def log(self, user: str = "worker") -> str:
-        """What its programs have said so far."""
+        """Return what its programs have printed so far."""
         return (self.directory / f"{user}.log").read_text()
 
     def ledger(self) -> list[int]:
-        """The numbers that the task ``note`` was run with, as it began."""
+        """Return the numbers with which the task ``note`` was run, in the order of the starts."""
         path = self.directory / "ledger"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def app(self) -> Any:
-        """A Celery app in this process that sends as the producer may."""
+        """Return a Celery app in this process that sends with the producer's rights."""
         made = Celery("shop", set_as_current=False)
         made.conf.update(self.settings("producer")["celery"])
         return made
 
     def celery(self, *argv: str, user: str = "operator") -> str:
-        """Celery's own command line as a user; what it prints."""
+        """Run Celery's own command line as a user; return its output."""
         done = subprocess.run(
             [self.python, "-m", "celery", "--no-color", *argv],
             cwd=self.directory,
@@ -177,12 +177,12 @@ class Fleet:
         return done.stdout
 
     def listeners(self) -> set[bytes]:
-        """Who listens to all events, as the broker has it; the worker itself listens to a part of them."""
+        """Return who listens to all events, according to the broker; the worker itself listens to some of them."""
         bound = client(self.ports["broker"], "operator").smembers("_kombu.binding.celeryev")
         return {one for one in bound if one.startswith(b"#")}
 
     def refused(self) -> list[str]:
-        """What Redis refused since it was asked last."""
+        """Return what Redis has refused since the last call."""
         found = []
         for kind, port in self.ports.items():
             admin = client(port, "admin")
@@ -200,10 +200,10 @@ def running(
     python: str = sys.executable,
     remote_control: bool = False,
 ) -> Iterator[Fleet]:
-    """A fleet in a directory, its worker with further options.
+    """Run a fleet in a directory, its worker with further options.
 
-    ``delivery`` is that of the worker's settings; ``celery`` is laid over its Celery settings;
-    ``python`` is what all its processes run with; ``remote_control`` is that of producers.
+    ``delivery`` belongs to the worker's settings; ``celery`` overrides its Celery settings;
+    ``python`` is the Python of all its processes; ``remote_control`` is that of producers.
     """
     ports = {kind: free_port() for kind in ("broker", "results")}
     made = Fleet(directory, ports, delivery, celery, python)

@@ -184,7 +184,7 @@ def send(worker: Worker, results: Server, what: str) -> None:
 
 
 def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]) -> None:
-    """Have a Redis be away for some seconds; ``begun`` is called once it is."""
+    """Make a Redis unavailable for some seconds; ``begun`` is called once it is."""
     if fault == "frozen":
         server.signal(signal.SIGSTOP)
         begun()
@@ -204,7 +204,7 @@ def away(server: Server, fault: str, seconds: float, begun: Callable[[], object]
         time.sleep(seconds)
         server.start()
     else:
-        # It answers at once, that it loads what it has: so long, in microseconds a command.
+        # It answers at once that it is loading its data, and takes so many microseconds for each command.
         delay = int(seconds * 1e6 / commands)
         server.start(
             *("--key-load-delay", str(delay), "--loading-process-events-interval-bytes", "1024"),
@@ -220,9 +220,9 @@ def survives(
     store: bool = False,
     python: str = sys.executable,
 ) -> None:
-    """Have each kind of follow-up sent while Redis is away, and done once when it is back.
+    """Check that each kind of follow-up that is sent while Redis is away is done once when Redis is back.
 
-    ``store`` has the result store be away as well; ``python`` has the Celery that the worker runs with.
+    ``store`` makes the result store unavailable as well; ``python`` has the Celery that the worker runs with.
     """
     results = Server(directory / "results")
     conf = {
@@ -259,7 +259,7 @@ def survives(
     ended = {number: worker.times("end")[number] for number in numbers}
     assert begun == {**once, CHORD: 2}
     if fault == "frozen":
-        # A frozen Redis may have a message whose sender was not told so, and sends it again.
+        # A frozen Redis may have a message without having confirmed it; then its sender sends it again.
         assert all(ended.values())
     else:
         assert ended == once

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODE = "w@test"
 QUEUE = "mail"
 
-#: Everything waits for what happens; this is only for what never does.
+#: Seconds after which something counts as never happening; everything else waits for events.
 PATIENCE = 90.0
 
 SHOP = """
@@ -93,7 +93,7 @@ def failed(task_id=None, exception=None, args=None, **_):
     write("ledger", f"failed {args[0] if args else '?'} {type(exception).__name__}")
 """
 
-#: All of this part; the rest as it stands in the settings.
+#: Every option of this part; the others as in the settings.
 DELIVERY = {"profile": "at_least_once", "take": "atomic", "carry": True, "outage": True}
 
 
@@ -111,7 +111,7 @@ def wait_for(look: Callable[[], Any], what: str, seconds: float = PATIENCE) -> A
 
 
 class Server:
-    """A Redis that keeps what it confirmed."""
+    """A Redis that keeps what it has confirmed."""
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.directory = directory
@@ -140,7 +140,7 @@ class Server:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it, with all that it confirmed in its file: `everysec` holds writes back while the disk is slow."""
+        """Kill it once everything that it confirmed is in its file; `everysec` delays writes while the disk is slow."""
         assert self.process is not None
         self.client.config_set("appendfsync", "always")
         self.process.kill()
@@ -154,7 +154,7 @@ class Server:
 
 
 class Proxy:
-    """Between worker and Redis: passes on, later if told so, or not at all."""
+    """Sits between worker and Redis, and passes bytes on, with a delay if told so, or not at all."""
 
     def __init__(self, target: int) -> None:
         self.target = target
@@ -214,7 +214,7 @@ class Worker:
         self.delivery = DELIVERY if delivery is None else delivery
         self.conf = conf or {}
         self.process: subprocess.Popen[bytes] | None = None
-        #: Between it and its Redis, where there is one.
+        #: The proxy between it and its Redis, if there is one.
         self.proxy: Proxy | None = None
         (directory / "run").mkdir()
         (directory / "shop.py").write_text(shop)
@@ -267,7 +267,7 @@ class Worker:
                 env=environment,
                 stdout=log,
                 stderr=log,
-                # An orphaned process group with a stopped member would be woken by SIGHUP.
+                # SIGHUP would wake an orphaned process group with a stopped member.
                 start_new_session=True,
             )
 
@@ -285,7 +285,7 @@ class Worker:
                 raise
 
     def exit(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Send a signal; exit status and the seconds it took."""
+        """Send a signal; return the exit status and the seconds until the exit."""
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(number)
@@ -304,12 +304,12 @@ class Worker:
         return path.read_text().splitlines() if path.exists() else []
 
     def times(self, what: str) -> Counter[int]:
-        """How often each task did it."""
+        """Return how often each task did something."""
         return Counter(int(line.split()[1]) for line in self.ledger if line.split()[0] == what)
 
     @property
     def gap(self) -> float:
-        """The longest time between two turns of the loop; 1.2 s where none was longer."""
+        """Return the longest time between two turns of the loop; 1.2 s if none was longer."""
         path = self.directory / "gaps"
         return (
             max([1.2, *(float(line.split()[0]) for line in path.read_text().splitlines())])
@@ -325,13 +325,13 @@ class Worker:
 
     def app(self) -> Any:
         made = Celery("shop", set_as_current=False)
-        # Without results: sending asks their store, which may hang.
+        # Without results, because sending then asks the result store, which may hang.
         url = f"redis://127.0.0.1:{self.server.port}/0"
         made.conf.update(self.settings, broker_url=url, result_backend="disabled://")
         return made
 
     def send(self, count: int, seconds: float, *, first: int = 0, task: str = "work") -> list[int]:
-        """Send tasks; their numbers."""
+        """Send tasks; return their numbers."""
         numbers = list(range(first, first + count))
         with self.app() as app:
             for number in numbers:
@@ -344,7 +344,7 @@ class Worker:
 
 @contextmanager
 def working(directory: Path, *more: str, **options: Any) -> Iterator[Worker]:
-    """A ready worker at a Redis of its own."""
+    """Run a ready worker with its own Redis."""
     with ExitStack() as stack:
         server = Server(directory / "redis")
         stack.callback(server.end)

@@ -1,4 +1,4 @@
-"""Programs that tests run for real."""
+"""Real programs that tests run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import cache
 
 import pytest
 
-#: How the roles have a broker keep what it confirmed; tests/render/test_redis.py holds the role to it.
+#: The roles' options that make a broker keep what it confirmed; tests/render/test_redis.py checks the role for them.
 DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
 def required(name: str) -> str:
-    """Path of a program; without it a test fails, since one that is left out hides what it would show."""
+    """Return the path of a program; fail without it, because skipping the test would hide what it shows."""
     path = shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if path is None:
         pytest.fail(f"{name} is not installed; run `make setup`")
@@ -23,7 +23,7 @@ def required(name: str) -> str:
 
 @cache
 def knows_setinfo() -> bool:
-    """Whether the server here knows CLIENT SETINFO, as Redis 7.2 was the first; older ones refuse rules on it."""
+    """Return whether the server here knows CLIENT SETINFO, as from Redis 7.2 on; older ones refuse ACL rules for it."""
     done = subprocess.run(
         [required("redis-server"), "--version"], capture_output=True, text=True, check=True
     )

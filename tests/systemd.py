@@ -1,4 +1,4 @@
-"""The systemd of the machine that runs the tests: its own checks of units, its own reading of files."""
+"""The systemd of the machine that runs the tests: its checks of units, and how it reads files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLACES = ("/usr/lib/*/systemd", "/usr/lib/systemd", "/usr/lib64/systemd", "/lib
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `systemd-analyze`; it needs no running systemd for what is asked here."""
+    """Run `systemd-analyze`; the checks here need no running systemd."""
     try:
         return subprocess.run(
             ["systemd-analyze", *arguments],
@@ -37,9 +37,9 @@ def _library() -> ctypes.CDLL:
 
 
 def environment(path: Path) -> list[str]:
-    """What systemd gives a process whose unit has `EnvironmentFile=path`: words of the form NAME=value.
+    """Return what systemd gives a process whose unit has `EnvironmentFile=path`: words of the form NAME=value.
 
-    By the function that systemd itself uses for such files, and its test of what it passes on.
+    This uses the function with which systemd itself reads such files, and its test of what it passes on.
     """
     library = _library()
     found = ctypes.POINTER(ctypes.c_char_p)()

@@ -1,12 +1,12 @@
-"""A TCP proxy that keeps replies back, loses them, or goes silent: what a broken network does to a client of Redis.
+"""A TCP proxy that delays replies, loses them, or goes silent, as a broken network does to a client of Redis.
 
-It passes bytes on without looking at them, so TLS goes through it. A fault concerns the connections that stand when it
-begins, and by default new ones, too. Standard library alone: on a test host it runs as a program,
+It passes bytes on without looking at them, so TLS goes through it. A fault affects the connections that exist when it
+begins and, by default, new ones as well. Standard library only: on a test host it runs as a program,
 
     python3 tcp_proxy.py LISTEN_PORT HOST PORT COMMAND_FILE
 
-and does what is written into the file, one of the names of `FAULTS`, `pass` or `cut`, with the word `old` behind it for
-the connections that stand. The file is emptied once it is done.
+and obeys the command in the file: one of the names of `FAULTS`, `pass` or `cut`, followed by the word `old` to affect
+only existing connections. The file is emptied once the command is done.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-#: Replies wait and are delivered in the end / are lost / neither requests nor replies pass, and nobody is told.
+#: Replies wait and are delivered in the end; replies are lost; neither requests nor replies pass, without an error.
 HOLD, LOSE, SILENCE = "hold", "lose", "silence"
 FAULTS = (HOLD, LOSE, SILENCE)
 PASS, CUT = "pass", "cut"
 CHUNK = 65536
-#: Seconds between two looks into the file of commands.
+#: Seconds between two checks of the command file.
 LOOK = 0.05
 
 
 class _Pair:
-    """A client's connection and the one that was made for it."""
+    """A client's connection and the one to the server that was opened for it."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.fault = PASS
-        #: Bytes of a stream are missing: whatever came after them would be read as something else.
+        #: Bytes of a stream are missing, so the receiver would misread everything after them.
         self.is_torn = False
 
     def close(self) -> None:
         for side in (self.client, self.server):
-            with contextlib.suppress(OSError):  # closed from its other end
+            with contextlib.suppress(OSError):  # closed by the other end
                 side.shutdown(socket.SHUT_RDWR)
             side.close()
 
 
 class Proxy:
-    """Listens on a free port of the loopback address (or the one given) for as long as the block lasts."""
+    """Listens on a free port of the loopback address (or the given one) during the block."""
 
     def __init__(self, host: str, port: int, listen: int = 0, address: str = "127.0.0.1") -> None:
         self._target = (host, port)
@@ -74,7 +74,7 @@ class Proxy:
         self.cut()
 
     def fail(self, fault: str, new: bool = True) -> None:
-        """Begin a fault; with ``new`` connections that are made from now on have it, too."""
+        """Start a fault; with ``new`` it also affects connections that are made from now on."""
         if fault not in FAULTS:
             raise ValueError(f"no fault {fault!r}; there are {', '.join(FAULTS)}")
         with self._changed:
@@ -84,7 +84,7 @@ class Proxy:
             self._changed.notify_all()
 
     def heal(self) -> None:
-        """End it. What was kept back is delivered; a connection that has lost bytes is cut, since it is torn."""
+        """End the fault. Delayed replies are delivered; a connection that has lost bytes is cut, since it is torn."""
         with self._changed:
             self._fault = PASS
             for pair in list(self._pairs):
@@ -102,7 +102,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many stand."""
+        """Return how many connections exist."""
         with self._changed:
             return len(self._pairs)
 
@@ -145,7 +145,7 @@ class Proxy:
                 self._changed.wait()
             loses = pair.is_torn or pair.fault == SILENCE or (replies and pair.fault == LOSE)
             pair.is_torn = pair.is_torn or loses
-            # What is on its way to a server still arrives when only replies are lost.
+            # If only replies are lost, requests on their way to the server still arrive.
             return not (pair.fault == SILENCE or (replies and loses))
 
     def _drop(self, pair: _Pair) -> None:
@@ -157,10 +157,10 @@ class Proxy:
 
 
 def obey(proxy: Proxy, line: str) -> None:
-    """Do what a line of the file says.
+    """Carry out a line of the command file.
 
     Raises:
-        ValueError: It says nothing known.
+        ValueError: The command is unknown.
     """
     word, *rest = line.split()
     if word == PASS:
@@ -172,10 +172,10 @@ def obey(proxy: Proxy, line: str) -> None:
 
 
 def main(listen: str, host: str, port: str, commands: str) -> None:
-    """Until it is killed."""
+    """Run until killed."""
     path = Path(commands)
     with Proxy(host, int(port), int(listen), address="0.0.0.0") as proxy:  # noqa: S104 - a test host's
-        # That it is there says that the proxy listens.
+        # The existence of the file shows that the proxy listens.
         path.write_text("")
         while True:
             if line := path.read_text().strip():

@@ -1,1 +1,1 @@
-"""What runs of site.yml cost, measured on hosts that it makes: `python -m scripts.bench`."""
+"""Measure what runs of site.yml cost, on hosts made for it: `python -m scripts.bench`."""

@@ -1,4 +1,4 @@
-"""The first run on bare hosts, beside a plain shell script that installs the same there."""
+"""Compare the first run on bare hosts with a plain shell script that installs the same there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.bench.runs import ROOT, SITE, TASK, BenchError, in_turn, run
 
 
 def cold(rounds: int) -> str:
-    """The first run on bare hosts against a shell script that installs the same on the same hosts."""
+    """Measure the first run on bare hosts and a shell script that installs the same on the same hosts."""
     inventory = PLACE / "cold"
     found = in_turn(
         rounds,
@@ -52,9 +52,9 @@ def _inventories(sources: Sequence[Path]) -> list[str]:
 
 
 def _on_bare_hosts(inventory: Path, measure: Callable[[Sequence[Path]], float]) -> float:
-    """What something takes on hosts as the demo's: bare but for the database, which a fleet finds in place."""
+    """Return how many seconds something takes on hosts like the demo's: bare except for the database."""
     inventory.mkdir(parents=True, exist_ok=True)
-    # Where secrets and the authority lie, as in the scenarios: with the hosts, and gone with them.
+    # Keep secrets and the authority in the hosts' own state, as the scenarios do: they disappear with the hosts.
     state = {"pki_directory": "{{ test_fleet_state }}/pki"}
     state["__local_secrets"] = "{{ test_fleet_state }}/secrets"
     place = inventory / "group_vars" / "all"
@@ -70,12 +70,12 @@ def _on_bare_hosts(inventory: Path, measure: Callable[[Sequence[Path]], float]) 
 
 
 def first_run(sources: Sequence[Path]) -> float:
-    """Seconds of site.yml."""
+    """Return the seconds of a run of site.yml."""
     return run([*SITE, *_inventories(sources)])[0]
 
 
 def baseline(sources: Sequence[Path]) -> float:
-    """Seconds of the shell script on all hosts in parallel: packages and virtualenvs, and nothing else."""
+    """Return the seconds of the shell script on all hosts in parallel: it only installs packages and virtualenvs."""
     _, text = run(["ansible-inventory", *_inventories(sources), "--list"])
     listed = json.loads(text)
     variables = listed["_meta"]["hostvars"]
@@ -117,7 +117,7 @@ def _remote(variables: Mapping[str, Any], command: str, stdin: bytes) -> None:
     """
     address = f"{variables['ansible_user']}@{variables['ansible_host']}"
     words = ["ssh", "-i", variables["ansible_ssh_private_key_file"]]
-    # As Ansible itself reads this variable.
+    # Ansible splits this variable in the same way.
     words += shlex.split(variables["ansible_ssh_common_args"])
     done = subprocess.run([*words, address, command], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:

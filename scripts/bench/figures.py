@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: medians, ratios with their goals, profiles."""
+"""Format measurements as Markdown: medians, ratios with their goals, profiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROFILE_LINES = 15
 
 @dataclass(frozen=True)
 class Ratio:
-    """What one thing costs as a multiple of another, and the goal for it."""
+    """The cost of one thing as a multiple of another's, and the goal for it."""
 
     what: str
     value: float
@@ -19,7 +19,7 @@ class Ratio:
 
     @property
     def is_met(self) -> bool:
-        """Whether the goal is reached."""
+        """Return whether the goal is reached."""
         return self.value <= self.goal
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Ratio:
 def report(
     found: Mapping[str, Sequence[float]], ratios: Sequence[Ratio], notes: Sequence[str]
 ) -> str:
-    """Markdown."""
+    """Return the results as Markdown."""
     lines = ["| what | median | least to most |", "|---|---|---|"]
     lines += [
         f"| {name} | {statistics.median(values):.1f} s | {min(values):.1f} to {max(values):.1f} s |"
@@ -41,7 +41,7 @@ def report(
 
 
 def profile_text(tasks: Sequence[tuple[str, float]]) -> str:
-    """Markdown of a profile."""
+    """Return a profile as Markdown."""
     lines = ["| task | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.2f} |" for name, seconds in tasks[:PROFILE_LINES]]
     return "\n".join(lines)
@@ -50,6 +50,6 @@ def profile_text(tasks: Sequence[tuple[str, float]]) -> str:
 def ratio(
     what: str, found: Mapping[str, Sequence[float]], upper: str, lower: str, goal: float
 ) -> Ratio:
-    """Of two medians."""
+    """Return the ratio of two medians."""
     value = statistics.median(found[upper]) / statistics.median(found[lower])
     return Ratio(what, value, goal)

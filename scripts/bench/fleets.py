@@ -1,4 +1,4 @@
-"""Fleets to measure on: their inventories, and hosts that are there as long as they are measured."""
+"""Create fleets to measure on: their inventories, and hosts that exist only during a measurement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PLACE = ROOT / ".state" / "bench"
 
 
 def inventory_of(workers: int, queues: int) -> dict[str, Any]:
-    """An inventory with one Redis and some hosts of workers, each of which takes all queues.
+    """Return an inventory with one Redis and some hosts of workers, each of which consumes all queues.
 
-    The application is the example's, with a queue, and a worker of one process, for each number.
+    The application is the example's. Each number stands for a queue and a worker with one process.
     """
     users = ("worker", "beat", "producer", "flower", "operator", "admin")
     names = [f"worker{number}" for number in range(1, workers + 1)]
@@ -48,9 +48,9 @@ def inventory_of(workers: int, queues: int) -> dict[str, Any]:
 
 
 def whole_inventory(hosts: int, queues: int) -> dict[str, Any]:
-    """An inventory of a whole fleet: Redis, one host for beat, web and Flower, and workers; each queue in all places.
+    """Return an inventory of a whole fleet: Redis, one host for beat, web and Flower, and workers.
 
-    Addresses are documentation's own: nobody is called.
+    Each queue is used in every possible place. The addresses are reserved for documentation, and no host is contacted.
     """
     found = inventory_of(hosts - 2, queues)
     numbers = range(1, queues + 1)
@@ -91,7 +91,7 @@ def whole_inventory(hosts: int, queues: int) -> dict[str, Any]:
 
 @contextmanager
 def fleet(name: str, workers: int, queues: int) -> Iterator[Path]:
-    """Hosts with a fleet that is deployed, gone when the block ends; the directory of its inventory."""
+    """Deploy a fleet and yield the directory of its inventory; the hosts are removed when the block ends."""
     directory = PLACE / name
     directory.mkdir(parents=True, exist_ok=True)
     wanted = inventory_of(workers, queues)
@@ -106,7 +106,7 @@ def fleet(name: str, workers: int, queues: int) -> Iterator[Path]:
 
 @contextmanager
 def hosts_of(scenario: str, inventory: Path, hosts: Sequence[str]) -> Iterator[None]:
-    """Bare hosts, gone when the block ends."""
+    """Create bare hosts; they are removed when the block ends."""
     script = [sys.executable, "-m", "scripts.hosts"]
     words = [f"--scenario={scenario}", f"--inventory={inventory / 'connection.yml'}"]
     run([*script, "create", *words, *hosts])

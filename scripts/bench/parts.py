@@ -1,4 +1,4 @@
-"""What is measured of a fleet that is deployed, and preflight, which needs none."""
+"""Measure deployed fleets, and preflight, which needs none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEMO = ROOT / "inventories" / "local"
 
 
 def second(rounds: int) -> str:
-    """The second run on the demo."""
+    """Measure the second run on the demo."""
     run(SITE)
     found = in_turn(
         rounds,
@@ -39,7 +39,7 @@ def second(rounds: int) -> str:
 
 
 def queues(rounds: int) -> str:
-    """Many queues on a host against few."""
+    """Compare many queues on a host with few."""
     with fleet("3-queues", 1, 3) as few, fleet("24-queues", 1, 24) as many:
         found = in_turn(
             rounds, {"3 queues": lambda: second_run(few), "24 queues": lambda: second_run(many)}
@@ -49,7 +49,7 @@ def queues(rounds: int) -> str:
 
 
 def hosts(rounds: int) -> str:
-    """Many hosts against few."""
+    """Compare many hosts with few."""
     with fleet("4-hosts", 3, 1) as few, fleet("16-hosts", 15, 1) as many:
         found = in_turn(
             rounds,
@@ -72,7 +72,7 @@ def _with_profile(found: Mapping[str, Sequence[float]], one: Ratio, inventory: P
 
 
 def preflight(rounds: int) -> str:
-    """The whole command against one that does nothing for the same inventory."""
+    """Compare the whole command with one that does nothing for the same inventory."""
     directory = PLACE / "preflight"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "hosts.yml").write_text(json.dumps(whole_inventory(50, 24), indent=1))
@@ -82,7 +82,7 @@ def preflight(rounds: int) -> str:
         plays[name] = PLACE / f"{name}.yml"
         plays[name].write_text(json.dumps([play]))
 
-    # What other processes of this machine take is none of preflight's: hence the processor's seconds, too.
+    # Other processes of this machine slow preflight down, so measure processor seconds, too.
     spent: dict[str, list[float]] = {name: [] for name in plays}
 
     def seconds(name: str) -> float:

@@ -1,4 +1,4 @@
-"""Run Ansible and count what a run takes: seconds, changes, calls on hosts."""
+"""Run Ansible and measure a run: seconds, changes, calls on hosts."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PING = ("ansible", "all", "-m", "ansible.builtin.ping")
 RECAP = re.compile(
     r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE
 )
-# "<10.1.2.3> SSH: EXEC ssh …" for each remote command; a module shows in its file's path, once for each host.
+# "<10.1.2.3> SSH: EXEC ssh …" for each remote command. A module is shown with its file's path, once for each host.
 CALL = re.compile(r"^<([^>]+)> SSH: EXEC ", re.MULTILINE)
 MODULE = re.compile(r"^Using module file (\S+)$", re.MULTILINE)
-# "role : task name ------ 1.23s", of the callback profile_tasks.
+# "role : task name ------ 1.23s", from the callback profile_tasks.
 TASK = re.compile(r"^(.+?) -{2,} (\d+\.\d+)s$", re.MULTILINE)
 
 
 class BenchError(Exception):
-    """What stops the measurement, in words for the person who started it."""
+    """The reason that stops the measurement, for the person who started it."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[float, str]:
-    """Seconds and output of a command.
+    """Run a command; return its seconds and output.
 
     Raises:
-        BenchError: It failed; the message holds its last lines.
+        BenchError: It failed; the message has its last lines.
     """
     started = time.monotonic()
     try:
@@ -50,7 +50,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         )
     except FileNotFoundError as missing:
         raise BenchError(
-            f"{missing.filename} is not found: use `make bench`, or `. .venv/bin/activate` first"
+            f"{missing.filename} is not found: use `make bench`, or run `. .venv/bin/activate` first"
         ) from None
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
@@ -59,13 +59,13 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 
 def processor_seconds() -> float:
-    """What the processes that this one started and that have ended have had of the processors so far."""
+    """Return the processor seconds of all ended child processes so far."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def changed(output: str) -> int:
-    """How many tasks changed something, from the recap.
+    """Return how many tasks changed something, from the recap.
 
     Raises:
         BenchError: There is no recap.
@@ -77,10 +77,10 @@ def changed(output: str) -> int:
 
 
 def second_run(inventory: Path) -> float:
-    """Seconds of a run of site.yml that has nothing to do.
+    """Return the seconds of a run of site.yml that has nothing to do.
 
     Raises:
-        BenchError: It had.
+        BenchError: It changed something.
     """
     seconds, output = run([*SITE, "--inventory", str(inventory)])
     if changed(output):
@@ -89,12 +89,12 @@ def second_run(inventory: Path) -> float:
 
 
 def ping(inventory: Path) -> float:
-    """Seconds of Ansible's ping of all hosts."""
+    """Return the seconds of Ansible's ping of all hosts."""
     return run([*PING, "--inventory", str(inventory)])[0]
 
 
 def in_turn(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """The seconds of each of several measures, one round after the other."""
+    """Measure several things in turn, round by round; return the seconds of each."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -104,7 +104,7 @@ def in_turn(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[st
 
 
 def profile(inventory: Path) -> list[tuple[str, float]]:
-    """The tasks of a run of site.yml that take the longest, and their seconds."""
+    """Return the slowest tasks of a run of site.yml with their seconds."""
     callback = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
     _, output = run([*SITE, "--inventory", str(inventory)], callback)
     return [(name.strip(), float(seconds)) for name, seconds in TASK.findall(output)]
@@ -112,11 +112,11 @@ def profile(inventory: Path) -> list[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class Calls:
-    """What a run of site.yml calls on the hosts.
+    """The calls of a run of site.yml on the hosts.
 
     Attributes:
-        modules: Module -> executions, on all hosts together.
-        commands: Remote commands of each host, those of modules among them.
+        modules: Number of executions by module, for all hosts together.
+        commands: Number of remote commands on each host, including modules.
     """
 
     modules: Mapping[str, int]
@@ -124,7 +124,7 @@ class Calls:
 
     @classmethod
     def of(cls, output: str) -> Calls:
-        """From the output of a run with -vvv."""
+        """Count them in the output of a run with -vvv."""
         modules = Counter(path.rsplit("/", 1)[-1] for path in MODULE.findall(output))
         return cls(dict(modules), sorted(Counter(CALL.findall(output)).values()))
 
@@ -137,7 +137,7 @@ class Calls:
 
 
 def calls(inventory: Path) -> Calls:
-    """What a second run calls on the hosts of an inventory."""
+    """Return the calls of a second run on the hosts of an inventory."""
     return Calls.of(run([*SITE, "--inventory", str(inventory), "-vvv"])[1])
 
 

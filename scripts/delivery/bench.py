@@ -1,16 +1,16 @@
-"""Measure what the atomic take costs beside stock Celery's: `make bench-delivery`, or one part of it.
+"""Compare the cost of the atomic fetch with stock Celery's: `make bench-delivery`, or one part of it.
 
     throughput   no-op tasks and tasks of 1 kB, on 1, 8 and 24 queues, a worker with a pool of two
     workers      the same on one queue, with 1 to 32 workers of one process each
     latency      from sending to the start of the body, with idle workers, for any queue and priority
-    redis        processor time of Redis for a task that comes alone, with 1 to 8 idle workers
-    idle         commands a second of a worker that has nothing to do
+    redis        processor time of Redis for a single task, with 1 to 8 idle workers
+    idle         commands per second of a worker that has nothing to do
 
-Stock and atomic take stand side by side, each with a Redis of its own, and are loaded in turn: full load in slices of a
-second, single tasks one here, one there. So what else the machine does befalls both. What is judged is the
-median of the rounds' ratios; their spread stands beside it. Both sides have the same runtime and the same settings
-(`at_least_once`: late acknowledgement), and TLS, the roles' users and four priorities; they differ in the take and
-what stands on it. `--quick` shows that it runs; its figures mean nothing.
+The stock and the atomic fetch run next to each other, each with its own Redis, and get their load in turn: full load in
+slices of a second, single tasks alternately. So other work on the machine affects both. The median of the rounds'
+ratios is compared with the goal, and shown with its spread. Both sides have the same runtime and the same settings
+(`at_least_once`: late acknowledgement), TLS, the roles' users and four priorities. They differ only in the fetch and
+what builds on it. `--quick` only shows that the program runs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .ground import GroundError, Side, ground
 
 KILOBYTE = "x" * 1024
 PREFORK = ("-P", "prefork", "-c", "2")
-#: One process, so that many of them find room.
+#: One process, so that many workers fit on the machine.
 SOLO = ("-P", "solo")
 
 FASTER = Goal(1.2, at_least=True)
@@ -41,7 +41,7 @@ QUIET = Goal(2.0)
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: ``rounds`` of full load, ``single`` tasks one by one, ``idle`` seconds of silence."""
+    """How much to measure: ``rounds`` of full load, ``single`` tasks one by one, ``idle`` seconds without load."""
 
     rounds: int
     queues: Sequence[int]
@@ -49,7 +49,7 @@ class Extent:
     beside: Sequence[int]
     single: int
     idle: float
-    #: Messages of a slice; as many as take some seconds, if None.
+    #: Messages in a slice; if None, as many as a slice needs.
     messages: int | None = None
 
 
@@ -58,12 +58,12 @@ QUICK = Extent(1, (2,), (1,), (1,), 5, 2, messages=20)
 
 
 def names(number: int) -> list[str]:
-    """So many queues."""
+    """Return the names of so many queues."""
     return [f"queue{one}" for one in range(number)]
 
 
 def say(text: str) -> None:
-    """To who waits."""
+    """Print progress for the person who waits."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -71,7 +71,7 @@ def say(text: str) -> None:
 def workers(
     sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]
 ) -> Iterator[None]:
-    """So many workers on each side, one side's started before the other's; gone at the end."""
+    """Run so many workers on each side, started one side after the other; stop them at the end."""
     add(sides, queues, number, pool)
     try:
         yield
@@ -81,7 +81,7 @@ def workers(
 
 
 def add(sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequence[str]) -> None:
-    """As many more workers as are missing."""
+    """Start workers until each side has so many."""
     for side in sides:
         while len(side.workers) < number:
             side.start(queues, pool)
@@ -94,7 +94,7 @@ def add(sides: Sequence[Side], queues: Sequence[str], number: int, pool: Sequenc
 def in_turn(
     sides: Sequence[Side], queues: Sequence[str], templates: load.Templates, extent: Extent
 ) -> dict[str, list[load.Slice]]:
-    """Slices of full load, round by round; who begins changes from round to round."""
+    """Measure slices of full load, round by round; the side that starts changes from round to round."""
     number = extent.messages or load.calibrated(sides, queues, templates)
     found: dict[str, list[load.Slice]] = {side.take: [] for side in sides}
     order = list(sides)
@@ -106,7 +106,7 @@ def in_turn(
 
 
 def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> Row:
-    """Throughput of both sides."""
+    """Return the throughput of both sides."""
     rates = {take: [one.rate for one in slices] for take, slices in found.items()}
     return Row(
         what,
@@ -118,7 +118,7 @@ def row_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> Row:
 
 
 def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
-    """Processor time of a task, in microseconds: less of a matter of what else the machine does."""
+    """Return the processor microseconds of a task, which depend less on other work of the machine."""
     rows = []
     for name, goal in (("redis", CHEAP), ("workers", None)):
         spent = {
@@ -130,7 +130,7 @@ def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
                 f"{what}: processor time of {name.capitalize()} for a task",
                 median(spent["stock"], " µs"),
                 median(spent["atomic"], " µs"),
-                # A worker's is counted in ticks of 10 ms: a short slice may have none.
+                # A worker's time is counted in ticks of 10 ms, so a short slice may have none.
                 ratios([*spent["atomic"]], [max(one, 1.0) for one in spent["stock"]]),
                 goal,
             )
@@ -139,11 +139,11 @@ def costs_of(what: str, found: Mapping[str, Sequence[load.Slice]]) -> list[Row]:
 
 
 def throughput(sides: Sequence[Side], extent: Extent) -> str:
-    """One worker with a pool of two."""
+    """Measure one worker with a pool of two."""
     rows = []
     for number in extent.queues:
         queues = names(number)
-        # Made while nobody takes them.
+        # Create these before any worker can fetch them.
         kinds = {
             size: load.Templates(sides[0], queues, text)
             for size, text in (("no-op", ""), ("1 kB", KILOBYTE))
@@ -158,7 +158,7 @@ def throughput(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def many_workers(sides: Sequence[Side], extent: Extent) -> str:
-    """More and more workers on one queue."""
+    """Measure more and more workers on one queue."""
     rows = []
     queues = names(1)
     templates = load.Templates(sides[0], queues, "")
@@ -176,7 +176,7 @@ def many_workers(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def latency(sides: Sequence[Side], extent: Extent) -> str:
-    """Workers that wait."""
+    """Measure with idle workers."""
     rows = []
     for number in extent.queues:
         for count in sorted({extent.beside[0], min(4, extent.beside[-1])}):
@@ -184,14 +184,14 @@ def latency(sides: Sequence[Side], extent: Extent) -> str:
             what = f"{number} queues, {count} idle workers"
             say(what)
             with workers(sides, queues, count, PREFORK):
-                load.latencies(sides, queues, 3)  # the pool is awake, the connections stand
+                load.latencies(sides, queues, 3)  # now the pool is awake and the connections exist
                 found = load.latencies(sides, queues, extent.single)
             rows += latency_rows(what, found)
     return table(rows, "judged")
 
 
 def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
-    """The median against stock's, stretch by stretch, and the 99th percentile of all against milliseconds."""
+    """Return the median compared with stock's, stretch by stretch, and the 99th percentile in milliseconds."""
     middle = {take: percentile(values, 50) * 1000 for take, values in found.items()}
     medians = {take: stretches(values) for take, values in found.items()}
     late = {take: percentile(values, 99) * 1000 for take, values in found.items()}
@@ -214,14 +214,14 @@ def latency_rows(what: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
 
 
 def stretches(values: Sequence[float]) -> list[float]:
-    """The medians of ten stretches, which both sides lived through together."""
+    """Return the medians of ten stretches, which happened on both sides at the same time."""
     length = max(1, len(values) // 10)
     whole = len(values) // length * length
     return [percentile(values[at : at + length], 50) for at in range(0, whole, length)]
 
 
 def redis(sides: Sequence[Side], extent: Extent) -> str:
-    """What a push costs Redis that wakes every idle worker; their waiting meanwhile is part of it."""
+    """Measure what a push costs Redis if it wakes every idle worker; this includes their waiting."""
     rows = []
     queues = names(1)
     templates = load.Templates(sides[0], queues, "")
@@ -232,7 +232,7 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
 
             def send(side: Side, _: int, queue: str, priority: int) -> None:
                 name = load.lists([queue])[load.PRIORITIES.index(priority)]
-                clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - called within this turn alone
+                clients[side.take].lpush(name, templates.one(name))  # noqa: B023 - only called within this turn
 
             spent: dict[str, list[float]] = {side.take: [] for side in sides}
             for _ in range(max(1, extent.rounds // 5)):
@@ -254,14 +254,14 @@ def redis(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def idle(sides: Sequence[Side], extent: Extent) -> str:
-    """Silence: what is sent, and beside it what the scripts among it do within Redis."""
+    """Count commands without load, and separately those that scripts run inside Redis."""
     rows = []
     for number in extent.queues:
         queues = names(number)
         count = min(4, extent.beside[-1])
         say(f"{number} queues, {count} workers, idle")
         with workers(sides, queues, count, PREFORK):
-            time.sleep(min(5, extent.idle))  # what is done once after a start is done
+            time.sleep(min(5, extent.idle))  # wait until the work after a start is done
             spent = {side.take: silence(side, extent.idle) for side in sides}
         sent = {take: found[0] / count for take, found in spent.items()}
         within = {take: found[1] / count for take, found in spent.items()}
@@ -284,11 +284,11 @@ def idle(sides: Sequence[Side], extent: Extent) -> str:
 
 
 def silence(side: Side, seconds: float) -> tuple[float, float]:
-    """Commands a second of all its workers, and what scripts call."""
+    """Return commands per second of all workers of a side, and those that scripts call."""
     sent = within = 0
     with side.client().monitor() as monitor:
         end = time.monotonic() + seconds
-        # Workers that are idle still say something each second, so it ends soon after its time.
+        # Idle workers still send something each second, so this ends soon after its time.
         while time.monotonic() < end:
             if monitor.next_command()["client_type"] == "lua":
                 within += 1
@@ -307,9 +307,9 @@ PARTS: Mapping[str, Callable[[Sequence[Side], Extent], str]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, and print the results."""
     parser = argparse.ArgumentParser(
-        description="Measure what the atomic take costs beside stock Celery's."
+        description="Compare the cost of the atomic fetch with stock Celery's."
     )
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all"
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, help=f"of full load; default: {FULL.rounds}")
     parser.add_argument("--queues", help="default: 1,8,24")
     parser.add_argument("--workers", help="default: 1,2,4,8,16,32")
-    parser.add_argument("--quick", action="store_true", help="little of all; figures mean nothing")
+    parser.add_argument("--quick", action="store_true", help="measure little; figures mean nothing")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -338,7 +338,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def extent_of(options: argparse.Namespace) -> Extent:
-    """What the command line asks for."""
+    """Return how much the command line asks to measure."""
     base = QUICK if options.quick else FULL
 
     def numbers(text: str | None, default: Sequence[int]) -> Sequence[int]:
@@ -356,7 +356,7 @@ def extent_of(options: argparse.Namespace) -> Extent:
 
 
 def run(arguments: Sequence[str]) -> int | str:
-    """What a program ends with: 0, or what went wrong."""
+    """Return the program's exit status: 0, or an error message."""
     try:
         return main(arguments)
     except GroundError as error:

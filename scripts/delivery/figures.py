@@ -1,4 +1,4 @@
-"""How figures are judged: by ratios within a round, and their median."""
+"""Judge figures by the median of the ratios within a round."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound: at least or at most ``bound``."""
+    """A limit: at least or at most ``bound``."""
 
     bound: float
     at_least: bool = False
 
     def is_met(self, value: float) -> bool:
-        """Whether a value keeps it."""
+        """Return whether a value is within it."""
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
@@ -25,9 +25,9 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a figure of stock's, the same of the atomic take, and what is judged of them.
+    """One line of a table: a figure for stock Celery, the same for the atomic fetch, and the values to judge.
 
-    ``judged`` are the values of which the median counts: the ratios of the rounds, or the figure itself.
+    The median of ``judged`` is compared with the goal: the ratios of the rounds, or the figure itself.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def value(self) -> float:
-        """What is compared with the goal: the median, as exact as it is shown."""
+        """Return the median that is compared with the goal, rounded as it is shown."""
         return round(statistics.median(self.judged), 2)
 
     def __str__(self) -> str:
@@ -54,22 +54,22 @@ class Row:
 
 
 def table(rows: Sequence[Row], judged: str) -> str:
-    """Markdown; ``judged`` says what the fourth column is."""
+    """Return a table in Markdown; ``judged`` is the title of the fourth column."""
     head = [f"| what | stock take | atomic take | {judged} | goal |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(str, rows)])
 
 
 def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
-    """Round by round."""
+    """Return the ratios round by round."""
     return [one / other for one, other in zip(upper, lower, strict=True)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of the values that so many percent of them don't exceed."""
+    """Return the smallest value that so many percent of all values don't exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def median(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
-    """As a cell has it."""
+    """Return the median as the text of a cell."""
     return f"{statistics.median(values):.{digits}f}{unit}"

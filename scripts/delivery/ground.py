@@ -1,6 +1,6 @@
-"""What is measured on: for each way to take messages a Redis with TLS and the roles' users, and its workers.
+"""Set up the two sides of the comparison, each with a Redis with TLS and the roles' users, and with its workers.
 
-Both stand all the time and are loaded in turn, so that each has the same machine, and neither sees the other's
+Both run all the time and get their load in turn, so they share the same machine, and neither sees the other's
 commands.
 """
 
@@ -40,7 +40,7 @@ ADDRESS = "127.0.0.1"
 USERS = ("worker", "producer", "operator", "admin")
 OURS = "bench"
 TAKES = ("stock", "atomic")
-#: Seconds that a start may take: of 64 workers at once, on a machine that has other things to do.
+#: Seconds that a start may take: up to 64 workers at once, on a machine that is busy with other things.
 PATIENCE = 900
 
 APPLICATION = """
@@ -65,15 +65,15 @@ def mark(number):
 
 
 class GroundError(Exception):
-    """What stops the measurement, in words for the person who started it."""
+    """The reason that stops the measurement, for the person who started it."""
 
 
 def certificate(directory: Path) -> None:
-    """`host.crt` and `host.key`, signed by themselves, for the loopback address."""
+    """Write `host.crt` and `host.key`, self-signed, for the loopback address."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ADDRESS)])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
-    # Without it Python from 3.13 on trusts no certificate.
+    # Without this extension Python from 3.13 on trusts no certificate.
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     made = (
         x509.CertificateBuilder()
@@ -103,7 +103,7 @@ def certificate(directory: Path) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """Return a port that is free now."""
     with socket.create_server((ADDRESS, 0)) as server:
         return int(server.getsockname()[1])
 
@@ -111,10 +111,10 @@ def free_port() -> int:
 def until(
     look: Callable[[], bool], what: str, seconds: float = PATIENCE, pause: float = 0.1
 ) -> None:
-    """Wait for something.
+    """Wait until a condition is true.
 
     Raises:
-        GroundError: It did not come.
+        GroundError: It did not become true in time.
     """
     end = time.monotonic() + seconds
     while not look():
@@ -125,7 +125,7 @@ def until(
 
 @dataclass
 class Side:
-    """One way to take messages: its broker and its workers."""
+    """One way to fetch messages, with its broker and its workers."""
 
     take: str
     directory: Path
@@ -136,7 +136,7 @@ class Side:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def settings(self, user: str) -> dict[str, Any]:
-        """What the roles tell a component."""
+        """Return the settings that the roles give to a component."""
         knobs = {"take": self.take}
         # As far as settings need them.
         facts = {
@@ -158,7 +158,7 @@ class Side:
         )
 
     def client(self, user: str = OURS, port: int | None = None) -> Any:
-        """A client of its broker, or of what listens on another port."""
+        """Return a client of its broker, or of the server on another port."""
         made: Any = redis.Redis(
             host=ADDRESS,
             port=port or self.port,
@@ -170,13 +170,13 @@ class Side:
         return made
 
     def app(self, user: str = "producer") -> Any:
-        """A Celery application in this process that may do what the user may."""
+        """Create a Celery application in this process with the user's rights."""
         made = Celery("bench", set_as_current=False)
         made.conf.update(self.settings(user)["celery"])
         return made
 
     def wait_for_servers(self) -> None:
-        """Until both that it uses answer."""
+        """Wait until its broker and its result store answer."""
         for port in (self.port, self.results):
             client = self.client(port=port)
 
@@ -190,11 +190,11 @@ class Side:
 
     @property
     def marks(self) -> Path:
-        """Where its tasks write when they began."""
+        """Return the file in which its tasks record when they started."""
         return self.directory / f"{self.take}.marks"
 
     def start(self, queues: Sequence[str], pool: Sequence[str]) -> None:
-        """One more worker for some queues, with options that say what pool it has."""
+        """Start another worker for some queues, with options that choose its pool."""
         path = self.directory / f"{self.take}.json"
         path.write_text(json.dumps(self.settings("worker")))
         node = f"{self.take}{len(self.workers)}@bench"
@@ -214,19 +214,19 @@ class Side:
                 env=environment,
                 stdout=log,
                 stderr=log,
-                # A group of its own, so that nothing of it is left.
+                # A separate process group, so that all of it can be killed.
                 start_new_session=True,
             )
         self.workers.append(started)
 
     def wait(self) -> None:
-        """Until all its workers answer.
+        """Wait until all its workers answer.
 
         Raises:
-            GroundError: One has ended, or does not come up.
+            GroundError: A worker has ended, or does not start.
         """
         app = self.app("operator")
-        # Celery's operator answers at once where it can't; a start takes its time.
+        # The operator's settings give up at once, but a start takes some time.
         app.conf.update(broker_connection_timeout=30)
 
         def answer() -> bool:
@@ -239,7 +239,7 @@ class Side:
         until(answer, f"workers with the {self.take} take don't answer")
 
     def stop(self) -> None:
-        """End its workers, orderly where they let us."""
+        """Stop its workers, gracefully if possible."""
         for worker in self.workers:
             worker.terminate()
         for worker in self.workers:
@@ -252,31 +252,31 @@ class Side:
         self.client().flushall()
 
     def processor_seconds(self) -> float:
-        """What its broker has used so far."""
+        """Return the processor seconds that its broker has used so far."""
         found = self.client().info("cpu")
         return float(found["used_cpu_user"] + found["used_cpu_sys"])
 
     def workers_seconds(self) -> float:
-        """What its workers have used so far, their pools among them."""
+        """Return the processor seconds that its workers have used so far, including their pools."""
         groups = {worker.pid for worker in self.workers}
         ticks = 0
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 found = path.read_text().rsplit(")", 1)[1].split()
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has ended in the meantime
                 continue
             if int(found[3]) in groups:
                 ticks += int(found[11]) + int(found[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def refused(self) -> list[str]:
-        """What its broker has refused to anybody."""
+        """Return the commands that its broker has refused to any user."""
         return [f"{one['username']}: {one['object']}" for one in self.client().acl_log()]
 
 
 @contextmanager
 def ground(queues: Sequence[str]) -> Iterator[list[Side]]:
-    """Both sides without workers, their brokers with users who may use the queues; all of it gone at the end."""
+    """Yield both sides without workers; their brokers' users may use the queues. Everything is removed at the end."""
     place = ROOT / ".state" / "bench" / f"delivery-{os.getpid()}"
     place.mkdir(parents=True)
     with ExitStack() as stack:
@@ -308,7 +308,7 @@ def _server(
     directory.mkdir()
     users = directory / "users.acl"
     users.touch(mode=0o600)
-    # Who measures clears away, too, which no user of the fleet may.
+    # The measuring user also cleans up, which no user of the fleet may do.
     measure = f"user {OURS} on >{passwords[OURS]} allkeys allchannels +@all"
     users.write_text(acl.acl(name.split("-")[0], passwords, queues) + measure + "\n")
     options = {
@@ -321,7 +321,7 @@ def _server(
         "tls-auth-clients": "no",
         "aclfile": str(users),
         "dir": str(directory),
-        # As the roles have it.
+        # As the roles set it.
         "save": "",
         "appendonly": "yes",
         "appendfsync": "everysec",

@@ -1,4 +1,4 @@
-"""Load: many messages at once, or one by one."""
+"""Create load: many messages at once, or one by one."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 from .ground import Side, until
 
 PRIORITIES = (0, 3, 6, 9)
-#: Seconds between two looks at whether all is done: Redis answers these too, so they are few.
+#: Seconds between two checks whether all is done. Redis has to answer these too, so there are few.
 LOOK = 0.02
-#: Seconds between two messages that come one by one.
+#: Range of seconds between two single messages.
 BETWEEN = (0.02, 0.06)
-#: Seconds that a slice of full load is to take, and its bounds in messages. Short slices, many of them: what else the
-#: machine does lasts longer, and so befalls both sides of a round.
+#: Seconds that a slice of full load should take, and its minimum and maximum number of messages. There are many short
+#: slices: other work on the machine lasts longer, and so affects both sides of a round.
 SLICE, LEAST, MOST = 1.0, 100, 4000
 
 
 def lists(queues: Sequence[str]) -> list[str]:
-    """Kombu's lists of these queues."""
+    """Return kombu's lists of these queues."""
     ends = ("" if number == 0 else f"\x06\x16{number}" for number in PRIORITIES)
     return [f"{queue}{end}" for end in ends for queue in queues]
 
 
 class Templates:
-    """A message for each list, made by Celery itself, from which others are made that differ in their names alone."""
+    """A message for each list, created by Celery itself; further ones are made from it and differ only in their ids."""
 
     def __init__(self, side: Side, queues: Sequence[str], text: str) -> None:
         app, admin = side.app(), side.client()
@@ -49,12 +49,12 @@ class Templates:
                 self.found[name] = (raw, sent.id, tag)
 
     def one(self, name: str) -> str:
-        """A new message for a list."""
+        """Return a new message for a list."""
         raw, task, tag = self.found[name]
         return raw.replace(task, str(uuid.uuid4())).replace(tag, str(uuid.uuid4()))
 
     def messages(self, number: int) -> dict[str, list[str]]:
-        """So many new ones, spread evenly over the lists."""
+        """Return so many new messages, spread evenly over the lists."""
         made: dict[str, list[str]] = {name: [] for name in self.found}
         for name, _ in zip(itertools.cycle(self.found), range(number), strict=False):
             made[name].append(self.one(name))
@@ -63,7 +63,7 @@ class Templates:
 
 @dataclass(frozen=True)
 class Slice:
-    """A stretch of full load: tasks, seconds, and processor seconds of Redis and of the workers."""
+    """The result of a slice of full load: tasks, seconds, and processor seconds of Redis and of the workers."""
 
     tasks: int
     seconds: float
@@ -72,12 +72,12 @@ class Slice:
 
     @property
     def rate(self) -> float:
-        """Tasks a second."""
+        """Return tasks per second."""
         return self.tasks / self.seconds
 
 
 def full_load(side: Side, queues: Sequence[str], templates: Templates, number: int) -> Slice:
-    """Give a side so many messages at once, and wait until none is left."""
+    """Push so many messages to a side at once, and wait until none is left."""
     names, made = lists(queues), templates.messages(number)
     client = side.client()
     redis, workers = side.processor_seconds(), side.workers_seconds()
@@ -96,7 +96,7 @@ def full_load(side: Side, queues: Sequence[str], templates: Templates, number: i
 
 
 def _wait_until_empty(client: Any, names: Sequence[str]) -> float:
-    """When it was so; a stock worker's message is nowhere for a moment, so that one look is not enough."""
+    """Return when all lists were empty; a stock worker's message is in no list for a moment, so check twice."""
     first = 0.0
 
     def is_empty() -> bool:
@@ -110,7 +110,7 @@ def _wait_until_empty(client: Any, names: Sequence[str]) -> float:
 
 
 def calibrated(sides: Sequence[Side], queues: Sequence[str], templates: Templates) -> int:
-    """How many messages a slice takes, by the faster side; what was started first gets warm by it."""
+    """Return how many messages a slice needs on the faster side; this also warms up the workers."""
     number = LEAST
     while True:
         rate = max(full_load(side, queues, templates, number).rate for side in sides)
@@ -126,8 +126,8 @@ def one_by_one(
     number: int,
     send: Callable[[Side, int, str, int], None],
 ) -> None:
-    """Messages at random moments, each to any queue and priority and to all sides, first to one, then to another."""
-    chance = random.Random(number)  # noqa: S311 - when and where to send is no secret
+    """Send messages at random moments, each to any queue and priority and to all sides, in alternating order."""
+    chance = random.Random(number)  # noqa: S311 - when and where to send needs no secrecy
     order = list(sides)
     for count in range(number):
         queue, priority = chance.choice(queues), chance.choice(PRIORITIES)
@@ -138,7 +138,7 @@ def one_by_one(
 
 
 def latencies(sides: Sequence[Side], queues: Sequence[str], number: int) -> dict[str, list[float]]:
-    """Seconds from before a task is sent to the start of its body, for each side."""
+    """Return for each side the seconds from before a task is sent until its body starts."""
     apps = {side.take: side.app() for side in sides}
     sent: dict[str, dict[int, float]] = {side.take: {} for side in sides}
     for side in sides:

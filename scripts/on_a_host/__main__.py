@@ -1,10 +1,10 @@
-"""Write docs/on-a-host.md: all that the roles put on hosts, and who can read which secret.
+"""Write docs/on-a-host.md: everything that the roles put on hosts, and who can read which secret.
 
     python -m scripts.on_a_host           write the file
-    python -m scripts.on_a_host --check   say whether it is what would be written; 1 if not
+    python -m scripts.on_a_host --check   check that it is up to date; exit status 1 if not
 
-What stands there is what real dry runs of `site.yml` would settle, over the inventories that the render tests have:
-so it takes a minute, and a test of theirs compares it. What belongs to one inventory is told by a placeholder.
+The page comes from real dry runs of `site.yml` with the inventories of the render tests. So it takes a minute, and one
+of these tests compares it. Values that belong to one inventory are replaced by placeholders.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ OUTPUT = ROOT / "docs" / "on-a-host.md"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, render, write or compare."""
+    """Parse the arguments, render, and write or compare the page."""
     parser = argparse.ArgumentParser(
         prog="scripts.on_a_host", description="Write docs/on-a-host.md from dry runs."
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 if it is stale"
+    )
     check = parser.parse_args(arguments).check
     wanted = {name: (name, given) for name, given in FILLED_IN.items()} | VARIANTS
     wanted["valkey"] = ("staging", VALKEY)

@@ -1,4 +1,4 @@
-"""The page: a table for each kind of thing, and who can read which secret."""
+"""Build the page: a table for each kind of thing, and who can read which secret."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from scripts.on_a_host.words import (
 )
 from tests.render.fleet import Fleet
 
-# What a role's name begins with.
+# Prefix of a role's name.
 COLLECTION = "celery_fleet.core."
-# A variable of the examples' inventories, which hand it on by one of ours.
+# A variable of the examples' inventories, and our variable through which they pass it on.
 _BY = {"postgresql_password": "`celery_app_urls`"}
 
 
 class PageError(Exception):
-    """What was rendered can't be told as this page does; the message names what is missing."""
+    """The page can't describe something that was rendered; the message names what is missing."""
 
 
 def variable(name: str) -> str:
-    """The variable that a render's name of a secret stands for."""
+    """Return the variable that a render's name of a secret stands for."""
     first, _, rest = name.partition(" ")
     if first == "redis_passwords":
         return f"`{first}.{rest}`"
@@ -39,15 +39,15 @@ def variable(name: str) -> str:
 
 
 def option(name: str, thing: Thing) -> str:
-    """What brings a thing that a fleet has not by default; see `option_of`."""
+    """Return the option that adds a thing which a fleet does not have by default; see `option_of`."""
     return "" if thing.default else option_of(name, OPTIONS, "OPTIONS")
 
 
 def option_of(name: str, options: Mapping[str, str], where: str) -> str:
-    """The variable that is told for a name.
+    """Return the variable listed for a name.
 
     Raises:
-        PageError: Nobody has told it.
+        PageError: No pattern matches the name.
     """
     for pattern, variable_ in options.items():
         if re.search(pattern, name):
@@ -58,12 +58,12 @@ def option_of(name: str, options: Mapping[str, str], where: str) -> str:
 
 
 def by(thing: Thing) -> str:
-    """The roles of a thing."""
+    """Return the roles of a thing."""
     return ", ".join(f"`{role}`" for role in sorted(thing.roles))
 
 
 def table(page: Page, kind: str, heads: Sequence[str]) -> Iterator[str]:
-    """One kind as a table; a column that nothing is told in is left out."""
+    """Yield the table of one kind; empty columns are left out."""
     rows = [
         (f"`{name}`", *thing.cells, option(name, thing), by(thing))
         for name, thing in sorted(page.things[kind].items())
@@ -72,18 +72,18 @@ def table(page: Page, kind: str, heads: Sequence[str]) -> Iterator[str]:
 
 
 def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table's lines."""
+    """Yield a table's lines."""
     told = [n for n in range(len(heads)) if any(row[n] for row in rows)]
     yield f"| {' | '.join(heads[n] for n in told)} |"
     yield f"|{'---|' * len(told)}"
     for row in rows:
-        # A bar has to be escaped even in code.
+        # A bar must be escaped even in code.
         cells = [row[n].replace("|", r"\|") for n in told]
         yield f"| {' | '.join(cells)} |"
 
 
 def ports(page: Page) -> Iterator[str]:
-    """The ports, in the order of `PORTS`."""
+    """Yield the ports, in the order of `PORTS`."""
     found = page.things["ports"]
     rows = []
     for name, (what, variable_, needs) in PORTS.items():
@@ -95,10 +95,10 @@ def ports(page: Page) -> Iterator[str]:
 
 
 def secrets(page: Page) -> Iterator[str]:
-    """The files with secrets: who reads each, to whom systemd hands it, what of the inventory is in it.
+    """Yield the files with secrets: who can open each, what reads it, and which secrets of the inventory it has.
 
     Raises:
-        PageError: Nobody can tell what a file holds.
+        PageError: The content or the readers of a file are unknown.
     """
     rows = []
     for name, thing in sorted(page.things["secrets"].items()):
@@ -124,10 +124,10 @@ def secrets(page: Page) -> Iterator[str]:
 
 
 def write(local: Fleet, others: Sequence[Fleet]) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
-        local: A fleet with what all have.
+        local: A fleet with what every fleet has.
         others: Fleets with more.
     """
     page = Page()
@@ -160,7 +160,7 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
 
 
 def hosts(role: str, plays: Iterable[Mapping[str, Any]]) -> str:
-    """The groups on whose hosts a role acts: those of the first play that has it."""
+    """Return the groups of hosts on which a role acts: those of the first play that has it."""
     for play in plays:
         names = [one["role"].removeprefix(COLLECTION) for one in play.get("roles") or ()]
         if role in names:

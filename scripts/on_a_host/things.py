@@ -1,4 +1,4 @@
-"""What renders put on hosts, by kind and name; what belongs to one inventory is a placeholder."""
+"""Collect what renders put on hosts, by kind and name, with placeholders for what belongs to one inventory."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SYSTEMD = {
 
 @dataclass
 class Thing:
-    """Something on a host, as all renders together tell it.
+    """Something on a host, as all renders together describe it.
 
     Attributes:
-        cells: What is told of it, after its name.
-        roles: Who puts it there.
-        default: Whether a delivered fleet has it.
+        cells: Its description, after its name.
+        roles: The roles that put it there.
+        default: Whether a fleet has it by default.
     """
 
     cells: tuple[str, ...]
@@ -44,10 +44,13 @@ class Thing:
 
 @dataclass
 class Page:
-    """Things by kind and name, and of files with secrets by name what each holds and who opens it.
+    """Everything that the page shows.
 
     Attributes:
-        given: Units to which systemd gives a file, and whether in a fleet with the defaults.
+        things: Things by kind and name.
+        holds: Secrets in each file with secrets, by its name.
+        readers: Who can open each of these files.
+        given: Units to which systemd gives a file, each with whether this is in a fleet with the defaults.
     """
 
     things: dict[str, dict[str, Thing]] = field(default_factory=dict)
@@ -56,14 +59,14 @@ class Page:
     given: dict[str, dict[str, set[bool]]] = field(default_factory=dict)
 
     def add(self, kind: str, name: str, cells: Iterable[str], role: str, default: bool) -> None:
-        """Take a thing in, or that one more role or fleet has it."""
+        """Add a thing, or another role or fleet that has it."""
         found = self.things.setdefault(kind, {}).setdefault(name, Thing(tuple(cells)))
         found.roles.add(role)
         found.default = found.default or default
 
 
 def general(text: str, app: str, workers: Iterable[str]) -> str:
-    """A path or name without what belongs to one inventory."""
+    """Return a path or name with placeholders for what belongs to one inventory."""
     text = text.replace(app.replace("-", r"\x2d") + ".slice", "<app>.slice").replace(app, "<app>")
     names = "|".join(map(re.escape, workers))
     text = re.sub(rf"(worker[@-])({names})(?![\w-])", r"\1<worker>", text)
@@ -73,7 +76,7 @@ def general(text: str, app: str, workers: Iterable[str]) -> str:
 
 
 def rights(item: Mapping[str, Any], mode: str) -> tuple[str, str]:
-    """Owner with group, and mode, as cells: empty where they are the usual ones."""
+    """Return owner with group, and mode, as cells; empty if they are the usual ones."""
     owner, group = item.get("owner", "root"), item.get("group", "root")
     who = "" if owner == group == "root" else f"`{owner}:{group}`"
     given = str(item.get("mode", mode))
@@ -81,7 +84,7 @@ def rights(item: Mapping[str, Any], mode: str) -> tuple[str, str]:
 
 
 def readable(item: Mapping[str, Any]) -> str:
-    """Who opens a file by its owner, group and mode."""
+    """Return who can open a file, from its owner, group and mode."""
     mode = int(str(item.get("mode", "0644")), 8)
     owner, group = item.get("owner", "root"), item.get("group", "root")
     who = ["root"] if owner == "root" else ["root", f"`{owner}`"]
@@ -91,7 +94,7 @@ def readable(item: Mapping[str, Any]) -> str:
 
 
 def spellings(secret: str) -> set[str]:
-    """How a secret may stand in a file: as it is, in JSON, in a URL, in an environment file."""
+    """Return the forms in which a file may contain a secret: plain, in JSON, in a URL, in an environment file."""
     escaped = re.sub(r'(["\\$`])', r"\\\1", secret)
     return {
         secret,
@@ -102,13 +105,13 @@ def spellings(secret: str) -> set[str]:
 
 
 def handed(text: str) -> Iterator[str]:
-    """Paths that systemd reads as root and gives to a unit's process."""
+    """Yield the paths that systemd reads as root and gives to a unit's process."""
     for value in re.findall(r"^(?:EnvironmentFile|LoadCredential)=(.+)$", text, re.MULTILINE):
         yield value.rpartition(":")[2].lstrip("-")
 
 
 def directories(text: str) -> Iterator[tuple[str, str, str]]:
-    """Directories that systemd makes for a unit: path, who owns them, mode."""
+    """Yield the directories that systemd creates for a unit: path, owner, mode."""
     options = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
     user = options.get("User", "root")
     for kind, parent in _SYSTEMD.items():
@@ -119,7 +122,7 @@ def directories(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def accounts(text: str) -> Iterator[tuple[str, str]]:
-    """Users and groups of a file for systemd-sysusers, and what each is."""
+    """Yield the users and groups in a file for systemd-sysusers, and what each is."""
     for line in text.splitlines():
         match line.split(maxsplit=2):
             case ["g", name, _]:
@@ -132,19 +135,19 @@ def accounts(text: str) -> Iterator[tuple[str, str]]:
 
 
 def role_of(part: str) -> str:
-    """The role of a part of the plan, whose name begins with the role's."""
+    """Return the role of a part of the plan; the part's name starts with the role's."""
     names = [path.name for path in (ROOT / "roles").iterdir() if path.is_dir()]
     return max((name for name in names if part.startswith(name)), key=len)
 
 
 def take(page: Page, fleet: Fleet, default: bool) -> None:
-    """Take all of a fleet into the page."""
+    """Add everything of a fleet to the page."""
     for host in fleet.hosts.values():
         take_host(page, fleet, host, default)
 
 
 def take_host(page: Page, fleet: Fleet, host: Host, default: bool) -> None:
-    """Take all of a host into the page."""
+    """Add everything of a host to the page."""
     app = str(host.variables["celery_app_name"])
     plain = partial(general, app=app, workers=host.variables["celery_worker_instances"])
     for name_, part in host.parts.items():
@@ -162,7 +165,7 @@ def take_host(page: Page, fleet: Fleet, host: Host, default: bool) -> None:
             if kind == "secrets":
                 page.readers.setdefault(name, set()).add(plain(readable(item)))
                 known = page.holds.setdefault(name, set())
-                # The demo's secrets have names of its own.
+                # The demo's secrets have different names.
                 known |= set() if default else held(fleet, item["content"])
             if name.endswith("/fleet.json"):
                 for port, number in yaml.safe_load(item["content"])["ports"].items():
@@ -185,7 +188,7 @@ def take_units(
     plain: Callable[[str], str],
     default: bool,
 ) -> None:
-    """Take the units of a part into the page: those whose files are ours, and those of Debian that it starts."""
+    """Add the units of a part to the page: those with our files, and Debian's units that it starts."""
     for item in part.get("files", []):
         found = _UNIT_FILE.fullmatch(item["dest"])
         if found is None:
@@ -205,13 +208,13 @@ def take_units(
 
 
 def described(text: str) -> str:
-    """What a unit says that it is."""
+    """Return a unit's description."""
     said = re.search(r"^Description=(.*)$", text, re.MULTILINE)
     return re.sub(r"^<app>: | <\w+>$", "", said[1]) if said else ""
 
 
 def runs_as(name: str, text: str) -> str:
-    """The user of a service's process."""
+    """Return the user of a service's process."""
     user = re.search(r"^User=(.*)$", text, re.MULTILINE)
     if not name.endswith(".service"):
         return ""
@@ -219,7 +222,7 @@ def runs_as(name: str, text: str) -> str:
 
 
 def held(fleet: Fleet, content: str) -> set[str]:
-    """Names of the secrets of the inventory that stand in a file."""
+    """Return the names of the inventory's secrets that a file contains."""
     return {
         name
         for name, secret in fleet.secrets.items()

@@ -1,6 +1,6 @@
-"""What no render tells: which variable brings what, what ports and files with secrets are for, and the page's words.
+"""Texts that no render supplies: which variable adds what, the purpose of ports and secret files, and the page's prose.
 
-A thing that is new on a host and optional or secret needs a line here.
+Add a line here for each new thing on a host that is optional or secret.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 HEAD = """\
 # What is put on a host
 
-Made by `python -m scripts.on_a_host` from dry runs of `site.yml`: what the roles want on the hosts of the delivered
-inventories, and of ones with all that these leave off. Edit the roles.
+`python -m scripts.on_a_host` generates this page from dry runs of `site.yml`: what the roles put on the hosts of the
+delivered inventories, and of inventories that also use all other options. To change it, edit the roles.
 
-`<app>` is `celery_app_name`, `<worker>` a key of `celery_worker_instances`, `<id>` a release, `<version>` that of the
-runtime. *Option* names what brings a thing that a fleet does not have by default; *by* is the role that puts it there,
-on [its hosts](#roles-and-hosts). Where owner or mode is not told, it is root's, and 0644 for a file or 0755 for a
-directory.
+`<app>` is `celery_app_name`, `<worker>` a key of `celery_worker_instances`, `<id>` a release, `<version>` the runtime's
+version. *Option* names the variable for a thing that a fleet does not have by default. *By* is the role that puts it
+there, on [its hosts](#roles-and-hosts). If no owner is listed, it is root; if no mode is listed, it is 0644 for a file
+and 0755 for a directory.
 
-Not in these lists are Debian's packages ([architecture](architecture.md#why-each-dependency-is-there)), the files
-within a release and within the runtime, and what processes write at their work; where that lies stands in
-[names](architecture.md#names). On each host `/etc/celery-fleet/<app>/manifest.json`, for root only,
-lists what the application has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) goes by it.
+These lists leave out Debian's packages ([architecture](architecture.md#why-each-dependency-is-there)), the files in a
+release and in the runtime, and the files that processes write while they work; [names](architecture.md#names) lists
+their directories. On each host, `/etc/celery-fleet/<app>/manifest.json`, which only root can read, lists what the
+application has there; [a removal](operations.md#taking-a-fleet-off-its-hosts) follows it.
 """
 
-# What is in no delivered fleet: a pattern of what is put there, and the variable that brings it.
+# Patterns of things that no delivered fleet has, and the variable that adds each.
 OPTIONS = {
     r"valkey": "`redis_flavor: valkey`",
     r"firewall|celery_fleet_<app>": "`firewall_enabled`",
@@ -31,7 +31,7 @@ OPTIONS = {
     r"nginx-web/flower\.conf": "`flower_url_prefix`",
     r"^backend$": "`celery_producer_web_listen`",
 }
-# What a port is for, its variable, and who is let in.
+# What a port is for, its variable, and what a caller needs.
 PORTS = {
     "broker": ("Redis, broker", "celery_app_broker_port", "TLS, a password for each component"),
     "results": ("Redis, results", "celery_app_results_port", "TLS, a password for each component"),
@@ -50,39 +50,39 @@ PORTS_ROLE = {
     "flower": "flower",
     "backend": "celery_producer",
 }
-# What no value gives away: it is kept as a hash, or made of others.
+# Secrets that can't be found in a file by their value, because it has a hash or is made from others.
 HOLDS = {
     r"web\.htpasswd$": "a hash of `celery_producer_web_auth_password`",
     r"flower\.htpasswd$": "a hash of `flower_auth_password`",
     r"host\.key$": "the host's private key",
     r"health\.json$": "`celery_health_on_change`",
 }
-# Who reads a file with secrets, where systemd hands it to nobody.
+# Readers of files with secrets that systemd gives to no unit.
 READ_BY = {
     r"\.htpasswd$": "nginx",
     r"host\.key$": "nginx",
     r"exec\.env$|producer\.json$": "`celery-fleet`, commands of a release",
-    r"operator\.json$": "`celery-fleet`, the check of health",
+    r"operator\.json$": "`celery-fleet`, the health check",
     r"schedule\.json$": "`celery-fleet schedule`",
-    r"health\.json$": "the check of health",
+    r"health\.json$": "the health check",
     r"users\.acl$": "Redis, `celery-fleet redis --as admin`",
 }
-# What brings a reader that a file does not have by default.
+# What adds a reader that a file does not have by default.
 GIVEN_BY = {r"host\.key$": "`pki_mode: mutual`"}
 INTRODUCTIONS = {
     "Secrets": (
-        "Root opens all of them. What lies in `credentials/`, a directory of root's with the mode 0700, nobody else",
-        "can open: systemd reads it and gives it to the units named, and what a process was given its user can read.",
-        "Those of the control side: [operations](operations.md#secrets).",
+        "Root can open all of them. Only root can open files in `credentials/`, its directory with mode 0700: systemd",
+        "reads them and gives them to the listed units. A process's user can read what the process was given.",
+        "Secrets of the control side: [operations](operations.md#secrets).",
         "",
     ),
     "Ports": (
-        "The firewall, where it is on, lets nobody but the fleet's hosts reach Redis, nor the web process past nginx:",
+        "If the firewall is enabled, only the fleet's hosts reach Redis, and the web process without nginx:",
         "[operations](operations.md#firewall).",
         "",
     ),
     "Directories of units": (
-        "systemd makes them when it starts the unit; what is below `/run` goes at its end.",
+        "systemd creates them when it starts the unit, and removes those below `/run` when it stops.",
         "",
     ),
 }

@@ -1,7 +1,7 @@
-"""Write the table of what was killed, cut off and filled on hosts into docs/delivery-proof.md: `make report-delivery`.
+"""Write the table of faults on hosts into docs/delivery-proof.md: `make report-delivery`.
 
-Reads what `make soak-delivery` has left in .state/results/delivery; measures nothing itself. A run of the scenario, or
-of one of its tests, takes the place of its last one. Runs whose test failed, and stale ones, are refused.
+It reads what `make soak-delivery` has left in .state/results/delivery and measures nothing itself. A run of the
+scenario, or of one of its tests, replaces its previous one. Runs with a failed test, and stale ones, are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RESULTS = origin.RESULTS / "delivery"
 PAGE = ROOT / "docs" / "delivery-proof.md"
 
 WAYS = {"fleet": "Celery Fleet", "stock": "stock Celery, late acknowledgement"}
-#: Cases in the order of the table, with what was done; those of others come behind, by name.
+#: Cases in the order of the table, with what was done. Other cases follow, sorted by name.
 FAULTS = {
     "workers killed": "`kill -9` of a worker, or of it and all its processes",
     "processes of pools killed": "`kill -9` of one process of a pool",
@@ -52,9 +52,9 @@ FAULTS = {
     "Redis's clock moved by an hour": "Redis's clock is moved by an hour, ahead and behind",
     "drains behind named exchanges": "workers with the stock take drain, behind named exchanges",
 }
-#: Cases that stock Celery is measured in as well: without its row, ours would show nothing.
+#: Cases that are also measured with stock Celery: without its row, ours would prove nothing.
 STOCK = ("workers killed", "all connections cut")
-#: What is measured, and not promised.
+#: Cases that are measured, but about which nothing is promised.
 APART = {
     "Redis killed with appendfsync everysec": "`kill -9` of Redis, with `appendfsync everysec`"
 }
@@ -67,7 +67,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class Recovery:
-    """How long what the dead held was away: of how many deaths, and seconds."""
+    """How long messages of dead workers took to come back: number of deaths, and seconds."""
 
     count: int
     p50: float
@@ -76,14 +76,14 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Result:
-    """One case, as it was run last, and its recoveries where there were deaths."""
+    """The last run of one case, with its recoveries if there were deaths."""
 
     summary: Summary
     recovery: Recovery | None = None
 
 
 def load(directory: Path) -> dict[tuple[str, str], Result]:
-    """Every kept run by case and way."""
+    """Return every kept run by case and way."""
     found = {}
     for path in sorted(directory.glob("*.summary.json")):
         summary = Summary.read(path)
@@ -119,7 +119,7 @@ def _line(case: str, result: Result) -> list[str]:
 def _ordered(
     found: Mapping[tuple[str, str], Result], faults: Mapping[str, str]
 ) -> list[tuple[str, Result]]:
-    """The cases of a table with their titles: in its order, the fleet's before stock's."""
+    """Return the cases of a table with their titles, in its order, the fleet's before stock's."""
     return [
         (title, found[name, way])
         for name, title in faults.items()
@@ -129,7 +129,7 @@ def _ordered(
 
 
 def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -> str:
-    """Both tables, with what they were made on.
+    """Return both tables, and what they were measured on.
 
     Raises:
         ReportError: There is nothing to show.
@@ -152,10 +152,10 @@ def figures(found: Mapping[tuple[str, str], Result], about: Mapping[str, str]) -
 
 
 def require_publishable(found: Mapping[tuple[str, str], Result], root: Path = ROOT) -> None:
-    """Refuse what must not be published: failed, stale, or without the control.
+    """Refuse runs that must not be published: failed, stale, or without the comparison with stock Celery.
 
     Raises:
-        ReportError: With each such run and the command that measures it again.
+        ReportError: Lists each such run and the command that measures it again.
     """
     missing = [
         f"{name} (stock)"
@@ -166,7 +166,7 @@ def require_publishable(found: Mapping[tuple[str, str], Result], root: Path = RO
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Read, render, write; `--print` shows the tables instead."""
+    """Read the runs and write the page; `--print` shows the tables instead."""
     about_path = RESULTS / "about.json"
     about = json.loads(about_path.read_text()) if about_path.exists() else {}
     found = load(RESULTS)

@@ -1,4 +1,4 @@
-"""Where a kept run comes from: its commit, and whether what it measured has changed since."""
+"""Tell where a kept run comes from: its commit, and whether what it measured has changed since."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from .summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Runs of `make soak-…`; others are kept in a directory of their own, and never published.
+#: Results of `make soak-…`. Other runs are kept in a separate directory, and never published.
 RESULTS = ROOT / ".state" / "results"
 
 #: What the hosts run.
 PRODUCT = ("src", "plugins", "roles", "templates")
-#: What every scenario with this load shares: the load, and how its record is read.
+#: Files shared by all scenarios with this load: the load, and how its record is read.
 SHARED = (
     "molecule/restarts",
     "scripts/restarts/judge.py",
@@ -23,12 +23,12 @@ SHARED = (
     "scripts/restarts/record.py",
 )
 DIRTY = "-dirty"
-#: Set by `make soak` and `make soak-…`: every case apart, with as many faults as the pages need.
+#: Set by `make soak` and `make soak-…`: run every case separately, with as many faults as the pages need.
 SOAK = "CELERY_FLEET_SOAK"
 
 
 class ReportError(Exception):
-    """What stops a report, in words for the person who asked for it."""
+    """The reason that stops a report, for the person who asked for it."""
 
 
 def is_soak() -> bool:
@@ -37,7 +37,7 @@ def is_soak() -> bool:
 
 
 def command_of(scenario: str) -> str:
-    """Return the command that runs a scenario as this process does."""
+    """Return the command that runs a scenario in the way of this process."""
     return f"make {'soak' if is_soak() else 'test'}-{scenario}"
 
 
@@ -47,7 +47,7 @@ def results(family: str = "") -> Path:
 
 
 def paths_of(scenario: str) -> Sequence[str]:
-    """Return the paths whose changes make the figures of a scenario stale."""
+    """Return the paths; a change in one of them makes the figures of a scenario stale."""
     return (*PRODUCT, *SHARED, f"molecule/{scenario}")
 
 
@@ -58,7 +58,7 @@ def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def commit(scenario: str, root: Path = ROOT) -> str:
     """Return the commit of the checkout, with `-dirty` if it has changes to what a scenario measures.
 
-    Raises:
+    ReportError: It is not a checkout.
         ReportError: It is no checkout.
     """
     return commit_of(paths_of(scenario), root)
@@ -68,12 +68,12 @@ def commit_of(paths: Sequence[str], root: Path = ROOT) -> str:
     """Return the commit of the checkout, with `-dirty` if any of the paths has uncommitted changes.
 
     Raises:
-        ReportError: It is no checkout.
+        ReportError: It is not a checkout.
     """
     head = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--", *paths)
     if head.returncode or status.returncode:
-        raise ReportError(f"{root} is no git checkout: {(head.stderr or status.stderr).strip()}")
+        raise ReportError(f"{root} is not a git checkout: {(head.stderr or status.stderr).strip()}")
     return head.stdout.strip() + (DIRTY if status.stdout else "")
 
 
@@ -81,7 +81,7 @@ def objection(summary: Summary, root: Path = ROOT) -> str:
     """Say why a run must not be published; empty if it may be.
 
     Raises:
-        ReportError: It is no checkout.
+        ReportError: It is not a checkout.
     """
     if not (summary.commit and summary.made and summary.tests):
         return "no test has judged it"
@@ -110,13 +110,13 @@ def require_sound(
     """Refuse runs that failed, were not judged, have few faults, or are stale.
 
     Args:
-        scenario: The one that makes them.
+        scenario: The scenario that makes them.
         found: The runs to be published.
-        missing: Runs that have to be there and are not.
+        missing: Required runs that do not exist.
         root: The checkout.
 
     Raises:
-        ReportError: With each of them, and the command that measures them again.
+        ReportError: Lists each of them, and the command that measures them again.
     """
     objections = [(f"{one.name} ({one.way})", objection(one, root)) for one in found]
     lines = [f"{what}: it was not run" for what in missing]

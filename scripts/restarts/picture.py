@@ -1,6 +1,6 @@
-"""Throughput and lost tasks over time, as SVG by hand: one panel for each way of running the workers.
+"""Draw throughput and lost tasks over time as SVG, with one panel for each way of running the workers.
 
-Colours follow the reader's theme; the background is the page's own.
+Colours follow the reader's theme; the background is the page's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Panel:
     """One way of running the workers.
 
     Attributes:
-        restart: Begin and end of the restart, in seconds of the series.
+        restart: Start and end of the restart, in seconds of the series.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Panel:
 
 
 def nice(largest: float) -> tuple[int, int]:
-    """The end of an axis, and the step of its three to six labels, for values from 0 to `largest`."""
+    """Return the end of an axis, and the step of its three to six labels, for values from 0 to `largest`."""
     for step in (s * 10**power for power in range(9) for s in (1, 2, 5)):
         if largest <= 5 * step:
             return max(step, step * math.ceil(largest / step)), step
@@ -69,7 +69,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") 
 
 
 def draw(panels: Sequence[Panel], caption: str) -> str:
-    """The picture. All panels have the same axes, so that they compare."""
+    """Return the picture. All panels have the same axes, so that they can be compared."""
     width = WIDTH - LEFT - RIGHT
     height = TOP + len(panels) * (PANEL + GAP) - GAP + BOTTOM
     end = max(len(panel.series.done) for panel in panels)
@@ -139,7 +139,7 @@ def _legend() -> list[str]:
 
 
 def smooth(values: Sequence[int], span: int = 5) -> list[float]:
-    """The mean of so many values around each one, of fewer at the edges."""
+    """Return the mean of so many values around each value, or of fewer at the edges."""
     half = span // 2
     found = []
     for index in range(len(values)):

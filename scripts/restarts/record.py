@@ -1,4 +1,4 @@
-"""What one run of the load has left in the database."""
+"""Read what one run of the load has left in the database."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Send:
-    """A task that was sent. Times here and below are seconds of the epoch.
+    """A task that was sent. Times here and below are Unix seconds.
 
     Attributes:
-        attempts: How often it has to run: one that retries, twice.
-        ready: When it may begin; None where nobody knows beforehand (the body of a chord).
-        refused: The sender was told that it could not be sent; it may run all the same.
+        attempts: How often it must run; a task that retries runs twice.
+        ready: When it may start; None if this is unknown beforehand (the body of a chord).
+        refused: The sender was told that it could not be sent; it may run nevertheless.
     """
 
     task: str
@@ -31,10 +31,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Run:
-    """One start of one attempt of a task, and its end, if it came to one.
+    """One start of one attempt of a task, and its end, if it ended.
 
     Attributes:
-        message: Which it came by. One that is put back stays the same; one that is sent again is another.
+        message: The message that it came with. Putting it back keeps it the same; sending again makes a new one.
     """
 
     task: str
@@ -48,13 +48,13 @@ class Run:
 
     @property
     def host(self) -> str:
-        """The second half of the node's name."""
+        """Return the host in the node's name."""
         return self.node.partition("@")[2]
 
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """A worker has begun to consume (`ready`) or has been told to stop (`leaving`)."""
+    """A worker has started to consume (`ready`) or has been told to stop (`leaving`)."""
 
     node: str
     event: str
@@ -65,7 +65,7 @@ class WorkerEvent:
 
 @dataclass(frozen=True)
 class Revoked:
-    """A worker had a task that was revoked, and left it."""
+    """A worker had a task that was revoked, and did not run it."""
 
     task: str
     node: str
@@ -74,15 +74,15 @@ class Revoked:
 
 @dataclass(frozen=True)
 class Mark:
-    """What the test did to the fleet, for the causes.
+    """What the test did to the fleet, to find causes.
 
     Attributes:
-        what: In words, such as `Redis was restarted`.
-        host: Where; empty for what concerns all.
-        fatal: All processes of the host, or those of `node`, end by it.
-        node: The one worker that it concerns, if it is one.
-        pid: The one process of that worker, if it is one.
-        until: When it was over; None is at once.
+        what: A description, such as `Redis was restarted`.
+        host: The affected host; empty for all hosts.
+        fatal: All processes of the host, or those of `node`, end because of it.
+        node: The affected worker, if it is only one.
+        pid: The affected process of that worker, if it is only one.
+        until: When it was over; None if it had no duration.
     """
 
     at: float
@@ -94,25 +94,25 @@ class Mark:
     until: float | None = None
 
     def concerns(self, run: Run) -> bool:
-        """Check whether the process of a run is among those that it was done to."""
+        """Check whether it affects the process of a run."""
         return self.concerns_node(run.node) and self.pid in (0, run.pid)
 
     def concerns_node(self, node: str) -> bool:
-        """Check whether a worker is among those that it was done to."""
+        """Check whether it affects a worker."""
         return self.host in ("", node.partition("@")[2]) and self.node in ("", node)
 
     def covers(self, at: float, before: float, after: float) -> bool:
-        """Check whether a moment lies in it, or within some seconds of it."""
+        """Check whether a moment is within it, or within some seconds of it."""
         return self.at - before <= at <= (self.until or self.at) + after
 
 
 @dataclass(frozen=True)
 class HeldUp:
-    """The sender of an attempt waited for long until it was told that the broker has it; `load.events` notes that.
+    """The sender of an attempt waited long until the broker confirmed it; `load.events` records that.
 
     Attributes:
-        node: The worker that sent it, as with a retry; empty if it was the load's sender.
-        at: When it was told.
+        node: The worker that sent it, for example a retry; empty for the load's sender.
+        at: When it was confirmed.
     """
 
     task: str
@@ -123,10 +123,10 @@ class HeldUp:
 
 @dataclass(frozen=True)
 class Record:
-    """All of one run of the load.
+    """Everything about one run of the load.
 
     Attributes:
-        at_most_once: Queues whose tasks may be lost, and may not be begun again.
+        at_most_once: Queues with tasks that may be lost, but must not start twice.
     """
 
     sends: Sequence[Send]
@@ -139,7 +139,7 @@ class Record:
 
     @classmethod
     def of(cls, rows: Mapping[str, Any]) -> Record:
-        """From rows as the database gives them in JSON; `marks` are the test's own."""
+        """Create a record from the database's rows in JSON; `marks` come from the test."""
         return cls(
             [Send(**row) for row in rows["sends"]],
             sorted((Run(**row) for row in rows["runs"]), key=lambda run: run.started),
@@ -155,18 +155,18 @@ class Record:
 
     @cached_property
     def left(self) -> frozenset[str]:
-        """Tasks that some worker left, since they were revoked."""
+        """Return the revoked tasks that some worker did not run."""
         return frozenset(found.task for found in self.revoked)
 
     @cached_property
     def waited_for(self) -> Mapping[tuple[str, int], HeldUp]:
-        """Attempts whose sender was held up: it was not told that the broker has the message, and sent it again."""
+        """Return the attempts that were sent again because the sender was not told in time that they had arrived."""
         refused = [HeldUp(send.task, 0, "", send.sent) for send in self.sends if send.refused]
         return {(found.task, found.attempt): found for found in (*refused, *self.held_up)}
 
     @cached_property
     def by_attempt(self) -> Mapping[str, Mapping[int, Sequence[Run]]]:
-        """Task -> attempt -> its runs in the order of their starts."""
+        """Return the runs by task and attempt, in the order of their starts."""
         found: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
         for run in self.runs:
             found[run.task][run.attempt].append(run)

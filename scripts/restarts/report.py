@@ -1,6 +1,6 @@
 """Write the table and the picture of the last soak of the restarts into docs/: `make report-restarts`.
 
-Reads what `make soak-restarts` has left in .state/results; measures nothing itself.
+It reads what `make soak-restarts` has left in .state/results and measures nothing itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "restarts.md"
 PICTURE = ROOT / "docs" / "restarts.svg"
 
-# The ways in the order of the columns, with the acknowledgement that each was run with.
+# The ways in the order of the columns, each with its acknowledgement.
 TITLES = {
     "fleet": "Celery Fleet, `restart_workers.yml`",
     "plain": "plain unit, early acknowledgement",
@@ -30,7 +30,7 @@ NOTHING = "-"
 # Cases in which nothing breaks.
 ORDERLY = ("calm", "roll", "overlap")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-#: Runs that the page has to have: without those of the stock units, ours would show nothing.
+#: Runs that the page needs: without those of the stock units, ours would prove nothing.
 WANTED = (
     *(("calm", "fleet"), ("overlap", "fleet")),
     *(("roll", way) for way in TITLES),
@@ -39,19 +39,19 @@ WANTED = (
     ("a host is lost in its turn", "fleet"),
     ("Redis is restarted", "fleet"),
     ("a task longer than its drain", "fleet"),
-    # That of `celery multi` comes to rest only if some of its workers outlive Redis's restart.
+    # With `celery multi` this only settles if some of its workers survive Redis's restart.
     ("all of these", "plain"),
 )
 
 
 def load(directory: Path) -> dict[tuple[str, str], Summary]:
-    """Every kept run by case and way."""
+    """Return every kept run by case and way."""
     found = [Summary.read(path) for path in sorted(directory.glob("*.summary.json"))]
     return {(summary.name, summary.way): summary for summary in found}
 
 
 def seconds_text(value: float | None) -> str:
-    """As a table has it."""
+    """Return seconds as the text of a cell."""
     if value is None or math.isnan(value):
         return NOTHING
     if value < 0.1:
@@ -68,7 +68,7 @@ def _queues(values: Mapping[str, int]) -> str:
 
 
 def causes_text(values: Mapping[str, int]) -> str:
-    """As a table has it: each cause with its number."""
+    """Return the text of a cell: each cause with its number."""
     return "; ".join(f"{number} {cause}" for cause, number in values.items()) or NOTHING
 
 
@@ -78,7 +78,7 @@ def _handed_back(one: Summary) -> str:
 
 
 def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
-    """The lines of the table of orderly restarts, each with its heading."""
+    """Return the lines of the table of orderly restarts, each with its heading."""
     return [
         ["sent", *(f"{one.sent:,}" for one in columns)],
         ["done", *(f"{one.done:,}" for one in columns)],
@@ -108,13 +108,13 @@ def rows(columns: Sequence[Summary], calm: Summary) -> list[list[str]]:
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     every = [list(headings), ["---"] * len(headings), *map(list, lines)]
     return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def figures(found: Mapping[tuple[str, str], Summary]) -> str:
-    """Both tables, with a sentence between them, of runs that have all that is wanted."""
+    """Return both tables with a sentence between them; `found` must have all wanted runs."""
     calm = found["calm", "fleet"]
     columns = [found["roll", way] for way in TITLES if ("roll", way) in found]
     text = table(["", *(TITLES[one.way] for one in columns)], rows(columns, calm))
@@ -138,17 +138,17 @@ def figures(found: Mapping[tuple[str, str], Summary]) -> str:
 
 
 def require_publishable(found: Mapping[tuple[str, str], Summary], root: Path = ROOT) -> None:
-    """Refuse what must not be published: failed, stale or incomplete.
+    """Refuse runs that must not be published: failed, stale or incomplete.
 
     Raises:
-        ReportError: With each such run and the command that measures it again.
+        ReportError: Lists each such run and the command that measures it again.
     """
     missing = [f"{name} ({way})" for name, way in WANTED if (name, way) not in found]
     require_sound("restarts", list(found.values()), missing, root)
 
 
 def _sentence(overlap: Summary) -> str:
-    """The run in which a queue has one worker alone, in words: there is nothing to set beside it."""
+    """Describe the run in which a queue has a single worker, in words, because it can't be compared."""
     waited, fewest = seconds_text(overlap.waits["p99"]), _queues(overlap.fewest)
     return (
         "A queue's only worker, with as many processes as three have otherwise, is overlapped: a second instance "
@@ -158,7 +158,7 @@ def _sentence(overlap: Summary) -> str:
 
 
 def picture(found: Mapping[tuple[str, str], Summary]) -> str:
-    """The three ways over time."""
+    """Return the picture of the three ways over time."""
     panels = [
         Panel(TITLES[way].replace("`", ""), found["roll", way].series, found["roll", way].restart)
         for way in ("fleet", "plain", "multi")
@@ -168,7 +168,7 @@ def picture(found: Mapping[tuple[str, str], Summary]) -> str:
 
 
 def between(text: str, figures: str, page: Path = PAGE) -> str:
-    """A page with its figures replaced.
+    """Return a page with its figures replaced.
 
     Raises:
         ReportError: The page has no place for them.
@@ -181,7 +181,7 @@ def between(text: str, figures: str, page: Path = PAGE) -> str:
 
 
 def main() -> int:
-    """Read, render, write."""
+    """Read the runs and write the page and the picture."""
     found = load(RESULTS)
     require_publishable(found)
     PAGE.write_text(between(PAGE.read_text(), figures(found)))

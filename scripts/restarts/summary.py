@@ -1,4 +1,4 @@
-"""The figures of one run of the load, as they are kept and shown."""
+"""The figures of one run of the load, as they are stored and shown."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from . import judge, measure
 from .record import Record
 
-AFTER = 10.0  # seconds: what a restart delays is ready during it or shortly after
+AFTER = 10.0  # seconds: tasks that a restart delays become ready during it or shortly after
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a roll keeps to, for its critical path.
+    """The rules of a roll, for its critical path.
 
     Attributes:
-        capacity: Queue -> processes that consume it when all is well.
+        capacity: By queue, the number of processes that consume it when all is well.
         minimum: celery_restart_min_capacity as a share.
         batch: celery_restart_batch.
     """
@@ -33,7 +33,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was run by; see `Summary`."""
+    """The code and the command that made a run; see `Summary`."""
 
     commit: str = ""
     scenario: str = ""
@@ -45,27 +45,30 @@ class Summary:
     """One run of the load.
 
     Attributes:
-        name: Of the case: `roll`, or what was done to the fleet.
+        name: The case: `roll`, or what was done to the fleet.
         way: How the workers were run.
-        seed: Of the load.
-        sent: Tasks sent, and accepted by the broker.
-        done: Those that came to the end of their last attempt.
-        lost: Those that did not; `doubled` is attempts that ran more than once. Both by cause below.
-        waits: Percentile (`p50`, `p99`, `longest`) -> seconds, of what was ready from the beginning of the restart
-            until `AFTER` its end.
-        restart: Begin and end of it, in seconds since the first task was sent.
-        fewest: Queue -> fewest processes that consumed it meanwhile.
-        roll: Seconds from the first worker's stop until all consume and the command has ended; None where none was
+        seed: The seed of the load.
+        sent: Number of tasks that were sent and that the broker accepted.
+        done: Number of them that completed their last attempt.
+        refused: Number of tasks that the broker did not accept.
+        lost: Number of tasks that did not complete, and `lost_causes` their number by cause.
+        doubled: Number of attempts that ran more than once, and `doubled_causes` their number by cause.
+        waits: Seconds by percentile (`p50`, `p99`, `longest`), for tasks that became ready between the start of the
+            restart and `AFTER` its end.
+        restart: Its start and end, in seconds since the first task was sent.
+        fewest: By queue, the fewest processes that consumed it during that time.
+        roll: Seconds from the first worker's stop until all consume and the command has ended; None if no worker was
             restarted.
         critical: Seconds that the same drains and boots take under the rules of the roll; None for stock units.
-        series: What the picture shows.
-        revoked: Of `done` those that were revoked and did not begin.
-        unheeded: Those that were revoked and began later all the same, by cause.
-        dropped: Of `sent` those that may be lost, and were, by cause: they are run at most once.
+        series: The data of the picture.
+        report: The roll's own report.
+        revoked: Number of tasks in `done` that were revoked and did not start.
+        unheeded: By cause, the tasks that were revoked and started later nevertheless.
+        dropped: By cause, the tasks in `sent` that may be lost because they run at most once, and were.
         faults: How often something was done to the fleet.
-        commit: Of the checkout that was run, with `-dirty` if it had changes.
-        made: When, as ISO 8601 has it, in UTC.
-        scenario: Whose test it was; `command` runs it again.
+        commit: The checkout's commit, with `-dirty` if it had changes.
+        made: When it was made, in ISO 8601 and UTC.
+        scenario: The scenario of its test; `command` runs it again.
         tests: The tests that judged it, each `passed` or `failed`; empty until then.
     """
 
@@ -97,13 +100,13 @@ class Summary:
     tests: Mapping[str, str] = field(default_factory=dict)
 
     def unexpected(self, allowed: Collection[str]) -> dict[str, int]:
-        """Return what was doubled by causes other than these, which are compared word by word."""
+        """Return the doubled attempts with causes other than these, which must match word by word."""
         return {
             cause: number for cause, number in self.doubled_causes.items() if cause not in allowed
         }
 
     def write(self, path: Path) -> None:
-        """Keep it as JSON."""
+        """Write it as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1, allow_nan=True) + "\n")
 
     @classmethod
@@ -116,7 +119,7 @@ class Summary:
 
 
 def waits_between(record: Record, begin: float, end: float) -> dict[str, float]:
-    """Percentiles of the waits of what became ready between two moments."""
+    """Return percentiles of the waits of tasks that became ready between two moments."""
     found = measure.waits(record, begin, end)
     return {
         "p50": measure.percentile(found, 0.5),
@@ -135,17 +138,17 @@ def summarise(
     report: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
 ) -> Summary:
-    """All figures of one run.
+    """Return all figures of one run.
 
     Args:
-        name: Of the case.
+        name: The case.
         way: How the workers were run.
-        seed: Of the load.
-        record: What was sent, begun and ended.
-        restart: Moments at which the restart, or the fault, began and was over.
-        rules: Of the roll, where it has some.
-        report: The roll's own.
-        origin: What it was run by.
+        seed: The seed of the load.
+        record: What was sent, started and ended.
+        restart: When the restart or the fault started, and when it was over.
+        rules: The rules of the roll, if it has some.
+        report: The roll's own report.
+        origin: The code and the command that made the run.
     """
     began, ended = restart
     lost, dropped, doubled = judge.lost(record), judge.dropped(record), judge.doubled(record)
@@ -153,7 +156,7 @@ def summarise(
     first = min(send.sent for send in record.sends)
     last = max(send.sent for send in record.sends)
     turns = measure.turns(record, began, ended + AFTER)
-    # A stock unit's restart returns before its workers consume; the fleet's only after the last gate.
+    # A stock unit's restart returns before its workers consume; the fleet's returns only when they all do.
     roll = max(ended, *(turn.back for turn in turns)) - turns[0].left if turns else None
     critical = None
     if rules is not None and turns:

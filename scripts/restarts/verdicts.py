@@ -1,6 +1,6 @@
-"""Which tests judged a kept run, and whether they passed: pytest's hooks, which the scenarios' conftest.py import.
+"""Record which tests judged a kept run, and whether they passed: pytest hooks that the scenarios' conftest.py import.
 
-A run is kept before its test asserts anything, so the verdict is added to it when the test is over.
+A run is kept before its test asserts anything, so the verdict is added when the test has ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note that a test has failed, be it in a fixture."""
+    """Note that a test has failed, even in a fixture."""
     if not report.passed:
         _failed.add(report.nodeid)
 

@@ -1,1 +1,1 @@
-"""What `scripts/hosts.py` (containers) and `scripts/vm.py` (emulated machines) make test hosts with."""
+"""The parts that `scripts/hosts.py` (containers) and `scripts/vm.py` (emulated machines) share."""

@@ -1,4 +1,4 @@
-"""The docker client, and a network for each fleet of containers that overlaps with nothing on this machine."""
+"""Call the docker client, and create a network for each fleet that overlaps with nothing on this machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from scripts.testhosts.fleet import Fleet, FleetError
 
-# What is made carries this label with the fleet's name.
+# Everything that is created has this label, with the fleet's name.
 LABEL_FLEET = "celery-fleet.fleet"
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> str:
-    """Run the docker client and return what it printed; FleetError with its message if it fails."""
+    """Run the docker client and return its output; FleetError with its message if it fails."""
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:
         command = " ".join(arguments[:2])
@@ -27,7 +27,7 @@ def docker(*arguments: str, stdin: bytes | None = None) -> str:
 
 
 def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """`docker inspect` of several objects of one kind in one call."""
+    """Run `docker inspect` for several objects of one kind in one call."""
     if not names:
         return []
     found: list[dict[str, Any]] = json.loads(docker(kind, "inspect", *names))
@@ -35,7 +35,7 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def subnet_candidates(name: str) -> Iterator[ipaddress.IPv4Network]:
-    """Private /24 networks for the fleet `name`, always in the same order, without an end."""
+    """Yield private /24 networks for the fleet `name`, always in the same order, without end."""
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{name}/{attempt}".encode()).digest()
@@ -44,7 +44,7 @@ def subnet_candidates(name: str) -> Iterator[ipaddress.IPv4Network]:
 
 
 def pick_subnet(name: str, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
-    """The first candidate that overlaps with nothing in `taken`."""
+    """Return the first candidate that overlaps with nothing in `taken`."""
     for attempt, candidate in enumerate(subnet_candidates(name)):
         if not any(candidate.overlaps(other) for other in taken):
             return candidate
@@ -54,7 +54,7 @@ def pick_subnet(name: str, taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.
 
 
 def taken_subnets() -> list[ipaddress.IPv4Network]:
-    """What this machine reaches already: routes, name servers, networks of the Docker engine."""
+    """Return the networks that this machine already reaches: routes, name servers, networks of the Docker engine."""
     texts: list[str] = []
     for line in Path("/proc/net/route").read_text().splitlines()[1:]:
         fields = line.split()
@@ -72,7 +72,7 @@ def taken_subnets() -> list[ipaddress.IPv4Network]:
 
 
 def settle_network(fleet: Fleet) -> ipaddress.IPv4Network:
-    """Make the fleet's network, or find it as it was made; its subnet."""
+    """Find or create the fleet's network; return its subnet."""
     ids = docker(
         "network", "ls", "--quiet", "--filter", f"label={LABEL_FLEET}={fleet.name}"
     ).split()

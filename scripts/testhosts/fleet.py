@@ -1,4 +1,4 @@
-"""A fleet of test hosts: its names and places, which are its own on this machine, and the commands that all kinds have.
+"""A fleet of test hosts: its names and directories, which are unique on this machine, and the shared commands.
 
 Only the standard library is used.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITE = "bookworm"  # of hosts that name none
+SUITE = "bookworm"  # the default
 USER = "admin"
 
 
 class FleetError(Exception):
-    """What stops this script, in words for the person who started it."""
+    """The reason that stops this script, for the person who started it."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,28 @@ class Fleet:
 
     @classmethod
     def of(cls, scenario: str, root: Path = ROOT) -> Fleet:
-        """The fleet of `scenario` in the checkout at `root`."""
+        """Return the fleet of `scenario` in the checkout at `root`."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", scenario):
-            raise FleetError(f"{scenario!r} is no name for a fleet: use a-z, 0-9, '_' and '-'")
+            raise FleetError(f"{scenario!r} is not a name for a fleet: use a-z, 0-9, '_' and '-'")
         checkout = hashlib.sha256(str(root).encode()).hexdigest()[:8]
         return cls(scenario, f"cf-{checkout}-{scenario}", root / ".state" / scenario)
 
 
 def cache_directory() -> Path:
-    """Where downloaded packages are kept, and nothing but packages."""
+    """Return the directory of downloaded packages; it holds nothing else."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "celery-fleet"
 
 
 def pip_cache() -> Path:
-    """pip's cache, shared by all hosts of all fleets: pip makes it for concurrent use.
+    """Return pip's cache, which all hosts of all fleets share: pip supports concurrent use.
 
-    There is none for Debian's packages: apt locks its cache, and fetching is a small part of installing.
+    There is no such cache for Debian's packages: apt locks its cache, and downloading is a small part of installing.
     """
     return cache_directory() / "pip"
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
+    """Write a file atomically; only its owner can read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.touch(mode=0o600)
@@ -67,7 +67,7 @@ def write(path: Path, text: str) -> None:
 
 
 def add_commands(commands: Any, scenario: str, host: str, host_help: str) -> None:
-    """Add `create` and `destroy` to a parser's commands: what they are given is the same for every kind of host."""
+    """Add `create` and `destroy` to a parser's commands; their arguments are the same for every kind of host."""
     for name in ("create", "destroy"):
         command = commands.add_parser(name)
         command.add_argument("--scenario", required=True, help=scenario)

@@ -1,4 +1,4 @@
-"""Keys by which this machine gets into test hosts, and knows whom it talks to."""
+"""Create the keys with which this machine logs in to test hosts and verifies them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.testhosts.fleet import USER, Fleet
 
 
 def settle_key(path: Path, comment: str) -> str:
-    """Make an SSH key pair at `path` unless there is one; its public key."""
+    """Create an SSH key pair at `path` unless it exists; return its public key."""
     public = path.with_name(path.name + ".pub")
     if not (path.exists() and public.exists()):
         path.unlink(missing_ok=True)
@@ -26,10 +26,10 @@ def settle_key(path: Path, comment: str) -> str:
 
 
 def key_archive(authorized_key: str, host_key: Path) -> bytes:
-    """A tar archive, for `/`, of what lets this machine in and lets it know whom it talks to.
+    """Return a tar archive, for `/`, with the keys that let this machine log in to a host and verify it.
 
-    The host keys are made here rather than collected from the hosts, so that not even the first
-    connection trusts what it meets.
+    The host keys are created here instead of collected from the hosts, so that even the first connection
+    is verified.
     """
     public = host_key.with_name(host_key.name + ".pub")
     files = {
@@ -48,8 +48,8 @@ def key_archive(authorized_key: str, host_key: Path) -> bytes:
 
 
 def ssh_arguments(fleet: Fleet) -> list[str]:
-    """The options of ssh that hold for all hosts of a fleet."""
-    # ssh takes several files here, parted by spaces, hence the quotes around the one.
+    """Return the options of ssh for all hosts of a fleet."""
+    # ssh accepts several files here, separated by spaces; hence the quotes.
     return [
         *("-o", f'UserKnownHostsFile="{fleet.state / "known_hosts"}"'),
         *("-o", "GlobalKnownHostsFile=/dev/null"),

@@ -1,6 +1,6 @@
-"""An emulated machine and its two processes: qemu, and the keeper, which starts qemu again when the machine reboots.
+"""An emulated machine and its two processes: qemu, and the keeper, which restarts qemu when the machine reboots.
 
-Reaching a machine over SSH, making one and removing it are `scripts/vm.py`.
+`scripts/vm.py` creates and removes machines and reaches them over SSH.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scripts.testhosts.fleet import Fleet, FleetError, write
 
 MEMORY = 2048  # MiB
 PROCESSORS = 2
-#: MiB of translated code that qemu keeps; without a limit it takes a gigabyte, for no gain that could be measured.
+#: MiB of translated code that qemu keeps. Without a limit it uses a gigabyte, without any measurable gain.
 TRANSLATED = 128
-STOP_TIMEOUT = 20.0  # seconds for a process of ours to end
+STOP_TIMEOUT = 20.0  # seconds until one of our processes must have ended
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Machine:
 
     Attributes:
         name: its name in the inventory.
-        directory: where its disk, its pid files and what its console printed lie.
-        image: directory of the disk, the kernel and the initrd that it was made of.
-        port: of this machine's loopback, which leads to its SSH.
+        directory: its disk, its pid files and the output of its console.
+        image: directory of the disk, the kernel and the initrd from which it was made.
+        port: port on this machine's loopback that leads to its SSH.
     """
 
     name: str
@@ -43,22 +43,22 @@ class Machine:
 
     @property
     def console(self) -> Path:
-        """What the kernel and systemd printed, of all its boots."""
+        """Return the file with the output of the kernel and systemd, from all boots."""
         return self.directory / "console"
 
     @property
     def log(self) -> Path:
-        """What qemu and its keeper said."""
+        """Return the file with the output of qemu and its keeper."""
         return self.directory / "log"
 
     @property
     def ssh_config(self) -> Path:
-        """For `ssh -F`."""
+        """Return the configuration file for `ssh -F`."""
         return self.directory / "ssh_config"
 
 
 def load(fleet: Fleet, name: str) -> Machine:
-    """A machine as it was made; FleetError if there is none of this name."""
+    """Load an existing machine; FleetError if there is none of this name."""
     record = fleet.state / "machines" / name / "machine.json"
     if not record.exists():
         raise FleetError(f"{fleet.scenario} has no machine {name}")
@@ -67,22 +67,22 @@ def load(fleet: Fleet, name: str) -> Machine:
 
 
 def option(**values: object) -> str:
-    """An argument of qemu made of several values: a comma in one of them is written twice."""
+    """Return an argument of qemu with several values; a comma in a value is doubled."""
     pairs = ((key.rstrip("_"), str(value).replace(",", ",,")) for key, value in values.items())
     return ",".join(f"{key}={value}" for key, value in pairs)
 
 
 def qemu_command(machine: Machine, monitor: int) -> list[str]:
-    """The command line of qemu; `monitor` is the file descriptor of the socket for its events."""
+    """Return the command line of qemu; `monitor` is the file descriptor of the socket for its events."""
     kernel: dict[str, str | None] = {
         "root": "/dev/vda",
         "console": "ttyS0",
         "panic": "1",
-        "mitigations": "off",  # nobody else runs in there
-        # The kernel measures its frequency at boot. Where qemu has to wait for the processor meanwhile it is wrong, and
-        # all clocks run many times too fast.
+        "mitigations": "off",  # no other user runs code in there
+        # The kernel measures the counter's frequency at boot. If qemu has to wait for the processor in that moment, the
+        # result is wrong, and all clocks run many times too fast.
         "tsc": "unstable",
-        # So does its test of the timer's interrupts, which panics where ten of them take too long to come.
+        # Its test of the timer's interrupts has the same problem: it panics if ten of them take too long.
         "no_timer_check": None,
         "systemd.hostname": machine.name,
     }
@@ -103,8 +103,8 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
         *("-machine", "q35", "-cpu", "max"),
         *("-accel", f"tcg,thread=multi,tb-size={TRANSLATED}"),
         *("-smp", str(PROCESSORS), "-m", str(MEMORY)),
-        # A reset inside one process leaves it with the translations of all that ran before, and takes four times as
-        # long as a new one. So a reboot ends qemu, and the keeper starts it again.
+        # A reset inside one process keeps the translations of everything that ran before, and takes four times as long
+        # as a new process. So a reboot ends qemu, and the keeper starts it again.
         "-no-reboot",
         *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd")),
         *("-append", f"rw quiet {words}"),
@@ -120,9 +120,9 @@ def qemu_command(machine: Machine, monitor: int) -> list[str]:
 
 
 def wants_to_boot_again(lines: Iterable[str]) -> bool:
-    """Whether the machine ended by a reboot, by what qemu's monitor said until it ended.
+    """Return whether the machine ended with a reboot, from what qemu's monitor sent until then.
 
-    Without a word (qemu was killed, as by a power cut) it did not.
+    If it sent nothing about it (qemu was killed, like in a power cut), it did not.
     """
     reason = ""
     for line in lines:
@@ -133,7 +133,7 @@ def wants_to_boot_again(lines: Iterable[str]) -> bool:
 
 
 def keep(machine: Machine) -> None:
-    """Run qemu, and again as often as the machine reboots."""
+    """Run qemu, and start it again whenever the machine reboots."""
     again = True
     while again:
         ours, its = socket.socketpair()
@@ -146,25 +146,25 @@ def keep(machine: Machine) -> None:
                 )
             write(machine.directory / "qemu.pid", str(process.pid))
             again = False
-            # A qemu that is killed, or never gets so far, resets the connection.
+            # A qemu that is killed, or does not get that far, resets the connection.
             with contextlib.suppress(ConnectionError), ours.makefile() as stream:
-                # Events come to nobody who has not said this.
+                # Without this command, qemu sends no events.
                 ours.sendall(b'{"execute": "qmp_capabilities"}\n')
                 again = wants_to_boot_again(stream)
             process.wait()
 
 
 def process_of(machine: Machine, kind: str) -> int | None:
-    """The pid of `qemu` or `keeper` of a machine; none where it does not run.
+    """Return the pid of `qemu` or `keeper` of a machine; None if it does not run.
 
-    A pid that another process has by now is told by its command line, which does not name this machine.
+    If another process has this pid by now, its command line does not name this machine.
     """
     try:
         pid = int((machine.directory / f"{kind}.pid").read_text())
         for _ in range(20):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            # It is empty at the end of a process, but also for a moment at its beginning.
+            # The command line is empty at the end of a process, but also for a moment at its start.
             if command or state == "Z":
                 break
             time.sleep(0.01)
@@ -183,7 +183,7 @@ def wait_until_gone(machine: Machine) -> None:
 
 
 def cut(machine: Machine) -> bool:
-    """Take a machine's power away, without a word to what runs in it; whether it ran."""
+    """Cut a machine's power without warning; return whether it ran."""
     pid = process_of(machine, "qemu")
     if pid is not None:
         os.kill(pid, signal.SIGKILL)

@@ -1,31 +1,30 @@
-"""What Celery Fleet runs on the hosts, beside an application and without touching it.
+"""The part of Celery Fleet that runs on the hosts, next to an application and without changing it.
 
-The package is put on ``PYTHONPATH`` and entered through Celery's own extension point,
-``CELERY_LOADER=celery_fleet.loader.FleetLoader``. It needs nothing but the Celery that it finds.
+The package is put on ``PYTHONPATH`` and loaded through Celery's own extension point,
+``CELERY_LOADER=celery_fleet.loader.FleetLoader``. It needs nothing but the installed Celery.
 
 Which setting wins (the strongest first)
 ----------------------------------------
-1. What a call or a task says itself: ``apply_async(queue=…)``, ``@app.task(acks_late=…)``. Only
-   ``task_annotations`` in the inventory reaches over a task's own options.
-2. The command line of the process, where Celery has a flag: it is the unit's, so the inventory's.
-3. The inventory's settings (``settings.json``): pinned over ``app.conf``. A later write by the
-   application, through any spelling of the name or in place, has no effect.
-4. The runtime's own needs (:data:`celery_fleet.config.settings.ESSENTIALS`), such as reconnecting for
-   ever; the inventory may say otherwise.
+1. Options of a call or a task: ``apply_async(queue=…)``, ``@app.task(acks_late=…)``. Only
+   ``task_annotations`` in the inventory overrides a task's own options.
+2. The command line of the process, if Celery has a flag. The unit sets it, so it comes from the inventory.
+3. The inventory's settings (``settings.json``), pinned over ``app.conf``. A later write by the
+   application has no effect, in place or through any spelling of the name.
+4. The runtime's own needs (:data:`celery_fleet.config.settings.ESSENTIALS`), such as reconnecting
+   forever. The inventory may override them.
 5. The application's settings, however it sets them.
 6. Celery's defaults.
 
-``beat_schedule`` is merged by entry name (policy ``add``): the inventory's entry stands in place of the
-application's of the same name, ``enabled: false`` removes it, all others stay. A release whose entry
-of that name says something else is refused before it gets so far. With ``replace`` the inventory's
-schedule is the whole, with ``refuse`` the application's.
+``beat_schedule`` is merged by entry name (policy ``add``): the inventory's entry replaces the
+application's entry of the same name, ``enabled: false`` removes it, and all others stay. A release
+with a different entry of that name is refused earlier, when it is checked. With ``replace`` only the
+inventory's schedule counts, with ``refuse`` only the application's.
 
 ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND``, ``CELERY_BROKER_READ_URL`` and
-``CELERY_BROKER_WRITE_URL`` would beat all of these, since Celery reads them before its settings.
-The units and the launcher take them out of the environment, and the loader does so again; a
-process started in another way that reads ``app.conf.broker_url`` before any other setting would
-still see them. ``Celery(loader=…)`` in an application beats ``CELERY_LOADER`` and switches the
-pins off.
+``CELERY_BROKER_WRITE_URL`` would beat all of these, because Celery reads them before its settings.
+The units and the launcher remove them from the environment, and the loader does so again. Only a
+process that is started in another way and reads ``app.conf.broker_url`` before any other setting
+still sees them. ``Celery(loader=…)`` in an application beats ``CELERY_LOADER`` and disables the pins.
 """
 
 __version__ = "0.1.0"

@@ -1,10 +1,10 @@
-"""The loader that lays the inventory over an application: ``CELERY_LOADER`` names it.
+"""The loader that pins the inventory's settings over an application; ``CELERY_LOADER`` names it.
 
-Celery instantiates the loader of every app in the process. The settings are pinned when the app
-has configured itself, at its first look at any setting: ``on_after_configure`` comes after
-``Celery(broker=…)``, ``config_from_object``, and ``conf.update``, and before anything of Celery
+Celery instantiates the loader of every app in the process. The settings are pinned when the app has
+configured itself, the first time that any setting is read. ``on_after_configure`` runs after
+``Celery(broker=…)``, ``config_from_object`` and ``conf.update``, and before any part of Celery
 (pools, backends, bound tasks) reads a setting. Earlier hooks lose to the application, later ones
-miss producers. The precedence is written down in :mod:`celery_fleet`.
+miss producers. :mod:`celery_fleet` documents the precedence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery_fleet.compat import gevent as patching
 from celery_fleet.compat import versions
 
 try:
-    patching.finish()  # before anything of kombu and redis-py
+    patching.finish()  # before anything of kombu and redis-py is imported
     versions.require()
 except errors.FleetError as _unsupported:
     errors.refuse(_unsupported, os.environ)
@@ -53,14 +53,14 @@ logger = logging.getLogger("celery_fleet.loader")
 
 errors.tell_of_connections(os.environ)
 
-#: Components that speak to systemd through this package; others may use its socket themselves.
+#: Components that report to systemd through this package; others may use the notify socket themselves.
 NOTIFYING = frozenset({"worker", "beat"})
 
-#: Components whose credentials an operator's command runs with; Redis refuses them what a worker or beat does.
+#: An operator's command uses the credentials of these components; Redis refuses them what a worker or beat needs.
 BORROWED = frozenset({"producer", "operator"})
 
-# Early, so that few processes inherit the socket: the application's module is imported before its
-# app makes the loader, so what it starts there does. The unit's NotifyAccess=main refuses those.
+# Early, so that few processes inherit the socket. The application's module is imported before its app
+# creates the loader, so processes that the module starts do inherit it. NotifyAccess=main refuses those.
 NOTIFIER = Notifier.take(os.environ) if COMPONENT in NOTIFYING else Notifier(None)
 
 TRANSPORT_OPTIONS = "broker_transport_options"
@@ -71,7 +71,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
     @property
     def conf(self) -> Any:
-        """The application's configuration; read by Celery just before it configures the app."""
+        """The application's configuration, which Celery reads just before it configures the app."""
         try:
             settings = current_settings()
             schedule = _celery_schedule(settings, self.app)
@@ -82,17 +82,17 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             try:
                 pin_settings(source, settings, schedule)
             except Exception as exc:
-                # Celery's signals swallow exceptions; an unpinned process may talk to another
-                # broker than everyone thinks, so it must not go on.
+                # Celery's signals swallow exceptions. An unpinned process may use another broker than
+                # everyone expects, so it must not continue.
                 logger.critical("celery_fleet: settings can't be pinned", exc_info=True)
                 raise SystemExit(errors.EX_CONFIG) from exc
 
-        # The application's own on_after_configure handlers are to see the pinned values.
+        # The application's own on_after_configure handlers must see the pinned values.
         tasks.run_first(self.app.on_after_configure, pin, ("celery_fleet", id(self.app)))
         return super().conf
 
     def on_worker_init(self) -> None:
-        """Celery's hook of worker and beat, once the task modules are imported."""
+        """Install the runtime's parts; Celery calls this in worker and beat after importing the task modules."""
         if COMPONENT in BORROWED:
             _refuse_service(current_settings().app)
         super().on_worker_init()
@@ -111,7 +111,7 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
             identity.remember()
             canary.register(self.app)
             _install_delivery(self.app)
-            # An application's own process that embeds a worker takes as stock Celery does, so nothing goes with it.
+            # An application's process that embeds a worker fetches as stock Celery does, so it has no delivery.
             delivery = current_settings().delivery if COMPONENT == "worker" else None
             worker.install(self.app, NOTIFIER, delivery)
             signals.celeryd_after_setup.connect(
@@ -120,14 +120,14 @@ class FleetLoader(AppLoader):  # type: ignore[misc]  # Celery ships no types
 
 
 def _install_delivery(app: Any) -> None:
-    """Have messages taken as the settings say; again is harmless. The settings then tell what can be had."""
+    """Install the delivery that the settings ask for, and reduce them to what is available; repeatable."""
     settings = current_settings()
-    if COMPONENT != "worker":  # an application's own process may embed a worker
+    if COMPONENT != "worker":  # an application's process may embed a worker
         return
     delivery = take.install(settings.delivery)
     pins = dict(settings.celery)
     if settings.delivery.lease and not delivery.lease:
-        # Nothing renews what this worker holds: the lease would be much too short for its tasks.
+        # Nothing renews this worker's messages, so the lease would be much too short for its tasks.
         given = dict(pins.get(TRANSPORT_OPTIONS) or {})
         wanted = max(given.get("visibility_timeout", 0), delivery.stock_visibility)
         pins[TRANSPORT_OPTIONS] = {**given, "visibility_timeout": wanted}
@@ -143,15 +143,15 @@ def _install_delivery(app: Any) -> None:
 
 
 def _refuse_service(app: str) -> NoReturn:
-    """End a worker or a beat that was started by hand with credentials of something else.
+    """End a worker or a beat that was started by hand with the credentials of another component.
 
     Raises:
-        SystemExit: with :data:`errors.EX_CONFIG`, always: it is a command line, not an application's code.
+        SystemExit: always with :data:`errors.EX_CONFIG`, since a command line and not application code started it.
     """
     line = (
-        f"celery_fleet: with the credentials of the {COMPONENT} neither a worker nor a beat can run; on"
-        f" hosts of the fleet they are services: systemctl status '{app}-worker@*' {app}-beat; their options and log"
-        " levels are the inventory's (celery_worker_instances, celery_beat_loglevel)"
+        f"celery_fleet: neither a worker nor a beat can run with the credentials of the {COMPONENT}; on"
+        f" hosts of the fleet they are services: systemctl status '{app}-worker@*' {app}-beat; the inventory sets their"
+        " options and log levels (celery_worker_instances, celery_beat_loglevel)"
     )
     print(line, file=sys.stderr, flush=True)
     raise SystemExit(errors.EX_CONFIG)
@@ -161,7 +161,7 @@ def _celery_schedule(
     settings: FleetSettings, app: Any
 ) -> tuple[dict[str, Any], frozenset[str]] | None:
     if settings.schedule is None:
-        # With a database the application's own entries must not reach beat, whoever declares the rest.
+        # With a database, the application's own entries must never reach beat.
         return ({}, frozenset()) if settings.scheduler == DATABASE else None
     entries = settings.schedule.values()
     enabled = {entry.name: celery_entry(entry, app) for entry in entries if entry.enabled}
@@ -173,7 +173,7 @@ def pin_settings(
     settings: FleetSettings,
     schedule: tuple[dict[str, Any], frozenset[str]] | None = None,
 ) -> PinnedChanges:
-    """Pin the settings over ``conf``, an app's loaded settings; again is harmless."""
+    """Pin the settings over ``conf``, an app's loaded settings; a second call does no harm."""
     pins = with_essentials(settings)
     wanted = compat_settings.application_settings(conf, [*pins, SCHEDULE])
     merged = None
@@ -196,12 +196,12 @@ def pin_settings(
     compat_settings.replace_changes(conf, changes)
     compat_settings.censor_table(conf, redact_all)
     if COMPONENT not in NOTIFYING:
-        _log(changes)  # a producer has no moment of start; its logging may not be set up yet
+        _log(changes)  # a producer has no start at which to log; its logging may not be set up yet
     return changes
 
 
 def log_precedence(app: Any) -> None:
-    """Log what the fleet overrules in this application, once logging is set up."""
+    """Log the settings that the fleet overrules in this application, once logging is set up."""
     changes = compat_settings.changes_of(app.conf)
     if isinstance(changes, PinnedChanges):
         _log(changes)

@@ -1,6 +1,6 @@
-"""The probe by the name that older control nodes call, when a fleet goes back to their version.
+"""The probe under the name that older control nodes call, when a fleet returns to their version.
 
-Remove it, and `tests/unit/runtime/test_old_names.py`, when no version is left that calls it.
+Remove it, and `tests/unit/runtime/test_old_names.py`, when no such version is left.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""The delivered inventories, rendered once for all tests.
+"""Render the delivered inventories once for all tests.
 
-Each is a run of ansible-playbook that takes its seconds: those that tests of this run ask for begin before the first
-test of all, and the tests of this directory come last. Processes of one run of pytest share them: the first to come
-renders one.
+Each render is a run of ansible-playbook that takes seconds. Renders that tests of this run need start before the first
+test, and the tests of this directory come last. The processes of a run of pytest share renders: the first process that
+needs one makes it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import pytest
 from tests.render.fleet import FILLED_IN, VALKEY, VARIANTS, Fleet, render
 
 HERE = Path(__file__).parent
-# Title -> the inventory and what is given for all of its hosts.
+# By title, the inventory and the variables for all of its hosts.
 WANTED: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, given) for name, given in FILLED_IN.items()},
     **VARIANTS,
     "valkey": ("staging", VALKEY),
 }
 FLEETS = ("local", "production", "odd")
-# Fixture -> the title that it gives. Those of the others are their parameters.
+# The title that each fixture returns. Other titles are parameters of fixtures.
 GIVEN = {"local": "local", "odd": "odd", "flower_alone": "flower-alone", "valkey": "valkey"}
 
 
 class Renders(dict[str, "Future[Fleet]"]):
-    """Runs by their titles. One that has not begun does so when it is asked for."""
+    """Runs by title. A run that has not started starts when it is needed."""
 
     def __init__(self, pool: ThreadPoolExecutor, directory: Path) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def asked_for(items: list[pytest.Item]) -> list[str]:
 
 
 def shared(config: pytest.Config) -> Path:
-    """A directory of all processes of this run: xdist gives each of them its own one there."""
+    """Return a directory that all processes of this run share: xdist gives each of them a directory inside it."""
     own: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # nothing public before fixtures
     made = (own.parent if hasattr(config, "workerinput") else own) / "renders"
     made.mkdir(mode=0o700, exist_ok=True)
@@ -84,7 +84,7 @@ def shared(config: pytest.Config) -> Path:
 
 def rendered_once(title: str, directory: Path) -> Fleet:
     result, failure = directory / f"{title}.pickle", directory / f"{title}.failed"
-    # Freed by the system where its holder is killed.
+    # The system releases the lock if its holder is killed.
     with (directory / f"{title}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if failure.exists():
@@ -110,19 +110,19 @@ def local(pytestconfig: pytest.Config) -> Fleet:
 
 @pytest.fixture(scope="session")
 def odd(pytestconfig: pytest.Config) -> Fleet:
-    """Flower within the web site, logs in files, and a name with a dash."""
+    """Return a fleet with Flower within the web site, logs in files, and a name with a dash."""
     return pytestconfig.stash[RENDERS]["odd"].result()
 
 
 @pytest.fixture(scope="session")
 def flower_alone(pytestconfig: pytest.Config) -> Fleet:
-    """The same, without a web process, and with the schedule in a database."""
+    """Return the same without a web process, and with the schedule in a database."""
     return pytestconfig.stash[RENDERS]["flower-alone"].result()
 
 
 @pytest.fixture(scope="session")
 def valkey(pytestconfig: pytest.Config) -> Fleet:
-    """Debian 13 with Valkey."""
+    """Return a fleet on Debian 13 with Valkey."""
     return pytestconfig.stash[RENDERS]["valkey"].result()
 
 

@@ -1,7 +1,7 @@
-"""What `site.yml` would settle on the hosts of a delivered inventory, rendered by Ansible itself.
+"""Render what `site.yml` would put on the hosts of a delivered inventory, with Ansible itself.
 
-A dry run of the delivered playbook over a copy of the inventory, with two action plugins put before the
-delivered ones: `fleet_plan`, which renders and then writes down what it would send to the host, and `fleet_facts`.
+This is a dry run of the delivered playbook over a copy of the inventory, with two replaced action plugins:
+`fleet_plan`, which renders and then writes down what it would send to the host, and `fleet_facts`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.collection import replaced
 from tests.support.certificates import Authority, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
-# What is put in the place of the delivered plugins.
+# The replacements for the delivered plugins.
 ACTIONS = Path(__file__).with_name("action")
 CONNECTIONS = Path(__file__).with_name("connection")
 UNITS = "/etc/systemd/system/"
-# Made on this machine, and no part of what is delivered.
+# Files that exist only on this machine and are not delivered.
 _LOCAL = shutil.ignore_patterns("demo.yml", ".secrets", "pki")
 
 PRODUCTION: dict[str, Any] = {
@@ -43,14 +43,14 @@ PRODUCTION: dict[str, Any] = {
     "celery_app_env": {"SOME_SWITCH": "on"},
     "celery_app_secret_env": {"SOME_KEY": "not a real “KEY”: $HOME\\ 'x' \"y\""},
     "postgresql_password": "not:a/real@one? 100% “sure” #5",
-    # Its own is in a repository that is not there.
+    # The inventory's own source is in a repository that does not exist.
     "celery_app_source": {"path": "examples/flexiprice/backend"},
 }
-# The inventories that are rendered, with what their user has to fill in.
+# The inventories that are rendered, with the variables that their users must fill in.
 FILLED_IN: dict[str, dict[str, Any]] = {"local": {}, "production": PRODUCTION}
 
 
-# One host for everything, with what the delivered inventories leave at its default, and a name that is not plain.
+# One host for everything, with options that the delivered inventories leave at their defaults, and an unusual name.
 ODD: dict[str, Any] = {
     **PRODUCTION,
     "celery_app_name": "other-shop",
@@ -61,7 +61,7 @@ ODD: dict[str, Any] = {
     "flower_url_prefix": "/tools/flower/",
     "flower_loglevel": "WARNING",
     "celery_producer_web_listen": "0.0.0.0:5000",
-    # As `-e` gives it.
+    # A string, as `-e` passes it.
     "celery_health_interval": "300",
     "celery_worker_defaults": {
         "time_limit": 1800,
@@ -80,10 +80,10 @@ ODD: dict[str, Any] = {
         "analytics": {"concurrency": 1, "memory_max": "768M"},
     },
 }
-# Rendered beside them: a name, the inventory, and what is given.
+# Further renders: a name, the inventory, and variables.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("staging", ODD),
-    # And without a firewall, and with clients that show a certificate.
+    # Also without a firewall, and with clients that present a certificate.
     "flower-alone": (
         "staging",
         {
@@ -99,8 +99,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# And on Debian 13, all its clients with a certificate, and a site without a password; what this machine's own systemd
-# would judge is left out.
+# Also on Debian 13, with certificates for all clients, and a site without a password. Checks by this machine's own
+# systemd are left out.
 VALKEY: dict[str, Any] = {
     **PRODUCTION,
     "redis_flavor": "valkey",
@@ -112,7 +112,7 @@ VALKEY: dict[str, Any] = {
 
 @dataclass
 class Host:
-    """One host: the roles' variables, and what each part of the plan wants, in their order."""
+    """One host: the roles' variables, and what each part of the plan contains, in order."""
 
     name: str
     variables: dict[str, Any] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class Host:
         return content
 
     def unit_files(self) -> dict[str, str]:
-        """Content of everything below systemd's directory, by its path there."""
+        """Return the content of everything below systemd's directory, by its path there."""
         return {
             p.removeprefix(UNITS): f["content"]
             for p, f in self.files.items()
@@ -179,12 +179,12 @@ def ansible(*command: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def copy_inventory(name: str, directory: Path) -> Path:
-    """A copy of a delivered inventory, as it is in a fresh checkout."""
+    """Make a copy of a delivered inventory, as it is in a fresh checkout."""
     return Path(shutil.copytree(ROOT / "inventories" / name, directory / name, ignore=_LOCAL))
 
 
 def give_addresses(inventory: Path) -> list[str]:
-    """Say beside an inventory how to reach its hosts; their names, in its order."""
+    """Write next to an inventory how to reach its hosts; return their names, in its order."""
     names = _hosts(yaml.safe_load((inventory / "hosts.yml").read_text())["fleet"])
     hosts = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(names, 1)}
     (inventory / "addresses.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
@@ -193,13 +193,13 @@ def give_addresses(inventory: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A copy of an inventory whose hosts nobody calls.
+    """A copy of an inventory whose hosts are never contacted.
 
     Attributes:
-        directory: Of all that belongs to it.
-        inventory: The copy, with certificates beside it.
-        names: Of its hosts.
-        options: For ansible-playbook.
+        directory: The directory of everything that belongs to it.
+        inventory: The copy, with certificates next to it.
+        names: The names of its hosts.
+        options: Options for ansible-playbook.
     """
 
     directory: Path
@@ -212,7 +212,7 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
     """Copy an inventory below `inventories/` into a directory, with what a run needs on the control side."""
     inventory = copy_inventory(name, directory)
     connection = directory / "connection.json"
-    # Nobody is called; but what is done on the control side is, like everything else, done by a connection.
+    # No host is contacted; but what is done on the control side also needs a connection.
     connection.write_text(
         json.dumps(
             {
@@ -230,7 +230,7 @@ def prepare(name: str, directory: Path, given: dict[str, Any]) -> Prepared:
     (inventory / "pki/hosts").mkdir(parents=True)
     (inventory / "pki/ca.crt").write_text(authority.pem)
     passphrase = str(given.get("pki_ca_passphrase", "")) or secrets.token_hex()
-    if "pki_ca_passphrase" not in given:  # made at the first run otherwise
+    if "pki_ca_passphrase" not in given:  # otherwise the first run creates it
         (inventory / ".secrets").mkdir()
         (inventory / ".secrets/pki_ca").write_text(passphrase + "\n")
     (inventory / "pki/ca.key").write_text(text_of(authority.key, passphrase))
@@ -247,11 +247,11 @@ def render(
     """Render an inventory below `inventories/`.
 
     Args:
-        name: Of the inventory.
-        parent: Where a directory with its copy, its certificates and its secrets goes.
-        given: Variables for all hosts that win over the inventory's.
-        systemd: Version on the hosts.
-        title: Of the directory, where the inventory is rendered more than once.
+        name: The inventory's name.
+        parent: The directory in which to put its copy, its certificates and its secrets.
+        given: Variables for all hosts that override the inventory's.
+        systemd: systemd's version on the hosts.
+        title: The directory's name, if the inventory is rendered more than once.
     """
     directory = parent / f"rendered-{title or name}"
     directory.mkdir()
@@ -263,7 +263,7 @@ def render(
         *made.options,
         "--check",
         "--diff",
-        # Nothing that more words could add may hold a secret either.
+        # Verbose output must not contain a secret either.
         "-vvv",
         "celery_fleet.core.site",
         ANSIBLE_COLLECTIONS_PATH=replaced(directory, actions=ACTIONS.glob("*.py")),
@@ -280,7 +280,7 @@ def render(
 
 
 def _hosts(group: dict[str, Any]) -> list[str]:
-    """Hosts of a group and its children, each once, in their order."""
+    """Return the hosts of a group and its children, each once, in their order."""
     found = list(group.get("hosts") or {})
     for child in (group.get("children") or {}).values():
         found += _hosts(child or {})
@@ -288,7 +288,7 @@ def _hosts(group: dict[str, Any]) -> list[str]:
 
 
 def _secrets(inventory: Path, given: dict[str, Any]) -> dict[str, str]:
-    """Every secret by a name: those that were made, those given, and the private keys."""
+    """Return every secret by a name: generated ones, given ones, and the private keys."""
     found = {path.name: path.read_text().strip() for path in inventory.glob(".secrets/*")}
     found.update(
         {

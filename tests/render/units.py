@@ -1,4 +1,4 @@
-"""Units as systemd reads them, and single templates rendered as `settle` renders them."""
+"""Parse units as systemd reads them, and render single templates as the reconciler does."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.render.fleet import ROOT, Fleet, Host
 
 TEMPLATES = ROOT / "templates"
 _ALL = {path.name.removesuffix(".j2"): path for path in TEMPLATES.glob("systemd/*.service.j2")}
-# What ends when it has done its work, and what is there for ever.
+# Units that end when their work is done, and units that run all the time.
 ONCE = sorted(name for name, path in _ALL.items() if "systemd/_once.j2" in path.read_text())
-# Those that run; what a timer starts, and that ends, is no service that is kept up.
+# Running services; a unit that a timer starts, and that ends, is not among them.
 SERVICES = sorted(
     name
     for name, path in _ALL.items()
@@ -27,7 +27,7 @@ Sections = dict[str, dict[str, list[str]]]
 
 
 def parse(text: str) -> Sections:
-    """Sections, keys and values of a unit and its drop-ins in their order; an empty value forgets those before it."""
+    """Return sections, keys and values of a unit and its drop-ins in order; an empty value removes earlier ones."""
     found: Sections = defaultdict(lambda: defaultdict(list))
     section = ""
     for line in text.splitlines():
@@ -45,13 +45,13 @@ def parse(text: str) -> Sections:
 
 
 def template_of(host: Host, unit: str) -> str:
-    """Name of the file that a unit is made from."""
+    """Return the name of the file from which a unit is made."""
     name, at, rest = unit.partition("@")
     return f"{name}@.{rest.rpartition('.')[2]}" if at else unit
 
 
 def whole(host: Host, unit: str) -> str:
-    """A unit's file with its drop-ins behind it and its instance filled in."""
+    """Return a unit's file followed by its drop-ins, with its instance filled in."""
     files = host.unit_files()
     drop_ins = [text for path, text in sorted(files.items()) if path.startswith(f"{unit}.d/")]
     instance = unit.partition("@")[2].rpartition(".")[0]
@@ -60,7 +60,7 @@ def whole(host: Host, unit: str) -> str:
 
 
 def services(fleet: Fleet, template: str) -> list[tuple[Host, str]]:
-    """Every unit of the fleet that is made from a template in templates/systemd, with its host."""
+    """Return every unit of the fleet that is made from a template in templates/systemd, with its host."""
     found = []
     for host in fleet.hosts.values():
         app = host.variables["celery_app_name"]
@@ -74,12 +74,12 @@ def services(fleet: Fleet, template: str) -> list[tuple[Host, str]]:
 
 
 def covered(path: str, host: Host) -> bool:
-    """Whether a path, or at least one path of a pattern, is a file that is settled on the host."""
+    """Return whether a path, or at least one path of a pattern, is a file that the reconciler puts on the host."""
     return path in host.files or bool(fnmatch.filter(host.files, path))
 
 
 def render(source: str, variables: Mapping[str, Any]) -> str:
-    """One template with variables of the test's own."""
+    """Render one template with the test's variables."""
     path = TEMPLATES / source
     templar = Templar(loader=DataLoader(), variables=dict(variables)).copy_with_new_env(
         searchpath=[str(path.parent), str(TEMPLATES)], available_variables=dict(variables)

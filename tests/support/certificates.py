@@ -1,4 +1,4 @@
-"""Certificates for tests, of elliptic curve keys since these are made in no time."""
+"""Certificates for tests, with elliptic curve keys because these are created quickly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _USAGES = (
 
 
 def text_of(key: PrivateKeyTypes, passphrase: str = "") -> str:
-    """A key in PEM form, encrypted where there is a passphrase."""
+    """Return a key in PEM form, encrypted if there is a passphrase."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
@@ -41,7 +41,7 @@ def text_of(key: PrivateKeyTypes, passphrase: str = "") -> str:
 
 
 class Authority:
-    """Signs certificates; a root, or one that another one has signed."""
+    """Signs certificates; it is a root, or another authority has signed it."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Authority:
     def signed_by(
         self, signer: Authority, path: int | None = None, days: float = 100, begins: float = -1
     ) -> str:
-        """Its certificate by another authority, or by itself, in PEM."""
+        """Return its certificate signed by another authority, or by itself, in PEM."""
         usage = {name: name in ("key_cert_sign", "crl_sign") for name in _USAGES}
         certificate = (
             signer._builder(self.name, self.key, days, begins)
@@ -76,7 +76,7 @@ class Authority:
         key: CertificateIssuerPrivateKeyTypes | None = None,
         purposes: list[x509.ObjectIdentifier] | None = None,
     ) -> tuple[str, str]:
-        """A certificate and its key for names written as `DNS:…` or `IP:…`, both in PEM."""
+        """Return a certificate and its key for names such as `DNS:…` or `IP:…`, both in PEM."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_name("host"), key, days, begins)
         if names:
@@ -91,7 +91,7 @@ class Authority:
         self, subject: x509.Name, key: CertificateIssuerPrivateKeyTypes, days: float, begins: float
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
-        # Without identifiers of the keys Python from 3.13 on trusts no certificate.
+        # Without key identifiers Python from 3.13 on trusts no certificate.
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         return (

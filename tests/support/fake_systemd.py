@@ -1,4 +1,4 @@
-"""A systemd that `settle` talks to by its runner: units are data, and a process starts as the test says."""
+"""A fake systemd for the reconciler's runner: units are data, and processes start as the test says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.system
     template_of,
 )
 
-# What `systemctl show` says of a unit that is nowhere.
+# What `systemctl show` prints about a unit that does not exist.
 ABSENT = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "Job": "0"}
 State = dict[str, str]
 
@@ -24,7 +24,7 @@ class FakeUnit:
 
     Attributes:
         state: Its properties, as `systemctl show` prints them.
-        course: What a start goes through, one step each time that it is looked at; the last step stays.
+        course: The states of a start, one step each time that it is looked at; the last one stays.
         loaded: Its files as they were when systemd read them.
     """
 
@@ -47,10 +47,10 @@ class FakeSystemd:
     """Answers commands, keeps them in `commands`, and has a clock that only sleeping moves.
 
     Attributes:
-        directory: Where unit files lie, if anywhere.
-        refused: Beginnings of commands that fail, each with what they say.
+        directory: The directory of unit files, if there is one.
+        refused: By beginning, the commands that fail, with their output.
         before: Called with each command before it is carried out.
-        on_start: Called for each unit that starts, as a service's ExecStartPre= is.
+        on_start: Called for each unit that starts, like a service's ExecStartPre=.
         children: Processes that each process has started.
     """
 
@@ -66,7 +66,7 @@ class FakeSystemd:
         self._invocations = count(1)
 
     def add(self, name: str, *, running: bool = False, enabled: bool = True, **state: str) -> None:
-        """Put a unit on the host; `state` are further properties."""
+        """Add a unit to the host; `state` has further properties."""
         base = {
             "LoadState": "loaded",
             "ActiveState": "active" if running else "inactive",
@@ -81,7 +81,7 @@ class FakeSystemd:
         self._load(name)
 
     def _files(self, name: str) -> dict[str, str]:
-        """A unit's file and its drop-ins on disk, each with its text."""
+        """Return the texts of a unit's file and its drop-ins on disk."""
         if self.directory is None:
             return {}
         names = dict.fromkeys((name, template_of(name)))
@@ -110,12 +110,12 @@ class FakeSystemd:
         return self.now
 
     def crash(self, name: str) -> None:
-        """A process dies, and systemd starts it anew."""
+        """Let a process die; systemd restarts it."""
         self._act("start", name)
         self.units[name].state["ActiveState"] = "active"
 
     def did(self, *verbs: str) -> list[str]:
-        """The commands that change something, or those with one of these verbs."""
+        """Return the commands that change something, or those with one of these verbs."""
         asking = ("systemctl show", "systemctl list", "journalctl", "systemd-analyze")
         found = [command for command in self.commands if not command.startswith(asking)]
         return [c for c in found if not verbs or any(f" {verb} " in f" {c} " for verb in verbs)]
@@ -146,7 +146,7 @@ class FakeSystemd:
                 self._load(name)
         for name in names:
             if name not in self.units:
-                # As after a daemon-reload: what lies on disk is known.
+                # As after a daemon-reload: systemd knows what is on disk.
                 self.add(name, enabled=False)
             self._act(verb, name)
         return ""
@@ -154,7 +154,7 @@ class FakeSystemd:
     def _act(self, verb: str, name: str) -> None:
         unit = self.units[name]
         if verb in ("start", "restart"):
-            # The exit status is that of the process before until the next one is spawned.
+            # The exit status stays that of the previous process until the next one is spawned.
             unit.state.update(
                 InvocationID=f"new-{next(self._invocations)}",
                 ActiveState="activating",
@@ -165,7 +165,7 @@ class FakeSystemd:
             self.on_start(name, self._look(name))
             unit.start()
         elif verb == "stop":
-            # What has failed stays so.
+            # A failed unit stays failed.
             failed = unit.state["ActiveState"] == "failed"
             state = "failed" if failed else "inactive"
             unit.state.update(ActiveState=state, SubState="dead", MainPID="0", InvocationID="")

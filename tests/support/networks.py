@@ -1,4 +1,4 @@
-"""A host and its neighbours in network namespaces of their own: what its rules really let through."""
+"""A host and its neighbours in separate network namespaces, to test what its rules really let through."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-# Who isn't root is so within a user namespace of its own.
+# A user who is not root becomes root inside a new user namespace.
 OWN = (
     ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
 )
@@ -56,7 +56,7 @@ except TimeoutError:
 
 
 def tool(name: str) -> str:
-    """Path of a program that `make setup` brings."""
+    """Return the path of a program that `make setup` installs."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if found is None:
         pytest.fail(f"{name} is not installed; run `make setup`")
@@ -65,7 +65,7 @@ def tool(name: str) -> str:
 
 @dataclass
 class Network:
-    """The host's namespace and the one of everybody else, as processes that keep them."""
+    """The namespaces of the host and of everyone else, as processes that keep them alive."""
 
     host: int
     others: int
@@ -97,7 +97,7 @@ class Network:
         assert done.returncode == 0, done.stderr
 
     def reaches(self, source: str, port: int, address: str = "") -> bool:
-        """Whether somebody with this address gets an answer from the host; an empty one is the host itself."""
+        """Return whether a client with this address gets an answer from the host; an empty one is the host itself."""
         target = address or (HOST[1] if ":" in source else HOST[0])
         who = self.others if source else self.host
         done = self.on(who, sys.executable, "-S", "-I", "-c", _CALL, source, target, str(port))
@@ -107,7 +107,7 @@ class Network:
 
 @contextmanager
 def network(ports: list[int]) -> Iterator[Network]:
-    """A host that listens on these ports; beside it somebody who has a neighbour's and a stranger's addresses."""
+    """Create a host that listens on these ports, and a client with addresses of a neighbour and of a stranger."""
     tool("ip")
     tool("nft")
     first = subprocess.Popen(
@@ -118,7 +118,7 @@ def network(ports: list[int]) -> Iterator[Network]:
         assert first.stdout is not None
         assert first.stdout.readline() == b"ready\n", "no network namespace can be made here"
         made = Network(first.pid, 0)
-        # The others' namespace belongs to the same user namespace.
+        # The client's namespace belongs to the same user namespace.
         enter = ["nsenter", f"--target={first.pid}", "--net"]
         enter += ["--user", "--preserve-credentials"] if os.geteuid() != 0 else []
         second = subprocess.Popen(

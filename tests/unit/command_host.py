@@ -1,4 +1,4 @@
-"""A host that runs commands of a release: the real file, and a systemd that is a few lines of Python."""
+"""A host that runs commands of a release: the real program, and a fake systemd of a few lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 SOURCE = Path(__file__).parents[2] / "src/celery_fleet/system/release_command.py"
 
-# Starts what it is given, in a session of its own, unless a unit of this name runs; notes its pid by its unit.
+# Starts its command in a new session, unless a unit of this name runs; records its pid by its unit.
 SYSTEMD_RUN = """
 import os, subprocess, sys
 words = sys.argv[1:]
@@ -39,7 +39,7 @@ for unit in sys.argv[4:]:
     except (OSError, ValueError):
         print("inactive")
 """
-# Takes what exec.py takes, and runs the command where it is.
+# Takes the arguments of exec.py, and runs the command directly.
 EXEC = """
 import json, os, subprocess, sys
 cut = sys.argv.index("--")
@@ -61,7 +61,7 @@ with open(given["--output"], "a") as output:
 
 
 class Host:
-    """A host whose files lie below a directory."""
+    """A host whose files are below a directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,7 +84,7 @@ class Host:
         (self.runtime / "release_command.py").write_text(text)
 
     def stands_still(self) -> None:
-        """Whatever begins from now on begins in the same second."""
+        """Stop the clock: everything that starts from now on starts in the same second."""
         path = self.runtime / "release_command.py"
         text = path.read_text()
         assert text.count("time.gmtime()") == 1
@@ -100,7 +100,7 @@ class Host:
 
     def ask(self, do: str, *argv: str, **more: Any) -> dict[str, Any]:
         request = {"do": do, "app": "shop", "name": "migrate", "release": "r1", "mark": "r1"}
-        # Whoever waits says for what, as the control side does.
+        # A request to wait names its command, as the control side does.
         self.argv = list(argv) if do == "start" else self.argv
         request |= {"argv": self.argv, "resumed": False, "timeout": 30, "seconds": 20, **more}
         done = subprocess.run(
@@ -116,7 +116,7 @@ class Host:
         return found
 
     def counting(self, rest: str = "") -> list[str]:
-        """A command that leaves a line each time it begins."""
+        """Return a command that leaves a line each time it starts."""
         return ["/bin/sh", "-c", f"echo begun >> {self.count}; {rest}"]
 
     @property
@@ -124,7 +124,7 @@ class Host:
         return len(self.count.read_text().splitlines()) if self.count.exists() else 0
 
     def end(self) -> None:
-        """End all that still runs."""
+        """End everything that still runs."""
         for pid in self.pids():
             try:
                 os.killpg(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A Django example, always in a process of its own: Django and Celery are global state."""
+"""Run a Django example in a separate process, because Django and Celery are global state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def python_in(directory: Path) -> Run:
-    """Python in a directory, with nothing but the environment given."""
+    """Return a function that runs Python in a directory, with only the given environment."""
 
     def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -34,7 +34,7 @@ def python_in(directory: Path) -> Run:
 
 
 def found_by(run: Run) -> Callable[..., dict[str, Any]]:
-    """What a piece of code leaves in `found`."""
+    """Return a function that runs code and returns what it stores in `found`."""
 
     def found(code: str, **environment: str) -> dict[str, Any]:
         done = run(

@@ -1,22 +1,22 @@
-"""What all tests of hosts share: what to expect of a host, how to ask it, and what to show when it fails.
+"""Fixtures and hooks of all tests on hosts: what to expect of a host, how to ask it, and what to show after a failure.
 
-What a test expects is the inventory's: every public variable of the roles, rendered by Ansible for each
-host. A test says on which hosts it runs by a marker:
+The expected values come from the inventory: every public variable of the roles, rendered by Ansible for each
+host. A marker says on which hosts a test runs:
 
     @pytest.mark.hosts("celery_workers", each="celery_worker_enabled")
     @pytest.mark.unit("{celery_app_name}-worker@{each}.service")
     def test_worker(host, variables, each): ...
 
-`hosts` names a group (default: all hosts); a group without hosts fails, so that a renamed group does not pass
-unseen. `each`, the name of a variable that holds a list or a dictionary, runs the test for each item or key;
-besides the inventory's there are `units` and `services`, the units of a host. `unit` names the unit whose
-journal is shown when the test fails; a test that is about several hosts names them: `unit("…", "redis")`.
+`hosts` names a group (default: all hosts). A group without hosts is a failure, so that renaming a group is
+noticed. `each` names a variable with a list or a dictionary, and runs the test for each item or key. In addition to
+the inventory's variables there are `units` and `services`, the units of a host. `unit` names the unit whose journal
+is shown if the test fails; a test about several hosts names them: `unit("…", "redis")`.
 
-`stage(n)` orders tests that disturb the fleet behind those that only look: 1 replaces releases and workers,
-2 kills and freezes processes, 3 takes the broker away, 4 takes the hosts down, and 5 looks at what the whole
-run has left. Each leaves a fleet that is up.
+`stage(n)` runs tests that disturb the fleet after those that only look: 1 replaces releases and workers, 2 kills and
+freezes processes, 3 stops the broker, 4 shuts the hosts down, and 5 checks what the whole run has left. Each stage
+leaves a working fleet.
 
-The fleet is that of the Molecule scenario, or else the one of CELERY_FLEET_SCENARIO (default: the demo).
+The fleet is that of the Molecule scenario, or else that of CELERY_FLEET_SCENARIO (default: the demo).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-# pytest puts no directory of tests on the path in its mode `importlib`.
+# In its mode `importlib`, pytest puts no test directory on the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import order, resp, skips
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once per host of its group, and per item where it asks for `each`."""
+    """Run a test once per host of its group, and once per item if it uses `each`."""
     if "host_name" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("hosts") or pytest.mark.hosts("all").mark
@@ -75,19 +75,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def fleet() -> Fleet:
-    """The hosts under test and what is expected of them."""
+    """Return the hosts under test and what is expected of them."""
     return load_fleet()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def first_look(fleet: Fleet) -> Look:
-    """All units before the first test, to be compared with a later look."""
+    """Return the state of all units before the first test, to compare with a later look."""
     return Look.at(fleet)
 
 
 @pytest.fixture
 def nothing_refused(fleet: Fleet) -> Generator[None]:
-    """Redis forgets its ACL's log when it is restarted, so it is read before."""
+    """Check that Redis refuses nothing during the test; a restart clears its ACL log, so check before the test, too."""
     for kind in ("broker", "results"):
         assert resp.acl_log(fleet, kind) == []
     yield
@@ -97,24 +97,24 @@ def nothing_refused(fleet: Fleet) -> Generator[None]:
 
 @pytest.fixture
 def host(fleet: Fleet, host_name: str) -> Host:
-    """The host of this run of the test, as root."""
+    """Return the host of this run of the test, as root."""
     return fleet.connect(host_name)
 
 
 @pytest.fixture
 def variables(fleet: Fleet, host_name: str) -> Variables:
-    """The variables of this run's host."""
+    """Return the variables of this run's host."""
     return fleet.expected[host_name]
 
 
 @pytest.fixture
 def label() -> str:
-    """The beginning of names that no other test, and no other run, gives to its tasks."""
+    """Return a prefix for names of tasks that no other test and no other run uses."""
     return uuid.uuid4().hex[:12]
 
 
 def journals(item: pytest.Item) -> list[tuple[str, str]]:
-    """The heading and the end of the journal of each unit that `item` is about."""
+    """Return a heading and the end of the journal for each unit that `item` is about."""
     fleet, found = load_fleet(), []
     values = getattr(item, "funcargs", {})
     for marker in item.iter_markers("unit"):
@@ -136,7 +136,7 @@ def journals(item: pytest.Item) -> list[tuple[str, str]]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the journal of a failing test's unit; let no test be skipped."""
+    """Show the journal of a failing test's unit; count a skipped test as failed."""
     report = yield
     skips.refuse(report, "test")
     if report.failed and call.when != "teardown":

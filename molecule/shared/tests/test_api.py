@@ -1,4 +1,4 @@
-"""The application's API: what it starts runs on its queue and changes rows; its admin asks for a password."""
+"""The application's API: tasks that it starts run on their queue and change rows; its admin asks for a password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUS = "/api/v1/admin/discounts/task-status"
 
 pytestmark = pytest.mark.unit("{celery_app_name}-web.service", "celery_producers")
 
-# Spellings that nginx takes for the same place, and so must the password be asked for.
+# Spellings that mean the same place to nginx, so the password must be asked for.
 SAME = [
     "/api/v1/admin/",
     TRIGGER,
@@ -34,18 +34,18 @@ SAME = [
     "/api%2Fv1%2Fadmin%2Fdiscounts%2Ftrigger-recompute",
     f"https://elsewhere{TRIGGER}",
 ]
-# With a way up in them: nginx refuses these at once, since it passes a path on as it came.
+# Spellings with a way up: nginx refuses these at once, since it passes a path on unchanged.
 UP = [
     "/api/v1/x/../admin/discounts/trigger-recompute",
     "/api/v1/x/%2e%2e/admin/discounts/trigger-recompute",
     "/api/v1/x%2f..%2fadmin/discounts/trigger-recompute",
     "/static/..%2f..%2fapi/v1/admin/discounts/trigger-recompute",
     "/api/v1/admin/../products",
-    # nginx ends a path there, and passes all of it on.
+    # For nginx the path ends here, but it passes all of it on.
     f"{TRIGGER}#part",
     "/api/v1/admin/..#/trigger-recompute",
 ]
-# Spellings that only look like it: whoever serves them, it is not the admin's code.
+# Spellings that only look similar: whoever serves them, it is not the admin's code.
 OTHER = [
     "/api/v1/admin",
     "/api/v1/ADMIN/discounts/trigger-recompute",
@@ -59,13 +59,13 @@ OTHER = [
 
 
 def discounts(fleet: Fleet) -> int:
-    """How many there are."""
+    """Return how many discounts there are."""
     rows = database.query(fleet, "SELECT count(*) AS number FROM discounts")
     return int(rows[0]["number"])
 
 
 def due(fleet: Fleet) -> int:
-    """How many batches the rule of the next 30 days concerns, asked of the samples."""
+    """Return how many batches the rule of the next 30 days affects, computed from the samples."""
     text = """
         SELECT count(*) AS number FROM batches
          WHERE quantity > 0 AND expires_on BETWEEN current_date AND current_date + 30
@@ -74,7 +74,7 @@ def due(fleet: Fleet) -> int:
 
 
 def outcome(fleet: Fleet, task: str) -> Any:
-    """The end of a task, once it has one."""
+    """Return the outcome of a task, once it has one."""
 
     def look() -> Any:
         answer = web.api(fleet, f"{STATUS}/{task}")
@@ -102,7 +102,7 @@ def test_triggers_a_task_that_its_queues_worker_runs(fleet: Fleet) -> None:
     assert discounts(fleet) == expected
     assert len(web.api(fleet, "/api/v1/discounts", login=False).json) == expected
 
-    # Who ran it is the workers' own word, by their events.
+    # The workers themselves report in events which of them ran it.
     seen = wait_for(
         "Flower hears of the task",
         10,
@@ -157,7 +157,7 @@ def test_admin_refuses_a_wrong_password(fleet: Fleet) -> None:
 
 
 def test_nothing_was_sent_by_those_who_were_refused(fleet: Fleet) -> None:
-    """After the tests above: with a request let through, rows would be written within moments."""
+    """Runs after the tests above: a request that was let through would write rows within moments."""
     database.execute(fleet, "DELETE FROM discounts")
     for path in (*SAME, *UP, *OTHER):
         web.api(fleet, path, "POST", login=False)

@@ -1,4 +1,4 @@
-"""One beat runs, under the right pidfile, with exactly the documented schedule; and it fires."""
+"""One beat runs, with the right pidfile and exactly the documented schedule, and its entries fire."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support import database, units
 from support.inventory import Fleet
 from support.waiting import wait_for
 
-# What FlexiPrice's document says of its schedule: task, queue, when.
+# The schedule in FlexiPrice's document: task, queue, time.
 DOCUMENTED = {
     "recompute-all-discounts": (
         "app.tasks.recompute_all_discounts",
@@ -28,28 +28,28 @@ DOCUMENTED = {
         "crontab 0 */6 * * *",
     ),
 }
-# Due every few seconds, so that a test need not wait for the hour. In no inventory but the tests'.
+# Due every few seconds, so that a test need not wait for the hour. Only the tests' inventory has it.
 PROBE = "probe"
 
 pytestmark = pytest.mark.unit("{celery_app_name}-beat.service", "celery_beat")
 
 
 def beats(fleet: Fleet, name: str) -> list[str]:
-    """The processes on a host that are a beat, by their command lines."""
+    """Return the processes on a host that are a beat, by their command lines."""
     script = "for f in /proc/[0-9]*/cmdline; do echo \"$f $(tr '\\0' ' ' <$f)\"; done 2>/dev/null"
     found = [line.split() for line in fleet.must(name, script).splitlines()]
     return [words[0].split("/")[2] for words in found if {"celery", "beat"} <= set(words[1:])]
 
 
 def pidfile(fleet: Fleet) -> str:
-    """What beat's pidfile holds; nothing where there is none."""
+    """Return the content of beat's pidfile; empty if there is none."""
     app = fleet.of("celery_beat")["celery_app_name"]
     command = ["cat", f"/run/{app}-beat/beat.pid"]
     return fleet.execute(fleet.one("celery_beat"), command).output.strip()
 
 
 def unit(fleet: Fleet) -> str:
-    """Beat's unit."""
+    """Return beat's unit."""
     return f"{fleet.of('celery_beat')['celery_app_name']}-beat.service"
 
 

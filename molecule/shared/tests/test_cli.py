@@ -1,6 +1,6 @@
-"""The operator's command: each of its commands on the hosts where it has something to do, and what it refuses.
+"""The operator's command: each subcommand on the hosts where it has something to do, and what it refuses.
 
-A broker that is down is shown from a network namespace of the command's own, in which there is nobody: nothing of the
+To simulate a broker that is down, the command runs in a network namespace that contains nothing. So nothing of the
 fleet is disturbed.
 """
 
@@ -20,12 +20,12 @@ from support.waiting import wait_for
 if TYPE_CHECKING:
     from support.inventory import Done, Fleet
 
-#: Seconds in which the command answers, whatever is down; some more for a busy machine's start of three Pythons.
+#: Seconds within which the command answers, whatever is down, plus some for a busy machine that starts three Pythons.
 BOUND = 12
 
 
 def call(fleet: Fleet, name: str, *argv: str, before: str = "", stdin: str = "") -> Done:
-    """Run the command on a host; what it prints holds no secret."""
+    """Run the command on a host; check that its output contains no secret."""
     done = fleet.execute(name, f"{before} celery-fleet {shlex.join(argv)}", stdin)
     found = done.output + done.errors
     leaked = [
@@ -37,14 +37,14 @@ def call(fleet: Fleet, name: str, *argv: str, before: str = "", stdin: str = "")
 
 
 def ask(fleet: Fleet, name: str, *argv: str) -> Any:
-    """What the command answers in JSON, where all is well."""
+    """Return the command's JSON answer; it must report that all is well."""
     done = call(fleet, name, "--format", "json", *argv)
     assert done.status == 0, done.output + done.errors
     return json.loads(done.output)
 
 
 def nodes(fleet: Fleet) -> dict[str, list[str]]:
-    """All workers with their queues, from the inventory."""
+    """Return all workers with their queues, from the inventory."""
     return {
         f"{worker}@{name}": fleet.expected[name]["celery_worker_instances"][worker].get(
             "queues", [worker]
@@ -75,7 +75,7 @@ def test_exec_runs_as_the_application_in_its_environment(fleet: Fleet) -> None:
     assert (
         call(fleet, name, "exec", "--", "id", "-un").output.strip() == variables["celery_app_user"]
     )
-    # Only names: the values are what nobody is to see here.
+    # Print only names: the values must not appear in the test's output.
     script = "import os; print(*os.environ)"
     seen = set(call(fleet, name, "exec", "--", "python", "-c", script).output.split())
     own = {*variables["celery_app_env"], *variables["celery_app_secret_env"]}

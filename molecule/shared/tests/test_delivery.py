@@ -1,7 +1,7 @@
-"""A task that was sent is run, whatever dies: workers that are killed, connections that are cut, a Redis that restarts.
+"""Every task that was sent runs despite killed workers, cut connections and restarts of Redis.
 
-The short form, for every fleet that runs the FlexiPrice example, whatever its hosts and its Redis are; the scenario
-`delivery` has hundreds of each, under load.
+This is the short form, for every fleet that runs the FlexiPrice example, with any hosts and any Redis. The scenario
+`delivery` causes hundreds of each fault, under load.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from support.inventory import Fleet
 
-NUMBER = 10  # of each fault
-EACH = 24  # tasks that are sent before each
-HANDED_BACK = 2.0  # seconds from a death until nothing of what the dead held is away
-#: Seconds that a worker gets between two deaths: what is at the head is not to be there at three of them, for it would
-#: be taken for what they died of.
+NUMBER = 10  # faults of each kind
+EACH = 24  # tasks that are sent before each fault
+HANDED_BACK = 2.0  # seconds from a death until everything that the dead worker held is back
+#: Seconds that a worker gets between two deaths. The first task in the queue must not be there at three of them, or it
+#: would be taken for their cause.
 LIFE = 1.0
 
 pytestmark = [
@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def consumers(fleet: Fleet) -> dict[str, list[str]]:
-    """Workers, each of which consumes the queue of its name, with their hosts."""
+    """Return workers that consume the queue of their name, with their hosts."""
     found: dict[str, list[str]] = {}
     for name in fleet.hosts("celery_workers"):
         for worker in fleet.expected[name]["celery_worker_enabled"]:
@@ -44,19 +44,19 @@ def consumers(fleet: Fleet) -> dict[str, list[str]]:
 
 
 def most_consumed(fleet: Fleet) -> str:
-    """The worker that runs on most hosts: where one of its processes dies, another one goes on."""
+    """Return the worker that runs on most hosts: if one of its processes dies, another continues."""
     found = consumers(fleet)
     return max(found, key=lambda worker: len(found[worker]))
 
 
 def send(fleet: Fleet, prefix: str, number: int) -> None:
-    """Tracers that take a moment, so that there is always something to lose."""
+    """Send tracers that take a moment, so that there is always something to lose."""
     queue = most_consumed(fleet)
     tasks.send(fleet, [tasks.tracer(f"{prefix}-{n:02d}", queue, 0.3) for n in range(number)])
 
 
 def ended(fleet: Fleet, prefix: str, number: int) -> Counter[str]:
-    """How often each run came to its end, once all have done so at least once."""
+    """Return how often each run ended, once all have ended at least once."""
 
     def found() -> Counter[str]:
         rows = database.runs(fleet, prefix)
@@ -67,13 +67,13 @@ def ended(fleet: Fleet, prefix: str, number: int) -> Counter[str]:
 
 
 def letters(fleet: Fleet) -> int:
-    """How many dead letters there are."""
+    """Return how many dead letters there are."""
     with resp.session(fleet, "broker", "worker") as broker:
         return int(broker.send("ZCARD", "fleet:dead-letters:index"))
 
 
 def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[str], None]) -> None:
-    """What they held is back in its queue within two seconds, by their own units."""
+    """The workers' own units put what they held back into its queue within two seconds."""
     app = fleet.of("fleet")["celery_app_name"]
     worker = most_consumed(fleet)
     unit = f"{app}-worker@{worker}.service"
@@ -104,7 +104,7 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
     assert recoveries, "none of them held anything"
     assert letters(fleet) == 0
     found = ended(fleet, label, NUMBER * EACH)
-    # What had ended and died with its process before its acknowledgement was sent: at most what ran.
+    # Tasks that had ended when their process died before it sent the acknowledgement: at most those that ran.
     again = sum(found.values()) - len(found)
     assert again <= options["concurrency"] * NUMBER
     note(
@@ -117,7 +117,7 @@ def test_killed_workers_lose_nothing(fleet: Fleet, label: str, note: Callable[[s
 def test_cut_connections_double_nothing(fleet: Fleet, label: str) -> None:
     for count in range(NUMBER):
         send(fleet, f"{label}-{count}", EACH)
-        # They may not have come back yet from the last time.
+        # They may not have reconnected yet since the last time.
         wait_for("connections of workers are cut", 30, lambda: cut_connections(fleet) > 0)
     assert set(ended(fleet, label, NUMBER * EACH).values()) == {1}
     assert len(database.runs(fleet, label)) == NUMBER * EACH

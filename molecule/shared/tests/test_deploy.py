@@ -1,6 +1,6 @@
-"""Runs of the delivered playbooks: what changes, what must not, and what is refused.
+"""Runs of the delivered playbooks: what changes, what must not change, and what is refused.
 
-The scenario `change` has more of them: workers and hosts that leave, releases that can't be imported.
+The scenario `change` has more of them: workers and hosts that leave, and releases that can't be imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
     assert run.status == 0, run.end
     assert run.changed == dict.fromkeys(fleet.hosts(), 0)
     assert units.main_pids(fleet) == before
-    # What the refusals below must not do is counted rightly.
+    # This shows that the count works which the refusals below compare with zero.
     assert run.contacts > 0
 
 
@@ -41,7 +41,7 @@ def test_wrong_inventory_is_refused_before_any_host_is_contacted(
     run = plays.play(fleet, "refused-inventory", f"--extra-vars=@{wrong}")
     assert run.status != 0
     assert run.contacts == 0
-    # All errors at once, with the remedy, and without the value of what may be a secret.
+    # All errors are reported at once, with the remedy, and without values that may be secret.
     assert "celery_worker_instnaces" in run.text
     assert "celery_worker_instances" in run.text
     assert "redis_broker_port" in run.text
@@ -51,7 +51,7 @@ def test_wrong_inventory_is_refused_before_any_host_is_contacted(
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
 def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: str) -> None:
     name = fleet.one("celery_workers")
-    # The one with the fewest slots: what waits behind the running task must survive too.
+    # The worker with the fewest slots: tasks that wait behind the running one must survive too.
     instances = fleet.expected[name]["celery_worker_instances"]
     enabled = fleet.expected[name]["celery_worker_enabled"]
     worker = min(enabled, key=lambda other: instances[other]["concurrency"])
@@ -70,7 +70,7 @@ def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: st
 
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
 def test_running_tasks_survive_the_restart_of_all_workers(fleet: Fleet, label: str) -> None:
-    """With every slot taken and more behind, so that each worker is restarted at work."""
+    """Every slot is taken and more tasks wait, so each worker is restarted while it works."""
     instances = fleet.of("celery_workers")["celery_worker_instances"]
     taken = [
         worker

@@ -1,4 +1,4 @@
-"""Processes that die or hang are replaced, with nobody at hand: two killed and one frozen at once."""
+"""Processes that die or hang are replaced without anyone's help: two are killed and one frozen at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Victim:
         return cls(name, unit, before, since, time.monotonic())
 
     def remaining(self, seconds: float) -> float:
-        """What is left of so many seconds since the signal."""
+        """Return what is left of so many seconds since the signal."""
         return max(0.0, self.moment + seconds - time.monotonic())
 
     def wait_until_replaced(self, fleet: Fleet, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Victim:
 
 
 def only_worker(fleet: Fleet, queue: str) -> tuple[str, str]:
-    """The one worker of a queue that no other worker takes: its host and its unit."""
+    """Return host and unit of the only worker of a queue."""
     found = [
         name
         for name in fleet.hosts("celery_workers")
@@ -73,7 +73,7 @@ def only_worker(fleet: Fleet, queue: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def victims(fleet: Fleet) -> dict[str, Victim]:
-    """The worker of maintenance and beat are killed, that of analytics is frozen."""
+    """Kill the worker of maintenance and beat, and freeze the worker of analytics."""
     beat = f"{fleet.of('celery_beat')['celery_app_name']}-beat.service"
     assert pidfile(fleet) == units.state(fleet, fleet.one("celery_beat"), beat)["MainPID"]
     return {

@@ -1,4 +1,4 @@
-"""Flower asks for a password on every path, and shows all workers with it."""
+"""Flower asks for a password on every path, and with it shows all workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATHS = [
     *("//metrics", "//api//workers", "/%6Detrics", "/./healthcheck", "/healthcheck/", "/METRICS"),
     *("https://elsewhere/metrics", "/api%2Fworkers"),
 ]
-# nginx passes a path on as it came, so that it refuses those with a way up in them.
+# nginx passes a path on unchanged, so it refuses those with a way up.
 UP = ["/static/../metrics", "/static/%2e%2e/metrics", "/static/..%2fmetrics", "/..;/metrics/.."]
 ACTIONS = [
     *("/api/worker/shutdown/{node}", "/api/worker/pool/restart/{node}"),
@@ -46,7 +46,7 @@ ACTIONS = [
 
 
 def nodes(fleet: Fleet) -> dict[str, str]:
-    """Every worker of the inventory by its node name, with the host it runs on."""
+    """Return the host of every worker of the inventory by its node name."""
     return {
         f"{worker}@{name}": name
         for name in fleet.hosts("celery_workers")
@@ -55,12 +55,12 @@ def nodes(fleet: Fleet) -> dict[str, str]:
 
 
 def known(said: Mapping[str, Any]) -> set[str]:
-    """The tasks that a worker knows; behind a name may stand its options."""
+    """Return the tasks that a worker knows; a name may be followed by options."""
     return {text.split(" ")[0] for text in said["registered"]}
 
 
 def options(fleet: Fleet, node: str) -> Mapping[str, Any]:
-    """What the inventory wants of a worker."""
+    """Return the worker's options in the inventory."""
     worker, _, name = node.partition("@")
     variables = fleet.expected[name]
     own = variables["celery_worker_instances"][worker] or {}
@@ -69,12 +69,12 @@ def options(fleet: Fleet, node: str) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def workers(fleet: Fleet) -> Mapping[str, Any]:
-    """What Flower says of all workers, once it has asked them."""
+    """Return what Flower knows about all workers, after it has asked them."""
 
     def look() -> Any:
         answer = web.flower(fleet, "/api/workers?refresh=1")
         assert answer.status == 200, answer.body
-        # Those that run no more stay in its list for a while.
+        # Workers that no longer run stay in its list for a while.
         found = {node: said for node, said in answer.json.items() if node in nodes(fleet)}
         return found if all(said.get("registered") for said in found.values()) else None
 
@@ -101,7 +101,7 @@ def test_does_nothing_without_a_password(fleet: Fleet, path: str) -> None:
 
 
 def test_revokes_a_task_with_the_password(fleet: Fleet) -> None:
-    """One that a worker holds until it is due is dropped, and the other one runs."""
+    """A task that a worker holds until it is due is dropped, and the other one runs."""
     label = f"flower-{uuid4().hex[:8]}"
     queue = options(fleet, next(iter(nodes(fleet))))["queues"][0]
     both = [replace(tasks.tracer(f"{label}-{name}", queue, 0), delay=15) for name in ("a", "b")]
@@ -131,7 +131,7 @@ def test_shows_all_workers(fleet: Fleet, workers: Mapping[str, Any]) -> None:
 
 def test_workers_consume_their_queues(fleet: Fleet, workers: Mapping[str, Any]) -> None:
     found = {
-        # Beside its queues each takes its own direct one.
+        # In addition to its queues each worker consumes its own direct queue.
         node: {queue["name"] for queue in said["active_queues"]} - {f"{node}.dq2"}
         for node, said in workers.items()
     }
@@ -164,7 +164,7 @@ def test_all_tasks_are_known_to_all_workers(fleet: Fleet, workers: Mapping[str, 
 
 
 def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, Any]) -> None:
-    """What FlexiPrice's document says: limits in seconds, prefetch per process, tasks per child."""
+    """Compare with FlexiPrice's document: limits in seconds, prefetch per process, tasks per child."""
     found = {
         node: (
             said["stats"]["pool"]["timeouts"],
@@ -184,7 +184,7 @@ def test_workers_have_the_documented_limits(fleet: Fleet, workers: Mapping[str, 
 
 @pytest.mark.stage(1)
 def test_is_refused_nothing_while_it_knows_no_worker_yet(fleet: Fleet) -> None:
-    """Asked for its page of queues at once after a start."""
+    """Its page of queues is requested right after a start."""
     unit = f"{fleet.of('flower')['celery_app_name']}-flower.service"
     fleet.must(fleet.one("flower"), ["systemctl", "restart", unit])
     answer = wait_for(

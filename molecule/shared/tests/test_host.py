@@ -1,4 +1,4 @@
-"""A host is up, is reached as its inventory says, and finds the others."""
+"""A host is up, is reached as its inventory says, and can resolve the others."""
 
 from __future__ import annotations
 

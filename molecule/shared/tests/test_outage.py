@@ -1,4 +1,4 @@
-"""Redis stops or hangs for longer than a watchdog waits; the fleet heals by itself, and systemd kills nothing."""
+"""Redis stops or hangs for longer than a watchdog waits; the fleet recovers by itself, and systemd kills nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from support.inventory import Fleet
 
 TRIGGER = "/api/v1/admin/discounts/trigger-recompute"
-OUTAGE = 40.0  # seconds; longer than the watchdog of a worker or of beat, which is 30 s
+OUTAGE = 40.0  # seconds; longer than the watchdog of a worker or of beat, which waits 30 s
 HEALED = 60.0
 
 WATCHDOG = re.compile(r"Watchdog timeout|result 'watchdog'")
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def consumers(fleet: Fleet) -> list[tuple[str, str]]:
-    """Host and unit of every worker and of beat."""
+    """Return host and unit of every worker and of beat."""
     return [
         (name, unit)
         for name in fleet.hosts("fleet")
@@ -43,15 +43,15 @@ MARK = "mark-of-the-tests"
 
 
 def systemctl(fleet: Fleet, *words: str) -> None:
-    """Act on both instances of Redis."""
+    """Run systemctl for both instances of Redis."""
     app = fleet.of("redis")["celery_app_name"]
     both = [f"redis@{app}-broker.service", f"redis@{app}-results.service"]
     fleet.must(fleet.one("redis"), ["systemctl", *words, *both])
 
 
 def stop_and_start(fleet: Fleet) -> None:
-    """Redis is stopped, and the broker has after it what it had before."""
-    # As a worker notes a message that it holds; due to be given to another in the year 5138.
+    """Stop Redis and start it again; the broker then has the same content as before."""
+    # An entry like a worker's for a message that it holds; due to be given to another one in the year 5138.
     with resp.session(fleet, "broker", "worker") as worker:
         worker.send("MULTI")
         worker.send("ZADD", "unacked_index", 10**11, MARK)
@@ -68,7 +68,7 @@ def stop_and_start(fleet: Fleet) -> None:
 
 
 def freeze_and_thaw(fleet: Fleet) -> None:
-    """Redis is stopped by a signal, so that connections stay open and nobody answers."""
+    """Stop Redis with a signal, so that connections stay open but get no answers."""
     systemctl(fleet, "kill", "--kill-whom=main", "--signal=STOP")
     try:
         last(fleet, OUTAGE)
@@ -77,7 +77,7 @@ def freeze_and_thaw(fleet: Fleet) -> None:
 
 
 def last(fleet: Fleet, seconds: float) -> None:
-    """An outage of so many seconds, in which the API says so within its own deadline."""
+    """Wait out an outage of so many seconds, and check that the API reports it within its own deadline."""
     end = time.monotonic() + seconds
     answer = web.api(fleet, TRIGGER, "POST")
     assert (answer.status, time.monotonic() < end) == (503, True), answer.body
@@ -96,7 +96,7 @@ def test_heals(
     before = {key: units.state(fleet, *key) for key in consumers(fleet)}
     since = {name: units.now(fleet, name) for name in fleet.hosts("fleet")}
     tick = database.last_tick(fleet)
-    # At work when it happens.
+    # These run when the outage begins.
     tasks.send(fleet, [tasks.tracer(f"{label}-during-{q}", q, 10) for q in queues])
     wait_for(
         "a task runs on each queue",

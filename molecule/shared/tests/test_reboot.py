@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BOOT = 90.0  # seconds from the last host's start
 LATE = 45.0
-STOP = 40.0  # seconds; nothing is at work then
+STOP = 40.0  # seconds; no task runs then
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_refused"),
@@ -36,7 +36,7 @@ def docker(*words: str) -> None:
 
 
 def leave_waiting(fleet: Fleet, label: str) -> int:
-    """Tasks that wait in a queue whose worker is at work and holds as many as it may; how many wait."""
+    """Send tasks to a queue whose worker is busy and holds as many as it may; return how many wait."""
     queue, held, waiting = "analytics", 4, 3
     tasks.send(fleet, [tasks.tracer(f"{label}-running", queue, 120)])
     wait_for("it runs", 10, lambda: database.runs(fleet, f"{label}-running"))
@@ -47,7 +47,7 @@ def leave_waiting(fleet: Fleet, label: str) -> int:
 
 
 def works(fleet: Fleet) -> list[str]:
-    """What does not work yet; systemd, units, Flower's view, API through a worker, beat, in this order."""
+    """Return what does not work yet, checked in this order: systemd, units, Flower's view, API with a worker, beat."""
     for name in fleet.hosts():
         state = fleet.execute(name, ["systemctl", "is-system-running"]).output.strip()
         if state != "running" and (state != "degraded" or units.failed(fleet, name)):
@@ -56,7 +56,7 @@ def works(fleet: Fleet) -> list[str]:
 
 
 def prove(fleet: Fleet) -> None:
-    """A task through API, broker, worker, database and results; and a tick of beat's."""
+    """Run a task through API, broker, worker, database and results, and wait for a tick of beat."""
     tick = database.last_tick(fleet)
     answer = web.api(fleet, "/api/v1/admin/discounts/trigger-recompute", "POST")
     assert answer.status == 202, answer.body
@@ -79,7 +79,7 @@ def test_comes_up_by_itself(
     everyone = [fleet.containers[name] for name in fleet.hosts()]
     asked = time.monotonic()
     if order == "redis-last":
-        # As when the power fails, and with work that has not begun.
+        # As in a power failure, and with tasks that have not started.
         waiting = leave_waiting(fleet, label)
         docker("kill", *everyone)
     else:

@@ -1,4 +1,4 @@
-"""Both instances of Redis talk TLS alone, to known users alone; and clients talk to them alone."""
+"""Both instances of Redis accept only TLS and known users; and clients talk only to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = ("broker", "results")
 both = pytest.mark.parametrize("kind", KINDS)
-# A beat has no use for results, and so no user there.
+# A beat does not use results, so it has no user there.
 USERS = {
     "broker": ("worker", "beat", "producer", "flower", "operator", "admin"),
     "results": ("worker", "producer", "flower", "operator", "admin"),
@@ -119,7 +119,7 @@ def test_speaks_no_old_tls(fleet: Fleet, kind: str) -> None:
         context.wrap_socket(plain, server_hostname=fleet.one("redis"))
 
 
-# Each case in a process of its own, since settings are read once; forked, since importing takes longest.
+# Each case runs in a separate process, since settings are read once; forked, since importing takes longest.
 CLIENT = """
 import json, os, socket, subprocess, sys, tempfile
 import celery
@@ -188,7 +188,7 @@ print(json.dumps(found))
     ],
 )
 def test_clients_refuse_another_server(fleet: Fleet, component: str, group: str, pin: str) -> None:
-    """Under another name, and under another authority that calls itself the same."""
+    """A server with another name, and one with another authority of the same name."""
     name = pin.format_map(fleet.of(group))
     printed = tasks.run_in_release(
         fleet, fleet.one(group), name, component, CLIENT, fleet.one("redis")

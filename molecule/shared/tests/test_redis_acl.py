@@ -1,7 +1,7 @@
 """What each user may do on each instance of Redis, and that it may do nothing else.
 
-Redis itself judges each sample, by `ACL DRYRUN`, without running or logging it; what it judges so is
-what it enforces, which one command a user shows.
+Redis itself judges each sample with `ACL DRYRUN`, without running or logging it. That it enforces the same
+is shown by one command for each user.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from test_redis import USERS
 if TYPE_CHECKING:
     from support.inventory import Fleet
 
-# {queue}: one of the inventory's; {node}: a worker's node name.
+# {queue}: one of the inventory's queues; {node}: a worker's node name.
 BROKER = {
     "take a task": "BRPOP {queue} 1",
     "send a task": "LPUSH {queue} x",
@@ -51,7 +51,7 @@ BROKER = {
     "administer": "CONFIG GET maxmemory",
     "read statistics": "INFO",
     "read the ACL's log": "ACL LOG",
-    # Nobody's business.
+    # No user may do this.
     "publish elsewhere": "PUBLISH elsewhere x",
     "hear elsewhere": "SUBSCRIBE elsewhere",
     "hear all": "PSUBSCRIBE *",
@@ -87,17 +87,17 @@ BROKER_MAY = {
     },
     "beat": {
         *("send a task", "send with a priority", "count tasks", "declare a queue"),
-        # By any exchange, which the application names.
+        # With any exchange that the application names.
         *("declare no queue of ours", "read bindings", "publish task.sent"),
     },
     "producer": {
         *("send a task", "send with a priority", "count tasks", "declare a queue"),
-        # By any exchange, which the application names.
+        # With any exchange that the application names.
         *("declare no queue of ours", "read bindings", "publish task.sent"),
     },
     "flower": {
         *_CONTROL,
-        # Its events' channel is a pattern: what it may hear it may publish.
+        # The channel of its events is a pattern, so it may publish what it may hear.
         *("publish task.sent", "publish a worker's event", "hear commands"),
     },
     "operator": {
@@ -123,7 +123,7 @@ RESULTS = {
     "administer": "CONFIG GET maxmemory",
     "read statistics": "INFO",
     "read the ACL's log": "ACL LOG",
-    # Nobody's business.
+    # No user may do this.
     "hear all results": "PSUBSCRIBE celery-task-meta-*",
     "publish elsewhere": "PUBLISH elsewhere x",
     "write a key of no kind": "SET elsewhere x",

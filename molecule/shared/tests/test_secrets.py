@@ -1,6 +1,6 @@
-"""The fleet's secrets stand where they are needed and nowhere else.
+"""The fleet's secrets are where they are needed and nowhere else.
 
-Looked for are the real ones of this run, plain, URL-encoded and base64, after all that the run did.
+The tests search for this run's real secrets, plain, URL-encoded and in base64, after everything that the run did.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.stage(5), pytest.mark.hosts("all")]
 
 
 def test_forms_are_recognised() -> None:
-    """The search itself: a secret within other text, encoded with it."""
+    """Test the search itself: a secret inside another text, encoded with it."""
     text_of_it = "pass/word+with:signs"
     for before in ("", "a", "ab", "abc", "user:"):
         text = base64.b64encode(f"{before}{text_of_it}@host".encode()).decode()
@@ -42,16 +42,16 @@ def test_search_finds_what_is_there(fleet: Fleet, host_name: str) -> None:
 
 
 def test_nobody_sees_one(fleet: Fleet, host_name: str) -> None:
-    """In arguments and environments of processes, in systemd's answers, in files."""
+    """Search arguments and environments of processes, systemd's answers, and files."""
     done = search(fleet, host_name, "nobody", [*PROCESSES, *SYSTEMD], PLACES)
     assert done["found"] == {}
     assert done["size"] > 100_000
 
 
 def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
-    """Not even where root alone may read."""
+    """They are not even where only root may read."""
     paths = ["/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "/var/log"]
-    # All fields of each entry, not just its message.
+    # Search all fields of each entry, not just its message.
     commands = [*SYSTEMD, "journalctl --no-pager --all --output=verbose"]
     done = search(fleet, host_name, "root", commands, paths)
     assert done["found"] == {}
@@ -60,7 +60,7 @@ def test_none_is_in_units_or_journal(fleet: Fleet, host_name: str) -> None:
 def test_host_has_only_its_own(fleet: Fleet, host_name: str, variables: Variables) -> None:
     """Not even root of one host can read what belongs to other components."""
     groups = variables["group_names"]
-    # With a release come the credentials of those who run commands in it.
+    # A release comes with the credentials for running commands in it.
     release = ("redis producer", "redis operator", "DATABASE_URL", "password in DATABASE_URL")
     mine = {
         "redis": ("redis", "the key of " + host_name),
@@ -103,7 +103,7 @@ def test_files_with_secrets_are_closed(fleet: Fleet, host_name: str, variables: 
 
 
 def test_ansible_prints_none(fleet: Fleet) -> None:
-    """In any run of this scenario, all of them with -vvv and --diff."""
+    """Search every run of this scenario; all used -vvv and --diff."""
     texts = {path.name: path.read_text() for path in plays.transcripts(fleet).glob("*.log")}
     assert texts
     assert any("PLAY RECAP" in text for text in texts.values())

@@ -1,4 +1,4 @@
-"""What listens, and who may talk to it."""
+"""Which ports are open, and who may use them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ except OSError as error:
 
 
 def expected_ports(variables: Variables) -> set[int]:
-    """The ports that a host of the inventory opens to others."""
+    """Return the ports that a host of the inventory opens to others."""
     groups, ports = variables["group_names"], {SSH}
     if "redis" in groups:
         ports |= {variables["redis_broker_port"], variables["redis_results_port"]}
@@ -44,7 +44,7 @@ def test_no_other_port_is_open(host: Host, variables: Variables) -> None:
     found = set()
     for line in listed.splitlines():
         address, _, port = line.split()[4].rpartition(":")
-        # Docker's name server is each container's own.
+        # Each container has Docker's name server.
         if not re.fullmatch(r"127\..*|\[::1\]", address):
             found.add(int(port))
     assert found == expected_ports(variables)

@@ -1,4 +1,4 @@
-"""Every unit of every host is up, comes back at boot, stays up and is shut in."""
+"""Every unit of every host is up, starts at boot, stays up and is sandboxed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from support.units import Look
 from support.waiting import wait_for
 from testinfra.host import Host
 
-SETTLED = 8.0  # seconds between two looks; a unit that fails is started again after two
+SETTLED = 8.0  # seconds between two looks; a failing unit is restarted after two
 WORST_SCORE = 1.3
 
 
 @pytest.fixture(scope="module")
 def second_look(fleet: Fleet, first_look: Look) -> Look:
-    """Taken once enough time has passed."""
+    """Look again once enough time has passed."""
     time.sleep(max(0.0, first_look.moment + SETTLED - time.monotonic()))
     return Look.at(fleet)
 
@@ -42,7 +42,7 @@ def test_runs_no_other_unit_of_ours(host: Host, variables: Mapping[str, list[str
         f"systemctl list-units --all --plain --no-legend '{app}*' 'redis*' 'celery*'"
     )
     found = {line.split()[0] for line in listed.splitlines() if " not-found " not in line}
-    # A slice is there as long as something is in it, and what a timer starts as long as it is.
+    # A slice exists only while something is in it, and a unit that a timer starts only while it runs.
     others = {name for name in found if name.endswith((".slice", "-health.service"))}
     if variables["firewall_enabled"]:
         others.add(f"{app}-firewall.service")
@@ -71,7 +71,7 @@ def test_target_stops_and_starts_the_whole(fleet: Fleet) -> None:
     hosts = sorted({*fleet.hosts("celery_workers"), *fleet.hosts("celery_beat")})
     app = fleet.of("fleet")["celery_app_name"]
     target = f"{app}.target"
-    # Redis, which may be on one of these hosts, is nobody's part: results are read while the application is down.
+    # Redis, which may be on one of these hosts, is not part of them: results are read while the application is down.
     parts = {
         name: [unit for unit in fleet.expected[name]["services"] if unit.startswith(f"{app}-")]
         for name in hosts
@@ -83,14 +83,14 @@ def test_target_stops_and_starts_the_whole(fleet: Fleet) -> None:
             for name in hosts
             for unit, found in units.states(fleet, name, parts[name]).items()
             if found["ActiveState"] not in ("inactive", "failed")
-            # Of no target: it may serve other hosts.
+            # Redis belongs to no target, because it may serve other hosts.
             and not unit.startswith("redis@")
         }
 
     assert all(parts.values())
     for name in hosts:
         fleet.must(name, ["systemctl", "stop", target])
-    # systemd lets the units follow the target; it does not wait for them.
+    # systemd stops the units with the target, but does not wait for them.
     wait_for("all services have stopped", 30, lambda: not active())
     for name in hosts:
         fleet.must(name, ["systemctl", "start", target])

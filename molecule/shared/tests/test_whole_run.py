@@ -1,4 +1,4 @@
-"""What has to hold after all that a run did; the last test of all."""
+"""What must be true after everything that a run did; this is the last test of all."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def test_fleet_is_up(fleet: Fleet) -> None:
 @pytest.mark.parametrize("kind", ["broker", "results"])
 @pytest.mark.unit("redis@{celery_app_name}-broker.service", "redis")
 def test_redis_has_refused_nothing(fleet: Fleet, kind: str) -> None:
-    """What tests provoke they take from the log; before a restart of Redis it is read as well."""
+    """Tests remove refusals that they provoke from the log; it is also read before Redis restarts."""
     assert resp.acl_log(fleet, kind) == []

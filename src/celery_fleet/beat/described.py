@@ -1,9 +1,9 @@
-"""An application's own schedule and settings as plain data, for ``release.json`` and for comparisons.
+"""Describe an application's own schedule and settings as plain data, for ``release.json`` and for comparisons.
 
 An entry is ``{task, one of crontab | interval | solar | custom, args, kwargs, options, queue, goes_to,
-fixed}``. ``queue`` is the entry's own; ``goes_to`` the queue that its task would be sent to, and
-``fixed`` says that no route has a say in it. A schedule of a class of the application's own is
-``custom``: its ``repr``. What JSON does not know stands there by its ``repr``, too.
+fixed}``. ``queue`` is named by the entry. ``goes_to`` is the queue that its task would be sent to, and
+``fixed`` says that no route was asked for it. A schedule of the application's own class is ``custom``,
+with its ``repr``. Other values that JSON does not know are written as their ``repr``, too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from celery_fleet.config.entries import CRONTAB_FIELDS
 
 
 def entries(app: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The entries of ``app.conf.beat_schedule``, and a line for each that beat could not use."""
+    """Return the entries of ``app.conf.beat_schedule``, and a line for each that beat could not use."""
     raw = app.conf.beat_schedule or {}
     if not isinstance(raw, Mapping):
         return {}, [
             (
-                f"beat_schedule must map entry names to entries, not {type(raw).__name__}; mend it"
+                f"beat_schedule must map entry names to entries, not {type(raw).__name__}; correct it"
                 " in the application's code"
             )
         ]
@@ -40,10 +40,10 @@ def entries(app: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def queues(app: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Where tasks go, as ``{goes_to, fixed}`` of an entry; without those whose routes can't say it."""
+    """Return where tasks go, as ``{goes_to, fixed}`` for each name; names with failing routes are left out."""
     found = {}
     for name in names:
-        # Routes are the application's own functions.
+        # Routes may be the application's own functions.
         with contextlib.suppress(Exception):
             goes_to, fixed = beat.queue_of(app, name, {})
             found[name] = {"goes_to": goes_to, "fixed": fixed}
@@ -51,21 +51,21 @@ def queues(app: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def entry(app: Any, name: str, raw: Any) -> dict[str, Any]:
-    """One entry, taken up as beat does.
+    """Return one entry, loaded as beat loads it.
 
     Raises:
-        FleetError: where beat could not, with its reason and the remedy.
+        FleetError: beat could not load it; the text has its reason and the remedy.
     """
     try:
         made = beat.beat_entry(app, name, raw)
     except Exception as exc:
-        # Whatever the application's own classes raise.
+        # The application's own classes may raise anything.
         raise FleetError(
-            f"beat can't use it ({type(exc).__name__}: {one_line(exc)}); mend it in the"
+            f"beat can't use it ({type(exc).__name__}: {one_line(exc)}); correct it in the"
             " application's code"
         ) from exc
     if not isinstance(made.task, str) or not made.task:
-        raise FleetError("it names no task; mend it in the application's code")
+        raise FleetError("it names no task; correct it in the application's code")
     options = dict(made.options or {})
     args, kwargs = made.args or (), made.kwargs or {}
     own = options.pop("queue", None)
@@ -73,7 +73,7 @@ def entry(app: Any, name: str, raw: Any) -> dict[str, Any]:
         goes_to, fixed = beat.queue_of(app, made.task, made.options or {}, args, kwargs)
     except Exception as exc:
         raise FleetError(
-            f"its task can't be routed ({type(exc).__name__}: {one_line(exc)}); mend"
+            f"its task can't be routed ({type(exc).__name__}: {one_line(exc)}); correct"
             " task_routes, task_queues or the entry's queue in the application's code"
         ) from exc
     return {
@@ -89,11 +89,11 @@ def entry(app: Any, name: str, raw: Any) -> dict[str, Any]:
 
 
 def spec(schedule: Any) -> dict[str, Any]:
-    """The time of an entry, as the inventory writes it where it can be written there."""
+    """Return when an entry is due, in the inventory's form if that can express it."""
     from celery.schedules import crontab, solar
     from celery.schedules import schedule as interval
 
-    # Exactly these: a subclass may be due at other times.
+    # Exactly these classes: a subclass may be due at other times.
     if type(schedule) is crontab:
         return {"crontab": {field: _field(schedule, field) for field in CRONTAB_FIELDS}}
     if type(schedule) is interval and isinstance(schedule.run_every, timedelta):
@@ -114,7 +114,7 @@ def _field(schedule: Any, field: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value where JSON knows it, else its ``repr``."""
+    """Return the value if JSON knows it, otherwise its ``repr``."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

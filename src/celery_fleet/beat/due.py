@@ -1,14 +1,14 @@
-"""When the entries of beat's schedule are due, told in the release's Python with beat's settings.
+"""Print when the entries of beat's schedule are due; runs in the release's Python with beat's settings.
 
     python -m celery_fleet.beat.due [--count N] [--loaded /run/<app>-beat/schedule.json]
 
-``CELERY_APP`` names the application. It is loaded as beat loads it, so the entries are those that beat would have: the
-application's, and the inventory's over them. Each due time is computed by the entry's own schedule class, in the
-application's zone. An interval counts from its last run, which only the running beat knows: ``--loaded`` is the file in
-which it says what it has loaded.
+``CELERY_APP`` names the application. It is loaded as beat loads it, so the entries are beat's: the application's,
+overridden by the inventory's. Each entry's own schedule class computes its due times, in the application's zone. An
+interval counts from its last run, which only the running beat knows. ``--loaded`` names the file in which beat writes
+what it has loaded.
 
-Prints one line of JSON, ``{"ok", "error", "timezone", "entries"}``, an entry as ``{"name", "task", "queue", "schedule",
-"due", "error"}``, a due time as ``{"local", "utc"}`` in ISO 8601.
+Prints one line of JSON, ``{"ok", "error", "timezone", "entries"}``. An entry is ``{"name", "task", "queue", "schedule",
+"due", "error"}``, a due time is ``{"local", "utc"}`` in ISO 8601.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from celery_fleet.common.redact import redact
 
 
 def times(schedule: Any, start: datetime, first: datetime | None = None) -> Iterator[datetime]:
-    """The due times of a schedule after ``start``, in UTC.
+    """Yield the due times of a schedule after ``start``, in UTC.
 
     Args:
-        schedule: One of Celery's, of any class.
-        start: From when on; with a zone.
-        first: The first due time where it is known already.
+        schedule: One of Celery's schedules, of any class.
+        start: The first moment, with a time zone.
+        first: The first due time, if it is already known.
     """
     moment = start
     if first is not None and first > start:
@@ -40,9 +40,9 @@ def times(schedule: Any, start: datetime, first: datetime | None = None) -> Iter
         moment = first.astimezone(start.tzinfo)
     while True:
         at = moment
-        # Celery's own way to have a schedule believe that it is another time.
+        # This is Celery's own way to make a schedule believe that it is another time.
         schedule.nowfun = lambda at=at: at
-        # In UTC: on a day with a change of clocks the zone's own hours don't add up.
+        # Add in UTC: on a day with a clock change the zone's own hours don't add up.
         following = moment.astimezone(UTC) + schedule.remaining_estimate(moment)
         if following <= moment.astimezone(UTC):
             return
@@ -53,7 +53,7 @@ def times(schedule: Any, start: datetime, first: datetime | None = None) -> Iter
 def upcoming(
     schedule: Any, start: datetime, count: int, first: datetime | None = None
 ) -> list[dict[str, str]]:
-    """The next ``count`` due times, in the zone of ``start`` and in UTC."""
+    """Return the next ``count`` due times, in the zone of ``start`` and in UTC."""
     found: list[dict[str, str]] = []
     for moment in times(schedule, start, first):
         found.append(
@@ -68,7 +68,7 @@ def upcoming(
 
 
 def known(path: str | None) -> dict[str, datetime]:
-    """What the running beat says of its entries' next due times; nothing where none runs."""
+    """Return the next due times that the running beat has written; empty if none runs."""
     try:
         entries = json.loads(Path(path or "").read_text(encoding="utf-8"))["entries"]
         return {str(entry["name"]): datetime.fromisoformat(entry["due"]) for entry in entries}
@@ -77,7 +77,7 @@ def known(path: str | None) -> dict[str, datetime]:
 
 
 def load(module: str) -> Any:
-    """The application as beat has it."""
+    """Load the application as beat does."""
     from celery.app.utils import find_app
 
     app = find_app(module)
@@ -88,13 +88,13 @@ def load(module: str) -> Any:
 
 
 def entries(app: Any, count: int, loaded: Mapping[str, datetime]) -> list[dict[str, Any]]:
-    """All entries of the application's schedule, the one due next first."""
+    """Return all entries of the application's schedule, the one due next first."""
     from celery.beat import Scheduler
     from celery.schedules import schedule as interval
 
     from celery_fleet.compat import beat
 
-    # Beat's own merging, without its file.
+    # Use beat's own merging, without its schedule file.
     scheduler = Scheduler(app, lazy=True)
     scheduler.setup_schedule()
     start = app.now()
@@ -102,7 +102,7 @@ def entries(app: Any, count: int, loaded: Mapping[str, datetime]) -> list[dict[s
     for name, entry in scheduler.schedule.items():
         view = beat.view_entry(app, entry)
         view.update(due=[], error=None)
-        # Only what counts from its last run is known better by whoever ran it.
+        # An interval counts from its last run, so only the running beat knows when it is due.
         first = loaded.get(str(name)) if type(entry.schedule) is interval else None
         try:
             view["due"] = upcoming(entry.schedule, start, count, first)
@@ -115,7 +115,7 @@ def entries(app: Any, count: int, loaded: Mapping[str, datetime]) -> list[dict[s
 
 
 def answer(count: int, loaded: str | None) -> dict[str, Any]:
-    """What to print."""
+    """Return the document to print."""
     module = os.environ.get("CELERY_APP", "")
     try:
         app = load(module)
@@ -131,7 +131,7 @@ def answer(count: int, loaded: str | None) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the answer; see the module's text."""
+    """Print the answer; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="celery_fleet.beat.due")
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--loaded")
@@ -143,5 +143,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Threads that the application left running must not keep the process alive.
+    # Threads that the application started must not keep the process alive.
     os._exit(main())

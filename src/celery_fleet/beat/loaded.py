@@ -1,9 +1,9 @@
-"""What beat has really loaded, and when it last looked at it, where the fleet's checks read it.
+"""Write what beat has loaded, and when it last checked its schedule, to files that the fleet's checks read.
 
-``schedule.json`` has the entries; the time of the empty file ``tick`` is that of the last look.
+``schedule.json`` has the entries; the modification time of the empty file ``tick`` is that of the last check.
 
-The file lies in beat's runtime directory and goes with the process. It shows what the running
-scheduler holds, whoever put it there, which the inventory alone can't tell.
+The files are in beat's runtime directory and disappear with the process. They show the entries that the running
+scheduler holds, from any source, which the inventory can't tell.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ DIRECTORY_VARIABLE = "RUNTIME_DIRECTORY"
 
 NAME = "schedule.json"
 
-#: An empty file, whose time is that of beat's last look at its schedule; also of one without entries.
+#: An empty file. Its time is that of beat's last check of its schedule, even of one without entries.
 TICK = "tick"
 
-#: Seconds between two touches.
+#: Seconds between two updates of its time.
 TICK_INTERVAL = 2.0
 
 
 class Writer:
-    """Writes the file anew whenever an entry or a due time has changed."""
+    """Writes the file whenever an entry or a due time has changed."""
 
     def __init__(self, directory: str | None) -> None:
-        # systemd lists several directories with colons between; beat has one.
+        # systemd separates several directories with colons; beat has one.
         self.path = Path(directory.split(":")[0]) / NAME if directory else None
         self._written: tuple[Loaded, ...] | None = None
 
     def write(self, entries: Iterable[Loaded], zone: str = "UTC") -> None:
-        """Write if something changed. A full disk must not stop beat: it is logged, once a change.
+        """Write the file if something changed. A full disk must not stop beat: errors are only logged, once per change.
 
-        ``zone`` is the one in which the schedule is reckoned.
+        ``zone`` is the time zone of the schedule.
         """
         now = tuple(sorted(entries, key=lambda entry: entry.name))
         if self.path is None or now == self._written:
@@ -61,14 +61,14 @@ class Writer:
 
 
 class Tick:
-    """Touches the file, at most every :data:`TICK_INTERVAL` seconds."""
+    """Updates the file's time, at most every :data:`TICK_INTERVAL` seconds."""
 
     def __init__(self, directory: str | None) -> None:
         self.path = Path(directory.split(":")[0]) / TICK if directory else None
         self._noted = float("-inf")
 
     def note(self) -> None:
-        """Beat has looked at its schedule just now. What fails must not stop it, and shows by the file's time."""
+        """Note that beat has just checked its schedule. An error must not stop beat; the file's time shows it."""
         now = time.monotonic()
         if self.path is None or now - self._noted < TICK_INTERVAL:
             return

@@ -23,51 +23,51 @@ from celery_fleet.supervision.watch import Look, State, Watch
 
 logger = logging.getLogger("celery_fleet.beat")
 
-#: Seconds that a tick may take beyond beat's own pause.
+#: Seconds that a tick may take longer than beat's own pause.
 TICK_LIMIT = 10.0
 
 
 class Progress:
-    """What beat's thread last did; written there, read by the watch's."""
+    """The last activity of beat's thread, which writes it; the watchdog's thread reads it."""
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
         self.last = time.monotonic()
         self.scheduled: tuple[int, float, str] | None = None
         self.stopping = False
-        #: What beat waits for although it ticks: the database that its schedule is in.
+        #: What beat waits for although it ticks: the database of its schedule.
         self.trouble: str | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since beat's last sign of life."""
+        """Return the seconds since beat's last sign of life."""
         return time.monotonic() - self.last
 
 
 def judge(progress: Progress, broker_answered: bool) -> Look:
-    """What a look at beat means; before the broker has answered once beat counts as starting."""
+    """Judge beat's progress; until the broker has answered once, beat counts as starting."""
     if progress.stopping:
         return Look(State.DRAINING, "saving the schedule")
     if not broker_answered:
         return Look(State.STARTING, "schedule loaded, connecting to the broker")
     if progress.age > progress.interval + TICK_LIMIT:
-        return Look(State.STUCK, "stuck: beat stands still")
+        return Look(State.STUCK, "stuck: beat's loop does not run")
     if progress.trouble is not None:
         return Look(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
     return Look(State.WORKING, describe(progress))
 
 
 def describe(progress: Progress) -> str:
-    """``12 entries, next recompute-all at 2026-01-02 03:00:00 UTC``."""
+    """Return ``12 entries, next recompute-all at 2026-01-02 03:00:00 UTC``."""
     if progress.scheduled is None:
         return "schedule loaded"
     number, due, name = progress.scheduled
     entries = f"{number} entr{'y' if number == 1 else 'ies'}"
     try:
-        # Beat's drift makes due times end in .99; a person reads whole seconds.
+        # Beat's drift makes due times end in .99; show whole seconds.
         moment = datetime.fromtimestamp(round(due), UTC)
     except (OverflowError, ValueError, OSError):
-        return f"{entries}, next {name} out of time's range"
+        return f"{entries}, next {name} at a time out of range"
     return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -78,10 +78,10 @@ def install(
     *,
     in_database: bool = False,
 ) -> None:
-    """Watch the beat of this process from the moment its schedule is loaded.
+    """Watch the beat of this process from the moment when its schedule is loaded.
 
-    ``beat_init`` is that moment: Service.start builds the scheduler, which loads the schedule,
-    just before it sends the signal.
+    ``beat_init`` marks that moment: just before Service.start sends it, it builds the scheduler, which
+    loads the schedule.
     """
 
     def started(sender: Any = None, **_: Any) -> None:
@@ -97,13 +97,13 @@ def install(
 def watch_service(
     app: Any, service: Any, notifier: Notifier, *, in_database: bool = False
 ) -> Watch:
-    """Hook into a beat service; returns the watch, not yet started."""
+    """Hook into a beat service; return its watch, which is not started yet."""
     progress = Progress(beat.loop_interval(service))
     database: broker.Question | None = None
     if in_database:
         from celery_fleet.beat.database import scheduler as database_beat
 
-        # First, so that a tick which fails for the database is a sign of life as any other.
+        # This comes first, so that a tick that fails because of the database counts as a sign of life.
         database_beat.guard(service, lambda trouble: setattr(progress, "trouble", trouble))
         database = database_beat.question()
     answered = [False]
@@ -128,7 +128,7 @@ def watch_service(
                 held = [replace(entry, source=DATABASE) for entry in held]
             writer.write(held, str(app.timezone))
         except Exception:
-            # In beat's own loop: whatever the application's schedules are made of, beat goes on.
+            # This runs in beat's own loop: an error in the application's schedule classes must not stop beat.
             if not told[0]:
                 told[0] = True
                 logger.exception("beat's schedule can't be shown")
@@ -140,7 +140,7 @@ def watch_service(
     def ask() -> str | None:
         trouble = question()
         answered[0] = answered[0] or trouble is None
-        # A database that hangs blocks beat's loop, as a broker does.
+        # A database that hangs blocks beat's loop, just like a broker.
         return trouble or (None if database is None else database.ask())
 
     return Watch(notifier, lambda: judge(progress, answered[0]), ask)

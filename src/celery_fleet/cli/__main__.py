@@ -1,4 +1,4 @@
-"""Run as a file by the command's own virtualenv, isolated: the package is beside it and nowhere else."""
+"""Run as a file by the command's own virtualenv in isolated mode, so add this package's directory to the path."""
 
 from __future__ import annotations
 

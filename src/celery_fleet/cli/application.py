@@ -1,4 +1,4 @@
-"""What a host knows of its applications: ``/etc/celery-fleet/<app>/cli.json``, and the credentials beside it."""
+"""Read a host's applications from ``/etc/celery-fleet/<app>/cli.json`` and the credentials next to it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Application:
 
     Attributes:
         host: The host's name in the inventory.
-        runtime: Directory of the package that the host's processes run with.
+        runtime: Directory of the package that the host's processes use.
         units: The application's units on this host.
         hosts: All hosts of the fleet with their groups.
-        workers: Node name -> queues, of all hosts.
+        workers: Queues by node name, for all hosts.
         queues: All queues that the inventory names.
-        client: `certificate` and `key` that are shown to Redis, where it asks for them.
-        schedule: The file in which the running beat says what it has loaded; it is on beat's host alone.
-        log_directory: Where logs lie that are no journal's; None where they are in the journal.
+        client: `certificate` and `key` to present to Redis, if it asks for them.
+        schedule: The file in which the running beat lists what it has loaded; it only exists on beat's host.
+        log_directory: Directory of log files; None if the logs are in the journal.
     """
 
     name: str
@@ -62,11 +62,11 @@ class Application:
     log_directory: Path | None = None
 
     def in_group(self, group: str) -> list[str]:
-        """The hosts of a group of the inventory."""
+        """Return the hosts of a group of the inventory."""
         return [name for name, groups in self.hosts.items() if group in groups]
 
     def on(self, worker: str) -> str:
-        """Where a worker of this name runs: ``it is on worker1, worker2``; else which ones there are."""
+        """Say where a worker of this name runs (``it is on worker1, worker2``), or else which workers there are."""
         nodes = [node.partition("@") for node in self.workers]
         hosts = [host for name, _, host in nodes if name == worker]
         names = ", ".join(dict.fromkeys(name for name, _, _ in nodes))
@@ -74,15 +74,15 @@ class Application:
 
     @property
     def consumed(self) -> list[str]:
-        """The queues that a worker of the inventory consumes."""
+        """Return the queues that a worker of the inventory consumes."""
         return sorted({queue for queues in self.workers.values() for queue in queues})
 
     @property
     def release(self) -> Path:
-        """The current release, with all links resolved.
+        """Return the directory of the current release, with all links resolved.
 
         Raises:
-            CommandError: There is none on this host.
+            CommandError: This host has no release.
         """
         link = self.root / "current"
         try:
@@ -103,10 +103,10 @@ class Application:
             ) from None
 
     def settings(self, component: str = "operator") -> dict[str, Any]:
-        """A component's settings, its password among them.
+        """Return a component's settings, including its password.
 
         Raises:
-            CommandError: They are not here, or not for this user.
+            CommandError: They are not on this host, or this user may not read them.
         """
         path = self.directory / "credentials" / f"{component}.json"
         try:
@@ -122,10 +122,10 @@ class Application:
         return found
 
     def carried_settings(self) -> dict[str, Any]:
-        """The operator's settings for a process that is not root's, with what it shows to Redis in them.
+        """Return the operator's settings with the client certificate in them, for a process that is not root.
 
         Raises:
-            CommandError: See `settings`; or what it shows is not here.
+            CommandError: See `settings`; or the certificate can't be read.
         """
         try:
             return client_certificate.carried(self.settings())
@@ -136,16 +136,16 @@ class Application:
 
 
 def names(configuration: Path | None = None) -> list[str]:
-    """The applications of this host."""
+    """Return the names of this host's applications."""
     found = (configuration or CONFIGURATION).glob("*/cli.json")
     return sorted(path.parent.name for path in found)
 
 
 def choose(given: str | None) -> Application:
-    """The application that is meant: the one named, or the host's only one.
+    """Return the named application, or the host's only one.
 
     Raises:
-        CommandError: There is none, or the choice is open.
+        CommandError: There is none, or there are several and none is named.
     """
     have = names()
     if not have:
@@ -155,21 +155,21 @@ def choose(given: str | None) -> Application:
         )
     if given is None and len(have) > 1:
         raise CommandError(
-            f"this host has several applications, {', '.join(have)}: say --app {have[0]}", USAGE
+            f"this host has several applications, {', '.join(have)}: add --app {have[0]}", USAGE
         )
     name = given or have[0]
     if name not in have:
         raise CommandError(
-            f"--app {name}: this host has no such application, but {', '.join(have)}", USAGE
+            f"--app {name}: this host has no such application; it has {', '.join(have)}", USAGE
         )
     return read(CONFIGURATION / name / "cli.json")
 
 
 def read(path: Path) -> Application:
-    """Read a host's file.
+    """Read an application's ``cli.json``.
 
     Raises:
-        CommandError: It is no such file.
+        CommandError: The file can't be read or has another format.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def read(path: Path) -> Application:
 
 
 def parse(raw: Mapping[str, Any]) -> Application:
-    """An application from the file's content."""
+    """Create an application from the file's content."""
     redis = raw["redis"]
     logs = raw.get("logs") or {}
     return Application(

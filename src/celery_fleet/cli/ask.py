@@ -1,4 +1,4 @@
-"""Questions to the release's Python, each with a bound in time."""
+"""Ask the release's Python questions, each with a time limit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.common.text import late
 from celery_fleet.system.exec_request import TIMED_OUT
 
-#: Seconds within which every command answers that does not run something of the operator's, where nobody says more.
+#: Seconds within which a command answers by default, unless it runs something for the operator.
 BOUND = 10.0
 
-#: Seconds of these that are left for ending whatever took too long.
+#: Seconds of these that are kept for ending what takes too long.
 MARGIN = 0.5
 
-#: Seconds of these that the release's Python gets to start: its own answer then comes before the bound around all.
+#: Seconds of these for starting the release's Python, so that its own answer comes before the outer limit.
 START = 2.0
 
 
@@ -38,15 +38,15 @@ class _OverdueError(Exception):
 
 @contextmanager
 def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Iterator[None]:
-    """End whatever takes longer; within another bound the shorter of the two holds.
+    """Limit the time of the block; inside another limit, the shorter one counts.
 
     Args:
-        what: What takes so long, for a person.
-        seconds: From now on.
-        said: The bound as a person is told it, where a part of it is over already.
+        what: What is being done, for the message.
+        seconds: The limit from now on.
+        said: The limit to report, if part of it has already passed.
 
     Raises:
-        CommandError: It did.
+        CommandError: The block took longer.
     """
     seconds = max(seconds, 0.001)
     began = time.monotonic()
@@ -74,7 +74,7 @@ def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Ite
 
 
 def as_user(name: str) -> dict[str, Any]:
-    """Options of subprocess that make a child another user's, without root's groups."""
+    """Return options of subprocess that run a child as another user, without root's groups."""
     if os.geteuid() != 0:
         return {}
     entry = pwd.getpwnam(name)
@@ -83,10 +83,10 @@ def as_user(name: str) -> dict[str, Any]:
 
 
 def question(application: Application, name: str, **request: Any) -> Any:
-    """The answer to one of :data:`celery_fleet.ops.questions.QUESTIONS`, asked as the operator.
+    """Ask one of :data:`celery_fleet.ops.questions.QUESTIONS` as the operator, and return the answer.
 
     Raises:
-        CommandError: Nobody could be asked, with the reason.
+        CommandError: No answer; the text has the reason.
     """
     settings = application.carried_settings()
     python = python_of(application)
@@ -96,7 +96,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
     try:
         done = subprocess.run(
             [str(python), "-m", "celery_fleet.ops.questions"],
-            # The settings, with their password, travel by a pipe.
+            # The settings contain a password, so they are sent through a pipe.
             input=text,
             capture_output=True,
             text=True,
@@ -118,7 +118,7 @@ def question(application: Application, name: str, **request: Any) -> Any:
 
 
 def python_of(application: Application) -> Path:
-    """The release's own interpreter.
+    """Return the release's own interpreter.
 
     Raises:
         CommandError: There is no release on this host.
@@ -127,7 +127,7 @@ def python_of(application: Application) -> Path:
 
 
 def apart(application: Application) -> dict[str, Any]:
-    """Options of subprocess for the release's Python: the application's user, our runtime and nothing of root's."""
+    """Return options of subprocess for the release's Python: the application's user, our runtime, nothing of root's."""
     return {
         "cwd": "/",
         "env": {
@@ -136,14 +136,14 @@ def apart(application: Application) -> dict[str, Any]:
             "PYTHONPATH": str(application.runtime),
             "PYTHONDONTWRITEBYTECODE": "1",
         },
-        # Another user's code, which could type on root's terminal (TIOCSTI) if it had it.
+        # It runs another user's code, which could type on root's terminal (TIOCSTI) if it had it.
         "start_new_session": True,
         **as_user(application.user),
     }
 
 
 def exec_command(application: Application, component: str, *words: str) -> list[str]:
-    """The command line of :mod:`celery_fleet.system.exec` without the command itself."""
+    """Return the command line of :mod:`celery_fleet.system.exec` without the command itself."""
     script = application.runtime / "celery_fleet" / "system" / "exec.py"
     own = ["--app", application.name, "--as", component, *words]
     return ["/usr/bin/python3", "-S", "-I", str(script), *own]
@@ -157,15 +157,15 @@ def in_release(
     request: Mapping[str, Any] | None = None,
     errors: bool = False,
 ) -> Mapping[str, Any]:
-    """The last line that a command prints in the application's environment, as JSON.
+    """Run a command in the application's environment, and return the last line that it prints, as JSON.
 
     Args:
-        application: Whose.
-        component: Whose credentials it has.
+        application: The application.
+        component: The command gets the credentials of this component.
         command: Its words.
-        timeout: Seconds after which it is ended.
-        request: What it reads, as JSON: everybody on the host can see a command line.
-        errors: Whether a person sees what it writes to standard error, while it writes.
+        timeout: Seconds after which it is stopped.
+        request: Its standard input, as JSON; a command line would be visible to everyone on the host.
+        errors: Whether its standard error goes directly to the user.
 
     Raises:
         CommandError: It could not be run, or printed something else.
@@ -174,7 +174,7 @@ def in_release(
     try:
         done = subprocess.run(
             [*exec_command(application, component, "--timeout", f"{timeout:.15g}"), "--", *command],
-            # No request is an empty one: whoever reads it must not wait for the operator's terminal.
+            # Without a request pass empty input, so that the command does not wait for the operator's terminal.
             input=json.dumps(request) if request is not None else "",
             stdout=subprocess.PIPE,
             stderr=None if errors else subprocess.PIPE,
@@ -186,17 +186,17 @@ def in_release(
         raise CommandError(f"/usr/bin/python3 can't be run: {error.strerror}") from None
     if done.returncode == TIMED_OUT:
         if errors:
-            # Which has been said already, in its own words.
+            # The program has reported it already.
             raise click.exceptions.Exit(BAD)
         raise CommandError(f"the application in its release: {late(timeout)}")
     return last_line(done, command[-1])
 
 
 def last_line(done: subprocess.CompletedProcess[str], what: str) -> Mapping[str, Any]:
-    """A program's answer: the last line of its output, in JSON.
+    """Return a program's answer: the last line of its output, in JSON.
 
     Raises:
-        CommandError: It is none; with the program's last words.
+        CommandError: There is no answer; the text has the last line that it printed.
     """
     try:
         answer = json.loads(done.stdout.strip().splitlines()[-1])
@@ -204,7 +204,7 @@ def last_line(done: subprocess.CompletedProcess[str], what: str) -> Mapping[str,
             return answer
     except (ValueError, IndexError):
         pass
-    said = (done.stderr or "").strip() or done.stdout.strip() or "it said nothing"
+    said = (done.stderr or "").strip() or done.stdout.strip() or "it printed nothing"
     words = said.splitlines()[-1]
     prefix = "celery-fleet exec: "
     if words.startswith(prefix):
@@ -213,7 +213,7 @@ def last_line(done: subprocess.CompletedProcess[str], what: str) -> Mapping[str,
 
 
 def exists(path: Path) -> bool:
-    """Whether a file is there; also where it could not be read."""
+    """Return whether a file exists, even if it could not be read."""
     try:
         return path.exists()
     except PermissionError:

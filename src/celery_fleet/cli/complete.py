@@ -1,4 +1,4 @@
-"""What a shell completes: names that stand in files of the host; nobody is asked."""
+"""Complete names in the shell, from files on the host only; no server or worker is asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_fleet.cli.options import known
 
 
 def task(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Tasks of the release, short where that is enough."""
+    """Complete the release's tasks, with their short names first."""
     del parameter
     application = known(context)
     if application is None:
@@ -24,7 +24,7 @@ def task(context: click.Context, parameter: click.Parameter, typed: str) -> list
 
 
 def registered(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Tasks of the release by their whole names."""
+    """Complete the release's tasks by their full names."""
     del parameter
     application = known(context)
     if application is None:
@@ -36,21 +36,21 @@ def registered(context: click.Context, parameter: click.Parameter, typed: str) -
 
 
 def queue(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Queues of the inventory."""
+    """Complete the inventory's queues."""
     del parameter
     application = known(context)
     return _beginning(typed, application.queues if application else ())
 
 
 def node(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Node names of the inventory's workers."""
+    """Complete the node names of the inventory's workers."""
     del parameter
     application = known(context)
     return _beginning(typed, application.workers if application else ())
 
 
 def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Names of workers after what stands before the last comma."""
+    """Complete the last name in a comma-separated list of workers."""
     del parameter
     application = known(context)
     before, comma, last = typed.rpartition(",")

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and errors that are one line."""
+"""Exit codes and one-line errors of the command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OK = 0
 BAD = 1
 #: The command line is wrong.
 USAGE = 2
-#: Nobody could be asked: the broker is down, a credential is not for this user, nothing is deployed.
+#: The state is unknown: the broker is down, this user may not read a credential, or nothing is deployed.
 UNKNOWN = 3
 
 
@@ -26,20 +26,20 @@ class CommandError(click.ClickException):
 
     def __init__(self, text: str, status: int = UNKNOWN) -> None:
         super().__init__(" ".join(text.split()))
-        self.exit_code = status  # type: ignore[misc]  # click reads it of the instance, as documented
+        self.exit_code = status  # type: ignore[misc]  # click reads it from the instance, as documented
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it as all messages of the command look."""
-        from celery_fleet.cli.output import printable  # rich takes its time to load
+        """Print it in the form of all messages of the command."""
+        from celery_fleet.cli.output import printable  # rich takes long to load
 
         click.echo(printable(f"celery-fleet: {self.message}"), err=True, file=file)
 
 
 def need_root(path: object, who: str = "root") -> CommandError:
-    """What to say to whoever may not read a file that root alone reads, or root and `who` else."""
+    """Return the error for a user who may not read a file that only root, or only `who`, may read."""
     argv = sys.argv[1:]
     chosen = []
-    # sudo takes the variables away.
+    # sudo removes these variables.
     for variable, option in (("CELERY_FLEET_APP", "--app"), ("CELERY_FLEET_TIMEOUT", "--timeout")):
         value = os.environ.get(variable, "")
         if value and not named(argv, {}, option):

@@ -35,7 +35,7 @@ from celery_fleet.common.identity import current
 
 
 class Whole(Group):
-    """The command line with its commands by what somebody wants to do."""
+    """The command line, with its commands grouped by purpose."""
 
     sections: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
@@ -62,7 +62,7 @@ class Whole(Group):
             "celery-fleet logs worker discounts -f",
         ),
     ),
-    epilog="Exit status: 0 all is well, 1 something is wrong, 2 the command line is, 3 nobody could be asked.",
+    epilog="Exit status: 0 all is well, 1 something is wrong, 2 wrong usage, 3 the state could not be found out.",
 )
 @click.version_option(__version__, prog_name="celery-fleet")
 @partial(shared, first=True)
@@ -95,12 +95,12 @@ for found in (
 
 
 def run() -> None:
-    """Run the command line; nobody who made a mistake is shown a traceback."""
+    """Run the command line; a user's mistake never shows a traceback."""
     try:
-        # Python's own start is a part of what somebody waits for.
+        # Python's own start is part of the time that the user waits.
         age = time.time() - current().started
         cli.main(prog_name="celery-fleet", obj=Given(began=time.monotonic() - max(age, 0.0)))
     except BrokenPipeError:
-        # Whoever read the output (head, less) has enough.
+        # The reader of the output (head, less) has closed it.
         sys.stderr.close()
         sys.exit(UNKNOWN)

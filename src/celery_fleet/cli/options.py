@@ -1,4 +1,4 @@
-"""Options that all commands have, before or after the command's name."""
+"""Options that all commands share, given before or after the command's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from celery_fleet.cli.application import Application
 
 @dataclass(frozen=True)
 class Given:
-    """What was said before the command's name, and when the process began, on the clock of `time.monotonic`."""
+    """Options given before the command's name, and the process's start on the clock of `time.monotonic`."""
 
     app: str | None = None
     json: bool = False
@@ -35,7 +35,7 @@ class Given:
         json_: bool = False,
         timeout_: float | None = None,
     ) -> Given:
-        """The same with what was said behind a further name, which goes before it."""
+        """Return these options overridden by those given after a further name."""
         json = True if json_ else self.json if format_ is None else format_ == "json"
         return Given(app or self.app, json, timeout_ or self.timeout, self.began)
 
@@ -45,8 +45,10 @@ class Context:
     """What a command works with.
 
     Attributes:
-        began: When its process did, on the clock of `time.monotonic`.
-        timeout: Seconds that it may take by --timeout; None where nobody says it.
+        application: The chosen application.
+        json: Whether to print JSON.
+        began: When the process started, on the clock of `time.monotonic`.
+        timeout: Seconds from --timeout; None if it was not given.
     """
 
     application: Application
@@ -55,26 +57,26 @@ class Context:
     timeout: float | None = None
 
     def bound(self, usual: float = ask.BOUND) -> float:
-        """Seconds that it may take: those of --timeout, else the usual ones."""
+        """Return the command's time limit in seconds: --timeout, or else the usual one."""
         return self.timeout or usual
 
     def left(self, seconds: float | None = None) -> float:
-        """How much is left of a bound that began with the process."""
+        """Return what is left of a limit that started with the process, in seconds."""
         return (seconds or self.bound()) - (time.monotonic() - self.began)
 
     def within(self, what: str, seconds: float | None = None) -> AbstractContextManager[None]:
-        """As `ask.bounded`, from the start of the process on."""
+        """Limit the time as `ask.bounded` does, counted from the start of the process."""
         return ask.bounded(what, self.left(seconds) - ask.MARGIN, seconds or self.bound())
 
 
 def complete_app(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """The host's applications, for the shell's completion."""
+    """Complete the host's applications in the shell."""
     del context, parameter
     return [name for name in applications.names() if name.startswith(typed)]
 
 
 def known(context: click.Context) -> Application | None:
-    """The application that is meant, for the shell's completion: nothing where that is open."""
+    """Return the chosen application for the shell's completion; None if the choice is open."""
     given = context.find_object(Given)
     try:
         return applications.choose(context.params.get("app") or (given.app if given else None))
@@ -83,14 +85,14 @@ def known(context: click.Context) -> Application | None:
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds; such words as `nan`, which Python takes for one, are none."""
+    """A number of seconds; refuses words such as `nan` that Python accepts as a float."""
 
     name = "seconds"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Refuse what is no number, or out of range."""
+        """Refuse a value that is not a number or out of range."""
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found):
             self.fail(f"{value} is not a number of seconds.", param, ctx)
@@ -100,13 +102,13 @@ class Seconds(click.FloatRange):
 def shared(
     function: Callable[..., Any], *, formats: bool = True, timeout: bool = True, first: bool = False
 ) -> Callable[..., Any]:
-    """Add the options that all commands have.
+    """Add the options that all commands share.
 
     Args:
         function: It takes them as :meth:`Given.and_then` does.
-        formats: Whether it prints tables or JSON.
-        timeout: Whether --timeout is none of its own options.
-        first: Whether these stand before every name, and so go for variables of the environment as well.
+        formats: Whether it prints tables or JSON, so that it has --format.
+        timeout: Whether it has the shared --timeout, and not its own.
+        first: Whether these come before all names; only these can be set by environment variables.
     """
     options = []
     if timeout:
@@ -136,7 +138,7 @@ def shared(
             metavar="NAME",
             envvar="CELERY_FLEET_APP" if first else None,
             shell_complete=complete_app,
-            help="The application; needed where a host has several.",
+            help="The application; needed if a host has several.",
         )
     )
     for option in options:
@@ -145,22 +147,22 @@ def shared(
 
 
 def with_examples(text: str, examples: Iterable[str]) -> str:
-    """A help text with examples below it, each in a line of its own."""
-    # Without the mark click would fill the lines into a paragraph.
+    """Return a help text followed by examples, one on each line."""
+    # Without the \b mark click would fill the lines into a paragraph.
     return "\n\n".join([inspect.cleandoc(text), "\n".join(["\b", "Examples:", *examples])])
 
 
 class Group(click.Group):
-    """A command with commands, which its help lists with whole sentences.
+    """A command with subcommands, which its help lists with whole sentences.
 
     Attributes:
-        sections: Titles with the names of commands; those in none come last.
+        sections: Names of commands by title; commands without a section come last.
     """
 
     sections: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them."""
+        """List the commands by section."""
         sections = dict(self.sections)
         named = {name for names in sections.values() for name in names}
         rest = tuple(name for name in self.list_commands(ctx) if name not in named)
@@ -172,7 +174,7 @@ class Group(click.Group):
 
 
 def first_sentence(command: click.Command) -> str:
-    """What a command is for."""
+    """Return the first sentence of a command's help."""
     text = " ".join((command.help or "").partition("\n\n")[0].split())
     return text.partition(". ")[0].removesuffix(".") + "."
 
@@ -185,14 +187,14 @@ def command(
     examples: Iterable[str] = (),
     **options: Any,
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """`click.command` for a function whose first argument is a :class:`Context`.
+    """Make a command like `click.command`, from a function with a :class:`Context` as its first argument.
 
     Args:
         formats: Whether it prints tables or JSON.
-        bound: Whether all of it has to be done within :meth:`Context.bound`; others bound their parts.
-        timeout: Whether it takes the shared --timeout, and has none of its own.
+        bound: Whether the whole command must finish within :meth:`Context.bound`; other commands limit their parts.
+        timeout: Whether it has the shared --timeout, and not its own.
         examples: Command lines for its help.
-        options: Click's own.
+        options: Click's own options.
     """
 
     def decorate(function: Callable[..., Any]) -> click.Command:

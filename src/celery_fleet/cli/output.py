@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, JSON for scripts."""
+"""Print tables for people and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-#: Columns where the output is no terminal: wide enough that no line is folded.
+#: Columns if the output is not a terminal: wide enough that no line is folded.
 WIDE = 240
 
 
 def printable(value: object, keep: str = "") -> str:
-    """Replace the control characters of a text that others wrote, such as an application or who sent a message.
+    """Replace control characters in a text from elsewhere, such as an application or the sender of a message.
 
-    On a terminal such characters move the cursor, change its title or hide what was printed before.
+    On a terminal such characters can move the cursor, change its title or hide earlier output.
 
     Args:
-        value: The text, or what becomes one.
+        value: The text, or a value to convert to text.
         keep: Control characters that may stay.
     """
     return "".join(
@@ -40,25 +40,25 @@ def say(value: object, *, err: bool = False) -> None:
 
 
 def say_exactly(value: str) -> None:
-    """Print a text as it is, unless a person looks on."""
+    """Print a text unchanged, unless it goes to a terminal."""
     if sys.stdout.isatty():
         say(value)
     else:
-        click.echo(value, color=True)  # else it takes out what looks like a colour
+        click.echo(value, color=True)  # otherwise click removes what looks like a colour
 
 
 def text(value: object, style: str = "") -> Text:
-    """A text for tables and pictures; never markup, since it may hold brackets."""
+    """Return a text for tables; never markup, because it may contain brackets."""
     return Text(printable(value), style=style)
 
 
 def as_json(value: Any) -> None:
-    """Print JSON, one document."""
+    """Print one JSON document."""
     click.echo(json.dumps(value, indent=2, default=str, sort_keys=False))
 
 
 def console() -> Console:
-    """Where tables go; without colours and folding where no person looks on."""
+    """Return the console for tables; without colours and folding if the output is not a terminal."""
     terminal = sys.stdout.isatty()
     width = None if terminal else WIDE
     plain = not terminal or bool(os.environ.get("NO_COLOR"))
@@ -68,10 +68,10 @@ def console() -> Console:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
 ) -> None:
-    """Print a table; a cell is text, or a text and whether it is well.
+    """Print a table; a cell is a text, or a text and whether it is good.
 
-    Where the terminal is narrower, cells go on in further lines, which begin at a word; where the words are too long
-    for that, each row takes a line for each of its cells.
+    On a narrow terminal, cells continue on further lines, broken between words. If the words are too long for that,
+    each cell is printed on a separate line.
     """
     made = [[_cell(cell) for cell in (*row, *[""] * (len(columns) - len(row)))] for row in rows]
     words = [[name, *(row[number].plain for row in made)] for number, name in enumerate(columns)]
@@ -83,7 +83,7 @@ def table(
     if sum(least) > room:
         longest = max(map(cell_len, columns))
         for row in made:
-            # What stands above is not said again.
+            # Leave out empty cells, which repeat the cell above.
             lines += [
                 Text.assemble(f"{name}{' ' * (longest - cell_len(name) + GAP)}", cell)
                 for name, cell in zip(columns, row, strict=True)
@@ -104,22 +104,22 @@ def table(
         place.print(line, soft_wrap=True)
 
 
-#: Columns between two of a table.
+#: Spaces between two columns.
 GAP = 2
 
-#: A part of a cell behind which a line may end: never within an id, a number or a time.
+#: A part of a cell after which a line may break: never within an id, a number or a time.
 _PART = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\s*|.+?(?:\s+|(?<=\w[._@/,-])(?=[^\W\d])|$)"
 )
 
 
 def parts(cell: str) -> list[str]:
-    """What a cell may be divided into: ``core.tasks.add`` into ``core.``, ``tasks.`` and ``add``."""
+    """Return the parts between which a cell may break: ``core.tasks.add`` gives ``core.``, ``tasks.`` and ``add``."""
     return [part.rstrip() for part in _PART.findall(cell)] or [""]
 
 
 def _folded(cell: Text, width: int) -> list[Text]:
-    """A cell in lines of at most so many columns."""
+    """Return a cell as lines of at most so many columns."""
     found = [""]
     for part in _PART.findall(cell.plain):
         if found[-1] and cell_len(found[-1] + part.rstrip()) > width:
@@ -129,7 +129,7 @@ def _folded(cell: Text, width: int) -> list[Text]:
 
 
 def _lines(row: Sequence[Text], widths: Sequence[int], sides: Sequence[str]) -> list[Text]:
-    """The lines of one row."""
+    """Return the lines of one row."""
     folded = [_folded(cell, width) for cell, width in zip(row, widths, strict=True)]
     found = []
     for number in range(max(map(len, folded))):
@@ -153,7 +153,7 @@ def _cell(cell: Any) -> Text:
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
-    """How long ago a moment was: ``3 d 4 h``, ``12 s``."""
+    """Return how long ago a moment was: ``3 d 4 h``, ``12 s``."""
     if moment is None:
         return "-"
     seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))

@@ -1,4 +1,4 @@
-"""This host's units of an application that an operator starts and stops, and watching that happen."""
+"""Start, stop and watch this host's units of an application."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError
 from celery_fleet.cli.units import Unit
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 PAUSE = 0.5
 
-#: Seconds that a start is watched where systemd itself waits for ever: a worker's, for its broker.
+#: Seconds to watch a start for which systemd waits forever, such as a worker's wait for its broker.
 START = 90.0
 
-#: Beside the workers; nginx and Redis serve other applications, or hold all tasks.
+#: Services besides the workers. nginx and Redis serve other applications, or hold all tasks.
 _PARTS = ("beat", "flower", "web")
 
 
 def offered(application: Application) -> dict[str, list[str]]:
-    """Names of this host's services, each with its units: the workers', and beat, flower and web."""
+    """Return this host's services by name, each with its units: the workers, and beat, flower and web."""
     found: dict[str, list[str]] = {}
     for unit in application.units:
         name, _, kind = unit.removeprefix(f"{application.name}-").rpartition(".")
@@ -31,13 +31,13 @@ def offered(application: Application) -> dict[str, list[str]]:
             name = name.removeprefix("worker@")
         elif not unit.startswith(f"{application.name}-") or name not in _PARTS:
             continue
-        # A socket goes first: it would start its service again.
+        # The socket comes first, because it would start its service again.
         found.setdefault(name, []).insert(0 if kind == "socket" else 1, unit)
     return found
 
 
 def meant(application: Application, names: Sequence[str]) -> list[str]:
-    """The units of some services; of all where none is named.
+    """Return the units of some services; of all if none is named.
 
     Raises:
         CommandError: This host has no such service.
@@ -47,7 +47,7 @@ def meant(application: Application, names: Sequence[str]) -> list[str]:
     for name in names or have:
         own, at, host = name.partition("@")
         if at and host != application.host and name in application.workers:
-            raise CommandError(f"worker {name} is on {host}: say it there", USAGE)
+            raise CommandError(f"worker {name} is on {host}: run this there", USAGE)
         if own not in have or (at and name not in application.workers):
             here = f"; this host has {', '.join(have)}" if have else ""
             elsewhere = {"beat": "celery_beat", "flower": "flower", "web": "celery_producers"}
@@ -67,7 +67,7 @@ def meant(application: Application, names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Step:
-    """One unit that came to another state on its way; `done` ends its way, well or not."""
+    """One unit that has reached another state; `done` says that this state is final, good or bad."""
 
     unit: Unit
     done: bool
@@ -75,22 +75,22 @@ class Step:
 
     @property
     def text(self) -> str:
-        """A line for a person."""
+        """Return a line for the user."""
         name = self.unit.name.removesuffix(".service")
         state = f"{self.unit.active} ({self.unit.sub})" if self.unit.sub else self.unit.active
         return f"{name}: {state}" + (f", {self.unit.status}" if self.unit.status else "")
 
 
 class Course:
-    """Units on their way to where a verb brings them.
+    """Units that are being started, stopped or restarted.
 
     Attributes:
-        longest: Seconds that the slowest of them may take by its unit; None where that has no bound.
+        longest: Seconds that the slowest of them may take according to its unit; None if that has no limit.
     """
 
     def __init__(self, verb: str, names: Sequence[str]) -> None:
         self.verb = verb
-        # A socket listens on while its service is begun anew.
+        # A socket keeps listening while its service restarts.
         self.names = [name for name in names if verb != "restart" or not name.endswith(".socket")]
         self._before = {unit.name: unit for unit in units.show(self.names)}
         missing = [name for name, unit in self._before.items() if unit.active == "missing"]
@@ -114,7 +114,7 @@ class Course:
 
     @property
     def patience(self) -> float:
-        """Seconds that it is watched: its own bound, or the stops' and what a start without one gets."""
+        """Return how many seconds to watch: the units' own limit, or the stop limits plus :data:`START`."""
         if self.longest is not None:
             return self.longest + 5
         stops = (
@@ -125,7 +125,7 @@ class Course:
         return max(stops, default=0.0) + START
 
     def go(self) -> None:
-        """Have systemd begin.
+        """Give systemd the job.
 
         Raises:
             CommandError: It refused.
@@ -149,7 +149,7 @@ class Course:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> Iterator[Step]:
-        """Each change of a unit until all are done or the time is over."""
+        """Yield each change of a unit until all are done or the time is over."""
         seen: dict[str, tuple[str, str, str, bool]] = {}
         end = clock() + seconds
         while True:
@@ -166,10 +166,10 @@ class Course:
             sleep(PAUSE)
 
     def _judge(self, unit: Unit) -> tuple[bool, bool]:
-        """Whether a unit is where it should be, and whether that is well."""
+        """Return whether a unit has reached its final state, and whether that is good."""
         before = self._before[unit.name]
         if unit.job:
-            # systemd starts one that fails again and again; whoever waits wants to hear of it.
+            # systemd restarts a failing unit again and again; report the failure to the waiting user.
             return unit.sub == "auto-restart", False
         if self.verb == "stop":
             return unit.active in ("inactive", "failed"), True
@@ -182,7 +182,7 @@ class Course:
 
 
 def seconds_text(seconds: float) -> str:
-    """``45 s``, ``10 min``."""
+    """Return ``45 s`` or ``10 min``."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

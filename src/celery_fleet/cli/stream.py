@@ -1,4 +1,4 @@
-"""Lines of JSON from a program of the runtime in the release's Python, each awaited for so long and no longer."""
+"""Read lines of JSON from a program in the release's Python, waiting a limited time for each."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import CommandError, need_root
 
-#: Seconds that it gets to end when it is asked to.
+#: Seconds that the program gets to end after it is asked to.
 GRACE = 4.0
 
 
 class Stream:
-    """A program that runs, and what it prints."""
+    """A running program and its output."""
 
     def __init__(self, application: Application, module: str, request: Mapping[str, Any]) -> None:
-        """Start it.
+        """Start the program.
 
         Raises:
             CommandError: It can't be run.
@@ -49,7 +49,7 @@ class Stream:
         )
         self._reader.start()
         with suppress(BrokenPipeError):
-            assert self._process.stdin is not None  # noqa: S101  # as it was asked for above
+            assert self._process.stdin is not None  # noqa: S101  # a pipe was requested above
             self._process.stdin.write(json.dumps(dict(request)))
             self._process.stdin.close()
 
@@ -60,14 +60,14 @@ class Stream:
         self._lines.put(None)
 
     def lines(self, seconds: float, first: float | None = None) -> Iterator[dict[str, Any]]:
-        """What it prints, until it ends.
+        """Yield the lines that the program prints, until it ends.
 
         Args:
             seconds: How long it may be silent.
-            first: How long before its first line, where that is something else.
+            first: How long to wait for its first line, if different.
 
         Raises:
-            CommandError: It was silent for longer, or said something else.
+            CommandError: It was silent for longer, or printed something else.
         """
         patience = seconds if first is None else first
         while True:
@@ -75,7 +75,7 @@ class Stream:
                 line = self._lines.get(timeout=max(patience, 0))
             except queue.Empty:
                 raise CommandError(
-                    f"nothing was heard of the workers for {patience:.0f} s; see `celery-fleet status`"
+                    f"no data about the workers for {patience:.0f} s; see `celery-fleet status`"
                 ) from None
             patience = seconds
             if line is None:
@@ -87,13 +87,13 @@ class Stream:
             yield found
 
     def stop(self) -> Iterator[dict[str, Any]]:
-        """Ask it to end; what it still says."""
+        """Ask the program to end, and yield its remaining lines."""
         self._process.terminate()
         with suppress(CommandError):
             yield from self.lines(GRACE)
 
     def abandon(self) -> None:
-        """End it at once: where the broker does not answer there is nothing to be cleared away there."""
+        """Kill the program at once: it can't remove its queue from a broker that does not answer."""
         self._process.kill()
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave nothing behind; it ends by itself within its grace, but where the broker hangs."""
+        """End the program; it ends by itself within its grace period unless the broker hangs."""
         self._process.terminate()
         try:
             self._process.wait(GRACE)

@@ -1,4 +1,4 @@
-"""The tasks of the current release by the names that an operator types."""
+"""Find tasks of the current release by the names that an operator types."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
 
-#: The file in which the build of a release wrote down what it registers.
+#: The file in which the build of a release recorded its tasks.
 NOTE = "release.json"
 
 
 def note_of(application: Application) -> dict[str, Any]:
-    """What the build of the current release wrote down.
+    """Return what the build of the current release has recorded.
 
     Raises:
-        CommandError: There is no release here, or its note can't be read.
+        CommandError: There is no release here, or its record can't be read.
     """
     path = application.release / NOTE
     try:
@@ -35,7 +35,7 @@ def note_of(application: Application) -> dict[str, Any]:
 
 
 def registered(application: Application) -> list[str]:
-    """Names of the tasks that the current release registers.
+    """Return the names of the tasks that the current release registers.
 
     Raises:
         CommandError: As :func:`note_of`.
@@ -44,12 +44,12 @@ def registered(application: Application) -> list[str]:
 
 
 def queue_of(task: str, told: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The queue that a task goes to where nobody names another; None where the note does not say it.
+    """Return the queue that a task goes to if the call names none; None if the record does not say.
 
     Args:
         task: Its name.
-        told: What the note says of the application.
-        settings: Celery's, of whoever sends it: the inventory's stand in place of the application's own.
+        told: What the release's record says about the application.
+        settings: The sender's Celery settings from the inventory, which override the application's own.
     """
     own = (told.get("goes_to") or {}).get(task)
     if own is None:
@@ -71,27 +71,27 @@ def queue_of(task: str, told: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def endings(name: str) -> Iterator[str]:
-    """All names by which a task may be called, the shortest first: `c`, `b.c`, `a.b.c`."""
+    """Return all endings of a task's name, the shortest first: `c`, `b.c`, `a.b.c`."""
     parts = name.split(".")
     return (".".join(parts[begin:]) for begin in range(len(parts) - 1, -1, -1))
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """For each task the shortest name by which it alone is meant."""
+    """Return the shortest unambiguous name of each task."""
     every = list(names)
     meant = Counter(ending for name in every for ending in endings(name))
     return {
-        # Another one may end with all of this one's name, which then still means this one.
+        # If all endings are ambiguous, the full name still means this task.
         name: next((ending for ending in endings(name) if meant[ending] == 1), name)
         for name in every
     }
 
 
 def resolve(names: Iterable[str], given: str) -> str:
-    """The task that is meant: by its name, or by the end of it where no other one has that.
+    """Return the task with this name, or the only one with a name that ends with it.
 
     Raises:
-        CommandError: There is none, or several.
+        CommandError: There is none, or there are several.
     """
     every = list(names)
     if given in every:
@@ -100,9 +100,9 @@ def resolve(names: Iterable[str], given: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise CommandError(f"task {given}: may be {', '.join(found)}; say which", USAGE)
+        raise CommandError(f"task {given}: may be {', '.join(found)}; use one of these", USAGE)
     raise CommandError(
-        f"task {given}: the release has none of this name; {_hint(every, given)}", USAGE
+        f"task {given}: the release has no task of this name; {_hint(every, given)}", USAGE
     )
 
 

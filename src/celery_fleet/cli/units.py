@@ -27,10 +27,11 @@ class Unit:
     """One unit.
 
     Attributes:
-        since: When it came to its present state, in UTC.
-        job: Whether systemd is about to bring it to another one.
-        invocation: Which of its runs this is.
-        start_limit: Seconds that its start may take; None without a bound. The same for its stop.
+        since: When it entered its present state, in UTC.
+        job: Whether systemd has a job for it that is not finished.
+        invocation: Identifies its current run.
+        start_limit: Seconds that its start may take; None without a limit.
+        stop_limit: The same for its stop.
     """
 
     name: str
@@ -46,11 +47,11 @@ class Unit:
 
     @property
     def ok(self) -> bool:
-        """Whether it is up."""
+        """Return whether it is active."""
         return self.active == "active"
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in JSON."""
+        """Return its form in JSON."""
         shown = asdict(self)
         for name in ("job", "invocation", "start_limit", "stop_limit"):
             del shown[name]
@@ -59,7 +60,7 @@ class Unit:
 
 
 def parse(text: str) -> list[Unit]:
-    """What `systemctl show --timestamp=unix` printed."""
+    """Parse the output of `systemctl show --timestamp=unix`."""
     found = []
     for block in text.strip().split("\n\n"):
         fields = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -86,7 +87,7 @@ def parse(text: str) -> list[Unit]:
 
 
 def span(text: str) -> float | None:
-    """Seconds of a time span such as `1min 30s`; None for `infinity`, and where there is none."""
+    """Return the seconds of a time span such as `1min 30s`; None for `infinity` or an empty text."""
     parts = re.findall(r"([0-9.]+)(w|d|h|min|ms|us|s)\b", text)
     return sum(float(number) * _SPANS[unit] for number, unit in parts) if parts else None
 
@@ -97,7 +98,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def show(names: Sequence[str]) -> list[Unit]:
-    """The state of some units.
+    """Return the state of some units.
 
     Raises:
         CommandError: systemd can't be asked.

@@ -1,4 +1,4 @@
-"""What `monitor` makes of the lines of :mod:`celery_fleet.ops.monitoring`: rates, sums, and when to give up."""
+"""Process the lines of :mod:`celery_fleet.ops.monitoring` for `monitor`: rates, totals, and when to give up."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from celery_fleet.cli.errors import USAGE, CommandError
 
 COUNTS = ("received", "started", "succeeded", "failed", "retried")
 
-#: Failures that a summary keeps, the last ones.
+#: Number of failures that a summary keeps, the latest ones.
 KEPT = 1000
 
 
 def nodes(application: Application, text: str | None) -> list[str]:
-    """The workers that are meant by their names or node names, with commas between; none is all.
+    """Return the workers named in a comma-separated list of names or node names; an empty list means all.
 
     Raises:
         CommandError: The inventory has no such worker.
@@ -38,21 +38,21 @@ def nodes(application: Application, text: str | None) -> list[str]:
             )
         found += own
     if not found:
-        raise CommandError("--workers: names no worker", USAGE)
+        raise CommandError("--workers: is empty", USAGE)
     return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What happened since the one before.
+    """What happened since the previous sample.
 
     Attributes:
-        at: When it ends, in UTC.
-        span: How many seconds it covers.
-        elapsed: Seconds since the first one.
-        mean: Mean runtime in seconds of what succeeded; None where nothing did.
-        workers: Node -> whether it answers (`online`), and how it is counted (`source`).
-        trouble: Why nobody could be asked.
+        at: Its end, in UTC.
+        span: The number of seconds that it covers.
+        elapsed: Seconds since the first sample.
+        mean: Mean runtime in seconds of the tasks that succeeded; None if none did.
+        workers: By node: whether it answers (`online`), and how its tasks are counted (`source`).
+        trouble: Why the workers could not be asked.
     """
 
     at: datetime
@@ -68,7 +68,7 @@ class Sample:
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Sample:
-        """Read a line."""
+        """Create a sample from a line of JSON."""
         return cls(
             at=datetime.fromtimestamp(line["at"], UTC),
             span=line["span"],
@@ -84,28 +84,28 @@ class Sample:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Tasks a second."""
+        """Return tasks per second."""
         return {
             name: count / self.span if self.span else 0.0 for name, count in self.counts.items()
         }
 
     @property
     def online(self) -> list[str]:
-        """The workers that answer."""
+        """Return the workers that answer."""
         return sorted(node for node, worker in self.workers.items() if worker["online"])
 
     @property
     def offline(self) -> list[str]:
-        """Those that should, and don't."""
+        """Return the workers that should answer and don't."""
         return sorted(node for node, worker in self.workers.items() if not worker["online"])
 
     @property
     def by_totals(self) -> list[str]:
-        """Workers that send no events of their tasks, so that nothing but their starts is known."""
+        """Return workers that send no task events, so that only the number of started tasks is known."""
         return sorted(node for node, worker in self.workers.items() if worker["source"] == "totals")
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in JSON."""
+        """Return its form in JSON."""
         return {
             "at": self.at.isoformat(timespec="milliseconds"),
             "elapsed": round(self.elapsed, 3),
@@ -122,7 +122,7 @@ class Sample:
 
 @dataclass
 class Summary:
-    """All samples together."""
+    """Adds up all samples."""
 
     samples: list[Sample] = field(default_factory=list)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Summary:
     _runtimes: float = 0.0
 
     def add(self, sample: Sample) -> None:
-        """Take one more."""
+        """Add a sample."""
         self.samples.append(sample)
         self._counts.update(sample.counts)
         self._runtimes += (sample.mean or 0.0) * sample.counts["succeeded"]
@@ -138,29 +138,29 @@ class Summary:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of each kind all."""
+        """Return the total of each kind."""
         return {name: self._counts[name] for name in COUNTS}
 
     @property
     def mean(self) -> float | None:
-        """Mean runtime in seconds of all that succeeded."""
+        """Return the mean runtime in seconds of all tasks that succeeded."""
         done = self._counts["succeeded"]
         return self._runtimes / done if done else None
 
     @property
     def rates(self) -> dict[str, float]:
-        """Tasks a second, on average."""
+        """Return tasks per second, on average."""
         seconds = self.samples[-1].elapsed if self.samples else 0.0
         return {name: count / seconds if seconds else 0.0 for name, count in self.counts.items()}
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong now."""
+        """Return the current trouble."""
         return self.samples[-1].trouble if self.samples else None
 
     @property
     def troubled(self) -> float:
-        """For how many seconds nobody could be asked, up to now."""
+        """Return for how many seconds, up to now, the workers could not be asked."""
         since = None
         for sample in reversed(self.samples):
             if not sample.trouble:
@@ -169,7 +169,7 @@ class Summary:
         return self.samples[-1].elapsed - since if since is not None else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in JSON, without the samples."""
+        """Return its form in JSON, without the samples."""
         last = self.samples[-1] if self.samples else None
         return {
             "seconds": round(last.elapsed, 3) if last else 0.0,
@@ -186,25 +186,25 @@ class Summary:
 
 
 class OutputFile:
-    """A file that is written whole or not at all; that it can be is found out before anything is waited for."""
+    """A file that is replaced atomically; whether it can be written is checked before any waiting."""
 
     def __init__(self, name: str) -> None:
-        """Make its place.
+        """Create a temporary file next to it.
 
         Raises:
             CommandError: It can't be written.
         """
         if _strange(name):
             raise CommandError(
-                f"--output-file {name}: is a link that another user has put there; say another name",
+                f"--output-file {name}: is a link that another user has put there; use another name",
                 USAGE,
             )
-        # A link stays one.
+        # Keep a link, and replace the file that it points to.
         self.path = Path(os.path.realpath(name))
         try:
             if self.path.exists() and not self.path.is_file():
                 raise CommandError(
-                    f"--output-file {name}: is no file, and would be replaced", USAGE
+                    f"--output-file {name}: is not a regular file, and would be replaced", USAGE
                 )
             handle, fresh = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
         except OSError as error:
@@ -216,10 +216,10 @@ class OutputFile:
         self._file = os.fdopen(handle, "w", encoding="utf-8")
 
     def write(self, text: str) -> None:
-        """Write it.
+        """Write the text and put the file in place.
 
         Raises:
-            CommandError: The disk is full, or the like; what was there before is there still.
+            CommandError: For example, the disk is full; then the previous file is unchanged.
         """
         try:
             with self._file:
@@ -234,16 +234,16 @@ class OutputFile:
             ) from None
 
     def close(self) -> None:
-        """Leave nothing behind of one that was not written."""
+        """Remove the temporary file if it was not used."""
         self._file.close()
         self._fresh.unlink(missing_ok=True)
 
 
 def _strange(name: str) -> bool:
-    """Whether a name is a link that the kernel would not follow either (`protected_symlinks` in proc_sys_fs(5)).
+    """Return whether the name is a link that the kernel would refuse to follow (`protected_symlinks`, proc_sys_fs(5)).
 
-    Root is asked here, and in /tmp anybody can make a link to a file of root's; what resolves it by itself, as is done
-    here, gets past the kernel's own protection.
+    This runs as root, and in /tmp anyone can make a link to one of root's files. A program that resolves links
+    itself, as this one does, bypasses the kernel's protection.
     """
     try:
         link, parent = os.lstat(name), os.stat(os.path.dirname(os.path.abspath(name)))

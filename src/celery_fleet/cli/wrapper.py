@@ -1,7 +1,7 @@
 #!/usr/bin/python3 -SI
 # Written by Celery Fleet as /usr/local/bin/celery-fleet. It belongs to no application and to no version: it runs the
-# command of the application that is meant, as that application's own /etc/celery-fleet/<app>/cli.json names it.
-"""Find the operator's command of an application and become it."""
+# command of the chosen application, which that application's /etc/celery-fleet/<app>/cli.json names.
+"""Find the operator's command of an application and run it in place of this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATTERN = "/etc/celery-fleet/*/cli.json"
 
 
 def named(argv: list[str], environ: dict[str, str], option: str = "--app") -> str:
-    """The application that the command line names, if it does."""
+    """Return the application that the command line or the environment names; empty if none."""
     own = argv[: argv.index("--")] if "--" in argv else argv
     for number, word in enumerate(own):
         if word.startswith(f"{option}="):
@@ -25,13 +25,13 @@ def named(argv: list[str], environ: dict[str, str], option: str = "--app") -> st
 
 
 def chosen(paths: list[str], name: str) -> str:
-    """Its file; without a name any, whose command then says that there are several."""
+    """Return the application's file; without a name any one: its command then reports that there are several."""
     own = [path for path in paths if path.split("/")[-2] == name]
     return (own or sorted(paths) or [""])[0]
 
 
 def main(argv: list[str], environ: dict[str, str]) -> int:
-    """Replace this process by the command; returns only on a mistake."""
+    """Replace this process with the command; return only after a mistake."""
     path = chosen(glob.glob(PATTERN), named(argv, environ))
     if not path:
         print(
@@ -44,7 +44,7 @@ def main(argv: list[str], environ: dict[str, str]) -> int:
         with open(path, encoding="utf-8") as stream:
             found = json.load(stream)
         command = found["runtime"] + "/celery_fleet/cli/__main__.py"
-        # Isolated: this is run as root, wherever and with whatever environment.
+        # Use isolated mode, because this runs as root in any directory and with any environment.
         os.execv(found["python"], [found["python"], "-I", command, *argv])  # noqa: S606  # no shell is wanted
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"celery-fleet: {path}: {error}; run site.yml again", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""The certificate and key that a process shows to Redis, where ``pki_mode: mutual`` has it ask for them.
+"""The client certificate and key that a process presents to Redis if ``pki_mode`` is ``mutual``.
 
-Settings name the host's own, in ``broker_use_ssl`` and ``redis_backend_use_ssl``, which root alone can read. A
-process of the fleet has both by credential, under the files' names. Whoever asks for root, in the release's Python
-and as the application's user, has no credentials: root sends it their text in place of the paths. Standard library
-alone.
+The settings name the host's own files in ``broker_use_ssl`` and ``redis_backend_use_ssl``. Only root can read them.
+A process of the fleet gets both as systemd credentials with the same file names. A program that root runs in the
+release's Python as the application's user has no credentials, so root sends it the files' content instead of their
+paths. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 TLS_SETTINGS = ("broker_use_ssl", "redis_backend_use_ssl")
-#: The options that name a file of the client's own.
+#: The TLS options that name a client's file.
 OPTIONS = ("ssl_certfile", "ssl_keyfile")
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 _PEM = "-----BEGIN "
 
 
 def files(settings: Mapping[str, Any]) -> list[Path]:
-    """The files of a settings document that its process shows, or proves itself by."""
+    """Return the client certificate and key files that a settings document names."""
     celery: Any = settings.get("celery")
     found: dict[Path, None] = {}
     for name in TLS_SETTINGS if isinstance(celery, Mapping) else ():
@@ -35,10 +35,10 @@ def files(settings: Mapping[str, Any]) -> list[Path]:
 
 
 def carried(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A settings document with the files' text in place of their paths, for a process that can't read them.
+    """Return a settings document with the files' content instead of their paths, for a process that can't read them.
 
     Raises:
-        OSError: One of them can't be read here either.
+        OSError: A file can't be read here either.
     """
     texts = {str(path): path.read_text(encoding="ascii") for path in files(settings)}
     result = dict(settings)
@@ -56,7 +56,7 @@ def carried(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Options of TLS with paths that this process can read: its credentials, or what was sent, in its own memory."""
+    """Return TLS options with paths that this process can read: its credentials, or sent content in memory."""
     result = dict(options)
     directory = environ.get(CREDENTIALS_VARIABLE)
     for option in OPTIONS:
@@ -74,7 +74,7 @@ def resolved(options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
 
 @lru_cache(maxsize=8)
 def _in_memory(text: str) -> str:
-    """A path at which this process, and nobody else, can read the text: OpenSSL takes files alone."""
+    """Return a path at which only this process can read the text; OpenSSL accepts only files."""
     handle = os.memfd_create("celery_fleet_client")
     os.write(handle, text.encode())
     return f"/proc/self/fd/{handle}"

@@ -1,4 +1,4 @@
-"""How the runtime refuses to go on: one line that names the cause and the remedy."""
+"""End a process that can't continue, with one line that names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from celery_fleet.common.redact import redact
 #: Exit status of a configuration error, from ``sysexits.h``.
 EX_CONFIG = 78
 
-#: The components whose process is the fleet's own; in a producer the process is the application's.
+#: The components that run in a process of the fleet; a producer runs in a process of the application.
 OWN_COMPONENTS = frozenset({"worker", "beat", "flower"})
 
 COMPONENT_VARIABLE = "CELERY_FLEET_COMPONENT"
 
 
 class FleetError(Exception):
-    """A mistake that a person can mend; its text is one line with the cause and the remedy."""
+    """A mistake that a user can fix; its text is one line with the cause and the remedy."""
 
 
 def component(environ: Mapping[str, str]) -> str | None:
-    """The component that this process is, or None where the fleet did not start it."""
+    """Return the component that this process runs, or None if the fleet did not start it."""
     return environ.get(COMPONENT_VARIABLE) or None
 
 
@@ -33,7 +33,7 @@ def one_line(text: object) -> str:
 
 
 def tell_of_connections(environ: Mapping[str, str]) -> None:
-    """In an operator's command, say in one line that Redis can't be reached; Celery's own commands show a traceback."""
+    """In an operator's command, report an unreachable Redis in one line; Celery's own commands print a traceback."""
     if component(environ) != "operator":
         return
     before = sys.excepthook
@@ -52,11 +52,11 @@ def tell_of_connections(environ: Mapping[str, str]) -> None:
 
 
 def refuse(error: FleetError, environ: Mapping[str, str]) -> NoReturn:
-    """End a process of the fleet's own with one line and status 78; raise in any other.
+    """End one of the fleet's own processes with one line and status 78; raise in any other process.
 
     Raises:
-        SystemExit: with :data:`EX_CONFIG`, where the component is worker, beat or flower.
-        celery.exceptions.ImproperlyConfigured: elsewhere, so that an application can handle it.
+        SystemExit: with :data:`EX_CONFIG`, if the component is worker, beat or flower.
+        celery.exceptions.ImproperlyConfigured: in other processes, so that an application can handle it.
     """
     line = f"celery_fleet: {one_line(error)}"
     if component(environ) in OWN_COMPONENTS:

@@ -1,4 +1,4 @@
-"""Which process this is, so that an answer can be told from its predecessor's."""
+"""Identify this process, so that replies from an earlier process with the same name can be told apart."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Identity:
 
     @property
     def start_id(self) -> str:
-        """Unique on a host between two of its boots, even if a process number comes again."""
+        """Identify the process on this host until the next boot, even if its process number is used again."""
         return f"{self.pid}-{self.ticks}"
 
 
 def read_start_ticks(pid: int) -> int:
-    """A process's start time in clock ticks since boot, field 22 of proc(5)'s stat; 0 if unknown.
+    """Return a process's start time in clock ticks since boot, field 22 of proc(5)'s stat; 0 if unknown.
 
     /proc/PID/stat stays readable under ``ProcSubset=pid``, /proc/stat does not.
     """
@@ -35,22 +35,22 @@ def read_start_ticks(pid: int) -> int:
 
 
 def current() -> Identity:
-    """The calling process's identity."""
+    """Return the identity of the calling process."""
     pid = os.getpid()
     ticks = read_start_ticks(pid)
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return Identity(pid, ticks, round(time.time() - (age if ticks else 0.0), 3))
 
 
-#: Carries the main process's identity to pool children that are started by spawn or forkserver:
-#: they run the worker's hooks anew, so memory alone would have them take themselves for it.
+#: Passes the main process's identity to pool children that are started by spawn or forkserver.
+#: They run the worker's hooks again, so without it they would take themselves for the main process.
 VARIABLE = "CELERY_FLEET_MAIN_PROCESS"
 
 _main: Identity | None = None
 
 
 def remember() -> None:
-    """Note the worker's main process: this one, unless it was started by a process so noted."""
+    """Remember the worker's main process: this one, unless the process that started it has already been remembered."""
     global _main
     if _main is None:
         _main = _read(os.environ.get(VARIABLE, "")) or current()
@@ -63,10 +63,10 @@ def _read(text: str) -> Identity | None:
         pid, ticks, started = int(parts[0]), int(parts[1]), float(parts[2])
     except (ValueError, IndexError):
         return None
-    # One that has ended, or whose number is another's by now, is nobody's main process.
+    # The process may have ended, or its number may belong to another one by now.
     return Identity(pid, ticks, started) if ticks and read_start_ticks(pid) == ticks else None
 
 
 def main() -> Identity:
-    """The worker's main process, or this one where none was noted."""
+    """Return the identity of the worker's main process, or of this process if none is remembered."""
     return _main or current()

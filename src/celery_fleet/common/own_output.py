@@ -1,4 +1,4 @@
-"""The output of a program that loads an application: its answer alone, whatever the application prints."""
+"""Keep a program's answer on standard output apart from anything that the application prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TextIO
 
 @contextmanager
 def own_output() -> Iterator[TextIO]:
-    """What was standard output, for the answer; from now on all else that is printed goes to standard error."""
+    """Yield the original standard output for the answer; everything else that is printed goes to standard error."""
     kept = os.dup(1)
     os.dup2(2, 1)
     with os.fdopen(kept, "w", encoding="utf-8") as output:

@@ -9,12 +9,12 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-# Greedy up to the last @ of the word: an unquoted password may itself hold @ or /.
+# Greedy up to the last @ of the word: an unquoted password may contain @ or /.
 _URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*):[^\s'\"]*@")
-# Where a value is known to be a URL, its user's part ends at the last @, whatever stands in it.
+# If a value is known to be a URL, its user part ends at the last @, even if others come before.
 _USERINFO = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s:@'\"]*:)?).*@", re.DOTALL)
 _URL_NAME = re.compile(r"(^|_)urls?$|backend$", re.IGNORECASE)
-# A routing_key is none: it often is the name of a queue, which then would be masked wherever it stands.
+# A routing_key is not a secret. It is often a queue's name, which would then be masked everywhere.
 _SECRET_NAME = re.compile(
     r"pass|secret|token|api_?key|(^|(?<!routing)_)key$|signature", re.IGNORECASE
 )
@@ -24,7 +24,7 @@ SHORTEST_SECRET = 4
 
 
 def redact(text: object, secrets: Iterable[str] = ()) -> str:
-    """``text`` without the passwords of URLs and without any of ``secrets``."""
+    """Return ``text`` without the passwords of URLs and without any of ``secrets``."""
     result = str(text)
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
@@ -33,7 +33,7 @@ def redact(text: object, secrets: Iterable[str] = ()) -> str:
 
 
 def redact_all(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """``value`` with every text in its dictionaries and lists redacted, at any depth."""
+    """Return ``value`` with every text in its dictionaries and lists redacted, at any depth."""
     if isinstance(value, Mapping):
         return {
             key: redact_all(_without_userinfo(str(key), item), secrets)
@@ -45,14 +45,14 @@ def redact_all(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def redact_value(name: str, value: Any) -> str:
-    """The value of setting ``name`` as a person may read it in a log."""
+    """Return the value of setting ``name`` in a form that may be logged."""
     if value is not None and _SECRET_NAME.search(name):
         return MASK
     return redact(_shown(_without_userinfo(name, value)))
 
 
 def _without_userinfo(name: str, value: Any) -> Any:
-    """``value`` with its URLs' passwords masked where setting ``name`` holds URLs."""
+    """Return ``value`` with the passwords of its URLs masked, if setting ``name`` holds URLs."""
     if not _URL_NAME.search(name):
         return value
     if isinstance(value, (list, tuple)):
@@ -78,9 +78,9 @@ def _shown_in(key: str, value: Any) -> str:
 
 
 def secrets_in(value: Any, name: str = "") -> set[str]:
-    """Every password in ``value`` (settings as they are), quoted and unquoted.
+    """Return every password in ``value`` (unredacted settings), quoted and unquoted.
 
-    Used to mask them in the texts of libraries, which may repeat a password without its URL.
+    They are used to mask messages of libraries, which may repeat a password without its URL.
     """
     return {secret for secret in _secrets(value, name) if len(secret) >= SHORTEST_SECRET}
 

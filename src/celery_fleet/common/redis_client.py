@@ -1,7 +1,7 @@
-"""As much of a Redis client as the check of health and the hand-back need: TLS, with the standard library alone.
+"""A small Redis client with TLS for the health checks and the hand-back; standard library only.
 
-A host of Redis has no release, and so no client of the application's; and what finds out whether Redis answers should
-not depend on what else might be broken.
+A Redis host has no release and therefore no client library. Also, the check that Redis answers should not depend on
+parts that may themselves be broken.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ TIMEOUT = 3.0
 
 
 class RedisError(Exception):
-    """What Redis answered in place of what was asked."""
+    """An error that Redis returned."""
 
 
 class ProtocolError(RedisError):
-    """What answered is no Redis."""
+    """The answer does not come from Redis."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A Redis server and who asks it; with neither name nor password nobody logs in, without a CA there is no TLS."""
+    """A Redis server and the login; without user and password there is no login, without a CA no TLS."""
 
     host: str
     port: int
     ca: str | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    #: What is shown to it, where it asks for that.
+    #: Client certificate and key files, for a server that asks for them.
     certificate: str | None = None
     key: str | None = None
 
     @property
     def address(self) -> str:
-        """What people call it."""
+        """Return ``host:port`` for messages."""
         return f"{self.host}:{self.port}"
 
 
 def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
-    """The server that a URL of a component's settings names.
+    """Return the server that a URL in a component's settings names.
 
     Raises:
-        ValueError: It is the URL of something else.
+        ValueError: The URL is not a Redis URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
@@ -67,20 +67,25 @@ def server_of(url: str, tls: Mapping[str, Any] | None) -> Server:
 
 
 class Client:
-    """One connection, closed at the end of its context."""
+    """A connection to Redis, closed at the end of its context."""
 
-    #: Longer answers are none that a check asks for.
+    #: Largest accepted answer in bytes or elements; no check needs more.
     longest: ClassVar[int] = 1 << 20
-    #: What becomes of bytes that are no UTF-8, as `bytes.decode` names it.
+    #: How to handle bytes that are not UTF-8: the ``errors`` argument of `bytes.decode`.
     undecodable: ClassVar[str] = "replace"
 
     def __init__(
         self, server: Server, timeout: float = TIMEOUT, context: ssl.SSLContext | None = None
     ) -> None:
-        """Connect and log in; ``context`` is TLS other than that of the server's CA.
+        """Connect and log in.
+
+        Args:
+            server: address, CA and login.
+            timeout: seconds for connecting, for the TLS handshake, and for each command.
+            context: TLS settings to use instead of the server's CA.
 
         Raises:
-            OSError, RedisError: It does not answer, or lets nobody in.
+            OSError, RedisError: The server does not answer or refuses the login.
         """
         raw = socket.create_connection((server.host, server.port), timeout)
         try:
@@ -115,19 +120,19 @@ class Client:
         self._socket.close()
 
     def ask(self, *words: str) -> Any:
-        """The answer to a command.
+        """Send a command and return its answer.
 
         Raises:
-            OSError, RedisError: There is none, or it is an error.
+            OSError, RedisError: There is no answer, or it is an error.
         """
         self._socket.sendall(self._packed(words))
         return self._answer()
 
     def ask_all(self, commands: Iterable[Sequence[str]]) -> list[Any]:
-        """The answers to commands that are sent at once; a RedisError stands for itself.
+        """Send several commands at once and return their answers; an error is returned as a RedisError.
 
         Raises:
-            OSError: They are not all there.
+            OSError: Some answers are missing.
         """
         packed = [self._packed(words) for words in commands]
         self._socket.sendall(b"".join(packed))
@@ -176,6 +181,6 @@ class Client:
 
 
 def information(text: str) -> dict[str, str]:
-    """The fields of an answer to INFO."""
+    """Return the fields of an answer to INFO."""
     pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return {name: value for name, colon, value in pairs if colon}

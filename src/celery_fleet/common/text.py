@@ -1,4 +1,4 @@
-"""How numbers of things are told, and that an answer is late. Standard library alone."""
+"""Format counts and timeouts for messages; standard library only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 
 
 def count(number: int, noun: str) -> str:
-    """``1 task``, ``3 tasks``."""
+    """Return ``1 task`` or ``3 tasks``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def late(seconds: float, why: str = "") -> str:
-    """``no answer within 10 s; this host is busy (load 17 on 2 processors); --timeout 30 waits longer``."""
+    """Return ``no answer within 10 s; this host is busy (load 17 on 2 processors); --timeout 30 waits longer``."""
     load, processors = os.getloadavg()[0], os.cpu_count() or 1
     busy = f"this host is busy (load {load:.0f} on {count(processors, 'processor')})"
     longer = f"--timeout {max(30, math.ceil(3 * seconds))} waits longer"

@@ -27,12 +27,12 @@ def on_tick(service: Any, before: Callable[[], None], after: Callable[[], None])
 
 
 def loop_interval(service: Any) -> float:
-    """The longest sleep between two ticks, in seconds."""
+    """Return the longest sleep between two ticks, in seconds."""
     return float(service.scheduler.max_interval)
 
 
 def on_stop(service: Any, called: Callable[[], None]) -> None:
-    """Call ``called`` when beat saves its schedule to end; its signal handler begins with that."""
+    """Call ``called`` when beat saves its schedule to stop; its signal handler does that first."""
     sync = service.sync
 
     def announced_sync() -> Any:
@@ -43,10 +43,10 @@ def on_stop(service: Any, called: Callable[[], None]) -> None:
 
 
 def scheduled(service: Any) -> tuple[int, float, str] | None:
-    """Number of entries, Unix time and name of the one due next.
+    """Return the number of entries, and the Unix time and name of the next due one.
 
-    None where the scheduler keeps no heap (yet). Only for beat's own thread: the heap changes
-    while it ticks. ``scheduler.schedule`` would ask a database or Redis in other schedulers.
+    None if the scheduler has no heap (yet). Call it only in beat's own thread, because the heap changes
+    while it ticks. In other schedulers ``scheduler.schedule`` would query a database or Redis.
     """
     heap = getattr(service.scheduler, "_heap", None)
     if not heap:
@@ -56,7 +56,7 @@ def scheduled(service: Any) -> tuple[int, float, str] | None:
 
 
 def beat_entry(app: Any, name: str, entry: Any) -> Any:
-    """An entry of ``beat_schedule`` as the scheduler takes it up (Scheduler._maybe_entry)."""
+    """Return an entry of ``beat_schedule`` as the scheduler loads it (Scheduler._maybe_entry)."""
     if isinstance(entry, beat.ScheduleEntry):
         entry.app = app
         return entry
@@ -66,10 +66,10 @@ def beat_entry(app: Any, name: str, entry: Any) -> Any:
 def queue_of(
     app: Any, task: str, options: Mapping[str, Any], args: Any = (), kwargs: Any = None
 ) -> tuple[str | None, bool]:
-    """The queue that beat's task goes to, and whether no route has a say in it.
+    """Return the queue that beat sends a task to, and whether it was chosen without the routes.
 
-    None where an exchange is named and no queue. As Task.apply_async and Celery.send_task decide it:
-    options of the entry, over those of the task, over its route, over the default queue.
+    The queue is None if an exchange is named and no queue. The order is that of Task.apply_async and
+    Celery.send_task: the entry's options, the task's options, its route, the default queue.
     """
     registered = app.tasks.get(task)
     own = {} if registered is None else dict(registered._get_exec_options())
@@ -86,10 +86,10 @@ def queue_of(
 def loaded(
     service: Any, own: Iterable[str] = (), known: dict[Any, Any] | None = None
 ) -> list[Loaded]:
-    """All entries that the scheduler holds. Only for beat's own thread, as `scheduled`.
+    """Return all entries that the scheduler holds. Call it only in beat's own thread, like `scheduled`.
 
-    ``own`` are the names of the inventory's entries; ``known`` keeps what was found out about routes,
-    which may be the application's own functions, from one call to the next.
+    ``own`` are the names of the inventory's entries. ``known`` caches the queue of each entry between calls,
+    because routes may be the application's own functions.
     """
     heap = getattr(service.scheduler, "_heap", None) or []
     inventory = frozenset(own)
@@ -109,7 +109,7 @@ def loaded(
 
 
 def view_entry(app: Any, entry: Any) -> dict[str, Any]:
-    """Name, task, queue and schedule of a scheduler's entry, as a person reads them."""
+    """Return the name, task, queue and schedule of a scheduler's entry, for display."""
     return {
         "name": str(entry.name),
         "task": str(entry.task),
@@ -119,7 +119,7 @@ def view_entry(app: Any, entry: Any) -> dict[str, Any]:
 
 
 def _moment(event: Any, zone: tzinfo) -> datetime:
-    # Beat's drift makes due times end in .99; a person reads whole seconds.
+    # Beat's drift makes due times end in .99; show whole seconds.
     return datetime.fromtimestamp(round(event.time), zone)
 
 
@@ -128,7 +128,7 @@ def _queue_of(app: Any, entry: Any, known: dict[Any, Any]) -> str | None:
     if key not in known:
         try:
             known[key] = queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)[0]
-        except Exception:  # noqa: BLE001  # the application's own routes: beat will say it when it sends
+        except Exception:  # noqa: BLE001  # the application's own routes; beat reports the error when it sends
             known[key] = None
     queue: str | None = known[key]
     return queue

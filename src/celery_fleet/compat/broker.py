@@ -23,20 +23,20 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Host and port, as a person knows the broker."""
+        """Return ``host:port`` for messages."""
         return f"{self.host}:{self.port}"
 
 
 def endpoints(app: Any) -> list[Endpoint]:
-    """The Redis addresses that the process consumes from; none for other transports.
+    """Return the Redis addresses that the process consumes from; none for other transports.
 
-    Opens nothing: neither a socket nor kombu's transport, which would hold an epoll descriptor.
+    It opens neither a socket nor kombu's transport, which would hold an epoll descriptor.
     """
     return _endpoints(app.connection_for_read())
 
 
 def result_endpoints(app: Any) -> list[Endpoint]:
-    """The Redis addresses of the result backend; none for other backends."""
+    """Return the Redis addresses of the result backend; none for other backends."""
     url = app.conf.result_backend
     if not url or not str(url).startswith(("redis://", "rediss://")):
         return []
@@ -57,7 +57,7 @@ def _endpoints(first: Any) -> list[Endpoint]:
                 username=connection.userid,
                 password=connection.password,
                 database=_database(connection.virtual_host),
-                # kombu itself turns a rediss:// URL without options into some.
+                # kombu itself sets these options for a rediss:// URL without any.
                 tls=dict(tls) if isinstance(tls, Mapping) else None,
             )
         )

@@ -18,40 +18,40 @@ from celery_fleet.compat.pools import Door, door_of
 
 @dataclass(frozen=True)
 class Load:
-    """What a worker still has to do with tasks that it took."""
+    """The work that a worker still has."""
 
-    #: Tasks that the pool has, so that they run or begin to.
+    #: Tasks that the pool has: they run or are about to.
     running: int
-    #: Messages that the broker still counts as this worker's.
+    #: Messages that the broker still counts as held by this worker.
     unacked: int
-    #: A question for messages is under way, whose answer may bring one.
+    #: The worker has asked for messages, and the answer may bring one.
     polling: bool
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything left."""
+        """Return whether any work is left."""
         return bool(self.running or self.unacked or self.polling)
 
 
 def door(consumer: Any) -> Door:
-    """What stands before the pool of such a worker."""
+    """Return the door of a worker's pool."""
     return door_of(consumer.pool, getattr(consumer.controller, "semaphore", None))
 
 
 def shut(pool: Any) -> None:
-    """Let nothing begin from now on, as far as the pool can be held; safe in a signal's handler."""
+    """Start no further tasks, as far as the pool can be held back; safe in a signal handler."""
     door_of(pool).shut()
 
 
 def drop_waiting(pool: Any) -> None:
-    """Forget what the pool has not begun: it belongs to a connection that is lost."""
+    """Forget the tasks that the pool has not started, because their connection is lost."""
     door_of(pool).drop()
 
 
 def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) -> None:
-    """Call ``heard`` with ``fd`` whenever that can be read, on the loop or in a greenlet.
+    """Call ``heard`` with ``fd`` whenever it is readable, on the event loop or in a greenlet.
 
-    A loop forgets it with the connection; ``known`` says that it was asked for before.
+    The event loop forgets ``fd`` when the connection is lost; ``known`` says that an earlier call registered it.
     """
     if consumer.hub is not None:
         consumer.hub.add_reader(fd, heard, fd)
@@ -61,16 +61,16 @@ def listen(consumer: Any, fd: int, heard: Callable[[int], object], known: bool) 
 
     def wait() -> None:
         while True:
-            select.select([fd], [], [])  # gives way to other greenlets, being patched
+            select.select([fd], [], [])  # patched by gevent, so other greenlets run
             heard(fd)
 
     consumer.pool.spawn_n(wait)
 
 
 def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[], None]:
-    """Call it every so many seconds; returns what ends that."""
+    """Call a function every so many seconds; return a function that stops it."""
     scheduled = timer.call_repeatedly(seconds, call)
-    # Of greenlets' timers it is the greenlet of the first call alone, which the later ones are not
+    # With greenlets, ``scheduled`` is only the greenlet of the first call, not of later ones
     # (kombu/asynchronous/timer.py, celery/concurrency/gevent.py).
     entry = getattr(scheduled, "entry", scheduled)
 
@@ -81,11 +81,11 @@ def repeat(timer: Any, seconds: float, call: Callable[[], object]) -> Callable[[
 
 
 def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[], None]:
-    """Ask for no further message; what a question under way brings goes to ``arrived``.
+    """Fetch no further messages; a message that a pending poll still brings goes to ``arrived``.
 
-    Cancelling the consumer would have kombu put such a message at the wrong end of its queue, and
-    would forget which queues are to be consumed again. Returns what undoes it all, good for as long
-    as the connection lasts.
+    Cancelling the consumer would have kombu put such a message at the wrong end of its queue, and would
+    forget which queues to consume again. Returns a function that undoes it all, which works as long as
+    the connection lasts.
     """
     tasks = consumer.task_consumer
     channel = tasks.channel
@@ -93,7 +93,7 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
     on_message, can_consume = tasks.on_message, vars(qos).get("can_consume")
 
     def read_at_close(**options: Any) -> Any:
-        # Channel.close reads the last answer. Where that fails it would leave the channel half
+        # Channel.close reads the last answer. If that fails, it would leave the channel half
         # closed, and the worker would die of it (kombu 5.7.0, celery's Consumer.start).
         try:
             return type(channel)._brpop_read(channel, **options)
@@ -102,27 +102,27 @@ def stop_taking(consumer: Any, arrived: Callable[[Any], object]) -> Callable[[],
 
     channel._brpop_start = lambda timeout=None: None  # kombu's signature
     channel._brpop_read = read_at_close
-    # kombu leaves an answer unread while the prefetch is full, as running tasks can make it. Where no
-    # answer is due, the server has closed the idle connection: read, that would be a lost one, and what
-    # runs would be restored. Unread broadcasts would wake the loop over and over.
+    # kombu leaves an answer unread while the prefetch is full, which running tasks can cause. If no answer
+    # is due, readable means that the server has closed the idle connection: reading would report a lost
+    # connection, and running tasks would be restored. Unread broadcasts would wake the loop over and over.
     qos.can_consume = lambda: bool(channel._in_poll or channel.active_fanout_queues)
     tasks.on_message = arrived
 
     def take_again() -> None:
         del channel._brpop_start, channel._brpop_read, qos.can_consume
-        if can_consume is not None:  # worker_disable_prefetch sets its own
+        if can_consume is not None:  # worker_disable_prefetch sets its own function
             qos.can_consume = can_consume
-        if tasks.on_message == arrived:  # not yet set by the loop otherwise
+        if tasks.on_message == arrived:  # the loop may have replaced it
             tasks.on_message = on_message
 
     return take_again
 
 
 def take_out(consumer: Any) -> list[Any]:
-    """Take all tasks that have not begun out of Celery's hands; their messages, oldest first.
+    """Take all tasks that have not started away from Celery; return their messages, oldest first.
 
-    From then on nobody but the caller has them: Celery neither runs nor restores them. Only for the
-    loop's own thread, or a greenlet: nothing here gives way to another one.
+    After this Celery neither runs nor restores them; only the caller has them. Call it only in the
+    event loop's own thread or in a greenlet: it never switches to another one.
     """
     requests = door(consumer).take()
     limited: set[Any] = set()
@@ -141,11 +141,11 @@ def take_out(consumer: Any) -> list[Any]:
     for request in requests:
         worker_state.task_ready(request)
         tag = request.message.delivery_tag
-        # What came by an earlier connection was put back when that was lost.
+        # Messages of an earlier connection were put back when that was lost.
         if not request.acknowledged and tag in taken and tag not in qos._dirty:
             messages[tag] = request.message
         request.acknowledged = True
-    # What a consumer of ours keeps though it can't be run here (delivery/dead_letters/parking.py).
+    # Messages that our consumer holds because this worker can't run them (delivery/dead_letters/parking.py).
     for message in getattr(consumer, "take_held", list)():
         if message.delivery_tag in taken:
             messages[message.delivery_tag] = message
@@ -155,19 +155,19 @@ def take_out(consumer: Any) -> list[Any]:
 
 
 def disown(consumer: Any, message: Any) -> None:
-    """Have kombu forget a message, so that it is not restored when the connection goes."""
+    """Have kombu forget a message, so that it is not restored when the connection closes."""
     consumer.task_consumer.channel.qos._quick_ack(message.delivery_tag)
     message._state = "REQUEUED"
 
 
 def at_work(pool: Any) -> int:
-    """Tasks that the pool has, so that they run or begin to."""
+    """Return the number of tasks that the pool has: they run or are about to."""
     jobs = getattr(getattr(pool, "_pool", None), "_cache", ())
     return max(len(jobs), len(worker_state.reserved_requests))
 
 
 def load(consumer: Any) -> Load:
-    """What the worker still has to do; with another transport than Redis only what runs."""
+    """Return the work that the worker still has; for transports other than Redis, only running tasks."""
     running = at_work(consumer.pool)
     channel = getattr(consumer.task_consumer, "channel", None)
     if not isinstance(channel, Channel):

@@ -1,4 +1,4 @@
-"""A message's JSON document as kombu has it. Standard library alone: the hand-back uses it."""
+"""kombu's JSON document of a message; standard library only, because the hand-back uses it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def redelivered(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a message with kombu's marks of one that was delivered before."""
+    """Return a copy of a message with kombu's marks of a redelivery."""
     properties = dict(raw.get("properties") or {})
     info = {**(properties.get("delivery_info") or {}), "redelivered": True}
     headers = {**(raw.get("headers") or {}), "redelivered": True}

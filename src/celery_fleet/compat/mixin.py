@@ -1,11 +1,11 @@
-"""What a mixin of Celery's and kombu's classes is made from. Standard library alone."""
+"""The base of mixins for Celery's and kombu's classes; standard library only."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # Neither ships types, so ``super()`` in a mixin is whatever it is mixed into.
+    # Neither has types, so ``super()`` in a mixin may be anything.
     Mixin: Any
 else:
     Mixin = object

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What the pools of Celery 5.7 have been given and have not begun, and how to get it back.
+"""Take back the tasks that a pool of Celery 5.7 has received and not started.
 
-What is read was checked in the sources of celery 5.7.0. A door stands before each pool,
-one for its life; all but `shut` is for the loop's own thread, or for any greenlet.
+The private attributes were checked in the sources of celery 5.7.0. Each pool has one `Door` for its whole life.
+Call everything but `Door.shut` only in the event loop's own thread or in a greenlet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PREFORK, _THREADS, _SOLO, GREENLETS = "prefork", "threads", "solo", "gevent"
 
 
 def kind_of(pool: Any) -> str | None:
-    """Which of the pools that have a door it is; None where it has none."""
+    """Return which of the pools with a door it is; None if it has none."""
     modules = {cls.__module__.removeprefix("celery.concurrency.") for cls in type(pool).__mro__}
     if hasattr(getattr(pool, "_pool", None), "outbound_buffer"):  # prefork with an event loop
         return _PREFORK
@@ -33,16 +33,16 @@ def kind_of(pool: Any) -> str | None:
         return _THREADS
     if "solo" in modules:
         return _SOLO
-    # Not eventlet, which its own authors advise against: it hands back and stops as Celery has it.
+    # Not eventlet, which its own authors advise against: such a worker stops in Celery's own way.
     return GREENLETS if "gevent" in modules else None
 
 
 class Door:
-    """Prefork's, and the form of all."""
+    """Controls which tasks a pool starts, and takes back those that it has not; this class serves prefork."""
 
-    #: Set in a signal's handler: nothing more is to begin, as far as the pool can be held.
+    #: Set in a signal handler: start no further tasks, as far as the pool can be held back.
     closed = False
-    #: Called on the loop when a task has ended that kept it from hearing of the signal.
+    #: Called on the event loop when a task has ended that kept the loop from hearing the signal.
     on_freed: Callable[[], object] | None = None
 
     def __init__(self, pool: Any, semaphore: Any = None) -> None:
@@ -50,29 +50,29 @@ class Door:
         self._semaphore = semaphore
 
     def shut(self) -> None:
-        """Let nothing begin from now on; what does so all the same runs to its end. For any context."""
+        """Start no further tasks; one that starts anyway runs to its end. May be called in any context."""
         self.closed = True
 
     def drop(self) -> None:
-        """Forget what the pool has not begun: a lost connection's, whose messages kombu puts back.
+        """Forget the tasks of a lost connection that have not started; kombu puts their messages back.
 
-        Prefork's pool does so by itself (celery/concurrency/asynpool.py, flush).
+        Prefork's pool does this itself (celery/concurrency/asynpool.py, flush).
         """
         for request in self.take():
             worker_state.task_ready(request)
             request.acknowledged = True
 
     def take(self) -> list[Any]:
-        """The requests that the pool was given and has not begun; it does not have them any more."""
+        """Take away and return the requests that the pool has received and not started."""
         requests: list[Any] = []
         semaphore = self._semaphore
-        if semaphore is not None:  # those that wait for a slot of the pool
+        if semaphore is not None:  # holds the requests that wait for a slot of the pool
             requests += [request for _, args, _ in semaphore._waiting for request in args]
             semaphore._waiting.clear()
         buffer: Any = getattr(getattr(self.pool, "_pool", None), "outbound_buffer", ())
         for job in list(buffer):
             request = _request_of(job._accept_callback)
-            # Once its first byte is written, a child will run it.
+            # Once a job's first byte is written, a child will run it.
             if job._accepted or job._write_to or request is None:
                 continue
             buffer.remove(job)
@@ -89,11 +89,11 @@ def _request_of(accept_callback: Any) -> Any | None:
 
 
 class _Threads(Door):
-    """celery/concurrency/thread.py: an executor's queue, whose futures say whether they have begun."""
+    """The door of celery/concurrency/thread.py: an executor's queue; its futures say whether they have started."""
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
-        # Celery keeps a weak reference to them, and nobody a strong one.
+        # Celery keeps only a weak reference to the futures, so keep a strong one.
         self._futures: dict[Any, Future[Any]] = {}
         self._submit = pool.on_apply
         pool.on_apply, pool.flush = self._apply, self.drop
@@ -107,14 +107,14 @@ class _Threads(Door):
         return result
 
     def take(self) -> list[Any]:
-        # A copy in one step: threads end meanwhile. cancel() says no from the moment one has begun.
+        # Threads end meanwhile, so copy in one step. cancel() returns False once a task has started.
         return [request for request, future in self._futures.copy().items() if future.cancel()]
 
 
 class _Solo(Door):
-    """celery/concurrency/solo.py: the loop runs the task itself, and hears nothing meanwhile.
+    """The door of celery/concurrency/solo.py: the event loop runs each task itself, and hears nothing meanwhile.
 
-    What it would begin after the signal, before it hears of it, is kept here.
+    Tasks that would start after the signal and before the loop hears of it are kept here.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -140,20 +140,20 @@ class _Solo(Door):
 
 
 class _Waiter:
-    """A greenlet that has a task and waits for a slot."""
+    """A greenlet that has a task and waits for a slot of the pool."""
 
     def __init__(self, request: Any) -> None:
         self.request = request
         self.granted = False
         self.taken = False
-        self.told = threading.Event()  # gives way to other greenlets, being patched
+        self.told = threading.Event()  # patched by gevent, so other greenlets run
 
 
-class _Green(Door):
-    """celery/concurrency/gevent.py: whoever has a task waits for a slot, the consumer too.
+class _Gevent(Door):
+    """The door of celery/concurrency/gevent.py: every greenlet with a task waits for a slot, even the consumer's.
 
-    They wait here instead of inside gevent's pool, where nobody could call them back. No slot is free
-    while somebody waits, so that pool's own queue stays empty.
+    They wait here instead of inside gevent's pool, from which they could not be called back. While one waits,
+    no slot is free, so the pool's own queue stays empty.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -174,7 +174,7 @@ class _Green(Door):
         return self._begin(*args, accept_callback=accept_callback, **options)
 
     def _wait_for_a_slot(self, request: Any) -> bool:
-        """Whether it may begin; not where it was taken back meanwhile."""
+        """Wait for a slot; return False if the request was taken back in the meantime."""
         if not self.closed and not self._waiting and self._free() > 0:
             return True
         waiter = _Waiter(request)
@@ -219,7 +219,7 @@ class _Green(Door):
 
 
 def door_of(pool: Any, semaphore: Any = None) -> Door:
-    """The pool's door; made when it is asked for first, which is once the pool has started."""
+    """Return the pool's door; the first call creates it, and must come after the pool has started."""
     door: Door | None = pool.__dict__.get("fleet_door")
     if door is None:
         kind = kind_of(pool)
@@ -228,17 +228,17 @@ def door_of(pool: Any, semaphore: Any = None) -> Door:
         elif kind == _SOLO:
             door = _Solo(pool)
         elif kind == GREENLETS:
-            door = _Green(pool)
+            door = _Gevent(pool)
         else:
             door = Door(pool, semaphore)
         pool.fleet_door = door
     return door
 
 
-class Nudge:
-    """Has the loop of greenlets (celery/worker/loops.py, synloop) look up from its wait for the broker.
+class LoopWaker:
+    """Wakes the loop of a gevent worker (celery/worker/loops.py, synloop) while it waits for the broker.
 
-    It waits two seconds at a time inside kombu's poller, and looks after its own stop in between.
+    The loop waits two seconds at a time inside kombu's poller, and checks only in between whether it should stop.
     """
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ class Nudge:
         self._told = False
 
     def connect(self, consumer: Any) -> None:
-        """Have a new connection's wait end by it."""
+        """Let this end the waits of a new connection."""
         cycle = consumer.task_consumer.channel.connection.cycle
         cycle.poller.register(self._reader, READ)
 
@@ -254,12 +254,12 @@ class Nudge:
             if self._told:
                 self._told = False
                 os.read(self._reader, 16)
-                raise TimeoutError  # as the wait ends by itself; synloop goes on with its next round
+                raise TimeoutError  # as if the wait had timed out; synloop then starts its next round
 
         minors.kombu.before_each_wait(cycle, end_it)
 
     def __call__(self) -> None:
-        """Wake it; for any greenlet."""
+        """Wake the loop; may be called in any greenlet."""
         if not self._told:
             self._told = True
             os.write(self._writer, b"!")

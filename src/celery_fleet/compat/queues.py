@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Queues of kombu's Redis transport: the lists of a queue, exchanges, purging (kombu/transport/redis.py)."""
+"""Lists, bindings and purging of queues in kombu's Redis transport (kombu/transport/redis.py)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from celery_fleet.compat.minors import chosen as minors
 
 
 def note_queues(consumer: Any) -> None:
-    """Have each message tell in ``queue`` which queue it was taken from; to be called before anything is consumed.
+    """Set ``queue`` of each message to the queue that it came from; call this before anything is consumed.
 
-    kombu keeps only exchange and routing key, and several queues may be bound to these.
+    kombu notes only exchange and routing key, and several queues may be bound to these.
     """
     if not isinstance(consumer.task_consumer.channel, Channel):
         return
@@ -34,18 +34,18 @@ def note_queues(consumer: Any) -> None:
 
 
 def list_of(message: Any) -> str:
-    """The list that a message was taken from: the atomic take notes it, `note_queues` the queue of any other."""
+    """Return the Redis list a message came from: set by the atomic fetch, or from the queue that `note_queues` set."""
     known = getattr(message, "list_key", None)
     return str(known or list_for(message.channel, message.queue, message._raw))
 
 
 def list_for(channel: Any, queue: str, raw: Mapping[str, Any]) -> str:
-    """The list of a queue that a message belongs to by its priority (kombu/transport/redis.py)."""
+    """Return the list of a queue to which a message belongs by its priority (kombu/transport/redis.py)."""
     return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
 
 
 def fanout_queues(app: Any) -> list[str]:
-    """Names of the worker's queues that are bound to a fanout exchange (celery/app/amqp.py, kombu/entity.py)."""
+    """Return the worker's queues that are bound to a fanout exchange (celery/app/amqp.py, kombu/entity.py)."""
 
     def is_fanout(queue: Any) -> bool:
         exchanges = [queue.exchange, *(binding.exchange for binding in queue.bindings)]
@@ -56,14 +56,14 @@ def fanout_queues(app: Any) -> list[str]:
 
 
 def priority_keys(channel: Any, queue: str) -> list[str]:
-    """The Redis lists that hold a queue's messages, one for each priority step."""
+    """Return the Redis lists that hold a queue's messages, one for each priority step."""
     return [str(channel._q_for_pri(queue, step)) for step in channel.priority_steps]
 
 
 def empty(channel: Any, queue: str) -> int:
-    """Delete a queue's messages of all priorities; how many there were.
+    """Delete a queue's messages of all priorities; return how many there were.
 
-    Not kombu's queue_purge: its transaction is refused by a Redis that is full, which this may be the remedy for.
+    kombu's queue_purge uses a transaction, which a full Redis refuses; and purging may be the remedy for a full Redis.
     """
     deleted = 0
     for key in priority_keys(channel, queue):
@@ -73,11 +73,11 @@ def empty(channel: Any, queue: str) -> int:
 
 
 def unbind(channel: Any, exchange: str, queue: str) -> int:
-    """Remove a queue's bindings to an exchange; returns how many entries there were."""
+    """Remove a queue's bindings to an exchange; return how many entries there were."""
     regular = channel.keyprefix_queue % exchange
     removed = 0
     for key in filter(None, (regular, minors.kombu.bindings_without_expiry(channel, exchange))):
-        # A member is routing key, pattern and queue.
+        # A member consists of routing key, pattern and queue.
         members = [
             member
             for member in channel.client.smembers(key)

@@ -1,10 +1,10 @@
-"""One schedule entry as a running beat holds it."""
+"""One schedule entry, as a running beat holds it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Where an entry stands.
+#: Where an entry is defined.
 INVENTORY = "inventory"
 
 CODE = "code"
@@ -14,10 +14,10 @@ DATABASE = "database"
 
 @dataclass(frozen=True)
 class Loaded:
-    """One entry as the scheduler holds it.
+    """One entry of a running scheduler.
 
-    ``due`` is its next due time in UTC (ISO 8601), ``local`` the same in the schedule's zone; ``source``
-    is where it stands: `INVENTORY`, `CODE` or `DATABASE`.
+    ``due`` is its next due time in UTC (ISO 8601), ``local`` the same in the schedule's zone. ``source`` says
+    where it is defined: `INVENTORY`, `CODE` or `DATABASE`.
     """
 
     name: str

@@ -11,7 +11,7 @@ from celery.app.utils import Settings
 
 
 def spellings(name: str, prefix: str | None) -> set[str]:
-    """Every name under which an application can write setting ``name``."""
+    """Return every name under which an application can write setting ``name``."""
     names = {name, _TO_OLD_KEY.get(name, name)}
     if prefix:
         # ConfigurationView.match_case writes the key in the case of the prefix.
@@ -20,39 +20,39 @@ def spellings(name: str, prefix: str | None) -> set[str]:
 
 
 def prefix_of(conf: Any) -> str | None:
-    """The namespace that the application's settings carry, such as ``CELERY_``."""
+    """Return the namespace of the application's settings, such as ``CELERY_``; None if they have none."""
     prefix = conf.__dict__.get("prefix")
     return str(prefix) if prefix else None
 
 
 def application_settings(conf: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the settings ``names`` that the application has set itself, with their values."""
+    """Return those of the settings ``names`` that the application has set, with their values."""
     maps = conf.__dict__["maps"][:-1]  # the last one holds Celery's defaults
     own = Settings({}, maps, conf.__dict__["_keys"], conf.__dict__["prefix"])
     found = {}
     for name in names:
-        with suppress(KeyError):  # `in` passes over old names before 5.7
+        with suppress(KeyError):  # before 5.7, `in` does not find old names
             found[name] = own[name]
     return found
 
 
 def changes_of(conf: Any) -> dict[str, Any]:
-    """The map of ``conf`` that every write goes to and every lookup begins with."""
+    """Return the map of ``conf`` that every write goes to and every lookup starts with."""
     changes: dict[str, Any] = conf.__dict__["changes"]
     return changes
 
 
 def replace_changes(conf: Any, changes: dict[str, Any]) -> None:
-    """Put another map in that place."""
+    """Replace the map that `changes_of` returns."""
     conf.__dict__["changes"] = changes
     conf.__dict__["maps"] = [changes, *conf.__dict__["defaults"]]
 
 
 def censor_table(conf: Any, mask: Callable[[Any], Any]) -> None:
-    """Have everything that ``conf`` tells of itself go through ``mask``.
+    """Pass every dump that ``conf`` makes of itself through ``mask``.
 
-    Settings.table answers ``celery inspect conf``, and so Flower's pages; it masks URLs under
-    their exact lowercase names only, not under a namespace's ``CELERY_BROKER_URL``.
+    Settings.table answers ``celery inspect conf`` and supplies Flower's pages. It masks URLs only under
+    their exact lowercase names, not under a namespace's name such as ``CELERY_BROKER_URL``.
     """
     table = type(conf).table
 

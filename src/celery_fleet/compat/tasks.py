@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Follow tasks as they begin and end, and what they send (celery/app/amqp.py, celery/_state.py)."""
+"""Follow tasks as they start and end, and as they are sent (celery/app/amqp.py, celery/_state.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("celery_fleet")
 
 
 def run_first(signal: Any, receiver: Callable[..., Any], uid: Any) -> None:
-    """Connect ``receiver`` before all others (celery/utils/dispatch/signal.py)."""
+    """Connect ``receiver`` to run before all others (celery/utils/dispatch/signal.py)."""
     signal.connect(receiver, weak=False, dispatch_uid=uid)
     with signal.lock:
         # A receiver's key is (dispatch_uid, id of its sender).
@@ -27,15 +27,15 @@ def run_first(signal: Any, receiver: Callable[..., Any], uid: Any) -> None:
 
 
 def running_tasks() -> int:
-    """Tasks that the pool works on now."""
+    """Return the number of tasks that the pool is running."""
     return len(worker_state.active_requests)
 
 
 def on_tasks(begun: Callable[[str], object], ended: Callable[[str], object]) -> Callable[[], None]:
-    """Call one with a delivery's tag once a pool runs its task, the other once it is acknowledged or rejected.
+    """Call ``begun`` when a pool starts a task, and ``ended`` when the task is acknowledged or rejected.
 
-    Tasks that are acknowledged before they run are passed over by the first one. What they raise is logged.
-    Returns what undoes it. All pools call Request.on_accepted in the worker's own process
+    Both get the delivery tag; errors that they raise are logged. ``begun`` skips tasks that are acknowledged before
+    they run. Returns a function that undoes this. All pools call Request.on_accepted in the worker's main process
     (celery/worker/request.py); create_request_cls makes a subclass for each task.
     """
     names = ("on_accepted", "acknowledge", "reject")
@@ -44,7 +44,7 @@ def on_tasks(begun: Callable[[str], object], ended: Callable[[str], object]) -> 
     def tell(called: Callable[[str], object], request: Any) -> None:
         try:
             called(request.message.delivery_tag)
-        except Exception:  # a note less must not end the worker
+        except Exception:  # a missing note must not end the worker
             logger.exception("a task can't be noted for the hand-back")
 
     def on_accepted(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,14 +73,14 @@ def on_tasks(begun: Callable[[str], object], ended: Callable[[str], object]) -> 
 
 
 def running_task() -> Any:
-    """Return the task that the caller runs for the worker, None outside of one."""
+    """Return the task that the caller runs in a worker; None outside of a task."""
     return get_current_worker_task()
 
 
 def before_each_task(may_begin: Callable[[Any], bool]) -> None:
-    """Have the worker that starts ask ``may_begin`` about each request, just before it gives it to its pool.
+    """Ask ``may_begin`` about each request just before a starting worker passes it to its pool.
 
-    A request that may not begin is dropped as a revoked one is (celery/worker/worker.py).
+    A request that may not begin is dropped like a revoked one (celery/worker/worker.py).
     """
 
     def wrap(sender: Any, **_: Any) -> None:
@@ -91,7 +91,7 @@ def before_each_task(may_begin: Callable[[Any], bool]) -> None:
                 process(request)
                 return
             worker_state.task_ready(request)
-            with suppress(AttributeError):  # only prefork has slots to give back
+            with suppress(AttributeError):  # only prefork has slots to release
                 sender._quick_release()
 
         sender._process_task = process_task
@@ -100,7 +100,7 @@ def before_each_task(may_begin: Callable[[Any], bool]) -> None:
 
 
 def wrap_sender(app: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace the function by which an app sends every task; Celery makes it when the first one is sent."""
+    """Wrap the function with which an app sends every task; Celery creates it when it sends the first one."""
     amqp = app.amqp
     create = amqp._create_task_sender
     amqp._create_task_sender = lambda: wrap(create())

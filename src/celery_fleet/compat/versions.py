@@ -1,4 +1,4 @@
-"""Which Python and Celery the runtime supports, checked before anything of Celery is touched."""
+"""Check that the installed Python and Celery are supported, before anything of Celery is imported."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from importlib.metadata import PackageNotFoundError, version
 from celery_fleet.common.errors import FleetError
 
 PYTHON = (3, 11)
-#: Minors of Celery, the newest first: the one that remedies name. Each has a module in
-#: `celery_fleet.compat.minors.chosen`.
+#: Supported minors of Celery, newest first; remedies name the first one. Each has a module in
+#: `celery_fleet.compat.minors`.
 CELERY = ("5.7", "5.6", "5.5", "5.4")
-#: Minors of kombu whose transport of Redis is known, and has a module there.
+#: Supported minors of kombu; each has a module there for its Redis transport.
 KOMBU = ("5.7", "5.6", "5.5", "5.4")
-#: The last Python that a minor of Celery names in its own package.
+#: The last Python version that the package of a Celery minor lists.
 _LAST_PYTHON = {"5.4": (3, 12), "5.5": (3, 13), "5.6": (3, 13)}
-#: The first redis-py that a minor of kombu consents to (``Channel._get_client`` of kombu 5.7.0).
+#: The oldest redis-py that a kombu minor accepts (``Channel._get_client`` of kombu 5.7.0).
 _FIRST_REDIS = {"5.7": (6, 1)}
 PACKAGES = ("celery", "kombu", "redis")
 
 
 def installed() -> dict[str, str | None]:
-    """Versions of Python and of the packages that matter; None where one is missing."""
+    """Return the versions of Python and of the packages that matter; None for a missing one."""
     found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:
         try:
@@ -32,12 +32,12 @@ def installed() -> dict[str, str | None]:
 
 
 def minor(text: str) -> str:
-    """``5.7`` of ``5.7.0``."""
+    """Return ``5.7`` for ``5.7.0``."""
     return ".".join(text.split(".")[:2])
 
 
 def problems(found: dict[str, str | None]) -> list[str]:
-    """What of these versions is not supported, one line each with the remedy."""
+    """Return one line for each unsupported version, with the remedy."""
     lines = []
     python = found["python"] or "unknown"
     if _parts(python) < PYTHON:
@@ -60,7 +60,7 @@ def problems(found: dict[str, str | None]) -> list[str]:
     if redis is None:
         lines.append(f"redis is not installed: add celery[redis]=={CELERY[0]}.* to requirements")
     elif kombu is not None and _parts(redis) < _FIRST_REDIS.get(minor(kombu), (0,)):
-        # What pip makes of celery[redis]==5.4.* by itself.
+        # pip itself resolves celery[redis]==5.4.* to such a combination.
         least = _text(_FIRST_REDIS[minor(kombu)])
         lines.append(
             f"kombu {kombu} refuses redis {redis}, it wants {least} or later: add kombu[redis]<{minor(kombu)}"
@@ -78,10 +78,10 @@ def _text(parts: tuple[int, ...]) -> str:
 
 
 def require() -> None:
-    """Check the versions that this process runs.
+    """Check the versions that this process runs with.
 
     Raises:
-        FleetError: naming every version that is not supported.
+        FleetError: names every unsupported version.
     """
     lines = problems(installed())
     if lines:

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""A worker's state: what it shows from outside its loop, whether it can drain, and its end (celery/worker/)."""
+"""A worker's state outside of its loop, whether it can drain, and how to stop it (celery/worker/)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery_fleet.compat.tasks import running_tasks
 
 @dataclass(frozen=True)
 class WorkerView:
-    """What the worker shows from outside its loop; ages are in seconds, None for "never"."""
+    """A worker's state as seen from outside its loop; ages are in seconds, None for "never"."""
 
     draining: bool
     connected: bool
@@ -26,17 +26,17 @@ class WorkerView:
     running: int
     queues: tuple[str, ...]
     full: bool
-    # None where the transport is not kombu's Redis: there is no poll to look at.
+    # None if the transport is not kombu's Redis: then there is no poll to look at.
     poll_age: float | None
     poll_limit: float | None
-    # How often the consumer has begun anew: it changes where Celery tries and fails.
+    # How often the consumer has started again; it grows while Celery tries to reconnect and fails.
     restarts: int = 0
 
 
 def draining(worker: Any) -> bool:
-    """Whether the worker stops: told by a signal, by remote control, or by an error of its own.
+    """Return whether the worker is stopping because of a signal, of remote control, or of an error of its own.
 
-    A signal's handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error"
+    A signal handler sets ``should_stop``. Remote control's shutdown and an "Unrecoverable error"
     do not: WorkController.stop goes straight to its blueprint, which waits for the pool's tasks
     (celery/worker/worker.py, celery/bootsteps.py).
     """
@@ -47,7 +47,7 @@ def draining(worker: Any) -> bool:
 
 
 def view_worker(worker: Any) -> WorkerView:
-    """Read the worker's state; called from another thread than its loop's, so reads only."""
+    """Read the worker's state. This runs in another thread than its loop, so it only reads."""
     consumer: Any = getattr(worker, "consumer", None)
     channel: Any = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     connected = (
@@ -63,7 +63,7 @@ def view_worker(worker: Any) -> WorkerView:
     poll_age = poll_limit = None
     if connected:
         queues = tuple(queue.name for queue in consumer.task_consumer.queues)
-        # Not the property: it makes a missing one, which is for the loop's own thread to do.
+        # Not the property: it creates a missing qos, which only the loop's own thread may do.
         qos = channel._qos
         full = qos is not None and not qos.can_consume()
         if hasattr(channel, "_brpop_sent_at"):
@@ -86,16 +86,16 @@ def view_worker(worker: Any) -> WorkerView:
 
 
 def sends_task_events(consumer: Any) -> bool:
-    """Whether it tells of each of its tasks (celery/worker/consumer/events.py; `enable_events` may have changed it)."""
+    """Return whether it sends task events (celery/worker/consumer/events.py); `enable_events` may have changed that."""
     dispatcher = consumer.event_dispatcher
     if dispatcher is None or not dispatcher.enabled:
         return False
-    # Without groups it sends all of them (celery/events/dispatcher.py).
+    # Without groups it sends all events (celery/events/dispatcher.py).
     return not dispatcher.groups or "task" in dispatcher.groups
 
 
 def why_not_paused(consumer: Any) -> str | None:
-    """Why such a worker can't be told to stop taking tasks without ending; None where it can."""
+    """Return why such a worker can't stop fetching tasks without ending; None if it can."""
     if consumer.hub is None and kind_of(consumer.pool) != GREENLETS:
         return "its pool has no event loop"
     channel = getattr(consumer.task_consumer, "channel", None)
@@ -104,13 +104,13 @@ def why_not_paused(consumer: Any) -> str | None:
     if not channel.ack_emulation:
         return "ack_emulation is off"
     for queue in consumer.task_consumer.queues:
-        if queue.no_ack:  # what was taken is in no other place, so it can't be given back
+        if queue.no_ack:  # a fetched message is in no other place, so it can't be given back
             return f"its queue {queue.name} has no_ack"
     return None
 
 
 def why_not_drained(consumer: Any) -> str | None:
-    """Why such a worker stops as Celery has it; None where it hands back and drains."""
+    """Return why such a worker stops in Celery's own way; None if it hands back and drains."""
     if os.environ.get("REMAP_SIGTERM"):
         return "REMAP_SIGTERM gives SIGTERM another meaning"
     if kind_of(consumer.pool) is None:
@@ -119,7 +119,7 @@ def why_not_drained(consumer: Any) -> str | None:
 
 
 def told_to_stop() -> bool:
-    """Whether Celery's own stop, warm or cold, has been asked for."""
+    """Return whether Celery's own warm or cold stop has been requested."""
     return any(
         told is not None and told is not False
         for told in (worker_state.should_stop, worker_state.should_terminate)
@@ -127,5 +127,5 @@ def told_to_stop() -> bool:
 
 
 def stop_worker() -> None:
-    """Have the loop end by Celery's warm stop, with status 0."""
+    """Have the loop end by Celery's warm stop, with exit status 0."""
     worker_state.should_stop = 0

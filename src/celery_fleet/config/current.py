@@ -1,4 +1,4 @@
-"""The settings of this process: read at first use and kept."""
+"""The settings of this process, read at first use and kept."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _settings: FleetSettings | None = None
 
 
 def use_settings(settings: FleetSettings | None) -> None:
-    """Give the process its settings instead of a file; None forgets them."""
+    """Set the process's settings directly instead of reading a file; None forgets them."""
     global _settings
     _settings = settings
 
 
 def current_settings() -> FleetSettings:
-    """The process's settings: read at first use and kept, since the file may not stay readable.
+    """Return the process's settings; they are read once and kept, because the file may become unreadable.
 
     Raises:
-        FleetError: where the file is missing or wrong.
+        FleetError: the file is missing or wrong.
     """
     global _settings
     if _settings is None:

@@ -1,9 +1,9 @@
-"""Beat's entries as the inventory writes them: checked and turned into Celery's.
+"""Check beat's entries from the inventory and convert them to Celery's.
 
 An entry is ``{task, exactly one of crontab | interval | solar}`` with optional ``args``,
-``kwargs``, ``queue``, ``options`` and ``enabled``. ``interval`` is in seconds; the fields of a
-``crontab`` are Celery's and each defaults to ``*``. ``{enabled: false}`` alone switches off an entry
-of the application's.
+``kwargs``, ``queue``, ``options`` and ``enabled``. ``interval`` is in seconds. The fields of a
+``crontab`` are Celery's, and each defaults to ``*``. An entry that is just ``{enabled: false}``
+disables the application's entry of the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIELDS = frozenset({"task", *KINDS, "args", "kwargs", "queue", "options", "enabl
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the schedule, checked; ``spec`` belongs to ``kind``."""
+    """A checked entry of the schedule; ``spec`` is the value of field ``kind``."""
 
     name: str
     task: str
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def queue(self) -> str | None:
-        """The queue that the entry names, or None where routing decides."""
+        """Return the queue that the entry names; None if routes decide."""
         queue = self.options.get("queue")
         return None if queue is None else str(queue)
 
@@ -44,7 +44,7 @@ def parse_entries(raw: object, where: str = "beat_schedule") -> dict[str, Entry]
     """Check a whole schedule.
 
     Raises:
-        FleetError: with every mistake in it, each naming its entry.
+        FleetError: lists every mistake with its entry.
     """
     if not isinstance(raw, Mapping):
         raise FleetError(f"{where} must map entry names to entries, not {type(raw).__name__}")
@@ -61,10 +61,10 @@ def parse_entries(raw: object, where: str = "beat_schedule") -> dict[str, Entry]
 
 
 def parse_entry(name: str, raw: object) -> Entry:
-    """Check one entry; the name is only kept.
+    """Check one entry; the name is not checked.
 
     Raises:
-        FleetError: naming the field and what it should be.
+        FleetError: names the field and what it should be.
     """
     if not isinstance(raw, Mapping):
         raise FleetError(f"must be a mapping with a task, not {type(raw).__name__}")
@@ -143,10 +143,10 @@ _SPECS = {"crontab": _crontab_spec, "interval": _interval_spec, "solar": _solar_
 
 
 def celery_schedule(entry: Entry, app: Any = None) -> Any:
-    """Celery's schedule object for an entry.
+    """Return Celery's schedule object for an entry.
 
     Raises:
-        FleetError: where Celery refuses the fields, with its reason.
+        FleetError: Celery refuses the fields; the text has its reason.
     """
     from celery.schedules import crontab, schedule, solar
 
@@ -167,7 +167,7 @@ def celery_schedule(entry: Entry, app: Any = None) -> Any:
 
 
 def celery_entry(entry: Entry, app: Any = None) -> dict[str, Any]:
-    """The entry as Celery's ``beat_schedule`` wants it.
+    """Return the entry in the form of Celery's ``beat_schedule``.
 
     Raises:
         FleetError: as :func:`celery_schedule`.

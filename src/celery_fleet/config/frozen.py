@@ -1,9 +1,9 @@
-"""Values that keep their content: what the inventory pins can't be changed in place.
+"""Read-only containers, so that the application can't change pinned settings in place.
 
-A change is refused without an exception, since an application that sets
+A change is refused without an exception, because an application that sets
 ``app.conf.broker_transport_options['visibility_timeout']`` at import must still start; it is
-logged once. Copies (``copy()``, ``copy.deepcopy``, pickle) are ordinary dictionaries, as kombu and
-Celery expect when they derive their own.
+logged once. Copies (``copy()``, ``copy.deepcopy``, pickle) are ordinary dictionaries, because kombu
+and Celery derive their own from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("celery_fleet.settings")
 
 
 class FrozenDict(dict[str, Any]):
-    """A dictionary that refuses changes; ``name`` is the setting's, for the log."""
+    """A dictionary that refuses changes; ``name`` is the setting's name for the log."""
 
     def __init__(self, content: Mapping[Any, Any], name: str = "settings") -> None:
         super().__init__({key: freeze(item, f"{name}.{key}") for key, item in content.items()})
@@ -26,7 +26,7 @@ class FrozenDict(dict[str, Any]):
     def _refuse(self) -> None:
         if not self._told:
             self._told = True
-            logger.warning("%s: a change by the application is refused, the fleet's stays",
+            logger.warning("%s: a change by the application is refused; the fleet's value stays",
                            self._name)  # fmt: skip
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -40,31 +40,31 @@ class FrozenDict(dict[str, Any]):
         return self
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse."""
+        """Refuse the change."""
         self._refuse()
 
     def clear(self) -> None:
-        """Refuse."""
+        """Refuse the change."""
         self._refuse()
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """Refuse, but answer as a dictionary does."""
+        """Refuse the change, but return what a dictionary would."""
         if key not in self:
             self._refuse()
         return self.get(key, default)
 
     def pop(self, key: Any, *default: Any) -> Any:
-        """Refuse, but answer as a dictionary does."""
+        """Refuse the change, but return what a dictionary would."""
         self._refuse()
         return self[key] if not default else self.get(key, default[0])
 
     def popitem(self) -> NoReturn:
-        """Refuse aloud."""
+        """Refuse with an exception."""
         # Returning an item that stays would make `while d: d.popitem()` endless.
         raise TypeError(f"{self._name} is set by the fleet and can't be changed")
 
     def copy(self) -> dict[str, Any]:
-        """An ordinary, changeable copy."""
+        """Return an ordinary, changeable copy."""
         return {key: thaw(item) for key, item in self.items()}
 
     __copy__ = copy
@@ -77,7 +77,7 @@ class FrozenDict(dict[str, Any]):
 
 
 def freeze(value: Any, name: str = "settings") -> Any:
-    """``value`` with every dictionary frozen and every list as a tuple, at any depth."""
+    """Return ``value`` with every dictionary frozen and every list as a tuple, at any depth."""
     if isinstance(value, Mapping):
         return FrozenDict(value, name)
     if isinstance(value, (list, tuple)):
@@ -86,7 +86,7 @@ def freeze(value: Any, name: str = "settings") -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """An ordinary, changeable copy of a frozen value; tuples stay tuples."""
+    """Return an ordinary, changeable copy of a frozen value; tuples stay tuples."""
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, tuple):

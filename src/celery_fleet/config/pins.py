@@ -1,7 +1,7 @@
-"""The map that stands in place of ``app.conf.changes``: the inventory's settings can't be overrun.
+"""The map that replaces ``app.conf.changes``, so that nothing overrides the inventory's settings.
 
-Every write to ``app.conf`` (attribute, item, ``update``) ends in that map, and every lookup begins
-with it; so holding the pins there, under all spellings of their names, is what makes them win.
+Every write to ``app.conf`` (attribute, item, ``update``) goes to that map, and every lookup starts with
+it. So the pins win, because they are in it under all spellings of their names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SCHEDULE = "beat_schedule"
 
 
 class _Guarded(dict[str, Any]):
-    """A dictionary some of whose keys refuse changes; pickles and copies as an ordinary one."""
+    """A dictionary that refuses changes of some keys; pickles and copies as an ordinary one."""
 
     def _refuses(self, key: Any, value: Any) -> bool:
         raise NotImplementedError
 
     def _put(self, key: str, value: Any) -> None:
-        """Write past the guard."""
+        """Write without asking `_refuses`."""
         dict.__setitem__(self, key, value)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -41,7 +41,7 @@ class _Guarded(dict[str, Any]):
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # returns itself, as dict's
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # returns itself, like dict
         self.update(other)
         return self
 
@@ -56,7 +56,7 @@ class _Guarded(dict[str, Any]):
         return dict.pop(self, key, *default)
 
     def popitem(self) -> Any:
-        raise TypeError("settings pinned by the fleet can't be taken out one by one")
+        raise TypeError("settings pinned by the fleet can't be removed")
 
     def clear(self) -> None:
         for key in [key for key in self if not self._refuses(key, None)]:
@@ -67,10 +67,10 @@ class _Guarded(dict[str, Any]):
 
 
 class PinnedSchedule(_Guarded):
-    """``beat_schedule`` merged by name: the fleet's entries stay, the application's are its own.
+    """``beat_schedule`` merged by name: the fleet's entries can't change, the application's can.
 
-    ``removed`` names entries that the inventory switches off, wherever they are defined. Where
-    ``whole`` is set the fleet's entries are all that there are.
+    ``removed`` names entries that the inventory disables, whether they are its own or the application's. With
+    ``whole`` the schedule has only the fleet's entries.
     """
 
     def __init__(
@@ -101,19 +101,19 @@ class PinnedSchedule(_Guarded):
         return True
 
     def withhold(self) -> None:
-        """Be empty from now on, whatever the application adds: a beat would write it into its database."""
+        """Stay empty from now on and ignore the application's entries: a beat would write them into its database."""
         dict.clear(self)
         self._withheld = True
 
     def replace(self, application: Mapping[str, Any] | None) -> None:
-        """Take the application's new schedule instead of its former one."""
+        """Replace the application's previous schedule with a new one."""
         self.clear()
         self.update(application or {})
 
 
 def _frozen_entry(name: str, entry: Mapping[str, Any]) -> FrozenDict:
     frozen = FrozenDict(entry, f"{SCHEDULE}.{name}")
-    # The message's content keeps its types (lists, plain dictionaries) for every serialiser.
+    # Keep the types of the message's content (lists, plain dictionaries) for every serialiser.
     for key in ("args", "kwargs"):
         if key in entry:
             dict.__setitem__(frozen, key, entry[key])
@@ -121,9 +121,9 @@ def _frozen_entry(name: str, entry: Mapping[str, Any]) -> FrozenDict:
 
 
 class PinnedChanges(_Guarded):
-    """``conf.changes`` with the inventory's settings in it, under every spelling of their names.
+    """``conf.changes`` with the inventory's settings pinned under every spelling of their names.
 
-    ``overruled`` holds, by the setting's own name, what the application wanted instead.
+    ``overruled`` maps a setting's canonical name to the value that the application wanted.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PinnedChanges(_Guarded):
             value = schedule if name == SCHEDULE else freeze(pins[name], name)
             self._put(name, value)
             if prefix:
-                # A lookup of app.conf['CELERY_BROKER_URL'] asks for exactly this key.
+                # A lookup of app.conf['CELERY_BROKER_URL'] uses exactly this key.
                 self._put((prefix + name).upper(), value)
 
     def _refuses(self, key: Any, value: Any) -> bool:
@@ -163,12 +163,12 @@ class PinnedChanges(_Guarded):
         return True
 
     def repin(self, name: str, value: Any) -> None:
-        """Give a pinned setting another value of the fleet's."""
+        """Give a pinned setting another value."""
         for key in [key for key in self if self._canonical.get(key) == name]:
             self._put(key, freeze(value, name))
 
     def note(self, name: str, wanted: Any) -> None:
-        """Keep what the application wanted of a pinned setting, for the log."""
+        """Remember the application's value of a pinned setting, for the log."""
         if freeze(wanted) == self[name] or self.overruled.get(name) == wanted:
             return
         self.overruled[name] = thaw(wanted)
@@ -176,14 +176,14 @@ class PinnedChanges(_Guarded):
             logger.warning("a later change is refused: %s", self.line(name))
 
     def line(self, name: str) -> str:
-        """``worker_concurrency: application 4, fleet 1``, without secrets."""
+        """Return ``worker_concurrency: application 4, fleet 1``, without secrets."""
         wanted = redact_value(name, self.overruled[name])
         return f"{name}: application {wanted}, fleet {redact_value(name, self[name])}"
 
     def lines(self) -> list[str]:
-        """What the fleet overrules in this application, a line each, sorted by name.
+        """Return a line for each setting that the fleet overrules in this application, sorted by name.
 
-        From the first call on, later refusals are logged as they happen.
+        After the first call, later refusals are logged when they happen.
         """
         self._started = True
         lines = [self.line(name) for name in sorted(self.overruled)]

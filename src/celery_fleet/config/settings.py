@@ -1,8 +1,8 @@
-"""The process's settings file, ``settings.json``: found, read once, checked.
+"""Find, read and check the process's settings file, ``settings.json``.
 
-The file is rendered from the inventory and handed to the process by systemd
-(``LoadCredential=settings.json:…``). It is a promise of the fleet, so whatever is wrong with it is
-an error that names the file and the remedy, never a guess.
+The file is rendered from the inventory, and systemd passes it to the process
+(``LoadCredential=settings.json:…``). Nothing in it is guessed: every mistake is an error that names the file
+and the remedy.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from celery_fleet.delivery import overrides
 from celery_fleet.delivery.options import Options
 
 FORMAT = 1
-#: Whose schedule counts: both, the inventory's alone, the application's alone.
+#: Which schedule counts: both, only the inventory's, or only the application's.
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
 POLICIES = (ADD, REPLACE, REFUSE)
-#: Where beat keeps its schedule, and the classes that do.
+#: Where beat keeps its schedule, and Celery's class for each.
 PERSISTENT, DATABASE = "persistent", "database"
 SCHEDULERS = {
     PERSISTENT: "celery.beat:PersistentScheduler",
     DATABASE: "django_celery_beat.schedulers:DatabaseScheduler",
 }
-#: What becomes of an entry of the database that is declared and was edited by a user.
+#: What to do with a declared entry of the database that a user has edited.
 EDITED = ("keep", "reset")
 
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
@@ -42,7 +42,7 @@ PATH_VARIABLE = "CELERY_FLEET_SETTINGS"
 CREDENTIALS_VARIABLE = client_certificate.CREDENTIALS_VARIABLE
 CREDENTIAL = "settings.json"
 
-#: Environment variables that Celery reads before any setting, so the fleet takes them out.
+#: Environment variables that Celery reads before any setting, so the fleet removes them.
 URL_VARIABLES = {
     "CELERY_BROKER_URL": "broker_url",
     "CELERY_BROKER_READ_URL": "broker_read_url",
@@ -50,8 +50,8 @@ URL_VARIABLES = {
     "CELERY_RESULT_BACKEND": "result_backend",
 }
 
-#: What the runtime's promises rest on, where the inventory says nothing else: a process waits for
-#: its broker for ever, a connection loss kills no task, the canary has its queue.
+#: Settings that the runtime relies on, unless the inventory overrides them: a process waits for its
+#: broker forever, a lost connection cancels no task, and the canary has its queue.
 ESSENTIALS: Mapping[str, Mapping[str, Any]] = {
     "worker": {
         "broker_connection_retry": True,
@@ -68,7 +68,7 @@ ESSENTIALS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-#: Settings that the worker itself writes at start; pinning them would break it.
+#: Settings that the worker itself writes when it starts; pinning them would break it.
 UNPINNABLE = frozenset({"include", "imports"})
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -83,11 +83,15 @@ _CERT_REQS = {
 class FleetSettings:
     """The checked content of a settings file.
 
-    ``celery`` holds Celery's settings under their lowercase names, already in Python's types
-    (``ssl_cert_reqs``, keepalive options), without ``beat_schedule``, which is ``schedule``;
-    ``schedule_policy`` says what becomes of the application's own, ``scheduler`` where beat keeps
-    them all, ``schedule_edited`` what becomes of those that users edited there; ``delivery`` which parts
-    of the delivery are on.
+    Attributes:
+        celery: Celery's settings under their lowercase names, in Python's types (``ssl_cert_reqs``, keepalive
+            options), without ``beat_schedule``.
+        schedule: the entries of ``beat_schedule``; None if the inventory has none.
+        source: the file, for messages.
+        schedule_policy: what happens to the application's own entries.
+        scheduler: where beat keeps the schedule.
+        schedule_edited: what happens to entries that users edited in the database.
+        delivery: which parts of the delivery are enabled.
     """
 
     component: str
@@ -102,10 +106,10 @@ class FleetSettings:
 
 
 def locate(environ: Mapping[str, str]) -> Path:
-    """The settings file of this process.
+    """Return the path of this process's settings file.
 
     Raises:
-        FleetError: where the environment names none.
+        FleetError: the environment names none.
     """
     if environ.get(PATH_VARIABLE):
         return Path(environ[PATH_VARIABLE])
@@ -122,11 +126,11 @@ def read(
 ) -> FleetSettings:
     """Read and check a settings file for a component (any, if None).
 
-    A worker's environment (this process's, if None) may lay its own delivery over the file: one file
-    serves all workers of a host.
+    ``environ`` (this process's environment, if None) may override a worker's delivery options, because
+    one file serves all workers of a host.
 
     Raises:
-        FleetError: naming the file, the mistake and the remedy.
+        FleetError: names the file, the mistake and the remedy.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -136,13 +140,12 @@ def read(
             f" unit's LoadCredential={CREDENTIAL}:…"
         ) from exc
     except UnicodeDecodeError as exc:
-        raise FleetError(f"{path}: is not UTF-8; run site.yml again to write it anew") from exc
+        raise FleetError(f"{path}: is not UTF-8; run site.yml to write it again") from exc
     try:
         document = json.loads(text)
     except json.JSONDecodeError as exc:
         raise FleetError(
-            f"{path}: is not JSON (line {exc.lineno}, {exc.msg}); run site.yml again to write it"
-            " anew"
+            f"{path}: is not JSON (line {exc.lineno}, {exc.msg}); run site.yml to write it again"
         ) from exc
     if isinstance(document, Mapping):
         document = overrides.applied(document, os.environ if environ is None else environ)
@@ -153,14 +156,14 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
     """Check a settings document that came from ``source``.
 
     Raises:
-        FleetError: with every mistake found.
+        FleetError: lists every mistake.
     """
     if not isinstance(document, Mapping):
-        raise FleetError(f"{source}: must hold a JSON object; run site.yml again to write it anew")
+        raise FleetError(f"{source}: must hold a JSON object; run site.yml to write it again")
     if document.get("format") != FORMAT:
         raise FleetError(
             f"{source}: has format {document.get('format')!r}, this runtime reads {FORMAT}; run"
-            " site.yml so that both are of one version"
+            " site.yml to bring both to one version"
         )
     errors: list[str] = []
     its_component = document.get("component")
@@ -197,7 +200,7 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
             errors.append(str(exc))
     if errors:
         raise FleetError(
-            f"{source}: {'; '.join(errors)}; mend the inventory and run site.yml again"
+            f"{source}: {'; '.join(errors)}; correct the inventory and run site.yml again"
         )
     return FleetSettings(
         component=str(its_component),
@@ -215,10 +218,10 @@ def parse(document: object, source: str, component: str | None = None) -> FleetS
 def parse_celery(
     celery: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Entry] | None]:
-    """Celery's settings in Python's types, and the schedule (None where none is given).
+    """Return Celery's settings in Python's types, and the schedule (None if there is none).
 
     Raises:
-        FleetError: with every mistake found.
+        FleetError: lists every mistake.
     """
     pins: dict[str, Any] = {}
     schedule: dict[str, Entry] | None = None
@@ -256,7 +259,7 @@ def _tls(key: str, value: Any) -> Any:
 
 
 def _python(value: Any) -> Any:
-    """JSON's values as Celery wants them: keepalive options have numbers for keys."""
+    """Convert JSON values to those that Celery expects: keepalive options have numbers as keys."""
     if isinstance(value, Mapping):
         return {
             key: _keepalive(item) if key == "socket_keepalive_options" else _python(item)
@@ -284,14 +287,14 @@ def _keepalive(value: Any) -> Any:
 
 
 def with_essentials(settings: FleetSettings) -> dict[str, Any]:
-    """The pins of a process: the runtime's needs, and the inventory's settings over them."""
+    """Return the pins of a process: the runtime's own needs, overridden by the inventory's settings."""
     pins = {**ESSENTIALS.get(settings.component, {}), **settings.celery}
     if settings.component != "beat":
         return pins
     database = settings.scheduler == DATABASE
     if database or str(pins.get("result_backend")).startswith("disabled"):
-        # Else beat adds celery.backend_cleanup, a task for a queue that it may not write to, in a
-        # database to stay.
+        # Otherwise beat adds celery.backend_cleanup, a task for a queue that it may not write to, and a
+        # database would keep that entry.
         pins["result_expires"] = None
     if database or "beat_scheduler" not in pins:
         pins["beat_scheduler"] = SCHEDULERS[settings.scheduler]

@@ -1,4 +1,4 @@
-"""A Celery app with an operator's settings, without the application's code."""
+"""Create a Celery app with an operator's settings and without the application's code."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 from celery_fleet.common.errors import FleetError
 from celery_fleet.config.settings import FleetSettings
 
-#: Socket timeout in seconds; kombu and redis-py try a few times within the overall limit.
+#: Socket timeout in seconds; kombu and redis-py make several attempts within the overall limit.
 SOCKET_TIMEOUT = 3.0
 
 
 def make_app(settings: FleetSettings) -> Any:
-    """A bare Celery app that talks to the fleet's broker and gives up quickly.
+    """Create a bare Celery app that talks to the fleet's broker and gives up quickly.
 
     Raises:
-        FleetError: where the settings lack a URL.
+        FleetError: The settings lack a URL.
     """
     from celery import Celery
 
     conf = dict(settings.celery)
     for name in ("broker_url", "result_backend"):
         if not conf.get(name):
-            raise FleetError(f"settings: {name} is missing, so there is nobody to ask")
+            raise FleetError(f"settings: {name} is missing, so there is no server to ask")
     transport = {
         **(conf.get("broker_transport_options") or {}),
         "socket_timeout": SOCKET_TIMEOUT,
@@ -43,7 +43,7 @@ def make_app(settings: FleetSettings) -> Any:
         task_send_sent_event=False,
         worker_direct=False,
     )
-    # loader and fixups are named, so that nothing of an application in the environment comes in.
+    # Name loader and fixups, so that the environment can't add parts of an application.
     app = Celery("celery_fleet.probe", set_as_current=False, loader="app", fixups=[])
     app.conf.update(conf)
     return app

@@ -1,10 +1,10 @@
-"""What the operator's command asks about dead letters, answered in the release's Python.
+"""Answer the operator's command about dead letters, in the release's Python.
 
     {"do": "list", "choose": {"queue": "mail", "older": 3600}, "payload": false}
     {"do": "replay", "choose": {"ids": ["6f1e…"]}}
     {"do": "drop", "choose": {"ids": ["6f1e…"]}}
 
-``replay`` and ``drop`` take ids alone, those that a person was told of: what comes meanwhile is not among them.
+``replay`` and ``drop`` only accept ids, those that the user has been shown: letters that arrive later are not affected.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, parsed
 from celery_fleet.delivery.dead_letters.store import PAGE, Box, Choice
 
-#: Seconds of the question's own that are left for the answer.
+#: Seconds of the request's timeout to keep for returning the answer.
 MARGIN = 1.5
-#: Different refusals of Redis that are told.
+#: Number of different refusals of Redis to report.
 MOST_REASONS = 5
 
 
 def count(app: Any) -> int:
-    """How many dead letters the broker has."""
+    """Return the number of dead letters in the broker."""
     with app.connection_for_write() as connection:
         return _box(connection).count()
 
 
 def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to one question.
+    """Answer one request.
 
     Raises:
-        FleetError: The broker is not Redis, or the question is none.
+        FleetError: The broker is not Redis, or the request is unknown.
     """
     began = time.monotonic()
     choice = _choice(request.get("choose") or {})
     do = request.get("do")
     if do not in ("list", "replay", "drop"):
-        raise FleetError(f"{do} is nothing to do with dead letters: use list, replay or drop")
+        raise FleetError(f"{do} is no action for dead letters: use list, replay or drop")
     with app.connection_for_write() as connection:
         box = _box(connection)
         if do == "list":
@@ -54,7 +54,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _box(connection: Any) -> Box:
     if connection.transport.driver_type != "redis":
-        raise FleetError("dead letters are kept in Redis alone, and this broker is another")
+        raise FleetError("dead letters are only kept in Redis, and this broker is another one")
     channel = connection.default_channel
     return Box(channel.client, channel.global_keyprefix or "")
 
@@ -96,7 +96,7 @@ def _changed(
 ) -> dict[str, Any]:
     return {
         "done": done,
-        # Somebody else was first with these.
+        # Another caller has already replayed or dropped these.
         "gone": 0 if late else rest,
         "left": rest if late else 0,
         "refused": refused,
@@ -105,7 +105,7 @@ def _changed(
 
 
 def shown(letter: DeadLetter, payload: bool) -> dict[str, Any]:
-    """A letter as data; what the message says only where that is asked for."""
+    """Return a letter as data, with the message's content only if it is requested."""
     found = asdict(letter)
     del found["digest"]
     message = found.pop("message")
@@ -115,7 +115,7 @@ def shown(letter: DeadLetter, payload: bool) -> dict[str, Any]:
 
 
 def contents(item: str) -> dict[str, Any]:
-    """What a message says: arguments where it has some that can be read, else its body, else the item itself."""
+    """Return a message's content: its arguments if they can be read, else its body, else the whole item."""
     message = parsed(item)
     if "body" not in message:
         return {"item": item.encode(errors="backslashreplace").decode()}

@@ -1,6 +1,6 @@
-"""What the operator asks of all workers at once: who is there, pause, go on; and forgetting who has gone.
+"""Commands to all workers at once: list them, pause and resume them, and forget workers that are gone.
 
-Part of :mod:`celery_fleet.ops.probe`, which bounds all of it in time.
+Part of :mod:`celery_fleet.ops.probe`, which limits the total time.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: The name as in :mod:`celery_fleet.canary`, which needs Celery already to be imported.
+#: The name from :mod:`celery_fleet.worker.canary`, which can't be imported here because it imports Celery.
 CANARY = "celery_fleet.canary"
 
-#: Seconds that a worker gets to answer where nobody knows how many there are.
+#: Seconds to wait for answers if the number of workers is unknown.
 ANSWER = 2.0
 
-#: Seconds that a round takes at least where the same is asked again.
+#: Minimum seconds of a round when the same command is sent again.
 ROUND = 1.0
 
-#: Seconds in which no further worker has answered, after which all have: Celery's pauses between
-#: two attempts to connect are 2, 4, 6 s.
+#: If no further worker answers for this many seconds, all have answered: Celery's pauses between two
+#: attempts to connect are 2, 4, 6 s.
 SETTLED = 6.0
 
-#: Seconds that a worker gets to say that it has not gone.
+#: Seconds that a worker gets to show that it still runs.
 ALIVE = 1.0
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Take no tasks for ``seconds`` from the last time it is asked; asked for ``wait`` s at most.
+    """Fetch no tasks for ``seconds`` after the last request; send it again for at most ``wait`` seconds.
 
-    ``nodes`` are those that have to answer, if known.
+    ``nodes`` are those that must answer, if known.
     """
 
     seconds: float
@@ -42,7 +42,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Resume:
-    """Take tasks again; asked for ``wait`` seconds at most, as a worker may not be connected yet."""
+    """Fetch tasks again; send it for at most ``wait`` seconds, since a worker may not be connected yet."""
 
     wait: float
     nodes: tuple[str, ...] = ()
@@ -50,19 +50,19 @@ class Resume:
 
 @dataclass(frozen=True)
 class Answer:
-    """What each node said, and what is wrong with it."""
+    """What each node answered, and the errors."""
 
     nodes: dict[str, dict[str, Any]]
     errors: list[str]
 
 
 def census(app: Any) -> dict[str, dict[str, Any]]:
-    """Queues, processes and pid of every worker that answers.
+    """Return queues, processes and pid of every worker that answers.
 
-    One that drains consumes none of its queues any more, so it is listed without.
+    A draining worker consumes none of its queues any more, so it is listed without queues.
     """
     replies = dict(app.control.inspect(timeout=ANSWER).stats() or {})
-    # A worker of an older runtime does not name its queues there.
+    # A worker with an older runtime does not list its queues there.
     old = [node for node, stats in replies.items() if "queues" not in stats.get("fleet", {})]
     asked: dict[str, Any] = {}
     if old:
@@ -89,7 +89,7 @@ def _processes(pool: Any) -> int | None:
 
 
 def pause(app: Any, wanted: Pause, left: Callable[[], float]) -> Answer:
-    """Have all workers pause, and renew that until nothing runs any more or the time is over."""
+    """Pause all workers, and renew the pause until nothing runs any more or the time is over."""
     said: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + min(wanted.wait, left() - ANSWER)
     while True:
@@ -104,7 +104,7 @@ def pause(app: Any, wanted: Pause, left: Callable[[], float]) -> Answer:
     return Answer(said, [*_silent(wanted.nodes, said), *_not_quiet(said)])
 
 
-#: What keeps a paused worker from being quiet, as a person reads it.
+#: What may still be in progress in a paused worker, in words for a user.
 _BUSY = {
     "running": "{} tasks still run",
     "unacked": "{} messages are not acknowledged",
@@ -130,7 +130,7 @@ def _not_quiet(said: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def resume(app: Any, wanted: Resume, left: Callable[[], float]) -> Answer:
-    """Have all workers take tasks again, once each of them has its connection back."""
+    """Have all workers fetch tasks again, as soon as each is connected again."""
     said: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + min(wanted.wait, left() - ANSWER)
     news = time.monotonic()
@@ -161,7 +161,7 @@ def _broadcast(
     nodes: Iterable[str],
     said: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    # As many answers as there can be, so that the last one ends the wait.
+    # The largest possible number of answers, so that the last one ends the wait.
     expected = len({*nodes, *said}) or None
     replies = app.control.broadcast(
         command,
@@ -174,9 +174,9 @@ def _broadcast(
 
 
 def forget(app: Any, nodes: Iterable[str]) -> Answer:
-    """Delete what Redis keeps of nodes that have gone: their canaries and their queues' bindings.
+    """Delete what Redis keeps of nodes that are gone: their canaries and the bindings of their queues.
 
-    A direct queue with other tasks is left with them, and named.
+    A direct queue that holds other tasks is kept and reported.
     """
     from celery.utils.nodenames import worker_direct
 
@@ -200,7 +200,7 @@ def forget(app: Any, nodes: Iterable[str]) -> Answer:
             bindings = 0
             if tasks:
                 errors.append(
-                    f"{node}: {tasks} tasks wait in its queue {direct.name}, which is left; start a"
+                    f"{node}: {tasks} tasks wait in its queue {direct.name}, which is kept; start a"
                     " worker of this name, or delete them"
                 )
             else:
@@ -211,12 +211,12 @@ def forget(app: Any, nodes: Iterable[str]) -> Answer:
 
 
 def _take_canaries(channel: Any, keys: Iterable[str]) -> tuple[int, int]:
-    """Remove the canaries from some lists; how many there were, and how many other tasks."""
+    """Remove the canaries from some lists; return how many there were, and how many other tasks."""
     canaries = tasks = 0
     for key in keys:
         for message in channel.client.lrange(key, 0, -1):
             if _is_canary(message):
-                # Each by itself, so that a task that comes in between is not deleted with them.
+                # Remove them one by one, so that a task that arrives in between is not deleted.
                 canaries += int(channel.client.lrem(key, 1, message))
             else:
                 tasks += 1

@@ -1,4 +1,4 @@
-"""What may be asked of workers, as Celery calls it; both the command and who asks for it know these."""
+"""The methods of Celery's inspect that both the operator's command and the release's program support."""
 
 from __future__ import annotations
 

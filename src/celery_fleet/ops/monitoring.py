@@ -1,16 +1,16 @@
-"""What the workers do, told every few seconds: ``python -m celery_fleet.ops.monitoring``, JSON on stdin.
+"""Report what the workers do every few seconds: ``python -m celery_fleet.ops.monitoring`` with JSON on stdin.
 
     {"settings": {… operator.json …}, "duration": 60, "interval": 5,
      "nodes": ["mail@worker1"], "expected": ["mail@worker1", "bulk@worker1"], "queues": ["mail", "bulk"]}
 
-prints a line of JSON at the start, after each interval and at the end; SIGTERM brings the end, too. ``nodes`` are those
-that count, all where it is empty. A line is ``{"at", "elapsed", "span", "trouble", "workers", "queues", "counts",
-"mean", "failures", "last"}``: of the ``span`` seconds since the line before, what ended, at the mean runtime in
-seconds, and what failed. ``trouble`` says why nobody could be asked; then ``workers`` and ``queues`` are as they were.
-Or, where there is nothing to be had at all, ``{"error": "one line"}``.
+prints a line of JSON at the start, after each interval and at the end; SIGTERM ends it as well. ``nodes`` limits
+it to some workers; if it is empty, all count. A line is ``{"at", "elapsed", "span", "trouble", "workers", "queues",
+"counts", "mean", "failures", "last"}``: the tasks that ended in the ``span`` seconds since the previous line, their
+mean runtime in seconds, and the failures. ``trouble`` says why the workers could not be asked; then ``workers`` and
+``queues`` are unchanged. If nothing is available at all, it prints ``{"error": "one line"}``.
 
-Counted are Celery's events. Workers that send none of their tasks (``task_events``) are counted by what they say that
-they have begun, which is all that is known of them; each worker's ``source`` says which.
+It counts Celery's events. Workers that send no task events (``task_events``) only report how many tasks they have
+started, so only these are counted. Each worker's ``source`` says which.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from celery_fleet.ops import questions
 from celery_fleet.ops.app import make_app
 from celery_fleet.supervision import broker
 
-#: What an event counts as.
+#: What each event is counted as.
 KINDS: Mapping[str, str] = {
     "task-received": "received",
     "task-started": "started",
@@ -43,24 +43,24 @@ KINDS: Mapping[str, str] = {
 }
 COUNTS = tuple(KINDS.values())
 
-#: Tasks whose names are remembered for their later events, which have none; and failures of one line.
+#: Number of tasks with remembered names, because later events lack the name; number of failures in one line.
 REMEMBERED = 20_000
 FAILURES = 100
 
-#: Seconds that a look at workers and queues may take.
+#: Seconds that a check of workers and queues may take.
 LOOK = 7.0
 
-#: Seconds between two attempts to listen.
+#: Seconds between two attempts to connect.
 AGAIN = 1.0
 
-#: A wait may end so many seconds before its time.
+#: Seconds by which a wait may end early.
 EARLY = 0.05
 
 EVENTS, TOTALS = "events", "totals"
 
 
 class Tally:
-    """Counts events; fed by one thread, emptied by another."""
+    """Counts events; one thread feeds it, another empties it."""
 
     def __init__(self, nodes: frozenset[str] = frozenset()) -> None:
         self._nodes = nodes
@@ -75,7 +75,7 @@ class Tally:
         self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take one of Celery's events."""
+        """Count one of Celery's events."""
         kind = KINDS.get(str(event.get("type")))
         node = str(event.get("hostname"))
         if kind is None or (self._nodes and node not in self._nodes):
@@ -94,7 +94,7 @@ class Tally:
             if kind == "failed":
                 self._failures.append(
                     {
-                        # None for what was received before anybody listened.
+                        # None if the task was received before the listener started.
                         "task": self._names.get(identity),
                         "id": identity,
                         "worker": node,
@@ -106,7 +106,7 @@ class Tally:
                 self._names.pop(identity, None)
 
     def totals(self, node: str, run: Any, begun: int) -> None:
-        """Take what a worker without events has begun since its start; `run` tells its processes apart."""
+        """Count the tasks that a worker without events has started so far; `run` identifies its process."""
         with self._lock:
             before = self._begun.get(node)
             self._begun[node] = (run, begun)
@@ -114,7 +114,7 @@ class Tally:
                 self._counts["started"] += begun - before[1] if before[0] == run else begun
 
     def take(self) -> dict[str, Any]:
-        """What was counted since the last time."""
+        """Return the counts since the last call."""
         with self._lock:
             done = self._counts["succeeded"]
             found = {
@@ -127,7 +127,7 @@ class Tally:
 
 
 class Listener:
-    """Feeds a tally with events, in a thread of its own, and begins again where the connection is lost."""
+    """Feeds a tally with events in a separate thread, and reconnects if the connection is lost."""
 
     def __init__(self, settings: FleetSettings, tally: Tally) -> None:
         self._settings = settings
@@ -137,11 +137,11 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="celery_fleet.events", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start listening."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, so that kombu takes its queue off the broker; not waited for where the broker hangs."""
+        """Stop, so that kombu removes its queue from the broker; don't wait for a broker that hangs."""
         self._stopped.set()
         if self._receiver is not None:
             self._receiver.should_stop = True
@@ -157,12 +157,12 @@ class Listener:
                     )
                     self._receiver.should_stop = self._stopped.is_set()
                     self._receiver.capture(limit=None, timeout=None, wakeup=False)
-            except Exception:  # noqa: BLE001  # whoever looks at the workers says what is wrong with the broker
+            except Exception:  # noqa: BLE001  # the watcher reports what is wrong with the broker
                 self._stopped.wait(AGAIN)
 
 
 class Watcher:
-    """Looks at workers and queues, never longer than its bound."""
+    """Checks workers and queues, never longer than :data:`LOOK` seconds."""
 
     def __init__(self, settings: FleetSettings, request: Mapping[str, Any], tally: Tally) -> None:
         self._settings = settings
@@ -174,10 +174,10 @@ class Watcher:
         self._question = broker.Question(self._look, broker.name(make_app(settings)), deadline=LOOK)
 
     def look(self) -> str | None:
-        """Look; what is wrong where that was not possible."""
+        """Check once; return why that was not possible, or None."""
         try:
             return self._question.ask()
-        except Exception as exc:  # noqa: BLE001  # whatever fails is told
+        except Exception as exc:  # noqa: BLE001  # any error is reported
             return f"{type(exc).__name__}: {broker.reason(exc)}"
 
     def _look(self) -> str | None:
@@ -197,7 +197,7 @@ class Watcher:
         if stats is None:
             return {"online": False, "source": None}
         fleet = stats.get("fleet") or {}
-        # Of a worker that does not say it nothing but events is counted: nothing twice.
+        # If a worker does not say, count only its events, so that nothing is counted twice.
         source = TOTALS if fleet.get("task_events") is False else EVENTS
         if source == TOTALS:
             self._tally.totals(node, stats.get("pid"), questions.total(stats))
@@ -210,7 +210,7 @@ def observe(
     emit: Callable[[dict[str, Any]], None],
     stopped: threading.Event,
 ) -> None:
-    """Tell what happens until the time is over or somebody ends it."""
+    """Report what happens until the time is over or the program is told to stop."""
     duration, interval = float(request["duration"]), float(request["interval"])
     tally = Tally(frozenset(map(str, request.get("nodes") or ())))
     watcher = Watcher(settings, request, tally)
@@ -249,9 +249,9 @@ def _wait_for_the_end(stopped: threading.Event) -> None:
 
 
 def main() -> int:
-    """Read the request, print lines; see the module's text."""
+    """Read the request and print lines; see the module's docstring."""
     stopped = threading.Event()
-    # By a thread: a handler might come while the main thread holds the event's own lock. All threads inherit the mask.
+    # Use a thread: a handler might run while the main thread holds the event's own lock. All threads inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_the_end, args=(stopped,), daemon=True).start()
     secrets: set[str] = set()
@@ -260,7 +260,7 @@ def main() -> int:
         try:
             print(json.dumps(redact_all(line, secrets), default=str), flush=True)
         except BrokenPipeError:
-            # Nobody reads it any more.
+            # The reader is gone.
             os._exit(1)
 
     try:
@@ -271,7 +271,7 @@ def main() -> int:
     except FleetError as exc:
         emit({"error": redact(one_line(exc), secrets)})
         return 1
-    except Exception as exc:  # noqa: BLE001  # whatever fails is the answer
+    except Exception as exc:  # noqa: BLE001  # any error is the answer
         emit({"error": redact(f"{type(exc).__name__}: {one_line(exc)}", secrets)})
         return 1
     return 0

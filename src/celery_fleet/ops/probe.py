@@ -4,25 +4,24 @@
      "nodes": {"discounts@worker1": {"queues": ["discounts"], "pid": 4711, "release": "…"}},
      "schedule": {"entry": {"task": "…", "queue": "…"}}, "timeout": 20}
 
-sends ``celery_fleet.canary`` to every node at once by its direct queue and waits for the answers.
-A node without one whose slots all run tasks is busy, which counts as well and ends the wait for it;
-the canary that still waits for it is taken back. Then the nodes are asked which queues they consume and
-which tasks they know. ``pid`` and ``release`` (optional) refuse the answer of another process, ``tasks``
-must be known there. Prints one JSON object; the status is 0 if all is well and 1 if not. Never takes longer than
-``timeout`` and a second.
+sends ``celery_fleet.canary`` to all nodes at once through their direct queues and waits for the answers. A node
+without a free slot can't answer. It is reported as busy, which also passes and ends the wait for it, and its
+canary is taken back. Then the nodes are asked which queues they consume and which tasks they know. ``pid`` and
+``release`` (optional) reject the answer of another process or release; the node must know the ``tasks``. Prints one
+JSON object; the status is 0 if all is well and 1 if not. Never takes longer than ``timeout`` plus one second.
 
-Instead of nodes or beside them, in this order:
+Instead of nodes or in addition to them, in this order:
 
-    "resume": true or {"wait": 20, "nodes": [names]}       -> "resumed": {node: standing}
-    "pause": {"seconds": 60, "wait": 30, "nodes": [names]} -> "paused": {node: standing}
+    "resume": true or {"wait": 20, "nodes": [names]}       -> "resumed": {node: status}
+    "pause": {"seconds": 60, "wait": 30, "nodes": [names]} -> "paused": {node: status}
     "census": true    -> "census": {node: {"queues", "processes", "pid", "state"}}
     "forget": [names] -> "forgotten": {node: {"canaries", "tasks", "bindings"}}
 
-A standing is {"state", "seconds", "running", "unacked", "handed_back", "held", "polling"}; see
-:mod:`celery_fleet.worker.drain` and :mod:`celery_fleet.ops.fleet_commands`.
+A status is {"state", "seconds", "running", "unacked", "handed_back", "held", "polling"}; see
+:mod:`celery_fleet.worker.drainer` and :mod:`celery_fleet.ops.fleet_commands`.
 
-Redis rights beyond what sending and inspecting need: LRANGE and LREM on ``*.dq2``, and SREM and ZREM on
-the bindings to forget.
+In addition to what sending and inspecting need, it needs these rights in Redis: LRANGE and LREM on ``*.dq2``, and
+SREM and ZREM on the bindings to forget.
 """
 
 from __future__ import annotations
@@ -44,20 +43,21 @@ from celery_fleet.ops.app import make_app
 from celery_fleet.ops.probe_report import NodeLoad, NodeReport, Report, unexpected
 from celery_fleet.ops.probe_request import Node, Request, Scheduled, parse_request
 
-#: Seconds between two looks for answers.
+#: Seconds between two checks for answers.
 PAUSE = 0.01
 
-#: Seconds until those that have not answered are asked whether they are busy, and between two questions.
+#: Seconds until nodes without an answer are asked whether they are busy.
 PATIENCE = 2.0
 
+#: Seconds between two such questions.
 ASK_EVERY = 1.0
 
-#: The part of the timeout that canaries may take; the rest is for asking.
+#: The fraction of the timeout that canaries may take; the rest is for questions.
 CANARY_PART = 0.6
 
 
 class Probe:
-    """One run; fills in its report step by step."""
+    """One run of the probe; fills in its report step by step."""
 
     def __init__(self, app: Any, request: Request, report: Report) -> None:
         self._app = app
@@ -68,7 +68,7 @@ class Probe:
         self._waiting: dict[str, str] = {}
 
     def run(self) -> None:
-        """Send, wait, ask."""
+        """Send the canaries, wait for answers, and ask questions."""
         for node in self._request.nodes:
             self._report.nodes[node.name] = NodeReport()
         try:
@@ -79,14 +79,14 @@ class Probe:
                     self._wait()
                 self._ask()
                 self._report.done = True
-        except Exception as exc:  # noqa: BLE001  # whatever fails belongs into the report
+        except Exception as exc:  # noqa: BLE001  # any error belongs in the report
             self._report.errors.append(_explain(exc))
 
     def _left(self) -> float:
         return self._request.timeout - (time.monotonic() - self._start)
 
     def _reachable(self) -> bool:
-        """Whether broker and result backend let us in: kombu would try again until the deadline."""
+        """Return whether broker and result backend accept a connection; kombu itself would retry until the deadline."""
         from celery_fleet.compat import broker as compat_broker
         from celery_fleet.supervision import broker
 
@@ -100,7 +100,7 @@ class Probe:
         return not self._report.errors
 
     def _command(self) -> None:
-        """What is asked of all workers at once, and what is to be forgotten."""
+        """Carry out the commands to all workers."""
         request = self._request
         if request.resume is not None:
             self._keep("resumed", command.resume(self._app, request.resume, self._left))
@@ -121,7 +121,7 @@ class Probe:
         from celery.utils.nodenames import worker_direct
 
         with self._app.connection_for_write() as connection:
-            # Both connections first: a canary's time is the worker's, not that of a TLS handshake.
+            # Connect to both first: the measured time is the worker's, without our TLS handshakes.
             connection.ensure_connection(max_retries=1)
             self._app.backend.get_task_meta(str(uuid.uuid4()), cache=False)
             producer = self._app.amqp.Producer(connection, auto_declare=False)
@@ -154,7 +154,7 @@ class Probe:
                 time.sleep(PAUSE)
 
     def _let_busy_go(self, expected: Mapping[str, Node]) -> None:
-        """A node that is as expected and whose slots all run tasks need not be waited for."""
+        """Stop waiting for nodes that are the expected process and have no free slot."""
         active = self._inspect("active", list(self._waiting), ASK_EVERY)
         stats = self._inspect("stats", list(active), ASK_EVERY)
         for name, task_id in list(self._waiting.items()):
@@ -170,7 +170,7 @@ class Probe:
         try:
             meta = self._app.backend.get_task_meta(task_id, cache=False)
         except (ContentDisallowed, DecodeError):
-            # An application with another result serializer has answered all the same.
+            # The application uses another result serializer, but the worker has answered.
             meta = {"status": "SUCCESS", "result": {}}
         if meta["status"] in ("PENDING", "RECEIVED", "STARTED"):
             return False
@@ -186,7 +186,7 @@ class Probe:
         return True
 
     def _take_back(self, node: str, task_id: str) -> bool:
-        """Remove a canary that still waits in the node's direct queue; False if it is not there."""
+        """Remove a canary that still waits in the node's direct queue; return False if it is not there."""
         from celery.utils.nodenames import worker_direct
 
         from celery_fleet.compat import queues as compat_queues
@@ -214,7 +214,7 @@ class Probe:
                 load = NodeLoad.of(task_id, active.get(name), stats.get(name))
                 self._judge_silent(name, task_id, load)
         if self._request.schedule or any(node.tasks for node in self._request.nodes):
-            # A single node can't answer for the whole fleet: entries are for whom they are given.
+            # Entries may have their consumers on other nodes, so the caller passes a schedule only with all nodes.
             replies = self._inspect("registered", list(queues))
             # A registered task may carry options after its name: "app.add [rate_limit=10/m]".
             registered = {
@@ -227,7 +227,7 @@ class Probe:
                 self._judge_entry(entry, queues, registered)
 
     def _inspect(self, method: str, nodes: list[str], longest: float = 3.0) -> dict[str, Any]:
-        """One question to some nodes; those that do not answer in time are not in the result."""
+        """Ask some nodes one question; nodes that do not answer in time are missing in the result."""
         if not nodes:
             return {}
         timeout = max(0.5, min(longest, self._left() / 4))
@@ -255,9 +255,10 @@ class Probe:
             )
 
     def _namesakes(self, node: Node) -> str | None:
-        """What is wrong where more than one worker answers to a name: the answer may have been the other's.
+        """Return an error if several workers have the node's name: the answer may have come from the wrong one.
 
-        Celery keeps one answer for each name, and we wait for no more than one; only here is it worth the time.
+        Celery keeps only one answer for each name, and the other questions wait for only one. This one takes longer, so
+        it is asked only if the first answer looks wrong.
         """
         timeout = max(0.5, min(2.0, self._left() / 4))
         replies = self._app.control.broadcast(
@@ -270,17 +271,17 @@ class Probe:
         known = node.pid or (self._report.nodes[node.name].answer or {}).get("pid")
         ours = f"; the fleet's is {known}" if known else ""
         return (
-            f"{len(answers)} workers answer to this name, the processes {processes}{ours}: end the other, on whatever"
-            " host it runs, or start it with a name of its own (--hostname)"
+            f"{len(answers)} workers use this node name, the processes {processes}{ours}: stop the others, on whatever"
+            " host they run, or start them with another --hostname"
         )
 
     def _judge_tasks(self, node: Node, registered: set[str] | None) -> None:
         missing = [task for task in node.tasks if task not in (registered or ())]
-        # One that answers no question at all is told of already.
+        # A node that answers no question has been reported already.
         if registered is not None and missing:
             self._report.nodes[node.name].errors.append(
                 f"does not know {', '.join(missing)}: such tasks would be dropped; deploy a release"
-                " that has them, or mend the routes and the schedule"
+                " that has them, or correct the routes and the schedule"
             )
 
     def _judge_silent(self, name: str, task_id: str, load: NodeLoad) -> None:
@@ -300,7 +301,7 @@ class Probe:
         report.state = "no answer"
         waited = f"no answer within {self._request.timeout * CANARY_PART:.0f} s"
         if load.running is None:
-            # A solo pool can't answer either while it runs its task: the unit's status tells.
+            # A solo pool can't answer either while it runs a task; the unit's status shows that.
             why = "it took the canary" if taken_back is False else "it is not running"
             report.errors.append(
                 f"{waited}: {why} or hangs; see journalctl and systemctl status of its unit"
@@ -351,7 +352,7 @@ def _explain(exc: BaseException) -> str:
 
 
 def run(raw: object) -> dict[str, Any]:
-    """Probe what ``raw`` asks for; returns the report by its deadline, whatever hangs."""
+    """Carry out a request; return the report by its deadline, even if something hangs."""
     start = time.monotonic()
     report = Report()
     secrets = secrets_in(raw)
@@ -374,7 +375,7 @@ def run(raw: object) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read the request, print the report; see the module's text."""
+    """Read the request and print the report; see the module's docstring."""
     try:
         raw = json.loads(sys.stdin.read())
     except json.JSONDecodeError as exc:

@@ -1,4 +1,4 @@
-"""What the probe found: the answer of each node, and all of it as one JSON object without secrets."""
+"""The probe's findings: the answer of each node, and everything as one JSON object without secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_fleet.ops.probe_request import Node
 
 @dataclass
 class NodeReport:
-    """What one node showed."""
+    """The findings about one node."""
 
     state: str = "unknown"
     seconds: float | None = None
@@ -23,23 +23,23 @@ class NodeReport:
     errors: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report's public form."""
+        """Return the report's public form."""
         return {"ok": not self.errors and self.state in ("answered", "busy"), **vars(self)}
 
 
 @dataclass
 class Report:
-    """All that was found; filled in by one thread, printed by another at the deadline."""
+    """All findings; one thread fills it in, another prints it at the deadline."""
 
     nodes: dict[str, NodeReport] = field(default_factory=dict)
     schedule: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    #: What was asked of all workers at once, by the answer's name.
+    #: Replies to commands to all workers, by the command's key in the report.
     answers: dict[str, Any] = field(default_factory=dict)
     done: bool = False
 
     def as_dict(self, seconds: float, secrets: Iterable[str]) -> dict[str, Any]:
-        """The report's public form, without secrets."""
+        """Return the report's public form, without secrets."""
         nodes = {name: node.as_dict() for name, node in list(self.nodes.items())}
         errors = list(self.errors)
         for name, node in nodes.items():
@@ -61,7 +61,7 @@ class Report:
 
 @dataclass(frozen=True)
 class NodeLoad:
-    """How many tasks a node without an answer runs; None where it did not say."""
+    """How many tasks a node without an answer runs; None if it did not say."""
 
     running: int | None
     slots: int | None
@@ -69,7 +69,7 @@ class NodeLoad:
 
     @classmethod
     def of(cls, canary: str, active: Any, stats: Any) -> NodeLoad:
-        """From its replies: only tasks that this very process started are in them."""
+        """Create it from a node's replies, which list only tasks that this very process started."""
         running = [
             task for task in active or () if task.get("worker_pid") and task.get("id") != canary
         ]
@@ -82,18 +82,18 @@ class NodeLoad:
 
     @property
     def full(self) -> bool:
-        """Whether there is no slot for the canary."""
+        """Return whether no slot is free for the canary."""
         return bool(self.slots) and (self.running or 0) >= (self.slots or 0)
 
 
 def unexpected(node: Node, answer: Mapping[str, Any]) -> list[str]:
-    """Return what of an answer is not as the worker should be, one line each."""
+    """Return a line for each part of an answer that differs from what is expected of the worker."""
     errors = []
     pid, release = answer.get("pid"), answer.get("release")
     if node.pid is not None and pid is not None and pid != node.pid:
         errors.append(
-            f"process {pid} answered, not {node.pid}: two workers carry this name, or it was"
-            " restarted meanwhile"
+            f"process {pid} answered, not {node.pid}: two workers have this name, or it was"
+            " restarted in between"
         )
     if node.release is not None and release is not None and release != node.release:
         errors.append(f"it runs release {release}, not {node.release}")

@@ -1,4 +1,4 @@
-"""What the probe is asked: parsed and checked."""
+"""Parse and check a request to the probe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORTEST_TIMEOUT = 2.0
 
 @dataclass(frozen=True)
 class Node:
-    """What a worker should be; None where it does not matter."""
+    """What is expected of a worker; None if it does not matter."""
 
     name: str
     queues: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A schedule's entry: its task and queue, None where routing decides."""
+    """A schedule entry's task and queue; the queue is None if routes decide."""
 
     name: str
     task: str
@@ -37,7 +37,7 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Request:
-    """What to probe; see the module's text."""
+    """A request to the probe; see :mod:`celery_fleet.ops.probe`."""
 
     settings: FleetSettings
     nodes: tuple[Node, ...]
@@ -50,10 +50,10 @@ class Request:
 
 
 def parse_request(raw: object) -> Request:
-    """Check the request.
+    """Check a request.
 
     Raises:
-        FleetError: naming the field that is wrong.
+        FleetError: names the wrong field.
     """
     if not isinstance(raw, Mapping):
         raise FleetError("the request must be a JSON object")
@@ -72,7 +72,7 @@ def parse_request(raw: object) -> Request:
     for name in forget:
         _check_name(str(name))
     pause, resume = _pause(raw.get("pause")), _resume(raw.get("resume"))
-    # Whoever asks to wait wants the answer, too.
+    # A caller that asks to wait expects the answer too, so extend the timeout.
     waits = sum(asked.wait + command.ANSWER for asked in (pause, resume) if asked is not None)
     return Request(
         settings=parse(raw.get("settings"), "settings"),

@@ -9,11 +9,11 @@
     {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
     {"question": "result", "id": "6f1e…", "wait": 0, …}
 
-prints ``{"ok": true, "answer": …}``, or ``{"ok": false, "error": "one line"}`` where nobody could be asked. Never takes
-longer than ``timeout`` and a second. A full broker takes no question to the workers, but says how long its queues are.
-The application is not imported; see :mod:`celery_fleet.beat.due` for what needs it.
+prints ``{"ok": true, "answer": …}``, or ``{"ok": false, "error": "one line"}`` if no server or worker could be asked.
+Never takes longer than ``timeout`` plus one second. A full broker passes no question to the workers, but it still
+answers how long its queues are. The application is not imported; :mod:`celery_fleet.beat.due` answers what needs it.
 
-A further question is a function in :data:`QUESTIONS`.
+To add a question, add a function to :data:`QUESTIONS`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ TIMEOUT = 8.0
 #: Seconds that workers get to answer.
 WAIT = 2.0
 
-#: What the names of the fleet's own tasks begin with, such as the canary's.
+#: Prefix of the names of the fleet's own tasks, such as the canary's.
 OUR_TASKS = "celery_fleet."
 
-#: Seconds between two looks for a result.
+#: Seconds between two checks for a result.
 PAUSE = 0.2
 
 
 class _AllThereError(Exception):
-    """All that are expected have answered; ends the wait for more."""
+    """All expected workers have answered; ends the wait for more."""
 
 
 def inspect(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of each node to one of Celery's questions."""
+    """Return each node's answer to one of Celery's inspect methods."""
     method = str(request.get("method"))
     if method not in METHODS:
         raise FleetError(f"{method} is no question: use one of {', '.join(METHODS)}")
@@ -75,13 +75,13 @@ def _strings(request: Mapping[str, Any], name: str) -> list[str]:
 def _collector(
     awaited: Iterable[str],
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], None]]:
-    """Where answers are gathered, and what takes each of them; it ends the wait once those awaited are there."""
+    """Return a dictionary for answers, and a callback that fills it and ends the wait once it has all awaited nodes."""
     expected = set(awaited)
     found: dict[str, Any] = {}
 
     def collect(reply: Mapping[str, Any]) -> None:
         found.update(reply)
-        # Celery's `limit` would count the answer of a further node as well: the stand-in of one that restarts.
+        # Celery's `limit` would also count an unexpected node, such as the temporary stand-in during a restart.
         if expected and expected.issubset(found):
             raise _AllThereError
 
@@ -89,7 +89,7 @@ def _collector(
 
 
 def workers(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """All workers with what they consume and run, and how many tasks wait in each queue."""
+    """Return all workers with their queues and running tasks, and how many tasks wait in each queue."""
     stats = inspect(app, {**request, "method": "stats", "nodes": []})
     here = {**request, "nodes": list(stats)}
     active = inspect(app, {**here, "method": "active"}) if stats else {}
@@ -112,12 +112,12 @@ def _letters(app: Any, request: Mapping[str, Any]) -> dict[str, int | None]:
 
     try:
         return {"dead_letters": letter_answers.count(app)}
-    except Exception:  # noqa: BLE001  # rights of before, or no Redis: the workers are told of all the same
+    except Exception:  # noqa: BLE001  # older ACL rights, or another broker: still report the workers
         return {"dead_letters": None}
 
 
 def dead_letters(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What could not be run, and what became of it."""
+    """Answer a question about tasks that could not be run, or replay or drop them."""
     from celery_fleet.ops import dead_letters as letter_answers
 
     return letter_answers.answer(app, request)
@@ -143,7 +143,7 @@ def _details(stats: Mapping[str, Any], active: Any) -> dict[str, Any]:
     return {
         "begun": total(stats),
         "prefetch": stats.get("prefetch_count"),
-        # In KiB, of the main process at its largest.
+        # In KiB: the main process's peak.
         "memory": usage.get("maxrss") if isinstance(usage, Mapping) else None,
         "task_events": (stats.get("fleet") or {}).get("task_events"),
         "tasks": [
@@ -154,7 +154,7 @@ def _details(stats: Mapping[str, Any], active: Any) -> dict[str, Any]:
 
 
 def total(stats: Mapping[str, Any]) -> int:
-    """How many tasks of the application a worker has begun since its start."""
+    """Return how many tasks of the application a worker has started since its own start."""
     return sum(
         int(number)
         for name, number in (stats.get("total") or {}).items()
@@ -163,12 +163,12 @@ def total(stats: Mapping[str, Any]) -> int:
 
 
 def waiting(app: Any, request: Mapping[str, Any]) -> dict[str, int]:
-    """How many tasks wait in some queues."""
+    """Return how many tasks wait in the requested queues."""
     return lengths(app, _strings(request, "queues"))
 
 
 def purge(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty a queue; how many tasks it had."""
+    """Empty a queue; return how many tasks it had."""
     from celery_fleet.compat import queues as compat_queues
 
     with app.connection_for_write() as connection:
@@ -176,7 +176,7 @@ def purge(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def revoke(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What each worker says to tasks that are revoked."""
+    """Revoke tasks; return each worker's reply."""
     found, collect = _collector(_strings(request, "expected"))
     with contextlib.suppress(_AllThereError):
         app.control.revoke(
@@ -191,7 +191,7 @@ def revoke(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def result(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What the result store has of a task, waited for if that is asked; nothing in it is PENDING."""
+    """Return what the result store has of a task, after waiting if requested; PENDING if it has nothing."""
     identity = str(request["id"])
     end = time.monotonic() + float(request.get("wait") or 0)
     while True:
@@ -202,7 +202,7 @@ def result(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored(backend: Any, identity: str) -> dict[str, Any]:
-    """A task's state, result, error and traceback, as they are stored: its exception's class is not needed for it."""
+    """Return a task's stored state, result, error and traceback; the class of its exception is not needed."""
     from celery import states
 
     raw = backend.get(backend.get_key_for_task(identity))
@@ -232,7 +232,7 @@ def _error_text(value: Any) -> str:
 
 
 def lengths(app: Any, queues: Any) -> dict[str, int]:
-    """How many tasks wait in each queue, those of all priorities together."""
+    """Return how many tasks wait in each queue, for all priorities together."""
     from celery_fleet.compat import queues as compat_queues
 
     with app.connection_for_write() as connection:
@@ -256,16 +256,16 @@ QUESTIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "workers": workers,
 }
 
-#: Those that a broker answers which is full, since they send nothing.
+#: Questions that also work with a full broker, since they send nothing.
 _OF_QUEUES = ("lengths", "purge", "dead_letters")
 
 
 def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """What to print for a request.
+    """Return the document to print for a request.
 
     Args:
         raw: The request.
-        note: Told what an answer is waited for, for whoever waits no longer.
+        note: Called with what the answer currently waits for, to explain a timeout.
     """
     if not isinstance(raw, Mapping) or raw.get("question") not in QUESTIONS:
         return _error(f"the request must have a question, one of {', '.join(QUESTIONS)}")
@@ -293,13 +293,13 @@ def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict
         found = QUESTIONS[question](app, raw)
     except FleetError as exc:
         return _error(redact(one_line(exc), secrets))
-    except Exception as exc:  # noqa: BLE001  # whatever fails is the answer
+    except Exception as exc:  # noqa: BLE001  # any error is the answer
         return _error(redact(f"{type(exc).__name__}: {one_line(exc)}", secrets))
     return {"ok": True, "answer": redact_all(found, list(secrets))}
 
 
 def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str | None, bool]:
-    """Why whoever answers can't be asked, None where they can; and whether that is a broker that is full."""
+    """Return why the server for a question can't be asked (None if it can), and whether it is a full broker."""
     from celery_fleet.supervision import broker
 
     if question == "result":
@@ -308,19 +308,22 @@ def _trouble(app: Any, question: str, note: Callable[[str], None]) -> tuple[str 
     note(f"the broker {broker.name(app)} had not answered yet")
     trouble, full = broker.ask_for_room(app)
     if full:
-        return f"the broker is full, so nothing can be sent and no worker asked: {trouble}", True
+        return (
+            f"the broker is full, so nothing can be sent and no worker can be asked: {trouble}",
+            True,
+        )
     return f"the broker can't be asked: {trouble}" if trouble else None, False
 
 
 def no_results(app: Any) -> str | None:
-    """Why the result store can't be asked; None where it can."""
+    """Return why the result store can't be asked; None if it can."""
     from celery_fleet.compat import broker as compat_broker
     from celery_fleet.supervision import broker
 
     endpoints = compat_broker.result_endpoints(app)
     if not endpoints:
         return (
-            "results are not in the fleet's store, since the inventory sets another result_backend:"
+            "results are not in the fleet's store, because the inventory sets another result_backend:"
             " celery-fleet exec -- celery result"
         )
     trouble = broker.ask_endpoints(endpoints)
@@ -332,7 +335,7 @@ def _error(text: str) -> dict[str, Any]:
 
 
 def run(raw: object) -> dict[str, Any]:
-    """Answer by the deadline, whatever hangs."""
+    """Answer a request by its deadline, even if something hangs."""
     timeout = TIMEOUT
     if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
         timeout = float(raw["timeout"])
@@ -347,7 +350,7 @@ def run(raw: object) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read the request, print the answer; see the module's text."""
+    """Read the request and print the answer; see the module's docstring."""
     try:
         raw = json.loads(sys.stdin.read())
     except json.JSONDecodeError as exc:

@@ -1,14 +1,14 @@
-"""An application's tasks, sent or run in its release: ``python -m celery_fleet.ops.tasks``, JSON on stdin.
+"""Send or run an application's tasks in its release: ``python -m celery_fleet.ops.tasks`` with JSON on stdin.
 
     {"do": "send", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
     {"do": "apply", "task": "shop.add", "args": [1], "kwargs": {}}
 
-``CELERY_APP`` names the application, which is loaded as whoever sends its tasks loads it; the settings are those that
-the process was given. ``send`` refuses a queue that is not in ``consumed``, unless that is null. ``apply`` runs the
-task here, by Celery's own ``apply``.
+``CELERY_APP`` names the application, which is loaded as by a producer that sends its tasks, with the settings of this
+process. ``send`` refuses a queue that is not in ``consumed``, unless that is null. ``apply`` runs the task here with
+Celery's own ``apply``.
 
-Prints one line of JSON, ``{"ok": true, "answer": …}`` or ``{"ok": false, "error": "one line", "usage": …}``; ``usage``
-where whoever asked is mistaken, and not the fleet. What the application prints goes to standard error.
+Prints one line of JSON, ``{"ok": true, "answer": …}`` or ``{"ok": false, "error": "one line", "usage": …}``. ``usage``
+is true if the request is a mistake and the fleet is not at fault. What the application prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from celery_fleet.common.errors import one_line
 from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
 
-#: Seconds until broker and result store count as not answering.
+#: Seconds after which broker and result store count as not answering.
 PATIENCE = 5.0
 
 
 class MistakeError(Exception):
-    """The request can't be meant so; the text is one line."""
+    """The request is a mistake; the text is one line."""
 
 
 def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a task; its id, and whether anybody will ever see its result.
+    """Send a task; return its id, and whether its result is ignored.
 
     Raises:
         MistakeError: It takes other arguments, or no worker consumes the queue that it would go to.
@@ -48,7 +48,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if consumed is not None and queue is not None and queue not in consumed:
         raise MistakeError(
             f"{task.name} goes to the queue {queue}, which no worker of the inventory consumes; consumed are"
-            f" {', '.join(consumed) or 'none'}: say --queue, or --anyway"
+            f" {', '.join(consumed) or 'none'}: add --queue, or --anyway"
         )
     sent = task.apply_async(args, kwargs, **options)
     ignored = bool(task.ignore_result or app.conf.task_ignore_result)
@@ -58,7 +58,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def apply(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Run a task in this process."""
     task, args, kwargs = wanted(app, request)
-    # Its error is the answer, also where the application's tests want it raised (task_eager_propagates).
+    # Its error is the answer, even if the application's tests want it raised (task_eager_propagates).
     done = task.apply(args, kwargs, throw=False)
     ok = bool(done.successful())
     return {
@@ -74,10 +74,10 @@ def apply(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wanted(app: Any, request: Mapping[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
-    """The task that is meant with its arguments.
+    """Return the requested task with its arguments.
 
     Raises:
-        MistakeError: There is none of this name, or it does not take these.
+        MistakeError: There is no such task, or it does not take these arguments.
     """
     name = str(request.get("task"))
     args, kwargs = list(request.get("args") or ()), dict(request.get("kwargs") or {})
@@ -100,7 +100,7 @@ DOINGS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 
 
 def unreachable() -> str | None:
-    """Why nothing can be sent now; asked before the application is loaded, which may take long."""
+    """Return why nothing can be sent now; called before the application is loaded, which may take long."""
     from celery_fleet.compat import broker as compat_broker
     from celery_fleet.config.current import current_settings
     from celery_fleet.ops.app import make_app
@@ -120,7 +120,7 @@ def unreachable() -> str | None:
 
 
 def answer(request: object) -> dict[str, Any]:
-    """What to print for a request."""
+    """Return the document to print for a request."""
     if not isinstance(request, Mapping) or request.get("do") not in DOINGS:
         return _error(f"the request must do one of {', '.join(DOINGS)}")
     module = os.environ.get("CELERY_APP", "")
@@ -134,7 +134,7 @@ def answer(request: object) -> dict[str, Any]:
         return {"ok": True, "answer": DOINGS[request["do"]](app, request)}
     except MistakeError as exc:
         return _error(str(exc), usage=True)
-    except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever fails is the answer
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # any error is the answer
         return _error(redact(_named(exc)))
 
 
@@ -147,8 +147,8 @@ def _error(text: str, usage: bool = False) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read the request, print the answer; see the module's text."""
-    # Ctrl-C is for whoever waits for this; here it would be a traceback.
+    """Read the request and print the answer; see the module's docstring."""
+    # Ctrl-C is for the caller, which waits for this process; here it would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with own_output() as output:
         try:
@@ -162,5 +162,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Threads that the application left running must not keep the process alive.
+    # Threads that the application started must not keep the process alive.
     os._exit(main())

@@ -3,11 +3,11 @@
     {"app": "app.celery_app", "directory": "/opt/…/source", "tasks": ["app.tasks.add"],
      "settings": {…}}
 
-imports the application as ``celery -A`` does, loads its task modules as a worker does, and prints
-``{"ok", "errors", "tasks", "versions", "application"}`` and, where the application's own code failed,
-its traceback in ``details``. ``application`` is what it says of itself: its schedule (see
+The check imports the application as ``celery -A`` does and loads its task modules as a worker does. It
+prints ``{"ok", "errors", "tasks", "versions", "application"}`` and, if the application's own code failed,
+its traceback in ``details``. ``application`` describes the application: its schedule (see
 :mod:`celery_fleet.beat.described`), its time zone, its queues and routes. ``settings`` are Celery's, pinned
-over the application's as on the hosts. Neither broker nor result store is connected. The status is 0
+over the application's as on the hosts. It connects to neither broker nor result store. The status is 0
 if all is well and 1 if not.
 """
 
@@ -32,13 +32,13 @@ from celery_fleet.config.settings import URL_VARIABLES
 
 LOADER = "celery_fleet.loader.FleetLoader"
 
-#: Tasks that Celery and the fleet bring, and no application.
+#: Prefixes of tasks that come from Celery or the fleet and not from an application.
 BUILT_IN = ("celery.", "celery_fleet.")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to check; see the module's text."""
+    """What to check; see the module's docstring."""
 
     app: str
     directory: Path
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass
 class Report:
-    """What was found, printed as JSON."""
+    """The findings, printed as JSON."""
 
     errors: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Report:
     application: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report's public form."""
+        """Return the report's public form."""
         result: dict[str, Any] = {
             "ok": not self.errors,
             "errors": self.errors,
@@ -74,7 +74,7 @@ def parse_request(text: str) -> Request:
     """Read the request.
 
     Raises:
-        FleetError: naming the field that is wrong.
+        FleetError: names the wrong field.
     """
     try:
         raw = json.loads(text)
@@ -96,7 +96,7 @@ def parse_request(text: str) -> Request:
 
 
 def check(request: Request) -> Report:
-    """Import the application and look at its tasks; changes the working directory and sys.path."""
+    """Import the application and check its tasks; this changes the working directory and sys.path."""
     report = Report(versions=versions.installed())
     report.errors += versions.problems(report.versions)
     if report.errors:
@@ -116,8 +116,8 @@ def check(request: Request) -> Report:
             report.errors.append(_missing(name, request.app, report.tasks))
     if not _accepts_json(app.conf.accept_content):
         report.errors.append(
-            f"application {request.app}: accept_content lacks json, in which the fleet asks its"
-            " workers (canary, remote control); add json to accept_content, for example by"
+            f"application {request.app}: accept_content lacks json, which the fleet uses to talk to its"
+            " workers (canary, remote control); add json to accept_content, for example with"
             " celery_app_settings.accept_content"
         )
     report.application, errors = _told(app, request)
@@ -126,18 +126,18 @@ def check(request: Request) -> Report:
 
 
 def own_tasks(app: Any) -> list[str]:
-    """The application's own tasks."""
+    """Return the names of the application's own tasks."""
     return sorted(name for name in app.tasks if not name.startswith(BUILT_IN))
 
 
-#: What the inventory may set over the application, of that which is written down.
+#: Recorded settings that the inventory may override, with Celery's defaults.
 _OWN = {"timezone": None, "enable_utc": True, "task_always_eager": False}
-#: Of that, what says where an entry goes: what the application's own would say is not told then.
+#: Settings that decide where entries go; if the inventory sets one, the application's own value is not reported.
 _ROUTING = ("task_default_queue", "task_routes")
 
 
 def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
-    """What the application says of its schedule, and what is wrong with that on these hosts."""
+    """Describe the application's schedule and settings; return them with the errors they would cause on the hosts."""
     from celery_fleet.beat import described
     from celery_fleet.beat.database import available
     from celery_fleet.compat import settings as compat_settings
@@ -148,12 +148,12 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
     if app.conf.task_always_eager:
         errors.append(
             f"{where}: task_always_eager (CELERY_TASK_ALWAYS_EAGER, once CELERY_ALWAYS_EAGER) is on, so"
-            " tasks would run within whoever calls them and no worker would ever get one; switch it off"
+            " tasks would run inside the process that calls them and no worker would ever get one; switch it off"
             " in the settings that the hosts use, or set celery_app_settings.task_always_eager: false"
         )
     try:
         zone = str(app.timezone)
-    except Exception:  # noqa: BLE001  # whatever the zone's text makes of the zone's file
+    except Exception:  # noqa: BLE001  # any error that the zone's name causes
         errors.append(
             _no_zone(where, str(app.conf.timezone), "timezone" in (request.settings or {}))
         )
@@ -162,7 +162,7 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
     overruled = changes.overruled if isinstance(changes, PinnedChanges) else {}
     pinned = request.settings or {}
     own = {
-        # Where the inventory sets it, the application's is what was overruled, or Celery's default.
+        # If the inventory sets it, report the overruled value of the application, or Celery's default.
         name: described.plain(overruled.get(name, default) if name in pinned else app.conf[name])
         for name, default in _OWN.items()
     }
@@ -170,7 +170,7 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
         **own,
         "zone": zone,
         "scheduler": described.plain(app.conf.beat_scheduler),
-        # Why its schedule can't be in a database; of interest where the inventory wants it there.
+        # Why its schedule can't be in a database; it matters only if the inventory wants it there.
         "no_database": redact(available.missing()),
         "default_queue": str(app.conf.task_default_queue),
         "routes": described.plain(app.conf.task_routes),
@@ -180,13 +180,13 @@ def _told(app: Any, request: Request) -> tuple[dict[str, Any], list[str]]:
         "schedule": {},
     }
     if errors:
-        return told, errors  # without a zone beat's entries can't be made
+        return told, errors  # beat's entries can't be created without a zone
     try:
         told["queues"] = sorted(app.amqp.queues)
-    except Exception as exc:  # noqa: BLE001  # the application's own declarations
+    except Exception as exc:  # noqa: BLE001  # the application's own declarations may raise anything
         return told, [
             (
-                f"{where}: its task_queues can't be used ({type(exc).__name__}: {one_line(exc)}); mend them"
+                f"{where}: its task_queues can't be used ({type(exc).__name__}: {one_line(exc)}); correct them"
                 " in the application's code"
             )
         ]
@@ -201,14 +201,14 @@ def _no_zone(where: str, zone: str, ours: bool) -> str:
     place = "celery_app_settings.timezone" if ours else f"the timezone of {where}"
     known = zoneinfo.available_timezones()
     near = difflib.get_close_matches(zone, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "name one as in Europe/Berlin"
+    hint = f"did you mean {near[0]}?" if near else "use a name like Europe/Berlin"
     if not known:
         hint = "this host has no time zones: add tzdata to celery_runtime_packages"
     return f"{place} is {zone!r}, and there is no such time zone: {hint}"
 
 
 def _accepts_json(accept: Any) -> bool:
-    # None is kombu's word for everything; names and content types may be mixed.
+    # For kombu None means everything; names and content types may be mixed.
     return accept is None or not {"json", "application/json"}.isdisjoint(accept)
 
 
@@ -220,15 +220,15 @@ def _enter(directory: Path) -> None:
             f"{directory}: can't be entered ({exc.strerror}); check the directory of"
             " celery_app_source"
         ) from exc
-    # As `python -m celery` run from there: the application's code comes first.
+    # As with `python -m celery` in that directory: the application's code comes first.
     here = str(Path.cwd())
     sys.path[:] = [here, *(path for path in sys.path if path not in ("", here))]
     importlib.invalidate_caches()
 
 
 def _application(request: Request) -> Any:
-    # The application's environment may be that of a process of the fleet, which this is not.
-    # Neither has a process of the fleet the four URLs: what needs them would fail only there.
+    # The caller's environment may be that of a process of the fleet, which this is not.
+    # Processes of the fleet lack the four URLs too, so code that needs them must fail here and not there.
     for variable in ("CELERY_LOADER", COMPONENT_VARIABLE, *URL_VARIABLES):
         os.environ.pop(variable, None)
     if request.settings is not None:
@@ -275,7 +275,7 @@ def _application(request: Request) -> Any:
 
 def _pin(settings: Mapping[str, Any]) -> None:
     """Have every app of this process pin ``settings``, without a file."""
-    # Before the first app is made, since each takes its loader from there.
+    # Set this before the first app is created, because each takes its loader from there.
     os.environ["CELERY_LOADER"] = LOADER
     from celery_fleet.config import current
     from celery_fleet.config.entries import celery_schedule
@@ -288,7 +288,7 @@ def _pin(settings: Mapping[str, Any]) -> None:
 
 
 def _import_error(where: str, exc: BaseException) -> str:
-    """One line on an exception from the application's code: what, where, and what to do."""
+    """Describe an exception from the application's code in one line: what, where, and what to do."""
     text = exc.msg if isinstance(exc, SyntaxError) else one_line(exc)
     what = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
     place = _place(exc)
@@ -296,25 +296,25 @@ def _import_error(where: str, exc: BaseException) -> str:
     variable = next((name for name in URL_VARIABLES if name in text), None)
     if variable is not None:
         remedy = (
-            "the fleet sets broker and result backend itself and takes this variable away; read it"
+            "the fleet sets broker and result backend itself and removes this variable; read it"
             f" with os.environ.get({variable!r}) or leave it out"
         )
     elif isinstance(exc, ModuleNotFoundError):
-        remedy = f"add what brings {exc.name} to the application's requirements"
+        remedy = f"add the package with {exc.name} to the application's requirements"
     elif isinstance(exc, SyntaxError):
-        remedy = "mend it there; this is how the release's Python reads it"
+        remedy = "correct it there; this is how the release's Python reads it"
     elif isinstance(exc, SystemExit):
         remedy = "the application must not exit when it is imported"
     else:
         remedy = (
-            "mend it there; what it needs from its environment goes into celery_app_env or"
+            "correct it there; environment variables that it needs belong in celery_app_env or"
             " celery_app_secret_env"
         )
     return f"{where}: {what}{at}; {remedy}"
 
 
 def _place(exc: BaseException) -> str | None:
-    """File and line of the application's last frame in a traceback, None if it has none."""
+    """Return file and line of the application's last frame in a traceback; None if it has none."""
     here = Path.cwd()
     if isinstance(exc, SyntaxError) and exc.filename:
         path = Path(exc.filename)
@@ -329,7 +329,7 @@ def _place(exc: BaseException) -> str | None:
 
 
 def _missing(name: str, app: str, registered: list[str]) -> str:
-    """One line on a task that should be there, with the likeliest names in its place."""
+    """Return a line about a missing task, with the names that were probably meant."""
     last = name.rpartition(".")[2]
     near = [other for other in registered if other.rpartition(".")[2] == last]
     hint = f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
@@ -337,7 +337,7 @@ def _missing(name: str, app: str, registered: list[str]) -> str:
 
 
 def main() -> int:
-    """Read the request, print the report; see the module's text."""
+    """Read the request and print the report; see the module's docstring."""
     with own_output() as output:
         secrets: set[str] = set()
         try:
@@ -346,7 +346,7 @@ def main() -> int:
             report = check(request)
         except FleetError as exc:
             report = Report([str(exc)], versions=versions.installed())
-        except Exception as exc:  # noqa: BLE001  # the caller reads a report in any case
+        except Exception as exc:  # noqa: BLE001  # the caller always expects a report
             report = Report(
                 [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
                 versions=versions.installed(),
@@ -360,5 +360,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Threads that the application left running must not keep the check alive.
+    # Threads that the application started must not keep the check alive.
     os._exit(main())

@@ -1,1 +1,1 @@
-"""How a process reports to systemd: readiness, watchdog, and whether the broker answers."""
+"""Report a process's state to systemd: readiness, watchdog, and whether the broker answers."""

@@ -1,4 +1,4 @@
-"""Ask broker and result store whether they answer, on connections of our own, in bounded time."""
+"""Ask the broker and the result store for an answer, on separate connections and in bounded time."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import broker
 
-#: Seconds for each of connecting, the TLS handshake, AUTH, and each command.
+#: Seconds each for connecting, the TLS handshake, AUTH, and every command.
 TIMEOUT = 3.0
 
-#: Seconds after which the broker counts as not answering, whatever the probe hangs in: name
-#: resolution knows no timeout of its own.
+#: Seconds after which the broker counts as not answering, wherever the probe hangs: name resolution
+#: has no timeout.
 DEADLINE = 8.0
 
-#: Shortages of this process; the broker is not to blame, so they must not excuse a hung worker.
+#: Errors of this process, such as too many open files. The broker did not cause them, so they must not excuse a hang.
 _OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-#: What the probe would write to, and never does; every user of a broker may.
+#: The key that the probe prepares to write to and never does; every user of a broker may write it.
 ROOM = "fleet:room"
 
-#: A write that is queued and dropped.
+#: A write that is queued in a transaction and discarded.
 _WOULD_WRITE = (("MULTI",), ("SADD", ROOM, "1"), ("DISCARD",))
 
 
 def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIMEOUT) -> None:
-    """Connect, authenticate and PING one server; the connection is closed in any case.
+    """Connect to one server, authenticate and PING it; the connection is always closed.
 
-    With ``queueing`` a write is queued in a transaction as well, and dropped: a full Redis
-    (``noeviction``) answers a PING, but takes no such command, so that kombu can neither connect
-    nor publish. (Redis 7.0 takes none at all in a transaction then; 8.0 and Valkey take a PING.)
-    A user who may not do that has had an answer.
+    With ``queueing`` also queue a write in a transaction, and discard it. A full Redis (``noeviction``) answers a PING
+    but refuses this write, so kombu can neither connect nor publish. (Redis 7.0 then refuses every command in a
+    transaction; 8.0 and Valkey accept a PING.) A missing permission for the write counts as an answer.
 
     Raises:
-        redis.exceptions.RedisError, OSError: where it does not answer or refuses us.
+        redis.exceptions.RedisError, OSError: if the server does not answer or refuses the connection.
     """
     options: dict[str, Any] = {
         "host": endpoint.host,
@@ -75,20 +74,20 @@ def ping(endpoint: broker.Endpoint, queueing: bool = False, timeout: float = TIM
 
 
 def name(app: Any) -> str:
-    """The process's brokers as a status calls them: addresses without users and passwords."""
+    """Return the addresses of the process's brokers for messages, without users and passwords."""
     found = broker.endpoints(app)
     if not found:
         connection = app.connection_for_read()
-        # Some transports (sqla) have a whole URL for a host.
+        # Some transports (sqla) have a whole URL as host.
         return redact(f"{connection.transport_cls}://{connection.hostname or ''}")
     return ", ".join(endpoint.address for endpoint in found)
 
 
 def question(app: Any, results: bool = False) -> Callable[[], str | None]:
-    """The question who does not answer and why, None where all do; put as often as wanted.
+    """Return a function that tells which server does not answer and why, or None if all do; call it as often as needed.
 
-    With ``results`` the result store is asked as well, once the broker has answered: a worker's
-    event loop writes some results itself, and hangs with a store that hangs.
+    With ``results`` it also asks the result store after the broker has answered: a worker's event loop writes
+    some results itself, and hangs if the store hangs.
     """
     brokers = Question(lambda: ask(app), name(app))
     found = broker.result_endpoints(app) if results else []
@@ -108,16 +107,16 @@ def _named(who: str, trouble: str | None) -> str | None:
 
 
 def ask(app: Any) -> str | None:
-    """Which brokers of the process don't answer and why, in one line; None where one does.
+    """Return in one line which brokers of the process don't answer and why; None if one answers.
 
     Raises:
-        Exception: where the question could not be put, so the broker is not to blame.
+        Exception: the question could not be asked, so the broker is not to blame.
     """
     return ask_for_room(app)[0]
 
 
 def ask_for_room(app: Any) -> tuple[str | None, bool]:
-    """As :func:`ask`, and whether one that refuses is there, but has no memory for anything new."""
+    """Like :func:`ask`; also return whether a broker answered, but is out of memory and refuses writes."""
     endpoints = broker.endpoints(app)
     if not endpoints:
         return _ask_any_transport(app), False
@@ -126,10 +125,10 @@ def ask_for_room(app: Any) -> tuple[str | None, bool]:
 
 
 def ask_endpoints(endpoints: list[broker.Endpoint], queueing: bool = False) -> str | None:
-    """Why none of some addresses answers, in one line; None where one does. As :func:`ping`.
+    """Return in one line why none of the addresses answers; None if one does. See :func:`ping`.
 
     Raises:
-        Exception: where the question could not be put.
+        Exception: the question could not be asked.
     """
     return _told(_failures(endpoints, queueing))
 
@@ -137,7 +136,7 @@ def ask_endpoints(endpoints: list[broker.Endpoint], queueing: bool = False) -> s
 def _failures(
     endpoints: list[broker.Endpoint], queueing: bool
 ) -> list[tuple[broker.Endpoint, Exception]]:
-    """What each address does in place of an answer; nothing where one answers."""
+    """Return each address with its error; an empty list if one answers."""
     found: list[tuple[broker.Endpoint, Exception]] = []
     for endpoint in endpoints:
         try:
@@ -173,15 +172,15 @@ def _ask_any_transport(app: Any) -> str | None:
 
 
 def reason(exc: BaseException) -> str:
-    """An exception's text in one line without secrets, its type where it has no text."""
+    """Return an exception's text in one line without secrets; its type if it has no text."""
     return redact(one_line(exc) or type(exc).__name__)
 
 
 class Question:
-    """Puts one question at a time in a thread of its own and never waits beyond a deadline.
+    """Asks one question at a time in a separate thread and never waits longer than a deadline.
 
-    A question that hangs is left to end by itself; until it has, further ones count as unanswered,
-    so threads and connections don't pile up. ``subject`` is who is asked, for the text of that.
+    A question that hangs keeps its thread. Until it ends, further ones count as unanswered, so threads and
+    connections don't pile up. ``subject`` names the asked server in that message.
     """
 
     def __init__(
@@ -194,10 +193,10 @@ class Question:
         self._answer: tuple[str | None, Exception | None] | None = None
 
     def ask(self) -> str | None:
-        """The answer, or a text that says that there was none in time.
+        """Return the answer, or a text that says that none came in time.
 
         Raises:
-            Exception: what the question raised.
+            Exception: the error that the question raised.
         """
         if self._thread is None or not self._thread.is_alive():
             self._answer = None

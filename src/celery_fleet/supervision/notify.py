@@ -1,7 +1,7 @@
-"""Tell systemd how the process fares: sd_notify(3) without its library.
+"""Report the process's state to systemd: sd_notify(3) without its library.
 
-The socket's address is taken out of the environment when it is read, so that neither pool
-children nor what tasks start can speak for the service (``NotifyAccess=main`` refuses them too).
+The socket's address is removed from the environment when it is read. So neither pool children nor programs that tasks
+start can report for the service (``NotifyAccess=main`` refuses them too).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 
-#: Seconds to wait for a manager whose queue is full, rather than to block the caller.
+#: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
 
 
 class Notifier:
-    """The service's line to its manager; silent where there is none.
+    """The service's connection to its manager; does nothing if there is no manager.
 
-    ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds, None without
-    a watchdog. Only the process that made the notifier is heard: a forked child is silent.
+    ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds; None without a watchdog.
+    Only the process that made the notifier can send: a forked child sends nothing.
     """
 
     def __init__(self, address: str | None, watchdog: float | None = None) -> None:
@@ -33,7 +33,7 @@ class Notifier:
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """Make a notifier from the environment and take its variables out of there."""
+        """Create a notifier from the environment's variables and remove them."""
         address = environ.pop(SOCKET_VARIABLE, None)
         usec = environ.pop(WATCHDOG_VARIABLE, "")
         pid = environ.pop(WATCHDOG_PID_VARIABLE, "")
@@ -42,16 +42,16 @@ class Notifier:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a manager to talk to, and this process is the one that may."""
+        """Return whether there is a manager, and this process may send to it."""
         return self._address is not None and os.getpid() == self._pid
 
     def ready(self, status: str) -> bool:
-        """The service has come up."""
+        """Report that the service is up."""
         self._status = status
         return self.send("READY=1", f"STATUS={status}")
 
     def status(self, text: str) -> bool:
-        """What ``systemctl status`` shows; sent only when it changed."""
+        """Set the text that ``systemctl status`` shows; it is sent only when it changes."""
         if text == self._status:
             return True
         self._status = text
@@ -62,15 +62,15 @@ class Notifier:
         return self.send("WATCHDOG=1")
 
     def stopping(self, status: str) -> bool:
-        """The service goes down by itself or on request."""
+        """Report that the service is stopping, by itself or on request."""
         self._status = status
         return self.send("STOPPING=1", f"STATUS={status}")
 
     def send(self, *assignments: str) -> bool:
-        """Send assignments such as ``READY=1`` in one datagram; False where nobody got them.
+        """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.
 
-        Never raises and never blocks for longer than :data:`SEND_TIMEOUT` seconds: a service must
-        not fail because its manager does.
+        It never raises and never blocks for longer than :data:`SEND_TIMEOUT` seconds: a service must not
+        fail because its manager does.
         """
         if not self.connected or self._address is None:
             return False

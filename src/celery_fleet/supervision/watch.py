@@ -1,18 +1,17 @@
-"""The watchdog's verdict: is this process of use, or had it better be replaced?
+"""Decide whether a process works or should be replaced, and feed its watchdog accordingly.
 
-Proof is of work, not of life. A process that shows none is only given up while its broker (and a
-worker's result store) answers: one that hangs blocks Celery's loop for the whole outage, and
-replacing the process would not help. Pure logic and one thread around it; what to look at comes
-from outside.
+The proof is progress, not a living process. A process without progress is given up only while its broker (and a
+worker's result store) answers: a hanging server blocks Celery's loop for the whole outage, and replacing the process
+would not help. The module is pure logic and one thread around it; the caller supplies the state to judge.
 
-The thread needs the interpreter to feed the watchdog. With a pool other than prefork the tasks run
-in the same process: one that holds the interpreter for longer than the unit's WatchdogSec (a single
-call into C in ``solo`` or ``threads``, plain computing in ``gevent`` or ``eventlet``) is taken for
-a hang. Such a worker needs a longer ``watchdog_sec``.
+The thread needs Python's interpreter lock to feed the watchdog. With a pool other than prefork, tasks run in the same
+process. A task that holds the interpreter longer than the unit's WatchdogSec looks like a hang: a single call into C
+in ``solo`` or ``threads``, or plain computing in ``gevent`` or ``eventlet``. Such a worker needs a longer
+``watchdog_sec``.
 
-The manager's watchdog begins with READY. Before that the watch itself ends a process whose broker
-has answered for :data:`START_LIMIT` seconds. What hangs before the watch begins, such as the import
-of the application, is not covered.
+The manager's watchdog starts with READY. Before that, the watch itself ends a process that is still not ready after
+its broker has answered for :data:`START_LIMIT` seconds. It does not cover a hang before the watch starts, such as in
+the application's import.
 """
 
 from __future__ import annotations
@@ -30,37 +29,37 @@ from celery_fleet.supervision.notify import Notifier
 
 logger = logging.getLogger("celery_fleet.watch")
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL = 1.0
 
-#: Seconds between two looks before the process is ready, so that readiness is told at once.
+#: Seconds between two checks before the process is ready, so that readiness is reported quickly.
 STARTING_INTERVAL = 0.25
 
-#: Looks in a row without proof before the broker is asked: a stopped process that continues, or
-#: a busy host, makes one or two.
+#: Checks in a row without progress before the broker is asked: a process that was stopped and continues,
+#: or a busy host, causes one or two.
 TOLERATED = 3
 
-#: Seconds that a process gets to find back after its broker did not answer.
+#: Seconds that a process gets to recover after its broker did not answer.
 GRACE = 30.0
 
-#: Seconds that reconnecting may last while the broker answers; Celery's own pause is up to 30 s.
+#: Seconds that reconnecting may take while the broker answers; Celery itself pauses up to 30 s.
 RECONNECT_LIMIT = 60.0
 
-#: Seconds that a start may last while the broker answers.
+#: Seconds that a start may take while the broker answers.
 START_LIMIT = 300.0
 
-#: Exit status of a process that ends itself since it does not get ready, ``sysexits.h``.
+#: Exit status of a process that ends itself because it does not become ready, from ``sysexits.h``.
 EX_SOFTWARE = 70
 
 #: Seconds between two questions to the broker while waiting for it.
 ASK_EVERY = 5.0
 
-#: Longest pause between two feedings in seconds; the manager's deadline may ask for less.
+#: Longest pause between two feedings in seconds; the manager's deadline may require a shorter one.
 FEED_EVERY = 5.0
 
 
 class State(Enum):
-    """What a look at the process showed."""
+    """What a check of the process showed."""
 
     STARTING = "starting"
     WORKING = "working"
@@ -71,9 +70,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """One look: a state and its text for ``systemctl status``.
+    """The result of one check: a state and its text for ``systemctl status``.
 
-    ``attempts`` counts how often the process has begun anew; a change shows that it tries.
+    ``attempts`` counts how often the process has started to connect; a change shows that it keeps trying.
     """
 
     state: State
@@ -82,14 +81,16 @@ class Look:
 
 
 class Watch:
-    """Looks at a process once a second, tells the manager, and decides on feeding its watchdog.
+    """Checks a process once a second, reports to the manager, and decides whether to feed its watchdog.
 
     Args:
-        look: what the process shows now; must not block.
-        ask: who does not answer and why (``broker redis1:6379: …``), None where all do; bounded
-            in time.
-        leave: ends the process, whatever its other threads hang in.
-        verdict: told whether the process is of use, whenever that changes after it was ready.
+        notifier: the connection to the service manager.
+        look: returns the state of the process; must not block.
+        ask: returns which server does not answer and why (``broker redis1:6379: …``), None if all answer;
+            bounded in time.
+        clock: monotonic seconds.
+        leave: ends the process with a status, even if other threads hang.
+        verdict: called with whether the process works, whenever that changes after it was ready.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Watch:
     # --- one step ---
 
     def step(self) -> bool:
-        """Look once and tell the manager; returns whether the process deserves its watchdog."""
+        """Check once and report to the manager; return whether the watchdog may be fed."""
         look = self._safe_look()
         if look.state is State.DRAINING:
             self._tell_stopping(look.text)
@@ -147,8 +148,8 @@ class Watch:
     def _safe_look(self) -> Look:
         try:
             return self._look()
-        except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
-            # A race with a consumer that is being rebuilt, or internals that changed: no proof.
+        except Exception as exc:  # noqa: BLE001  # the thread must survive any error
+            # A race with a consumer that is being rebuilt, or changed internals of Celery: no proof of progress.
             self._tell_once("look", exc)
             return Look(State.STUCK, "state unknown")
 
@@ -185,7 +186,7 @@ class Watch:
             return True
         if not self._ready and now - since >= START_LIMIT:
             logger.error(
-                "not ready, though the broker has answered for %.0f s (%s); ends to start anew",
+                "not ready, though the broker has answered for %.0f s (%s); exits to be restarted",
                 now - since,
                 look.text,
             )
@@ -194,7 +195,7 @@ class Watch:
 
     def _stuck(self, look: Look) -> bool:
         if not self._ready:
-            return self._waiting(look)  # it may be in a step whose end will show
+            return self._waiting(look)  # it may be in a step that will end
         self._answering_since = None
         self._bad += 1
         if self._bad < TOLERATED:
@@ -214,8 +215,8 @@ class Watch:
     def _safe_ask(self) -> str | None:
         try:
             return self._ask()
-        except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
-            # Our own trouble is no excuse for a process that shows no work.
+        except Exception as exc:  # noqa: BLE001  # the thread must survive any error
+            # An error of the check does not excuse a process without progress.
             self._tell_once("ask", exc)
             return None
 
@@ -242,7 +243,7 @@ class Watch:
     # --- the thread ---
 
     def start(self) -> None:
-        """Begin to look, in a daemon thread; again is harmless."""
+        """Start checking in a daemon thread; a second call does nothing."""
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, name="celery_fleet.watch", daemon=True
@@ -250,7 +251,7 @@ class Watch:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; waits for a second at most, since a question may be under way."""
+        """End the thread; wait at most a second, because a question may be under way."""
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
@@ -259,6 +260,6 @@ class Watch:
         while not self._stop.is_set():
             try:
                 self.step()
-            except Exception as exc:  # noqa: BLE001  # the thread must survive whatever it meets
+            except Exception as exc:  # noqa: BLE001  # the thread must survive any error
                 self._tell_once("step", exc)
             self._stop.wait(INTERVAL if self._ready else STARTING_INTERVAL)

@@ -1,20 +1,20 @@
-"""Run a command as the application's user, with exactly its environment and its credentials.
+"""Run a command as the application's user, with exactly the application's environment and credentials.
 
     /usr/bin/python3 -S -I exec.py --app APP [--as producer|operator|…] [--release ID] [--timeout SECONDS]
         [--unit NAME] [--output PATH] -- CMD…
 
-As root, by the system's Python; the standard library alone. What the application is and where it lies is read from
-``/etc/celery-fleet/<app>/cli.json``. The command becomes a transient unit, so that systemd gives it what it gives
-the application's own processes: the environment files, which root alone reads, and the settings by credential. Nothing
-of these is in a command line. :mod:`celery_fleet.system.launch` brings it into the release, ``<root>/current`` by
-default; ``python``, ``celery`` and the like are the release's own, everything else is looked up as a shell would.
+Runs as root with the system's Python; standard library only. ``/etc/celery-fleet/<app>/cli.json`` describes the
+application and its directories. The command becomes a transient unit, so systemd gives it what the application's
+processes get: the environment files, which only root may read, and the settings as a credential. No command line
+contains them. :mod:`celery_fleet.system.launch` starts it in the release, by default ``<root>/current``.
+``python``, ``celery`` and so on are the release's; other commands are looked up as a shell does.
 
-A terminal passes through where there is one; signals that this process gets are sent on. The exit status is the
-command's (128 and the signal's number where one ended it), or
+A terminal is passed through if there is one; signals to this process are forwarded. The exit status is the
+command's (128 plus the signal's number if a signal ended it), or
 
     124  the command took longer than ``--timeout`` and was stopped
     125  it could not be started; one line says what, where and what to do next
-    126  it can't be run, 127 there is no such command
+    126  it can't be run; 127 there is no such command
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from types import FrameType
 from typing import IO
 
 if __name__ == "__main__":
-    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is above it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.system import launch
@@ -51,16 +51,16 @@ from celery_fleet.system.exec_target import (
     shown,
 )
 
-#: Where a command leaves its exit status: systemd-run's own tells neither a signal nor its own failure from a status.
+#: Files with the exit statuses of commands: systemd-run's own status does not distinguish signals or its own failures.
 STATUS = Path("/run/celery-fleet-exec")
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 SYSTEMCTL = "/usr/bin/systemctl"
-#: Seconds between SIGTERM and SIGKILL for a command that has to end.
+#: Seconds between SIGTERM and SIGKILL for a command that must stop.
 GRACE = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-# Stays beside the command, since what ended it is known to its parent alone. The signals are for the command; a trap,
-# unlike an ignored signal, is not inherited. The shell itself has nothing to say, such as "Terminated".
+# The shell stays as the command's parent, because only the parent learns how it ended. The signals are for the command;
+# the command does not inherit a trap, unlike an ignored signal. The shell prints nothing itself, such as "Terminated".
 _SUPERVISOR = (
     "trap : HUP INT QUIT TERM; status=$1; shift; exec 3>&2 2>/dev/null; "
     '(exec "$@" 2>&3 3>&-); code=$?; echo "$code" >"$status"; exit "$code"'
@@ -76,7 +76,7 @@ def unit_command(
     status: Path,
     terminal: bool,
 ) -> list[str]:
-    """The command line of systemd-run."""
+    """Return the command line of systemd-run."""
     settings = credential(app, request.component)
     properties = [
         f"Slice={app.slice}",
@@ -89,11 +89,11 @@ def unit_command(
         "NoNewPrivileges=yes",
         "UMask=0077",
         f"TimeoutStopSec={GRACE}",
-        # An interactive shell takes no notice of SIGTERM.
+        # An interactive shell ignores SIGTERM.
         "SendSIGHUP=yes",
     ]
     if request.timeout is not None:
-        # Should this process not live to see it. systemd reads no exponents.
+        # In case this process dies before the timeout. systemd reads no exponents.
         properties.append(f"RuntimeMaxSec={request.timeout + GRACE:.3f}")
     inner = [
         *("/bin/sh", "-c", _SUPERVISOR, "sh", str(status)),
@@ -113,27 +113,27 @@ def unit_command(
         "--pty" if terminal else "--pipe",
         *(f"--property={item}" for item in properties),
         "--",
-        # systemd would put the values of variables in place of what looks like one.
+        # systemd would replace what looks like a variable with its value.
         *(word.replace("$", "$$") for word in inner),
     ]
 
 
 @contextmanager
 def status_file(unit: str, user: str) -> Iterator[Path]:
-    """A file to which the command's user alone can write, for its exit status."""
+    """Create a file for the exit status that only the command's user can write."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         raise ExecError(f"there is no user {user} on this host; run site.yml") from None
     STATUS.mkdir(exist_ok=True)
-    # Whatever the umask of whoever asks.
+    # Independent of the caller's umask.
     STATUS.chmod(0o711)
     path = STATUS / f"{unit}.status"
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise ExecError(
-            f"{unit} runs already, or {path} was left behind: systemctl status {unit}"
+            f"{unit} is running already, or {path} was left behind: systemctl status {unit}"
         ) from None
     try:
         os.fchown(handle, entry.pw_uid, entry.pw_gid)
@@ -144,14 +144,14 @@ def status_file(unit: str, user: str) -> Iterator[Path]:
 
 
 class Running:
-    """A command that runs."""
+    """A running command."""
 
     def __init__(self, process: subprocess.Popen[bytes], unit: str) -> None:
         self.process = process
         self._unit = unit
 
     def forward(self, number: int, frame: FrameType | None = None) -> None:
-        """Send a signal on to the command, which may be about to start."""
+        """Forward a signal to the command, which may not have started yet."""
         del frame
         for _ in range(20):
             done = subprocess.run(
@@ -165,7 +165,7 @@ class Running:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End it: SIGTERM, then SIGKILL."""
+        """Stop the command with SIGTERM, then SIGKILL."""
         subprocess.run(
             [SYSTEMCTL, "stop", self._unit],
             stdin=subprocess.DEVNULL,
@@ -177,7 +177,7 @@ class Running:
 
 @contextmanager
 def forwarding(running: Running) -> Iterator[None]:
-    """Send this process's signals on to the command, but for those that whoever started it ignores (nohup)."""
+    """Forward this process's signals to the command, except those that its parent had it ignore (nohup)."""
     before = {
         number: signal.signal(number, running.forward)
         for number in SIGNALS
@@ -199,13 +199,13 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def run(request: Request) -> int:
-    """Run the command; its exit status.
+    """Run the command; return its exit status.
 
     Raises:
         ExecError: It could not be run.
     """
     if os.geteuid() != 0:
-        raise ExecError("only root may read the application's credentials; put sudo before it")
+        raise ExecError("only root may read the application's credentials; run this with sudo")
     app = application(request.app)
     release = release_of(app, request.release)
     unit = request.unit or f"{app.name}-exec-{os.getpid()}-{secrets.token_hex(3)}"
@@ -224,7 +224,7 @@ def run(request: Request) -> int:
                 stdout=output,
                 stderr=output,
                 env=_own_environment(os.environ),
-                # Without a terminal a Ctrl-C would end systemd-run, and leave the command running.
+                # Without a terminal a Ctrl-C would end systemd-run and leave the command running.
                 process_group=None if terminal else 0,
             )
         except OSError as error:
@@ -249,26 +249,26 @@ def _own_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def outcome(status: Path, ended: int, unit: str, output: str | None = None) -> int:
-    """The command's exit status, by what it left and how systemd-run ended.
+    """Return the command's exit status, from its status file and from how systemd-run ended.
 
     Raises:
-        ExecError: It never ran.
+        ExecError: The command never ran.
     """
     text = status.read_text(encoding="utf-8", errors="replace")[:8].strip()
     if text.isdigit():
         return int(text) & 0xFF
     if ended == 255:
-        # Killed, its supervisor with it: by hand, or for want of memory.
+        # Both the command and the shell above it were killed: by hand, or because memory ran out.
         return 128 + signal.SIGKILL
     where = f"{output} and " if output else ""
     raise ExecError(
-        f"the command did not start or was not waited for (systemd-run ended with {ended}); see"
+        f"the command did not start, or its end was not observed (systemd-run ended with {ended}); see"
         f" {where}journalctl -u {unit} -n 20"
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what is asked for; errors are one line."""
+    """Run the requested command; errors are one line."""
     try:
         return run(arguments(argv))
     except ExecError as error:

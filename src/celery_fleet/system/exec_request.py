@@ -1,4 +1,4 @@
-"""What :mod:`celery_fleet.system.exec` is asked to run: its command line, read and checked."""
+"""Read and check the command line of :mod:`celery_fleet.system.exec`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: Whose credentials a command may have. Beat's are for those who look at its schedule; `schedule` are beat's with the
-#: entries that are declared, where it reads those from a database.
+#: The components that lend a command their credentials. Beat's are for reading its schedule. `schedule` means beat's
+#: settings with the declared entries, for a beat that reads its entries from a database.
 COMPONENTS = ("producer", "operator", "beat", "schedule")
 
-#: Exit statuses besides the command's own.
+#: Exit statuses other than the command's.
 TIMED_OUT, FAILED, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
-#: Seconds that --timeout takes at most, some 30 years; systemd has no room for any number.
+#: Largest --timeout in seconds, about 30 years; systemd does not accept arbitrary numbers.
 LONGEST = 1_000_000_000
 
 USAGE = (
@@ -22,7 +22,7 @@ USAGE = (
 
 
 class ExecError(Exception):
-    """Why a command can't be run, in one line; ``status`` is the exit status that says so."""
+    """The reason why a command can't be run, in one line; ``status`` is the exit status for it."""
 
     def __init__(self, text: str, status: int = FAILED) -> None:
         super().__init__(" ".join(text.split()))
@@ -31,7 +31,7 @@ class ExecError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; see :mod:`celery_fleet.system.exec`."""
+    """A checked command line; see :mod:`celery_fleet.system.exec`."""
 
     app: str
     command: tuple[str, ...]
@@ -46,7 +46,7 @@ def arguments(argv: Sequence[str]) -> Request:
     """Read the command line (without the program's name).
 
     Raises:
-        ExecError: With the usage.
+        ExecError: The command line is wrong; the text shows the usage.
     """
     if "--" not in argv:
         raise ExecError(f"no command: {USAGE}")
@@ -66,7 +66,7 @@ def arguments(argv: Sequence[str]) -> Request:
     while own:
         word = own.pop(0)
         if word not in known or not own:
-            raise ExecError(f"{word} is no option with a value; {USAGE}")
+            raise ExecError(f"{word} is not an option with a value; {USAGE}")
         given[known[word]] = own.pop(0)
     if "app" not in given:
         raise ExecError(f"--app is missing; {USAGE}")

@@ -1,4 +1,4 @@
-"""Where :mod:`celery_fleet.system.exec` runs a command: the application, its release, environment and credentials."""
+"""Find the application, release, environment and credentials for :mod:`celery_fleet.system.exec`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from celery_fleet.system import launch
 from celery_fleet.system.exec_request import NOT_EXECUTABLE, NOT_FOUND, ExecError
 
 CONFIGURATION = Path("/etc/celery-fleet")
-#: Where a command is looked up that is not the release's own.
+#: Where to look for a command that the release does not have.
 SEARCH = "/usr/local/bin:/usr/bin:/bin"
 
-#: The file that makes a directory a release.
+#: The file that marks a directory as a complete release.
 NOTE = "release.json"
 
-#: The application's environment, below its directory: a part for everybody and one for root alone.
+#: The application's environment files, below its directory: one that every user may read, and one only for root.
 ENVIRONMENT = ("exec.env", "credentials/exec.env")
 
 
 @dataclass(frozen=True)
 class Application:
-    """What ``cli.json`` says of the application."""
+    """An application, as ``cli.json`` describes it."""
 
     name: str
     module: str
@@ -36,10 +36,10 @@ class Application:
 
 
 def application(name: str) -> Application:
-    """What the host knows of an application.
+    """Return the application of this name.
 
     Raises:
-        ExecError: It knows none of this name, or can't read what it knows.
+        ExecError: The host has no such application, or its file can't be read.
     """
     path = CONFIGURATION / name / "cli.json"
     if os.sep in name or name in ("", ".", ".."):
@@ -64,10 +64,10 @@ def application(name: str) -> Application:
 
 
 def release_of(app: Application, identity: str | None) -> Path:
-    """Directory of the release to run in.
+    """Return the directory of the release to run in.
 
     Raises:
-        ExecError: It is not there, or not finished.
+        ExecError: The release does not exist or is not complete.
     """
     if identity is not None and (os.sep in identity or identity in ("", ".", "..")):
         raise ExecError(f"--release {identity!r} is not the name of a release")
@@ -88,7 +88,7 @@ def release_of(app: Application, identity: str | None) -> Path:
 
 
 def program(release: Path, word: str) -> str:
-    """The first word of a command as :mod:`celery_fleet.system.launch` takes it.
+    """Return the first word of a command in the form that :mod:`celery_fleet.system.launch` expects.
 
     Raises:
         ExecError: There is no such command, or it can't be run.
@@ -110,7 +110,7 @@ def program(release: Path, word: str) -> str:
             return str(path)
     hint = ""
     if (directory / word).is_file():
-        hint = f"; {directory / word} is there: say `python {word}` or `./{word}`"
+        hint = f"; {directory / word} exists: use `python {word}` or `./{word}`"
     raise ExecError(
         f"{word}: there is no such command in {release}/venv/bin, {SEARCH.replace(':', ', ')}{hint}",
         NOT_FOUND,
@@ -122,19 +122,19 @@ def _runnable(path: Path, word: str) -> None:
         raise ExecError(f"{word}: there is no {path}", NOT_FOUND)
     if path.is_dir() or not os.access(path, os.X_OK):
         raise ExecError(
-            f"{word}: {path} can't be run; if it is Python: python {word}", NOT_EXECUTABLE
+            f"{word}: {path} can't be run; if it is Python, use: python {word}", NOT_EXECUTABLE
         )
 
 
 def credential(app: Application, component: str) -> Path:
-    """The settings that the command gets.
+    """Return the path of the settings that the command gets.
 
     Raises:
         ExecError: They are not on this host.
     """
     for name in ENVIRONMENT:
         if not (app.directory / name).is_file():
-            # systemd would say no more than that it could not start.
+            # systemd would only say that it could not start.
             raise ExecError(f"{app.directory / name} is missing; run site.yml again")
     path = app.directory / "credentials" / f"{component}.json"
     if not path.is_file():
@@ -146,7 +146,7 @@ def credential(app: Application, component: str) -> Path:
 
 
 def shown(app: Application, settings: Path) -> list[Path]:
-    """The host's certificate and key, where the settings have the command show them to Redis.
+    """Return the host's certificate and key files, if the settings have the command present them to Redis.
 
     Raises:
         ExecError: The settings can't be read.
@@ -161,12 +161,12 @@ def shown(app: Application, settings: Path) -> list[Path]:
 
 
 def environment(app: Application) -> dict[str, str]:
-    """What the fleet puts over the application's own environment; nothing of it is secret."""
+    """Return the variables that the fleet sets over the application's own environment; none is secret."""
     return {
         "CELERY_LOADER": "celery_fleet.loader.FleetLoader",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONUNBUFFERED": "1",
-        # So that a bare `celery inspect …` needs no -A.
+        # With this, a bare `celery inspect …` needs no -A.
         "CELERY_APP": app.module,
         "CELERY_FLEET_HEALTH": str(health_result.path_of(app.name)),
         "CELERY_FLEET_ARGS": "",

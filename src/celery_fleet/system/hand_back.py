@@ -1,15 +1,15 @@
-"""ExecStopPost of a worker's unit: hand back what its process held when it ended, however it did.
+"""ExecStopPost of a worker's unit: return the tasks that its process held when it ended, for any reason.
 
     /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
-Run as root, outside of the unit's sandbox: by now the unit has no credentials any more. Root reads the
-settings file for the broker's address and nothing else, and then becomes the user whose process it was. The
-runtime directory, in which that process has left what :mod:`celery_fleet.delivery.hand_back.worker_record` describes,
-stands until the unit's commands have ended, also where a restart follows.
+It starts as root and outside of the unit's sandbox, because the unit has lost its credentials by now. As root it
+only reads the broker's address from the settings file; then it becomes the worker's user. The runtime directory holds
+the files that :mod:`celery_fleet.delivery.hand_back.worker_record` describes. It exists until the unit's commands have
+ended, even if a restart follows.
 
-A worker that has drained leaves nothing, which costs one look into Redis. It never takes longer than
-:data:`BOUND` seconds, and its status is always 0: what it does not manage waits for the lease to run out, and
-then any worker of the application puts it back. Standard library alone.
+A worker that has drained leaves nothing, which takes a single look into Redis. The program never takes longer than
+:data:`BOUND` seconds, and its status is always 0. What it could not return waits until the lease expires; then any
+worker of the application puts it back. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 if __name__ == "__main__":
-    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is above it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -42,45 +42,45 @@ from celery_fleet.delivery.hand_back import worker_record as begun
 from celery_fleet.delivery.hand_back.put_back import Client, Outcome, Return, context_of
 from celery_fleet.delivery.hand_back.worker_record import Estate
 
-#: Seconds for all of it; the unit's TimeoutStopSec= is longer.
+#: Seconds for the whole program; the unit's TimeoutStopSec= is longer.
 BOUND = 10.0
 
-#: Seconds for a connection and for each answer, and between two attempts.
+#: Seconds for a connection and for each answer; seconds between two attempts.
 ANSWER, AGAIN = 3.0, 0.2
 
-#: Seconds until the last of the pool's processes has to be gone. systemd has killed them before.
+#: Seconds until the last process of the pool must be gone. systemd has killed them before.
 GONE = 1.0
 
-#: What a Redis says that will soon say something else.
+#: Errors of a Redis that will soon answer differently.
 _SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
 
-#: What will be the same at the next attempt: a certificate that is not the CA's, a file that is not there.
+#: Errors that would repeat at the next attempt: an untrusted certificate, a missing or unreadable file.
 _FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
 
-# Where the journal's levels are read from, at the beginning of a line (sd-daemon(3)).
+# Prefixes for the journal's log levels (sd-daemon(3)).
 _WARNING, _INFO, _DEBUG = "<4>", "<6>", "<7>"
 
 
 class OutOfTimeError(Exception):
-    """It has taken too long."""
+    """The program has taken too long."""
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where the messages are."""
+    """The Redis servers that hold the messages."""
 
     servers: tuple[Server, ...]
     databases: tuple[int, ...]
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
-    #: Made while we are root, where the broker is shown a certificate: its key is nobody else's to read.
+    #: Created while we are root, if the broker asks for a client certificate: only root may read its key.
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Broker:
-        """That of a component's settings file.
+        """Read the broker from a component's settings file.
 
         Raises:
-            FleetError: There is none in it that we could speak to.
+            FleetError: The file names no Redis broker.
         """
         try:
             celery = json.loads(path.read_bytes())["celery"]
@@ -99,21 +99,21 @@ class Broker:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        # As kombu has it: options for TLS are TLS, whatever the scheme.
+        # Like kombu: options for TLS turn it on with any scheme.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         context = None
         if secured.get("ssl_certfile"):
-            # What can't be read is said when it is needed.
+            # A file that can't be read is reported when a connection needs it.
             with suppress(OSError):
                 context = context_of(secured)
         return cls(servers, databases, secured if over_tls else None, context)
 
     @contextmanager
     def connection(self, number: int) -> Iterator[Client]:
-        """To one of the servers, the attempts going round.
+        """Connect to one of the servers; increasing numbers go round all of them.
 
         Raises:
-            OSError, RedisError: It does not answer, or lets nobody in.
+            OSError, RedisError: The server does not answer or refuses the login.
         """
         number %= len(self.servers)
         context = self.context
@@ -126,7 +126,7 @@ class Broker:
 
 
 def become(user: str) -> None:
-    """Be this user from now on, for good; nothing where we are no root.
+    """Become this user for good; do nothing if we are not root.
 
     Raises:
         FleetError: There is no such user.
@@ -144,7 +144,7 @@ def become(user: str) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block when it takes longer, whatever it waits for."""
+    """Raise OutOfTimeError in the block if it takes longer, no matter what it waits for."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise OutOfTimeError
@@ -159,7 +159,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
 
 def lines(outcome: Outcome, estate: Estate) -> list[str]:
-    """What goes to the journal."""
+    """Return the lines for the journal."""
     said = []
     if outcome.returned:
         said.append(
@@ -169,7 +169,7 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
         said.append(f"{_INFO}acknowledged {count(outcome.acknowledged, 'task')} that had ended")
     if outcome.parked:
         said.append(
-            f"{_WARNING}{count(outcome.parked, 'task')} put to the dead letters, since the worker kept dying while"
+            f"{_WARNING}{count(outcome.parked, 'task')} moved to the dead letters, because the worker kept dying while"
             " they ran: celery-fleet dead-letters list --reason poison"
         )
     troubles = [outcome.trouble] if outcome.trouble else []
@@ -179,33 +179,35 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
         )
     if troubles:
         said.append(
-            f"{_WARNING}{redact(one_line('; '.join(troubles)))}; what is left waits until its lease runs out, after"
+            f"{_WARNING}{redact(one_line('; '.join(troubles)))}; what is left waits until its lease expires, after"
             f" {estate.lease:.0f} s"
         )
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
 
 def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> list[str]:
-    """Hand back what the directory's process held, within :data:`BOUND`; the lines for the journal.
+    """Hand back the tasks of the directory's process within :data:`BOUND`; return the lines for the journal.
 
     Raises:
-        FleetError, OSError: What the process has left can't be read.
+        FleetError, OSError: The process's files can't be read.
     """
     seconds = BOUND if seconds is None else seconds
     estate = None
     outcome = Outcome()
     try:
-        # All of it: the files are the process's own, and one may be a pipe to which nobody writes.
+        # The bound covers reading too: the files belong to the process, and one may be a pipe without a writer.
         with bounded(seconds):
             estate = Estate.read(directory)
             if estate is None:
                 return [f"{_DEBUG}no process has taken tasks"]
-            # Who was told to stop was killed for what ran too long, and not by what ran.
+            # A worker that was told to stop was killed because it took too long, which is not its tasks' fault.
             to_blame = not (directory / begun.STOPPING).exists()
             try:
                 lock = begun.nobody_holds(directory, wait=GONE)
             except TimeoutError:
-                outcome.trouble = f"a process of {estate.node} lives still: nothing is handed back"
+                outcome.trouble = (
+                    f"a process of {estate.node} is still alive: nothing is handed back"
+                )
             else:
                 with os.fdopen(lock):
                     work = Return(
@@ -226,7 +228,7 @@ def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> 
 
 
 def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
-    """Try until it is done or is no use; ``outcome.trouble`` says why it is not."""
+    """Try until it is done or another attempt is useless; ``outcome.trouble`` says why it failed."""
     number = 0
     while True:
         address = broker.servers[number % len(broker.servers)].address
@@ -247,7 +249,7 @@ def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do it and tell the journal; always 0, since the unit has ended as it has ended."""
+    """Hand back and write to the journal; always return 0, since this must not change the unit's result."""
     parser = argparse.ArgumentParser(prog="hand_back.py")
     parser.add_argument("--settings", type=Path, required=True, help="the worker's settings file")
     parser.add_argument(

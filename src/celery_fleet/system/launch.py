@@ -1,13 +1,13 @@
 """Start a process of the fleet from the release that its unit is pinned to.
 
-Run as a file by the system's Python, before any virtualenv: ``python3 -S -I launch.py COMPONENT
---pin LINK [-- ARGV…]``. Only the standard library, and no import of this package.
+Run as a file with the system's Python, before any virtualenv: ``python3 -S -I launch.py COMPONENT
+--pin LINK [-- ARGV…]``. It uses only the standard library and imports nothing of this package.
 
-The link is resolved once. From then on the process knows real paths only, so a deploy that moves
-the link can't mix two releases in it: the working directory, the interpreter and PATH are those of
-``<release>``. ``CELERY_FLEET_ARGS`` is split as a shell would and appended to ARGV; a leading
-``python`` (or ``{python}``) becomes the release's interpreter, another leading name is looked up
-in the release's ``venv/bin`` first.
+The link is resolved once. From then on the process knows only real paths, so a deploy that moves the
+link can't mix two releases in it: the working directory, the interpreter and PATH are those of
+``<release>``. ``CELERY_FLEET_ARGS`` is split as a shell does and appended to ARGV. A leading
+``python`` (or ``{python}``) becomes the release's interpreter; another leading name is taken from
+the release's ``venv/bin``.
 
 Every mistake ends it with one line and status 78 (EX_CONFIG).
 """
@@ -23,24 +23,24 @@ import sys
 EX_CONFIG = 78
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
 DEPLOY = "deploy the application (ansible-playbook site.yml)"
-# Celery reads these before any setting; the fleet's settings file is to win.
+# Celery reads these before any setting, but the fleet's settings file must win.
 URL_VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
     "CELERY_BROKER_WRITE_URL",
     "CELERY_RESULT_BACKEND",
 )
-# Variables such as LD_PRELOAD, which no command that root runs for the unit is to have.
+# Prefix of variables such as LD_PRELOAD, which must not affect commands that root runs for the unit.
 CARRIED = "CELERY_FLEET_ENV_"
 USAGE = f"usage: launch.py {'|'.join(COMPONENTS)} --pin LINK [-- ARGV…]"
 
 
 class LaunchError(Exception):
-    """A mistake that a person can mend; its text is one line."""
+    """A mistake that a user can fix; its text is one line."""
 
 
 def arguments(argv: list[str]) -> tuple[str, str, list[str]]:
-    """Component, pin and command from the command line (without the program's name)."""
+    """Return component, pin and command from the command line (without the program's name)."""
     own, command = argv, []
     if "--" in argv:
         cut = argv.index("--")
@@ -53,7 +53,7 @@ def arguments(argv: list[str]) -> tuple[str, str, list[str]]:
 
 
 def resolve(pin: str) -> str:
-    """The real path of the release that a pin points to."""
+    """Return the real path of the release that a pin points to."""
     release = os.path.realpath(pin)
     if not os.path.isdir(release):
         what = f"points to {release}, which is missing" if os.path.islink(pin) else "does not exist"
@@ -62,7 +62,7 @@ def resolve(pin: str) -> str:
 
 
 def working_directory(release: str) -> str:
-    """Where the process runs: the application's code, or ``/`` where there is only a virtualenv."""
+    """Return the process's working directory: the application's code, or ``/`` if there is only a virtualenv."""
     record = os.path.join(release, "release.json")
     source = os.path.join(release, "source")
     if not os.path.exists(record):
@@ -90,11 +90,11 @@ def working_directory(release: str) -> str:
 
 
 def interpreter(release: str) -> str:
-    """The release's own interpreter: not resolved further, or it would lose its virtualenv."""
+    """Return the release's own interpreter; resolving its link further would lose the virtualenv."""
     python = os.path.join(release, "venv", "bin", "python")
     if not os.access(python, os.X_OK):
         raise LaunchError(f"{python} is missing or can't be run; {DEPLOY} again")
-    # The link leads to the host's own; packages lie in a directory of the version that they were installed by.
+    # The link leads to the host's Python; packages are in a directory named after the version that installed them.
     name = os.path.basename(os.path.realpath(python))
     if re.fullmatch(r"python3\.[0-9]+", name) and not os.path.isdir(
         os.path.join(release, "venv", "lib", name)
@@ -104,7 +104,7 @@ def interpreter(release: str) -> str:
 
 
 def command_line(command: list[str], extra: str, python: str) -> list[str]:
-    """The command with its first word as a real path."""
+    """Return the command with its first word as a real path."""
     try:
         whole = [*command, *shlex.split(extra)]
     except ValueError as exc:
@@ -117,7 +117,7 @@ def command_line(command: list[str], extra: str, python: str) -> list[str]:
         own = os.path.join(os.path.dirname(python), whole[0])
         if not os.access(own, os.X_OK):
             raise LaunchError(
-                f"{own} is missing: add what brings {whole[0]} to the application's requirements"
+                f"{own} is missing: add the package with {whole[0]} to the application's requirements"
             )
         return [own, *whole[1:]]
     return whole
@@ -126,7 +126,7 @@ def command_line(command: list[str], extra: str, python: str) -> list[str]:
 def environment(
     environ: dict[str, str], component: str, release: str, directory: str
 ) -> dict[str, str]:
-    """The process's environment: the unit's, with the release in it."""
+    """Return the process's environment: the unit's, with the release added."""
     venv = os.path.join(release, "venv")
     result = {
         key.removeprefix(CARRIED): value
@@ -146,7 +146,7 @@ def environment(
 
 
 def main(argv: list[str]) -> int:
-    """Replace this process by the one asked for; returns only on a mistake."""
+    """Replace this process with the requested one; return only after a mistake."""
     try:
         component, pin, command = arguments(argv)
         release = resolve(pin)

@@ -33,13 +33,13 @@ STATE = Path("/var/lib/celery-fleet/commands")
 LOGS = Path("/var/log/celery-fleet")
 PYTHON = "/usr/bin/python3"
 
-#: Logs of this many runs are kept.
+#: Number of logs to keep, one for each run.
 KEPT = 50
 
-#: Seconds that exec.py gets beyond the command's own to end it and say so.
+#: Seconds that exec.py gets in addition to the command's timeout, to stop the command and report it.
 SLACK = 60.0
 
-#: Lines and characters of a log that are shown.
+#: Number of lines and characters of a log that are shown.
 LINES, CHARACTERS = 20, 4000
 
 LOOK = 0.2
@@ -47,17 +47,17 @@ RUNNING = frozenset({"active", "activating", "deactivating", "reloading", "refre
 
 
 class Place:
-    """Where one command of one application keeps what."""
+    """The unit and the files of one command of one application."""
 
     def __init__(self, app: str, name: str) -> None:
-        # No name has a dot, so that no other application's unit is called the same.
+        # Names contain no dot, so no other application's unit can have the same name.
         self.unit = f"{app}-command.{name}.service"
         self.request = RUN / app / f"{name}.json"
         self.ended = STATE / app / "ended" / f"{name}.json"
         self.logs = LOGS / app / "commands"
 
     def inner(self, attempt: str) -> str:
-        """The unit of the command itself: another one at each attempt, as exec.py wants it."""
+        """Return the unit of the command itself, which is different for each attempt because exec.py requires it."""
         return f"{self.unit.removesuffix('.service')}.{attempt}.service"
 
 
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: str) -> None:
-    """Root's own, whole or not at all, and on disk."""
+    """Write a file that only root can read, atomically, and sync it to disk."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -83,7 +83,7 @@ def write(path: Path, content: str) -> None:
 
 
 def active(place: Place) -> bool:
-    """Whether the command runs, by its own unit or by that of who watches it."""
+    """Return whether the command runs: its own unit or that of its supervisor is active."""
     attempt = read(place.request).get("attempt")
     units = [place.unit, *([place.inner(str(attempt))] if attempt else [])]
     shown = subprocess.run(
@@ -115,7 +115,7 @@ def matches(noted: dict[str, Any], asked: dict[str, Any]) -> bool:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - CHARACTERS))
@@ -135,7 +135,7 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
     place.ended.unlink(missing_ok=True)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     attempt = secrets.token_hex(4)
-    # By its time, so that the oldest goes first; by its attempt too, since two can begin in one second.
+    # Named by time, so that the oldest is removed first; and by attempt, since two can start in one second.
     log = place.logs / f"{stamp}-{asked['release']}-{asked['name']}-{attempt}.log"
     request = {key: asked[key] for key in ("app", "name", "release", "mark", "argv", "timeout")}
     write(place.request, json.dumps({**request, "attempt": attempt, "log": str(log)}))
@@ -169,7 +169,7 @@ def wait(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def supervise(path: Path) -> int:
-    """Run the command of a request to its end and write down how that was."""
+    """Run the command of a request to its end and record the outcome."""
     asked = read(path)
     place = Place(asked["app"], asked["name"])
     log = Path(asked["log"])
@@ -217,7 +217,7 @@ def forget(logs: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """See the module's text."""
+    """Run as the module's docstring describes."""
     os.umask(0o077)
     if argv[:1] == ["supervise"]:
         return supervise(Path(argv[1]))

@@ -1,12 +1,13 @@
 """ExecStop of a worker's unit: TERM, wait for the drain, QUIT, wait again, KILL.
 
-Run as a file with `python3 -S -I`: standard library alone, nothing of this package. SIGTERM makes Celery stop
-taking tasks and wait for those that run, without bound. When the drain is over, SIGQUIT makes it hand back what
-it has not acknowledged. With the threads pool SIGQUIT would hand back tasks that
-run to their end all the same, and so run twice; with gevent it hands back nothing: there `--no-quit` has it wait and no
-more. It is of no use either where the unit itself hands back what a dead process held (`--hand-back`). But a process
-that began before its unit did so, or that could not prepare for it, has left nothing by which that could be told, and
-is asked as ever.
+Run as a file with `python3 -S -I`; it uses only the standard library and nothing of this package. SIGTERM makes Celery
+stop fetching tasks and wait for running ones without a limit. After the drain, SIGQUIT makes it return the messages
+that it has not acknowledged.
+
+SIGQUIT is not always useful. With the threads pool it would return tasks that still run to their end, so they would
+run twice. With gevent it returns nothing. For these pools `--no-quit` only waits. It is also unnecessary if the unit
+itself returns what a dead process held (`--hand-back`). But a process that started before its unit did so, or that
+could not prepare for it, has left no record for that, and still gets SIGQUIT.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ import subprocess
 import sys
 import time
 
-# Seconds that Celery gets after SIGQUIT to hand back its messages; measured: two.
+# Seconds that Celery gets after SIGQUIT to return its messages; it took two when measured.
 _AFTER_QUIT = 20.0
 
-# Seconds between two questions whether the host goes down meanwhile.
+# Seconds between two checks whether the host is shutting down.
 _SLICE = 5.0
 
 
 def host_shuts_down() -> bool:
-    """Whether the whole host is going down, so that nobody waits half an hour for its tasks."""
+    """Return whether the whole host is shutting down, which must not wait half an hour for tasks."""
     try:
         done = subprocess.run(
             ["/usr/bin/systemctl", "is-system-running"],
@@ -44,33 +45,33 @@ def host_shuts_down() -> bool:
 
 
 def runtime_directory() -> str:
-    """The unit's own; empty without one."""
+    """Return the unit's runtime directory; empty if it has none."""
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
 
 
 def is_handed_back() -> bool:
-    """Return whether the process has left what hand_back.py needs; the name as in worker_record.py."""
+    """Return whether the process has left the record that hand_back.py needs; worker_record.py defines its name."""
     directory = runtime_directory()
     return bool(directory) and os.path.exists(os.path.join(directory, "owner.json"))
 
 
 def note_stopping() -> None:
-    """Leave word for hand_back.py that whatever ends the process now, no task is to blame for it."""
+    """Tell hand_back.py that from now on no task is to blame if the process is killed."""
     directory = runtime_directory()
     if directory:
-        # The name as in worker_record.py. Without it a task that is killed at the end of its drain counts as a killer.
+        # worker_record.py defines the name. Without it, a task killed at the end of its drain counts as a killer.
         with contextlib.suppress(OSError):
             os.close(os.open(os.path.join(directory, "stopping"), os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 def wait(process: int, seconds: float) -> bool:
-    """Wait until the process behind a pidfd has ended; whether it has."""
+    """Wait until the process of a pidfd has ended; return whether it has."""
     readable, _, _ = select.select([process], [], [], seconds)
     return bool(readable)
 
 
 def wait_for_drain(process: int, seconds: float, shutdown_seconds: float) -> bool:
-    """Wait for the drain; from when the host goes down for ``shutdown_seconds`` at most."""
+    """Wait for the drain; once the host shuts down, wait at most ``shutdown_seconds`` more."""
     deadline = time.monotonic() + seconds
     going_down = False
     while True:
@@ -85,15 +86,15 @@ def wait_for_drain(process: int, seconds: float, shutdown_seconds: float) -> boo
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Stop the process named on the command line; 0 where it ended by itself, 1 where it was killed."""
+    """Stop the process named on the command line; return 0 if it ended by itself, 1 if it was killed."""
     parser = argparse.ArgumentParser(prog="stop.py")
-    # systemd gives no $MAINPID where the process has already left by itself.
+    # systemd passes no $MAINPID if the process has already ended by itself.
     parser.add_argument("pid", type=int, nargs="?")
     parser.add_argument(
         "--drain", type=float, required=True, help="seconds to wait for running tasks"
     )
     parser.add_argument(
-        "--shutdown-drain", type=float, default=60.0, help="the same while the host goes down"
+        "--shutdown-drain", type=float, default=60.0, help="the same while the host shuts down"
     )
     parser.add_argument("--no-quit", action="store_true")
     parser.add_argument("--hand-back", action="store_true", help="the unit does it at its end")
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.pid is None:
         return 0
     try:
-        # A file descriptor of the process, not its number: a number may be another's by the time of the signal.
+        # A descriptor of the process: by the time of the signal its number could belong to another one.
         process = os.pidfd_open(options.pid)
     except ProcessLookupError:
         return 0
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):
                 return 0
-        # Not left to systemd, which would begin a TimeoutStopSec of its own, as long as the drain, after this one.
+        # systemd would first wait another TimeoutStopSec, which is as long as the drain.
         signal.pidfd_send_signal(process, signal.SIGKILL)
         return 1
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""``celery_fleet.canary``: the task by which a worker proves that it takes and answers tasks."""
+"""``celery_fleet.canary``: a task with which a worker proves that it fetches and answers tasks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ NAME = "celery_fleet.canary"
 
 
 class Canary(Task):  # type: ignore[misc]  # Celery ships no types
-    """Celery's own task class, whatever the application uses: its hooks are not to run."""
+    """Celery's own task class instead of the application's, so that the application's hooks don't run."""
 
     acks_late = False  # a canary is not worth a second delivery
     ignore_result = False
     store_eager_result = False
-    rate_limit = 0  # none; with None it would take the application's task_default_rate_limit
+    rate_limit = 0  # none; None would mean the application's task_default_rate_limit
     serializer = "json"
 
     @classmethod
     def annotate(cls) -> None:
-        """Leave out ``task_annotations``: a ``*`` in there is not meant for the canary."""
+        """Ignore ``task_annotations``: a ``*`` there is not meant for the canary."""
 
 
 def answer(request: Any) -> dict[str, Any]:
-    """Who runs the task: node, main process (number, start) and release."""
+    """Return which worker runs the task: node, main process (number, start) and release."""
     main = identity.main()
     return {
         "node": getattr(request, "hostname", None) or os.environ.get("CELERY_FLEET_NODE"),
@@ -39,12 +39,12 @@ def answer(request: Any) -> dict[str, Any]:
 
 
 def run(task: Any) -> dict[str, Any]:
-    """Answer a canary; bound, so it gets the task."""
+    """Answer a canary; the task is bound, so it is the first argument."""
     return answer(task.request)
 
 
 def register(app: Any) -> None:
-    """Add the canary to an app; again is harmless."""
+    """Add the canary to an app; a second call does nothing."""
     if NAME not in app.tasks:
         # Not shared: it belongs to the worker's app, not to every app of the process.
         app.task(run, bind=True, base=Canary, name=NAME, lazy=False, shared=False)

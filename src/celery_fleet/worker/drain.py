@@ -1,20 +1,21 @@
-"""Stop taking tasks: a drain, after which the worker ends, and a pause, after which it goes on.
+"""Stop a worker from fetching tasks: a drain ends the worker afterwards, a pause lets it continue later.
 
-Both begin in the same way: no further message is asked for, and what has not begun (prefetched, waiting
-for a slot of the pool, for its ETA or for its rate limit) goes back to the head of its queue at once and
-in order, for other workers to take. What runs goes on, and so does the event loop: heartbeat, time limits,
-remote control, results and acknowledgements. Celery's own stop keeps such messages to itself until its
-last task has ended.
+Both start in the same way. The worker fetches no further message. Tasks that have not started (prefetched, or
+waiting for a slot of the pool, for their ETA or for their rate limit) return at once and in order to the head of
+their queue, so that other workers can take them. Running tasks continue, and so does the event loop: heartbeat, time
+limits, remote control, results and acknowledgements. Celery's own stop keeps such messages until its last task has
+ended.
 
-SIGTERM and remote control's ``shutdown`` drain a worker of prefork, threads, solo or gevent on Redis; a
-second SIGTERM is Celery's warm stop, SIGQUIT its cold one. Other pools and brokers, and workers with a
-``no_ack`` queue, keep Celery's own. Remote control's ``fleet_pause`` and ``fleet_resume`` work for the same.
+SIGTERM and remote control's ``shutdown`` drain a worker with the pool prefork, threads, solo or gevent and Redis as
+broker. A second SIGTERM is Celery's warm stop, SIGQUIT its cold one. With other pools or brokers, and with a
+``no_ack`` queue, Celery's own stop is used. Remote control's ``fleet_pause`` and ``fleet_resume`` work for the same
+workers as the drain.
 
-All happens on the loop's thread, and the signal's handler does no more than wake it and shut the pool's
-door. A solo pool's task keeps the loop from hearing: it hands back when that has ended, before another
-one begins. With gevent there is no loop but greenlets: whatever asks Redis gives way there.
+Everything happens in the loop's thread; the signal handler only wakes the loop and stops the pool from starting
+tasks. In a solo pool the loop hears nothing while a task runs: it hands back after that task and before the next one.
+A gevent worker has greenlets instead of a loop: each query to Redis lets other greenlets run.
 
-Where the broker is away and the loop lives on, a worker drains all the same: it ends when its tasks have.
+If the broker is away and the loop still runs, a worker drains as well: it ends when its tasks have.
 """
 
 from __future__ import annotations
@@ -33,49 +34,49 @@ from celery.worker.control import Panel
 
 from celery_fleet.compat import intake, worker
 from celery_fleet.worker.drain_record import Record
-from celery_fleet.worker.drainer import LONGEST_PAUSE, Gate
+from celery_fleet.worker.drainer import LONGEST_PAUSE, Drainer
 
 logger = logging.getLogger("celery_fleet.drain")
 
 
-class Bell:
-    """SIGTERM's handler: wakes the event loop, since it must not do the work itself."""
+class SigtermHandler:
+    """SIGTERM's handler: wakes the event loop, because a signal handler must not do the work itself."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, drainer: Drainer) -> None:
+        self._drainer = drainer
         self._pid = os.getpid()
-        self._rung = False
+        self._received = False
         self._hostname: str | None = None
         self._installed = self._listens = False
         self._pipe: tuple[int, int] | None = None
 
     def connect(self, consumer: Any) -> None:
-        """Have the loop hear the bell, which a reconnect forgets; take SIGTERM from Celery, once."""
+        """Have the loop hear the signal on each new connection; take SIGTERM over from Celery, once."""
         self._hostname = consumer.hostname
         if self._pipe is None:
             self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         reader, writer = self._pipe
         intake.listen(consumer, reader, self._heard, known=self._listens)
         self._listens = True
-        self._gate.heard = partial(self._heard, reader)
+        self._drainer.heard = partial(self._heard, reader)
         if consumer.hub is not None:
-            intake.door(consumer).on_freed = partial(consumer.hub.call_soon, self._gate.heard)
+            intake.door(consumer).on_freed = partial(consumer.hub.call_soon, self._drainer.heard)
         celerys = signal.getsignal(signal.SIGTERM)
-        # An embedded worker has no handler, and no thread but the main one can set it.
+        # An embedded worker has no handler, and only the main thread can set one.
         if not self._installed and callable(celerys):
             with suppress(ValueError):
-                signal.signal(signal.SIGTERM, partial(self._ring, writer, celerys))
+                signal.signal(signal.SIGTERM, partial(self._receive, writer, celerys))
                 self._installed = True
 
-    def _ring(
+    def _receive(
         self, writer: int, celerys: Callable[[int, Any], object], signum: int, frame: Any
     ) -> None:
-        # A pool's child has this handler until it resets it. Without a connection nothing is held.
-        if self._rung or os.getpid() != self._pid or not self._gate.can_drain:
+        # A pool child has this handler until it resets it. Without a connection the worker holds nothing to return.
+        if self._received or os.getpid() != self._pid or not self._drainer.can_drain:
             celerys(signum, frame)
             return
-        self._rung = True
-        self._gate.called()
+        self._received = True
+        self._drainer.called()
         os.write(writer, b"!")
 
     def _heard(self, reader: int) -> None:
@@ -83,20 +84,20 @@ class Bell:
             os.read(reader, 16)
         except BlockingIOError:
             return
-        self._gate.drain()
-        # Celery's handler sends it first; but what an application does then must not keep tasks waiting.
+        self._drainer.drain()
+        # Celery's handler sends this first; but an application's receiver must not delay the hand-back.
         signals.worker_shutting_down.send(
             sender=self._hostname, sig="SIGTERM", how="Warm", exitcode=0
         )
 
 
-def install(app: Any) -> Gate:
-    """Add the step and the commands to the app's worker, before it builds its blueprints."""
-    gate = Gate(Record.of(os.environ))
-    bell = Bell(gate)
+def install(app: Any) -> Drainer:
+    """Add the drain's step and commands to the app's worker, before it builds its blueprints."""
+    drainer = Drainer(Record.of(os.environ))
+    sigterm = SigtermHandler(drainer)
 
     class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Tells the gate of each connection, before anything is consumed."""
+        """Tells the drainer about each connection before anything is consumed."""
 
         name = "celery_fleet.Drain"
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -107,30 +108,30 @@ def install(app: Any) -> Gate:
             if why_not is not None and not self.told:
                 self.told = True
                 logger.info("SIGTERM is left to Celery's own warm stop: %s", why_not)
-            gate.connected(consumer)
+            drainer.connected(consumer)
             if why_not is None:
-                bell.connect(consumer)
+                sigterm.connect(consumer)
 
         def stop(self, consumer: Any) -> None:
-            gate.disconnected()
+            drainer.disconnected()
 
         def info(self, consumer: Any) -> dict[str, Any]:
-            """What ``inspect stats`` says of it."""
+            """Return what ``inspect stats`` shows of the drain."""
             tasks = consumer.task_consumer
             queues = [queue.name for queue in tasks.queues] if tasks else []
             events = worker.sends_task_events(consumer)
-            return {"fleet": {**gate.look().as_dict(), "queues": queues, "task_events": events}}
+            return {"fleet": {**drainer.look().as_dict(), "queues": queues, "task_events": events}}
 
     app.steps["consumer"].add(Drain)
-    register(gate)
-    return gate
+    register(drainer)
+    return drainer
 
 
-def register(gate: Gate) -> None:
-    """Add the commands of remote control; ``shutdown`` takes the place of Celery's."""
+def register(drainer: Drainer) -> None:
+    """Add the remote control commands; ``shutdown`` replaces Celery's."""
 
     def fleet_pause(state: Any, seconds: Any = None, **_: Any) -> dict[str, Any]:
-        """Take no tasks for some seconds, and hand back those that have not begun."""
+        """Fetch no tasks for some seconds, and hand back those that have not started."""
         why_not = worker.why_not_paused(state.consumer)
         if why_not is not None:
             return {"state": "unsupported", "why": why_not}
@@ -140,18 +141,18 @@ def register(gate: Gate) -> None:
             wanted = 0.0
         if not 0 < wanted <= LONGEST_PAUSE:
             return {"error": f"seconds must be above 0 and at most {LONGEST_PAUSE:.0f}"}
-        return gate.pause(wanted).as_dict()
+        return drainer.pause(wanted).as_dict()
 
     def fleet_resume(state: Any, **_: Any) -> dict[str, Any]:  # Celery's signature
-        """Take tasks again after fleet_pause."""
-        return gate.resume().as_dict()
+        """Fetch tasks again after fleet_pause."""
+        return drainer.resume().as_dict()
 
     def shutdown(state: Any, msg: str = "Got shutdown from remote", **_: Any) -> None:
-        """Hand back what has not begun, let running tasks end, then leave."""
+        """Hand back tasks that have not started, let running tasks end, then exit."""
         logger.warning("%s", msg)
-        if not gate.can_drain:
+        if not drainer.can_drain:
             raise WorkerShutdown(0)
-        gate.drain()
+        drainer.drain()
 
     Panel.register(name="fleet_pause", args=[("seconds", float)], signature="<seconds>")(
         fleet_pause

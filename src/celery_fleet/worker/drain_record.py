@@ -1,7 +1,7 @@
-"""``drain.json``: how far a worker's drain has come, for whoever waits for its end.
+"""``drain.json``: the progress of a worker's drain, for programs that wait for its end.
 
-The file lies in the unit's state directory, which outlives the process: after it has gone the
-record still says what it handed back. It counts for the invocation that it names, and no other.
+The file is in the unit's state directory, which outlives the process. So it still says what a process handed back
+after that has ended. It is valid only for the systemd invocation that it names.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DIRECTORY_VARIABLE = "STATE_DIRECTORY"
 INVOCATION_VARIABLE = "INVOCATION_ID"
 NAME = "drain.json"
 
-#: Seconds between two writings while the drain goes on.
+#: Seconds between two writes while the drain continues.
 INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A drain's state: messages handed back, tasks that still run, and whether it came to its end."""
+    """A drain's state: messages handed back, tasks that still run, and whether it has ended."""
 
     handed_back: int
     running: int
@@ -33,10 +33,10 @@ class Progress:
 
 
 class Record:
-    """Writes the file where a directory was given."""
+    """Writes the file, if there is a state directory."""
 
     def __init__(self, directory: str | None, invocation: str | None = None) -> None:
-        # systemd lists several directories with colons between; a worker has one.
+        # systemd separates several directories with colons; a worker has one.
         self.path = Path(directory.split(":")[0]) / NAME if directory else None
         self._invocation = invocation
         self._written: Progress | None = None
@@ -44,13 +44,13 @@ class Record:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Record:
-        """The record of a process with this environment."""
+        """Return the record of a process with this environment."""
         return cls(environ.get(DIRECTORY_VARIABLE), environ.get(INVOCATION_VARIABLE))
 
     def write(self, progress: Progress, seconds: float) -> None:
-        """Write a change, the end at once and others once a second.
+        """Write a change: the end at once, other changes at most once a second.
 
-        ``seconds`` have gone by since the drain began. A full disk must not stop it: that is logged.
+        ``seconds`` is the time since the drain began. A full disk must not stop the drain, so errors are only logged.
         """
         if self.path is None or progress == self._written:
             return

@@ -13,36 +13,36 @@ from typing import Any
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import intake, queues, worker
-from celery_fleet.compat.pools import Nudge
+from celery_fleet.compat.pools import LoopWaker
 from celery_fleet.delivery.outage import give_back
 from celery_fleet.worker.drain_record import Progress, Record
 
 logger = logging.getLogger("celery_fleet.drain")
 
 
-#: Seconds between two looks at what still runs.
+#: Seconds between two checks of what still runs.
 TICK = 0.05
 
-#: Seconds between two attempts to hand back what the broker did not take.
+#: Seconds between two attempts to hand back messages that the broker refused.
 RETRY = 1.0
 
-#: Seconds that a draining worker looks for its lost broker while its loop stands still over that, or tries
-#: to hand back once nothing runs any more. Then it stops as Celery does, which needs neither: else a drain
-#: could not end before the broker is back, or never where it refuses a message for good.
+#: Seconds that a draining worker waits for its lost broker if its loop is blocked by that, or for the broker
+#: to accept messages after the last task has ended. Then it stops in Celery's own way, which needs neither.
+#: Otherwise a drain could not end before the broker is back, or never if it refuses a message for good.
 WITHOUT_BROKER = 30.0
 
-#: Seconds that a draining worker whose tasks have ended waits for a lost broker to take messages back.
+#: Seconds that a draining worker without running tasks waits for a lost broker to accept messages.
 PATIENCE = 3.0
 
-#: Seconds without a tick after which a loop without a broker counts as standing still.
+#: Seconds without a tick after which a loop without a broker counts as blocked.
 STILL = 1.0
 
-#: Longest pause in seconds that one command can ask for.
+#: Longest pause in seconds that one command can request.
 LONGEST_PAUSE = 3600.0
 
 
 class Mode(Enum):
-    """Whether the worker takes tasks."""
+    """Whether the worker fetches tasks."""
 
     CONSUMING = "consuming"
     PAUSED = "paused"
@@ -50,8 +50,8 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a worker tells of itself; the replies to remote control are made of it."""
+class DrainStatus:
+    """A worker's drain status; the replies to remote control are made from it."""
 
     mode: Mode = Mode.CONSUMING
     #: Seconds until a pause ends by itself.
@@ -59,21 +59,21 @@ class Standing:
     running: int = 0
     unacked: int = 0
     handed_back: int = 0
-    #: Messages that are to be handed back and that the broker has not taken yet.
+    #: Messages to be handed back that the broker has not accepted yet.
     held: int = 0
-    #: A question for messages is under way; what it brings is handed back.
+    #: A poll for messages is pending; messages that it brings are handed back.
     polling: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The public form."""
+        """Return the public form."""
         rest = asdict(self)
         rest["state"] = rest.pop("mode").value
         rest["seconds"] = round(self.seconds, 1)
         return rest
 
 
-class Gate:
-    """Lets tasks in, or not. One for a worker's life, through all of its connections."""
+class Drainer:
+    """Decides whether the worker fetches tasks. One exists for a worker's whole life, through all connections."""
 
     def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
         self._record = record
@@ -82,19 +82,19 @@ class Gate:
         self._consumer: Any = None
         self._reopen: Callable[[], None] | None = None
         self._pool: Any = None
-        self._timer: Any = None  # Celery's, which outlives a connection
-        self._nudge: Nudge | None = None
+        self._timer: Any = None  # Celery's timer, which outlives a connection
+        self._waker: LoopWaker | None = None
         self._stop_ticking: Callable[[], None] | None = None
-        #: Messages that are nobody's but ours, oldest first; the time of a first vain attempt.
+        #: Messages that only this object holds, oldest first, each with the time of its first failed attempt.
         self._held: list[tuple[Any, float | None]] = []
-        #: Those of them that are on their way back: in a pool of greenlets others run meanwhile.
+        #: How many of them are being handed back right now; with gevent other greenlets run meanwhile.
         self._under_way = 0
         self._retry_at = float("-inf")
         self._handed_back = 0
         self._called = False
-        #: Has heard what was called for while there was no loop to hear it.
+        #: Called to handle a signal that came while there was no loop to hear it.
         self.heard: Callable[[], object] | None = None
-        #: Since when there is no broker, and when the loop last ticked without one.
+        #: Since when there is no broker (None if there is one), and when the loop last ticked without one.
         self._away_since: float | None = None
         self._alone_at = float("-inf")
         self._drains = False
@@ -108,9 +108,9 @@ class Gate:
     # --- for any thread ---
 
     @property
-    def standing(self) -> Standing:
-        """What the worker does about new tasks."""
-        return Standing(
+    def status(self) -> DrainStatus:
+        """Return the worker's current drain status; may be called in any thread."""
+        return DrainStatus(
             mode=self._mode,
             seconds=max(0.0, self._until - self._clock()) if self._mode is Mode.PAUSED else 0.0,
             running=self._load.running,
@@ -123,7 +123,7 @@ class Gate:
     # --- the connection ---
 
     def connected(self, consumer: Any) -> None:
-        """A connection is up and does not consume yet."""
+        """Handle a new connection that does not consume yet."""
         if self._without_broker is not None:
             self._without_broker.cancel()
             self._without_broker = None
@@ -134,15 +134,15 @@ class Gate:
         queues.note_queues(consumer)
         intake.door(consumer)
         if consumer.hub is None and self._drains:
-            self._nudge = self._nudge or Nudge()
-            self._nudge.connect(consumer)
+            self._waker = self._waker or LoopWaker()
+            self._waker.connect(consumer)
         if self._mode is Mode.PAUSED and self._clock() >= self._until:
             self._ended("while it had no broker")
         if self._mode is not Mode.CONSUMING or self._held:
             self._shut()
 
     def disconnected(self) -> None:
-        """The connection is lost, or the worker ends."""
+        """Handle a lost connection, or the end of the worker."""
         consumer, self._consumer = self._consumer, None
         self._reopen = None
         self._tick_no_more()
@@ -151,7 +151,7 @@ class Gate:
             self._guarded(lambda: self._hand_back(consumer))
             self._tell_of_the_rest()
             return
-        # Each vain attempt to connect ends here as well.
+        # Each failed attempt to connect comes here as well.
         if self._away_since is None:
             self._away_since = self._clock()
         if consumer is not None:
@@ -181,32 +181,32 @@ class Gate:
         self._wake_loop()
 
     def _wake_loop(self) -> None:
-        if self._nudge is not None:
-            self._nudge()
+        if self._waker is not None:
+            self._waker()
 
     def _tell_of_the_rest(self) -> None:
         if self._held:
             logger.error(
-                "%d tasks could not be handed back (%s): they stay in unacked and come again by the unit's"
-                " hand-back or after the visibility timeout",
+                "%d tasks could not be handed back (%s): they stay in unacked until the unit's hand-back or the"
+                " visibility timeout returns them",
                 len(self._held),
                 self._trouble,
             )
 
     def called(self) -> None:
-        """A drain is about to be asked for; safe in a signal's handler."""
+        """Prepare for a drain that is about to be requested; safe in a signal handler."""
         self._called = True
         if self._pool is not None:
             intake.shut(self._pool)
 
     @property
     def is_ending(self) -> bool:
-        """Whether a drain was asked for, be it that it could not begin yet."""
+        """Return whether a drain was requested, even if it could not start yet."""
         return self._called or self._mode is Mode.DRAINING
 
     @property
     def can_drain(self) -> bool:
-        """Whether there is a connection whose worker can be drained, or a loop that goes on without one."""
+        """Return whether the worker can be drained: its connection allows it, or its loop runs without one."""
         if self._consumer is None:
             return self._drains and self._lives_alone
         return worker.why_not_drained(self._consumer) is None
@@ -218,7 +218,7 @@ class Gate:
     # --- what is asked for ---
 
     def drain(self) -> None:
-        """Hand back, let running tasks end, then stop; again is harmless."""
+        """Hand back tasks, let running ones end, then stop; a second call does nothing."""
         if self._mode is Mode.DRAINING:
             return
         self._mode = Mode.DRAINING
@@ -233,8 +233,8 @@ class Gate:
             took,
         )
 
-    def pause(self, seconds: float) -> Standing:
-        """Hand back and take nothing for some seconds from now, whatever was asked before."""
+    def pause(self, seconds: float) -> DrainStatus:
+        """Hand back tasks and fetch none for some seconds from now; this replaces the end of an earlier pause."""
         if self._mode is Mode.CONSUMING:
             self._mode = Mode.PAUSED
             self._handed_back = 0
@@ -244,19 +244,19 @@ class Gate:
             self._until = self._clock() + seconds
         return self.look()
 
-    def resume(self) -> Standing:
-        """End a pause; harmless without one, and no way out of a drain."""
+    def resume(self) -> DrainStatus:
+        """End a pause; this does nothing without one and can't end a drain."""
         if self._mode is Mode.PAUSED:
             self._ended("on request")
         return self.look()
 
-    def look(self) -> Standing:
-        """The standing of this very moment; only for the loop's thread."""
+    def look(self) -> DrainStatus:
+        """Return an updated drain status; only for the loop's thread."""
         if self._consumer is not None:
             self._load = intake.load(self._consumer)
             if self._load.busy:
                 self._busy_at = self._clock()
-        return self.standing
+        return self.status
 
     def _ended(self, why: str) -> None:
         self._mode = Mode.CONSUMING
@@ -269,7 +269,7 @@ class Gate:
     # --- on the loop ---
 
     def _guarded(self, action: Callable[[], object]) -> bool:
-        """Run it; an exception here would end the worker, and is logged instead."""
+        """Run the action, and log an exception, which would otherwise end the worker."""
         try:
             action()
         except Exception:
@@ -279,12 +279,14 @@ class Gate:
 
     def _shut(self) -> None:
         if not self._guarded(lambda: self._take_back(self._consumer)):
-            # What is out of Celery's hands and not in ours is put back when the channel closes.
+            # Messages that neither Celery nor this object holds are put back when the channel closes.
             self._stop_worker()
         self._wake_loop()
 
     def _take_back(self, consumer: Any) -> None:
-        if consumer is None:  # kombu has put back what had not begun, or leaves it in unacked
+        if (
+            consumer is None
+        ):  # kombu has put back messages that had not started, or leaves them in unacked
             intake.drop_waiting(self._pool)
             self._look_alone()
             return
@@ -303,7 +305,7 @@ class Gate:
             self._stop_ticking = None
 
     def _arrived(self, message: Any) -> None:
-        """A message that had been asked for before."""
+        """Handle a message from a poll that was already pending."""
         intake.disown(self._consumer, message)
         self._held.append((message, None))
         self._guarded(lambda: self._hand_back(self._consumer))
@@ -318,9 +320,9 @@ class Gate:
         self._under_way = len(held)
         try:
             answers = give_back.give_back(consumer, held)
-        except Exception as exc:  # noqa: BLE001  # whatever it is, the messages must not be forgotten
+        except Exception as exc:  # noqa: BLE001  # no message must be lost, even after an unknown error
             answers = [exc] * len(held)
-        except BaseException:  # a greenlet that is killed, a worker that is told to leave
+        except BaseException:  # a killed greenlet, or a worker that is told to exit
             self._held, self._under_way = held + self._held, 0
             raise
         kept: list[tuple[Any, float | None]] = []
@@ -332,7 +334,7 @@ class Gate:
             else:
                 self._handed_back += answer
         self._held, self._under_way = kept + self._held, 0
-        # A broker that hangs blocks the loop for its timeout: let it live in between.
+        # A broker that hangs blocks the loop for its timeout; give the loop time in between.
         pause = max(RETRY, 2 * (self._clock() - began))
         self._retry_at = self._clock() + pause if kept else float("-inf")
         if trouble != self._trouble:
@@ -341,7 +343,7 @@ class Gate:
                 logger.warning("%d tasks wait to be handed back: %s", len(kept), trouble)
 
     def _tick(self) -> None:
-        # Celery's own stop runs the timers in a thread of its own.
+        # Celery's own stop runs the timers in another thread.
         if self._consumer is not None and not worker.told_to_stop():
             self._guarded(lambda: self._next(self._consumer))
 
@@ -370,7 +372,7 @@ class Gate:
             self._give_up()
 
     def _look_alone(self) -> None:
-        """What runs, and no more than that: the rest can't be known without a connection."""
+        """Count running tasks only; the rest is unknown without a connection."""
         self._load = intake.Load(intake.at_work(self._pool), 0, polling=False)
         if self._load.busy:
             self._busy_at = self._clock()
@@ -389,7 +391,7 @@ class Gate:
         self._note()
 
     def _note(self) -> None:
-        # What is on its way back is neither: greenlets come here meanwhile.
+        # Messages that are being handed back count as neither; with gevent, other greenlets come here meanwhile.
         if self._mode is Mode.DRAINING and not self._under_way:
             progress = Progress(self._handed_back, self._load.running, ended=self._is_over())
             self._record.write(progress, self._clock() - self._began)

@@ -1,4 +1,4 @@
-"""Stands before the action plugin `fleet_facts`: a host as it is once everything is installed."""
+"""Replaces the action plugin `fleet_facts`: describes a host on which everything is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACTS = {
     "packages": ["nginx-light", "openssl", "python3-venv", "redis-server"],
     "clock_offset": 0.0,
 }
-# By the version of systemd, whose Debian it is.
+# Debian's release by the version of systemd.
 DEBIAN = {
     252: {
         "distribution_version": "12",
@@ -39,7 +39,7 @@ DEBIAN = {
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
-    """Asks nobody."""
+    """Returns facts without contacting a host."""
 
     _supports_check_mode = True
     _requires_connection = False

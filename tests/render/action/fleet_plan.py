@@ -1,4 +1,4 @@
-"""Stands before the action plugin `fleet_plan`: the same up to the call of the host, which is written down instead."""
+"""Replaces the action plugin `fleet_plan`: works in the same way, but writes the request to the host to a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = (
 
 
 def plain(value: Any) -> Any:
-    """The value without Ansible's lazy containers."""
+    """Return the value without Ansible's lazy containers."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
@@ -53,7 +53,7 @@ class ActionModule(delivered.ActionModule):  # type: ignore[misc,name-defined]  
             "variables": variables,
             "parts": dict(parts),
         }
-        # A file for each host: they run side by side, each in a process of its own.
+        # Use a file for each host, because the hosts run in parallel processes.
         with tempfile.NamedTemporaryFile(
             "w", dir=os.environ["RENDERED"], suffix=".json", delete=False
         ) as stream:

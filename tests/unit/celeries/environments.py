@@ -1,4 +1,4 @@
-"""Virtualenvs with the minors of Celery that the runtime supports, and of the Pythons that hosts have."""
+"""Create virtualenvs with the minors of Celery that the runtime supports, and with the Pythons that hosts have."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 from scripts.testhosts.fleet import cache_directory, pip_cache
 
-#: Debian 12's and Debian 13's.
+#: The Pythons of Debian 12 and Debian 13.
 PYTHONS = ("3.11", "3.13")
 
-#: What tests that run in there need besides.
+#: Packages that the tests in these virtualenvs need as well.
 TESTS = ("pytest>=9,<10",)
 
 #: Seconds that pip may take.
@@ -27,7 +27,7 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class Environment:
-    """A Python, and what is installed for it."""
+    """A Python, and the packages for it."""
 
     python: str
     celery: str
@@ -38,29 +38,29 @@ class Environment:
 
 
 def wanted() -> list[Environment]:
-    """All of them: each Celery with its own kombu, and one with the newest that it runs with."""
+    """Return all environments: each Celery with its own kombu, and one with the newest that it runs with."""
     own = {
-        # redis-py is the one of its time: that it is another one shows, too, since redis-py 8 alone speaks RESP3.
+        # The redis-py of that time, which shows that others work too, since only redis-py 8 speaks RESP3.
         "5.4": ("celery==5.4.*", "kombu==5.4.*", "redis==5.2.*"),
         "5.5": ("celery[redis]==5.5.*", "kombu[redis]==5.5.*"),
         "5.6": ("celery[redis]==5.6.*", "kombu[redis]==5.6.*"),
         "5.7": ("celery[redis]==5.7.*",),
     }
     found = [Environment("3.11", celery, packages) for celery, packages in own.items()]
-    # As pip has it where nothing is said: kombu 5.7, with redis-py 8.
+    # What pip installs by default: kombu 5.7, with redis-py 8.
     newest = {**own, "5.6": ("celery[redis]==5.6.*",)}
-    # Celery 5.4 knows no Python after 3.12.
+    # Celery 5.4 supports no Python after 3.12.
     found += [Environment("3.13", celery, newest[celery]) for celery in ("5.5", "5.6", "5.7")]
     return found
 
 
 @cache
 def interpreter(python: str) -> str | None:
-    """Path of a Python that is here, None where there is none."""
+    """Return the path of an installed Python, or None."""
     name = shutil.which(f"python{python}")
     if name is None:
         return None
-    # pyenv's stand-ins ask which one is meant; ensurepip is a package of its own in Debian.
+    # pyenv's shims ask which Python is meant; in Debian ensurepip is a separate package.
     done = subprocess.run(
         [name, "-c", "import ensurepip, sys, venv; print(sys.executable)"],
         env={**os.environ, "PYENV_VERSION": python},
@@ -73,12 +73,12 @@ def interpreter(python: str) -> str | None:
 
 
 def here() -> list[Environment]:
-    """Those whose Python this machine has."""
+    """Return the environments whose Python this machine has."""
     return [one for one in wanted() if interpreter(one.python) is not None]
 
 
 def missing() -> list[str]:
-    """What is not tried on this machine, a line for each Python."""
+    """Return what is not tested on this machine, a line for each Python."""
     lines = []
     for python in PYTHONS:
         minors = [one.celery for one in wanted() if one.python == python]
@@ -91,7 +91,7 @@ def missing() -> list[str]:
 
 
 def made(environment: Environment) -> Path:
-    """The Python of an environment, which is made where it is not there yet; for many processes at once."""
+    """Return the Python of an environment, and create the environment if needed; many processes may do so at once."""
     base = interpreter(environment.python)
     assert base is not None
     packages = (*environment.requirements, *TESTS)

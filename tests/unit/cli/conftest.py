@@ -1,4 +1,4 @@
-"""A host that is a directory, and the command line on it."""
+"""A host in a directory, and the command line on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host whose one application is `shop`."""
+    """Create a host whose only application is `shop`."""
     monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
     monkeypatch.setattr(ask, "as_user", lambda name: {})
     monkeypatch.setattr(units, "show", lambda names: [unit(name) for name in names])
@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have commands wait for minutes: a busy machine takes longer than they usually wait to import Celery."""
+    """Let commands wait for minutes: a busy machine needs longer than their usual limit to import Celery."""
     monkeypatch.setenv("CELERY_FLEET_TIMEOUT", "120")
 
 

@@ -1,4 +1,4 @@
-"""A systemctl whose units are a file: each `show` is one more step on a unit's way.
+"""A fake systemctl whose units are in a file: each `show` moves a unit one step further.
 
 {"unit": {"steps": {"start": [{…}, …], "stop": […]}, "now": {…}, "left": []}}
 """

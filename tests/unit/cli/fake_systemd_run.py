@@ -1,9 +1,9 @@
-"""Stands in for systemd-run and systemctl: runs the command of a transient unit, and writes down how it was called.
+"""Replaces systemd-run and systemctl: runs the command of a transient unit, and records how it was called.
 
 usage: fake_systemd_run.py DIRECTORY (systemd-run OPTION… -- COMMAND… | systemctl kill|stop …)
 
-Like systemd it expands `$$` and gives the process the files of EnvironmentFile=, its credential in a directory and a
-session of its own; and like systemd-run it makes 255 of a signal and 0 of SIGTERM.
+Like systemd it expands `$$`, and gives the process the files of EnvironmentFile=, its credential in a directory and a
+new session. Like systemd-run it turns a signal into 255 and SIGTERM into 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def variables(path: str) -> dict[str, str]:
-    """What an environment file says, in the form in which the roles write it."""
+    """Return the variables in an environment file, in the form in which the roles write it."""
     words = shlex.split(Path(path).read_text(), posix=True)
     return dict(word.replace("\\$", "$").partition("=")[::2] for word in words)
 

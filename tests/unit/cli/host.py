@@ -15,7 +15,7 @@ PASSWORD = "s3cr3t-of-the-operator"
 
 
 def document(root: Path, name: str = "shop", **more: Any) -> dict[str, Any]:
-    """What the inventory's side writes as ``cli.json``."""
+    """Return a ``cli.json`` as the control side writes it."""
     return {
         "format": 1,
         "app": name,
@@ -56,19 +56,19 @@ def document(root: Path, name: str = "shop", **more: Any) -> dict[str, Any]:
 
 
 def application(root: Path, **more: Any) -> Application:
-    """The same, read."""
+    """Return the application that such a document describes."""
     return parse(document(root, **more))
 
 
 def settings(component: str = "operator", port: int = 1) -> dict[str, Any]:
-    """Settings of a component, for a broker at a port of this machine."""
+    """Return a component's settings, for a broker at a port of this machine."""
     url = f"redis://{component}:{PASSWORD}@127.0.0.1:{port}/0"
     celery = {"broker_url": url, "result_backend": url}
     return {"format": 1, "app": "shop", "component": component, "celery": celery}
 
 
 def install(root: Path, name: str = "shop", **more: Any) -> Path:
-    """Put an application on the host; the directory of its configuration."""
+    """Put an application on the host; return the directory of its configuration."""
     directory = root / "etc" / name
     (directory / "credentials").mkdir(parents=True)
     (directory / "cli.json").write_text(json.dumps(document(root, name, **more)))
@@ -79,10 +79,10 @@ def install(root: Path, name: str = "shop", **more: Any) -> Path:
 
 
 def release(root: Path, identity: str = "r1", name: str = "shop", current: bool = True) -> Path:
-    """Build a release whose Python is that of the tests."""
+    """Create a release whose Python is that of the tests."""
     path = root / "opt" / name / "releases" / identity
     (path / "venv" / "bin").mkdir(parents=True)
-    # Not a link: Python would look for its virtualenv beside the link.
+    # Not a link: Python would look for its virtualenv next to the link.
     python = path / "venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)

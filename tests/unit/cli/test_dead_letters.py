@@ -150,9 +150,9 @@ def test_it_asks_and_tells_how_many(
     monkeypatch.setattr(command.click, "confirm", confirm)
     for verb, word in (("replay", "replayed"), ("drop", "dropped")):
         done = call("dead-letters", verb)
-        assert (done.exit_code, done.stderr) == (1, f"celery-fleet: nothing is {word}\n")
+        assert (done.exit_code, done.stderr) == (1, f"celery-fleet: nothing was {word}\n")
         done = call("dead-letters", verb)
-        assert done.stdout == f"1 dead letter {word}; 1 were somebody else's by then.\n"
+        assert done.stdout == f"1 dead letter {word}; 1 were already gone.\n"
     assert asked == ["Replay 2 dead letters?"] * 2 + ["Drop 2 dead letters?"] * 2
     # With those that were counted, whatever comes meanwhile.
     assert answers.seen[2] == {"do": "replay", "choose": {"ids": ["6f1e", "7"]}}
@@ -163,7 +163,7 @@ def test_it_asks_and_tells_how_many(
     [
         (
             {"refused": 2, "reasons": ["NOPERM"]},
-            "2 dead letters not replayed: Redis refuses it (NOPERM)",
+            "2 dead letters not replayed: Redis refused it (NOPERM)",
         ),
         ({"left": 7}, "the time ran out with 7 dead letters left"),
     ],
@@ -184,10 +184,10 @@ def test_what_could_not_be_done(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("replay",), "nobody can be asked, since there is no terminal: say --yes"),
-        (("drop", "x"), "nobody can be asked, since there is no terminal: say --yes"),
-        (("list", "--older-than", "soon"), "soon is no age: write it as in 90s"),
-        (("list", "--older-than", "-1h"), "-1h is no age"),
+        (("replay",), "there is no terminal to ask on: add --yes"),
+        (("drop", "x"), "there is no terminal to ask on: add --yes"),
+        (("list", "--older-than", "soon"), "soon is not an age: write it as in 90s"),
+        (("list", "--older-than", "-1h"), "-1h is not an age"),
         (("list", "--reason", "bad luck"), "'bad luck' is not one of"),
         (("show",), "Missing argument"),
     ],
@@ -286,7 +286,7 @@ def test_a_queue_that_is_gone(broker: redis.Redis, port: int, call: Call) -> Non
     parked(broker, 1, key="gone")
     done = call("dead-letters", "replay", "--yes")
     assert (done.exit_code, done.stdout) == (1, "0 dead letters replayed.\n")
-    assert "1 dead letter not replayed: Redis refuses it" in done.stderr
+    assert "1 dead letter not replayed: Redis refused it" in done.stderr
     assert broker.hlen(keys.DEAD_LETTERS) == 1
     client(port, "admin").acl_log_reset()
 
@@ -305,7 +305,7 @@ def test_ten_thousand(broker: redis.Redis, call: Call) -> None:
     # In processor time, because other tests use the machine as well: it must fit into a command's usual limit.
     assert processor_time() - began < ask.BOUND
     while (done := call("dead-letters", "replay", "--yes")).exit_code == 1:
-        assert "say the same again" in done.stderr, done.output
+        assert "run the same command again" in done.stderr, done.output
     assert done.exit_code == 0
     assert broker.llen("mail") == 10_000
     assert broker.exists(keys.DEAD_LETTERS) == 0
@@ -335,7 +335,7 @@ def test_another_broker() -> None:
     from celery import Celery
 
     made = Celery("shop", broker="memory://", set_as_current=False)
-    with pytest.raises(letter_answers.FleetError, match="in Redis alone"):
+    with pytest.raises(letter_answers.FleetError, match="only kept in Redis"):
         letter_answers.answer(made, {"do": "list"})
 
 
@@ -363,5 +363,5 @@ def test_who_asks_something_else() -> None:
     from celery import Celery
 
     made = Celery("shop", broker="redis://127.0.0.1:1", set_as_current=False)
-    with pytest.raises(letter_answers.FleetError, match="nothing to do with dead letters"):
+    with pytest.raises(letter_answers.FleetError, match="no action for dead letters"):
         letter_answers.answer(made, {"do": "burn"})

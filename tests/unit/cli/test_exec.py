@@ -255,7 +255,7 @@ def test_what_it_left_is_gone_afterwards(place: Place) -> None:
         (["--", "no-such-thing"], 127, "no-such-thing: there is no such command in "),
         (["--", "./nothing.sh"], 127, "./nothing.sh: there is no "),
         (["--", "./data.txt"], 126, "./data.txt: "),
-        (["--", "data.txt"], 127, "say `python data.txt` or `./data.txt`"),
+        (["--", "data.txt"], 127, "use `python data.txt` or `./data.txt`"),
         (["--release", "r9", "--", "true"], 125, "there is no release r9 of shop"),
         (["--release", "../x", "--", "true"], 125, "is not the name of a release"),
         (["--as", "beat", "--", "true"], 125, "beat.json is missing; run this on the host of beat"),
@@ -275,7 +275,7 @@ def test_what_it_left_is_gone_afterwards(place: Place) -> None:
         (["--unit", "bad/x", "--", "true"], 125, "--unit 'bad/x' can't be the name of a unit"),
         (["true"], 125, "no command: usage:"),
         (["--"], 125, "no command after --"),
-        (["--frob", "x", "--", "true"], 125, "--frob is no option"),
+        (["--frob", "x", "--", "true"], 125, "--frob is not an option"),
     ],
 )
 def test_mistakes_are_one_line(place: Place, argv: list[str], status: int, words: str) -> None:
@@ -299,7 +299,7 @@ def test_a_unit_that_runs_already(place: Place) -> None:
     (place.root / "status").mkdir()
     (place.root / "status/mine.service.status").touch()
     done = place.run("--unit", "mine", "--", "true")
-    assert (done.returncode, "mine.service runs already" in done.stderr) == (125, True)
+    assert (done.returncode, "mine.service is running already" in done.stderr) == (125, True)
 
 
 def test_a_host_without_a_release(place: Place) -> None:

@@ -65,7 +65,10 @@ def test_a_task_by_its_name_or_the_end_of_it(given: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("cleanup", "may be core.tasks.cleanup, mail.tasks.cleanup, tasks.cleanup; say which"),
+        (
+            "cleanup",
+            "may be core.tasks.cleanup, mail.tasks.cleanup, tasks.cleanup; use one of these",
+        ),
         ("sytem_health_check", "did you mean core.tasks.system_health_check?"),
         ("core.tasks.cleanups", "did you mean core.tasks.cleanup"),
         ("health_check", "did you mean core.tasks.system_health_check?"),
@@ -94,12 +97,12 @@ def test_short_names_mean_what_they_stand_for() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("run", "nothing"), "task nothing: the release has none of this name"),
+        (("run", "nothing"), "task nothing: the release has no task of this name"),
         (("run", "cleanup"), "may be core.tasks.cleanup, mail.tasks.cleanup"),
         (("run", TASKS[1], "--args", "[1,"), "--args: not JSON at line 1, column 4"),
         (("run", TASKS[1], "--args", "[\n1 2]"), "--args: not JSON at line 2, column 3"),
         (("run", TASKS[1], "--args", "{}"), "--args: an object, must be a list"),
-        (("run", TASKS[1], "--args", "[NaN]"), "NaN is not known to JSON"),
+        (("run", TASKS[1], "--args", "[NaN]"), "NaN does not exist in JSON"),
         (("run", TASKS[1], "--args", "[1e999]"), "1e999 is too large a number"),
         (("run", TASKS[1], "--args", "[" * 100_000), "--args: not JSON"),
         (("run", TASKS[1], "--kwargs", "[1]"), "--kwargs: a list, must be an object"),
@@ -123,20 +126,20 @@ def test_short_names_mean_what_they_stand_for() -> None:
             ("monitor", "--workers", "mail,nobody"),
             "--workers nobody: there is no such worker; the workers are mail, bulk",
         ),
-        (("monitor", "--workers", ","), "--workers: names no worker"),
+        (("monitor", "--workers", ","), "--workers: is empty"),
         (
             ("monitor", "--output-file", "/no/such/place/x.json"),
             "can't be written to /no/such/place (No such file",
         ),
         (("monitor", "--output-file", "x" * 300), "can't be written"),
-        (("monitor", "--output-file", "/"), "is no file"),
-        (("monitor", "--output-file", "/dev/null"), "is no file, and would be replaced"),
+        (("monitor", "--output-file", "/"), "is not a regular file"),
+        (("monitor", "--output-file", "/dev/null"), "is not a regular file, and would be replaced"),
         (("result", "x"), "'x' is not the id of a task"),
         (("revoke", ID, "a b c d e f g h"), "is not the id of a task"),
         (("revoke",), "Missing argument"),
-        (("revoke", ID, "--signal", "TERM"), "--signal is for --terminate"),
-        (("revoke", ID, "--terminate", "--signal", "HURRY"), "--signal HURRY: is no signal"),
-        (("purge", "mail"), "nobody can be asked, since there is no terminal: say --yes"),
+        (("revoke", ID, "--signal", "TERM"), "--signal only works with --terminate"),
+        (("revoke", ID, "--terminate", "--signal", "HURRY"), "--signal HURRY: is not a signal"),
+        (("purge", "mail"), "there is no terminal to ask on: add --yes"),
         (("active", "-t", "0"), "-t"),
     ],
 )
@@ -356,7 +359,7 @@ def test_purge_asks_and_tells_how_many(
 
     monkeypatch.setattr(purge.click, "confirm", confirm)
     done = call("purge", "mail")
-    assert (done.exit_code, done.stderr) == (1, "celery-fleet: nothing is deleted\n")
+    assert (done.exit_code, done.stderr) == (1, "celery-fleet: nothing was deleted\n")
     assert seen == ["lengths"]
     assert call("purge", "mail").stdout == "3 tasks deleted from mail.\n"
     assert asked == ["Delete 3 tasks of the queue mail?"] * 2
@@ -455,7 +458,7 @@ def test_silence_and_words_that_are_no_sample() -> None:
     for mistake in (CommandError("nothing was heard"), {"error": "no such settings"}):
         with pytest.raises(CommandError, match=r"nothing was heard|no such settings"):
             watched(mistake)
-    assert "nothing was heard" in str(watched()[0])
+    assert "no data about the workers" in str(watched()[0])
 
 
 def test_ctrl_c_brings_what_was_counted_last() -> None:
@@ -481,7 +484,7 @@ def test_what_a_person_sees() -> None:
         "5 of 60 s",
         "0.500 s now",
         "1 of 2 online; no answer from a@h",
-        "counted by what they begin: b@h",
+        "only started tasks are counted: b@h",
     ):
         assert text in shown
     assert "failed: a 1 on mail@worker1: x" in shown

@@ -226,7 +226,7 @@ def test_a_broker_that_is_full_still_says_how_long_its_queues_are(full: int) -> 
     assert (found["workers"], found["queues"]["bulk"]) == ({}, 0)
     assert found["queues"]["mail"] > 100
     assert found["full"].startswith(
-        "the broker is full, so nothing can be sent and no worker asked"
+        "the broker is full, so nothing can be sent and no worker can be asked"
     )
     answer, _ = ask({"question": "inspect", "method": "ping", **request})
     assert answer["error"].startswith("the broker is full")

@@ -73,7 +73,7 @@ def test_the_life_of_a_schedule(call: Call, project: Project) -> None:
     assert call("schedule", "sync").stdout == "Nothing to do.\n"
 
     done = call("schedule", "disable-all")
-    assert (done.exit_code, "say --yes" in done.stderr) == (2, True)
+    assert (done.exit_code, "add --yes" in done.stderr) == (2, True)
     assert not any(time.endswith(" off") for time in project.table().values())
     assert call("schedule", "disable-all", "--yes").exit_code == 0
     assert all(time.endswith(" off") for time in project.table().values())
@@ -116,7 +116,7 @@ def test_asks_where_a_user_may_lose_something(
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [
-        (("reset", "nothing"), 2, "no entry nothing is declared; declared are "),
+        (("reset", "nothing"), 2, "no entry nothing is declared; the declared ones are "),
         (("sync", "more"), 2, "unexpected extra argument"),
         (("nosuch",), 2, "No such command"),
     ],
@@ -138,7 +138,7 @@ def test_a_database_that_does_not_answer(call: Call, project: Project) -> None:
 def test_a_schedule_in_no_database(place: Path, call: Call) -> None:
     (place / "etc/shop/credentials/beat.json").write_text(json.dumps(host.settings("beat")))
     done = call("schedule", "sync")
-    assert (done.exit_code, "is in no database" in done.stderr) == (2, True)
+    assert (done.exit_code, "is not in a database" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_a_start_that_waits_for_its_broker(
 def test_nobody_waits(systemd: Systemd, call: Call) -> None:
     systemd.course("stop", MAIL, DRAINING)
     done = call("stop", "mail", "--no-wait")
-    assert (done.exit_code, done.stdout) == (0, "shop-worker@mail: stop is begun\n")
+    assert (done.exit_code, done.stdout) == (0, "shop-worker@mail: stop has begun\n")
 
 
 def test_systemd_refuses(systemd: Systemd, call: Call) -> None:

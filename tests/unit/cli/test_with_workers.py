@@ -126,7 +126,7 @@ def test_tasks_and_their_queues(call: Call, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_task_is_run_and_its_result_printed(call: Call) -> None:
     done = call("run", "add", "--args", "[2, 3]")
     assert (done.exit_code, done.stdout) == (0, "5\n"), done.output
-    assert "shop.add is sent to mail as " in done.stderr
+    assert "shop.add was sent to mail as " in done.stderr
     shown = found(call("run", "shop.add", "--kwargs", '{"a": "x", "b": "y"}', "--format", "json"))
     assert (shown["state"], shown["result"], shown["queue"]) == ("SUCCESS", "xy", "mail")
 
@@ -153,7 +153,8 @@ def test_a_task_that_nobody_takes(call: Call) -> None:
     done = call(*to_nobody, "--timeout", "3")
     assert done.exit_code == 1
     assert (
-        "no result within 3 s (state PENDING); shop.add goes on: celery-fleet result" in done.stderr
+        "no result within 3 s (state PENDING); shop.add continues: celery-fleet result"
+        in done.stderr
     )
     assert found(call("purge", "bulk", "--yes", "--format", "json"))["purged"] == 2
 
@@ -201,7 +202,7 @@ def test_purge_takes_all_priorities(fleet: Fleet, call: Call) -> None:
         fleet.celery("call", "shop.add", "--args=[2, 3]", "--queue=bulk", user="producer")
     client(fleet.ports["broker"], "producer").lpush("bulk\x06\x166", "{}")
     refused = call("purge", "bulk")
-    assert (refused.exit_code, "say --yes" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "add --yes" in refused.stderr) == (2, True)
     assert found(call("purge", "bulk", "--yes", "--format", "json"))["purged"] == 4
     assert call("purge", "bulk", "--yes").stdout == "0 tasks deleted from bulk.\n"
 

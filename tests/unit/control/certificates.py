@@ -1,3 +1,3 @@
-"""The name by which tests of the host side import `tests.support.certificates`; to go when they have the new one."""
+"""The old name of `tests.support.certificates`, for tests of the host side; remove it when they use the new one."""
 
 from tests.support.certificates import Authority as Authority

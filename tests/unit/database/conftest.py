@@ -1,4 +1,4 @@
-"""A Django project in a process of its own: Django's settings are one per process."""
+"""A Django project in a separate process, because Django's settings are global to a process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Project:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of its processes."""
+        """Return the environment of its processes."""
         return {
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
@@ -88,7 +88,7 @@ class Project:
         return answer
 
     def python(self, code: str) -> str:
-        """What code prints in the project, with django_celery_beat's models at hand."""
+        """Run code in the project, with django_celery_beat's models imported; return its output."""
         head = (
             "import django; django.setup()\n"
             "from django_celery_beat.models import *\n"
@@ -105,7 +105,7 @@ class Project:
         )
 
     def table(self) -> dict[str, str]:
-        """Names of the entries with their times."""
+        """Return the names of the entries with their times."""
         code = (
             "import json\n"
             "print(json.dumps({t.name: str(t.schedule) + ('' if t.enabled else ' off') for t in"

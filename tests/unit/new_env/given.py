@@ -1,4 +1,4 @@
-"""Options that are right, for tests that change one of them, and what Ansible would read of what comes of them."""
+"""Valid options, for tests that change one of them, and how Ansible would read the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.reading 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.new_env.write import File
 
 ROOT = Path(__file__).resolve().parents[3]
-#: Begins a command that heeds Ctrl-C even where these tests do not, as what a shell runs in the background.
+#: Prefix of a command that must react to Ctrl-C even if the tests ignore it, as if run in the background.
 HEEDING = ("env", "--default-signal=INT")
 PASSWORD = b"a password of these tests"
 SMALL = {
@@ -46,7 +46,7 @@ LARGE = {
     "DATABASE": "postgresql://shop@db1.example.com:5433/shop?sslmode=verify-full",
     "SSH_USER": "deploy",
 }
-# All ways to say what an environment is, each of which preflight has to take.
+# All forms of options for an environment; preflight must accept each.
 GOOD: dict[str, dict[str, str]] = {
     "small": SMALL,
     "two": TWO,
@@ -86,27 +86,27 @@ GOOD: dict[str, dict[str, str]] = {
 
 
 def place(directory: Path) -> Place:
-    """The checkout, and a directory for the environment."""
+    """Return the checkout, and a directory for the environment."""
     return Place(ROOT, directory)
 
 
 def made(
     given: Mapping[str, str], directory: Path
 ) -> tuple[Environment, dict[str, str], dict[str, File]]:
-    """The environment of some options, its secrets and its files."""
+    """Return the environment that some options make, its secrets and its files."""
     wanted = environment(given, place(directory))
     values = secret.make(wanted)
     return wanted, values, files(wanted, place(directory), values, PASSWORD)
 
 
 def decrypted(text: str, name: str = "shop") -> str:
-    """What is in a vault."""
+    """Return the content of a vault."""
     found: bytes = VaultLib([(name, VaultSecret(PASSWORD))]).decrypt(text)
     return found.decode()
 
 
 def variables(found: Mapping[str, File]) -> dict[str, Any]:
-    """All variables of `group_vars/all`."""
+    """Return all variables of `group_vars/all`."""
     result: dict[str, Any] = {}
     for path, file in found.items():
         if path.startswith("group_vars/all/"):
@@ -118,7 +118,7 @@ def variables(found: Mapping[str, File]) -> dict[str, Any]:
 
 
 def inventory(found: Mapping[str, File]) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
-    """Groups and the hosts' own variables, as Ansible reads them from hosts.yml."""
+    """Return groups and the hosts' own variables, as Ansible reads them from hosts.yml."""
     tree = yaml.safe_load(found["hosts.yml"].text)
     own = {str(host): dict(its or {}) for host, its in tree["fleet"]["hosts"].items()}
     groups = {"all": list(own), "fleet": list(own)}

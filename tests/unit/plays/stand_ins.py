@@ -1,4 +1,4 @@
-"""What stands before the action plugins that call a host: each notes what it was asked, and says that it is done."""
+"""Replaces action plugins that contact a host: records each request, and reports that it is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Variables = dict[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """The value without Ansible's lazy containers, so that everything in it was rendered."""
+    """Return the value without Ansible's lazy containers, so that everything in it is rendered."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
@@ -32,7 +32,7 @@ def facts(args: Variables, variables: Variables) -> Variables:
 
 
 def planned(args: Variables, variables: Variables) -> Variables:
-    """All is due."""
+    """Return a plan in which everything is due."""
     parts = parts_of(
         variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
     )
@@ -62,7 +62,7 @@ ANSWERS: dict[str, Callable[[Variables, Variables], Variables]] = {
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
-    """Writes down which task was run where, with which arguments."""
+    """Records which task was run on which host, with which arguments."""
 
     _supports_check_mode = True
     _requires_connection = False
@@ -79,7 +79,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
             "part": part and str(self._templar.template(part)),
             "args": args,
         }
-        # A file for each call, in their order: they are made in processes of their own.
+        # Use a file for each call, named in order, because calls are made in separate processes.
         with tempfile.NamedTemporaryFile(
             "w", dir=os.environ["CALLS"], suffix=".json", delete=False
         ) as stream:

@@ -1,4 +1,4 @@
-"""What all tests of preflight share."""
+"""Fixtures of all tests of preflight."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.unit.preflight import oracle
 
 @pytest.fixture(scope="package", autouse=True)
 def _compiled_once() -> Iterator[None]:
-    """Most tests check an inventory that differs from the others' in a value, so its templates are the same."""
+    """Compile templates only once: most tests' inventories differ in one value, so their templates are the same."""
     with oracle.compiled_once():
         yield

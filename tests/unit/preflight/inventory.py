@@ -1,4 +1,4 @@
-"""A small valid inventory, changed by each test, and the model that preflight makes of it."""
+"""A small valid inventory, which each test changes, and the model that preflight makes of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def secret(number: int) -> str:
 
 
 def valid(source: Path) -> dict[str, Any]:
-    """Variables of all hosts; `source` gets the files of an application."""
+    """Return variables of all hosts; write the files of an application to `source`."""
     (source / "app").mkdir(parents=True, exist_ok=True)
     (source / "app/celery_app.py").touch()
     (source / "requirements.txt").touch()
@@ -78,7 +78,7 @@ def valid(source: Path) -> dict[str, Any]:
 
 @functools.cache
 def specs() -> Specs:
-    """The delivered roles' own specs and defaults."""
+    """Return the delivered roles' own specs and defaults."""
     loader = DataLoader()
     roles = {}
     for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
@@ -101,9 +101,9 @@ def model(
     groups: Mapping[str, list[str]] | None = None,
     control: Control | None = None,
 ) -> Model:
-    """The model of variables for all hosts and for single ones."""
+    """Return the model of variables for all hosts and for single ones."""
     own = hosts or {}
-    # The same objects on all hosts, as Ansible gives them.
+    # All hosts share the same objects, as with Ansible.
     shared = trusted(dict(everywhere))
     members = GROUPS if groups is None else groups
 
@@ -125,7 +125,7 @@ def problems(*args: Any, **kwargs: Any) -> list[Problem]:
 
 
 def changed(variables: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The variables with the value at a path such as `a/b/c` replaced."""
+    """Return the variables with the value at a path such as `a/b/c` replaced."""
     result = copy.deepcopy(dict(variables))
     inner: Any = result
     *way, last = path.split("/")
@@ -136,7 +136,7 @@ def changed(variables: Mapping[str, Any], path: str, value: Any) -> dict[str, An
 
 
 def trusted(value: Any) -> Any:
-    """The value as Ansible's inventory gives it: strings may be templates."""
+    """Return the value as Ansible's inventory provides it: strings may be templates."""
     if isinstance(value, str):
         return trust_as_template(value)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Valid inventories of many shapes, and what people and accidents make of them: hypothesis draws both.
+"""Valid inventories of many shapes, and what people and accidents turn them into; hypothesis draws both.
 
-What is drawn is what Ansible would have read: plain data, whose strings may be templates.
+Inventories are drawn as Ansible would have read them: plain data, whose strings may be templates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.unit.preflight.inventory import specs, valid
 Draw = st.DrawFn
 Path_ = tuple[Any, ...]
 
-# Each secret of an inventory has this in it: no message may.
+# Each secret of an inventory contains this, so no message may.
 MARK: Final = "hush5fe2"
 ALONE: Final = {
     name: ["one"]
@@ -58,7 +58,7 @@ _SIZES: Final = st.sampled_from(["512M", "1.5G", "infinity", "40%"])
 
 @st.composite
 def inventories(draw: Draw, source: Path) -> Inventory:
-    """A valid inventory."""
+    """Draw a valid inventory."""
     found = valid(source)
     names = draw(st.lists(st.sampled_from(_NAMES), min_size=1, max_size=3, unique=True))
     found["celery_worker_instances"] = {name: draw(_workers()) for name in names}
@@ -206,7 +206,7 @@ _SECRET_NAMES: Final = (
 
 
 def values() -> st.SearchStrategy[Any]:
-    """Anything that may stand where something else should."""
+    """Draw anything that may be in the place of something else."""
     return st.one_of(
         *(st.sampled_from(kind) for kind in (_NUMBERS, _STRINGS, _TEMPLATES, _OTHERS)),
         st.text(max_size=20).filter(lambda text: text.isprintable()),
@@ -215,7 +215,7 @@ def values() -> st.SearchStrategy[Any]:
 
 @st.composite
 def mutations(draw: Draw, inventory: Inventory) -> Inventory:
-    """The inventory with one to three things changed."""
+    """Draw the inventory with one to three changes."""
     found = copy.deepcopy(inventory)
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         _KINDS[draw(st.sampled_from(sorted(_KINDS)))](draw, found)
@@ -223,7 +223,7 @@ def mutations(draw: Draw, inventory: Inventory) -> Inventory:
 
 
 def _places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """The paths of all that is inside of a value."""
+    """Yield the paths of everything inside a value."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield (*path, key)
@@ -235,8 +235,8 @@ def _places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def _place(draw: Draw, inventory: Inventory) -> tuple[Any, Any]:
-    """A container and a key of it."""
-    # Each variable alike, however much is in it.
+    """Draw a container and a key of it."""
+    # Choose each variable equally often, however much it contains.
     name = draw(st.sampled_from(sorted(inventory.everywhere, key=repr)))
     below = [(name, *path) for path in _places(inventory.everywhere[name])]
     *way, last = draw(st.sampled_from([(name,), *below]))
@@ -258,20 +258,20 @@ def _replace(draw: Draw, inventory: Inventory) -> None:
 
 
 def _set(draw: Draw, inventory: Inventory) -> None:
-    """Any variable of the roles, whether or not the inventory had it."""
+    """Set any variable of the roles, whether or not the inventory had it."""
     name = draw(st.sampled_from(sorted(specs().options)))
     inventory.everywhere[name] = draw(values())
 
 
 def _set_one(draw: Draw, inventory: Inventory) -> None:
-    """The same on a single host."""
+    """Set one on a single host."""
     host = draw(st.sampled_from(inventory.groups["all"]))
     name = draw(st.sampled_from(sorted(specs().options)))
     inventory.hosts.setdefault(host, {})[name] = draw(values())
 
 
 def _option(draw: Draw, inventory: Inventory) -> None:
-    """Any option of a worker."""
+    """Set any option of a worker."""
     name = draw(st.sampled_from(sorted(specs().element_options("celery_worker_instances"))))
     instances = inventory.everywhere.get("celery_worker_instances")
     worker = next(iter(instances.values()), None) if isinstance(instances, dict) else None
@@ -280,7 +280,7 @@ def _option(draw: Draw, inventory: Inventory) -> None:
 
 
 def odd(option: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    """Values of the type that a spec wants, which it takes for the most part; but none that anybody expects."""
+    """Draw unexpected values of the type that a spec requires, which it mostly accepts."""
     kind = option.get("type", "str")
     if kind == "list":
         return st.lists(odd({"type": option.get("elements", "str")}), max_size=3)
@@ -298,13 +298,13 @@ def odd(option: Mapping[str, Any]) -> st.SearchStrategy[Any]:
 
 
 def _odd(draw: Draw, inventory: Inventory) -> None:
-    """Any variable of the roles, of its type."""
+    """Set any variable of the roles to an unexpected value of its type."""
     name = draw(st.sampled_from(sorted(specs().options)))
     inventory.everywhere[name] = draw(odd(specs().options[name]))
 
 
 def _odd_option(draw: Draw, inventory: Inventory) -> None:
-    """Any option of a worker, or of a URL, of its type."""
+    """Set any option of a worker, or of a URL, to an unexpected value of its type."""
     variable = draw(st.sampled_from(["celery_worker_instances", "celery_app_urls"]))
     elements = inventory.everywhere.get(variable)
     first = next(iter(elements.values()), None) if isinstance(elements, dict) else None
@@ -315,7 +315,7 @@ def _odd_option(draw: Draw, inventory: Inventory) -> None:
 
 @functools.cache
 def _known() -> frozenset[str]:
-    """All names that the specs have, of variables and within them."""
+    """Return all names in the specs, of variables and within them."""
     found: set[str] = set()
     left: list[Mapping[str, Any]] = [specs().options]
     while left:
@@ -337,7 +337,7 @@ def _rename(draw: Draw, inventory: Inventory) -> None:
                     last[:cut] + "z" + last[cut + 1 :],
                     last.upper(),
                     f"{last} ",
-                    # Of what has a name that the roles know; elsewhere a key is no place for a secret.
+                    # Only under names that the roles know; elsewhere a key is no place for a secret.
                     f"{last}:{MARK}" if last in _known() else last,
                 ]
             )
@@ -353,7 +353,7 @@ def _retype(draw: Draw, inventory: Inventory) -> None:
 
 
 def _copied(draw: Draw, inventory: Inventory) -> None:
-    """A value of one place in another one, such as a port that is then there twice, or a secret."""
+    """Copy a value to another place, such as a port that is then used twice, or a secret."""
     inner, last = _place(draw, inventory)
     other, key = _place(draw, inventory)
     value = copy.deepcopy(other[key])
@@ -378,7 +378,7 @@ def _cycle(draw: Draw, inventory: Inventory) -> None:
 
 
 def _misplaced(draw: Draw, inventory: Inventory) -> None:
-    """A secret under a name that nobody knows, or whose shape is wrong."""
+    """Put a secret under an unknown name, or in a wrong shape."""
     value = secret(draw(st.integers(50, 99)))
     shapes = [
         value,

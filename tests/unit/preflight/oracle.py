@@ -1,8 +1,8 @@
-"""What the roles themselves would say of an inventory, in this process: specs, rendering, beat's own reading.
+"""Find out in this process what the roles themselves would say about an inventory: specs, rendering, beat's reading.
 
-No host, no ansible-playbook: the roles' argument specs are held against the values as Ansible's own action does it,
-all that the plan asks of each host is rendered by the delivered renderer, and the result is read as `settle` reads it.
-What only a run knows (facts, packed releases, certificates) is given as it would be.
+This needs no host and no ansible-playbook. The roles' argument specs are compared with the values as Ansible's own
+action does it, the delivered renderer renders everything that the plan sends to each host, and the result is read as
+the reconciler reads it. What only a run knows (facts, packed releases, certificates) is supplied as it would be.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FACTS: Final[Mapping[str, Any]] = {
     "packages": [],
     "processors": 2,
 }
-# What tasks of the plan register, and what a run is called with.
+# Variables that tasks of the plan register, and options of a run.
 RUN: Final[Mapping[str, Any]] = {
     "ansible_run_tags": ["all"],
     "ansible_skip_tags": [],
@@ -51,7 +51,7 @@ RUN: Final[Mapping[str, Any]] = {
     "__flower_source": {"id": "0123456789abcdef"},
     "__preflight_hosts": {"missing": {}},
     "ansible_facts": {"fleet": dict(FACTS)},
-    # The delivered runtime is the same whatever the inventory, and by far the largest of all that is rendered.
+    # The delivered runtime is the same for every inventory, and by far the largest part of a render.
     "__celery_app_package": {
         "directory": "/usr/lib/celery-fleet/1",
         "directories": [],
@@ -60,14 +60,14 @@ RUN: Final[Mapping[str, Any]] = {
         "wrapper": "",
     },
 }
-# pki reads certificates that are yet to be made; what it wants of the inventory is in its specs.
+# pki reads certificates that do not exist yet; its specs say what it needs from the inventory.
 LEFT_OUT: Final = ("pki",)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @contextmanager
 def compiled_once() -> Iterator[None]:
-    """Keep what Jinja compiles: each host of each inventory has the same templates, and that takes longest."""
+    """Keep compiled templates: each host of each inventory has the same ones, and compiling takes longest."""
     compiled: dict[tuple[str, bool], Any] = {}
     compile_it = jinja2.Environment.compile
 
@@ -90,11 +90,11 @@ def _loader() -> DataLoader:
 
 @functools.cache
 def _role_variables() -> dict[str, Any]:
-    """The defaults of all roles, and below them what they have in vars/main.yml."""
+    """Return the defaults of all roles, and below them their vars/main.yml."""
     found: dict[str, Any] = {}
     for role in specs().roles.values():
         found.update(role.defaults)
-    # Roles without a spec of their own have defaults, too.
+    # Roles without a spec have defaults, too.
     for kind in ("defaults", "vars"):
         for path in sorted((ROOT / "roles").glob(f"*/{kind}/main.yml")):
             found.update(_loader().load_from_file(str(path), trusted_as_template=True) or {})
@@ -106,7 +106,7 @@ def refusals(
     hosts: Mapping[str, Mapping[str, Any]],
     groups: Mapping[str, Sequence[str]],
 ) -> list[str]:
-    """What a run would say against the inventory, after preflight has let it through."""
+    """Return the errors that a run would report about the inventory, after preflight has accepted it."""
     return [
         f"{host}: {text}"
         for host, scope in _scopes(everywhere, hosts, groups)
@@ -171,7 +171,7 @@ def _host(scope: dict[str, Any]) -> list[str]:
             value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
             rendered = renderer.wanted(value)
             read = wanted.parse(rendered)
-        # Whatever it is would end the run there.
+        # Any error would end the run there.
         except Exception as error:  # noqa: BLE001  # see above
             found.append(f"{part.name}: {type(error).__name__}: {error}")
             continue
@@ -189,7 +189,7 @@ def _host(scope: dict[str, Any]) -> list[str]:
 
 
 def _spec(role: str, scope: Mapping[str, Any], templar: Templar) -> list[str]:
-    """As Ansible's own action `validate_argument_spec` reads them."""
+    """Check a spec as Ansible's own action `validate_argument_spec` does."""
     options = specs().roles[role].options
     try:
         given = templar.template({name: scope[name] for name in options if name in scope})
@@ -209,7 +209,7 @@ def _schedule(templar: Templar) -> list[str]:
     except schedule.FleetError as error:
         return [str(error)]
     for entry in entries.values():
-        # The sun's needs a package of the application's.
+        # Solar schedules need a package of the application.
         if entry.kind in ("crontab", "interval"):
             try:
                 schedule.celery_schedule(entry)

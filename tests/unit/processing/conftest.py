@@ -1,4 +1,4 @@
-"""The example application, always in a process of its own: Django and Celery are global state."""
+"""Run the example application in a separate process, because Django and Celery are global state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.django_example import found_by
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "processing"
 VARIABLES = ROOT / "inventories/processing/group_vars/all"
-# What it needs where it is no developer's machine; nobody is connected.
+# What it needs outside a developer's machine; no server is contacted.
 SERVED = {
     "DJANGO_SETTINGS_MODULE": "config.settings.production",
     "DJANGO_SECRET_KEY": "not-a-real-key" * 5,
@@ -64,7 +64,7 @@ def _command(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[st
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Python where the document's commands are typed, with nothing but the environment given."""
+    """Return a function that runs Python where the document's commands are typed, with only the given environment."""
 
     def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -76,7 +76,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="session")
 def start() -> Start:
-    """The same, without waiting for its end."""
+    """Return the same without waiting for the end."""
 
     def python(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -93,7 +93,7 @@ def read(run: Run) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> dict[str, str]:
-    """A place of its own, with a database that knows locks of its own kind."""
+    """Return the settings of a separate directory, with a database that supports its kind of locks."""
     return {
         "DJANGO_SETTINGS_MODULE": LOCAL,
         "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",

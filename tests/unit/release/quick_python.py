@@ -1,9 +1,9 @@
-"""Stands in for a host's Python when a release is built: called as `quick_python.py -m venv DIRECTORY`, as
-`quick_python.py -I -m compileall …`, which the real one does, and as `quick_python.py -I -c …`, which asks where its
-pip's wheel is.
+"""Replaces a host's Python when a release is built.
 
-It has none, so that its virtualenvs get a pip of their own: one that knows of three kinds of requirements. What stands
-below the line `# setup.py` is run, as the code of a package is that is installed from its source.
+It is called as `quick_python.py -m venv DIRECTORY`, as `quick_python.py -I -m compileall …`, which the real Python
+does, and as `quick_python.py -I -c …`, which asks for the wheel of its pip. It has no wheel, so its virtualenvs get a
+fake pip that knows three kinds of requirements. The part below the line `# setup.py` is run, like the code of a
+package that is installed from its source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The application of the load is no package of this project and stays off the import path."""
+"""Load the application of the load, which is not a package of this project and not on the import path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_plan() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses look their own module up.
+    # dataclasses look up their own module.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

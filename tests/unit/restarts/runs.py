@@ -1,4 +1,4 @@
-"""Kept runs, and checkouts that they come from."""
+"""Kept runs, and the checkouts that they come from."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Checkout:
         return self.git("rev-parse", "HEAD")
 
     def run(self, name: str = "workers killed", way: str = "fleet", **changed: Any) -> Summary:
-        """A run of this commit whose test has passed."""
+        """Return a run of this commit whose test has passed."""
         values: dict[str, Any] = {
             "commit": self.git("rev-parse", "HEAD"),
             "made": "2026-11-22T10:00:00+00:00",

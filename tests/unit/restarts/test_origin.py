@@ -28,7 +28,7 @@ def test_a_commit_is_dirty_if_what_is_measured_has_changes(checkout: Checkout) -
 
 
 def test_outside_of_a_checkout_the_message_says_so(tmp_path: Path) -> None:
-    with pytest.raises(origin.ReportError, match="is no git checkout"):
+    with pytest.raises(origin.ReportError, match="is not a git checkout"):
         origin.commit("delivery", tmp_path)
 
 

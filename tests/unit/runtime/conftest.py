@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 
 
 def document(component: str = "producer", **celery: Any) -> dict[str, Any]:
-    """A settings document; what a test does not name is the smallest that is valid."""
+    """Return a settings document; what a test does not name is the smallest valid value."""
     settings: dict[str, Any] = {
         "broker_url": "rediss://worker:s3cr3tpw@redis1:6379/0",
         "broker_read_url": None,
@@ -29,7 +29,7 @@ def document(component: str = "producer", **celery: Any) -> dict[str, Any]:
 
 
 class Manager:
-    """Stands where systemd listens: collects the datagrams of sd_notify."""
+    """Replaces systemd's end of the socket: collects the datagrams of sd_notify."""
 
     def __init__(self, path: str) -> None:
         self.address = path
@@ -38,7 +38,7 @@ class Manager:
         self._socket.settimeout(0.05)
 
     def heard(self) -> list[str]:
-        """Everything said since the last call."""
+        """Return everything received since the last call."""
         messages = []
         while True:
             try:
@@ -65,7 +65,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run Python in an environment of its own, with the loader and a settings document."""
+    """Return a function that runs Python in a clean environment, with the loader and a settings document."""
 
     def runner(
         *argv: str,

@@ -443,6 +443,6 @@ def test_borrowed_credentials_start_no_service(
     )
     assert done.returncode == 78
     last = done.stderr.splitlines()[-1]
-    assert f"the credentials of the {component} neither a worker nor a beat can run" in last
+    assert f"neither a worker nor a beat can run with the credentials of the {component};" in last
     assert "systemctl status 'shop-worker@*' shop-beat" in last
     assert "Traceback" not in done.stderr

@@ -64,8 +64,8 @@ def test_of_a_playbook_the_task_is_named_at_which_it_ended() -> None:
         (RECORD, LOG, "FAILED tests/unit/test_shop.py::test_buys — AssertionError: these differ"),
         ("<testsuites/>", LOG, "FAILED celery_worker : Settle workers (worker1)"),
         ("<testsuites", LOG, "FAILED celery_worker : Settle workers (worker1)"),
-        (None, None, "FAILED default — no test of it is on record"),
-        ("<testsuites", "", "FAILED default — no test of it is on record"),
+        (None, None, "FAILED default — no failed test is on record"),
+        ("<testsuites", "", "FAILED default — no failed test is on record"),
     ],
 )
 def test_a_part_names_its_tests_or_its_playbook_and_is_never_silent(

@@ -15,7 +15,7 @@ def test_a_host_has_the_suite_that_it_names_or_the_one_of_most() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a=../x"], "'../x', of the host a, is no Debian suite"),
+        (["a=../x"], "'../x', of the host a, is not a Debian suite"),
         (["a=trixie", "a"], "the host a is named twice"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What the tests of hosts share, by subject."""
+"""Helpers of the tests on hosts, by subject."""

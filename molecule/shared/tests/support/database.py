@@ -1,4 +1,4 @@
-"""The example's database, asked as its superuser on its own host."""
+"""Query the example's database as its superuser, on its own host."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from support.waiting import wait_for
 
 
 def query(fleet: Fleet, text: str, **values: Any) -> list[dict[str, Any]]:
-    """The rows of a SELECT; `:'name'` in its text stands for a value."""
+    """Return the rows of a SELECT; `:'name'` in its text is replaced with a value."""
     wrapped = f"SELECT coalesce(json_agg(q), '[]') FROM ({text}) AS q"  # noqa: S608  # the tests' own text
     rows: list[dict[str, Any]] = json.loads(_psql(fleet, wrapped, values))
     return rows
 
 
 def execute(fleet: Fleet, text: str, **values: Any) -> None:
-    """Run a statement that gives no rows."""
+    """Run a statement that returns no rows."""
     _psql(fleet, text, values)
 
 
@@ -29,13 +29,13 @@ def _psql(fleet: Fleet, text: str, values: dict[str, Any]) -> str:
 
 
 def runs(fleet: Fleet, prefix: str) -> list[dict[str, Any]]:
-    """The attempts at runs of the tracer whose names begin with `prefix`."""
+    """Return the attempts of the tracer's runs whose names start with `prefix`."""
     text = "SELECT * FROM task_runs WHERE starts_with(run_id, :'prefix') ORDER BY id"
     return query(fleet, text, prefix=prefix)
 
 
 def assert_ran_once(fleet: Fleet, prefix: str, number: int, seconds: float) -> None:
-    """Each of so many runs of the tracer was begun once and has come, or comes, to its end."""
+    """Check that each of so many runs of the tracer started once and has ended, or ends within so many seconds."""
 
     def ended() -> bool:
         return sum(run["finished_at"] is not None for run in runs(fleet, prefix)) >= number
@@ -47,6 +47,6 @@ def assert_ran_once(fleet: Fleet, prefix: str, number: int, seconds: float) -> N
 
 
 def last_tick(fleet: Fleet) -> int:
-    """The number of the newest row that the probe wrote; 0 before the first."""
+    """Return the number of the newest row that the probe wrote; 0 before the first."""
     text = "SELECT coalesce(max(id), 0) AS id FROM task_ticks WHERE source = 'probe'"
     return int(query(fleet, text)[0]["id"])

@@ -1,4 +1,4 @@
-"""Several applications on the same hosts: what is asked of each, done to it, and left of it."""
+"""Use several applications on the same hosts: ask them, change them, and check what they leave."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTED = yaml.safe_load((ROOT / "molecule" / SCENARIO / "vars/applications.yml")
 INVENTORIES = {one["name"]: one["inventory"] for one in LISTED["fleets_applications"]}
 NAMES = tuple(INVENTORIES)
 
-# All that deploys write and processes read; not what the processes themselves write.
+# Places that deploys write and processes read, without what the processes themselves write.
 PLACES = (
     *("/etc/celery-fleet", "/etc/systemd/system", "/etc/nginx/conf.d", "/etc/logrotate.d"),
     *("/etc/tmpfiles.d", "/etc/sysusers.d"),
@@ -35,7 +35,7 @@ PLACES = (
 
 Unit = tuple[str, str]  # host and unit
 
-# Sends tasks as the application's own processes would, and waits for those that are to be waited for.
+# Sends tasks as the application's own processes would, and waits for some of them.
 _SEND = """
 import json, os, sys
 from celery.app.utils import find_app
@@ -59,7 +59,7 @@ print(app.AsyncResult(sys.argv[1]).state)
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command on a host ended, and after how many seconds."""
+    """The result of a command on a host, and how many seconds it took."""
 
     status: int
     output: str
@@ -68,18 +68,18 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All that it printed."""
+        """Return everything that it printed."""
         return self.output + self.errors
 
     @property
     def last(self) -> Any:
-        """Its last line, which is JSON."""
+        """Return the JSON in its last line."""
         return json.loads(self.output.strip().splitlines()[-1])
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A task that was sent; state and result where its end was waited for."""
+    """A task that was sent, with state and result if the test waited for its end."""
 
     id: str
     state: str
@@ -87,18 +87,18 @@ class Sent:
 
 
 def load(name: str) -> Fleet:
-    """An application's fleet by its name in the vars/applications.yml of its scenario."""
+    """Return an application's fleet by its name in the scenario's vars/applications.yml."""
     return load_fleet((INVENTORIES[name], LISTED["fleets_overlay"]))
 
 
 def app_of(fleet: Fleet) -> str:
-    """The application's name in its inventory."""
+    """Return the application's name in its inventory."""
     return str(fleet.of("fleet")["celery_app_name"])
 
 
 @functools.cache
 def hidden(name: str) -> tuple[tuple[str, str], ...]:
-    """Name and form of each secret of an application."""
+    """Return name and form of each secret of an application."""
     return tuple(
         (what, form) for what, forms in secrets.needles(load(name)).items() for form in forms
     )
@@ -110,7 +110,7 @@ def hidden(name: str) -> tuple[tuple[str, str], ...]:
 def call(
     fleet: Fleet, host: str, words: str | Sequence[str], stdin: str = "", timeout: float = 120
 ) -> Answer:
-    """Run celery-fleet as documented where a host has several applications; it prints no secret of any of them."""
+    """Run celery-fleet as documented for hosts with several applications; check that it prints no secret of any."""
     listed = shlex.split(words) if isinstance(words, str) else list(words)
     command = ["env", f"CELERY_FLEET_APP={app_of(fleet)}", "celery-fleet", *listed]
     began = time.monotonic()
@@ -122,7 +122,7 @@ def call(
 
 
 def must(fleet: Fleet, host: str, words: str | Sequence[str], stdin: str = "") -> Answer:
-    """The same, which has to end well."""
+    """Run celery-fleet, which must succeed."""
     answer = call(fleet, host, words, stdin)
     assert answer.status == 0, f"{words}: status {answer.status}: {answer.text[-3000:]}"
     return answer
@@ -135,7 +135,7 @@ def python(fleet: Fleet, script: str, *arguments: str, stdin: str = "") -> Answe
 
 
 def task(name: str, *args: Any, wait: float = 0, **options: Any) -> dict[str, Any]:
-    """One call of a task for `send`; `wait` is for how many seconds to wait for its end."""
+    """Return a task call for `send`; `wait` is for how many seconds to wait for its end."""
     return {"name": name, "args": args, "wait": wait, "options": options}
 
 
@@ -146,19 +146,19 @@ def send(fleet: Fleet, *tasks: Mapping[str, Any]) -> list[Sent]:
 
 
 def run(fleet: Fleet, name: str, *args: Any, wait: float = 30) -> Sent:
-    """Send a task and wait for its end, which has to be a good one."""
+    """Send a task and wait until it succeeds."""
     done = send(fleet, task(name, *args, wait=wait))[0]
     assert done.state == "SUCCESS", f"{name}: {done.state}: {done.result}"
     return done
 
 
 def state_of(fleet: Fleet, identity: str) -> str:
-    """Celery's word for how a task stands."""
+    """Return Celery's name for a task's state."""
     return python(fleet, _STATE, identity).output.split()[-1]
 
 
 def nodes(fleet: Fleet) -> dict[str, list[str]]:
-    """Every worker of the inventory by its node name, with its queues."""
+    """Return the queues of every worker of the inventory by its node name."""
     found = {}
     for host in fleet.hosts("celery_workers"):
         variables = fleet.expected[host]
@@ -169,7 +169,7 @@ def nodes(fleet: Fleet) -> dict[str, list[str]]:
 
 
 def ran_on(fleet: Fleet, identity: str) -> list[str]:
-    """The queues of the worker that ran a task, by the workers' own word to Flower."""
+    """Return the queues of the worker that ran a task, as the workers report it to Flower."""
     path = f"/api/task/info/{identity}"
 
     def look() -> Any:
@@ -183,12 +183,12 @@ def ran_on(fleet: Fleet, identity: str) -> list[str]:
 
 
 def pids(fleet: Fleet) -> dict[Unit, str]:
-    """The main process of every service of an application, without nginx, which all share."""
+    """Return the main process of every service of an application, without nginx, which all share."""
     return {key: pid for key, pid in units.main_pids(fleet).items() if key[1] != "nginx.service"}
 
 
 def files(fleet: Fleet) -> dict[str, str]:
-    """Host -> names, owners, modes and hashes of all files of an application, and its links into releases."""
+    """Return by host the names, owners, modes and hashes of an application's files, and its links into releases."""
     app, roots = app_of(fleet), " ".join(PLACES)
     script = f"""
         find {roots} -type f -path '*{app}*' -printf '%p %u:%g %m ' -exec sha256sum {{}} \\; 2>/dev/null |
@@ -199,14 +199,14 @@ def files(fleet: Fleet) -> dict[str, str]:
 
 
 def serving(fleet: Fleet) -> dict[str, str]:
-    """Host -> which release each process is to run, and which is the current one."""
+    """Return by host the release that each process should run, and the current one."""
     script = f"cd /opt/{app_of(fleet)} || exit 0; for l in pins/* current; do echo $l $(readlink $l); done"
     return {host: fleet.execute(host, script).output for host in fleet.hosts("fleet")}
 
 
 @dataclass(frozen=True)
 class Look:
-    """Processes and files of some applications, to be compared with later ones."""
+    """Processes and files of some applications, to compare with a later look."""
 
     fleets: tuple[Fleet, ...]
     pids: tuple[Mapping[Unit, str], ...]
@@ -214,18 +214,18 @@ class Look:
 
     @classmethod
     def at(cls, *fleets: Fleet) -> Look:
-        """Now."""
+        """Look now."""
         return cls(fleets, tuple(map(pids, fleets)), tuple(map(files, fleets)))
 
     def unchanged(self) -> None:
-        """The same processes run, from the same files."""
+        """Check that the same processes still run, from the same files."""
         later = Look.at(*self.fleets)
         assert later.pids == self.pids
         assert later.files == self.files
 
 
 def journal(fleet: Fleet, host: str, unit: str, *words: str) -> list[tuple[float, str]]:
-    """Time and message of each line of a unit's journal."""
+    """Return time and message of each line of a unit's journal."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=json", f"--unit={unit}", *words]
     lines = map(json.loads, fleet.must(host, command).splitlines())
     return [
@@ -236,7 +236,7 @@ def journal(fleet: Fleet, host: str, unit: str, *words: str) -> list[tuple[float
 
 
 def worker_units(fleet: Fleet) -> list[Unit]:
-    """Host and unit of every worker."""
+    """Return host and unit of every worker."""
     app = app_of(fleet)
     return [
         (node.partition("@")[2], f"{app}-worker@{node.partition('@')[0]}.service")
@@ -248,24 +248,24 @@ def worker_units(fleet: Fleet) -> list[Unit]:
 
 
 class Workshop:
-    """Runs of site.yml with something changed, for as long as a session of tests."""
+    """Makes runs of site.yml with something changed, during a test session."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._numbers = itertools.count()
 
     def variables(self, **values: Any) -> str:
-        """The option that sets variables for all hosts."""
+        """Return the option that sets variables for all hosts."""
         path = self.directory / f"variables-{next(self._numbers)}.json"
         path.write_text(json.dumps(values))
         return f"--extra-vars=@{path}"
 
     def source(self, fleet: Fleet, **replaced: tuple[str, str]) -> dict[str, Any]:
-        """celery_app_source of a changed copy of the application.
+        """Return celery_app_source of a changed copy of the application.
 
         Args:
-            fleet: Whose application.
-            replaced: A file, with `__` for `/` and without `.py`, to what is replaced in it by what.
+            fleet: The fleet of the application.
+            replaced: By file name (with `__` for `/` and without `.py`), the text to replace and its replacement.
         """
         own = dict(fleet.of("fleet")["celery_app_source"])
         copy = self.directory / f"source-{next(self._numbers)}"
@@ -279,7 +279,7 @@ class Workshop:
         return {**own, "path": str(copy)}
 
     def path_of(self, source: Mapping[str, Any], name: str) -> Path:
-        """A file of such a copy, which has to be there."""
+        """Return the path of a file in such a copy; the file must exist."""
         path = Path(source["path"]) / name
         assert path.is_file(), f"{name} is not in the application"
         return path
@@ -294,7 +294,7 @@ class Workshop:
         return plays.play(fleet, name, *arguments, playbook="playbooks/plan.yml")
 
     def settle(self, fleet: Fleet, title: str) -> None:
-        """Bring an application back to its inventory."""
+        """Bring an application back to its inventory's state."""
         done = self.site(fleet, title)
         assert done.status == 0, done.end
         units.wait_until_up(fleet, 30)
@@ -302,7 +302,7 @@ class Workshop:
 
 @contextmanager
 def stopped(fleet: Fleet, host: str, unit: str, *more: str) -> Iterator[None]:
-    """Stop a unit, and others with it, while a block runs; afterwards all of the application is up again."""
+    """Stop a unit, and others with it, during a block; afterwards all of the application runs again."""
     fleet.must(host, ["systemctl", "stop", unit, *more])
     try:
         yield

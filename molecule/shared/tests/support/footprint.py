@@ -1,8 +1,8 @@
-"""All that is on a host, to be compared with a later look: files, accounts, units, packages, tables of the firewall.
+"""Record everything on a host, to compare with a later look: files, accounts, units, packages, firewall tables.
 
-What changes by itself, or by whoever looks, is left out; each such place stands in `NOISE` with its reason.
+Left out is what changes by itself or through looking; `NOISE` lists each such place with its reason.
 
-`python footprint.py STATE` looks at all hosts of a scenario before anything is deployed, and keeps what it finds in
+`python footprint.py STATE` records all hosts of a scenario before anything is deployed, and keeps the result in
 STATE/footprints.
 """
 
@@ -15,25 +15,25 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# What a deploy and a removal leave is none of these.
+# Places that neither a deploy nor a removal is responsible for.
 NOISE = (
-    # Of dpkg and apt: what was installed and removed when. Packages themselves are compared by their list.
+    # dpkg and apt record what was installed and removed when. Packages themselves are compared by their list.
     r"/var/lib/(dpkg|apt|ucf|pam|systemd/deb-systemd-[a-z-]+)(/.*)?",
     r"/var/log/(apt|dpkg\.log|alternatives\.log)(/.*)?",
     r"/var/cache(/.*)?",
     r"/etc/ld\.so\.cache",
-    # Copies of the files of accounts as they were before the last change; the files themselves are compared.
+    # Copies of account files before the last change; the files themselves are compared.
     r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-",
-    # Of the system's own doing.
+    # The system's own files.
     r"/var/log/(journal|wtmp|btmp|lastlog|faillog|private)(/.*)?",
     r"/var/lib/(systemd|private|logrotate|postgresql|dbus)(/.*)?",
     r"/var/log/postgresql(/.*)?",
     r"/var/(lib/)?tmp(/.*)?",
-    # Written by a running server at any time. What a removal leaves there shows by its directory.
+    # A running server writes these at any time. If a removal leaves something there, the directory shows it.
     r"/var/lib/celery-fleet-redis/[^/]+/(appendonlydir/.*|dump\.rdb)",
-    # Ansible's own, of whoever connects.
+    # Ansible's own files, for the user that connects.
     r"/(home/[^/]+|root)/\.(ansible|cache)(/.*)?",
-    # Docker's, of a container.
+    # Docker's files, in each container.
     r"/etc/(hosts|hostname|resolv\.conf|mtab)",
 )
 
@@ -85,7 +85,7 @@ Footprint = Mapping[str, object]
 
 
 def look(container: str) -> Footprint:
-    """All that is on a host now."""
+    """Return everything on a host now."""
     done = subprocess.run(
         ["docker", "exec", "--interactive", container, "python3", "-c", _LOOK],
         input=json.dumps({"roots": ROOTS}),
@@ -100,13 +100,13 @@ def look(container: str) -> Footprint:
 
 
 def kept(state: Path, host: str) -> Footprint:
-    """What was there before anything was deployed."""
+    """Return what was there before anything was deployed."""
     found: Footprint = json.loads((state / "footprints" / f"{host}.json").read_text())
     return found
 
 
 def differences(before: Footprint, after: Footprint) -> dict[str, list[str]]:
-    """What was added, removed or changed between two looks, by kind; nothing where they are the same."""
+    """Return by kind what was added, removed or changed between two looks; empty if they are the same."""
     noise = re.compile("|".join(NOISE))
     found: dict[str, list[str]] = {}
     for kind in before:
@@ -128,7 +128,7 @@ def differences(before: Footprint, after: Footprint) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Keep a look at each host; one that was kept already stays."""
+    """Record each host; keep an existing record."""
     state = Path(sys.argv[1])
     hosts = json.loads((state / "fleet.json").read_text())["hosts"]
     (state / "footprints").mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The hosts under test and what the inventory says of them."""
+"""The hosts under test and their variables from the inventory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[4]
 
-# Connection variables and those of the example's database, beside those of the roles.
+# Connection variables and those of the example's database, in addition to those of the roles.
 OTHER_NAMES = (
     *("ansible_host", "ansible_port", "ansible_user"),
     *("ansible_ssh_private_key_file", "ansible_ssh_common_args"),
@@ -29,7 +29,7 @@ OTHER_NAMES = (
 
 
 class Variables(dict[str, Any]):
-    """The variables of one host, secrets included; pytest shows only how many there are."""
+    """The variables of one host, including secrets; pytest shows only how many there are."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} variables>"
@@ -37,7 +37,7 @@ class Variables(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Done:
-    """What a command on a host did."""
+    """The result of a command on a host."""
 
     status: int
     output: str
@@ -49,11 +49,11 @@ class Fleet:
     """The hosts under test and what is expected of them.
 
     Attributes:
-        expected: host -> its variables.
-        containers: host -> container.
-        state: directory of the scenario's keys, secrets and transcripts.
-        sources: the inventories, from the root of the checkout, that were asked.
-        machines: host -> its configuration of ssh, of hosts that are no containers.
+        expected: Variables by host.
+        containers: Container by host.
+        state: Directory of the scenario's keys, secrets and transcripts.
+        sources: The inventories that were read, relative to the root of the checkout.
+        machines: ssh configuration by host, for hosts that are not containers.
     """
 
     expected: Mapping[str, Variables]
@@ -63,7 +63,7 @@ class Fleet:
     machines: Mapping[str, str] = field(default_factory=dict)
 
     def hosts(self, group: str = "all") -> list[str]:
-        """The hosts of a group of the inventory; ValueError if there are none."""
+        """Return the hosts of a group of the inventory; ValueError if there are none."""
         found = [
             name
             for name, variables in sorted(self.expected.items())
@@ -74,21 +74,21 @@ class Fleet:
         return found
 
     def one(self, group: str) -> str:
-        """The first host of a group."""
+        """Return the first host of a group."""
         return self.hosts(group)[0]
 
     def of(self, group: str) -> Variables:
-        """The variables of the first host of a group."""
+        """Return the variables of the first host of a group."""
         return self.expected[self.one(group)]
 
     def connect(self, name: str) -> Host:
-        """A testinfra host, as root. By `docker exec`, which costs a quarter of an SSH command; a machine's by SSH."""
+        """Return a testinfra host as root, containers by `docker exec`, four times as fast as SSH; machines by SSH."""
         if config := self.machines.get(name):
             return testinfra.get_host(f"ssh://{name}?sudo=true", ssh_config=config)
         return testinfra.get_host(f"docker://{self.containers[name]}")
 
     def way(self, name: str, words: Sequence[str]) -> list[str]:
-        """The command that runs another one, as root on a host, with its own standard input."""
+        """Return the command that runs another one as root on a host, with its own standard input."""
         if config := self.machines.get(name):
             return ["ssh", "-F", config, name, shlex.join(["sudo", "--non-interactive", *words])]
         return ["docker", "exec", "--interactive", self.containers[name], *words]
@@ -96,7 +96,7 @@ class Fleet:
     def execute(
         self, name: str, command: str | Sequence[str], stdin: str = "", timeout: float = 120
     ) -> Done:
-        """Run a command, a shell's if it is a text, as root on a host, with text on its standard input."""
+        """Run a command (by a shell, if it is a text) as root on a host, with text on its standard input."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
         done = subprocess.run(
             self.way(name, words),
@@ -112,7 +112,7 @@ class Fleet:
         )
 
     def must(self, name: str, command: str | Sequence[str], stdin: str = "") -> str:
-        """What a command prints; AssertionError with its message if it fails."""
+        """Return a command's output; AssertionError with its message if it fails."""
         done = self.execute(name, command, stdin)
         shown = command if isinstance(command, str) else shlex.join(command)
         assert done.status == 0, (
@@ -122,7 +122,7 @@ class Fleet:
 
 
 def services(variables: Mapping[str, Any]) -> list[str]:
-    """The services of the bundle that the inventory puts on a host."""
+    """Return the bundle's services that the inventory puts on a host."""
     app, groups = variables["celery_app_name"], variables["group_names"]
     names = []
     if "redis" in groups:
@@ -139,7 +139,7 @@ def services(variables: Mapping[str, Any]) -> list[str]:
 
 
 def units(variables: Mapping[str, Any]) -> list[str]:
-    """All units that have to be up on a host: the services, and what stands before and around them."""
+    """Return all units that must be up on a host: the services, and the sockets, timers and targets around them."""
     app, groups = variables["celery_app_name"], set(variables["group_names"])
     names = services(variables)
     if variables["celery_health_enabled"]:
@@ -154,26 +154,26 @@ def units(variables: Mapping[str, Any]) -> list[str]:
 
 
 def has_web(variables: Mapping[str, Any]) -> bool:
-    """Whether the application's web process runs on a host."""
+    """Return whether the application's web process runs on a host."""
     return "celery_producers" in variables["group_names"] and bool(
         variables["celery_producer_web"].get("command")
     )
 
 
 def role_names() -> list[str]:
-    """Every role of the project that has variables."""
+    """Return every role of the project that has variables."""
     return sorted(path.parent.parent.name for path in ROOT.glob("roles/*/defaults/main.yml"))
 
 
 def inventory_sources() -> tuple[str, ...]:
-    """The inventories under test, from the root of the checkout."""
+    """Return the inventories under test, relative to the root of the checkout."""
     return tuple(os.environ.get("CELERY_FLEET_INVENTORIES", "inventories/local").split(","))
 
 
 def inventory_arguments(sources: Sequence[str] = ()) -> list[str]:
-    """The options of ansible-playbook that name inventories; those under test where none are given.
+    """Return the options of ansible-playbook for inventories; for those under test if none are given.
 
-    An environment of `make new-env` has its vault's password beside it.
+    An environment from `make new-env` has its vault's password next to it.
     """
     chosen = [ROOT / source for source in sources or inventory_sources()]
     passwords = [path / ".vault-password" for path in chosen]
@@ -184,12 +184,12 @@ def inventory_arguments(sources: Sequence[str] = ()) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of an operator's shell, without what Molecule sets for its own calls of Ansible."""
+    """Return the environment of an operator's shell, without what Molecule sets for its own calls of Ansible."""
     return {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
 
 
 def ansible_environment() -> dict[str, str]:
-    """The same with the checkout's configuration."""
+    """Return the same environment with the checkout's Ansible configuration."""
     return {
         **clean_environment(),
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -198,10 +198,10 @@ def ansible_environment() -> dict[str, str]:
 
 
 def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
-    """A playbook that writes each host's variables to a file of its own in `output`.
+    """Return a playbook that writes each host's variables to a separate file in `output`.
 
-    The roles are imported for their defaults and constants, which no other way of asking Ansible shows;
-    none of their tasks runs.
+    The roles are imported for their defaults and constants, which Ansible shows in no other way; none of their
+    tasks runs.
     """
     names = [*OTHER_NAMES, *(f"{role}_.*" for role in roles), "celery_.*"]
     write = {
@@ -229,9 +229,9 @@ def expect_playbook(roles: list[str], output: Path) -> list[dict[str, Any]]:
 
 @functools.cache
 def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
-    """Ask the inventory what to expect, once per run; takes about two seconds.
+    """Find out once per run what the inventory expects; this takes about two seconds.
 
-    `sources` are inventories of another application on the same hosts, from the root of the checkout.
+    `sources` are inventories of another application on the same hosts, relative to the root of the checkout.
     """
     scenario = os.environ.get("MOLECULE_SCENARIO_NAME") or os.environ.get(
         "CELERY_FLEET_SCENARIO", "demo"
@@ -245,7 +245,7 @@ def load_fleet(sources: tuple[str, ...] = ()) -> Fleet:
         for way in ("container", "ssh_config")
     )
 
-    # Holds secrets, so it is removed when the run is done; and it is nobody else's to read meanwhile.
+    # The directory holds secrets, so nobody else may read it, and it is removed at the end.
     with tempfile.TemporaryDirectory(prefix="expect-", dir=record.parent) as directory:
         playbook = Path(directory) / "playbook.yml"
         playbook.write_text(

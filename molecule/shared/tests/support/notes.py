@@ -1,4 +1,4 @@
-"""What tests say at the end of a whole run. Imported into a scenario's conftest, which pytest reads by these names."""
+"""Print tests' notes at the end of a whole run. A scenario's conftest imports these names, which pytest looks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ notes_key = pytest.StashKey[list[str]]()
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say something at the end of the whole run, whether or not the test passes."""
+    """Return a function that adds a line to the end of the whole run, whether or not the test passes."""
     notes = request.config.stash.setdefault(notes_key, [])
     return lambda text: notes.append(f"{request.node.name}: {text}")
 

@@ -1,4 +1,4 @@
-"""The order of a scenario's tests. A conftest.py imports these hooks by name, and says what its stages are."""
+"""Order a scenario's tests. A conftest.py imports these hooks by name, and describes its stages."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def _stage(item: pytest.Item) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order of their stages; the tests of one stage as they came."""
+    """Sort tests by stage; within a stage the order stays."""
     items.sort(key=_stage)

@@ -1,4 +1,4 @@
-"""Runs of the delivered playbooks as an operator starts them, each kept as a transcript."""
+"""Run the delivered playbooks as an operator does, and keep a transcript of each run."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ _RECAP = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """How a run of ansible-playbook ended."""
+    """The result of a run of ansible-playbook."""
 
     status: int
     text: str
 
     @property
     def changed(self) -> dict[str, int]:
-        """Host -> number of tasks that changed something."""
+        """Return by host the number of tasks that changed something."""
         return {found[1]: int(found[3]) for found in _RECAP.finditer(self.text)}
 
     @property
     def contacts(self) -> int:
-        """How often a host was contacted."""
+        """Return how often hosts were contacted."""
         return len(re.findall(r"SSH: EXEC|ESTABLISH SSH CONNECTION", self.text))
 
     @property
     def end(self) -> str:
-        """The last lines, for the message of a failing test."""
+        """Return the last lines, for the message of a failing test."""
         return "\n".join(self.text.splitlines()[-60:])
 
 
 def transcripts(fleet: Fleet) -> Path:
-    """The directory of what runs printed."""
+    """Return the directory of the transcripts."""
     return fleet.state / "transcripts"
 
 
 def play(
     fleet: Fleet, title: str, *arguments: str, playbook: str = "site.yml", root: Path = ROOT
 ) -> Run:
-    """Run a playbook with -vvv and --diff: what it prints is what secrets are looked for in.
+    """Run a playbook with -vvv and --diff, since other tests search its output for secrets.
 
     `root` is the checkout, or a copy of it in which a test has broken something.
     """

@@ -1,4 +1,4 @@
-"""Hosts of a scenario that are installed again, under their names and addresses and with their old SSH keys."""
+"""Install hosts of a scenario again, with their names, addresses and old SSH keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from support.inventory import ROOT
 
 
 def make_hosts(scenario: str, suites: Mapping[str, str]) -> None:
-    """Give each host of a scenario its Debian: one that has another is replaced by a bare one; at least one has to be.
+    """Give each host of a scenario its Debian suite, by replacing at least one host with a bare one.
 
     Args:
         scenario: Its name.
-        suites: Debian's suite of every host of it, by the host's name.
+        suites: Debian suite of every host of the scenario, by the host's name.
     """
     connection = ROOT / "molecule" / scenario / "inventory" / "connection.yml"
     done = subprocess.run(

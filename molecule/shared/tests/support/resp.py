@@ -1,4 +1,4 @@
-"""A Redis client as small as can be: each test says itself how it connects and what it sends."""
+"""A minimal Redis client: each test chooses how to connect and what to send."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from support.web import authority
 
 
 class Refused(Exception):  # noqa: N818  # it is an answer, and often the expected one
-    """Redis's error in answer to a command."""
+    """An error that Redis returned."""
 
 
 class Client:
-    """One connection over TLS; a user of the ACL logs in with `login`."""
+    """A connection over TLS, without a login."""
 
     def __init__(
         self, address: str, port: int, cafile: Path | None, name: str, timeout: float = 10
@@ -46,7 +46,7 @@ class Client:
         self._socket.close()
 
     def send(self, *words: str | int) -> Any:
-        """The answer to one command; Refused if it is an error."""
+        """Send a command and return its answer; Refused if it is an error."""
         encoded = [str(word).encode() for word in words]
         parts = [b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded)]
         self._socket.sendall(b"".join(parts))
@@ -71,12 +71,12 @@ class Client:
 
 
 def port_of(fleet: Fleet, kind: str) -> int:
-    """The port of `broker` or `results`."""
+    """Return the port of `broker` or `results`."""
     return int(fleet.of("redis")[f"redis_{kind}_port"])
 
 
 def connect(fleet: Fleet, kind: str, name: str | None = None, cafile: Path | None = None) -> Client:
-    """Connect to `broker` or `results`, as a right client does where nothing else is said."""
+    """Connect to `broker` or `results`, by default as a correct client does."""
     variables = fleet.of("redis")
     return Client(
         variables["ansible_host"],
@@ -88,14 +88,14 @@ def connect(fleet: Fleet, kind: str, name: str | None = None, cafile: Path | Non
 
 @contextmanager
 def session(fleet: Fleet, kind: str, user: str) -> Iterator[Client]:
-    """A connection of one of the ACL's users."""
+    """Open a connection as one of the ACL's users."""
     with connect(fleet, kind) as client:
         client.send("AUTH", user, fleet.of("redis")["redis_passwords"][user])
         yield client
 
 
 def version(fleet: Fleet, kind: str) -> str:
-    """An instance's name and version, as `Redis 7.0.15`."""
+    """Return an instance's name and version, such as `Redis 7.0.15`."""
     with session(fleet, kind, "admin") as admin:
         lines = str(admin.send("INFO", "server")).splitlines()
     found = dict(line.partition(":")[::2] for line in lines)
@@ -105,18 +105,18 @@ def version(fleet: Fleet, kind: str) -> str:
 
 
 def acl_log(fleet: Fleet, kind: str) -> list[dict[str, str]]:
-    """What the ACL of an instance has refused since it started, or since the log was cleared."""
+    """Return what an instance's ACL has refused since its start, or since the log was cleared."""
     with session(fleet, kind, "admin") as admin:
-        # Without a number Redis gives ten.
+        # Without a number Redis returns only ten.
         entries = admin.send("ACL", "LOG", 1000)
     return [dict(zip(entry[::2], map(str, entry[1::2]), strict=True)) for entry in entries]
 
 
 @contextmanager
 def provoked(fleet: Fleet, kind: str, *expected: tuple[str, str, str]) -> Iterator[None]:
-    """Refusals that a test causes: exactly these (user, reason, object), and they go from the log.
+    """Expect exactly these refusals (user, reason, object) in the block, and remove them from the log.
 
-    What the fleet itself was refused stays and fails the test, and the last one of the run.
+    Other refusals stay in the log, so that this test and the last one of the run fail.
     """
     before = acl_log(fleet, kind)
     assert before == []

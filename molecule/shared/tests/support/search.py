@@ -1,4 +1,4 @@
-"""The fleet's secrets, looked for on a host with the rights of one of its users."""
+"""Search a host for the fleet's secrets, with the rights of one of its users."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from support.inventory import Fleet
 from support.secrets import needles
 
-# Runs on the host. Says which secret is where; prints none. Text to search comes from commands run as
-# `user`, files from directories that `user` walks: what it can't open is none of its business.
+# Runs on the host. Says which secret is where, and prints none. It searches the output of commands run as `user`, and
+# files in directories that `user` can read.
 SEARCH = r"""
 import json, os, pwd, subprocess, sys
 
@@ -71,7 +71,7 @@ def search(
     paths: list[str],
     but: tuple[str, ...] = (),
 ) -> Any:
-    """Look on a host, with a user's rights."""
+    """Search a host with a user's rights."""
     request = {
         "needles": needles(fleet, but=but),
         "user": user,

@@ -1,4 +1,4 @@
-"""The real secrets of the fleet under test, in every form in which one might leak."""
+"""The real secrets of the fleet under test, in every form in which they might leak."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import e
 
 from support.inventory import Fleet
 
-SHORTEST = 8  # characters; what is shorter is found by chance
+SHORTEST = 8  # characters; shorter texts would be found by chance
 
 
 def secrets(fleet: Fleet) -> dict[str, str]:
-    """Name -> value of each secret of the inventory and of the authority."""
+    """Return each secret of the inventory and of the authority by its name."""
     everywhere: dict[str, str] = {}
     for name, variables in fleet.expected.items():
         everywhere |= {f"redis {user}": text for user, text in _redis(variables).items()}
@@ -45,10 +45,10 @@ def _redis(variables: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _key(title: str, path: Path) -> dict[str, str]:
-    """The lines of a key file; hosts outside the fleet have none."""
+    """Return the lines of a key file; hosts outside the fleet have none."""
     if not path.exists():
         return {}
-    # Headers are the same in every such file, and its end is the public key, which a certificate shows to everybody.
+    # Headers are the same in every such file, and its end is the public key, which is also in the certificate.
     lines = re.findall(r"^[A-Za-z0-9+/=]{20,}$", path.read_text(), re.MULTILINE)
     shown = ssl.PEM_cert_to_DER_cert(path.with_suffix(".crt").read_text())
     found = {
@@ -61,12 +61,12 @@ def _key(title: str, path: Path) -> dict[str, str]:
 
 
 def forms(text: str) -> set[str]:
-    """A secret as it is, in a URL, and in base64 wherever it begins within a group of three bytes."""
+    """Return a secret as it is, URL-encoded, and in base64 at each offset within a group of three bytes."""
     found = {text, quote(text, safe=""), quote(text)}
     raw = text.encode()
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + raw).decode()
-        # Characters that also hold bits of a neighbour's are not the secret's alone.
+        # Drop characters that also encode bits of a neighbour.
         first = (before * 8 + 5) // 6
         last = (before + len(raw)) * 8 // 6
         found.add(encoded[first:last])
@@ -75,7 +75,7 @@ def forms(text: str) -> set[str]:
 
 
 def needles(fleet: Fleet, *, but: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """What to look for: name of the secret -> its forms; without secrets whose names begin as in `but`."""
+    """Return the forms to search for by the secret's name, without secrets whose names start with one in `but`."""
     return {
         name: sorted(forms(text))
         for name, text in secrets(fleet).items()

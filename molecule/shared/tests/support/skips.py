@@ -1,4 +1,4 @@
-"""A test on hosts that is skipped proves nothing: it counts as failed. Imported into each scenario's conftest."""
+"""Count skipped tests on hosts as failed, because they prove nothing. Each scenario's conftest imports these hooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def refuse(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
-    """Make a skip a failure."""
+    """Turn a skip into a failure."""
     if report.skipped:
         report.outcome = "failed"
         report.longrepr = f"a skipped {what} proves nothing here: {report.longrepr}"
@@ -16,7 +16,7 @@ def refuse(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no test be skipped."""
+    """Count a skipped test as failed."""
     report = yield
     refuse(report, "test")
     return report
@@ -24,7 +24,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let no module be skipped."""
+    """Count a skipped module as failed."""
     report = yield
     refuse(report, "module")
     return report

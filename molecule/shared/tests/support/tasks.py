@@ -1,4 +1,4 @@
-"""Tasks, sent as the application sends them: with the producer's credentials, from its host."""
+"""Send tasks as the application does: from its host, with the producer's credentials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ for task in json.load(sys.stdin):
 
 @dataclass(frozen=True)
 class Task:
-    """One call of a task, due after so many seconds."""
+    """A task call, due after so many seconds."""
 
     name: str
     queue: str
@@ -29,14 +29,14 @@ class Task:
 
 
 def tracer(run_id: str, queue: str, seconds: float) -> Task:
-    """A run that takes a while and records its beginning and its end."""
+    """Return a task that takes a while and records its start and its end."""
     return Task("app.tasks.record_run", queue, {"run_id": run_id, "seconds": seconds})
 
 
 def run_in_release(
     fleet: Fleet, name: str, pin: str, component: str, script: str, stdin: str = ""
 ) -> str:
-    """What a script prints that runs on a host in a unit's release, as a process of the fleet."""
+    """Run a script on a host in a unit's release, as a process of the fleet; return its output."""
     variables = fleet.expected[name]
     release = f"{variables['celery_app_root']}/pins/{pin}"
     environment = {
@@ -53,7 +53,7 @@ def run_in_release(
 
 
 def send(fleet: Fleet, tasks: Sequence[Task]) -> list[str]:
-    """Send tasks to their queues, from the producer's host and with its rights; their ids."""
+    """Send tasks to their queues, from the producer's host and with its rights; return their ids."""
     payload = json.dumps([asdict(task) for task in tasks])
     return run_in_release(
         fleet, fleet.one("celery_producers"), "web", "producer", _SEND, payload

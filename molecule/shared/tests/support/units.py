@@ -1,4 +1,4 @@
-"""systemd's view of units."""
+"""Ask systemd about units."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ State = Mapping[str, str]
 
 
 def states(fleet: Fleet, name: str, units: Iterable[str]) -> dict[str, State]:
-    """Properties of units of one host, asked in one call; empty ones while its systemd does not answer."""
+    """Return properties of units of one host, with a single call; empty ones while its systemd does not answer."""
     wanted = list(units)
     command = ["systemctl", "show", f"--property={','.join(PROPERTIES)}", *wanted]
     blocks = fleet.execute(name, command).output.strip("\n").split("\n\n")
@@ -27,12 +27,12 @@ def states(fleet: Fleet, name: str, units: Iterable[str]) -> dict[str, State]:
 
 
 def state(fleet: Fleet, name: str, unit: str) -> State:
-    """Properties of one unit."""
+    """Return the properties of one unit."""
     return states(fleet, name, [unit])[unit]
 
 
 def all_states(fleet: Fleet) -> dict[tuple[str, str], State]:
-    """Of all units of the fleet, by host and unit."""
+    """Return the properties of all units of the fleet, by host and unit."""
     return {
         (name, unit): found
         for name in fleet.hosts("fleet")
@@ -49,19 +49,19 @@ class Look:
 
     @classmethod
     def at(cls, fleet: Fleet) -> Look:
-        """Now."""
+        """Look now."""
         return cls(time.monotonic(), all_states(fleet))
 
 
 def failed(fleet: Fleet, name: str) -> list[str]:
-    """Units of one host that have failed; not the check of its health, which does so to say that something else has."""
+    """Return a host's failed units, without its health check, which fails to report that something else has failed."""
     listed = fleet.execute(name, "systemctl list-units --failed --plain --no-legend").output
     units = [line.split()[0] for line in listed.splitlines()]
     return [unit for unit in units if not unit.endswith("-health.service")]
 
 
 def down(fleet: Fleet) -> list[str]:
-    """What is not up, in words."""
+    """Describe the units that are not up."""
     return [
         f"{unit} on {name}: {found.get('ActiveState')}, {found.get('StatusText')}"
         for (name, unit), found in all_states(fleet).items()
@@ -84,7 +84,7 @@ def wait_until_up(fleet: Fleet, seconds: float) -> None:
 
 
 def main_pids(fleet: Fleet) -> dict[tuple[str, str], str]:
-    """The main process of every service, by host and unit."""
+    """Return the main process of every service, by host and unit."""
     return {
         key: found["MainPID"]
         for key, found in all_states(fleet).items()
@@ -93,11 +93,11 @@ def main_pids(fleet: Fleet) -> dict[tuple[str, str], str]:
 
 
 def now(fleet: Fleet, name: str) -> str:
-    """The host's time, for `journal`."""
+    """Return the host's time, for `journal`."""
     return fleet.must(name, ["date", "+%Y-%m-%d %H:%M:%S.%6N"]).strip()
 
 
 def journal(fleet: Fleet, name: str, unit: str, since: str) -> str:
-    """What a unit, and systemd about it, wrote since a time of the host's."""
+    """Return what a unit, and systemd about it, wrote since a time of the host's clock."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since={since}"]
     return fleet.must(name, [*command, f"--unit={unit}"])

@@ -1,4 +1,4 @@
-"""Waiting, bounded in time."""
+"""Wait for something, for a limited time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_for(what: str, seconds: float, look: Callable[[], T], pause: float = 0.5) -> T:
-    """The first true answer of `look`; AssertionError with `what` and the last one after `seconds`."""
+    """Return the first true answer of `look`; after `seconds`, AssertionError with `what` and the last answer."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()

@@ -1,4 +1,4 @@
-"""Requests to nginx from outside, over TLS that trusts the fleet's authority alone."""
+"""Send requests to nginx from outside, over TLS that trusts only the fleet's authority."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.inventory import Fleet, Variables
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered."""
+    """A server's answer."""
 
     status: int
     body: str
@@ -24,17 +24,17 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body as data."""
+        """Return the body as data."""
         return json.loads(self.body)
 
 
 def authority(variables: Variables) -> Path:
-    """The certificate of the fleet's own authority, on the control side."""
+    """Return the certificate of the fleet's own authority, on the control side."""
     return Path(variables["pki_directory"]) / "ca.crt"
 
 
 class _Connection(http.client.HTTPSConnection):
-    """Goes to an address and expects the certificate of a name."""
+    """A connection to an address that expects the certificate of a name."""
 
     def __init__(self, address: str, name: str, port: int, cafile: Path) -> None:
         self._context = ssl.create_default_context(cafile=str(cafile))
@@ -55,7 +55,7 @@ def request(
     login: tuple[str, str] | None = None,
     content: Any = None,
 ) -> Answer:
-    """Send one request to a host, the path exactly as given; `content` is sent as JSON."""
+    """Send a request to a host, with exactly this path; `content` is sent as JSON."""
     connection = _Connection(variables["ansible_host"], name, port, authority(variables))
     headers, body = {}, None
     if content is not None:
@@ -76,7 +76,7 @@ def request(
 def api(
     fleet: Fleet, path: str, method: str = "GET", *, login: bool = True, content: Any = None
 ) -> Answer:
-    """Ask the application's web process; `content` is sent as JSON."""
+    """Send a request to the application's web process; `content` is sent as JSON."""
     name = fleet.one("celery_producers")
     variables = fleet.expected[name]
     who = (
@@ -90,7 +90,7 @@ def api(
 def flower(
     fleet: Fleet, path: str, method: str = "GET", *, login: bool | tuple[str, str] = True
 ) -> Answer:
-    """Ask Flower, where the inventory has it; with the login of the inventory unless another one is given."""
+    """Send a request to Flower at its address in the inventory; with the inventory's login unless another is given."""
     name = fleet.one("flower")
     variables = fleet.expected[name]
     own = (variables["flower_auth_user"], variables["flower_auth_password"])

@@ -1,4 +1,4 @@
-"""Whether django_celery_beat can be used with an application."""
+"""Check that django_celery_beat can be used with an application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PACKAGE = "django_celery_beat"
 
 
 def missing() -> str:
-    """Why this process has no schedule in a database, with the remedy; empty where it has."""
+    """Return why this process has no schedule in a database, with the remedy; empty if it has one."""
     try:
         import django
         from django.apps import apps
@@ -24,12 +24,12 @@ def missing() -> str:
             f"there is no {PACKAGE} in its virtualenv: add django-celery-beat to the requirements"
         )
     if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
-        return "Django has no settings there: its Celery module has to set DJANGO_SETTINGS_MODULE"
+        return "Django has no settings there: its Celery module must set DJANGO_SETTINGS_MODULE"
     try:
         if not apps.ready:
             django.setup()
         installed = apps.is_installed(PACKAGE)
-    except Exception as error:  # noqa: BLE001  # the project's own settings and applications
+    except Exception as error:  # noqa: BLE001  # the project's own settings and applications may raise anything
         return f"Django can't be set up ({type(error).__name__}: {one_line(error)})"
     if installed:
         return ""

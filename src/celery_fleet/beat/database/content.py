@@ -20,12 +20,12 @@ from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.compat import beat
 from celery_fleet.config.entries import CRONTAB_FIELDS
 
-#: Celery's options of an entry that django_celery_beat has a column for.
+#: Celery's options of an entry for which django_celery_beat has a column.
 OPTIONS = frozenset(
     {"queue", "exchange", "routing_key", "priority", "headers", "expires", "expire_seconds"}
 )
 
-#: Microseconds of django_celery_beat's periods, the longest first.
+#: The periods of django_celery_beat and their microseconds, longest first.
 _PERIODS = (
     (IntervalSchedule.DAYS, 86_400_000_000),
     (IntervalSchedule.HOURS, 3_600_000_000),
@@ -39,13 +39,13 @@ _LARGEST = 2**31 - 1
 
 
 def in_periods(microseconds: int) -> tuple[int, str]:
-    """An interval in the longest of django_celery_beat's periods that it is a multiple of."""
+    """Return an interval as a multiple of the longest of django_celery_beat's periods that divides it."""
     period, size = next(one for one in _PERIODS if microseconds % one[1] == 0)
     return microseconds // size, period
 
 
 def content_of(row: Any) -> dict[str, Any]:
-    """What an entry of the database says."""
+    """Return the content of an entry in the database."""
     return {
         "name": row.name,
         "enabled": row.enabled,
@@ -69,7 +69,7 @@ def _json(text: str | None, empty: Any) -> Any:
     try:
         return json.loads(text or "null") or empty
     except ValueError:
-        return text  # beat would log it and go on; it differs from all that is declared
+        return text  # beat would log the error and continue; no declared entry has this value
 
 
 def _moment(value: datetime | None) -> str | None:
@@ -98,13 +98,13 @@ def _time_of(row: Any) -> dict[str, Any]:
 
 
 def content_for(app: Any, name: str, raw: Any, *, enabled: bool = True) -> dict[str, Any]:
-    """The same of a declared entry.
+    """Return the content of a declared entry.
 
     Args:
         app: The application.
-        name: Of the entry.
-        raw: The entry as Celery's ``beat_schedule`` has it.
-        enabled: Whether it is to be on.
+        name: The entry's name.
+        raw: The entry as in Celery's ``beat_schedule``.
+        enabled: Whether it should run.
 
     Raises:
         FleetError: The database can't hold it.
@@ -126,7 +126,7 @@ def content_for(app: Any, name: str, raw: Any, *, enabled: bool = True) -> dict[
     unknown = sorted(set(options) - OPTIONS)
     if unknown:
         raise FleetError(
-            f"the database has no place for its option {', '.join(unknown)}: it takes {', '.join(sorted(OPTIONS))}"
+            f"the database has no column for its option {', '.join(unknown)}: it has {', '.join(sorted(OPTIONS))}"
         )
     for field in ("queue", "exchange", "routing_key"):
         if options.get(field) is not None:
@@ -146,12 +146,12 @@ def _seconds(options: Mapping[str, Any]) -> int | None:
     if isinstance(given, timedelta):
         given = given.total_seconds()
     if isinstance(given, bool) or not isinstance(given, (int, float)) or given != int(given):
-        raise FleetError("its expires has to be a whole number of seconds in the database")
+        raise FleetError("its expires must be a whole number of seconds in the database")
     return int(given)
 
 
 def _plain(field: str, value: Any) -> Any:
-    """As it will stand in the database: Celery's own JSON."""
+    """Return the value as the database will have it, through Celery's own JSON."""
     try:
         return json.loads(kombu_json.dumps(value))  # type: ignore[no-untyped-call]  # typed in part only
     except Exception as error:

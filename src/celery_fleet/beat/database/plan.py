@@ -1,10 +1,10 @@
-"""What synchronising the schedule with the database has to do: plain functions over what stands where.
+"""Plan the synchronisation of the schedule with the database, in pure functions.
 
-Three things meet: what is declared (by the inventory and the code), the entries in the database, and the marks, by
-which we know what we wrote. An entry is ours by its mark alone, which names its row: one that a user made has none,
-whatever it is called.
+They compare three things: the entries that the inventory and the code declare, the entries in the database, and the
+marks, which record what we wrote. Only a mark makes an entry ours, and it names the entry's row. An entry that a user
+made has no mark, even if it has the name of a declared one.
 
-The content of an entry is a dictionary of plain JSON: :data:`FIELDS`.
+The content of an entry is a dictionary of plain JSON with :data:`FIELDS`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: What becomes of a declared entry that a user has edited.
+#: What to do with a declared entry that a user has edited.
 KEEP, RESET = "keep", "reset"
 
-#: Where an entry stands: as declared, edited, disabled or deleted by a user, a user's own, a user's in the place of a
-#: declared one, declared and not written yet, no longer declared.
+#: The state of an entry: as declared; edited, disabled or deleted by a user; made by a user; made by a user with the
+#: name of a declared one; declared and not written yet; no longer declared.
 DECLARED, EDITED, DISABLED, DELETED = "declared", "edited", "disabled", "deleted"
 USERS, TAKEN, NEW, LEFT = "user's", "taken", "not written yet", "no longer declared"
 
-#: What is to be done with one. `MARK` writes the mark alone, `FORGET` removes it alone.
+#: What to do with an entry. `MARK` only writes its mark, `FORGET` only removes its mark.
 ADD, CHANGE, REMOVE, MARK, FORGET, NOTHING = "add", "change", "remove", "mark", "forget", ""
 
-#: Fields of an entry's content, in the order in which differences are told.
+#: Fields of an entry's content, in the order in which differences are shown.
 FIELDS = (
     "name",
     "enabled",
@@ -44,12 +44,12 @@ FIELDS = (
     "one_off",
 )
 
-#: Their values may be secret, so they are never shown.
+#: Fields that are never shown, because their values may be secret.
 _HIDDEN = frozenset({"args", "kwargs", "headers"})
 
 _VARIES = "differs in each process"
 
-#: What an entry is where nothing else is said.
+#: The values of fields that a declared entry does not set.
 DEFAULTS: Mapping[str, Any] = {
     "enabled": True,
     "queue": None,
@@ -70,20 +70,20 @@ Content = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """An entry in the database; its content has its name."""
+    """An entry in the database; its name is part of the content."""
 
     key: int
     content: Content
 
     @property
     def name(self) -> str:
-        """Its name now, which a user may have changed."""
+        """Return its current name, which a user may have changed."""
         return str(self.content["name"])
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What we wrote: the declared name, the row and its content. A row that is gone a user has deleted."""
+    """Records what we wrote: the declared name, the row and its content. If the row is gone, a user deleted it."""
 
     name: str
     key: int
@@ -92,12 +92,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Step:
-    """Where one entry stands and what is to be done with it.
+    """The state of one entry and what to do with it.
 
     Attributes:
-        name: The declared name; of a user's entry its own.
-        edited: Fields in which a user made it differ from what we wrote.
-        differing: Fields in which it differs from what is declared.
+        name: The declared name, or the name of a user's entry.
+        state: Its state, such as `DECLARED`.
+        action: What to do, such as `CHANGE`.
+        row: Its row; None if there is none.
+        wanted: The declared content; None if it is not declared.
+        edited: Fields that a user changed after we wrote them.
+        differing: Fields that differ from what is declared.
     """
 
     name: str
@@ -110,13 +114,13 @@ class Step:
 
     @property
     def touches(self) -> bool:
-        """Whether it concerns the entry itself, and not its mark alone."""
+        """Return whether it concerns the entry itself, and not only its mark."""
         return self.action in (ADD, CHANGE, REMOVE)
 
 
 def differing(one: Content, other: Content) -> tuple[str, ...]:
-    """The fields of ``one`` that are otherwise in ``other``."""
-    # As JSON: to Python 1 is True as well.
+    """Return the fields of ``one`` that differ in ``other``."""
+    # Compare as JSON, because in Python 1 equals True.
     return tuple(
         field for field in FIELDS if field in one and _json(one[field]) != _json(other.get(field))
     )
@@ -133,14 +137,14 @@ def steps(
     edited: str = KEEP,
     reset: Sequence[str] = (),
 ) -> list[Step]:
-    """What has to be done, in the order of declaration; users' entries come last.
+    """Return the state of every entry and what to do, in the order of declaration; users' entries come last.
 
     Args:
-        declared: Contents by name.
+        declared: The declared contents by name.
         rows: All entries of the database.
-        marks: All of ours.
-        edited: `KEEP` or `RESET`, for what a user edited.
-        reset: Names that are reset in any case.
+        marks: All marks.
+        edited: `KEEP` or `RESET`, for entries that a user edited.
+        reset: Names of entries to reset in any case.
     """
     by_key = {row.key: row for row in rows}
     by_name = {row.name: row for row in by_key.values()}
@@ -169,7 +173,7 @@ def _declared(
     row = by_key.get(mark.key) if mark is not None else None
     holder = by_name.get(name)
     if holder is not None and (row is None or holder.key != row.key):
-        # Where a user renamed ours and made one of its name, both are left alone.
+        # If a user renamed our entry and made another one with its name, leave both as they are.
         return Step(name, TAKEN, NOTHING if mark is None else FORGET, holder, wanted)
     if mark is None:
         return Step(name, NEW, ADD, None, wanted)
@@ -190,7 +194,7 @@ def _declared(
 
 def _left(mark: Mark, row: Row | None) -> Step:
     if row is None or row.name != mark.name:
-        # Gone, or renamed, by which a user has made it an own one.
+        # A user has deleted it, or has renamed it and so made it a user's entry.
         return Step(mark.name, LEFT, FORGET)
     return Step(mark.name, LEFT, REMOVE, row, None, differing(mark.written, row.content))
 
@@ -199,11 +203,11 @@ def _left(mark: Mark, row: Row | None) -> Step:
 
 
 def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
-    """A step that has to be taken, as the plan shows it.
+    """Return the plan's line for a step with an action.
 
     Args:
-        step: It.
-        varying: Fields that the code computes otherwise in each process, so that a plan can't know their values.
+        step: The step.
+        varying: Fields that the code computes differently in each process, so the plan can't know their values.
     """
     why: list[str] = []
     if step.action == ADD:
@@ -222,32 +226,32 @@ def item(step: Step, varying: Sequence[str] = ()) -> dict[str, Any]:
         if step.edited:
             why.append(f"a user had edited it ({', '.join(step.edited)})")
     elif step.action == MARK:
-        why = ["a user had made it so already"]
+        why = ["a user had already changed it to this"]
     elif step.action == FORGET:
-        why = ["a user has deleted it or made it an own one"]
+        why = ["a user has deleted or renamed it"]
     return {"entry": step.name, "action": step.action, "why": why}
 
 
 def varies(name: str, fields: Sequence[str]) -> str:
-    """What a person should know of an entry whose code computes it anew in each process."""
+    """Return a note about an entry for which the code computes different values in each process."""
     return (
-        f"schedule entry {name}: the code gives it another {' and '.join(fields)} in each process, by hash() of a text"
-        " for example, so each run writes another one. Have the code compute it by zlib.crc32(), or set"
-        ' PYTHONHASHSEED: "0" in celery_app_env if it is by hash().'
+        f"schedule entry {name}: the code gives it another {' and '.join(fields)} in each process, for example with"
+        " hash() of a string, so each run changes it. Compute it with zlib.crc32(), or, if it uses hash(), set"
+        ' PYTHONHASHSEED: "0" in celery_app_env.'
     )
 
 
 def note(step: Step) -> str:
-    """What a person should know of an entry that is left as it is; empty where there is nothing."""
+    """Return a note about a declared entry that is left as it is; empty if there is nothing to say."""
     if step.touches:
         return ""
     if step.state == TAKEN:
         return (
-            f"schedule entry {step.name} is not written: a user's entry has this name. Rename or delete that one, or"
-            " give ours another name."
+            f"schedule entry {step.name} is not written: a user's entry has this name. Rename or delete the user's"
+            " entry, or rename the declared one."
         )
     if step.state == DELETED:
-        return f"schedule entry {step.name} was deleted by a user, and stays so."
+        return f"schedule entry {step.name} was deleted by a user and stays deleted."
     if step.state in (EDITED, DISABLED):
         return (
             f"schedule entry {step.name} was {step.state} by a user and stays so: declared is"
@@ -274,7 +278,7 @@ def _differences(step: Step, *, declared: bool = False, varying: Sequence[str] =
 
 
 def shown(field: str, value: Any) -> str:
-    """A value as a person writes it."""
+    """Return a value in the form in which a person would write it."""
     if field != "schedule":
         return json.dumps(value) if isinstance(value, (bool, dict, list)) else str(value or "none")
     schedule = value or {}

@@ -1,21 +1,22 @@
-"""The schedule in the application's database: synchronised with what is declared, listed, reset, switched.
+"""Synchronise, list, reset, enable and disable the schedule in the application's database.
 
     python -m celery_fleet.beat.database.program [--settings] plan|sync [--reset]
     python -m celery_fleet.beat.database.program [--settings] declared
     python -m celery_fleet.beat.database.program list [--count N]
     python -m celery_fleet.beat.database.program reset|enable|disable [--dry-run] [--name NAME …]
 
-``CELERY_APP`` names the application, which is loaded as beat loads it: so declared are the inventory's entries and the
-code's, by ``celery_beat_schedule_policy``. The settings are beat's, which hold the schedule: those of the process, or
-with ``--settings`` a document on standard input. Arguments of entries may be secret: none is ever printed.
+``CELERY_APP`` names the application, which is loaded as beat loads it. The declared entries are the inventory's and
+the code's, according to ``celery_beat_schedule_policy``. The settings are beat's, which hold the inventory's schedule:
+those of the process, or with ``--settings`` a document on standard input. Arguments of entries may be secret, so none
+is ever printed.
 
-``plan`` only reads, and makes no table. If there is something to write, it runs this program again with ``declared``,
-which prints digests of what is declared: code may compute another value in each process. ``sync`` does what ``plan``
-says, in one transaction that no other run's meets.
-``reset``, ``enable`` and ``disable`` concern declared entries of ours alone; without names all.
+``plan`` only reads, and creates no table. If there is something to write, it runs this program again with ``declared``,
+which prints digests of the declared entries: code may compute other values in another process. ``sync`` does what
+``plan`` says, in one transaction that excludes other runs. ``reset``, ``enable`` and ``disable`` change only declared
+entries that we wrote; without names, all of them.
 
-Prints one line of JSON with ``ok`` and ``error``; ``refused`` is true where what is declared has to be mended,
-``usage`` where a name was given that no entry has.
+Prints one line of JSON with ``ok`` and ``error``. ``refused`` is true if the declared entries must be corrected,
+``usage`` if no entry has a given name.
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ if TYPE_CHECKING:
     from celery_fleet.beat.database.store import Store
 from celery_fleet.beat.database.available import missing
 
-#: Seconds that the second process may take, which `plan` waits for.
+#: Seconds that `plan` waits for the second process.
 AGAIN = 20.0
 
 
 class RefusedError(FleetError):
-    """What is declared can't be written, whatever the database says."""
+    """A declared entry can't be written, independent of what is in the database."""
 
 
 class UnknownNameError(FleetError):
-    """A name was given that no entry has."""
+    """No entry has a given name."""
 
 
 def use_settings(text: str) -> None:
-    """Have the application of this process get settings that are no file.
+    """Give this process settings from a text instead of a file.
 
     Raises:
-        FleetError: They are no settings of beat.
+        FleetError: The text does not hold settings of beat.
     """
     from celery_fleet.config import current, settings
 
@@ -69,10 +70,10 @@ def use_settings(text: str) -> None:
 
 
 def load(module: str) -> Any:
-    """The application, with Django set up.
+    """Load the application and set up Django.
 
     Raises:
-        FleetError: It can't be loaded, or has no django_celery_beat.
+        FleetError: The application can't be loaded, or has no django_celery_beat.
     """
     from celery_fleet.beat import due
 
@@ -88,10 +89,10 @@ def load(module: str) -> Any:
 
 
 def declared(app: Any) -> dict[str, dict[str, Any]]:
-    """The contents of all declared entries.
+    """Return the contents of all declared entries.
 
     Raises:
-        FleetError: With all that the database can't hold.
+        FleetError: Lists every entry that the database can't hold.
     """
     from celery_fleet.beat.database import content as database_content
     from celery_fleet.config import current
@@ -99,7 +100,7 @@ def declared(app: Any) -> dict[str, dict[str, Any]]:
 
     schedule = current.current_settings().schedule or {}
     wanted = {str(name): (raw, True) for name, raw in (app.conf.beat_schedule or {}).items()}
-    # One that is switched off and has all the rest is there for users to switch on.
+    # A complete entry that is disabled is written too, so that users can enable it.
     for name, entry in schedule.items():
         if not entry.enabled and entry.task:
             wanted[name] = (celery_entry(entry, app), False)
@@ -116,7 +117,7 @@ def declared(app: Any) -> dict[str, dict[str, Any]]:
 
 
 def digests(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """What tells whether a field of an entry differs; arguments may be secret."""
+    """Return a digest of each field, which shows differences without values; arguments may be secret."""
     return {
         name: {
             field: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -127,11 +128,11 @@ def digests(declared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
 
 
 def varying(declared: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, tuple[str, ...]]:
-    """Fields of entries that the code computes otherwise in another process, by ``hash()`` for example.
+    """Return the fields of entries that the code computes differently in another process, for example with ``hash()``.
 
     Args:
         declared: The contents in this process.
-        text: The settings, where they came by standard input.
+        text: The settings document, if it came on standard input.
     """
     options = ["--settings"] if text else []
     command = [sys.executable, "-m", "celery_fleet.beat.database.program", *options, "declared"]
@@ -141,7 +142,7 @@ def varying(declared: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, t
         )
         there = json.loads(done.stdout)["declared"]
     except (OSError, ValueError, KeyError, subprocess.SubprocessError):
-        # Nobody has asked for it: the plan holds without.
+        # This is an extra: the plan is valid without it.
         return {}
     here = digests(declared)
     fields = {
@@ -152,7 +153,7 @@ def varying(declared: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, t
 
 
 class Schedule:
-    """What is declared, and what the database has."""
+    """The declared entries, and the entries in the database."""
 
     def __init__(self, app: Any) -> None:
         from celery_fleet.beat.database.store import Store
@@ -163,7 +164,7 @@ class Schedule:
         self.rows: dict[int, Any] = {}
 
     def steps(self, edited: str = planning.KEEP, reset: Sequence[str] = ()) -> list[Step]:
-        """Where all entries stand now."""
+        """Return the current state of all entries."""
         from celery_fleet.beat.database.content import content_of
 
         marks = self.store.marks()
@@ -172,14 +173,14 @@ class Schedule:
         return planning.steps(self.declared, rows, marks, edited, reset)
 
     def plan(self, edited: str, text: str = "") -> dict[str, Any]:
-        """What synchronising would do; nothing is written. The text is that of `varying`."""
+        """Return what synchronising would do; nothing is written. ``text`` is that of `varying`."""
         steps = self.steps(edited)
         writes = any(step.action in (planning.ADD, planning.CHANGE) for step in steps)
         return told(steps, varying(self.declared, text) if writes else {})
 
     def sync(self, edited: str) -> dict[str, Any]:
-        """Do it."""
-        # A look before: where there is nothing to do, nothing is written, not even our table.
+        """Synchronise the database with the declared entries."""
+        # Look first: if there is nothing to do, nothing is written, and our table is not created.
         steps = self.steps(edited)
         if not any(step.action for step in steps):
             return told(steps)
@@ -189,7 +190,7 @@ class Schedule:
         return told(steps)
 
     def reset(self, names: Sequence[str], *, dry: bool) -> dict[str, Any]:
-        """Have entries that a user edited, disabled or deleted as they are declared."""
+        """Restore entries that a user edited, disabled or deleted to what is declared."""
         self._known(names)
 
         def chosen() -> list[Step]:
@@ -204,7 +205,7 @@ class Schedule:
         return told(steps)
 
     def switch(self, names: Sequence[str], *, on: bool, dry: bool) -> dict[str, Any]:
-        """Enable or disable ours."""
+        """Enable or disable declared entries."""
         self._known(names)
 
         def chosen() -> list[Step]:
@@ -222,7 +223,7 @@ class Schedule:
             with self.store.alone():
                 steps = chosen()
                 differing = self.store.switch(steps, self.rows, on=on)
-        action, why = ("enable", "it is off") if on else ("disable", "it is on")
+        action, why = ("enable", "it is disabled") if on else ("disable", "it is enabled")
         items = [{"entry": name, "action": action, "why": [why]} for name in differing]
         return {"items": items, "notes": [], "of": len(steps)}
 
@@ -230,11 +231,11 @@ class Schedule:
         unknown = [name for name in names if name not in self.declared]
         if unknown:
             raise UnknownNameError(
-                f"no entry {', '.join(unknown)} is declared; declared are {', '.join(self.declared) or 'none'}"
+                f"no entry {', '.join(unknown)} is declared; the declared ones are {', '.join(self.declared) or 'none'}"
             )
 
     def entries(self, count: int) -> dict[str, Any]:
-        """All entries with their state and due times, the one due next first."""
+        """Return all entries with their state and due times, the one due next first."""
         start = self.app.now()
         found = [self._entry(step, count, start) for step in self.steps()]
         found.sort(key=lambda one: (not one["due"], one["due"][:1] and one["due"][0]["utc"]))
@@ -276,7 +277,7 @@ class Schedule:
                 local = moment.astimezone(self.app.timezone).isoformat(timespec="seconds")
                 utc = moment.astimezone(UTC).isoformat(timespec="seconds")
                 entry["due"].append({"local": local, "utc": utc})
-        except Exception as error:  # noqa: BLE001  # what a user has typed into the database
+        except Exception as error:  # noqa: BLE001  # users may have typed anything into the database
             entry["error"] = f"{type(error).__name__}: {one_line(error)}"
         return entry
 
@@ -284,7 +285,7 @@ class Schedule:
 def told(
     steps: Sequence[Step], varying: Mapping[str, tuple[str, ...]] | None = None
 ) -> dict[str, Any]:
-    """Steps as the plan and the operator's command show them, with the fields that vary from process to process."""
+    """Return steps as the plan and the operator's command show them, with the fields that vary between processes."""
     vary = varying or {}
     notes = [*map(planning.note, steps), *map(planning.varies, vary.keys(), vary.values())]
     return {
@@ -295,7 +296,7 @@ def told(
 
 
 def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[str, Any]:
-    """The answer to a question."""
+    """Do what the command line asks for and return the answer."""
     from celery_fleet.config import current
 
     if given.do == "declared":
@@ -315,7 +316,7 @@ def carry_out(schedule: Schedule, given: argparse.Namespace, text: str) -> dict[
 
 
 def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
-    """What to print."""
+    """Return the document to print."""
     try:
         if given.settings:
             use_settings(text)
@@ -334,7 +335,7 @@ def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the answer; see the module's text."""
+    """Print the answer; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="celery_fleet.beat.database.program")
     parser.add_argument("--settings", action="store_true")
     verbs = ("plan", "sync", "declared", "list", "reset", "enable", "disable")
@@ -353,5 +354,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Threads that the application left running must not keep the process alive.
+    # Threads that the application started must not keep the process alive.
     os._exit(main())

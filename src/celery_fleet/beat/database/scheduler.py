@@ -1,8 +1,8 @@
-"""A beat whose schedule is in the application's database: it writes none of it, and outlives the database's absence.
+"""Run beat with a schedule in the application's database: don't write it, and survive outages of the database.
 
-django_celery_beat's scheduler reads the whole schedule when it starts and every 5 minutes, and dies where the database
-does not answer just then; systemd would start it again and again, each time to die. So beat waits before its start, and
-a look at the schedule that fails ends neither beat nor the schedule that it knows.
+django_celery_beat's scheduler reads the whole schedule when it starts and every 5 minutes, and dies if the database
+does not answer just then; systemd would start it again and again, only to die. So beat waits before its start. Later, a
+failed look at the schedule stops neither beat nor the schedule that it has already loaded.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from celery_fleet.supervision.notify import Notifier
 
 logger = logging.getLogger("celery_fleet.beat")
 
-#: Seconds between two questions before the start.
+#: Seconds between two attempts before the start.
 PAUSE = 2.0
 
-#: Seconds until the whole schedule is read again where that failed.
+#: Seconds until the next attempt to read the whole schedule after a failure.
 AGAIN = 30.0
 
-#: How such an outage is called in statuses and logs.
+#: The name of the database in statuses and logs.
 NAME = "the schedule's database"
 
 
 def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
-    """Before the scheduler is made: take the declared entries out of its sight, and wait for the database.
+    """Hide the declared entries from the scheduler and wait for the database; call it before the scheduler is created.
 
     Raises:
         SystemExit: The application has no schedule in a database.
@@ -46,7 +46,7 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
         refuse(FleetError(f"celery_beat_scheduler is database, but {trouble}"), os.environ)
     schedule = app.conf.beat_schedule
     if isinstance(schedule, PinnedSchedule):
-        # The scheduler would write them at each start, over what users have edited.
+        # The scheduler would write them at each start, over users' changes.
         schedule.withhold()
     hold_all()
     asked = question()
@@ -61,10 +61,10 @@ def prepare(app: Any, notifier: Notifier, pause: float = PAUSE) -> None:
 
 
 def hold_all() -> None:
-    """Have the scheduler hold every entry that is on.
+    """Have the scheduler load every enabled entry.
 
-    Since 2.8 django_celery_beat's leaves out what is not due within two hours or so: beat's status, the table at the
-    end of a run and `celery-fleet status` would show a part of the schedule for the whole.
+    Since 2.8 django_celery_beat skips entries that are not due within about two hours. Beat's status, the table at
+    the end of a run and `celery-fleet status` would then show only a part of the schedule.
     """
     from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -72,7 +72,7 @@ def hold_all() -> None:
 
 
 def question() -> broker.Question:
-    """The question whether the database answers, put by a thread with a connection of its own, in bounded time."""
+    """Return the question whether the database answers; a thread asks it on its own connection, in bounded time."""
     return broker.Question(_ask, NAME)
 
 
@@ -87,13 +87,13 @@ def _ask() -> str | None:
     except (DatabaseError, InterfaceError) as error:
         return described(error)
     finally:
-        # Of this thread, which ends.
+        # The connection belongs to this thread, which ends.
         connections[alias].close()
     return None
 
 
 def described(error: BaseException) -> str:
-    """What an error of the database says, in one line without its password."""
+    """Return an error of the database in one line, without the password."""
     from django.db import connections
 
     secrets = [str(one.settings_dict.get("PASSWORD") or "") for one in connections.all()]
@@ -101,11 +101,11 @@ def described(error: BaseException) -> str:
 
 
 def guard(service: Any, tell: Callable[[str | None], None]) -> None:
-    """Have a scheduler go on with what it knows while its database gives errors.
+    """Keep a scheduler running with the schedule that it knows while its database returns errors.
 
     Args:
-        service: Beat's.
-        tell: Takes what the trouble is at each tick, and None where there is none.
+        service: Beat's service.
+        tell: Called at each tick with a description of the trouble; None if there is none.
     """
     from django.db import connections, router
     from django.db.utils import DatabaseError, InterfaceError
@@ -122,11 +122,11 @@ def guard(service: Any, tell: Callable[[str | None], None]) -> None:
             why = described(error)
             logger.error("waiting for %s", why)
             tell(why)
-            # It has had its 5 minutes' read for now; until the next try it sends what it knows to be due.
+            # Repeat the failed full read after AGAIN seconds; until then it sends the due tasks that it knows.
             late = schedulers.SCHEDULE_SYNC_MAX_INTERVAL - AGAIN
-            scheduler._last_full_sync = datetime.now() - timedelta(seconds=late)  # noqa: SLF001  # no other word for it
+            scheduler._last_full_sync = datetime.now() - timedelta(seconds=late)  # noqa: SLF001  # no public way
             return 1.0
-        # Where it only asks whether something has changed, the scheduler logs the error itself and goes on.
+        # If the query that failed only asked for changes, the scheduler logs the error itself and continues.
         tell(f"{NAME}, which gives errors" if connections[alias].errors_occurred else None)
         return result
 
@@ -136,30 +136,30 @@ def guard(service: Any, tell: Callable[[str | None], None]) -> None:
 
 
 def _save_own(entry: Any) -> None:
-    """Save what beat itself says of an entry, and nothing else of its row.
+    """Save only the columns that beat itself maintains.
 
-    django_celery_beat reads the row and saves the whole of it: what somebody has written between the two, a user or the
-    synchronisation, would be undone, and an entry that was deleted would be there again.
+    django_celery_beat reads the row and later saves all of it. This would undo what a user or the synchronisation has
+    written in between, and would restore an entry that was deleted.
     """
     own = {field: getattr(entry.model, field) for field in ("last_run_at", "total_run_count")}
     rows = type(entry.model)._default_manager.filter(pk=entry.model.pk)  # noqa: SLF001  # documented by Django
     if not rows.filter(enabled=True).update(**own):
-        # As its model has it of one that is switched off: it must not be overdue when it is switched on again.
+        # As the model does for a disabled entry: it must not be overdue when it is enabled again.
         rows.update(**{**own, "last_run_at": None})
 
 
 def _keep_unsaved(scheduler: Any, alias: str) -> None:
-    """Have what could not be saved be saved later.
+    """Save later what could not be saved.
 
-    django_celery_beat forgets the entry whose saving failed: its next full read would find the run of before, and what
-    was sent while the database was away would be sent again.
+    django_celery_beat forgets an entry that it failed to save. The next full read would then find the previous run's
+    time, and tasks that were sent during the outage would be sent again.
     """
     from django.db import connections
 
     sync = scheduler.sync
 
     def sync_all() -> None:
-        names = set(scheduler._dirty)  # noqa: SLF001  # those to be saved, which nothing else tells
+        names = set(scheduler._dirty)  # noqa: SLF001  # names of unsaved entries, which nothing else tells
         sync()
         if names and connections[alias].errors_occurred:
             scheduler._dirty |= names  # noqa: SLF001  # as above

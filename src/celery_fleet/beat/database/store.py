@@ -1,6 +1,6 @@
-"""The schedule in the application's database: django_celery_beat's entries, and our marks in a table of our own.
+"""Read and write django_celery_beat's entries in the application's database, and our marks in a separate table.
 
-Django has to be set up, and django_celery_beat to be installed; :mod:`celery_fleet.beat.database.program` sees to both.
+Django must be set up and django_celery_beat installed; :mod:`celery_fleet.beat.database.program` ensures both.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from celery_fleet.common.redact import redact
 
 TABLE = "celery_fleet_schedule"
 
-#: The row that whoever writes has to update first: by that it has the table for itself until its transaction ends, on
-#: PostgreSQL and MySQL by the row's lock, on SQLite by that of the database. No entry can have an empty name.
+#: The row that every writer updates first. This locks the table until the end of its transaction: PostgreSQL and MySQL
+#: lock the row, SQLite locks the database. No entry can have an empty name.
 _LOCK = ""
 
 
 class ScheduleMark(models.Model):  # type: ignore[misc]  # Django ships no types
-    """What we wrote of one entry. In no application's migrations: we make the table ourselves."""
+    """Records what we wrote of one entry. It is in no application's migrations: we create the table."""
 
     name = models.CharField(max_length=200, primary_key=True)
-    #: The entry's key, also of one that a user has deleted.
+    #: The entry's primary key; it stays after a user has deleted the entry.
     entry = models.BigIntegerField()
     written = models.TextField()
 
     class Meta:
-        """A registry of its own, so that the application's does not know it."""
+        """Uses a separate registry, so that the application's registry does not know this model."""
 
         apps = Apps()
         app_label = "celery_fleet"
@@ -65,10 +65,10 @@ class Store:
     # --- looking ---
 
     def tables(self) -> set[str]:
-        """Names of the tables that are there.
+        """Return the names of the existing tables.
 
         Raises:
-            FleetError: The database can't be asked, or django_celery_beat's tables are not there.
+            FleetError: The database can't be queried, or django_celery_beat's tables are missing.
         """
         with self.errors("asked"):
             found = set(self.connection.introspection.table_names())
@@ -81,7 +81,7 @@ class Store:
         return found
 
     def marks(self) -> list[Mark]:
-        """All marks; none where nothing was written yet."""
+        """Return all marks; none if nothing has been written yet."""
         if TABLE not in self.tables():
             return []
         with self.errors("asked"):
@@ -91,7 +91,7 @@ class Store:
             ]
 
     def rows(self) -> dict[int, Any]:
-        """All entries by their keys, as django_celery_beat has them."""
+        """Return all entries by their primary keys, as django_celery_beat's models."""
         with self.errors("asked"):
             schedules = ("interval", "crontab", "solar", "clocked")
             found = PeriodicTask.objects.using(self.alias).select_related(*schedules)
@@ -102,22 +102,22 @@ class Store:
 
     @contextmanager
     def errors(self, done: str) -> Iterator[None]:
-        """Tell the database's errors in a line.
+        """Convert the database's errors to one line.
 
         Raises:
-            FleetError: In place of Django's.
+            FleetError: Replaces Django's error.
         """
         try:
             yield
         except IntegrityError as error:
             raise FleetError(
-                f"the schedule can't be {done}: {self._words(error)}; somebody changed it at this moment: run"
+                f"the schedule can't be {done}: {self._words(error)}; another change came in between: run"
                 " the same command again"
             ) from error
         except DatabaseError as error:
             raise FleetError(
-                f"the database can't be {done} ({self._words(error)}); check that it runs, and the application's"
-                " settings of it"
+                f"the database can't be {done} ({self._words(error)}); check that it runs, and that the application's"
+                " database settings are right"
             ) from error
 
     def _words(self, error: BaseException) -> str:
@@ -127,47 +127,47 @@ class Store:
     # --- writing ---
 
     def make_table(self) -> None:
-        """Make our table where it is missing; by two at once as well.
+        """Create our table if it is missing; two runs may do so at once.
 
         Raises:
-            FleetError: It can't be made; with what a database administrator has to type.
+            FleetError: It can't be created; the text has the SQL for a database administrator.
         """
         if TABLE not in self.tables():
             try:
                 with self.connection.schema_editor() as editor:
                     editor.create_model(ScheduleMark)
             except DatabaseError as error:
-                # Another run may have been quicker.
+                # Another run may have created it first.
                 if TABLE not in self.tables():
                     with self.connection.schema_editor(collect_sql=True) as editor:
                         editor.create_model(ScheduleMark)
                     raise FleetError(
-                        f"the table {TABLE} can't be made ({self._words(error)}); let the application's user of the"
-                        f" database make it, or make it yourself: {' '.join(editor.collected_sql)}"
+                        f"the table {TABLE} can't be created ({self._words(error)}); let the application's database"
+                        f" user create it, or create it yourself: {' '.join(editor.collected_sql)}"
                     ) from error
         with self.errors("written"):
             self._marks().get_or_create(name=_LOCK, defaults={"entry": 0, "written": "{}"})
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One transaction, which no other run's meets; entries of ours stay as they are meanwhile."""
+        """Open a transaction that excludes other runs; our entries can't change in the meantime."""
         self.make_table()
         with self.errors("written"), transaction.atomic(using=self.alias):
             self._marks().filter(name=_LOCK).update(entry=models.F("entry") + 1)
             ours = PeriodicTask.objects.using(self.alias).filter(
                 pk__in=list(self._marks().exclude(name=_LOCK).values_list("entry", flat=True))
             )
-            # Evaluated for the lock alone, and without joins, which not every database can lock a part of.
+            # Evaluated only for the lock, and without joins, because not every database can lock a part of a join.
             list(ours.select_for_update().values_list("pk"))
             yield
 
     def take(self, steps: list[Step], rows: Mapping[int, Any]) -> None:
-        """Do what the steps say; within :meth:`alone`.
+        """Carry out the steps; call this within :meth:`alone`.
 
         Raises:
             FleetError: django_celery_beat refuses an entry.
         """
-        # Names first become free, where one entry takes that of another.
+        # Free names first, in case one entry takes the name of another.
         order = {planning.REMOVE: 0, planning.CHANGE: 1, planning.ADD: 2}
         for step in sorted(steps, key=lambda step: order.get(step.action, 3)):
             try:
@@ -178,7 +178,7 @@ class Store:
                     f"schedule entry {step.name}: the database's model refuses it: {words}"
                 ) from error
         if any(step.touches for step in steps):
-            # A running beat looks at this alone, at each of its looks at the schedule.
+            # A running beat checks only this to see whether the schedule has changed.
             PeriodicTasks.update_changed()
 
     def _take(self, step: Step, rows: Mapping[int, Any]) -> None:
@@ -213,12 +213,12 @@ class Store:
             for field in ("interval", "crontab", "solar", "clocked"):
                 setattr(row, field, None)
             setattr(row, *self._schedule(wanted["schedule"]))
-            # Else a time between the last run and now, which was none then, would be due at once.
+            # Otherwise a due time between the last run and now, which did not exist then, would be due at once.
             row.last_run_at = None
         row.save(using=self.alias)
 
     def _schedule(self, wanted: Mapping[str, Any]) -> tuple[str, Any]:
-        """The column and the row of a time; one that is there is used again, and none is ever changed."""
+        """Return the column and the row of a time; an existing row is used again, and none is ever changed."""
         if "crontab" in wanted:
             return "crontab", self._reused(CrontabSchedule, **wanted["crontab"])
         if "interval" in wanted:
@@ -227,12 +227,12 @@ class Store:
         return "solar", self._reused(SolarSchedule, **wanted["solar"])
 
     def _reused(self, model: Any, **fields: Any) -> Any:
-        """Not get_or_create: users may have made the same row twice."""
+        """Return the first matching row, or create one. get_or_create would fail if users made the same row twice."""
         found = model.objects.using(self.alias).filter(**fields).order_by("pk").first()
         return found or model.objects.using(self.alias).create(**fields)
 
     def switch(self, steps: list[Step], rows: Mapping[int, Any], *, on: bool) -> list[str]:
-        """Enable or disable entries of ours; the names of those that were otherwise."""
+        """Enable or disable our entries; return the names of those that changed."""
         done = []
         for step in steps:
             if step.row is None or step.row.content["enabled"] == on:
@@ -247,13 +247,13 @@ class Store:
 
 
 def due(app: Any, row: Any, count: int, start: datetime) -> list[datetime]:
-    """The next due times of an entry in UTC, by the schedule that django_celery_beat makes of it.
+    """Return the next due times of an entry in UTC, from the schedule that django_celery_beat makes of it.
 
     Args:
         app: The application.
         row: The entry.
-        count: How many.
-        start: From when on; with a zone.
+        count: The number of due times.
+        start: The first moment, with a time zone.
     """
     from celery.utils.time import maybe_make_aware
 
@@ -272,7 +272,7 @@ def due(app: Any, row: Any, count: int, start: datetime) -> list[datetime]:
     first = None
     if row.interval is not None:
         last = maybe_make_aware(row.last_run_at or row.date_changed)
-        # One that is overdue is due now.
+        # An overdue entry is due now.
         first = max(last + schedule.run_every, begin + timedelta(microseconds=1))
     ends = None if row.expires is None else maybe_make_aware(row.expires)
     found: list[datetime] = []

@@ -1,4 +1,4 @@
-"""``celery-fleet dead-letters``: messages that could not be run or failed for good, and what to do with them."""
+"""``celery-fleet dead-letters``: list, replay and drop messages that could not be run or failed for good."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])\Z")
 
 
 class Age(click.ParamType[float]):
-    """A time as in ``90s``, ``15m``, ``2h``, ``7d``, ``1w``; in seconds."""
+    """A time span such as ``90s``, ``15m``, ``2h``, ``7d`` or ``1w``, converted to seconds."""
 
     name = "age"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Refuse what is none."""
+        """Refuse a text that is not a time span."""
         if isinstance(value, float):
             return value
         found = _AGE.match(str(value))
         if found is None:
-            self.fail(f"{value} is no age: write it as in 90s, 15m, 2h, 7d or 1w.", param, ctx)
+            self.fail(f"{value} is not an age: write it as in 90s, 15m, 2h, 7d or 1w.", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 
 def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which ones are meant."""
+    """Add the options that choose dead letters."""
     options = (
         click.option("--queue", shell_complete=complete.queue, help="Only from this queue."),
         click.option(
@@ -68,7 +68,7 @@ def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 payload_option = click.option(
-    "--payload", is_flag=True, help="Also what the messages say: arguments, headers, body."
+    "--payload", is_flag=True, help="Also show the messages' content: arguments, headers, body."
 )
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -78,7 +78,7 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
     name="dead-letters",
     cls=Group,
     help=with_examples(
-        "Messages that could not be run, or whose tasks failed for good, kept with the reason.\n\n"
+        "Messages that could not be run, and those of tasks that failed for good, with the reason.\n\n"
         "unknown: no worker knew the task for celery_worker_unknown_for. undecodable, malformed, invalid: it is no"
         " message of a task that Celery can read. poison: one process after another died of it. failed: it"
         " failed after its last retry (celery_worker_failed_keep).",
@@ -94,12 +94,12 @@ ids_argument = click.argument("ids", nargs=-1, metavar="[ID]...")
 @shared
 @click.pass_context
 def dead_letters(current: click.Context, /, **said: Any) -> None:
-    """Go on to a subcommand, for which the options before its name hold."""
+    """Pass the options before a subcommand's name on to it."""
     current.obj = (current.find_object(Given) or Given()).and_then(**said)
 
 
 def chosen(context: Context, payload: bool = False, **choice: Any) -> list[dict[str, Any]]:
-    """Those that are meant, from the one that was last seen longest ago."""
+    """Return the chosen letters, the one that was last seen longest ago first."""
     answer = ask.question(
         context.application, "dead_letters", do="list", choose=choice, payload=payload
     )
@@ -111,7 +111,7 @@ def _moment(seconds: float) -> datetime:
 
 
 def show_table(found: Iterable[Mapping[str, Any]]) -> None:
-    """Print some, one a line."""
+    """Print some letters, one on each line."""
     now = datetime.now(UTC)
     rows = [
         (
@@ -137,7 +137,7 @@ def show_table(found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def show_letter(one: Mapping[str, Any]) -> None:
-    """Print one with all that is known of it."""
+    """Print everything that is known about one letter."""
     output.say(output.printable(one["id"]))
     lines = {
         "task": one["task"] or "-",
@@ -167,9 +167,9 @@ def show_letter(one: Mapping[str, Any]) -> None:
 @choosing
 @payload_option
 def list_(context: Context, ids: Sequence[str], payload: bool, **choice: Any) -> None:
-    """The dead letters, from the one that was last seen longest ago; all, or those that fit every option.
+    """List the dead letters, the one that was last seen longest ago first; all, or those that fit every option.
 
-    What their messages say is not shown, unless --payload asks for it.
+    The content of their messages is only shown with --payload.
     """
     found = chosen(context, payload, ids=ids, **choice)
     if context.json:
@@ -191,7 +191,7 @@ def list_(context: Context, ids: Sequence[str], payload: bool, **choice: Any) ->
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @payload_option
 def show(context: Context, ids: Sequence[str], payload: bool) -> None:
-    """All that is known of some dead letters; what their messages say with --payload alone.
+    """Show everything that is known about some dead letters; the content of their messages only with --payload.
 
     Status 1: there is no dead letter with such an id.
     """
@@ -213,21 +213,21 @@ def show(context: Context, ids: Sequence[str], payload: bool) -> None:
 def change(
     context: Context, do: str, done: str, ids: Sequence[str], yes: bool, choice: Mapping[str, Any]
 ) -> None:
-    """Say how many are meant, ask, and do it with these alone.
+    """Say how many letters are chosen, ask, and change only these.
 
     Raises:
-        CommandError: Nobody agreed, or not all of it could be done.
+        CommandError: The user did not agree, or not everything could be done.
     """
     if not yes and not _terminal():
-        raise CommandError("nobody can be asked, since there is no terminal: say --yes", USAGE)
+        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
     with context.within(f"dead-letters {do}"):
         found = chosen(context, ids=ids, **choice)
         if yes or not found:
             _tell(context, done, _changed(context, do, found))
             return
-    # However long the answer takes.
+    # Ask without a time limit.
     if not click.confirm(f"{do.capitalize()} {count(len(found), 'dead letter')}?", err=True):
-        raise CommandError(f"nothing is {done}", BAD)
+        raise CommandError(f"nothing was {done}", BAD)
     with ask.bounded(f"dead-letters {do}", context.bound()):
         answer = _changed(context, do, found)
     _tell(context, done, answer)
@@ -251,16 +251,16 @@ def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
     if context.json:
         output.as_json(answer)
     else:
-        gone = f"; {answer['gone']} were somebody else's by then" if answer["gone"] else ""
+        gone = f"; {answer['gone']} were already gone" if answer["gone"] else ""
         output.say(f"{count(answer['done'], 'dead letter')} {done}{gone}.")
     if answer["refused"]:
         raise CommandError(
-            f"{count(answer['refused'], 'dead letter')} not {done}: Redis refuses it ({'; '.join(answer['reasons'])})",
+            f"{count(answer['refused'], 'dead letter')} not {done}: Redis refused it ({'; '.join(answer['reasons'])})",
             BAD,
         )
     if answer["left"]:
         raise CommandError(
-            f"the time ran out with {count(answer['left'], 'dead letter')} left: say the same again",
+            f"the time ran out with {count(answer['left'], 'dead letter')} left: run the same command again",
             BAD,
         )
 
@@ -276,9 +276,9 @@ def _tell(context: Context, done: str, answer: Mapping[str, Any]) -> None:
 @choosing
 @yes_option
 def replay(context: Context, ids: Sequence[str], yes: bool, **choice: Any) -> None:
-    """Send dead letters to the queues they came from again, behind all that waits there; without options all of them.
+    """Send dead letters to their queues again, behind all waiting tasks; without options all of them.
 
-    Each is sent once, whoever else does the same at the same time. It asks first.
+    Each is sent only once, even if others run the same command at the same time. It asks first.
     """
     change(context, "replay", "replayed", ids, yes, choice)
 

@@ -28,11 +28,11 @@ from celery_fleet.cli.options import Context, command
     type=click.Choice(["producer", "operator"]),
     default="producer",
     show_default=True,
-    help="Whose credentials it gets: those that send tasks, or those that inspect, purge, revoke and control.",
+    help="The credentials it gets: those for sending tasks, or those for inspecting, purging, revoking and control.",
 )
 @click.option("--release", metavar="ID", help="A release instead of the current one.")
 @click.option(
-    "--timeout", type=float, metavar="SECONDS", help="Stop it after so long (status 124)."
+    "--timeout", type=float, metavar="SECONDS", help="Stop it after this time (status 124)."
 )
 @click.argument("words", nargs=-1, required=True, metavar="-- COMMAND...")
 def exec_(
@@ -44,8 +44,8 @@ def exec_(
 ) -> None:
     """Run COMMAND as the application's user, with exactly its environment and credentials.
 
-    `python`, `celery` and other programs of the virtualenv are the release's own. A terminal passes through, signals
-    and exit status too; 124 is a timeout, 125 a command that could not be started, 126 and 127 are a shell's.
+    `python`, `celery` and other programs of the virtualenv are the release's own. A terminal, signals and the exit
+    status are passed through. 124 is a timeout, 125 a command that could not be started, 126 and 127 are a shell's.
     """
     if os.geteuid() != 0:
         raise need_root(f"{context.application.directory}/credentials")

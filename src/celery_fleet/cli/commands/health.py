@@ -1,4 +1,4 @@
-"""``celery-fleet health``: what the last check of this host has found."""
+"""``celery-fleet health``: the result of this host's last health check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError, need_root
 from celery_fleet.cli.options import Context, command
 from celery_fleet.health import result as health_result
 
-#: Seconds that a check, with the command on a change of state, may take: the unit's own bounds, and some more.
+#: Seconds that a check and its command on a change of state may take: the unit's own limits, and some more.
 NOW = 120.0
 
 
@@ -32,10 +32,10 @@ NOW = 120.0
 @click.option(
     "--now",
     is_flag=True,
-    help="Check now, and wait for the result: two minutes at most. Needs root.",
+    help="Check now, and wait for the result, at most two minutes. Needs root.",
 )
 def health(context: Context, now: bool) -> None:
-    """How this host fares: the result of the check that a timer runs, with its age.
+    """Show this host's health: the result of the check that a timer runs, with its age.
 
     Status 0: good, or warnings; 1: bad; 3: there is no result, or it is older than two intervals.
     """
@@ -59,12 +59,12 @@ def health(context: Context, now: bool) -> None:
 
 
 def timer_of(application: Application) -> str:
-    """The timer of the check."""
+    """Return the name of the check's timer."""
     return f"{application.name}-health.timer"
 
 
 def result_of(application: Application, path: Path) -> dict[str, Any]:
-    """The last result.
+    """Return the last result.
 
     Raises:
         CommandError: There is none.
@@ -80,12 +80,12 @@ def result_of(application: Application, path: Path) -> dict[str, Any]:
         raise need_root(path) from None
     except (OSError, ValueError) as error:
         raise CommandError(
-            f"{path} can't be read ({error}); run the check anew with --now"
+            f"{path} can't be read ({error}); run the check again with --now"
         ) from None
 
 
 def check(application: Application, seconds: float = NOW) -> None:
-    """Run the check by its unit, and wait for its result.
+    """Run the check through its unit, and wait for its result.
 
     Raises:
         CommandError: It could not be run.
@@ -100,19 +100,19 @@ def check(application: Application, seconds: float = NOW) -> None:
     began = time.time()
     deadline = time.monotonic() + seconds
     path = health_result.path_of(application.name)
-    # A check that the timer began before would not show what is so now: then once more.
+    # A check that the timer started earlier does not show the present state; then run it once more.
     for _ in range(2):
         said = start(unit, deadline - time.monotonic())
         last = health_result.before(path)
         if last and datetime.fromisoformat(last["checked"]).timestamp() >= began - 0.001:
             return
     raise CommandError(
-        f"{unit} left no result ({said or 'it ended well'}): journalctl -u {unit} -n 20"
+        f"{unit} left no result ({said or 'it succeeded'}): journalctl -u {unit} -n 20"
     )
 
 
 def start(unit: str, seconds: float) -> str:
-    """Start a unit and wait for its end; what systemctl said. It fails where the state is bad.
+    """Start a unit and wait for its end; return systemctl's output. The unit fails if the state is bad.
 
     Raises:
         CommandError: It takes too long, or systemd can't be asked.
@@ -128,7 +128,7 @@ def start(unit: str, seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         raise CommandError(
-            f"{unit} did not end in time, and goes on: systemctl status {unit}"
+            f"{unit} did not end in time, and still runs: systemctl status {unit}"
         ) from None
     except OSError as error:
         raise CommandError(f"systemd can't be asked: {error}", UNKNOWN) from None
@@ -136,10 +136,10 @@ def start(unit: str, seconds: float) -> str:
 
 
 def show(found: Mapping[str, Any], seconds: float) -> None:
-    """Print the table."""
+    """Print the result as a table."""
     output.table(
         f"{found['app']} on {found['host']}: {found['state']}",
-        ("check", "state", "what was found"),
+        ("check", "state", "result"),
         [
             (name, (one["state"], one["state"] == health_result.GOOD), one["text"])
             for name, one in found["checks"].items()

@@ -1,4 +1,4 @@
-"""``celery-fleet inspect``: Celery's own questions to the workers, and short forms of those that are asked most."""
+"""``celery-fleet inspect``: Celery's inspect methods, with short forms of the most common ones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, Seconds, command
 from celery_fleet.ops.inspection import METHODS
 
-#: The questions that are commands of their own.
+#: The methods that are also commands.
 SHORT_FORMS: Mapping[str, str] = {
-    "active": "What the workers run.",
-    "scheduled": "What the workers hold until it is due.",
-    "reserved": "What the workers have taken and not begun.",
-    "registered": "The tasks that the workers know.",
-    "stats": "What the workers say of themselves: pool, counts, use of the host.",
-    "conf": "The settings that the workers run with, without passwords.",
+    "active": "Show the tasks that the workers run.",
+    "scheduled": "Show the tasks that the workers hold until they are due.",
+    "reserved": "Show the tasks that the workers have fetched and not started.",
+    "registered": "Show the tasks that the workers know.",
+    "stats": "Show the workers' pools, counts and use of the host.",
+    "conf": "Show the workers' settings, without passwords.",
 }
 
 _node_option = click.option(
@@ -31,7 +31,7 @@ _node_option = click.option(
     shell_complete=complete.node,
     help="A worker by its node name; may be given several times. All by default.",
 )
-#: Seconds that all but the workers' own answers may take, where nobody says --timeout before the command's name.
+#: Seconds for everything except the workers' own answers, if --timeout is not given before the command's name.
 REST = ask.BOUND - 4.0
 
 _wait_option = click.option(
@@ -62,12 +62,12 @@ _wait_option = click.option(
 def inspect(
     context: Context, method: str, arguments: tuple[str, ...], nodes: tuple[str, ...], wait: float
 ) -> None:
-    """Ask the workers: what they run, hold, know, and how they are set.
+    """Ask the workers what they run, hold and know, and for their settings.
 
     QUESTION is one of active, active_queues, clock, conf, ping, query_task, registered, report, reserved, revoked,
     scheduled and stats.
 
-    Status 1 where a worker of the inventory, or one that is named by -d, gives no answer.
+    Status 1 if a worker of the inventory, or one that is named by -d, gives no answer.
     """
     if arguments and method != "query_task":
         raise CommandError(f"inspect {method} takes no {' '.join(arguments)}", USAGE)
@@ -83,10 +83,10 @@ def ask_workers(
     wait: float,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Ask, print, and say who is silent.
+    """Ask the workers and print the answers.
 
     Raises:
-        CommandError: Somebody is.
+        CommandError: Some workers gave no answer.
     """
     application = context.application
     expected = list(nodes) or list(application.workers)
@@ -128,7 +128,7 @@ SHORT = tuple(_short(method, text) for method, text in SHORT_FORMS.items())
 
 
 def show(method: str, found: Mapping[str, Any]) -> None:
-    """Print a table, of the kind that suits the question."""
+    """Print the answers as a table or as a tree."""
     columns, right = TABLES.get(method, ((), ()))
     rows = [row for node in sorted(found) for row in rows_of(method, node, found[node])]
     if columns:
@@ -140,7 +140,7 @@ def show(method: str, found: Mapping[str, Any]) -> None:
             output.say(text)
 
 
-#: Columns beside the worker's name, and those of numbers.
+#: Columns after the worker's name, and those with numbers.
 TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "active": (("task", "id", "since", "process"), ("process",)),
     "reserved": (("task", "id"), ()),
@@ -154,7 +154,7 @@ TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def rows_of(method: str, node: str, reply: Any) -> list[tuple[Any, ...]]:
-    """One worker's rows."""
+    """Return one worker's rows."""
     if method == "ping":
         return [(node, reply.get("ok", reply) if isinstance(reply, Mapping) else reply)]
     if method == "clock":
@@ -196,7 +196,7 @@ def _moment(seconds: Any) -> str | None:
 
 
 def tree(value: Any, indent: int) -> list[str]:
-    """Nested values as indented lines."""
+    """Return nested values as indented lines."""
     pad = " " * indent
     if isinstance(value, Mapping):
         lines = []

@@ -1,4 +1,4 @@
-"""``celery-fleet logs``: the journal of the application's units, or the files beside it."""
+"""``celery-fleet logs``: the journal of the application's units, or their log files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command, known
 
-#: Where journald keeps what it writes.
+#: Directories of journald's files.
 JOURNALS = ("/var/log/journal", "/run/log/journal")
 
 PARTS = ("worker", "beat", "flower", "web", "broker", "results")
 
 
 def workers(application: Application) -> list[str]:
-    """Names of the workers of this host."""
+    """Return the names of this host's workers."""
     prefix = f"{application.name}-worker@"
     return [
         unit.removeprefix(prefix).removesuffix(".service")
@@ -29,7 +29,7 @@ def workers(application: Application) -> list[str]:
 
 
 def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """Parts, and names of workers after `worker`."""
+    """Complete parts, and after `worker` the names of workers."""
     del parameter
     application = known(context)
     before = context.params.get("what") or ()
@@ -38,7 +38,7 @@ def complete(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 
 def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
-    """The units that are meant.
+    """Return the chosen units.
 
     Raises:
         CommandError: This host has none of them.
@@ -48,7 +48,7 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
     part, names = words[0], words[1:]
     app = application.name
     if part not in PARTS:
-        raise CommandError(f"logs {part}: say one of {', '.join(PARTS)}", USAGE)
+        raise CommandError(f"logs {part}: use one of {', '.join(PARTS)}", USAGE)
     if part != "worker" and names:
         raise CommandError(f"logs {part} takes no {' '.join(names)}", USAGE)
     if part == "worker":
@@ -76,7 +76,7 @@ def wanted(application: Application, words: tuple[str, ...]) -> list[str]:
 
 
 def log_files(application: Application, units: list[str]) -> list[str]:
-    """The files to which some units write; none for those whose logs are in the journal."""
+    """Return the log files of some units; none for units that log to the journal."""
     directory = application.log_directory
     if directory is None:
         return []
@@ -88,13 +88,13 @@ def log_files(application: Application, units: list[str]) -> list[str]:
         elif name == "beat":
             found.append(str(directory / "celery_beat.log"))
         elif name == "flower":
-            # Another user than the application's writes it.
+            # Flower runs as another user than the application.
             found.append(f"{directory}-flower/flower.log")
     return found
 
 
 def left_out(application: Application, units: list[str]) -> str | None:
-    """Which of some units the files leave out, and how to see those; nothing where that is none, or all."""
+    """Say which units have no log files and how to see their logs; None if this is true for none or all of them."""
     others = [unit for unit in units if not log_files(application, [unit])]
     if len(others) in (0, len(units)):
         return None
@@ -104,7 +104,7 @@ def left_out(application: Application, units: list[str]) -> str | None:
         part = name.removeprefix(f"{application.name}-").removeprefix(f"redis@{application.name}-")
         ways.append(f"celery-fleet logs {part}" if part in PARTS else f"journalctl -u {name}")
     names = ", ".join(unit.removesuffix(".service") for unit in others)
-    return f"{names} left out, since the journal has their logs: {', '.join(ways)}"
+    return f"{names} left out, because their logs are in the journal: {', '.join(ways)}"
 
 
 def line(
@@ -114,20 +114,20 @@ def line(
     number: int | None,
     since: str | None,
 ) -> list[str]:
-    """The program that shows the logs, with its arguments.
+    """Return the command line of the program that shows the logs.
 
     Raises:
-        CommandError: As :func:`wanted`; or what is asked for is not to be had of files.
+        CommandError: As :func:`wanted`; or an option does not work with files.
     """
     units = wanted(application, words)
     files = log_files(application, units)
     if files:
         if since is not None:
             raise CommandError(
-                f"--since reads the journal alone, and {application.name} logs to files: {' '.join(files)}",
+                f"--since only works with the journal, and {application.name} logs to files: {' '.join(files)}",
                 USAGE,
             )
-        # By name: the rotation renames a file, and the process begins a new one.
+        # Follow the name: the rotation renames a file, and the process starts a new one.
         follows = ["--follow=name", "--retry"] if follow else []
         return ["tail", f"--lines={number or 200}", *follows, *files]
     shown = ["--follow"] if follow else []
@@ -140,10 +140,10 @@ def line(
 
 
 def require_readable(words: list[str]) -> None:
-    """Refuse what would show nothing: whoever may not read the journal is told that it has no entries.
+    """Refuse to show logs that this user may not read: journalctl would only say that there are no entries.
 
     Raises:
-        CommandError: This user may not read what the program is to show.
+        CommandError: This user may not read the logs.
     """
     if os.geteuid() == 0:
         return
@@ -152,7 +152,7 @@ def require_readable(words: list[str]) -> None:
         if closed:
             raise need_root(closed[0])
         return
-    # What is in memory alone lies in a directory that is closed to others as well.
+    # A journal that is only in memory is in a directory that others can't read either.
     places = [path for place in JOURNALS for path in glob.glob(f"{place}/*")]
     files = [path for place in places for path in glob.glob(f"{place}/system*.journal")]
     if places and not any(os.access(path, os.R_OK) for path in files):

@@ -1,4 +1,4 @@
-"""``celery-fleet monitor``: what the workers do, live."""
+"""``celery-fleet monitor``: show live what the workers do."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from celery_fleet.cli.options import Context, Seconds, command
 from celery_fleet.cli.stream import Stream
 from celery_fleet.cli.watching import COUNTS, OutputFile, Sample, Summary, nodes
 
-#: Seconds between two lines where nobody says it.
+#: Seconds between two lines by default.
 INTERVAL = 5.0
 
-#: Failures that the live view shows.
+#: Number of failures in the live view.
 SHOWN = 8
 
 
@@ -66,17 +66,17 @@ SHOWN = 8
 def monitor(
     context: Context, duration: float, interval: float | None, file: str | None, workers: str | None
 ) -> None:
-    """What the workers do: tasks a second, mean runtime, failures, workers, lengths of queues.
+    """Show what the workers do: tasks per second, mean runtime, failures, workers, lengths of queues.
 
-    It counts Celery's events. Workers without `task_events` send none for their tasks; they are named, and only the
-    number of tasks that they have begun is known. Ctrl-C ends it with the sums.
+    It counts Celery's events. Workers without `task_events` send none for their tasks; they are listed, and only the
+    number of tasks that they have started is known. Ctrl-C ends it with the totals.
 
     Status 3: the broker was away at the start, for more than 10 s, or at the end. With --format json each line is a
     document, the last one with `summary`.
     """
     if interval is not None and interval > duration:
         raise CommandError(
-            f"--interval {interval:g}: is longer than --duration {duration:g}, so there would be nothing to see",
+            f"--interval {interval:g}: is longer than --duration {duration:g}, so there would be nothing to show",
             USAGE,
         )
     application = context.application
@@ -113,13 +113,13 @@ def watch(
     every: float,
     patience: float,
 ) -> str | None:
-    """Show what comes to its end; why it ended before that, if it did.
+    """Show the lines of a stream until it ends; return the reason if it ended early or in an outage.
 
     Args:
-        stream: From where.
-        summary: What gathers it.
-        show: Called with that after each line.
-        first: Seconds within which something has to come.
+        stream: The lines.
+        summary: Collects them.
+        show: Called with the summary after each line.
+        first: Seconds within which the first line must come.
         every: Seconds between two lines.
         patience: Seconds for which the broker may be away, and a line late.
     """
@@ -146,13 +146,13 @@ def watch(
             raise
         return error.message
     if not summary.samples:
-        return "nothing was heard of the workers; see `celery-fleet status`"
+        return "no data about the workers; see `celery-fleet status`"
     return f"the broker does not answer: {summary.trouble}" if summary.trouble else None
 
 
 @contextmanager
 def ended_as_by_ctrl_c() -> Iterator[None]:
-    """Have what else ends a command, such as `timeout` or a lost terminal, leave the sums and the file as well."""
+    """Handle SIGTERM and SIGHUP, from `timeout` or a lost terminal, like Ctrl-C: write the totals and the file."""
     before = {
         number: signal.signal(number, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -167,7 +167,7 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def view(context: Context, duration: float) -> Iterator[Callable[[Summary], None]]:
-    """What shows each sample: JSON, lines, or on a terminal a picture that changes."""
+    """Yield a function that shows each sample: as JSON, as lines, or on a terminal as a live view."""
     if context.json:
         yield lambda summary: output.say(json.dumps(summary.samples[-1].as_dict()))
     elif not sys.stdout.isatty():
@@ -178,7 +178,7 @@ def view(context: Context, duration: float) -> Iterator[Callable[[Summary], None
 
 
 def finish(context: Context, summary: Summary, duration: float) -> None:
-    """Print the sums."""
+    """Print the totals."""
     if context.json:
         output.say(json.dumps({"summary": summary.as_dict()}))
     elif summary.samples:
@@ -186,7 +186,7 @@ def finish(context: Context, summary: Summary, duration: float) -> None:
 
 
 def document(context: Context, summary: Summary) -> str:
-    """The content of the output file."""
+    """Return the content of the output file."""
     application = context.application
     return (
         json.dumps(
@@ -204,7 +204,7 @@ def document(context: Context, summary: Summary) -> str:
 
 
 def picture(summary: Summary, duration: float) -> Group:
-    """All that is known, as tables."""
+    """Return the whole state as tables."""
     sample = summary.samples[-1]
     parts: list[Any] = [
         output.text(
@@ -212,13 +212,15 @@ def picture(summary: Summary, duration: float) -> Group:
             style="bold",
         ),
         _rates(summary),
-        output.text(f"Mean runtime: {_seconds(sample.mean)} now, {_seconds(summary.mean)} in all"),
+        output.text(
+            f"Mean runtime: {_seconds(sample.mean)} now, {_seconds(summary.mean)} in total"
+        ),
         _workers(sample),
     ]
     if sample.by_totals:
         parts.append(
             output.text(
-                f"Without task events, so counted by what they begin: {', '.join(sample.by_totals)}"
+                f"Without task events, so only started tasks are counted: {', '.join(sample.by_totals)}"
             )
         )
     queues = ", ".join(f"{name} {waiting}" for name, waiting in sample.queues.items())
@@ -235,9 +237,9 @@ def _rates(summary: Summary) -> Table:
     made.add_column("tasks")
     for name in COUNTS:
         made.add_column(name, justify="right")
-    made.add_row("a second, now", *(f"{sample.rates[name]:.1f}" for name in COUNTS))
-    made.add_row("a second, on average", *(f"{summary.rates[name]:.1f}" for name in COUNTS))
-    made.add_row("in all", *(str(summary.counts[name]) for name in COUNTS))
+    made.add_row("per second, now", *(f"{sample.rates[name]:.1f}" for name in COUNTS))
+    made.add_row("per second, on average", *(f"{summary.rates[name]:.1f}" for name in COUNTS))
+    made.add_row("in total", *(str(summary.counts[name]) for name in COUNTS))
     return made
 
 
@@ -262,7 +264,9 @@ def _print_lines(sample: Sample) -> None:
 
 
 def _failure(one: Any) -> str:
-    return f"failed: {one['task'] or 'a task begun before'} {one['id']} on {one['worker']}: {one['error']}"
+    return (
+        f"failed: {one['task'] or 'an earlier task'} {one['id']} on {one['worker']}: {one['error']}"
+    )
 
 
 def _seconds(value: float | None) -> str:

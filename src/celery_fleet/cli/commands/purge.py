@@ -1,4 +1,4 @@
-"""``celery-fleet purge``: delete what waits in a queue."""
+"""``celery-fleet purge``: delete the tasks that wait in a queue."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.text import count
 
-#: What Redis says where a user has no right to a key, Redis 8 and Valkey with a capital letter.
+#: Redis's error if a user has no right to a key; Redis 8 and Valkey write it with a capital letter.
 _REFUSED = "no permissions"
 
 
 def length(application: Application, queue: str) -> int:
-    """How many tasks wait in a queue.
+    """Return how many tasks wait in a queue.
 
     Raises:
         CommandError: Neither the inventory nor the broker has it.
@@ -30,10 +30,10 @@ def length(application: Application, queue: str) -> int:
         if known or _REFUSED not in error.message.lower():
             raise
         raise CommandError(
-            f"queue {queue}: {names}, and the operator has no right to another", USAGE
+            f"queue {queue}: {names}, and the operator may not access others", USAGE
         ) from None
     if not known and not found[queue]:
-        raise CommandError(f"queue {queue}: {names}, and the broker holds nothing in it", USAGE)
+        raise CommandError(f"queue {queue}: {names}, and the broker has no tasks in it", USAGE)
     return found[queue]
 
 
@@ -48,24 +48,24 @@ def length(application: Application, queue: str) -> int:
 def purge(context: Context, queue: str, yes: bool) -> None:
     """Delete all tasks that wait in QUEUE, of every priority; they are lost.
 
-    What workers have taken already is not in it: see `celery-fleet reserved` and `celery-fleet revoke`.
+    Tasks that workers have already fetched are not in it: see `celery-fleet reserved` and `celery-fleet revoke`.
     """
     application = context.application
     if not yes and not _terminal():
         if queue not in application.queues:
-            # That there is none of this name is said first.
+            # Report an unknown queue first.
             with context.within("purge"):
                 length(application, queue)
-        raise CommandError("nobody can be asked, since there is no terminal: say --yes", USAGE)
+        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
     with context.within("purge"):
         waiting = length(application, queue)
         if yes or not waiting:
             purged = _purge(application, queue) if waiting else 0
             _tell(context, queue, purged)
             return
-    # However long the answer takes.
+    # Ask without a time limit.
     if not click.confirm(f"Delete {count(waiting, 'task')} of the queue {queue}?", err=True):
-        raise CommandError("nothing is deleted", BAD)
+        raise CommandError("nothing was deleted", BAD)
     with ask.bounded("purge", context.bound()):
         purged = _purge(application, queue)
     _tell(context, queue, purged)

@@ -19,20 +19,20 @@ from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, command
 
 KINDS = ("broker", "results")
-#: Either talks to Redis and to Valkey; both read REDISCLI_AUTH.
+#: Both work with Redis and with Valkey, and read REDISCLI_AUTH.
 CLIENTS = ("redis-cli", "valkey-cli")
 _ADMIN = re.compile(r"^user admin .*?>(\S+)", re.MULTILINE)
 
 
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Which instance, and redis-cli's arguments; the broker where none is named."""
+    """Return the instance (the broker if none is named) and redis-cli's arguments."""
     if words and words[0] in KINDS:
         return words[0], list(words[1:])
     return "broker", list(words)
 
 
 def password(application: Application, instance: Instance, user: str) -> str:
-    """The user's password, from where root alone reads it.
+    """Return the user's password, from a file that only root may read.
 
     Raises:
         CommandError: It is not on this host.
@@ -49,13 +49,13 @@ def password(application: Application, instance: Instance, user: str) -> str:
         found = None
     if found is None:
         raise CommandError(
-            f"the password of admin is on the host of Redis alone; run this on {instance.host}"
+            f"admin's password is only on the Redis host; run this on {instance.host}"
         )
     return found[1]
 
 
 def line(application: Application, instance: Instance, user: str, words: list[str]) -> list[str]:
-    """The command line of redis-cli, or of Valkey's, which is the same, but for its socket.
+    """Return the command line of redis-cli, or of Valkey's equivalent, without the socket.
 
     The password is not in it.
     """
@@ -66,31 +66,31 @@ def line(application: Application, instance: Instance, user: str, words: list[st
             f"redis-cli is not on {application.host}: run this on {instance.host}, or apt install"
             " redis-tools"
         )
-    # Without -e a command that Redis refuses, and a login that fails, end with 0.
+    # Without -e, the exit status is 0 even if Redis refuses a command or the login fails.
     return [program, "-e", "--user", user, *words]
 
 
 class Tunnel:
-    """A socket of this host's that leads to Redis over TLS.
+    """A local socket that leads to Redis over TLS.
 
-    redis-cli does not look for the server's name in its certificate, and would give the password to whoever has one of
-    the same authority. So it is this that talks TLS, and redis-cli is behind it.
+    redis-cli does not check the server's name in its certificate, and would give the password to any server with a
+    certificate of the same authority. So this class does TLS, and redis-cli connects to it.
     """
 
     def __init__(self, application: Application, instance: Instance) -> None:
         self._application = application
         self._instance = instance
-        #: Why a connection could not be made.
+        #: The error if a connection could not be made.
         self.trouble: OSError | None = None
 
     async def run(self, program: list[str], environment: dict[str, str], timeout: float) -> int:
-        """Run redis-cli to its end; what it ends with.
+        """Run redis-cli to its end; return its exit status.
 
         Raises:
             TimeoutError: It took longer.
             OSError: It can't be run.
         """
-        # For root alone, which the directory is made for.
+        # The directory makes the socket accessible only to root.
         with tempfile.TemporaryDirectory(prefix="celery-fleet-") as directory:
             path = f"{directory}/redis"
             server = await asyncio.start_unix_server(self._lead, path)
@@ -132,7 +132,7 @@ class Tunnel:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes until one side ends."""
+    """Copy the data until one side ends."""
     with suppress(OSError):
         while content := await reader.read(1 << 16):
             writer.write(content)
@@ -161,11 +161,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     "--timeout",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help=f"End redis-cli after so long, {ask.BOUND:g} by default; 0 waits for ever.",
+    help=f"Stop redis-cli after this time, {ask.BOUND:g} by default; 0 waits forever.",
 )
 @click.argument("words", nargs=-1, required=True, metavar="[broker|results] -- COMMAND...")
 def redis(context: Context, words: tuple[str, ...], user: str, timeout: float | None) -> None:
-    """Run a COMMAND of Redis on the broker (default) or the result store."""
+    """Run a Redis COMMAND on the broker (default) or the result store."""
     kind, rest = split(words)
     if not rest:
         raise CommandError("no command for Redis: celery-fleet redis broker -- ping", USAGE)

@@ -1,4 +1,4 @@
-"""``celery-fleet result`` and ``revoke``: what became of a task, and that it be left."""
+"""``celery-fleet result`` and ``revoke``: show a task's result, and keep tasks from being run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from celery_fleet.cli import ask, output
 from celery_fleet.cli.errors import BAD, USAGE, CommandError
 from celery_fleet.cli.options import Context, Seconds, command
 
-#: Celery's own ids are UUIDs; who sends a task may choose another.
+#: Celery's own ids are UUIDs; the sender of a task may choose another.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{7,254}\Z")
 
-#: Seconds that workers get to say that they heard of it.
+#: Seconds that workers get to confirm a revocation.
 ANSWER = 2.0
 
 
 def checked_id(text: str) -> str:
-    """The id of a task.
+    """Check and return the id of a task.
 
     Raises:
         CommandError: It can't be one.
@@ -35,7 +35,7 @@ def checked_id(text: str) -> str:
 
 
 def checked_signal(text: str) -> str:
-    """The name of a signal, with SIG before it, from its name or its number.
+    """Return the name of a signal with SIG in front, from its name or number.
 
     Raises:
         CommandError: There is no such signal.
@@ -47,12 +47,12 @@ def checked_signal(text: str) -> str:
         return signal.Signals[word if word.startswith("SIG") else f"SIG{word}"].name
     except (ValueError, KeyError):
         raise CommandError(
-            f"--signal {text}: is no signal; say TERM, KILL, INT or another", USAGE
+            f"--signal {text}: is not a signal; use TERM, KILL, INT or another", USAGE
         ) from None
 
 
 def ask_for(context: Context, identity: str, wait: float) -> dict[str, Any]:
-    """What the result store has of a task once it has ended, or after so many seconds."""
+    """Return what the result store has of a task once it has ended, or after so many seconds."""
     with ask.bounded("result", wait + context.bound()):
         found: dict[str, Any] = ask.question(context.application, "result", id=identity, wait=wait)
     return found
@@ -68,7 +68,7 @@ def show_outcome(found: Mapping[str, Any]) -> None:
         return
     if found.get("traceback"):
         output.say(str(found["traceback"]).rstrip(), err=True)
-    output.say(f"celery-fleet: {found['state']}: {found['error'] or 'without a text'}", err=True)
+    output.say(f"celery-fleet: {found['state']}: {found['error'] or 'without a message'}", err=True)
 
 
 @command(
@@ -84,13 +84,13 @@ def show_outcome(found: Mapping[str, Any]) -> None:
     type=Seconds(0, 1_000_000),
     default=0,
     metavar="SECONDS",
-    help="Wait up to so many seconds for it to end.",
+    help="Wait at most this long for it to end.",
 )
 def result(context: Context, task_id: str, wait: float) -> None:
-    """The state of a task, its result, or its error with the traceback, from the result store.
+    """Show a task's state and its result, or its error with the traceback, from the result store.
 
-    PENDING is whatever has no result: a task that waits, or runs, or ended longer than `result_expires` ago, or never
-    was. `celery-fleet inspect query_task` asks the workers for it.
+    PENDING means that there is no result: the task waits, or runs, or ended longer than `result_expires` ago, or never
+    existed. `celery-fleet inspect query_task` asks the workers for it.
 
     Status 1: it failed, was revoked, or has not ended within --wait.
     """
@@ -120,15 +120,15 @@ def result(context: Context, task_id: str, wait: float) -> None:
 def revoke(
     context: Context, task_ids: tuple[str, ...], terminate: bool, signal_: str | None
 ) -> None:
-    """Have the workers leave tasks that have not begun.
+    """Tell the workers not to start tasks.
 
-    One that runs goes on, unless --terminate ends it. Workers keep it in memory: one that is started anew no longer
-    knows of it, unless the inventory gives it a `statedb`.
+    A running task continues, unless --terminate ends it. Workers keep this in memory: a worker forgets it when it
+    restarts, unless the inventory gives it a `statedb`.
 
     Status 1: a worker of the inventory gave no answer, so it may run them.
     """
     if signal_ and not terminate:
-        raise CommandError("--signal is for --terminate", USAGE)
+        raise CommandError("--signal only works with --terminate", USAGE)
     application = context.application
     found = ask.question(
         application,

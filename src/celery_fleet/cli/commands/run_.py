@@ -1,4 +1,4 @@
-"""``celery-fleet run``: a task, by hand."""
+"""``celery-fleet run``: run a task by hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from celery_fleet.cli.errors import BAD, UNKNOWN, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, Seconds, command
 from celery_fleet.cli.tasks import registered, resolve
 
-#: Seconds that a result is waited for where nobody says how long.
+#: Seconds to wait for a result by default.
 WAIT = 60.0
 
-#: Seconds that are left for ending what takes too long to be sent.
+#: Seconds that are kept for stopping a program that takes too long to send.
 ENDING = 1.5
 
 _KINDS: Mapping[type, str] = {
@@ -30,10 +30,10 @@ _KINDS: Mapping[type, str] = {
 
 
 def parsed(option: str, text: str, kind: type) -> Any:
-    """The JSON that an option has.
+    """Return the JSON value of an option.
 
     Raises:
-        CommandError: It is none, with the position, or of another type.
+        CommandError: It is not JSON (with the position), or has another type.
     """
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_number)
@@ -51,13 +51,13 @@ def parsed(option: str, text: str, kind: type) -> Any:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not known to JSON")
+    raise ValueError(f"{text} does not exist in JSON")
 
 
 def _number(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        # No worker could read what it would be sent as.
+        # No worker could read the JSON that would be sent.
         raise ValueError(f"{text} is too large a number")
     return value
 
@@ -70,10 +70,10 @@ def _name(value: Any) -> str:
 
 
 def consumed(application: Application, queue: str | None, anyway: bool) -> list[str] | None:
-    """The queues that a task may go to; None where any will do.
+    """Return the queues that a task may go to; None if any queue is allowed.
 
     Raises:
-        CommandError: No worker consumes the one that is named.
+        CommandError: No worker consumes the named queue.
     """
     if anyway:
         return None
@@ -81,7 +81,7 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
     if queue is not None and queue not in have:
         raise CommandError(
             f"--queue {queue}: no worker of the inventory consumes it; consumed are"
-            f" {', '.join(have) or 'none'}; --anyway sends it all the same",
+            f" {', '.join(have) or 'none'}; --anyway sends it nevertheless",
             USAGE,
         )
     return have
@@ -107,10 +107,10 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
     "--queue",
     metavar="QUEUE",
     shell_complete=complete.queue,
-    help="Send it to QUEUE in place of its route.",
+    help="Send it to QUEUE instead of its route.",
 )
 @click.option("--anyway", is_flag=True, help="Send it even if no worker consumes the queue.")
-@click.option("--async", "asynchronous", is_flag=True, help="Print its id, and don't wait.")
+@click.option("--async", "asynchronous", is_flag=True, help="Print its id and don't wait.")
 @click.option(
     "--here", is_flag=True, help="Run it on this host in the release's Python, without a worker."
 )
@@ -118,7 +118,7 @@ def consumed(application: Application, queue: str | None, anyway: bool) -> list[
     "--timeout",
     type=Seconds(0, 1_000_000, min_open=True),
     metavar="SECONDS",
-    help=f"How long it may take, {WAIT:g} by default; with --async the sending, {ask.BOUND:g}.",
+    help=f"How long it may take, {WAIT:g} by default; with --async how long sending may take, {ask.BOUND:g}.",
 )
 def run(
     context: Context,
@@ -133,14 +133,14 @@ def run(
 ) -> None:
     """Run TASK and print its result.
 
-    TASK is a name of `celery-fleet tasks`, or the end of one where no other task has it. It is sent as the
-    application's web process would send it, and waited for; Ctrl-C ends the waiting, not the task.
+    TASK is a name from `celery-fleet tasks`, or its end if no other task's name has that. It is sent as the
+    application's web process would send it. Then the command waits for it; Ctrl-C ends the waiting, not the task.
 
     Status 1: the task failed, or has not ended in time.
     """
     application = context.application
     if here and (asynchronous or queue):
-        raise CommandError("--here sends nothing: leave out --async and --queue", USAGE)
+        raise CommandError("--here sends nothing: omit --async and --queue", USAGE)
     request: dict[str, Any] = {
         "args": parsed("--args", args, list),
         "kwargs": parsed("--kwargs", kwargs, dict),
@@ -157,7 +157,7 @@ def run(
     request.update(do="send", queue=queue, consumed=allowed)
     sending = max(whole, context.bound())
     with context.within("run", sending):
-        # Before that bound, since exec then ends the process as well.
+        # Stop before that limit, because only exec also stops the process.
         sent = _calling(context, request, max(context.left(sending) - ENDING, 1))
     if asynchronous or sent["ignored"]:
         _only_sent(context, sent)
@@ -182,20 +182,18 @@ def _only_sent(context: Context, sent: Mapping[str, Any]) -> None:
         return
     output.say(sent["id"])
     if sent["ignored"]:
-        output.say(
-            f"celery-fleet: {sent['task']} leaves no result, so nobody can wait for it", err=True
-        )
+        output.say(f"celery-fleet: {sent['task']} leaves no result to wait for", err=True)
 
 
 def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
     identity = sent["id"]
-    later = f"{sent['task']} goes on: celery-fleet result {identity}"
+    later = f"{sent['task']} continues: celery-fleet result {identity}"
     if not context.json:
-        output.say(f"{sent['task']} is sent to {sent['queue']} as {identity}", err=True)
+        output.say(f"{sent['task']} was sent to {sent['queue']} as {identity}", err=True)
     try:
         found = results.ask_for(context, identity, max(context.left(whole), 0))
     except KeyboardInterrupt:
-        raise CommandError(f"not waited for; {later}", BAD) from None
+        raise CommandError(f"stopped waiting; {later}", BAD) from None
     except CommandError as error:
         raise CommandError(f"{error.message}; {sent['task']} was sent as {identity}") from None
     if not found["ready"]:

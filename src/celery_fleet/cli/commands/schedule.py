@@ -1,4 +1,4 @@
-"""``celery-fleet schedule``: when each entry is due; and the schedule in a database."""
+"""``celery-fleet schedule``: show when entries are due, and change a schedule in a database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from celery_fleet.cli.application import Application, choose
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, Given, Group, command, shared, with_examples
 
-#: Seconds that the application may take to be imported.
+#: Seconds that importing the application may take.
 IMPORT = 30.0
 
-#: States of an entry of a database in which it is as somebody wants it.
+#: States of a database entry that need no attention.
 _WELL = frozenset({"declared", "user's"})
 
 count_option = click.option(
@@ -27,19 +27,19 @@ count_option = click.option(
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="How many due times of each entry.",
+    help="How many due times to show for each entry.",
 )
 dry_option = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 HELP = """\
-When each entry of beat's schedule is due next, in the application's zone and in UTC.
+Show when each entry of beat's schedule is due next, in the application's zone and in UTC.
 
-Computed by Celery's own schedule classes in the release's Python, from the settings that beat has. Run it on the
-host of beat, which alone has them.
+Celery's own schedule classes compute this in the release's Python, from beat's settings. Run it on the host of beat,
+because only that host has them.
 
-Where the schedule is in the database (celery_beat_scheduler: database) all its entries are shown, each with its state:
+If the schedule is in the database (celery_beat_scheduler: database), all its entries are shown, each with its state:
 declared, edited, disabled or deleted by a user, or a user's own. The commands below are for such a schedule.
 """
 
@@ -62,7 +62,7 @@ declared, edited, disabled or deleted by a user, or a user's own. The commands b
 @count_option
 @click.pass_context
 def schedule(current: click.Context, /, count: int, **said: Any) -> None:
-    """Show the schedule, or go on to a subcommand, for which the options before its name hold."""
+    """Show the schedule, or pass the options before a subcommand's name on to it."""
     given = (current.find_object(Given) or Given()).and_then(**said)
     if current.invoked_subcommand is None:
         entries(Context(choose(given.app), given.json, given.began, given.timeout), count)
@@ -73,7 +73,7 @@ def schedule(current: click.Context, /, count: int, **said: Any) -> None:
 @command(name="list", examples=("sudo celery-fleet schedule list -n 3",))
 @count_option
 def list_(context: Context, count: int) -> None:
-    """The same as `schedule` without a command."""
+    """Show the schedule, like `schedule` without a command."""
     entries(context, count)
 
 
@@ -83,7 +83,7 @@ def entries(context: Context, count: int) -> None:
     if in_database(application):
         found = answer(context, "list", "--count", str(count))
         for entry in found["entries"]:
-            # Redis lets beat send to the inventory's queues alone.
+            # Redis lets beat send only to the inventory's queues.
             if entry["enabled"] and entry["queue"] and entry["queue"] not in application.queues:
                 entry["error"] = entry["error"] or f"the inventory has no queue {entry['queue']}"
     else:
@@ -104,10 +104,10 @@ def entries(context: Context, count: int) -> None:
 
 
 def in_database(application: Application) -> bool:
-    """Whether beat's schedule is in the application's database.
+    """Return whether beat's schedule is in the application's database.
 
     Raises:
-        CommandError: This host or this user can't know.
+        CommandError: This host does not know, or this user may not read it.
     """
     path = application.directory / "credentials" / "beat.json"
     if os.geteuid() != 0:
@@ -121,10 +121,10 @@ def in_database(application: Application) -> bool:
 
 
 def answer(context: Context, *words: str) -> Mapping[str, Any]:
-    """What `celery_fleet.beat.database.program` says.
+    """Run `celery_fleet.beat.database.program` and return its answer.
 
     Raises:
-        CommandError: It could not be asked, or refuses.
+        CommandError: It could not be run, or refuses.
     """
     line = ["python", "-m", "celery_fleet.beat.database.program", *words]
     found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
@@ -150,12 +150,12 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         if stated:
             about = (*about, (entry["state"], entry["state"] in _WELL))
         if not entry["due"]:
-            # One that is switched off is not due, and one whose time never comes never.
+            # A disabled entry is not due; an enabled one without a due time never is.
             never = "-" if entry.get("enabled") is False else "never"
             unknown = (entry["error"] or never, entry["error"] is None)
             rows.append((*about, unknown, *[None] * (len(zones) - 1)))
         for number, due in enumerate(entry["due"]):
-            # Without the distance to UTC: the column says whose time it is.
+            # Without the offset from UTC: the column names the zone.
             times = (due[name][:19].replace("T", " ") for name in zones.values())
             rows.append((*(about if number == 0 else ("",) * len(about)), *times))
     columns = ["entry", "task", "queue", "schedule", *(f"due ({name})" for name in zones)]
@@ -170,24 +170,24 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
 def change(
     context: Context, words: Sequence[str], title: str, *, dry: bool, question: str | None
 ) -> None:
-    """Ask first where it shall be asked, then do it and say what was done.
+    """Ask if a question is given, then make the changes and report them.
 
     Raises:
-        CommandError: The schedule is in no database, or nobody can be asked.
+        CommandError: The schedule is not in a database, or there is no terminal to ask on.
     """
     application = context.application
     if not in_database(application):
         raise CommandError(
-            f"the schedule of {application.name} is in no database (celery_beat_scheduler is persistent): what is"
-            " declared in the inventory and the code is what beat has",
+            f"the schedule of {application.name} is not in a database (celery_beat_scheduler is persistent): beat has"
+            " the entries that the inventory and the code declare",
             USAGE,
         )
     if not Path(application.directory / "credentials" / "schedule.json").is_file():
-        raise CommandError("what is declared is not on this host yet; run site.yml")
+        raise CommandError("the declared entries are not on this host yet; run site.yml")
     if question is not None and not dry:
         coming = answer(context, *words, "--dry-run")
         if coming["items"]:
-            # Where JSON is wanted, that alone goes to standard output.
+            # Keep standard output free for JSON.
             for item in coming["items"]:
                 output.say(_line(item), err=True)
             agree(question)
@@ -209,13 +209,13 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def agree(question: str) -> None:
-    """Go on with a yes alone.
+    """Ask the user, and continue only after a yes.
 
     Raises:
-        CommandError: There is nobody to ask.
+        CommandError: There is no terminal, or the user said no.
     """
     if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask on: say --yes", USAGE)
+        raise CommandError("there is no terminal to ask on: add --yes", USAGE)
     if not click.confirm(question, err=True):
         raise CommandError("nothing was changed", BAD)
 
@@ -231,10 +231,10 @@ def agree(question: str) -> None:
 @yes_option
 @click.option("--reset", is_flag=True, help="Also reset what users edited, disabled or deleted.")
 def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
-    """Write what is declared into the database, as site.yml does.
+    """Write the declared entries into the database, as site.yml does.
 
-    Entries that users made are never touched. What they did with declared ones is kept or reset as
-    celery_beat_schedule_edited says.
+    Entries that users made are never touched. celery_beat_schedule_edited says whether users' changes to declared
+    entries are kept or reset.
     """
     words = ["sync", *(["--reset"] if reset else [])]
     question = "Reset these?" if reset and not yes else None
@@ -253,7 +253,7 @@ def sync(context: Context, dry_run: bool, yes: bool, reset: bool) -> None:
 def reset(context: Context, names: Sequence[str], dry_run: bool, yes: bool) -> None:
     """Restore declared entries that users changed or deleted; without NAME all of them."""
     question = None if yes else "Reset these?"
-    # With the names attached, which may look like options.
+    # Attach the names, because they may look like options.
     words = ["reset", *(f"--name={name}" for name in names)]
     change(context, words, "Reset", dry=dry_run, question=question)
 

@@ -12,22 +12,22 @@ from celery_fleet.cli import output, services
 from celery_fleet.cli.errors import BAD, CommandError, need_root
 from celery_fleet.cli.options import Context, command, known
 
-#: What each of them does, as its help says it.
+#: The commands' help.
 _HELP = {
-    "start": "Start workers, beat, flower or web of this host; all of them where no NAME is given.",
-    "stop": """Stop workers, beat, flower or web of this host; all of them where no NAME is given.
+    "start": "Start workers, beat, flower or web of this host; all of them if no NAME is given.",
+    "stop": """Stop workers, beat, flower or web of this host; all of them if no NAME is given.
 
-    A worker takes no more tasks, hands back those that it has not begun, and waits for those that run. The next
-    site.yml starts it again, as does the host's next start; what is to stay away leaves the inventory.""",
-    "restart": """Restart workers, beat, flower or web of this host; all of them where no NAME is given.
+    A worker fetches no more tasks, hands back those that it has not started, and waits for running ones. The next
+    site.yml starts it again, and so does a reboot; to keep it away, remove it from the inventory.""",
+    "restart": """Restart workers, beat, flower or web of this host; all of them if no NAME is given.
 
-    A worker stops as by `stop`, and meanwhile nobody here consumes its queues. The playbook
-    celery_fleet.core.restart_workers restarts a fleet without that.""",
+    A worker stops as with `stop`, and meanwhile no worker here consumes its queues. The playbook
+    celery_fleet.core.restart_workers restarts a fleet without such a gap.""",
 }
 
 
 def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
-    """This host's services."""
+    """Complete this host's services."""
     del parameter
     application = known(context)
     have = services.offered(application) if application else ()
@@ -35,10 +35,10 @@ def complete(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 
 def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
-    """Have systemd do it, and watch.
+    """Have systemd start, stop or restart units, and watch.
 
     Raises:
-        CommandError: It was refused, or did not come to its end.
+        CommandError: systemd refused, or the units did not get there.
     """
     application = context.application
     wanted = services.meant(application, names)
@@ -52,7 +52,7 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
     if wait:
         if not context.json:
             say(
-                f"{_names(course.names)}: {verb}, {_bound(course)}; Ctrl-C ends the watching alone",
+                f"{_names(course.names)}: {verb}, {_bound(course)}; Ctrl-C only ends the watching",
                 err=True,
             )
         try:
@@ -61,14 +61,14 @@ def act(context: Context, verb: str, names: Sequence[str], wait: bool) -> None:
                 if not context.json:
                     say(step.text)
         except KeyboardInterrupt:
-            raise CommandError(f"not watched any more; systemd goes on with {verb}", BAD) from None
+            raise CommandError(f"stopped watching; systemd continues with {verb}", BAD) from None
     if context.json:
         output.as_json(_as_dict(application.name, verb, wanted, last))
     elif not wait:
-        say(f"{_names(wanted)}: {verb} is begun")
+        say(f"{_names(wanted)}: {verb} has begun")
     if verb == "stop":
         say(
-            "celery-fleet: the next site.yml starts it again, as does the host's next start",
+            "celery-fleet: the next site.yml starts it again, and so does a reboot",
             err=True,
         )
     _judge(verb, last, course)
@@ -107,7 +107,7 @@ def _judge(verb: str, last: dict[str, services.Step], course: services.Course) -
     if late:
         raise CommandError(
             f"not {services.VERBS[verb]} within {services.seconds_text(course.patience)}:"
-            f" {'; '.join(step.text for step in late)}; systemd goes on",
+            f" {'; '.join(step.text for step in late)}; systemd continues",
             BAD,
         )
 

@@ -1,4 +1,4 @@
-"""``celery-fleet status``: this host's units, the workers of the fleet, the queues."""
+"""``celery-fleet status``: this host's units, the workers of the fleet, and the queues."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from celery_fleet.cli.application import Application
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
 
-#: Bytes of what beat says of its schedule that are read at most.
+#: Maximum number of bytes to read from beat's schedule file.
 LARGEST = 1 << 20
 
 
 @dataclass
 class Found:
-    """All that `status` shows.
+    """Everything that `status` shows.
 
     Attributes:
-        unknown: Why workers and queues could not be asked; nothing where they were.
-        note: Why they were not asked, where that is in order.
-        dead_letters: How many there are, nothing where that is not known.
+        unknown: Why workers and queues could not be asked; None if they were.
+        note: Why they were not asked, if there is nothing wrong with that.
+        dead_letters: How many there are; None if unknown.
     """
 
     units: list[units.Unit]
@@ -43,13 +43,13 @@ class Found:
 
     @property
     def status(self) -> int:
-        """The exit status."""
+        """Return the exit status."""
         if self.unknown:
             return UNKNOWN
         return BAD if self.problems else 0
 
     def as_dict(self, application: Application) -> dict[str, Any]:
-        """Its form in JSON."""
+        """Return its form in JSON."""
         return {
             "app": application.name,
             "host": application.host,
@@ -66,13 +66,13 @@ class Found:
 
 
 def has_release(application: Application) -> bool:
-    """Whether this host runs the application, and so can ask its workers."""
+    """Return whether this host runs the application, so that it can ask the workers."""
     groups = {"celery_workers", "celery_beat", "celery_producers"}
     return bool(groups.intersection(application.hosts.get(application.host, ())))
 
 
 def look(context: Context, detailed: bool = False) -> Found:
-    """Look at everything; never longer than the bound."""
+    """Find out everything, within the command's time limit."""
     application = context.application
     found = Found(units.show(application.units))
     found.problems += [
@@ -106,7 +106,7 @@ def look(context: Context, detailed: bool = False) -> Found:
 
 
 def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> None:
-    """Compare what answered with the inventory."""
+    """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
     if answer.get("full"):
         found.problems.append(answer["full"])
@@ -122,13 +122,13 @@ def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> 
             found.problems.append(f"worker {node} gives no answer")
             continue
         missing = sorted(set(queues) - set(seen[node]["queues"]))
-        # One that drains or pauses is about to be replaced, or goes on by itself.
+        # A worker that drains is about to be replaced, and a pause ends by itself.
         well = not missing or seen[node]["state"] != "consuming"
         found.workers[node] = {**seen[node], "ok": well}
         if not well:
             found.problems.append(f"worker {node} does not consume {', '.join(missing)}")
     for node in seen:
-        # Such as the second instance of one that restarts.
+        # For example the second instance of a worker that restarts.
         if node not in application.workers:
             found.workers[node] = {**seen[node], "ok": True}
     for queue, waiting in answer["queues"].items():
@@ -139,7 +139,7 @@ def judge(found: Found, application: Application, answer: Mapping[str, Any]) -> 
 
 
 def next_due(application: Application) -> dict[str, Any] | None:
-    """The entry that the running beat sends next; nothing on a host without beat, or for who may not see it."""
+    """Return the entry that the running beat sends next; None without beat, or if this user may not read it."""
     try:
         entries = json.loads(content(application.schedule))["entries"]
         first = min(entries, key=lambda entry: str(entry["due"]))
@@ -149,10 +149,10 @@ def next_due(application: Application) -> dict[str, Any] | None:
 
 
 def content(path: Path) -> bytes:
-    """A small file's, of which another user may have made anything: a pipe that nobody writes to, a link, a flood.
+    """Read a small file. Another user may have replaced it with a pipe without a writer, a link, or a huge file.
 
     Raises:
-        OSError, ValueError: It is none.
+        OSError, ValueError: It is one of these.
     """
     with open(
         os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb"
@@ -172,9 +172,9 @@ def content(path: Path) -> bytes:
         "sudo celery-fleet status --format json | jq .problems",
     ),
 )
-@click.option("--detailed", is_flag=True, help="Also each worker's counts, and what it runs.")
+@click.option("--detailed", is_flag=True, help="Also show each worker's counts and running tasks.")
 def status(context: Context, detailed: bool) -> None:
-    """This host's units and, where the broker answers, all workers, queues and what is due next.
+    """Show this host's units and, if the broker answers, all workers, queues and what is due next.
 
     Workers and queues need root. Answers within 10 s. Status 0: all is well; 1: something is not; 3: the broker could
     not be asked.
@@ -253,7 +253,7 @@ def show(found: Found, application: Application) -> None:
 
 
 def show_details(found: Found) -> None:
-    """Print the workers' counts, and what they run."""
+    """Print the workers' counts and running tasks."""
     told = {node: worker for node, worker in sorted(found.workers.items()) if "begun" in worker}
     now = datetime.now(UTC)
 
@@ -263,7 +263,7 @@ def show_details(found: Found) -> None:
 
     output.table(
         "Since the workers' start",
-        ("worker", "pid", "up", "tasks begun", "may take", "largest MiB", "task events"),
+        ("worker", "pid", "up", "tasks started", "prefetch", "largest MiB", "task events"),
         [
             (
                 node,
@@ -276,7 +276,7 @@ def show_details(found: Found) -> None:
             )
             for node, worker in told.items()
         ],
-        right=("pid", "tasks begun", "may take", "largest MiB"),
+        right=("pid", "tasks started", "prefetch", "largest MiB"),
     )
     running = [
         (node, task["name"], task["id"], since(task["time_start"]))

@@ -1,4 +1,4 @@
-"""``celery-fleet tasks``: what can be run, and where it goes."""
+"""``celery-fleet tasks``: the tasks that can be run, and their queues."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from celery_fleet.cli.tasks import note_of, queue_of, short_names
     ),
 )
 def tasks(context: Context) -> None:
-    """The tasks that the current release registers, each with the queue that it goes to.
+    """Show the tasks that the current release registers, each with its queue.
 
-    NAME is the shortest one that `celery-fleet run` takes for it. The queue is what the inventory's routes say, else
-    what the application's own said when the release was built; `!` marks one that no worker of the inventory consumes.
+    NAME is the shortest name that `celery-fleet run` accepts. The queue comes from the inventory's routes, or else from
+    the application's when the release was built; `!` marks one that no worker of the inventory consumes.
     """
     application = context.application
     note = note_of(application)

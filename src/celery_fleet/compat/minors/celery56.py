@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Celery 5.6, where it is not as 5.7. Checked in the source of celery 5.6.3."""
+"""Differences of Celery 5.6 from 5.7, checked in the source of celery 5.6.3."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from celery.exceptions import Retry
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # all that is not said otherwise below
+from celery_fleet.compat.minors.celery57 import *  # noqa: F403  # everything that is not overridden below
 
 logger = logging.getLogger("celery_fleet")
 
-#: What a message's acknowledgement and rejection are called when they wait for the loop (kombu/message.py).
+#: The functions that acknowledge or reject a message, as they wait on the event loop (kombu/message.py).
 _ANSWERS = frozenset({"ack_log_error", "reject_log_error"})
 
 
 def _waiting(timer: Any) -> list[tuple[Any, Any]]:
-    """Entries of a timer that are about a request, with it; as ``inspect scheduled`` finds them."""
+    """Return the timer entries that hold a request, each with it; ``inspect scheduled`` finds them the same way."""
     found = []
     for waiting in list(timer.schedule.queue):
         entry = waiting.entry
@@ -33,7 +33,7 @@ def _waiting(timer: Any) -> list[tuple[Any, Any]]:
 
 
 def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
-    """Take the requests that wait for their time out of the timer, the only place where they are."""
+    """Take the requests with an ETA out of the timer, which is the only place that holds them."""
     requests = []
     for entry, request in _waiting(consumer.timer):
         if request not in spare:
@@ -43,14 +43,14 @@ def take_scheduled(consumer: Any, spare: set[Any]) -> list[Any]:
 
 
 def is_known(identifier: str, consumer: Any) -> bool:
-    """Whether the worker has a request of this id: one that waits for its time is known to the timer alone."""
+    """Return whether the worker has a request of this id; only the timer knows those that wait for their ETA."""
     if identifier in worker_state.requests:
         return True
     return any(request.id == identifier for _, request in _waiting(consumer.timer))
 
 
 def worker_lost(_request: Any, exc: BaseException) -> Any:
-    """The error of a child that said that it exits: Celery has none, billiard says so from 4.3 on."""
+    """Return the error of a child that announced its exit: Celery makes none, and billiard announces it since 4.3."""
     try:
         raise WorkerLostError(f"Worker exited prematurely: {exc!r}.")
     except WorkerLostError:
@@ -58,23 +58,23 @@ def worker_lost(_request: Any, exc: BaseException) -> Any:
 
 
 def success_was_stored(request: Any) -> bool:
-    """Whether the result store has the request's success; Celery does not ask. One short question."""
+    """Return whether the result store has the request's success, with one short query; Celery 5.6 does not ask."""
     backend = request.task.backend
     if request.ignore_result or backend.as_uri() == "rpc://":
         return False
     try:
         return bool(backend._get_task_meta_for(request.id)["status"] == states.SUCCESS)
-    except Exception as exc:  # noqa: BLE001  # whatever the store's driver raises: it did not say so
+    except Exception as exc:  # noqa: BLE001  # any error of the store's driver means that it did not confirm it
         logger.debug("the result of %s is not known: %r", request.id, exc)
         return False
 
 
 def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
-    """Retry a task whose process died, where ``task_retry_on_worker_lost`` wants it; whether that was seen to.
+    """Retry a task after its process died, if ``task_retry_on_worker_lost`` says so; return whether this handled it.
 
-    Celery knows the setting from 5.7 on, where it has the effect that it has here: the task is sent again with one
-    retry more, as long as its ``max_retries`` allow one, and its message is acknowledged. Where it can't be sent, the
-    message goes back to its queue.
+    Celery supports the setting from 5.7 on, and this does the same: it sends the task again with one more retry,
+    as long as ``max_retries`` allows one, and acknowledges its message. If the task can't be sent, the message
+    returns to its queue.
     """
     task, context = request.task, request._context
     wanted = getattr(task, "retry_on_worker_lost", None)
@@ -91,7 +91,7 @@ def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
     except Exception:
         logger.exception("task %s[%s] could not be sent again", request.task_name, request.id)
         if not task.acks_late or request.acknowledged:
-            return False  # there is no message any more
+            return False  # the message is already gone
         request.reject(requeue=True)
         return True
     if request.store_errors:
@@ -113,7 +113,7 @@ def retry_lost(request: Any, exc: BaseException, exc_info: Any) -> bool:
 
 
 def acknowledge_now(hub: Any) -> None:
-    """Run the acknowledgements that wait for the loop's next turn, and leave the rest (kombu/asynchronous/hub.py)."""
+    """Run the acknowledgements that wait for the loop's next turn, and only these (kombu/asynchronous/hub.py)."""
     for callback in hub._pop_ready():
         if getattr(getattr(callback, "fun", callback), "__name__", None) not in _ANSWERS:
             hub.call_soon(callback)
@@ -125,18 +125,18 @@ def acknowledge_now(hub: Any) -> None:
 
 
 def timer_entries(timer: Any) -> set[Any]:
-    """What a loop's timer has to do (kombu/asynchronous/timer.py)."""
+    """Return the entries of an event loop's timer (kombu/asynchronous/timer.py)."""
     return {scheduled.entry for scheduled in timer.queue}
 
 
 def connects_from_now(_consumer: Any) -> None:
-    """Nothing: Celery does not tell a connection's timers from others."""
+    """Do nothing: Celery does not tell a connection's timer entries from others."""
 
 
 def keep_time_limits(consumer: Any) -> None:
-    """Have the time limits of tasks outlive a connection that is lost.
+    """Keep the time limits of running tasks when a connection is lost.
 
-    Celery 5.6 clears the whole timer then (celery/worker/loops.py), and tasks that run on would have none.
+    Celery 5.6 then clears the whole timer (celery/worker/loops.py), and running tasks would lose their limits.
     """
     timer, pool = getattr(consumer.hub, "timer", None), getattr(consumer.pool, "_pool", None)
     if timer is None or "clear" in vars(timer):

@@ -1,8 +1,8 @@
-"""What differs between the minors of Celery and kombu: a module for each, chosen here and nowhere else.
+"""Choose the modules for the installed minors of Celery and kombu; nothing else may choose one.
 
-Most private places are the same in all of them, and are read in `celery_fleet.compat.worker` and its neighbours, which
-have the form of 5.7. What another minor lacks or does otherwise stands in its own module, which begins with all of
-the next newer one. The two versions are independent: Celery 5.4 and 5.6 run with several minors of kombu.
+Most private attributes are the same in all minors. `celery_fleet.compat.worker` and its neighbours read them as they
+are in 5.7. If an older minor differs, its module here overrides what it imports from the next newer one. The two
+versions are independent: Celery 5.4 and 5.6 run with several minors of kombu.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from celery_fleet.compat import versions
 
 
 def nearest(found: str | None, known: Sequence[str]) -> str:
-    """The minor whose module serves a version: its own, or of one that is refused the nearest older one.
+    """Return the minor to use for a version: its own; for an unsupported one, the nearest older minor.
 
     Args:
-        found: the version; None where there is none.
+        found: the version, or None if the package is not installed.
         known: the minors that have a module, in any order.
     """
 

@@ -1,14 +1,14 @@
-"""kombu 5.5, where it is not as 5.6. Checked in the source of kombu 5.5.4."""
+"""Differences of kombu 5.5 from 5.6, checked in the source of kombu 5.5.4."""
 
 from __future__ import annotations
 
 from celery_fleet.compat.minors import kombu56
-from celery_fleet.compat.minors.kombu56 import *  # noqa: F403  # all that is not said otherwise below
+from celery_fleet.compat.minors.kombu56 import *  # noqa: F403  # everything that is not overridden below
 from celery_fleet.compat.mixin import Mixin
 
 
 class _Parts(Mixin):  # type: ignore[misc]  # see mixin
-    """How long a question waits in Redis: here it is an argument's default."""
+    """Sets how many seconds a poll waits in Redis: kombu 5.5 has it only as an argument's default."""
 
     brpop_timeout = 1
 

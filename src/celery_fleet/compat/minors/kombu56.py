@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""kombu 5.6, where it is not as 5.7. Checked in the source of kombu 5.6.2."""
+"""Differences of kombu 5.6 from 5.7, checked in the source of kombu 5.6.2."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import kombu.transport.redis
 from kombu.utils.eventio import READ, poll
 
-from celery_fleet.compat.minors.kombu57 import *  # noqa: F403  # all that is not said otherwise below
+from celery_fleet.compat.minors.kombu57 import *  # noqa: F403  # everything that is not overridden below
 from celery_fleet.compat.mixin import Mixin
 
-# Typed in part only, which is worse than not at all for those who subclass.
+# kombu's types are incomplete, which is worse for subclasses than no types at all.
 _stock: Any = kombu.transport.redis
 
 
 class _Parts(Mixin):  # type: ignore[misc]  # see mixin
-    """What a channel of 5.7 has besides."""
+    """Attributes that a channel of 5.7 has and one of 5.6 lacks."""
 
-    #: When the question was sent whose answer is due; kept by the atomic take alone.
+    #: When the pending poll was sent (monotonic seconds); only the atomic fetch sets it.
     _brpop_sent_at: float | None = None
 
     @staticmethod
     def _pending_reauth_token(_connection: Any) -> None:
-        """Nothing: kombu leaves a new token of redis-py until the connection is made anew."""
+        """Do nothing: kombu keeps using an old token of redis-py until the connection is made again."""
 
     def _flush_brpop_reauth(self) -> None:
-        """Nothing: see there."""
+        """Do nothing, like `_pending_reauth_token`."""
 
 
 class Channel(_Parts, _stock.Channel):  # type: ignore[misc]  # see _stock
@@ -39,7 +39,7 @@ class SentinelChannel(_Parts, _stock.SentinelChannel):  # type: ignore[misc]  # 
 
 
 class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
-    """Waits without an event loop as with one, and bears what comes on a socket that it has forgotten."""
+    """A poller that waits in the same way with and without an event loop, and ignores events of forgotten sockets."""
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Wait for a message."""
@@ -47,22 +47,22 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
         return super().get(callback, timeout=timeout)
 
     def on_readable(self, fileno: int) -> Any:
-        """A socket has something to read."""
+        """Handle a socket that is readable."""
         if fileno not in self._fd_to_chan:
             return None
         channel, kind = self._fd_to_chan[fileno]
         if kind == "BRPOP" and not channel._in_poll and not channel.qos.can_consume():
-            # No answer is due, so Redis has closed the connection. Unread, that would wake the loop without end.
+            # No answer is due, so Redis has closed the connection. Unread, that would wake the loop endlessly.
             channel.client.connection.disconnect()
             return None
         return super().on_readable(fileno)
 
     def handle_event(self, fileno: int, event: int) -> Any:
-        """Something is the matter with a socket."""
+        """Handle an event of a socket."""
         return super().handle_event(fileno, event) if fileno in self._fd_to_chan else None
 
     def forget(self, connection: Any) -> list[int]:
-        """Drop what is registered of a connection that is lost; its descriptors."""
+        """Forget the sockets of a lost connection; return their descriptors."""
         lost = {key for key in self._chan_to_sock if key[1].connection is connection}
         for key in lost:
             del self._chan_to_sock[key]
@@ -74,13 +74,13 @@ class Poller(_stock.MultiChannelPoller):  # type: ignore[misc]  # see _stock
 
 
 class Transport(_stock.Transport):  # type: ignore[misc]  # see _stock
-    """One whose event loop goes on with a connection that was lost and made anew."""
+    """A transport with an event loop that continues after a connection is lost and made again."""
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Have the loop read what the poller waits for.
+        """Have the event loop read the sockets that the poller waits for.
 
-        kombu 5.6 ends the whole poll when one connection is lost, and looks for a socket that redis-py has dropped by
-        then: where the loss raises no error, the worker would hear nothing for ever.
+        When one connection is lost, kombu 5.6 ends the whole poll and looks for a socket that redis-py has dropped by
+        then. If the loss raises no error, the worker would never hear of anything again.
         """
         super().register_with_event_loop(connection, loop)
         cycle = self.cycle
@@ -93,7 +93,7 @@ class Transport(_stock.Transport):  # type: ignore[misc]  # see _stock
 
 
 def readable(sock: Any) -> bool:
-    """Whether a socket has something to read, which stays there."""
+    """Return whether a socket is readable, without reading it."""
     poller = poll()  # type: ignore[no-untyped-call]  # kombu types it in part
     try:
         poller.register(sock, READ)
@@ -103,16 +103,16 @@ def readable(sock: Any) -> bool:
 
 
 def pooled(pool: Any) -> Any:
-    """A connection of redis-py's pool, which up to 5.2 wants to know a command."""
+    """Return a connection of redis-py's pool, which up to 5.2 needs the name of a command."""
     if _stock._REDIS_GET_CONNECTION_WITHOUT_ARGS:
         return pool.get_connection()
     return pool.get_connection("_")
 
 
 def before_each_wait(cycle: Any, call: Callable[[], None]) -> None:
-    """Have a poller without an event loop call this before each wait; what it raises ends the wait.
+    """Call a function before each wait of a poller without an event loop; an exception that it raises ends the wait.
 
-    Here ``get`` does not go by ``on_poll_start``, and takes each descriptor for a channel's.
+    In kombu 5.6 ``get`` does not call ``on_poll_start``, and takes every descriptor for a channel's.
     """
     get, handle_event = cycle.get, cycle.handle_event
 
@@ -127,9 +127,9 @@ def before_each_wait(cycle: Any, call: Callable[[], None]) -> None:
 
 
 def bindings_without_expiry(_channel: Any, _exchange: str) -> str | None:
-    """None: queues don't expire."""
+    """Return None: queues don't expire."""
     return None
 
 
 def forget_deadline(_channel: Any, _exchange: str) -> None:
-    """Nothing: bindings have none."""
+    """Do nothing: bindings have no deadlines."""

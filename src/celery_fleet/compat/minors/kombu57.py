@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""kombu 5.7, and the form of the others: what of its Redis transport is not the same in all minors.
+"""Private places of kombu's Redis transport that differ between minors, as they are in 5.7; older minors override them.
 
 Checked in the source of kombu 5.7.0.
 """
@@ -11,10 +11,10 @@ from typing import Any
 
 import kombu.transport.redis
 
-# Typed in part only, which is worse than not at all for those who subclass.
+# kombu's types are incomplete, which is worse for subclasses than no types at all.
 _stock: Any = kombu.transport.redis
 
-#: What the atomic take is built on, and its table of who is to be read.
+#: The classes that the atomic fetch extends.
 Channel: Any = _stock.Channel
 SentinelChannel: Any = _stock.SentinelChannel
 Poller: Any = _stock.MultiChannelPoller
@@ -22,17 +22,17 @@ Transport: Any = _stock.Transport
 
 
 def readable(sock: Any) -> bool:
-    """Whether a socket has something to read, which stays there."""
+    """Return whether a socket is readable, without reading it."""
     return bool(_stock._socket_readable(sock))
 
 
 def pooled(pool: Any) -> Any:
-    """A connection of redis-py's pool."""
+    """Return a connection of redis-py's pool."""
     return pool.get_connection()
 
 
 def before_each_wait(cycle: Any, call: Callable[[], None]) -> None:
-    """Have a poller without an event loop call this before each wait; what it raises ends the wait."""
+    """Call a function before each wait of a poller without an event loop; an exception that it raises ends the wait."""
     poll_start = cycle.on_poll_start
 
     def on_poll_start() -> None:
@@ -43,10 +43,10 @@ def before_each_wait(cycle: Any, call: Callable[[], None]) -> None:
 
 
 def bindings_without_expiry(channel: Any, exchange: str) -> str | None:
-    """The set that holds an exchange's bindings of queues that don't expire; None where kombu keeps none."""
+    """Return the key of an exchange's bindings to queues that don't expire; None if kombu keeps no such set."""
     return str(channel.keyprefix_binding_permanent % exchange)
 
 
 def forget_deadline(channel: Any, exchange: str) -> None:
-    """Have kombu expect no end of an exchange's bindings."""
+    """Have kombu stop expecting the bindings of an exchange to expire."""
     channel.client.zrem(channel.keyprefix_binding_deadlines, exchange)

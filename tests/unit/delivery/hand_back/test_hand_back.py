@@ -338,7 +338,7 @@ def test_what_can_not_be_read_stays_and_is_told(dead: Dead) -> None:
     assert first == "<6>handed back 1 task, none of them had begun"
     assert second == (
         "<4>3 messages could not be handed back (it is not as a worker of the fleet takes messages); what is left"
-        " waits until its lease runs out, after 300 s"
+        " waits until its lease expires, after 300 s"
     )
     assert len(dead.held()) == 3
     assert good not in dead.held()
@@ -433,7 +433,7 @@ def test_a_task_that_ends_its_process_again_and_again_becomes_a_dead_letter(
     dead.begun.note(dead.take(item, key="mail\x06\x166"))
 
     assert dead.hand_back() == (
-        "<4>1 task put to the dead letters, since the worker kept dying while they ran:"
+        "<4>1 task moved to the dead letters, because the worker kept dying while they ran:"
         " celery-fleet dead-letters list --reason poison"
     )
     assert dead.names("mail\x06\x166") == []
@@ -489,8 +489,8 @@ def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
     os.close(lock)
     try:
         assert dead.hand_back() == (
-            f"<4>a process of {NODE} lives still: nothing is handed back; what is left waits until its lease"
-            " runs out, after 300 s"
+            f"<4>a process of {NODE} is still alive: nothing is handed back; what is left waits until its lease"
+            " expires, after 300 s"
         )
         assert dead.held() == {tag}
     finally:
@@ -523,7 +523,7 @@ def test_while_redis_is_away_it_tries_until_its_time_is_over(dead: Dead) -> None
     said = dead.hand_back(seconds=0.7)
     assert time.monotonic() - began < 10
     assert said.startswith("<4>it was not done within 1 s: Redis at 127.0.0.1:")
-    assert said.endswith("; what is left waits until its lease runs out, after 300 s")
+    assert said.endswith("; what is left waits until its lease expires, after 300 s")
     assert PASSWORDS["worker"] not in said
 
 

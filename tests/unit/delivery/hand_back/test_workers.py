@@ -266,13 +266,13 @@ def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) ->
         files = [os.readlink(one) for one in Path(f"/proc/{child}/fd").iterdir()]
         assert lock in files
     (bulk.fleet.directory / "release").touch()
-    assert "lives still" in bulk.hand_back(directory)
+    assert "is still alive" in bulk.hand_back(directory)
     assert len(bulk.held()) <= 1
 
     worker.kill()
     worker.wait(30)
     # It waits for the child, which the kernel ends with its parent.
-    assert "lives still" not in bulk.hand_back(directory)
+    assert "is still alive" not in bulk.hand_back(directory)
 
 
 @pytest.mark.long
@@ -288,7 +288,9 @@ def test_a_task_that_kills_its_worker_becomes_a_dead_letter(
         assert worker.wait(60) == -9
         said.append(bulk.hand_back(directory))
     assert "1 of them had begun" in said[0]
-    assert "1 task put to the dead letters, since the worker kept dying while they ran" in said[1]
+    assert (
+        "1 task moved to the dead letters, because the worker kept dying while they ran" in said[1]
+    )
     (text,) = bulk.broker.execute_command("ZRANGE", keys.DEAD_LETTERS_INDEX, 0, -1)
     letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, text.decode()))
     assert (letter.task, letter.queue, letter.reason) == ("poison", QUEUE, "poison")
@@ -385,7 +387,7 @@ def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None
     assert "handed back 1 task, 1 of them had begun" in bulk.hand_back(own)
     # The other lives, and takes it.
     wait_for(lambda: bulk.ledger("begin") == ["first", "first"], 60)
-    assert "lives still" in bulk.hand_back(other)
+    assert "is still alive" in bulk.hand_back(other)
     (tag,) = wait_for_one(bulk)
     estate = Estate.read(other)
     assert estate is not None

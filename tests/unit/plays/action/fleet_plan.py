@@ -1,3 +1,3 @@
-"""Stands before the action plugin of this name."""
+"""Replaces the action plugin of this name."""
 
 from tests.unit.plays.stand_ins import ActionModule as ActionModule

@@ -1,4 +1,4 @@
-"""Stands before the action plugin `fleet_facts`: hosts as the test has them."""
+"""Replaces the action plugin `fleet_facts`: returns hosts as the test describes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC.loader.exec_module(scripted)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
-    """Asks nobody."""
+    """Returns facts without contacting a host."""
 
     _supports_check_mode = True
     _requires_connection = False

@@ -1,4 +1,4 @@
-"""Stands before the action plugin `fleet_lease`: nobody else is there."""
+"""Replaces the action plugin `fleet_lease`: no other run holds the lease."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC.loader.exec_module(scripted)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible is not typed
-    """Takes it."""
+    """Takes the lease."""
 
     _supports_check_mode = True
     _requires_connection = False

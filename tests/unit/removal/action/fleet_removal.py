@@ -1,4 +1,4 @@
-"""Stands before the action plugin `fleet_removal`: the delivered one up to the call of the host."""
+"""Replaces the action plugin `fleet_removal`: the delivered one up to the request to the host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ delivered = _loaded(
 
 
 class ActionModule(delivered.ActionModule):  # type: ignore[misc]  # loaded at run time
-    """Answers as the test has it."""
+    """Answers as the test describes."""
 
     def _execute_module(
         self, module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What hosts answer, by a file, and what they were told; for the stubs beside this file."""
+"""Answers of hosts, from a file, and a record of their commands; for the plugins next to this file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def answers() -> dict[str, Any]:
-    """What the test has hosts say."""
+    """Return the test's answers for hosts."""
     found: dict[str, Any] = json.loads(Path(os.environ["REMOVAL_ANSWERS"]).read_text())
     return found
 
 
 def told(*words: str) -> None:
-    """One line for each thing that a host was told; hosts write side by side."""
+    """Record one line for each command to a host; hosts write in parallel."""
     with open(os.environ["REMOVAL_TOLD"], "a") as stream:
         stream.write(" ".join(words) + "\n")

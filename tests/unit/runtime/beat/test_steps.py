@@ -113,7 +113,7 @@ def test_odd_schedules_are_shown_all_the_same() -> None:
 
     progress = beat.Progress(5.0)
     progress.scheduled = (1, 1e20, "e")
-    assert beat.describe(progress) == "1 entry, next e out of time's range"
+    assert beat.describe(progress) == "1 entry, next e at a time out of range"
 
 
 def test_saving_the_schedule_is_told(service: Any, watched: Any, manager: Manager) -> None:

@@ -77,5 +77,5 @@ def test_a_refusal_is_logged_once(frozen: FrozenDict, caplog: pytest.LogCaptureF
         frozen["timeout"] = 3
 
     assert [record.getMessage() for record in caplog.records] == [
-        "options: a change by the application is refused, the fleet's stays"
+        "options: a change by the application is refused; the fleet's value stays"
     ]

@@ -285,8 +285,8 @@ def test_a_second_worker_of_the_same_name_is_told_of(fleet: Fleet) -> None:
     report = probe.run(request())
 
     (error,) = report["errors"]
-    assert error.startswith(f"{NODE}: 2 workers answer to this name, the processes 7, 99")
-    assert "the fleet's is 7: end the other" in error
+    assert error.startswith(f"{NODE}: 2 workers use this node name, the processes 7, 99")
+    assert "the fleet's is 7: stop the others" in error
 
 
 @pytest.mark.parametrize(

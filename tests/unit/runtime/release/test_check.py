@@ -71,7 +71,7 @@ def test_tasks_that_are_not_registered_are_named(run: Run, source: Path) -> None
         (
             "wrong",
             "import os\nos.environ['DATABASE_URL']\n",
-            "KeyError: 'DATABASE_URL' at wrong.py, line 2; mend it there; what it needs",
+            "KeyError: 'DATABASE_URL' at wrong.py, line 2; correct it there; environment variables",
             True,
         ),
         ("wrong", "raise SystemExit(3)\n", "SystemExit: 3 at wrong.py, line 1", True),
@@ -135,7 +135,7 @@ def test_an_application_that_takes_no_json_is_refused(
     assert report["ok"] == accepted
     if not accepted:
         (error,) = report["errors"]
-        assert "add json to accept_content, for example by celery_app_settings" in error
+        assert "add json to accept_content, for example with celery_app_settings" in error
         settings = {"accept_content": ["json", "pickle"]}
         assert check(run, source, settings=settings)[1]["errors"] == []
 

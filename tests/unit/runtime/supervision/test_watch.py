@@ -166,7 +166,7 @@ def test_ending_needs_no_help_of_a_main_thread_that_hangs() -> None:
     )
 
     assert done.returncode == 70
-    assert "ends to start anew" in done.stderr
+    assert "exits to be restarted" in done.stderr
 
 
 def test_a_working_process_is_fed_every_few_seconds(ready: Case) -> None:

@@ -16,7 +16,7 @@ from celery_fleet.compat.worker import WorkerView
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.supervision.watch import State
 from celery_fleet.worker import steps as worker
-from celery_fleet.worker.drainer import Mode, Standing
+from celery_fleet.worker.drainer import DrainStatus, Mode
 
 VIEW = WorkerView(
     draining=False,
@@ -47,22 +47,22 @@ VIEW = WorkerView(
             State.WORKING,
             "consuming discounts; full, 4 tasks running",
         ),
-        ({"full": True}, True, 8, State.STUCK, "stuck: the event loop stands still"),
+        ({"full": True}, True, 8, State.STUCK, "stuck: the event loop does not run"),
         ({"solo": True, "running": 1}, True, 999, State.WORKING, "running 1 task"),
-        ({"solo": True}, True, 9, State.STUCK, "stuck: the event loop stands still"),
+        ({"solo": True}, True, 9, State.STUCK, "stuck: the event loop does not run"),
         (
             {"poll_age": 12.0},
             True,
             0.1,
             State.STUCK,
-            "stuck: the worker does not ask its queues for messages",
+            "stuck: the worker does not poll its queues",
         ),
         (
             {"poll_age": None},
             True,
             0.1,
             State.STUCK,
-            "stuck: the worker does not ask its queues for messages",
+            "stuck: the worker does not poll its queues",
         ),
         (
             {"queues": (), "poll_age": None},
@@ -83,12 +83,12 @@ def test_what_a_look_at_a_worker_means(
     assert (look.state, look.text) == (state, text)
 
 
-DRAINING = Standing(Mode.DRAINING, running=3, handed_back=16)
-PAUSED = Standing(Mode.PAUSED, seconds=20.2, running=1)
+DRAINING = DrainStatus(Mode.DRAINING, running=3, handed_back=16)
+PAUSED = DrainStatus(Mode.PAUSED, seconds=20.2, running=1)
 
 
 @pytest.mark.parametrize(
-    ("standing", "changes", "tick", "state", "text"),
+    ("status", "changes", "tick", "state", "text"),
     [
         (DRAINING, {}, 0.1, State.DRAINING, "draining: 3 tasks running, 16 handed back"),
         (
@@ -120,15 +120,15 @@ PAUSED = Standing(Mode.PAUSED, seconds=20.2, running=1)
             "stopping, 16 handed back",
         ),
         (PAUSED, {"poll_age": 99.0}, 0.1, State.WORKING, "paused by the fleet for 20 s more"),
-        (PAUSED, {}, 9, State.STUCK, "stuck: the event loop stands still"),
+        (PAUSED, {}, 9, State.STUCK, "stuck: the event loop does not run"),
         (PAUSED, {"connected": False}, 60, State.WAITING, "connecting to the broker"),
         (PAUSED, {"draining": True}, 0.1, State.DRAINING, "stopping"),
     ],
 )
 def test_what_a_look_means_while_the_fleet_has_it_take_no_tasks(
-    standing: Standing, changes: dict[str, Any], tick: float, state: State, text: str
+    status: DrainStatus, changes: dict[str, Any], tick: float, state: State, text: str
 ) -> None:
-    look = worker.judge(replace(VIEW, **changes), True, tick, standing)
+    look = worker.judge(replace(VIEW, **changes), True, tick, status)
 
     assert (look.state, look.text) == (state, text)
 
