@@ -26,43 +26,42 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
-#: Takes the first message of the lists, in their order, and notes it as taken by Redis' own clock: that of
-#: a host may be wrong. The exchange is noted as "" and the routing key as the queue, so that whoever puts it
-#: back puts it where it came from. If the note fails, the message goes back at once.
-#: KEYS: lists: all queues with the first priority, all with the second …
-#: ARGV: tag; whether to watch; unacked; unacked_index; queues as JSON strings: one for each list, or as many as come
-#: again and again. Before 7.2, Redis watches all KEYS of a script that reads any key; unacked must not be watched,
-#: since all that is taken or acknowledged is written there.
-#: To watch is to have client tracking tell of the next write to a list that was empty at the end of this: 0, none
-#: of them; 1, those before the one that had a message, or all; 2, the others as well, if none has any more.
-#: Returns the number of the list, from 0, the message, and 1 where all lists are watched; nil where there is none.
+#: Takes the first message of some lists and records it as held, by Redis's clock, since a host's clock may be wrong.
+#: The exchange is recorded as "" and the routing key as the queue, so kombu also puts it back where it was. If the
+#: record fails, the message goes back at once.
+#:
+#: Client tracking watches a list once a script has read it, with or without messages; popping is not reading. Each list
+#: that was empty at the end is watched. ``unacked`` must not be: every take and acknowledgement writes to it. Before 7.2,
+#: Redis watches all KEYS of a script that reads any key, so the names of ``unacked`` and its index are arguments.
+#:
+#: KEYS: lists: all queues with the first priority, all with the second, and so on. ARGV: tag; unacked; unacked_index;
+#: queues as JSON strings: one for each list, or as many as come again and again.
+#: Returns the number of the list, from 0, the message, and 1 if no list has any more; nil if all were empty.
 TAKE = Script("""
-local queues = #ARGV - 4
+local queues = #ARGV - 3
 for i = 1, #KEYS do
   local item = redis.call('RPOP', KEYS[i])
   if item then
     local now = redis.call('TIME')
-    local queue = ARGV[5 + (i - 1) % queues]
-    local done = redis.pcall('HSET', ARGV[3], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
+    local queue = ARGV[4 + (i - 1) % queues]
+    local done = redis.pcall('HSET', ARGV[2], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
     if type(done) ~= 'table' or not done.err then
-      done = redis.pcall('ZADD', ARGV[4], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
-      if type(done) == 'table' and done.err then redis.call('HDEL', ARGV[3], ARGV[1]) end
+      done = redis.pcall('ZADD', ARGV[3], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
+      if type(done) == 'table' and done.err then redis.call('HDEL', ARGV[2], ARGV[1]) end
     end
     if type(done) == 'table' and done.err then
       redis.call('RPUSH', KEYS[i], item)
       return done
     end
-    if ARGV[2] ~= '0' and i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
-    -- To read a list is to watch it, with or without messages; to pop none of it is not, and Redis 6.2 says of
-    -- any list that there is none.
-    if ARGV[2] == '2' and not redis.call('RPOP', KEYS[i], 0)
-      and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
+    if i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
+    -- A cheap look whether this list has more; Redis 6.2 answers nil for any list.
+    if not redis.call('RPOP', KEYS[i], 0) and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
       return {i - 1, item, 1}
     end
     return {i - 1, item}
   end
 end
-if ARGV[2] ~= '0' then redis.call('EXISTS', unpack(KEYS)) end
+redis.call('EXISTS', unpack(KEYS))
 return false
 """)
 

@@ -37,9 +37,8 @@ def take(
     *lists: str,
     queues: tuple[str, ...] = ("mail",),
     tag: str = TAG,
-    watch: int = 0,
 ) -> Any:
-    return run(client, TAKE, lists, [tag, watch, *NAMES, *map(json.dumps, queues)])
+    return run(client, TAKE, lists, [tag, *NAMES, *map(json.dumps, queues)])
 
 
 def full(client: Any) -> None:
@@ -65,29 +64,23 @@ def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redi
     broker.lpush("b\x06\x163", '"low"')
     broker.lpush("b", '"high"')
     assert take(broker, *lists, queues=("a", 'b"x'), tag="1") == [1, b'"high"']
-    assert take(broker, *lists, queues=("a", 'b"x'), tag="2") == [3, b'"low"']
+    assert take(broker, *lists, queues=("a", 'b"x'), tag="2") == [3, b'"low"', 1]
     assert take(broker, *lists, queues=("a", 'b"x'), tag="3") is None
     assert json.loads(broker.hget("unacked", "2") or "") == ["low", "", 'b"x']
     assert broker.hlen("unacked") == 2
 
 
 @pytest.mark.parametrize(
-    ("watch", "sent", "answer", "watched"),
+    ("sent", "answer", "watched"),
     [
-        (0, {}, None, ""),
-        (1, {}, None, "abcd"),
-        (2, {}, None, "abcd"),
-        (0, {"c": 1}, [2, b"1"], ""),
-        (1, {"a": 1}, [0, b"1"], ""),
-        (2, {"a": 1}, [0, b"1", 1], "abcd"),
-        (2, {"c": 1}, [2, b"1", 1], "abcd"),
-        (1, {"a": 2}, [0, b"1"], ""),
-        (2, {"a": 2}, [0, b"1"], ""),
+        ({}, None, "abcd"),
+        ({"a": 1}, [0, b"1", 1], "abcd"),
+        ({"c": 1}, [2, b"1", 1], "abcd"),
+        ({"a": 2}, [0, b"1"], ""),
     ],
 )
 def test_what_was_empty_is_watched(
     broker: redis.Redis,
-    watch: int,
     sent: dict[str, int],
     answer: list[Any] | None,
     watched: str,
@@ -96,7 +89,7 @@ def test_what_was_empty_is_watched(
     with listener(broker) as (client, heard):
         for name, number in sent.items():
             broker.lpush(name, *range(1, number + 1))
-        assert take(client, *"abcd", watch=watch) == answer
+        assert take(client, *"abcd") == answer
         for name in (*"abcd", *NAMES):
             broker.delete(name)
             broker.lpush(name, "x")
@@ -105,15 +98,13 @@ def test_what_was_empty_is_watched(
 
 
 def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Redis) -> None:
-    for watch in (1, 2):
-        with listener(broker) as (client, heard):
-            broker.lpush("c", "1", "2")
-            assert take(client, *"abcd", watch=watch) == [2, b"1"]
-            broker.lpush("b", "x")
-            broker.lpush("a", "x")
-            client.ping()
-            assert heard == ["b", "a"]
-        broker.flushall()
+    with listener(broker) as (client, heard):
+        broker.lpush("c", "1", "2")
+        assert take(client, *"abcd") == [2, b"1"]
+        broker.lpush("b", "x")
+        broker.lpush("a", "x")
+        client.ping()
+        assert heard == ["b", "a"]
 
 
 @contextmanager
@@ -197,7 +188,7 @@ def test_all_of_it_works_at_the_memory_limit(broker: redis.Redis) -> None:
     full(broker)
     assert take(broker, "mail", tag="a") == [0, b"1"]
     assert take(broker, "mail", tag="b") == [0, b"2"]
-    assert take(broker, "mail", tag="c") == [0, b"3"]
+    assert take(broker, "mail", tag="c") == [0, b"3", 1]
     assert run(broker, ACK, NAMES, ["a"]) == 1
     assert run(broker, RESTORE, [*NAMES, "mail"], ["b", "2"]) == 1
     assert run(broker, PUT_ASIDE, [*NAMES, "aside"], ["c", "3", 10]) == 1

@@ -223,8 +223,7 @@ class Line:
             wait = BLIND_LONGEST if len(question.lists) == 1 else BLIND_WAIT
             commands.append(("BLMOVE", first, first, "RIGHT", "RIGHT", wait))
         lists, queues = self._chosen(question)
-        watch = 0 if not self.bell else 1 if self._flows else 2
-        arguments = (question.tag, watch, *question.names, *queues)
+        arguments = (question.tag, *question.names, *queues)
         commands.append(("EVALSHA", TAKE.sha, len(lists), *lists, *arguments))
         self._asked = _Asked(question.tag, lists)
         self._send(conn, due, commands)

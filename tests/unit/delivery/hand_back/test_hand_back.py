@@ -140,7 +140,7 @@ class Dead:
         self.broker.lpush(key or queue, item)
         self.broker.script_load(TAKE.text)
         held = ("unacked", "unacked_index")
-        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, "0", *held, json.dumps(queue))
+        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, *held, json.dumps(queue))
         assert self.broker.hget("unacked", tag)
         return tag
 
