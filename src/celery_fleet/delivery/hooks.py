@@ -29,9 +29,9 @@ class Hooks:
     #: ``(channel, tag, key, item, reason, detail)``: keep an item (bytes) of the list ``key`` that can't be
     #: read; it stands under ``tag`` in unacked. None: to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
     park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
-    #: ``(tag, error)``: a message could not be put back on request of its task; True where that is done later.
-    #: None: the error is raised.
-    requeue_failed: Callable[[str, Exception], bool] | None = None
+    #: ``(tag, message, error)``: a message could not be put back on request of its task; True where that is done later.
+    #: The message is None if its channel is closed. None: the error is raised.
+    requeue_failed: Callable[[str, Any, Exception], bool] | None = None
     #: ``(parameters)`` of a pool of connections; what they shall be. None: as they are.
     parameters: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     #: ``(channel)``, before each wait of the event loop; raises where the connection is to be given up.

@@ -30,9 +30,9 @@ class Script:
 #: The exchange is recorded as "" and the routing key as the queue, so kombu also puts it back where it was. If the
 #: record fails, the message goes back at once.
 #:
-#: Client tracking watches a list once a script has read it, with or without messages; popping is not reading. Each list
-#: that was empty at the end is watched. ``unacked`` must not be: every take and acknowledgement writes to it. Before 7.2,
-#: Redis watches all KEYS of a script that reads any key, so the names of ``unacked`` and its index are arguments.
+#: Client tracking watches a list once a script has read it, with or without messages; popping is not reading. Each
+#: list that was empty at the end is watched. ``unacked`` must not be: every take and acknowledgement writes to it. So
+#: its name and that of its index are arguments: before 7.2, Redis watches all KEYS of a script that reads any key.
 #:
 #: KEYS: lists: all queues with the first priority, all with the second, and so on. ARGV: tag; unacked; unacked_index;
 #: queues as JSON strings: one for each list, or as many as come again and again.
@@ -73,29 +73,34 @@ return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 
 
-def _put_back(push: str) -> Script:
-    # First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
-    return Script(f"""
-if (ARGV[3] or '') ~= '' then
+#: The ends of a list: consumers pop at the head, and messages arrive at the tail.
+HEAD, TAIL = "RPUSH", "LPUSH"
+
+#: Puts a message back into its list if it is still held under its tag; a stock worker's may belong to several lists.
+#: The push comes first, since an error undoes nothing. A list that Redis refuses to write to (wrong type, no right)
+#: leaves the message where it is. The first ZREM is for a Redis at its memory limit.
+#: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". If the message was
+#: taken or renewed after that time it stays: then a tag that is not unique to its delivery is another worker's by now.
+#: Returns 1, or 0 if the message was no longer held.
+PUT_BACK = Script("""
+if ARGV[4] ~= '' then
   local taken = redis.call('ZSCORE', KEYS[2], ARGV[1])
-  if not taken or tonumber(taken) > tonumber(ARGV[3]) then return 0 end
+  if not taken or tonumber(taken) > tonumber(ARGV[4]) then return 0 end
 end
 redis.call('ZREM', KEYS[2], '')
 local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
-if held == 1 then redis.call('{push}', KEYS[3], ARGV[2]) end
+if held == 1 then
+  local done, refused = false, redis.error_reply('ERR there is no list for it')
+  for i = 3, #KEYS do
+    local answer = redis.pcall(ARGV[3], KEYS[i], ARGV[2])
+    if type(answer) == 'number' then done = true else refused = answer end
+  end
+  if not done then return refused end
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
 return held
 """)
-
-
-#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message, and for a tag that
-#: is not its delivery's alone, the Unix time of an earlier attempt that may have succeeded.
-#: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
-RESTORE = _put_back("RPUSH")
-
-#: The same to the far end, behind all that waits.
-REQUEUE = _put_back("LPUSH")
 
 #: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
 #: Returns 1; 0 where it was no longer held under this tag.

@@ -111,18 +111,12 @@ def queues(setup: Setup) -> Finding:
     options = setup.operator["celery"].get("broker_transport_options") or {}
     steps = options.get("priority_steps") or _STEPS
     separator = options.get("sep") or _SEPARATOR
-    prefix = options.get("global_keyprefix") or ""
 
     def ask() -> dict[str, int]:
         with Client(server(setup, "broker")) as client:
             return {
                 queue: sum(
-                    int(
-                        client.ask(
-                            "LLEN",
-                            f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}",
-                        )
-                    )
+                    int(client.ask("LLEN", f"{queue}{separator}{step}" if step else queue))
                     for step in steps
                 )
                 for queue in setup.queues
@@ -142,12 +136,10 @@ def dead_letters(setup: Setup) -> Finding:
     """How many messages could not be run, or failed for good, and wait for a decision."""
     if setup.operator is None:
         raise CheckError("this host has no credentials of the operator; run site.yml")
-    options = setup.operator["celery"].get("broker_transport_options") or {}
-    key = f"{options.get('global_keyprefix') or ''}{DEAD_LETTERS_INDEX}"
 
     def ask() -> int:
         with Client(server(setup, "broker")) as client:
-            return int(client.ask("ZCARD", key))
+            return int(client.ask("ZCARD", DEAD_LETTERS_INDEX))
 
     number: int = trying(ask)
     text = count(number, "dead letter")

@@ -13,6 +13,7 @@ from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import POISON, described
 from celery_fleet.delivery.dead_letters.waiting import Waiting
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -71,7 +72,7 @@ def _note(message: Any, deaths: float) -> None:
     if value is None:
         return
     with adapter.client(channel) as client:
-        dead_letters.evaluate(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
+        run(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
 
 
 def not_counted(*_: Any) -> bool:

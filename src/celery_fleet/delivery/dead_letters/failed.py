@@ -14,6 +14,7 @@ from celery_fleet.delivery.dead_letters.letters import FAILED, described
 from celery_fleet.delivery.dead_letters.store import COUNT
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -41,7 +42,7 @@ class FailedTasks:
             if not adapter.in_unacked(message):
                 raise ConnectionError("the connection is lost")
             with adapter.client(channel) as client:
-                number = int(dead_letters.evaluate(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
+                number = int(run(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
             if number >= self._options.failed:
                 logger.error(
                     "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_failed_keep)",

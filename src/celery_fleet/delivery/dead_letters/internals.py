@@ -30,7 +30,8 @@ from kombu.utils import json as kombu_json
 from kombu.utils.imports import symbol_by_name
 
 from celery_fleet.compat.minors import chosen as minors
-from celery_fleet.delivery.dead_letters.letters import Places, identity, neutral
+from celery_fleet.delivery.dead_letters.letters import Places, identity
+from celery_fleet.delivery.messages import neutral
 from celery_fleet.delivery.outage import internals
 
 
@@ -112,7 +113,7 @@ def item_of(message: Any) -> str:
 
 def places(channel: Any) -> Places:
     """Where a channel keeps what it holds."""
-    return Places(channel.unacked_key, channel.unacked_index_key, channel.global_keyprefix or "")
+    return Places(channel.unacked_key, channel.unacked_index_key)
 
 
 @contextmanager

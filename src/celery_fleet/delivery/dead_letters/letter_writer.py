@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_fleet.compat.queues import list_of
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
-from celery_fleet.delivery.dead_letters.letters import described
+from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
+from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -68,7 +69,7 @@ class LetterWriter:
             places=where,
         )
         with adapter.client(channel) as client:
-            parked = dead_letters.park(client, names, arguments, where.prefix)
+            parked = Parked.of(run(client, PARK, names, arguments))
         if adapter.in_unacked(message):
             adapter.forget(message)
         _, task = dead_letters.identity(adapter.raw(message))
@@ -92,7 +93,7 @@ class LetterWriter:
             places=where,
         )
         with adapter.client(channel) as client:
-            parked = dead_letters.park(client, names, arguments, where.prefix)
+            parked = Parked.of(run(client, PARK, names, arguments))
         _, task = dead_letters.identity(dead_letters.parsed(dead_letters.text_of(item)))
         self._tell(parked, task, dead_letters.queue_of(key), reason, described(detail))
 
@@ -101,7 +102,7 @@ class LetterWriter:
         return self._aside.flush(seconds)
 
     def _tell(
-        self, parked: dead_letters.Parked, task: str | None, queue_: str, reason: str, detail: str
+        self, parked: Parked, task: str | None, queue_: str, reason: str, detail: str
     ) -> None:
         if not parked.done:
             logger.warning("a message of %s that can't be run is another worker's by now", queue_)

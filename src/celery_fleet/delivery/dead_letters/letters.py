@@ -5,8 +5,7 @@ the ids by when they were last seen. What changes them is one script each, all o
 that may lose something write to the new place first, so that Redis can refuse it (an ACL without ``fleet:*``,
 no memory left) while the old place still has the message.
 
-Standard library alone: the hand-back parks without a release. Clients are redis-py's or whatever has its
-``register_script``.
+Standard library only: the hand-back parks without a release.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ from typing import Any
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.delivery import keys, tags
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.messages import SEPARATOR, neutral
+from celery_fleet.delivery.scripts import Script
 
 UNKNOWN, UNDECODABLE, MALFORMED = "unknown", "undecodable", "malformed"
 INVALID, POISON, FAILED = "invalid", "poison", "failed"
@@ -31,8 +32,6 @@ REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON, FAILED)
 
 #: What all headers begin with that the fleet adds to a message.
 OWN_HEADERS = "x-fleet-"
-#: Between a queue's name and a priority in the name of a list (kombu's ``sep``).
-SEPARATOR = "\x06\x16"
 #: Characters of a detail that are kept.
 LONGEST_DETAIL = 300
 
@@ -41,7 +40,7 @@ LONGEST_DETAIL = 300
 #: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none), id and the same for JSON without
 #: its quotes, digest, when first seen ("" for now), the rest of the document, how many are kept.
 #: Returns 0 where the tag is no longer there, else 1; how many old ones went; the id that it has.
-PARK = """
+PARK = Script("""
 redis.call('HDEL', KEYS[1], '')
 if ARGV[1] ~= '' and not redis.call('HGET', KEYS[3], ARGV[1]) then
   redis.call('ZREM', KEYS[4], ARGV[1])
@@ -79,14 +78,14 @@ if over > 0 then
   return {1, #old, id}
 end
 return {1, 0, id}
-"""
+""")
 
 #: Replaces what ``unacked`` has of a delivery. KEYS: unacked. ARGV: tag, value.
-NOTE = """
+NOTE = Script("""
 if not redis.call('HGET', KEYS[1], ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
-"""
+""")
 
 
 @dataclass(frozen=True)
@@ -217,17 +216,6 @@ def header(message: Mapping[str, Any], name: str) -> float:
     return float(value) if math.isfinite(value) and value > 0 else 0.0
 
 
-def neutral(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message that nobody holds any more.
-
-    Its tag may say whose delivery it was. A stock worker keeps a message's tag, and would hold it under that name.
-    """
-    properties = dict(_mapping(message.get("properties")))
-    if tags.owner_of(str(properties.get("delivery_tag"))) is not None:
-        properties["delivery_tag"] = secrets.token_hex(16)
-    return {**message, "properties": properties}
-
-
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
     """The item that a replay puts into the list: without our headers, with ``fresh`` ones; what is no message stays."""
     message = parsed(item)
@@ -288,11 +276,10 @@ def misheaded(headers: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Places:
-    """The keys of one broker; ``prefix`` is kombu's ``global_keyprefix``."""
+    """The keys of one broker."""
 
     unacked: str = "unacked"
     unacked_index: str = "unacked_index"
-    prefix: str = ""
 
 
 def park_call(
@@ -311,7 +298,7 @@ def park_call(
 
     Args:
         item: As it stood in its list.
-        key: That list, without a prefix.
+        key: That list.
         reason: One of :data:`REASONS`.
         detail: The reason in words, see :func:`described`.
         node: Who says so.
@@ -341,8 +328,8 @@ def park_call(
         # The last: READ cuts it off.
         "message": text,
     }
-    names = (keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index)
-    return [where.prefix + one for one in names], [
+    names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index]
+    return names, [
         tag,
         name,
         json.dumps(name)[1:-1],
@@ -367,25 +354,3 @@ class Parked:
         identifier = answer[2]
         text = identifier.decode() if isinstance(identifier, bytes) else str(identifier)
         return cls(int(answer[0]) == 1, int(answer[1]), text)
-
-
-def evaluate(
-    client: Any, script: str, names: Sequence[str], arguments: Sequence[Any], prefix: str = ""
-) -> Any:
-    """Run a script with a client of kombu's, which puts its prefix before the first key alone."""
-    first, *others = names
-    return client.register_script(script)(
-        keys=[first, *(f"{prefix}{name}" for name in others)], args=list(arguments), client=client
-    )
-
-
-def park(client: Any, names: Sequence[str], arguments: Sequence[Any], prefix: str = "") -> Parked:
-    """Park one by :data:`PARK`, with what :func:`park_call` made; ``prefix`` is what kombu's client adds.
-
-    Raises:
-        Exception: What Redis has against it; the message is where it was then.
-    """
-    first, *others = names
-    return Parked.of(
-        evaluate(client, PARK, [first.removeprefix(prefix), *others], arguments, prefix="")
-    )

@@ -8,33 +8,35 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.dead_letters.letters import DeadLetter, evaluate, text_of
+from celery_fleet.delivery.dead_letters.letters import DeadLetter, text_of
+from celery_fleet.delivery.run import run, run_each
+from celery_fleet.delivery.scripts import Script
 
 #: Sends one into its queue again, whoever else tries the same: the entry goes with it. A list that Redis refuses to
 #: write to leaves all as it is. KEYS: dead letters, their index, list. ARGV: id, digest, item.
-REPLAY = """
+REPLAY = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
 redis.call('LPUSH', KEYS[3], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-"""
+""")
 
 #: Forgets one. KEYS: dead letters, their index. ARGV: id, digest.
-DROP = """
+DROP = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-"""
+""")
 
 #: How many there are, for one who reads the documents in parts; those without what is asked for stay in Redis.
-COUNT = "return redis.call('ZCARD', KEYS[1])"
+COUNT = Script("return redis.call('ZCARD', KEYS[1])")
 
 #: Documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
-READ = """
+READ = Script("""
 local found = {}
 for number = 2, #ARGV do
   local document = redis.call('HGET', KEYS[1], ARGV[number])
@@ -45,10 +47,12 @@ for number = 2, #ARGV do
   end
 end
 return found
-"""
+""")
 
 #: Ids, from the one that was last seen longest ago. KEYS: index. ARGV: from, to (Unix time), offset, number.
-IDS = "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
+IDS = Script(
+    "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
+)
 
 #: Documents, and changes, in one question to Redis.
 PAGE = 100
@@ -87,12 +91,11 @@ class Choice:
 class Box:
     """All dead letters of one broker, for one who looks after them."""
 
-    def __init__(self, client: Any, prefix: str = "") -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
-        self._prefix = prefix
 
-    def _run(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
-        return evaluate(self._client, script, names, arguments, self._prefix)
+    def _run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
+        return run(self._client, script, names, arguments)
 
     def count(self) -> int:
         """How many there are."""
@@ -140,28 +143,14 @@ class Box:
         Returns for each 1 where it was, 0 where somebody else was first, or what Redis had against it.
         """
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
-        return self._each(
-            REPLAY,
-            [
-                ([*names, letter.key], [letter.id, letter.digest, letter.item()])
-                for letter in letters
-            ],
+        calls = (
+            ([*names, letter.key], [letter.id, letter.digest, letter.item()]) for letter in letters
         )
+        return run_each(self._client, REPLAY, calls)
 
     def drop(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
         """Forget some; returns as `replay`."""
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
-        return self._each(DROP, [(names, [letter.id, letter.digest]) for letter in letters])
-
-    def _each(
-        self, script: str, calls: Sequence[tuple[list[str], list[Any]]]
-    ) -> list[int | Exception]:
-        registered = self._client.register_script(script)
-        with self._client.pipeline(transaction=False) as pipe:
-            for (first, *others), arguments in calls:
-                registered(
-                    keys=[first, *(f"{self._prefix}{name}" for name in others)],
-                    args=arguments,
-                    client=pipe,
-                )
-            return list(pipe.execute(raise_on_error=False))
+        return run_each(
+            self._client, DROP, ((names, [letter.id, letter.digest]) for letter in letters)
+        )

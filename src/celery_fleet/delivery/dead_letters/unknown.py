@@ -10,15 +10,16 @@ from functools import partial
 from typing import Any
 
 from celery_fleet.common import text as words
-from celery_fleet.compat.queues import list_of
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import UNKNOWN
 from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.scripts import REQUEUE
+from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import PUT_BACK, TAIL
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -86,9 +87,9 @@ class UnknownTasks:
         where = adapter.places(channel)
         # To the far end of its queue, so that the others come first.
         names = [where.unacked, where.unacked_index, list_of(message)]
-        arguments = [message.delivery_tag, adapter.item_of(message)]
+        arguments = [message.delivery_tag, adapter.item_of(message), TAIL, ""]
         with adapter.client(channel) as client:
-            dead_letters.evaluate(client, REQUEUE.text, names, arguments, prefix=where.prefix)
+            run(client, PUT_BACK, names, arguments)
         adapter.forget(message)
 
     def _now(self, message: Any) -> float:

@@ -16,9 +16,9 @@ import kombu.utils.json
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.compat.messages import redelivered
 from celery_fleet.delivery.hooks import HOOKS
-from celery_fleet.delivery.scripts import ACK
+from celery_fleet.delivery.messages import redelivered
+from celery_fleet.delivery.scripts import ACK, HEAD, TAIL
 
 # Typed in part only, which is worse than not at all for those who subclass.
 stock: Any = kombu.transport.redis
@@ -78,9 +78,10 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
             return
         if requeue:
             try:
-                self._put_back(delivery_tag, far=True)
+                self._put_back(delivery_tag, TAIL)
             except Exception as exc:
-                if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
+                later, message = HOOKS.requeue_failed, self._delivered.get(delivery_tag)
+                if later is None or not later(delivery_tag, message, exc):
                     raise
         else:
             self._finish(delivery_tag)
@@ -101,15 +102,14 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
                 tag,
             )
 
-    def _put_back(self, tag: str, *, far: bool = False) -> None:
-        """To the head of the list that it came from, or to its far end."""
+    def _put_back(self, tag: str, end: str = HEAD) -> None:
+        """Put a message back at one end of the list that it came from."""
         message = self._delivered.get(tag)
         key = getattr(message, "list_key", None)
         if key is None:
-            self.restore_by_tag(tag, leftmost=far)
+            self.restore_by_tag(tag, leftmost=end == TAIL)
             return
-        put = self.channel.requeue if far else self.channel.restore
-        put(tag, key, json.dumps(redelivered(message._raw)))
+        self.channel.put_back(tag, key, json.dumps(redelivered(message._raw)), end)
 
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what is held, the newest first, so that the oldest comes next; never raises."""

@@ -39,7 +39,7 @@ from celery_fleet.delivery.fetch.queue_poller import (
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, Script
+from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script
 
 # Typed in part only, which is worse than not at all for those who subclass.
 stock: Any = kombu.transport.redis
@@ -159,8 +159,6 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         unconfirmed = self._unconfirmed.intersection(channel.active_queues)
         if not channel.ack_emulation:
             why_not = "ack_emulation is off (broker_transport_options)"
-        elif channel.global_keyprefix:
-            why_not = "global_keyprefix is set (broker_transport_options)"
         elif unconfirmed:
             why_not = f"{', '.join(sorted(unconfirmed))} has no_ack"
         self.atomic = self.ours and why_not is None
@@ -180,17 +178,14 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         with channel.conn_or_acquire() as client:
             return run(client, script, names, args)
 
-    def restore(self, tag: str, key: str, payload: str | bytes) -> bool:
-        """Put a message back to the head of a list; False where it is no longer held under the tag."""
-        channel: Any = self
-        names = [channel.unacked_key, channel.unacked_index_key, key]
-        return bool(self.run(RESTORE, names, [tag, payload]))
+    def put_back(self, tag: str, key: str, payload: str | bytes, end: str = HEAD) -> bool:
+        """Put a message back at one end of a list; return whether it was still held under the tag.
 
-    def requeue(self, tag: str, key: str, payload: str | bytes) -> bool:
-        """The same to the far end: a task that rejects itself again and again must not keep others waiting."""
+        A task that rejects itself goes to the tail: it must not keep others waiting again and again.
+        """
         channel: Any = self
         names = [channel.unacked_key, channel.unacked_index_key, key]
-        return bool(self.run(REQUEUE, names, [tag, payload]))
+        return bool(self.run(PUT_BACK, names, [tag, payload, end, ""]))
 
     # --- taking ---
 
@@ -275,7 +270,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel._queue_cycle.rotate(queue)
         if channel._closing or queue not in self.connection._callbacks:
             # Cancelled meanwhile. kombu would have any channel hold it, under a second tag.
-            self.restore(found.tag, found.key, found.item)
+            self.put_back(found.tag, found.key, found.item)
             raise Empty
         try:
             raw = json.loads(found.item.decode())

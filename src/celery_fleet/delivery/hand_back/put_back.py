@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from bisect import bisect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,18 +18,18 @@ from typing import Any, ClassVar
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common import text as words
 from celery_fleet.common.redis_client import RedisError
-from celery_fleet.delivery import keys
+from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
+from celery_fleet.delivery.dead_letters.letters import PARK, POISON
 from celery_fleet.delivery.hand_back.worker_record import Estate
-from celery_fleet.delivery.scripts import RESTORE, Script
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
+from celery_fleet.delivery.tags import number_of
 
 #: Members of the index that Redis is asked for at once, and messages that are in memory at once.
 SCAN, CHUNK = 1000, 20
 
 #: Looks at the index. What a dead process sent last may reach Redis after our first look.
 LOOKS = 3
-
-PARK = Script(dead_letters.PARK)
 
 _GLOB = re.compile(r"([\\*?\[\]])")
 
@@ -98,37 +97,19 @@ class Held:
             raise ValueError(f"it can't be read ({type(error).__name__})") from None
         if not isinstance(raw, dict) or exchange != "" or not isinstance(queue, str):
             raise ValueError("it is not as a worker of the fleet takes messages")
-        return cls(tag, raw, key_of(queue, priority_of(raw), estate))
+        return cls(tag, raw, messages.list_for(queue, raw, estate.separator, estate.steps))
 
 
-def priority_of(raw: Mapping[str, Any]) -> int:
-    """A message's priority as kombu reads it (Channel._get_message_priority)."""
-    try:
-        return max(0, min(int(raw["properties"]["priority"]), 9))
-    except (TypeError, ValueError, KeyError):
-        return 0
-
-
-def key_of(queue: str, priority: int, estate: Estate) -> str:
-    """The list of a queue for a priority as kombu names it (Channel._q_for_pri)."""
-    step = estate.steps[bisect(estate.steps, priority) - 1]
-    return f"{queue}{estate.separator}{step}" if step else queue
-
-
-def redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
-    """Return a message as it goes back: marked as kombu does it, and with its share of the worker's death.
-
-    ``share`` is None for a message whose task had not begun.
-    """
-    message = dead_letters.neutral(raw)
-    headers = message.get("headers")
-    message["headers"] = {**(headers if isinstance(headers, dict) else {}), "redelivered": True}
+def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+    """Return a message as it goes back, with its share of the worker's death; None if its task had not begun."""
+    message = messages.redelivered(raw)
     if share is not None:
-        message["headers"][keys.DEATHS] = round(dead_letters.header(raw, keys.DEATHS) + share, 3)
-        message["headers"][keys.CRASHES] = int(dead_letters.header(raw, keys.CRASHES)) + 1
-    information = message["properties"].get("delivery_info")
-    if isinstance(information, dict):
-        message["properties"]["delivery_info"] = {**information, "redelivered": True}
+        headers = message.get("headers")
+        message["headers"] = {
+            **(headers if isinstance(headers, dict) else {}),
+            keys.DEATHS: round(dead_letters.header(raw, keys.DEATHS) + share, 3),
+            keys.CRASHES: int(dead_letters.header(raw, keys.CRASHES)) + 1,
+        }
     return message
 
 
@@ -165,7 +146,7 @@ class Return:
             if not tags:
                 return
             if not look:
-                for script in (RESTORE, PARK):
+                for script in (PUT_BACK, PARK):
                     client.ask("SCRIPT", "LOAD", script.text)
             if self._shares is None:
                 self._shares = self._share_out(client, tags)
@@ -195,7 +176,7 @@ class Return:
             )
             found.update(tag for tag in members[::2] if owner.holds(tag))
             if cursor == "0":
-                return sorted(found - self._left, key=_number, reverse=True)
+                return sorted(found - self._left, key=number_of, reverse=True)
 
     def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
         """Return what part of the process's death each task that ran has.
@@ -203,7 +184,7 @@ class Return:
         Nothing says which of them it was. Those that have run at several deaths already are the suspects, and a worker
         runs one suspect at a time.
         """
-        running = [tag for tag in tags if _number(tag) in self._begun]
+        running = [tag for tag in tags if number_of(tag) in self._begun]
         crashes: dict[str, float] = {}
         for start in range(0, len(running), CHUNK):
             chunk = running[start : start + CHUNK]
@@ -239,14 +220,14 @@ class Return:
             if isinstance(answer, RedisError):
                 self._leave(tag, str(answer))
             else:
-                # PARK answers with a list that begins with what RESTORE answers.
+                # PARK answers with a list that begins with what PUT_BACK answers.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
 
     def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
         """What becomes of a message, and the command that does it."""
         share = (self._shares or {}).get(held.tag)
-        raw = redelivered(held.raw, share)
+        raw = _redelivered(held.raw, share)
         message = json.dumps(raw)
         deaths = dead_letters.header(raw, keys.DEATHS)
         # Thirds of a death are rounded.
@@ -255,7 +236,7 @@ class Return:
             names, arguments = dead_letters.park_call(
                 message,
                 held.key,
-                dead_letters.POISON,
+                POISON,
                 f"its worker died {words.count(crashes, 'time')} while it ran",
                 self._estate.node,
                 keep=self._estate.keep,
@@ -265,7 +246,7 @@ class Return:
             return "parked", _evaluation(PARK, names, arguments)
         kind = "returned" if share is None else "begun"
         places = [self._estate.unacked, self._estate.index, held.key]
-        return kind, _evaluation(RESTORE, places, [held.tag, message])
+        return kind, _evaluation(PUT_BACK, places, [held.tag, message, HEAD, ""])
 
     def _note(self, kind: str, done: int) -> None:
         outcome = self._outcome
@@ -279,10 +260,6 @@ class Return:
         self._left.add(tag)
         self._outcome.left += 1
         self._outcome.why = self._outcome.why or why
-
-
-def _number(tag: str) -> int:
-    return int(tag.rpartition("/")[2], 16)
 
 
 def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:

@@ -33,12 +33,14 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common.errors import FleetError
+from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.tags import Owner, owner_of
 
 log = logging.getLogger(__name__)
 
-LOCK, ESTATE, BEGUN, PENDING, STOPPING = "lock", "owner.json", "begun", "pending", "stopping"
+LOCK, ESTATE, BEGUN, STOPPING = "lock", "owner.json", "begun", "stopping"
 
 DIRECTORY_VARIABLE = "RUNTIME_DIRECTORY"
 
@@ -66,8 +68,8 @@ class Estate:
     #: kombu's hash and sorted set, the separator of queue and priority, and the steps of priority.
     unacked: str = "unacked"
     index: str = "unacked_index"
-    separator: str = "\x06\x16"
-    steps: tuple[int, ...] = (0, 3, 6, 9)
+    separator: str = SEPARATOR
+    steps: tuple[int, ...] = STEPS
 
     @property
     def owner(self) -> Owner:
@@ -203,20 +205,13 @@ def read_begun(directory: Path) -> frozenset[int]:
 
 
 def read_pending(directory: Path, owner: Owner) -> list[str]:
-    """Tags of the node's tasks that have ended without an acknowledgement, those of earlier starts, too.
+    """Return the tags of the node's tasks that ended without an acknowledgement, also those of earlier starts.
 
-    The last line may have been cut short by the end of the process, and then be another tag.
+    Raises:
+        OSError: The file can't be read.
     """
-    try:
-        content = (directory / PENDING).read_bytes()
-    except FileNotFoundError:
-        return []
-    whole = content.decode(errors="replace").split("\n")[:-1]
-    return [
-        tag
-        for tag in dict.fromkeys(whole)
-        if (found := owner_of(tag)) is not None and found.node == owner.node
-    ]
+    found = {tag: owner_of(tag) for tag in pending.read(directory / pending.NAME)}
+    return [tag for tag, its in found.items() if its is not None and its.node == owner.node]
 
 
 def directory_of(environ: Mapping[str, str]) -> Path | None:

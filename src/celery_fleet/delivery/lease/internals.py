@@ -19,10 +19,10 @@ from redis import sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from celery_fleet.compat.queues import list_for
 from celery_fleet.delivery.lease.sweep import Broker
+from celery_fleet.delivery.messages import list_for
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.run import run
+from celery_fleet.delivery.run import run, run_each
 
 
 def channel_of(worker: Any) -> Any:
@@ -42,10 +42,9 @@ def running() -> set[str]:
 
 def awaited(channel: Any) -> set[str]:
     """The tag of a take whose answer is due, or was read and is not filed yet."""
-    line = getattr(channel, "_line", None)  # kombu's own channel has none
-    asked = None if getattr(line, "due", None) is None else getattr(line, "_asked", None)
+    asked = getattr(channel, "awaited", None)  # kombu's own channel has none
     taken = getattr(channel.connection, "taken", None)
-    return {found.tag for found in (asked, taken) if found is not None}
+    return {tag for tag in (asked, taken and taken.tag) if tag}
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:
@@ -106,10 +105,9 @@ def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
 
 def broker_of(channel: Any, client: redis.Redis) -> Broker:
     """What a sweep has to know of a channel's broker, asked through a client of its own."""
-    prefix = channel.global_keyprefix
 
     def table(exchange: str) -> list[tuple[str, ...]]:
-        members: Any = client.smembers(prefix + channel.keyprefix_queue % exchange)
+        members: Any = client.smembers(channel.keyprefix_queue % exchange)
         return [tuple(member.decode().split(channel.sep)) for member in members]
 
     def queues(exchange: str, routing_key: str) -> Iterable[str]:
@@ -122,15 +120,15 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
 
     def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:
         return [
-            prefix + list_for(channel, queue, raw)
+            list_for(queue, raw, channel.sep, channel.priority_steps)
             for queue in queues(exchange, routing_key)
             if queue
         ]
 
     return Broker(
         run=partial(run, client),
-        index=prefix + channel.unacked_index_key,
-        unacked=prefix + channel.unacked_key,
+        run_each=partial(run_each, client),
+        index=channel.unacked_index_key,
+        unacked=channel.unacked_key,
         lists=lists,
-        plain_list=lambda queue: prefix + queue,
     )

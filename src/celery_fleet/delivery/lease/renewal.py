@@ -33,10 +33,7 @@ BATCH = 1000
 #: Seconds to the next attempt after one that failed; less where a round is.
 RETRY = 2.0
 
-#: Seconds in which an acknowledgement under way ends, before a missing message counts as lost.
-SETTLE = 0.2
-
-#: Renews places that exist and returns the tags of those that don't.
+#: Renews places that exist.
 #: ZREM comes first: it writes, so a Redis at its memory limit lets the script go on to ZADD. Nothing has the tag "".
 #: KEYS: unacked_index. ARGV: tags.
 RENEW = Script("""
@@ -48,13 +45,7 @@ for i = 1, #ARGV do
   places[2 * i - 1] = score
   places[2 * i] = ARGV[i]
 end
-local missing = {}
-if redis.call('ZADD', KEYS[1], 'XX', 'CH', unpack(places)) < #ARGV then
-  for i = 1, #ARGV do
-    if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then missing[#missing + 1] = ARGV[i] end
-  end
-end
-return missing
+redis.call('ZADD', KEYS[1], 'XX', unpack(places))
 """)
 
 
@@ -74,7 +65,6 @@ class Lease:
 
     Args:
         held: tags of the messages that this process answers for; called in the renewing thread.
-        done: those among them whose task has ended and whose acknowledgement is on its way.
         seconds: the application's visibility timeout.
         awaited: tags of takes whose answers were not read yet: without credit, or while a solo pool runs a task,
             one may wait for hours with a message in it. They may have brought nothing.
@@ -84,24 +74,17 @@ class Lease:
         self,
         held: Callable[[], Iterable[str]],
         seconds: float,
-        done: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
         awaited: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.seconds = seconds
-        #: Messages that were put back for others while their task was here.
-        self.lost = 0
         self._held = held
-        self._done = done
         self._awaited = awaited
         self._clock = clock
-        self._sleep = sleep
         self._ended = threading.Event()
         self._why = ""
         self._confirmed = clock()
         self._next = self._confirmed
-        self._told: set[str] = set()
         self._lapse_told = False
 
     # --- for any thread ---
@@ -174,31 +157,11 @@ class Lease:
                 self.age,
                 self.seconds,
             )
-        missing: list[str] = []
         for start in range(0, len(tags), BATCH):
             if self._ended.is_set():
                 return start
-            answer = run(RENEW, [index], tags[start : start + BATCH])
-            missing += [tag.decode() if isinstance(tag, bytes) else tag for tag in answer]
+            run(RENEW, [index], tags[start : start + BATCH])
         self._confirmed = began
         self._lapse_told = False
         self._next = began + pause
-        self._told.intersection_update(tags)
-        if missing:
-            self._look_for_lost(set(missing) - awaited)
         return len(tags)
-
-    def _look_for_lost(self, missing: Iterable[str]) -> None:
-        suspects = set(missing) - self._told
-        if not suspects:
-            return
-        self._sleep(SETTLE)
-        lost = suspects & set(self._held()) - set(self._done())
-        self._told |= lost
-        self.lost += len(lost)
-        if lost:
-            logger.warning(
-                "%d messages of tasks that are here were put back for other workers, so that these tasks may run"
-                " twice: the lease was not renewed in time, or somebody emptied kombu's unacked_index",
-                len(lost),
-            )

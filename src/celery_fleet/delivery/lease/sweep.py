@@ -29,9 +29,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar
 
-from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RETRY, ROUNDS, Run
-from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ, RESTORE
-from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RENEW, RETRY, ROUNDS, Run
+from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ
+from celery_fleet.delivery.messages import redelivered
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 from celery_fleet.delivery.tags import Owner, number_of, owner_of
 
 logger = logging.getLogger("celery_fleet.delivery.sweep")
@@ -89,6 +90,8 @@ class Broker:
     """The Redis that this process takes from, and where kombu's records and lists are there."""
 
     run: Run
+    #: Runs a script for each of some calls (`celery_fleet.delivery.run.run_each`).
+    run_each: Callable[[Script, Iterable[tuple[Sequence[str], Sequence[Any]]]], list[Any]]
     index: str
     unacked: str
     #: The lists to which a message with an exchange and a routing key goes.
@@ -96,12 +99,10 @@ class Broker:
     #: Raises:
     #:     Exception: where that can't be told now.
     lists: Callable[[dict[str, Any], str, str], Sequence[str]]
-    #: The list of a queue's messages of the highest priority.
-    plain_list: Callable[[str], str]
 
-    def ask(self, script: Script, args: Sequence[Any], lists: Iterable[str] = ()) -> Any:
-        """Run a script over the records, and some lists."""
-        return self.run(script, [self.index, self.unacked, *lists], args)
+    def ask(self, script: Script, args: Sequence[Any]) -> Any:
+        """Run a script over the records."""
+        return self.run(script, [self.index, self.unacked], args)
 
 
 class RedisClock:
@@ -239,28 +240,29 @@ class Sweep:
         self._put_back(broker, found, "their answers had come too late")
 
     def _put_back(self, broker: Broker, places: Sequence[Place], why: str) -> int:
-        lists: dict[str, int] = {}
-        sent: list[Place] = []
-        args: list[Any] = []
+        calls = []
         # The newest first: the last one put at a head is the first to be taken.
-        for place in reversed(in_order(places)):
+        sent = list(reversed(in_order(places)))
+        for place in sent:
             try:
-                payload, keys = self._destination(place, broker)
+                payload, lists = self._destination(place, broker)
             except Exception as exc:  # noqa: BLE001  # one strange message must not keep the others
                 self._keep(place, exc)
-                payload, keys = b"", ()
-            numbers = [lists.setdefault(key, len(lists) + 3) for key in keys]
-            args += [_bytes(place.tag), place.score, payload, len(numbers), *numbers]
-            sent.append(place)
+                payload, lists = b"", ()
+            arguments = [_bytes(place.tag), payload, HEAD, place.score]
+            calls.append(([broker.unacked, broker.index, *lists], arguments))
         if not sent:
             return 0
-        answers = broker.ask(RESTORE, args, lists)
-        done = []
-        for place, answer in zip(sent, answers, strict=True):
-            if isinstance(answer, int):
-                done += [place] * answer
+        done, refused = [], []
+        for place, answer in zip(sent, broker.run_each(PUT_BACK, calls), strict=True):
+            if isinstance(answer, Exception):
+                self._keep(place, answer)
+                refused.append(_bytes(place.tag))
             else:
-                self._keep(place, _text(answer))
+                done += [place] * answer
+        if refused:
+            # To be tried again after a timeout, not in each round.
+            broker.run(RENEW, [broker.index], refused)
         if done:
             self.swept += len(done)
             logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
@@ -275,17 +277,13 @@ class Sweep:
             if unreadable is None:
                 raise
             queue = json.loads(unreadable["queue"])
-            return _bytes(unreadable["item"]), [broker.plain_list(queue)]
+            return _bytes(unreadable["item"]), [queue]
         if not isinstance(raw, dict):
-            return json.dumps(raw).encode(), [broker.plain_list(routing_key)]
-        keys = broker.lists(raw, exchange, routing_key)
-        if not keys:
+            return json.dumps(raw).encode(), [routing_key]
+        lists = broker.lists(raw, exchange, routing_key)
+        if not lists:
             raise LookupError(f"no queue for exchange {exchange!r}, routing key {routing_key!r}")
-        for parent, name in ((raw, "headers"), (raw.get("properties"), "delivery_info")):
-            # As kombu has it: only where they are.
-            if isinstance(parent, dict) and isinstance(parent.get(name), dict):
-                parent[name]["redelivered"] = True
-        return json.dumps(raw).encode(), keys
+        return json.dumps(redelivered(raw)).encode(), lists
 
     def _keep(self, place: Place, why: object) -> None:
         if place.tag not in self._kept:

@@ -261,7 +261,7 @@ def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
 
     owner = tags.owner()
     return Keeper(
-        Lease(held, seconds, done, awaited=reach.awaited),
+        Lease(held, seconds, awaited=reach.awaited),
         Sweep(owner, known, seconds, options.stock_visibility),
         reach,
         every=min(EVERY, seconds / 5),

@@ -15,19 +15,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from kombu.utils import json
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.compat import intake, queues, worker
-from celery_fleet.compat.messages import redelivered
+from celery_fleet.compat import intake, worker
 from celery_fleet.delivery.outage import give_back, internals
 from celery_fleet.delivery.outage.pending import Pending
-from celery_fleet.delivery.scripts import ACK, Script
-from celery_fleet.delivery.tags import Owner
+from celery_fleet.delivery.scripts import ACK
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -37,59 +33,19 @@ RETRY = 1.0
 #: Acknowledgements sent in one turn of the loop.
 BATCH = 500
 
-#: Tags of an owner that stand in unacked. KEYS: unacked_index. ARGV: what they begin with.
-OURS = Script("""
-local found = {}
-local length = #ARGV[1]
-for _, tag in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if string.sub(tag, 1, length) == ARGV[1] then found[#found + 1] = tag end
-end
-return found
-""")
-
-
-def number_of(tag: str) -> int:
-    """The number of a delivery of this process, which tells the order of the takes."""
-    return int(tag.rsplit("/", 1)[1], 16)
-
 
 class Carry:
-    """What this process holds, from one connection to the next.
+    """What this process holds, from one connection to the next."""
 
-    Args:
-        owner: who this process is, as its tags have it.
-    """
-
-    def __init__(self, pending: Pending, owner: Callable[[], Owner]) -> None:
+    def __init__(self, pending: Pending) -> None:
         self.pending = pending
-        self._owner = owner
         self._channel: Any = None
         #: Messages of tasks that ran when the connection was lost, by their tags; with a new connection they are
-        #: its own, and stand here until the next loss. One may have ended since, and its acknowledgement wait in
+        #: its own, and stay here until the next loss. One may have ended since, and its acknowledgement wait in
         #: the event loop: its request counts as acknowledged from then on.
         self._carried: dict[str, Any] = {}
-        #: Messages that kombu's own way took and that have not begun, oldest first, and when their connection was
-        #: lost: their tags are not ours, so they can't be found by them, and may be another's meanwhile.
-        self._stock: list[tuple[Any, float | None]] = []
-
-    # --- for any thread ---
-
-    def held(self) -> set[str]:
-        """Tags that this process answers for: delivered, running, or done and not acknowledged yet."""
-        channel = self._channel
-        tags = set(self._carried) if channel is None else internals.held(channel)
-        tags.update(request.message.delivery_tag for request in internals.running())
-        tags.update(self.pending.tags())
-        return tags
-
-    def known_tags(self) -> set[str]:
-        """The same, and that of a take whose answer is awaited: nothing of these may be put back."""
-        awaited = internals.in_flight(self._channel)
-        return self.held() | ({awaited} if awaited else set())
-
-    def known(self, tag: str) -> bool:
-        """Whether a tag is one of those."""
-        return tag in self.known_tags()
+        #: Messages that go back on the next connection, oldest first, and since when (Unix time).
+        self._returning: list[tuple[Any, float | None]] = []
 
     # --- the transport's moments ---
 
@@ -108,14 +64,16 @@ class Carry:
         self.pending.add(tag)
         return True
 
-    def requeue_failed(self, tag: str, error: Exception) -> bool:
+    def requeue_failed(self, tag: str, message: Any, error: Exception) -> bool:
         """A message that its task wants back in its queue could not be put there: the next connection does it."""
         logger.warning(
             "message %s can't be put back now (%s): that is done later",
             tag,
             _text_of(error),
         )
-        self._carried.pop(tag, None)
+        found = self._carried.pop(tag, message)
+        if found is not None:
+            self._returning.append((found, time.time()))
         return True
 
     # --- the consumer's moments ---
@@ -138,7 +96,7 @@ class Carry:
             self._carried[request.message.delivery_tag] = request.message
         self._channel = None
         now = time.time()
-        self._stock += [(one, now) for one in waiting if not getattr(one, "list_key", None)]
+        self._returning += [(one, now) for one in waiting]
         if consumer.hub is not None:
             internals.acknowledge_now(consumer.hub)
         logger.info(
@@ -165,8 +123,7 @@ class Carry:
                 len(self._carried),
             )
         self.flush()
-        self._put_back(channel)
-        self._put_back_stock(consumer)
+        self._put_back(consumer)
 
     def flush(self) -> None:
         """Send acknowledgements that are still to be sent, if there is a connection."""
@@ -193,41 +150,17 @@ class Carry:
         except Exception as exc:  # noqa: BLE001  # they are kept, and the loop sees the connection itself
             logger.debug("acknowledgements can't be sent yet: %s", redact(one_line(exc)))
 
-    def _put_back(self, channel: Any) -> None:
-        answer = channel.run(OURS, [channel.unacked_index_key], [self._owner().prefix])
-        known = self.known_tags()
-        ours = (tag.decode() if isinstance(tag, bytes) else str(tag) for tag in answer)
-        unknown = sorted((tag for tag in ours if tag not in known), key=number_of)
-        done = 0
-        for tag in reversed(unknown):  # the last one put at a head is the first to be taken
-            done += self._restore(channel, tag)
-        if done:
-            logger.info("%d messages that had not begun were put back", done)
-
-    def _put_back_stock(self, consumer: Any) -> None:
-        if not self._stock:
+    def _put_back(self, consumer: Any) -> None:
+        if not self._returning:
             return
-        answers = give_back.give_back(consumer, self._stock)
-        tried = list(zip(self._stock, answers, strict=True))
-        self._stock = [one for one, answer in tried if isinstance(answer, Exception)]
+        answers = give_back.give_back(consumer, self._returning)
+        tried = list(zip(self._returning, answers, strict=True))
+        self._returning = [one for one, answer in tried if isinstance(answer, Exception)]
         logger.info(
             "%d messages that had not begun were put back, %d wait for the next connection",
             sum(answer for _, answer in tried if not isinstance(answer, Exception)),
-            len(self._stock),
+            len(self._returning),
         )
-
-    def _restore(self, channel: Any, tag: str) -> bool:
-        with channel.conn_or_acquire() as client:
-            entry = client.hget(channel.unacked_key, tag)
-        try:
-            raw, _, queue = json.loads(entry.decode())  # type: ignore[no-untyped-call]  # typed in part only
-            key = queues.list_for(channel, queue, raw)
-            marked = redelivered(raw)
-        except Exception as exc:  # noqa: BLE001  # gone meanwhile, or no message: the sweep deals with it
-            logger.debug("message %s is left to the sweep: %s", tag, redact(one_line(exc)))
-            return False
-        payload = json.dumps(marked)  # type: ignore[no-untyped-call]  # typed in part only
-        return bool(channel.restore(tag, key, payload))
 
 
 def _text_of(error: Exception) -> str:

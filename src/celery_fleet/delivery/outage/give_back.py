@@ -8,9 +8,9 @@ from typing import Any
 
 from kombu.utils import json as kombu_json
 
-from celery_fleet.compat.messages import redelivered
-from celery_fleet.compat.queues import list_of
-from celery_fleet.delivery.scripts import RESTORE
+from celery_fleet.delivery.messages import list_of, redelivered
+from celery_fleet.delivery.run import run_each
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK
 
 
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:
@@ -25,25 +25,19 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
         Exception: where Redis could not be asked, so that it is not known what happened.
     """
     channel = consumer.task_consumer.channel
-    # kombu prefixes the first key of a script alone.
-    prefix = channel.global_keyprefix
     answers: dict[int, Any] = {}
-    with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-        script = client.register_script(RESTORE.text)
-        for number, (message, tried) in reversed(list(enumerate(held))):
-            try:
-                key = list_of(message)
-                payload = kombu_json.dumps(redelivered(message._raw))  # type: ignore[no-untyped-call]  # typed in part only
-            except Exception as exc:  # noqa: BLE001  # the others are to be put back
-                answers[number] = exc
-                continue
-            # The atomic take has a tag for each delivery, so no doubt whose it is.
-            certain = tried is None or getattr(message, "list_key", None)
-            script(
-                keys=[channel.unacked_key, prefix + channel.unacked_index_key, prefix + key],
-                args=[message.delivery_tag, payload, "" if certain else repr(tried)],
-                client=pipe,
-            )
-        sent = [number for number in reversed(range(len(held))) if number not in answers]
-        answers.update(zip(sent, pipe.execute(raise_on_error=False), strict=True))
+    calls: dict[int, tuple[list[str], list[str]]] = {}
+    for number, (message, tried) in reversed(list(enumerate(held))):
+        try:
+            names = [channel.unacked_key, channel.unacked_index_key, list_of(message)]
+            payload = kombu_json.dumps(redelivered(message._raw))  # type: ignore[no-untyped-call]  # typed in part only
+        except Exception as exc:  # noqa: BLE001  # the others are to be put back
+            answers[number] = exc
+            continue
+        # The atomic fetch gives each delivery its own tag, so there is no doubt whose message it is.
+        certain = tried is None or getattr(message, "list_key", None)
+        arguments = [message.delivery_tag, payload, HEAD, "" if certain else repr(tried)]
+        calls[number] = names, arguments
+    with channel.conn_or_acquire() as client:
+        answers.update(zip(calls, run_each(client, PUT_BACK, calls.values()), strict=True))
     return [answers[number] for number in range(len(held))]

@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import worker
-from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import Hooks
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import internals, pending
@@ -55,7 +54,7 @@ class Steady:
         self.draining = draining
         self.breaker = Breaker(self._probe)
         path = directory / pending.NAME if directory else None
-        self.carry = Carry(pending.Pending(path), tags.owner) if options.carry else None
+        self.carry = Carry(pending.Pending(path)) if options.carry else None
         #: That of several broker URLs which answered last; None where it does not matter.
         self.answering: str | None = None
         self.events: Lane[Any] | None = None

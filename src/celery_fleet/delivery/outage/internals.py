@@ -65,12 +65,6 @@ def adopt(channel: Any, message: Any) -> None:
     qos._delivered[message.delivery_tag] = message
 
 
-def in_flight(channel: Any) -> str | None:
-    """The tag of the take whose answer is still to come; None without one."""
-    tag: str | None = getattr(channel, "awaited", None)
-    return tag
-
-
 # --- the connection that is lost ---
 
 

@@ -31,10 +31,22 @@ class Pending:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._tags: dict[str, None] = dict.fromkeys(_read(path)) if path else {}
+        self._tags: dict[str, None] = dict.fromkeys(self._left())
         self._failed = False
         if self._tags:
             self._write("".join(f"{tag}\n" for tag in self._tags), anew=True)
+
+    def _left(self) -> list[str]:
+        """Return what an earlier process has left; nothing if that can't be read."""
+        try:
+            return [] if self.path is None else read(self.path)
+        except OSError as exc:
+            logger.error(
+                "%s can't be read (%s): tasks whose acknowledgements are in it may run again",
+                self.path,
+                exc.strerror or exc,
+            )
+            return []
 
     def __contains__(self, tag: str) -> bool:
         return tag in self._tags
@@ -87,18 +99,16 @@ class Pending:
                 )
 
 
-def _read(path: Path) -> list[str]:
+def read(path: Path) -> list[str]:
+    """Return the tags in a file, oldest first; none if there is no file.
+
+    Raises:
+        OSError: The file can't be read.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    except OSError as exc:
-        logger.error(
-            "%s can't be read (%s): tasks whose acknowledgements stand in it may run again",
-            path,
-            exc.strerror or exc,
-        )
-        return []
-    # The last line may have been cut short by the end of the process, and then be another tag.
+    # The end of its process may have cut the last line short, so that it would be another tag.
     whole = content.decode(errors="replace").split("\n")[:-1]
-    return [tag for tag in whole if owner_of(tag) is not None]
+    return [tag for tag in dict.fromkeys(whole) if owner_of(tag) is not None]

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from celery_fleet.common.errors import FleetError
 from celery_fleet.delivery.fetch import queue_poller as module
 from celery_fleet.delivery.fetch.queue_poller import Due, Found, Line, Question, require_redis
-from celery_fleet.delivery.scripts import RESTORE, TAKE, Script
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, TAKE, Script
 from tests.fleet import free_port
 from tests.support.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until
@@ -411,7 +411,7 @@ def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> 
     assert found
     assert wire.line.armed
     names = ("unacked", "unacked_index", "mail")
-    assert server.client.eval(RESTORE.text, 3, *names, found.tag, found.item) == 1
+    assert server.client.eval(PUT_BACK.text, 3, *names, found.tag, found.item, HEAD, "") == 1
     assert wire.hear() is None
     again = wire.turn()
     assert again

@@ -25,6 +25,7 @@ from celery_fleet.delivery.hand_back import put_back as returning
 from celery_fleet.delivery.hand_back import worker_record as begun
 from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import TAKE
 from celery_fleet.delivery.tags import Owner, Tags
 from celery_fleet.system import hand_back
@@ -316,7 +317,7 @@ def test_what_ended_is_acknowledged_and_not_run_again(dead: Dead) -> None:
         dead.begun.note(tag)
     stranger = Tags(Owner(NODE)).next()
     # The last line lost its end with the process: it is another tag now.
-    (dead.directory / begun.PENDING).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
+    (dead.directory / pending.NAME).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
 
     assert dead.hand_back().splitlines() == [
         "<6>handed back 2 tasks, 2 of them had begun",
@@ -360,7 +361,7 @@ def test_a_message_of_many_megabytes(dead: Dead) -> None:
 
 def test_redis_at_its_limit_of_memory_takes_them_back(dead: Dead, server: Server) -> None:
     tags = [dead.take(message(name)) for name in ("one", "two", "three")]
-    (dead.directory / begun.PENDING).write_text(f"{tags[2]}\n")
+    (dead.directory / pending.NAME).write_text(f"{tags[2]}\n")
     admin = client(server.port, "admin")
     admin.config_set("maxmemory", 1)
     try:
@@ -583,7 +584,7 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
     dead: Dead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hand_back, "BOUND", 0.5)
-    for name in (begun.ESTATE, begun.BEGUN, begun.PENDING):
+    for name in (begun.ESTATE, begun.BEGUN, pending.NAME):
         path = dead.directory / name
         content = path.read_bytes() if path.exists() else b""
         path.unlink(missing_ok=True)

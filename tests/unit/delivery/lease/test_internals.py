@@ -16,7 +16,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.transport.redis import SentinelChannel
 
 from celery_fleet.delivery.lease import internals as hold
-from celery_fleet.delivery.lease.renewal import RENEW
+from celery_fleet.delivery.lease.sweep_scripts import READ
 from celery_fleet.delivery.lease.thread import WorkerReach
 from celery_fleet.delivery.outage.internals import held
 from tests.fleet import PASSWORDS, free_port, wait_for
@@ -94,20 +94,18 @@ def test_running_is_what_a_pool_has() -> None:
 
 
 def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
-    def channel(due: Any, taken: Any) -> Any:
-        line = SimpleNamespace(due=due, _asked=SimpleNamespace(tag="asked"))
-        return SimpleNamespace(_line=line, connection=SimpleNamespace(taken=taken))
+    def channel(asked: str | None, taken: Any) -> Any:
+        return SimpleNamespace(awaited=asked, connection=SimpleNamespace(taken=taken))
 
     assert hold.awaited(channel(None, None)) == set()
-    assert hold.awaited(channel("take", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
+    assert hold.awaited(channel("asked", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
     assert hold.awaited(SimpleNamespace(connection=SimpleNamespace())) == set()
 
 
 def test_the_transport_still_has_what_is_read_of_it() -> None:
-    from celery_fleet.delivery.fetch.queue_poller import Line
-    from celery_fleet.delivery.fetch.transport import Transport
+    from celery_fleet.delivery.fetch.transport import Channel, Transport
 
-    assert {"due", "_asked"} <= set(vars(Line()))
+    assert isinstance(Channel.awaited, property)
     assert Transport(SimpleNamespace(transport_options={})).taken is None
 
 
@@ -128,7 +126,7 @@ def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -
     worker.consumer.task_consumer.channel = first = connection.channel()
     broker = reach.broker()
     assert broker is not None
-    assert broker.run(RENEW, [INDEX], ["gone"]) == [b"gone"]
+    assert broker.run(READ, [INDEX, "unacked"], ["gone"]) == [None]
     assert (reach.connected, reach.times) == (True, 1)
     used = reach._client
     first.close()
@@ -158,25 +156,9 @@ def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connectio
     assert list(broker.lists({"properties": {}}, "orders", "mail")) == ["mail"]
     assert list(broker.lists({"properties": {}}, "nobody's", "mail")) == ["mail"]
     assert list(broker.lists({"properties": {}}, "", "")) == []
-    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
-        "unacked_index",
-        "unacked",
-        "mail",
-    )
+    assert (broker.index, broker.unacked) == ("unacked_index", "unacked")
     for key in ("_kombu.binding.orders", "_kombu.binding_permanent.orders"):
         store.redis.delete(key)
-
-
-def test_a_key_prefix_stands_before_all(store: Store) -> None:
-    channel = SimpleNamespace(
-        global_keyprefix="shop:", unacked_key="unacked", unacked_index_key="unacked_index"
-    )
-    broker = hold.broker_of(channel, store.redis)
-    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
-        "shop:unacked_index",
-        "shop:unacked",
-        "shop:mail",
-    )
 
 
 @pytest.mark.slow

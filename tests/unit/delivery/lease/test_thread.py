@@ -42,14 +42,14 @@ class Case:
         )
 
     def broker(self) -> Broker | None:
-        broker = Broker(self._run, "index", "unacked", lambda *_: ["mail"], lambda queue: queue)
+        broker = Broker(self._run, lambda *_: [], "index", "unacked", lambda *_: ["mail"])
         return broker if self.there else None
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self.calls.append((self.now, script, args))
         if self.trouble is not None:
             raise self.trouble
-        return [] if script is RENEW else [0, 0, [], [], self.now]
+        return None if script is RENEW else [0, 0, [], [], self.now]
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
