@@ -12,12 +12,10 @@ from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from celery_fleet.common.text import count
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
+from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, Finding
 from celery_fleet.health.setup import CheckError, Setup, judge
 from celery_fleet.health.text import combined, reason
-
-#: kombu's priorities, each of which is a list of its own in Redis.
-_STEPS, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
 
 
 def server(setup: Setup, kind: str) -> Server:
@@ -109,8 +107,8 @@ def queues(setup: Setup) -> Finding:
     if setup.operator is None:
         raise CheckError("this host has no credentials of the operator; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}
-    steps = options.get("priority_steps") or _STEPS
-    separator = options.get("sep") or _SEPARATOR
+    steps = options.get("priority_steps") or STEPS
+    separator = options.get("sep") or SEPARATOR
 
     def ask() -> dict[str, int]:
         with Client(server(setup, "broker")) as client:

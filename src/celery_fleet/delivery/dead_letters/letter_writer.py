@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +11,13 @@ from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
 from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage.send_queue import Lane
 from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
+
+#: Dead letters whose results and signals may wait at once.
+MOST_ASIDE = 10_000
 
 
 class LetterWriter:
@@ -29,7 +31,16 @@ class LetterWriter:
     def __init__(self, options: Options, node: str) -> None:
         self._options = options
         self._node = node
-        self._aside = Aside()
+        #: Results and signals of what was parked: a result store that hangs must not hold the event loop.
+        self._aside: Lane[Callable[[], object]] = Lane(
+            "celery_fleet.dead_letters",
+            lambda action: action(),
+            limit=MOST_ASIDE,
+            pause=0.0,
+            again=lambda *_: False,
+            dropped=_tell_of_lost,
+            newest=True,
+        )
 
     def park(
         self,
@@ -75,7 +86,7 @@ class LetterWriter:
         _, task = dead_letters.identity(adapter.raw(message))
         self._tell(parked, task, dead_letters.queue_of(key), reason, detail)
         if parked.done and after is not None:
-            self._aside.do(after)
+            self._aside.put(after)
 
     def park_raw(
         self, channel: Any, tag: str, key: str, item: bytes, reason: str, detail: str
@@ -97,9 +108,9 @@ class LetterWriter:
         _, task = dead_letters.identity(dead_letters.parsed(dead_letters.text_of(item)))
         self._tell(parked, task, dead_letters.queue_of(key), reason, described(detail))
 
-    def flush(self, seconds: float) -> bool:
+    def close(self, seconds: float) -> bool:
         """Wait until what follows from the letters is done, but no longer than that; return whether it is."""
-        return self._aside.flush(seconds)
+        return not self._aside.close(seconds)
 
     def _tell(
         self, parked: Parked, task: str | None, queue_: str, reason: str, detail: str
@@ -125,36 +136,5 @@ class LetterWriter:
             )
 
 
-class Aside:
-    """Does one thing after the other in a thread of its own, which ends with the process."""
-
-    def __init__(self) -> None:
-        self._todo: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def do(self, action: Callable[[], object]) -> None:
-        """Have it done; an exception is logged."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(
-                target=self._run, name="celery_fleet.dead_letters", daemon=True
-            )
-            self._thread.start()
-        self._todo.put(action)
-
-    def flush(self, seconds: float) -> bool:
-        """Wait until all is done that is to be done by now, but no longer than that; whether it is."""
-        if self._thread is None:
-            return True
-        done = threading.Event()
-        self._todo.put(done.set)
-        if not done.wait(seconds):
-            logger.warning("results of dead letters could not be stored within %.0f s", seconds)
-        return done.is_set()
-
-    def _run(self) -> None:
-        while True:
-            action = self._todo.get()
-            try:
-                action()
-            except Exception:
-                logger.exception("what follows from a dead letter could not be done")
+def _tell_of_lost(items: list[Any], why: str) -> None:
+    logger.error("the results and signals of %d dead letters are lost: %s", len(items), why)

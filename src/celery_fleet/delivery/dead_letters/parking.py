@@ -90,7 +90,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         if self.delivery.dead_letters:
             HOOKS.park_raw = self._writer.park_raw
             signals.worker_shutdown.connect(
-                lambda **_: self._writer.flush(FLUSH),
+                lambda **_: self._writer.close(FLUSH),
                 weak=False,
                 dispatch_uid="celery_fleet.dead_letters",
             )

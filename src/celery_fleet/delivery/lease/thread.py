@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import redis
 from celery import bootsteps, signals
 
+from celery_fleet.common.periodic import Periodic
 from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.lease import internals as hold
@@ -109,7 +109,7 @@ class WorkerReach:
         return set() if channel is None else hold.awaited(channel)
 
 
-class Keeper:
+class Keeper(Periodic):
     """Renews and sweeps, each when it is due."""
 
     def __init__(
@@ -120,6 +120,7 @@ class Keeper:
         every: float = EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("celery_fleet.keeper")
         self.lease = lease
         self.sweep = sweep
         self._reach = reach
@@ -129,8 +130,6 @@ class Keeper:
         self._suspicious_until = float("-inf")
         self._times = 0
         self._trouble: str | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def step(self) -> float:
         """Do what is due; seconds until the next thing is."""
@@ -172,28 +171,13 @@ class Keeper:
             logger.info("the broker answers the lease again")
         self._trouble = trouble
 
-    def start(self) -> None:
-        """Begin, in a daemon thread; again is harmless."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="celery_fleet.keeper", daemon=True
-            )
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; waits for a second at most, since a command may be under way."""
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                pause = self.step()
-            except Exception:
-                logger.exception("lease and sweep")
-                pause = RETRY
-            self._stop.wait(max(pause, 0.05))
+    def turn(self) -> float:
+        """Do what is due; return the seconds until the next thing is."""
+        try:
+            return max(self.step(), 0.05)
+        except Exception:
+            logger.exception("lease and sweep")
+            return RETRY
 
 
 #: Further tags that this process answers for although no task of it runs: acknowledgements that wait for the broker.

@@ -370,7 +370,7 @@ def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
     writer, followed = letter_writer.LetterWriter(OPTIONS, "mail@host"), []
     for name in ("ours", "another's"):
         writer.park(Message(), MALFORMED, "bad", lambda name=name: followed.append(name))
-    assert writer.flush(5.0)
+    assert writer.close(5.0)
     assert followed == ["ours"]
     assert "dead letter (malformed): shop.add[7] of mail: bad" in caplog.text
     assert "the oldest 4 dead letters are gone for good" in caplog.text
