@@ -38,9 +38,9 @@ from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.common.redis_client import RedisError, Server, server_of
 from celery_fleet.common.text import count
-from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.delivery.hand_back.put_back import Client, Outcome, Return, context_of
-from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 
 #: Seconds for all of it; the unit's TimeoutStopSec= is longer.
 BOUND = 10.0
@@ -158,7 +158,7 @@ def bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def lines(outcome: Outcome, estate: Estate) -> list[str]:
+def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
     """What goes to the journal."""
     said = []
     if outcome.returned:
@@ -180,7 +180,7 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
     if troubles:
         said.append(
             f"{_WARNING}{redact(one_line('; '.join(troubles)))}; what is left waits until its lease runs out, after"
-            f" {estate.lease:.0f} s"
+            f" {record.lease:.0f} s"
         )
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
@@ -192,37 +192,37 @@ def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> 
         FleetError, OSError: What the process has left can't be read.
     """
     seconds = BOUND if seconds is None else seconds
-    estate = None
+    record = None
     outcome = Outcome()
     try:
         # All of it: the files are the process's own, and one may be a pipe to which nobody writes.
         with bounded(seconds):
-            estate = Estate.read(directory)
-            if estate is None:
+            record = WorkerRecord.read(directory)
+            if record is None:
                 return [f"{_DEBUG}no process has taken tasks"]
             # Who was told to stop was killed for what ran too long, and not by what ran.
-            to_blame = not (directory / begun.STOPPING).exists()
+            to_blame = not (directory / worker_record.STOPPING).exists()
             try:
-                lock = begun.nobody_holds(directory, wait=GONE)
+                lock = worker_record.nobody_holds(directory, wait=GONE)
             except TimeoutError:
-                outcome.trouble = f"a process of {estate.node} lives still: nothing is handed back"
+                outcome.trouble = f"a process of {record.node} lives still: nothing is handed back"
             else:
                 with os.fdopen(lock):
                     work = Return(
-                        estate,
-                        begun.read_begun(directory) if to_blame else frozenset(),
-                        begun.read_pending(directory, estate.owner),
+                        record,
+                        worker_record.read_begun(directory) if to_blame else frozenset(),
+                        worker_record.read_pending(directory, record.owner),
                         outcome,
                     )
                     _carry_out(broker, work, outcome)
     except OutOfTimeError:
-        if estate is None:
+        if record is None:
             raise FleetError(
-                f"{directory / begun.ESTATE} can't be read: not done within {seconds:.0f} s"
+                f"{directory / worker_record.RECORD} can't be read: not done within {seconds:.0f} s"
             ) from None
         why = outcome.trouble or "Redis or its files are slow"
         outcome.trouble = f"it was not done within {seconds:.0f} s: {why}"
-    return lines(outcome, estate)
+    return lines(outcome, record)
 
 
 def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:

@@ -33,7 +33,7 @@ from celery.worker.control import Panel
 
 from celery_fleet.compat import intake, worker
 from celery_fleet.worker.drain_record import Record
-from celery_fleet.worker.drainer import LONGEST_PAUSE, Gate
+from celery_fleet.worker.drainer import LONGEST_PAUSE, Drainer
 
 logger = logging.getLogger("celery_fleet.drain")
 
@@ -41,8 +41,8 @@ logger = logging.getLogger("celery_fleet.drain")
 class Bell:
     """SIGTERM's handler: wakes the event loop, since it must not do the work itself."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, drainer: Drainer) -> None:
+        self._drainer = drainer
         self._pid = os.getpid()
         self._rung = False
         self._hostname: str | None = None
@@ -57,9 +57,9 @@ class Bell:
         reader, writer = self._pipe
         intake.listen(consumer, reader, self._heard, known=self._listens)
         self._listens = True
-        self._gate.heard = partial(self._heard, reader)
+        self._drainer.heard = partial(self._heard, reader)
         if consumer.hub is not None:
-            intake.door(consumer).on_freed = partial(consumer.hub.call_soon, self._gate.heard)
+            intake.door(consumer).on_freed = partial(consumer.hub.call_soon, self._drainer.heard)
         celerys = signal.getsignal(signal.SIGTERM)
         # An embedded worker has no handler, and no thread but the main one can set it.
         if not self._installed and callable(celerys):
@@ -71,11 +71,11 @@ class Bell:
         self, writer: int, celerys: Callable[[int, Any], object], signum: int, frame: Any
     ) -> None:
         # A pool's child has this handler until it resets it. Without a connection nothing is held.
-        if self._rung or os.getpid() != self._pid or not self._gate.can_drain:
+        if self._rung or os.getpid() != self._pid or not self._drainer.can_drain:
             celerys(signum, frame)
             return
         self._rung = True
-        self._gate.called()
+        self._drainer.called()
         os.write(writer, b"!")
 
     def _heard(self, reader: int) -> None:
@@ -83,20 +83,20 @@ class Bell:
             os.read(reader, 16)
         except BlockingIOError:
             return
-        self._gate.drain()
+        self._drainer.drain()
         # Celery's handler sends it first; but what an application does then must not keep tasks waiting.
         signals.worker_shutting_down.send(
             sender=self._hostname, sig="SIGTERM", how="Warm", exitcode=0
         )
 
 
-def install(app: Any) -> Gate:
+def install(app: Any) -> Drainer:
     """Add the step and the commands to the app's worker, before it builds its blueprints."""
-    gate = Gate(Record.of(os.environ))
-    bell = Bell(gate)
+    drainer = Drainer(Record.of(os.environ))
+    bell = Bell(drainer)
 
     class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Tells the gate of each connection, before anything is consumed."""
+        """Tells the drainer of each connection, before anything is consumed."""
 
         name = "celery_fleet.Drain"
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -107,26 +107,26 @@ def install(app: Any) -> Gate:
             if why_not is not None and not self.told:
                 self.told = True
                 logger.info("SIGTERM is left to Celery's own warm stop: %s", why_not)
-            gate.connected(consumer)
+            drainer.connected(consumer)
             if why_not is None:
                 bell.connect(consumer)
 
         def stop(self, consumer: Any) -> None:
-            gate.disconnected()
+            drainer.disconnected()
 
         def info(self, consumer: Any) -> dict[str, Any]:
             """What ``inspect stats`` says of it."""
             tasks = consumer.task_consumer
             queues = [queue.name for queue in tasks.queues] if tasks else []
             events = worker.sends_task_events(consumer)
-            return {"fleet": {**gate.look().as_dict(), "queues": queues, "task_events": events}}
+            return {"fleet": {**drainer.look().as_dict(), "queues": queues, "task_events": events}}
 
     app.steps["consumer"].add(Drain)
-    register(gate)
-    return gate
+    register(drainer)
+    return drainer
 
 
-def register(gate: Gate) -> None:
+def register(drainer: Drainer) -> None:
     """Add the commands of remote control; ``shutdown`` takes the place of Celery's."""
 
     def fleet_pause(state: Any, seconds: Any = None, **_: Any) -> dict[str, Any]:
@@ -140,18 +140,18 @@ def register(gate: Gate) -> None:
             wanted = 0.0
         if not 0 < wanted <= LONGEST_PAUSE:
             return {"error": f"seconds must be above 0 and at most {LONGEST_PAUSE:.0f}"}
-        return gate.pause(wanted).as_dict()
+        return drainer.pause(wanted).as_dict()
 
     def fleet_resume(state: Any, **_: Any) -> dict[str, Any]:  # Celery's signature
         """Take tasks again after fleet_pause."""
-        return gate.resume().as_dict()
+        return drainer.resume().as_dict()
 
     def shutdown(state: Any, msg: str = "Got shutdown from remote", **_: Any) -> None:
         """Hand back what has not begun, let running tasks end, then leave."""
         logger.warning("%s", msg)
-        if not gate.can_drain:
+        if not drainer.can_drain:
             raise WorkerShutdown(0)
-        gate.drain()
+        drainer.drain()
 
     Panel.register(name="fleet_pause", args=[("seconds", float)], signature="<seconds>")(
         fleet_pause

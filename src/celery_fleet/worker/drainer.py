@@ -72,7 +72,7 @@ class Standing:
         return rest
 
 
-class Gate:
+class Drainer:
     """Lets tasks in, or not. One for a worker's life, through all of its connections."""
 
     def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:

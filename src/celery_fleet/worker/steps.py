@@ -17,7 +17,7 @@ from celery_fleet.compat import intake
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.delivery.hooks import HOOKS
-from celery_fleet.delivery.lease import thread as keeper
+from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -82,7 +82,7 @@ def judge(
 
 def _drain_text(view: compat_worker.WorkerView, standing: Standing) -> str:
     parts = []
-    # Without a connection the gate does not look, and tasks go on all the same.
+    # Without a connection the drainer does not look, and tasks go on all the same.
     ours = standing.mode is Mode.DRAINING
     running = standing.running if ours and view.connected else view.running
     if running or (ours and not view.draining):
@@ -105,7 +105,7 @@ def own_queues(view: compat_worker.WorkerView, node: str) -> compat_worker.Worke
 def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> None:
     """Add the steps to the app's worker; to be called before the worker builds its blueprints."""
     pulse = Pulse()
-    gate = drain.install(app)
+    drainer = drain.install(app)
     if delivery is not None:
         from celery_fleet.delivery.dead_letters import parking
         from celery_fleet.delivery.fetch import at_most_once
@@ -116,14 +116,14 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery.outage import install as outage_install
 
-        steadying = outage_install.install(app, delivery, lambda: gate.is_ending)
-        if steadying is not None and steadying.carry is not None:
-            ended = steadying.carry.pending.tags
+        guard = outage_install.install(app, delivery, lambda: drainer.is_ending)
+        if guard is not None and guard.carry is not None:
+            ended = guard.carry.pending.tags
     if delivery is not None:
         from celery_fleet.delivery.outage import sending
 
         sending.install(app, delivery)  # after what bounds the attempts to store a result
-    verdict = keeper.install(app, delivery or Options(), done=ended)
+    verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
         """Starts to look once the pool has forked and before the broker is connected."""
@@ -138,7 +138,7 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
 
             def look() -> Look:
                 view = own_queues(compat_worker.view_worker(worker), worker.hostname)
-                return judge(view, pulse.ready, pulse.age, gate.standing)
+                return judge(view, pulse.ready, pulse.age, drainer.standing)
 
             watch = Watch(notifier, look, question, verdict=verdict)
             # Not this step's stop(): the pool is waited for after it, and a drain goes on there.

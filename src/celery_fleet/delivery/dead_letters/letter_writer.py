@@ -11,7 +11,7 @@ from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
 from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.outage.send_queue import Lane
+from celery_fleet.delivery.outage.send_queue import SendQueue
 from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -32,7 +32,7 @@ class LetterWriter:
         self._options = options
         self._node = node
         #: Results and signals of what was parked: a result store that hangs must not hold the event loop.
-        self._aside: Lane[Callable[[], object]] = Lane(
+        self._aside: SendQueue[Callable[[], object]] = SendQueue(
             "celery_fleet.dead_letters",
             lambda action: action(),
             limit=MOST_ASIDE,

@@ -112,7 +112,7 @@ class Due(Enum):
 
 
 @dataclass(frozen=True)
-class Question:
+class TakeRequest:
     """What a take asks for.
 
     ``names`` are ``unacked`` and ``unacked_index``; ``lists`` all queues with their first priority, then all
@@ -142,7 +142,7 @@ class Found:
     key: str
 
 
-class Line:
+class QueuePoller:
     """The asking on one connection after the other; each call gets the connection of the moment."""
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class Line:
         """The tag of a take whose answer is still to come."""
         return self._asked.tag if self.due in (Due.TAKE, Due.RING) else None
 
-    def ask(self, conn: Any, question: Question) -> bool:
+    def ask(self, conn: Any, request: TakeRequest) -> bool:
         """Send a take, or cast the net if it is armed; False where there is nothing to send after all.
 
         Raises:
@@ -212,20 +212,20 @@ class Line:
             return False
         if self.armed:
             self._all_at = monotonic()
-            self._asked = _Asked("", question.lists)
-            self._send(conn, Due.LOOK, [("EXISTS", *question.lists)])
+            self._asked = _Asked("", request.lists)
+            self._send(conn, Due.LOOK, [("EXISTS", *request.lists)])
             return True
         self._preparing = len(commands)
         due = Due.TAKE
         if self._hungry and not self.bell:
             due = Due.RING
-            first = question.lists[0]
-            wait = BLIND_LONGEST if len(question.lists) == 1 else BLIND_WAIT
+            first = request.lists[0]
+            wait = BLIND_LONGEST if len(request.lists) == 1 else BLIND_WAIT
             commands.append(("BLMOVE", first, first, "RIGHT", "RIGHT", wait))
-        lists, queues = self._chosen(question)
-        arguments = (question.tag, *question.names, *queues)
+        lists, queues = self._chosen(request)
+        arguments = (request.tag, *request.names, *queues)
         commands.append(("EVALSHA", TAKE.sha, len(lists), *lists, *arguments))
-        self._asked = _Asked(question.tag, lists)
+        self._asked = _Asked(request.tag, lists)
         self._send(conn, due, commands)
         return True
 
@@ -243,9 +243,9 @@ class Line:
             tell_once("no pushes without RESP3: an idle worker waits by BLMOVE, which costs more")
         return commands
 
-    def _chosen(self, question: Question) -> tuple[Sequence[str], Sequence[str]]:
+    def _chosen(self, request: TakeRequest) -> tuple[Sequence[str], Sequence[str]]:
         """The lists to be asked for now, and their queues, as the take wants them."""
-        lists, queues = question.lists, question.queues
+        lists, queues = request.lists, request.queues
         if not self.bell:
             return lists, queues
         now = monotonic()

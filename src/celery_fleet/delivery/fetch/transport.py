@@ -31,8 +31,8 @@ from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
     Found,
-    Line,
-    Question,
+    QueuePoller,
+    TakeRequest,
     require_redis,
     tell_once,
 )
@@ -63,7 +63,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._line = Line()
+        self._poller = QueuePoller()
         #: Whether it is the worker's that consumes; for good, since what it took is acknowledged after its connection.
         self.ours = False
         self._checked = False
@@ -91,13 +91,13 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     @property
     def armed(self) -> bool:
         """Whether the next message will be told of by a push, so that nothing is asked."""
-        return self._line.armed
+        return self._poller.armed
 
     @property
     def listens(self) -> bool:
         """Whether what comes unasked is a push, and not the end of the connection alone."""
         channel: Any = self
-        return self._line.bell and not channel._in_poll
+        return self._poller.bell and not channel._in_poll
 
     def is_lost(self, exc: BaseException) -> bool:
         """Whether an error says that the broker can't be reached. A closed channel has no connection left."""
@@ -113,7 +113,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     @property
     def awaited(self) -> str | None:
         """The tag of a take whose answer is still to come."""
-        return self._line.awaited
+        return self._poller.awaited
 
     def overdue(self, seconds: float) -> bool:
         """Whether an answer that the loop waits for has not come for so long; a push is none."""
@@ -121,7 +121,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         conn = channel._in_poll
         if not conn or conn._sock is None or channel._brpop_sent_at is None:
             return False
-        waits = self._popping or self._line.due is Due.RING  # there Redis itself waits
+        waits = self._popping or self._poller.due is Due.RING  # there Redis itself waits
         if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
             return False
         # There, but left unread without credit, it is no fault of the broker's.
@@ -149,7 +149,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
         channel: Any = self
-        self._line.forget()  # it was of the queues of before
+        self._poller.forget()  # it was of the queues of before
         self._lists = [
             {queue: channel._q_for_pri(queue, step) for queue in channel.active_queues}
             for step in channel.priority_steps
@@ -193,32 +193,32 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         conn = self.client.connection
         if not self.atomic:
-            if self._line.bell:  # pushes would come among kombu's replies
+            if self._poller.bell:  # pushes would come among kombu's replies
                 conn.disconnect()
                 return
             super()._brpop_start(timeout)
             self._popping = bool(channel._in_poll)
             return
         # Without a socket redis-py would open one that the loop does not know.
-        if self._line.idle or conn._sock is None:
+        if self._poller.idle or conn._sock is None:
             return
         queues = list(channel._queue_cycle.consume(len(channel.active_queues)))
         if not queues:
             return
-        question = Question(
+        request = TakeRequest(
             tag=tags.own().next(),
             names=(channel.unacked_key, channel.unacked_index_key),
             lists=[names[queue] for names in self._lists for queue in queues],
             queues=[self._quoted[queue] for queue in queues],
         )
         try:
-            asked = self._line.ask(conn, question)
+            asked = self._poller.ask(conn, request)
         except BaseException:
             conn.disconnect()
             raise
         if asked:
             channel._in_poll = conn
-            channel._brpop_sent_at = self._line.asked_at
+            channel._brpop_sent_at = self._poller.asked_at
 
     def _brpop_read(self, **options: Any) -> Any:
         channel: Any = self
@@ -243,7 +243,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         if conn is None:
             raise Empty
         try:
-            found = self._line.hear(conn)
+            found = self._poller.hear(conn)
         except BaseException:
             conn.disconnect()
             raise
@@ -256,7 +256,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         """Read a push though there is no credit; kombu takes it for the end of the connection."""
         conn = self.client.connection
         try:
-            self._line.hear(conn)
+            self._poller.hear(conn)
         except Exception as exc:
             conn.disconnect()
             if not self.is_lost(exc):
@@ -318,7 +318,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         if getattr(self.__dict__.get("client"), "connection", None) is connection:
-            self._line.lost()
+            self._poller.lost()
             self._popping = False
         super()._on_connection_disconnect(connection)
 
@@ -326,7 +326,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
-            self._line.forget()  # the reply's reader may pass over a push
+            self._poller.forget()  # the reply's reader may pass over a push
         super()._flush_brpop_reauth()
 
 

@@ -21,7 +21,7 @@ from celery_fleet.common.redis_client import RedisError
 from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, POISON
-from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 from celery_fleet.delivery.tags import number_of
 
@@ -85,7 +85,7 @@ class Held:
     key: str
 
     @classmethod
-    def parse(cls, tag: str, value: str, estate: Estate) -> Held:
+    def parse(cls, tag: str, value: str, record: WorkerRecord) -> Held:
         """From ``[message, "", queue]``.
 
         Raises:
@@ -97,7 +97,7 @@ class Held:
             raise ValueError(f"it can't be read ({type(error).__name__})") from None
         if not isinstance(raw, dict) or exchange != "" or not isinstance(queue, str):
             raise ValueError("it is not as a worker of the fleet takes messages")
-        return cls(tag, raw, messages.list_for(queue, raw, estate.separator, estate.steps))
+        return cls(tag, raw, messages.list_for(queue, raw, record.separator, record.steps))
 
 
 def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
@@ -114,19 +114,19 @@ def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
 
 
 class Return:
-    """One attempt after another to put back all of an estate; it goes on where the one before has ended.
+    """One attempt after another to put back all of an record; it goes on where the one before has ended.
 
     Args:
-        estate: Whose messages.
+        record: Whose messages.
         begun: Numbers of the deliveries that the process had begun to run, among which its death is shared out.
         pending: Tags of those that had ended.
         outcome: Where it is noted.
     """
 
     def __init__(
-        self, estate: Estate, begun: Collection[int], pending: Sequence[str], outcome: Outcome
+        self, record: WorkerRecord, begun: Collection[int], pending: Sequence[str], outcome: Outcome
     ) -> None:
-        self._estate = estate
+        self._record = record
         self._begun = begun
         self._pending = list(pending)
         self._outcome = outcome
@@ -155,7 +155,7 @@ class Return:
                 self._move(client, tags[start : start + CHUNK])
 
     def _acknowledge(self, client: Client) -> None:
-        unacked, index = self._estate.unacked, self._estate.index
+        unacked, index = self._record.unacked, self._record.index
         # The message before its place in the index: what is left in between is no message without a place, which
         # nobody would find. Plain commands, since a Redis that is full takes those, and each is done or not.
         gone = _sound(client.ask_all(("HDEL", unacked, tag) for tag in self._pending))
@@ -165,14 +165,14 @@ class Return:
 
     def _held(self, client: Client) -> list[str]:
         """Tags that stand in the index, the newest first; by their numbers, since a lease moves their times."""
-        owner = self._estate.owner
+        owner = self._record.owner
         pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
         found: set[str] = set()
         cursor = "0"
         while True:
             # In steps: the index holds what all workers have taken, and nobody is to wait for the look at it.
             cursor, members = client.ask(
-                "ZSCAN", self._estate.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
+                "ZSCAN", self._record.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
             )
             found.update(tag for tag in members[::2] if owner.holds(tag))
             if cursor == "0":
@@ -188,28 +188,28 @@ class Return:
         crashes: dict[str, float] = {}
         for start in range(0, len(running), CHUNK):
             chunk = running[start : start + CHUNK]
-            values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in chunk)
+            values = client.ask_all(("HGET", self._record.unacked, tag) for tag in chunk)
             for tag, value in zip(chunk, values, strict=True):
                 with suppress(ValueError):
-                    held = Held.parse(tag, value, self._estate)
+                    held = Held.parse(tag, value, self._record)
                     crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
         suspects = [tag for tag, number in crashes.items() if number >= keys.SUSPECT]
         blamed = suspects or list(crashes)
         return {tag: 1 / len(blamed) if tag in blamed else 0.0 for tag in crashes}
 
     def _move(self, client: Client, tags: Sequence[str]) -> None:
-        values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in tags)
+        values = client.ask_all(("HGET", self._record.unacked, tag) for tag in tags)
         commands: list[tuple[str, ...]] = []
         moved: list[tuple[str, str]] = []
         for tag, value in zip(tags, values, strict=True):
             if value is None:
-                client.ask("ZREM", self._estate.index, tag)
+                client.ask("ZREM", self._record.index, tag)
                 continue
             if isinstance(value, RedisError):
                 self._leave(tag, str(value))
                 continue
             try:
-                held = Held.parse(tag, value, self._estate)
+                held = Held.parse(tag, value, self._record)
             except ValueError as error:
                 self._leave(tag, str(error))
                 continue
@@ -231,21 +231,21 @@ class Return:
         message = json.dumps(raw)
         deaths = dead_letters.header(raw, keys.DEATHS)
         # Thirds of a death are rounded.
-        if share and self._estate.deaths is not None and deaths > self._estate.deaths - 0.01:
+        if share and self._record.deaths is not None and deaths > self._record.deaths - 0.01:
             crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
                 message,
                 held.key,
                 POISON,
                 f"its worker died {words.count(crashes, 'time')} while it ran",
-                self._estate.node,
-                keep=self._estate.keep,
+                self._record.node,
+                keep=self._record.keep,
                 tag=held.tag,
-                places=dead_letters.Places(self._estate.unacked, self._estate.index),
+                places=dead_letters.Places(self._record.unacked, self._record.index),
             )
             return "parked", _evaluation(PARK, names, arguments)
         kind = "returned" if share is None else "begun"
-        places = [self._estate.unacked, self._estate.index, held.key]
+        places = [self._record.unacked, self._record.index, held.key]
         return kind, _evaluation(PUT_BACK, places, [held.tag, message, HEAD, ""])
 
     def _note(self, kind: str, done: int) -> None:

@@ -4,7 +4,7 @@
     A shared ``flock`` of the worker's process, which its pool's children inherit: whoever gets it
     exclusively knows that none of them lives. Programs that a task runs don't inherit it.
 ``owner.json``
-    Whose deliveries they are, and what one needs to know to put them back (:class:`Estate`).
+    Whose deliveries they are, and what one needs to know to put them back (:class:`WorkerRecord`).
 ``begun``
     Which deliveries a pool has begun to run: slots of eight bytes, each the number in a delivery's tag, or
     0. One ``pwrite`` on tmpfs notes one and another forgets it, so that there is no moment at which the
@@ -40,7 +40,7 @@ from celery_fleet.delivery.tags import Owner, owner_of
 
 log = logging.getLogger(__name__)
 
-LOCK, ESTATE, BEGUN, STOPPING = "lock", "owner.json", "begun", "stopping"
+LOCK, RECORD, BEGUN, STOPPING = "lock", "owner.json", "begun", "stopping"
 
 DIRECTORY_VARIABLE = "RUNTIME_DIRECTORY"
 
@@ -55,7 +55,7 @@ WAIT_FOR_LOCK = 15.0
 
 
 @dataclass(frozen=True)
-class Estate:
+class WorkerRecord:
     """Whose deliveries they are, and where in the broker they belong."""
 
     node: str
@@ -77,7 +77,7 @@ class Estate:
         return Owner(self.node, self.start)
 
     @classmethod
-    def of(cls, owner: Owner, transport: Mapping[str, Any], options: Options) -> Estate:
+    def of(cls, owner: Owner, transport: Mapping[str, Any], options: Options) -> WorkerRecord:
         """That of a process with these broker_transport_options."""
         default = cls(owner.node, owner.start, 0)
         return cls(
@@ -94,13 +94,13 @@ class Estate:
         )
 
     @classmethod
-    def read(cls, directory: Path) -> Estate | None:
+    def read(cls, directory: Path) -> WorkerRecord | None:
         """That which a process has left; None where it has never begun to take tasks.
 
         Raises:
             FleetError: The file can't be read, or says something else.
         """
-        path = directory / ESTATE
+        path = directory / RECORD
         try:
             document = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -126,9 +126,9 @@ class Estate:
         Raises:
             OSError: It can't be written.
         """
-        fresh = directory / f"{ESTATE}.new"
+        fresh = directory / f"{RECORD}.new"
         fresh.write_text(json.dumps({"format": FORMAT, **asdict(self)}), encoding="utf-8")
-        fresh.replace(directory / ESTATE)
+        fresh.replace(directory / RECORD)
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -139,7 +139,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
-class Begun:
+class StartedTasks:
     """Notes what has begun. For any thread: each step is one operation of a list, a dict or the system."""
 
     def __init__(self, owner: Owner, path: Path) -> None:

@@ -26,7 +26,7 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage.internals import held
 from celery_fleet.supervision.broker import reason
 
-logger = logging.getLogger("celery_fleet.delivery.keeper")
+logger = logging.getLogger("celery_fleet.delivery.lease")
 
 #: Seconds between two rounds of sweeping, more or less a fifth, so that workers don't do it at the same time.
 EVERY = 5.0
@@ -50,7 +50,7 @@ PATIENCE = 2 * TIMEOUT + RETRY
 VISIBILITY = 3600.0
 
 
-class Reach(Protocol):
+class BrokerAccess(Protocol):
     """The way to the worker's broker."""
 
     def broker(self) -> Broker | None:
@@ -65,7 +65,7 @@ class Reach(Protocol):
         """How often it has connected."""
 
 
-class WorkerReach:
+class WorkerAccess:
     """The way to the broker of a worker of this process; for one thread."""
 
     def __init__(self, worker: Any, timeout: float) -> None:
@@ -109,21 +109,21 @@ class WorkerReach:
         return set() if channel is None else hold.awaited(channel)
 
 
-class Keeper(Periodic):
+class LeaseThread(Periodic):
     """Renews and sweeps, each when it is due."""
 
     def __init__(
         self,
         lease: Lease,
         sweep: Sweep,
-        reach: Reach,
+        access: BrokerAccess,
         every: float = EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__("celery_fleet.keeper")
+        super().__init__("celery_fleet.lease")
         self.lease = lease
         self.sweep = sweep
-        self._reach = reach
+        self._access = access
         self._every = every
         self._clock = clock
         self._sweep_at = clock()
@@ -134,7 +134,7 @@ class Keeper(Periodic):
     def step(self) -> float:
         """Do what is due; seconds until the next thing is."""
         try:
-            broker = self._reach.broker()
+            broker = self._access.broker()
             if broker is not None:
                 self._renew_and_sweep(broker)
                 self._found(None)
@@ -156,10 +156,10 @@ class Keeper(Periodic):
         if now < self._sweep_at:
             return
         self._sweep_at = now + self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
-        if not self._reach.connected:
+        if not self._access.connected:
             return
-        if self._times != self._reach.times:
-            self._times = self._reach.times
+        if self._times != self._access.times:
+            self._times = self._access.times
             self._suspicious_until = now + SUSPICIOUS
         if self.sweep.round(broker, now < self._suspicious_until):
             self._sweep_at = now
@@ -195,14 +195,14 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
     Returns:
         What is to be told the watchdog's verdict: whether the worker is of use.
     """
-    keepers: list[Keeper] = []
+    threads: list[LeaseThread] = []
 
     def verdict(good: bool) -> None:
-        for keeper in keepers:
+        for thread in threads:
             if good:
-                keeper.lease.resume()
+                thread.lease.resume()
             else:
-                keeper.lease.end("the watchdog has given this worker up")
+                thread.lease.end("the watchdog has given this worker up")
 
     if not (options.atomic and options.lease):
         return verdict
@@ -216,13 +216,13 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
         requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Any) -> None:
-            keeper = make(worker, options, done)
-            keepers.append(keeper)
+            thread = make(worker, options, done)
+            threads.append(thread)
             # Not this step's stop(): tasks go on after it, and need their lease until they end.
             signals.worker_shutdown.connect(
-                lambda **_: keeper.stop(), weak=False, dispatch_uid="celery_fleet.keeper"
+                lambda **_: thread.stop(), weak=False, dispatch_uid="celery_fleet.lease"
             )
-            keeper.start()
+            thread.start()
 
         def stop(self, worker: Any) -> None:
             """Nothing: see start."""
@@ -231,22 +231,22 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
     return verdict
 
 
-def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
-    """A worker's keeper."""
+def make(worker: Any, options: Options, done: Done = tuple) -> LeaseThread:
+    """A worker's thread."""
     given = (worker.app.conf.broker_transport_options or {}).get("visibility_timeout")
     seconds = float(given or VISIBILITY)
-    reach = WorkerReach(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))
+    access = WorkerAccess(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))
 
     def held() -> set[str]:
-        return reach.held().union(done())
+        return access.held().union(done())
 
     def known() -> set[str]:
-        return held() | reach.awaited()
+        return held() | access.awaited()
 
     owner = tags.owner()
-    return Keeper(
-        Lease(held, seconds, awaited=reach.awaited),
+    return LeaseThread(
+        Lease(held, seconds, awaited=access.awaited),
         Sweep(owner, known, seconds, options.stock_visibility),
-        reach,
+        access,
         every=min(EVERY, seconds / 5),
     )

@@ -34,7 +34,7 @@ RETRY = 1.0
 BATCH = 500
 
 
-class Carry:
+class AckCarryOver:
     """What this process holds, from one connection to the next."""
 
     def __init__(self, pending: Pending) -> None:

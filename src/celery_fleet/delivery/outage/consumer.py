@@ -20,7 +20,7 @@ from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 
 if TYPE_CHECKING:
-    from celery_fleet.delivery.outage.guard import Steady
+    from celery_fleet.delivery.outage.guard import OutageGuard
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -36,11 +36,11 @@ def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -
     return type("FleetConsumer", (*mixins, base), attributes)
 
 
-class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
+class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
     """A mixin for a consumer that lives through a lost connection and a broker that hangs."""
 
     #: The process's parts; set by whoever makes the class.
-    fleet: Steady
+    fleet: OutageGuard
 
     # Celery's, for the type checker
     app: Any

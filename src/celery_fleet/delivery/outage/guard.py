@@ -16,12 +16,10 @@ from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import worker
 from celery_fleet.delivery.hooks import Hooks
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.outage import internals, pending
-from celery_fleet.delivery.outage import results as storing
-from celery_fleet.delivery.outage import send_queue as offloop
+from celery_fleet.delivery.outage import internals, pending, results, send_queue
 from celery_fleet.delivery.outage.breaker import LIMIT, OVERDUE, Breaker, guard
-from celery_fleet.delivery.outage.carry_over import Carry
-from celery_fleet.delivery.outage.send_queue import Lane
+from celery_fleet.delivery.outage.carry_over import AckCarryOver
+from celery_fleet.delivery.outage.send_queue import SendQueue
 from celery_fleet.supervision import broker
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -34,7 +32,7 @@ LOOK = 1.0
 RESULTS = ("mark_as_failure", "mark_as_revoked", "mark_as_retry")
 
 
-class Steady:
+class OutageGuard:
     """What is on in this process, for all of its connections.
 
     Args:
@@ -54,13 +52,13 @@ class Steady:
         self.draining = draining
         self.breaker = Breaker(self._probe)
         path = directory / pending.NAME if directory else None
-        self.carry = Carry(pending.Pending(path)) if options.carry else None
+        self.carry = AckCarryOver(pending.Pending(path)) if options.carry else None
         #: That of several broker URLs which answered last; None where it does not matter.
         self.answering: str | None = None
-        self.events: Lane[Any] | None = None
-        self.results: Lane[Any] | None = None
+        self.events: SendQueue[Any] | None = None
+        self.results: SendQueue[Any] | None = None
         #: That the worker is to end, for the pool's children as well.
-        self.order = storing.Order()
+        self.deadline = results.ShutdownDeadline()
         self._app = app
         self._dispatcher: Any = None
         self._publishing: Any = None
@@ -120,27 +118,27 @@ class Steady:
         if not self.guards:
             return
         # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so that no stop could end.
-        self.events = offloop.events_lane(self._publish)
+        self.events = send_queue.events_queue(self._publish)
         if (
             consumer.hub is not None and not solo
         ):  # there the main thread runs the tasks, and stores their results as they end
-            self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
+            self.results = send_queue.results_queue(self._store, self._store_is_away, _name_of)
             self._divert(self._app.backend)
 
     def look(self) -> None:
         """Once a second, and each turn of the loop without a broker."""
         if self.draining() or worker.told_to_stop():
-            self.order.give()
+            self.deadline.give()
 
     def _divert(self, backend: Any) -> None:
-        lane = self.results
-        if lane is None:
+        queue = self.results
+        if queue is None:
             return
 
         def later(name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # The pool's children have this object, too, and store what they have themselves.
             if self.breaker.concerned:
-                return lane.put((name, args, kwargs))
+                return queue.put((name, args, kwargs))
             return original(*args, **kwargs)
 
         for name in RESULTS:
@@ -204,9 +202,9 @@ class Steady:
         """The worker has ended: send what there is, for some seconds."""
         self.breaker.end()
         if self.events is not None:
-            self.events.close(offloop.EVENTS_FLUSH)
+            self.events.close(send_queue.EVENTS_FLUSH)
         if self.results is not None:
-            self.results.close(offloop.RESULTS_FLUSH)
+            self.results.close(send_queue.RESULTS_FLUSH)
         if self.carry is not None and self.carry.pending:
             logger.warning(
                 "%d acknowledgements could not be sent: %s",

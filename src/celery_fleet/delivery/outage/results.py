@@ -43,7 +43,7 @@ class GivenUpError(Exception):
     """The worker ends, and there is no time left to store a result. Not one that a backend would try again after."""
 
 
-class Order:
+class ShutdownDeadline:
     """When the worker was told to end, as all of its processes see it; made before the pool forks."""
 
     def __init__(self, after: float = AFTER, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,12 +78,12 @@ class Order:
             raise GivenUpError("the worker ends, and the result store does not answer")
 
 
-def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
+def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool]) -> Any:
     """A result backend whose attempts end with the worker, and which does not hold the event loop.
 
     Args:
         backend: the one of a thread; others than Redis stay as they are.
-        order: when the worker was told to end.
+        deadline: when the worker was told to end.
         concerned: whether the caller is the event loop's thread.
     """
     if not isinstance(backend, RedisBackend):
@@ -94,16 +94,16 @@ def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
     store, get = backend.store_result, backend.get
 
     def ensure_in_time(fun: Any, args: Any, **policy: Any) -> Any:
-        return ensure(fun, args, **{"callback": order.check, **policy})
+        return ensure(fun, args, **{"callback": deadline.check, **policy})
 
     def safe_in_time(exc: Exception) -> bool:
-        return not order.over and bool(safe(exc))
+        return not deadline.over and bool(safe(exc))
 
     def store_in_time(task_id: Any, result: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return store(task_id, result, state, *args, **kwargs)
         except Exception as exc:
-            if not order.over:
+            if not deadline.over:
                 raise
             logger.error(
                 "the result of task %s (%s) is not stored, since the worker ends and the result store does not"

@@ -2,7 +2,7 @@
 
 Celery sends heartbeats and the events of its tasks from the event loop, and the results of tasks that did
 not end by themselves (a time limit, a lost child, a revoke). A store that hangs would hold the loop. Here
-they are put into a lane, which one thread empties.
+they are put into a queue, which one thread empties.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EVENTS_FLUSH, RESULTS_FLUSH = 2.0, 5.0
 REFUSED = 3
 
 
-class Lane(Generic[Item]):
+class SendQueue(Generic[Item]):
     """A bounded queue and the one thread that empties it, in order.
 
     Args:
@@ -43,7 +43,7 @@ class Lane(Generic[Item]):
         again: whether an item that failed with this exception, for the n-th time, is tried again. Where it is
             not, it and, with ``clear``, all that wait are dropped.
         dropped: told of items that were dropped and why.
-        newest: drop the newest where the lane is full, not the oldest.
+        newest: drop the newest where the queue is full, not the oldest.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class Lane(Generic[Item]):
             time.sleep(min(self._pause, 0.2))
 
 
-def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
-    """The lane of events: where the broker is away they are dropped, since they tell of a moment that is gone."""
+def events_queue(publish: Callable[[Any], object]) -> SendQueue[Any]:
+    """The queue of events: where the broker is away they are dropped, since they tell of a moment that is gone."""
     state = {"dropped": 0, "told": False}
 
     def send(item: Any) -> None:
@@ -169,7 +169,7 @@ def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
             state["told"] = True
             logger.warning("events can't be sent and are dropped until they can: %s", why)
 
-    return Lane(
+    return SendQueue(
         "celery_fleet.events",
         send,
         limit=EVENTS,
@@ -180,12 +180,12 @@ def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
     )
 
 
-def results_lane(
+def results_queue(
     store: Callable[[Any], object],
     away: Callable[[Exception], bool],
     name: Callable[[Any], str],
-) -> Lane[Any]:
-    """The lane of results: kept until they are stored or the process ends.
+) -> SendQueue[Any]:
+    """The queue of results: kept until they are stored or the process ends.
 
     Args:
         store: stores one.
@@ -218,7 +218,7 @@ def results_lane(
             ", ".join(name(item) for item in items[:10]),
         )
 
-    return Lane(
+    return SendQueue(
         "celery_fleet.results",
         send,
         limit=RESULTS,

@@ -27,7 +27,7 @@ from celery_fleet.delivery.fetch import queue_poller as line
 from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.outage.carry_over import Carry
+from celery_fleet.delivery.outage.carry_over import AckCarryOver
 from celery_fleet.delivery.outage.pending import Pending
 from celery_fleet.delivery.tags import owner_of
 from tests.fleet import free_port
@@ -398,7 +398,7 @@ def test_a_broker_that_is_away_ends_nothing(
             consumer.idle()
         away.stop()
         if not running:
-            consumer.channel._line.forget()
+            consumer.channel._poller.forget()
             with pytest.raises((OSError, RedisConnectionError)):
                 until(lambda: consumer.turn())
         consumer.close()
@@ -448,7 +448,7 @@ def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(serv
 def test_what_could_not_be_put_back_goes_back_on_the_next_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
-    carry = Carry(Pending(None))
+    carry = AckCarryOver(Pending(None))
     HOOKS.requeue_failed, HOOKS.keep = carry.requeue_failed, carry.keep
     send(server.url, "mail", 1)
     with consuming(server.url, "mail") as first:

@@ -17,7 +17,7 @@ from kombu.transport.redis import SentinelChannel
 
 from celery_fleet.delivery.lease import internals as hold
 from celery_fleet.delivery.lease.sweep_scripts import READ
-from celery_fleet.delivery.lease.thread import WorkerReach
+from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
@@ -120,27 +120,27 @@ def test_the_client_is_short_and_tries_once(connection: Any) -> None:
 
 def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:
     worker = worker_of(None)
-    reach = WorkerReach(worker, 3)
-    assert reach.broker() is None
-    assert (reach.connected, reach.times) == (False, 0)
+    access = WorkerAccess(worker, 3)
+    assert access.broker() is None
+    assert (access.connected, access.times) == (False, 0)
     worker.consumer.task_consumer.channel = first = connection.channel()
-    broker = reach.broker()
+    broker = access.broker()
     assert broker is not None
     assert broker.run(READ, [INDEX, "unacked"], ["gone"]) == [None]
-    assert (reach.connected, reach.times) == (True, 1)
-    used = reach._client
+    assert (access.connected, access.times) == (True, 1)
+    used = access._client
     first.close()
-    assert reach.broker() is broker, "the lease goes on without the worker's connection"
+    assert access.broker() is broker, "the lease goes on without the worker's connection"
     worker.consumer.task_consumer.channel = connection.channel()
-    assert reach.broker() is not broker
-    assert reach._client is used
-    assert reach.times == 2
+    assert access.broker() is not broker
+    assert access._client is used
+    assert access.times == 2
 
     # The same server, by another address.
     with Connection(f"redis://worker:{PASSWORDS['worker']}@localhost:{store.port}/0") as another:
         worker.consumer.task_consumer.channel = another.channel()
-        assert reach.broker() is not None
-        assert reach._client is not used
+        assert access.broker() is not None
+        assert access._client is not used
 
 
 def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connection: Any) -> None:

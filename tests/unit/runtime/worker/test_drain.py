@@ -1,4 +1,4 @@
-"""The gate over real parts of Celery and kombu: consumer, strategies, requests, semaphore, QoS, timer.
+"""The drainer over real parts of Celery and kombu: consumer, strategies, requests, semaphore, QoS, timer.
 
 Redis and the pool's children are the test's own.
 """
@@ -45,7 +45,7 @@ from celery_fleet.delivery.scripts import HEAD, PUT_BACK
 from celery_fleet.worker import drain, drainer
 from celery_fleet.worker.drain import Bell
 from celery_fleet.worker.drain_record import Record
-from celery_fleet.worker.drainer import Gate, Mode
+from celery_fleet.worker.drainer import Drainer, Mode
 
 SLOTS = 2
 
@@ -206,7 +206,7 @@ class Hub:
 
 
 class Worker:
-    """A worker whose consumer is Celery's, with a gate over it."""
+    """A worker whose consumer is Celery's, with a drainer over it."""
 
     def __init__(self, path: Path, late: bool = False) -> None:
         self.now = 100.0
@@ -234,7 +234,7 @@ class Worker:
         )
         self.redis = Redis()
         self.record = path / "drain.json"
-        self.gate = Gate(Record(str(path), "i1"), lambda: self.now)
+        self.drainer = Drainer(Record(str(path), "i1"), lambda: self.now)
         self._number = itertools.count()
         self.connect()
 
@@ -249,12 +249,12 @@ class Worker:
         )
         self.consumer.qos = QoS(lambda prefetch_count: None, 8)
         self.consumer.update_strategies()
-        self.gate.connected(self.consumer)
+        self.drainer.connected(self.consumer)
         self.consumer.task_consumer.on_message = self.consumer.create_task_handler()
 
     def lose_connection(self) -> None:
         self.consumer.on_close()
-        self.gate.disconnected()
+        self.drainer.disconnected()
 
     def take(self, *tasks: str, **options: Any) -> list[str]:
         """Messages that the broker delivers."""
@@ -294,7 +294,7 @@ class Worker:
 
     def tick(self, seconds: float = 1.5) -> None:
         self.now += seconds
-        self.gate._tick()
+        self.drainer._tick()
 
     def written(self) -> dict[str, Any]:
         return dict(json.loads(self.record.read_text()))
@@ -336,13 +336,13 @@ def test_what_has_not_begun_goes_back_at_once_and_what_runs_goes_on(worker: Work
     limited = worker.take("limited", "limited", "limited")
     limited_later = worker.take("limited", eta=60)
 
-    worker.gate.drain()
+    worker.drainer.drain()
 
     # The first of the rate-limited tasks had its token, and waits for a slot.
     assert worker.redis.queue() == [*waiting, *later, *limited, *limited_later]
     assert worker.unacked == (sorted(running) if worker.app.conf.task_acks_late else [])
-    assert worker.gate.standing.handed_back == 7
-    assert worker.gate.standing.running == len(jobs)
+    assert worker.drainer.standing.handed_back == 7
+    assert worker.drainer.standing.running == len(jobs)
     assert not worker_state.should_stop
     etas = [worker.consumer.apply_eta_task, worker.consumer._limit_post_eta]
     timers = [timer.entry for timer in worker.timer.queue if timer.entry.fun in etas]
@@ -355,11 +355,11 @@ def test_a_job_of_which_nothing_was_written_goes_back_and_frees_its_slot(worker:
     first, second = worker.take("plain", "plain")
     worker.pool.write(1)
 
-    worker.gate.drain()
+    worker.drainer.drain()
 
     assert worker.redis.queue() == [second]
     assert worker.unacked == [first]
-    assert worker.gate.standing.running == 1
+    assert worker.drainer.standing.running == 1
     assert worker.semaphore.value == 1
 
 
@@ -367,18 +367,18 @@ def test_a_job_whose_child_died_over_reading_it_stays(worker: Worker) -> None:
     (id_,) = worker.take("plain")
     worker.pool._pool.outbound_buffer.extend(worker.pool.write(1))
 
-    worker.gate.drain()
+    worker.drainer.drain()
 
     assert worker.redis.queue() == []
     assert worker.unacked == [id_]
-    assert worker.gate.standing.running == 1
+    assert worker.drainer.standing.running == 1
 
 
 def test_what_went_back_is_not_acknowledged_any_more(worker: Worker) -> None:
     worker.take("plain", "plain", "plain")
     worker.pool.begin()
     (request,) = (args[0] for _, args, _ in worker.semaphore._waiting)
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.redis.unacked["tag-plain2"] = "another worker's"
 
     assert request.acknowledged
@@ -394,7 +394,7 @@ def test_messages_go_back_in_their_order_priority_and_marked(worker: Worker) -> 
     low = worker.take("plain", "plain", priority=9)
     high = worker.take("plain", "plain")
 
-    worker.gate.drain()
+    worker.drainer.drain()
 
     assert worker.redis.queue("q\x06\x169") == low
     assert worker.redis.queue() == high
@@ -408,7 +408,7 @@ def test_messages_go_back_in_their_order_priority_and_marked(worker: Worker) -> 
 def test_a_drain_ends_with_its_last_task_and_its_acknowledgement(worker: Worker) -> None:
     worker.take("plain", "plain", "plain")
     jobs = worker.pool.begin()
-    worker.gate.drain()
+    worker.drainer.drain()
     assert worker.written()["running"] == 2
     assert worker.written()["handed_back"] == 1
 
@@ -439,7 +439,7 @@ def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_fu
     worker.pool.begin()
     worker.channel.qos.prefetch_count = 1
     worker.channel._in_poll = object()
-    worker.gate.drain()
+    worker.drainer.drain()
 
     assert worker.channel.qos.can_consume()
     worker.channel._brpop_start()
@@ -447,13 +447,15 @@ def test_what_an_earlier_question_brings_goes_back_even_where_the_prefetch_is_fu
     worker.consumer.task_consumer.on_message(worker.message("late one"))
 
     assert worker.redis.queue() == ["late one"]
-    assert worker.gate.look().polling
+    assert worker.drainer.look().polling
     assert "tag-late one" in worker.channel.qos._dirty
 
 
-@pytest.mark.parametrize("stop", [lambda gate: gate.drain(), lambda gate: gate.pause(30)])
+@pytest.mark.parametrize(
+    "stop", [lambda drainer: drainer.drain(), lambda drainer: drainer.pause(30)]
+)
 def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
-    late: Worker, stop: Callable[[Gate], object]
+    late: Worker, stop: Callable[[Drainer], object]
 ) -> None:
     closed: list[bool] = []
     connection = SimpleNamespace(disconnect=lambda: closed.append(True))
@@ -461,7 +463,7 @@ def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
     late.channel.handlers = {"BRPOP": late.channel._brpop_read}
     poller = MultiChannelPoller()
     poller._fd_to_chan[7] = (late.channel, "BRPOP")
-    stop(late.gate)
+    stop(late.drainer)
 
     poller.on_readable(7)  # a RedisConnectionError would have running tasks restored
     assert closed == [True]
@@ -473,13 +475,13 @@ def test_an_idle_connection_that_the_server_closes_is_not_taken_for_a_lost_one(
 
 def test_broadcasts_are_read_since_they_would_wake_the_loop_without_end(late: Worker) -> None:
     late.channel.active_fanout_queues.add("all")
-    late.gate.drain()
+    late.drainer.drain()
     assert late.channel.qos.can_consume()
 
 
 def test_a_drain_waits_for_the_answer_to_the_last_question(worker: Worker) -> None:
     worker.channel._in_poll = object()
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.tick()
     assert worker_state.should_stop is None
 
@@ -495,11 +497,11 @@ def test_without_redis_messages_are_kept_and_handed_back_later(
     worker.pool.begin()
     worker.redis.down = True
 
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.tick()
     worker.tick()
 
-    assert worker.gate.standing.held == 1
+    assert worker.drainer.standing.held == 1
     assert caplog.text.count("1 tasks wait to be handed back: refused") == 1
     # Nobody else is to restore it as well.
     worker.channel.qos._flush()
@@ -507,20 +509,20 @@ def test_without_redis_messages_are_kept_and_handed_back_later(
     worker.redis.down = False
     worker.tick()
     assert worker.redis.queue() == ids[2:]
-    assert (worker.gate.standing.held, worker.gate.standing.handed_back) == (0, 1)
+    assert (worker.drainer.standing.held, worker.drainer.standing.handed_back) == (0, 1)
 
 
 def test_redis_is_not_asked_again_at_once(worker: Worker) -> None:
     worker.take("plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.down = True
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.redis.down = False
 
     worker.tick(0.1)
-    assert worker.gate.standing.held == 1
+    assert worker.drainer.standing.held == 1
     worker.tick(1.0)
-    assert worker.gate.standing.held == 0
+    assert worker.drainer.standing.held == 0
 
 
 def test_where_an_answer_was_lost_a_message_that_went_to_another_worker_stays_there(
@@ -529,7 +531,7 @@ def test_where_an_answer_was_lost_a_message_that_went_to_another_worker_stays_th
     ids = worker.take("plain", "plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.answer_lost = True
-    worker.gate.drain()
+    worker.drainer.drain()
     # Another worker takes one of them, under the same tag.
     tag = f"tag-{ids[2]}"
     worker.redis.lists["q"].pop()
@@ -541,7 +543,7 @@ def test_where_an_answer_was_lost_a_message_that_went_to_another_worker_stays_th
 
     assert worker.redis.queue() == [ids[3]]
     assert worker.redis.unacked[tag] == "theirs"
-    assert worker.gate.standing.held == 0
+    assert worker.drainer.standing.held == 0
 
 
 def test_an_error_of_redis_for_a_message_keeps_it(
@@ -550,13 +552,13 @@ def test_an_error_of_redis_for_a_message_keeps_it(
     worker.take("plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.error = ResponseError("NOPERM this user has no permissions")
-    worker.gate.drain()
+    worker.drainer.drain()
 
-    assert worker.gate.standing.held == 1
+    assert worker.drainer.standing.held == 1
     assert "NOPERM" in caplog.text
     worker.redis.error = None
     worker.tick()
-    assert worker.gate.standing.handed_back == 1
+    assert worker.drainer.standing.handed_back == 1
 
 
 def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
@@ -565,7 +567,7 @@ def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
     worker.take("plain", "plain", "plain")
     jobs = worker.pool.begin()
     worker.redis.error = NoPermissionError("No permissions to access a key")
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.tick(2 * drainer.WITHOUT_BROKER)
     assert worker_state.should_stop is None  # tasks run
 
@@ -577,7 +579,7 @@ def test_what_redis_refuses_for_good_holds_a_drain_no_longer_than_a_lost_broker(
     assert worker_state.should_stop is None
     worker.tick(1)
     assert worker_state.should_stop == 0
-    worker.gate.disconnected()
+    worker.drainer.disconnected()
 
     assert worker.unacked == ["plain2"]
     assert worker.written()["ended"]
@@ -589,9 +591,9 @@ def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
     ids = worker.take("plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.down = True
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.lose_connection()
-    until_then = worker.gate._without_broker
+    until_then = worker.drainer._without_broker
     assert until_then is not None
     worker.redis.down = False
     worker.now += 5
@@ -602,7 +604,7 @@ def test_after_a_reconnect_it_goes_on_draining(worker: Worker) -> None:
     assert until_then.finished.is_set()
     assert worker.channel.asked == 0
     assert worker.redis.queue() == ids[2:]
-    assert worker.gate.standing.mode is Mode.DRAINING
+    assert worker.drainer.standing.mode is Mode.DRAINING
     assert worker_state.should_stop is None
 
 
@@ -613,24 +615,24 @@ def test_a_drain_whose_broker_stays_away_becomes_celerys_own_stop(
     late.take("plain", "plain", "plain")
     late.pool.begin()
     late.redis.down = True
-    late.gate.drain()
+    late.drainer.drain()
 
     late.lose_connection()
-    assert late.gate._without_broker is not None
-    late.gate._without_broker.join(5)
+    assert late.drainer._without_broker is not None
+    late.drainer._without_broker.join(5)
 
     assert worker_state.should_stop == 0
     assert "1 tasks could not be handed back" in caplog.text
 
 
 def test_vain_attempts_to_connect_do_not_prolong_a_drain(late: Worker) -> None:
-    late.gate.drain()
+    late.drainer.drain()
     late.lose_connection()
-    first = late.gate._without_broker
+    first = late.drainer._without_broker
     assert first is not None
-    late.gate.disconnected()
+    late.drainer.disconnected()
 
-    assert late.gate._without_broker is first
+    assert late.drainer._without_broker is first
     late.connect()
     assert first.finished.is_set()
 
@@ -639,19 +641,19 @@ def test_celerys_stop_tries_once_more_to_hand_back(worker: Worker) -> None:
     ids = worker.take("plain", "plain", "plain")
     worker.pool.begin()
     worker.redis.down = True
-    worker.gate.drain()
+    worker.drainer.drain()
     worker.redis.down = False
     worker_state.should_terminate = True
 
     worker.tick()  # what runs the timers meanwhile is another thread
-    assert worker.gate.standing.held == 1
-    worker.gate.disconnected()
+    assert worker.drainer.standing.held == 1
+    worker.drainer.disconnected()
 
     assert worker.redis.queue() == ids[2:]
 
 
 def test_the_channel_closes_though_its_last_answer_can_not_be_read(worker: Worker) -> None:
-    worker.gate.drain()
+    worker.drainer.drain()
 
     with pytest.raises(Empty):
         worker.channel._brpop_read()
@@ -664,7 +666,7 @@ def test_what_can_not_be_taken_back_is_left_to_celerys_stop(
         raise AttributeError("internals changed")
 
     monkeypatch.setattr(intake, "take_out", fail)
-    worker.gate.drain()
+    worker.drainer.drain()
 
     assert worker_state.should_stop == 0
     assert "internals changed" in caplog.text
@@ -681,7 +683,7 @@ def test_a_pause_hands_back_and_a_resume_takes_again(worker: Worker) -> None:
     later = worker.take("plain", eta=60)
     prefetch = 8
 
-    standing = worker.gate.pause(30)
+    standing = worker.drainer.pause(30)
 
     assert worker.redis.queue() == [*waiting, *later]
     assert (standing.mode, standing.seconds, standing.running) == (Mode.PAUSED, 30, 2)
@@ -691,9 +693,9 @@ def test_a_pause_hands_back_and_a_resume_takes_again(worker: Worker) -> None:
         worker.end(job)
     worker.tick()
     assert worker_state.should_stop is None
-    assert worker.gate.pause(30).running == 0
+    assert worker.drainer.pause(30).running == 0
 
-    standing = worker.gate.resume()
+    standing = worker.drainer.resume()
 
     assert standing.mode is Mode.CONSUMING
     assert worker.consumer.task_consumer.on_message == handler
@@ -706,29 +708,29 @@ def test_a_pause_hands_back_and_a_resume_takes_again(worker: Worker) -> None:
     assert len(worker.pool._pool.outbound_buffer) == 1
     assert again[0] in worker_state.requests
     worker.tick()
-    assert worker.gate._timer is None
+    assert worker.drainer._timer is None
 
 
 def test_a_pause_ends_by_itself_unless_renewed(worker: Worker) -> None:
-    worker.gate.pause(10)
+    worker.drainer.pause(10)
     worker.tick(8)
-    worker.gate.pause(10)
+    worker.drainer.pause(10)
     worker.tick(8)
-    assert worker.gate.standing.mode is Mode.PAUSED
+    assert worker.drainer.standing.mode is Mode.PAUSED
     worker.tick(2.1)
-    assert worker.gate.standing.mode is Mode.CONSUMING
+    assert worker.drainer.standing.mode is Mode.CONSUMING
 
 
 def test_a_pause_lasts_through_a_reconnect(worker: Worker) -> None:
-    worker.gate.pause(60)
+    worker.drainer.pause(60)
     worker.lose_connection()
-    assert worker.gate._without_broker is None
+    assert worker.drainer._without_broker is None
     worker.now += 30
     worker.connect()
 
     worker.channel._brpop_start()
     assert worker.channel.asked == 0
-    worker.gate.resume()
+    worker.drainer.resume()
     worker.channel._brpop_start()
     assert worker.channel.asked == 1
     assert worker.take("plain")[0] in worker_state.requests
@@ -737,12 +739,12 @@ def test_a_pause_lasts_through_a_reconnect(worker: Worker) -> None:
 def test_a_pause_that_has_ended_without_a_broker_is_over_with_the_connection(
     worker: Worker,
 ) -> None:
-    worker.gate.pause(60)
+    worker.drainer.pause(60)
     worker.lose_connection()
     worker.now += 61
     worker.connect()
 
-    assert worker.gate.standing.mode is Mode.CONSUMING
+    assert worker.drainer.standing.mode is Mode.CONSUMING
     worker.channel._brpop_start()
     assert worker.channel.asked == 1
 
@@ -752,18 +754,18 @@ def test_disable_prefetch_is_as_it_was_after_a_pause(worker: Worker) -> None:
         return False
 
     worker.channel.qos.can_consume = celerys
-    worker.gate.pause(10)
+    worker.drainer.pause(10)
     worker.channel._in_poll = object()
     assert worker.channel.qos.can_consume()
-    worker.gate.resume()
+    worker.drainer.resume()
     assert worker.channel.qos.can_consume is celerys
 
 
 def test_a_paused_worker_drains_and_a_draining_one_does_not_pause(worker: Worker) -> None:
-    worker.gate.pause(10)
-    worker.gate.drain()
-    assert worker.gate.pause(10).mode is Mode.DRAINING
-    assert worker.gate.resume().mode is Mode.DRAINING
+    worker.drainer.pause(10)
+    worker.drainer.drain()
+    assert worker.drainer.pause(10).mode is Mode.DRAINING
+    assert worker.drainer.resume().mode is Mode.DRAINING
     worker.tick()
     assert worker_state.should_stop == 0
 
@@ -806,7 +808,7 @@ def test_which_workers_drain_and_pause(
         (paused, compat_worker.why_not_paused(late.consumer)),
     ):
         assert (found is None) if expected is None else (expected in str(found))
-    assert late.gate.can_drain is (drained is None)
+    assert late.drainer.can_drain is (drained is None)
 
 
 # --- what asks for it ---
@@ -829,7 +831,7 @@ def test_the_first_sigterm_drains_and_the_second_is_celerys(
         told.append((fields["sender"], fields["sig"], fields["how"], fields["exitcode"]))
 
     signals.worker_shutting_down.connect(receiver)
-    bell = Bell(late.gate)
+    bell = Bell(late.drainer)
     bell.connect(late.consumer)
     bell.connect(late.consumer)
     (heard,) = late.hub.readers.values()
@@ -837,9 +839,9 @@ def test_the_first_sigterm_drains_and_the_second_is_celerys(
     late.pool.begin()
 
     os.kill(os.getpid(), signal.SIGTERM)
-    assert late.gate.standing.mode is Mode.CONSUMING  # nothing is done in the handler
+    assert late.drainer.standing.mode is Mode.CONSUMING  # nothing is done in the handler
     heard()
-    assert late.gate.standing.mode is Mode.DRAINING
+    assert late.drainer.standing.mode is Mode.DRAINING
     assert told == [("w@h", "SIGTERM", "Warm", 0)]
     heard()
     assert len(told) == 1
@@ -850,7 +852,7 @@ def test_the_first_sigterm_drains_and_the_second_is_celerys(
 
 
 def test_without_a_connection_sigterm_is_celerys(late: Worker, celerys_handler: list[int]) -> None:
-    Bell(late.gate).connect(late.consumer)
+    Bell(late.drainer).connect(late.consumer)
     late.lose_connection()
 
     os.kill(os.getpid(), signal.SIGTERM)
@@ -862,12 +864,12 @@ def test_a_sigterm_whose_connection_is_lost_before_it_is_heard_is_not_forgotten(
     late: Worker, celerys_handler: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drainer, "WITHOUT_BROKER", 0.01)
-    Bell(late.gate).connect(late.consumer)
+    Bell(late.drainer).connect(late.consumer)
     os.kill(os.getpid(), signal.SIGTERM)
     late.lose_connection()
 
-    assert late.gate._without_broker is not None
-    late.gate._without_broker.join(5)
+    assert late.drainer._without_broker is not None
+    late.drainer._without_broker.join(5)
     assert worker_state.should_stop == 0
     assert celerys_handler == []
 
@@ -875,7 +877,7 @@ def test_a_sigterm_whose_connection_is_lost_before_it_is_heard_is_not_forgotten(
 def test_a_child_with_the_handler_does_not_wake_its_parent(
     late: Worker, celerys_handler: list[int]
 ) -> None:
-    bell = Bell(late.gate)
+    bell = Bell(late.drainer)
     bell.connect(late.consumer)
     bell._pid = -1
 
@@ -888,7 +890,7 @@ def test_a_child_with_the_handler_does_not_wake_its_parent(
 def test_a_process_without_celerys_handler_keeps_its_own(late: Worker) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        Bell(late.gate).connect(late.consumer)
+        Bell(late.drainer).connect(late.consumer)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -902,7 +904,7 @@ def panel(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_remote_control_pauses_and_resumes(late: Worker, panel: dict[str, Any]) -> None:
-    drain.register(late.gate)
+    drain.register(late.drainer)
     state = SimpleNamespace(consumer=late.consumer)
     late.take("plain", "plain", "plain")
     late.pool.begin()
@@ -922,15 +924,15 @@ def test_remote_control_pauses_and_resumes(late: Worker, panel: dict[str, Any]) 
 
 @pytest.mark.parametrize("seconds", [None, 0, -1, "x", 3601, float("nan")])
 def test_a_pause_needs_a_length(late: Worker, panel: dict[str, Any], seconds: Any) -> None:
-    drain.register(late.gate)
+    drain.register(late.drainer)
     reply = panel["fleet_pause"](SimpleNamespace(consumer=late.consumer), seconds=seconds)
 
     assert reply == {"error": "seconds must be above 0 and at most 3600"}
-    assert late.gate.standing.mode is Mode.CONSUMING
+    assert late.drainer.standing.mode is Mode.CONSUMING
 
 
 def test_a_worker_that_can_not_pause_says_so(late: Worker, panel: dict[str, Any]) -> None:
-    drain.register(late.gate)
+    drain.register(late.drainer)
     late.consumer.hub = None
 
     assert panel["fleet_pause"](SimpleNamespace(consumer=late.consumer), seconds=5) == {
@@ -940,10 +942,10 @@ def test_a_worker_that_can_not_pause_says_so(late: Worker, panel: dict[str, Any]
 
 
 def test_remote_shutdown_drains_where_it_can(late: Worker, panel: dict[str, Any]) -> None:
-    drain.register(late.gate)
+    drain.register(late.drainer)
     state = SimpleNamespace(consumer=late.consumer)
     panel["shutdown"](state)
-    assert late.gate.standing.mode is Mode.DRAINING
+    assert late.drainer.standing.mode is Mode.DRAINING
 
     late.lose_connection()
     with pytest.raises(WorkerShutdown):
@@ -957,7 +959,7 @@ def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
     celerys_handler: list[int],
 ) -> None:
     caplog.set_level(logging.INFO)
-    gate = drain.install(late.app)
+    drainer = drain.install(late.app)
     (step_class,) = [step for step in late.app.steps["consumer"] if step.__name__ == "Drain"]
     step = step_class(late.consumer)
     late.pool._pool = None  # as the pool of threads has none
@@ -969,13 +971,13 @@ def test_the_step_tells_the_gate_and_logs_who_keeps_celerys_stop(
     assert caplog.text.count(text) == 1
     assert late.hub.readers == {}
     assert step.info(late.consumer)["fleet"]["queues"] == ["q"]
-    assert gate.standing.mode is Mode.CONSUMING
+    assert drainer.standing.mode is Mode.CONSUMING
 
 
 def test_a_worker_of_another_transport_can_be_asked_all_the_same(late: Worker) -> None:
     late.take("plain", "plain")
     late.consumer.task_consumer.channel = object()
-    assert late.gate.look().running == 2
+    assert late.drainer.look().running == 2
 
     late.consumer.task_consumer = None
     assert intake.load(late.consumer) == intake.Load(2, 0, polling=False)
