@@ -38,5 +38,5 @@ def run_each(
         pipe.script_load(script.text)
         for names, args in calls:
             pipe.evalsha(script.sha, len(names), *names, *args)
-        _, *answers = pipe.execute(raise_on_error=False)
-    return answers
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+    return answers[1:]

@@ -1,11 +1,11 @@
-"""The scripts by which messages move, in kombu's own formats. Standard library alone: the hand-back uses them.
+"""The scripts that move messages, in kombu's own formats. Standard library only: the hand-back uses them.
 
-``unacked`` is a hash, tag → ``[message, exchange, routing key]``; ``unacked_index`` a sorted set of the same
-tags by when they were taken (Unix time). A list's head, from which consumers pop, is its right end.
+``unacked`` is a hash from tag to ``[message, exchange, routing key]``. ``unacked_index`` is a sorted set of the same
+tags by when they were taken (Unix time). The head of a list, from which consumers pop, is its right end.
 
-Each script is one step for everybody else: all of it happens, or nothing. None of them is refused by a
-Redis at its memory limit: their first command frees memory, and once a script has written, Redis lets it
-go on. None may stand in MULTI, whose queueing such a Redis refuses.
+Each script is atomic for other clients, but an error does not undo what came before it. A Redis at its memory limit
+refuses none of them: their first command frees memory, and once a script has written, Redis lets it go on. Such a
+Redis refuses to queue commands in MULTI, so none may be used there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script and the name under which Redis keeps it (EVALSHA)."""
+    """A Lua script and its name in Redis (EVALSHA)."""
 
     text: str
     sha: str = field(init=False)
@@ -66,7 +66,7 @@ return false
 """)
 
 #: Forgets a message for good. KEYS: unacked, unacked_index. ARGV: tag.
-#: Returns 1; 0 where it was no longer held under this tag.
+#: Returns 1, or 0 if it was no longer held under this tag.
 ACK = Script("""
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
@@ -102,8 +102,9 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 return held
 """)
 
-#: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
-#: Returns 1; 0 where it was no longer held under this tag.
+#: Moves an item that can't be read to another list. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many
+#: items to keep.
+#: Returns 1, or 0 if it was no longer held under this tag.
 PUT_ASIDE = Script("""
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end

@@ -1,15 +1,15 @@
-"""ExecStopPost of a worker's unit: hand back what its process held when it ended, however it did.
+"""ExecStopPost of a worker's unit: hand back what its process held when it ended, for whatever reason.
 
     /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
-Run as root, outside of the unit's sandbox: by now the unit has no credentials any more. Root reads the
-settings file for the broker's address and nothing else, and then becomes the user whose process it was. The
-runtime directory, in which that process has left what :mod:`celery_fleet.delivery.hand_back.worker_record` describes,
-stands until the unit's commands have ended, also where a restart follows.
+It is run as root, outside the unit's sandbox, since by now the unit has no credentials any more. Root only reads the
+broker's address from the settings file, and then becomes the process's user. The process has left what
+:mod:`celery_fleet.delivery.hand_back.worker_record` describes in the runtime directory, which exists until the unit's
+commands have ended, even if a restart follows.
 
-A worker that has drained leaves nothing, which costs one look into Redis. It never takes longer than
-:data:`BOUND` seconds, and its status is always 0: what it does not manage waits for the lease to run out, and
-then any worker of the application puts it back. Standard library alone.
+A worker that has drained leaves nothing, which costs one look into Redis. The program never takes longer than
+:data:`BOUND` seconds, and its status is always 0. Messages that it does not hand back wait until the lease runs out,
+and then any worker of the application puts them back. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 if __name__ == "__main__":
-    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is beside it.
+    # `python3 -I` leaves the directory of a file that it runs out of the path; the package is beside it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.common.errors import FleetError, one_line
@@ -48,39 +48,39 @@ BOUND = 10.0
 #: Seconds for a connection and for each answer, and between two attempts.
 ANSWER, AGAIN = 3.0, 0.2
 
-#: Seconds until the last of the pool's processes has to be gone. systemd has killed them before.
+#: Seconds until the last of the pool's processes must be gone. systemd has already killed them.
 GONE = 1.0
 
-#: What a Redis says that will soon say something else.
+#: Beginnings of errors that Redis soon stops giving.
 _SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
 
-#: What will be the same at the next attempt: a certificate that is not the CA's, a file that is not there.
+#: Errors that will be the same at the next attempt: a certificate that is not the CA's, a file that does not exist.
 _FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
 
-# Where the journal's levels are read from, at the beginning of a line (sd-daemon(3)).
+# The journal reads a line's level at its beginning (sd-daemon(3)).
 _WARNING, _INFO, _DEBUG = "<4>", "<6>", "<7>"
 
 
 class OutOfTimeError(Exception):
-    """It has taken too long."""
+    """The hand-back has taken too long."""
 
 
 @dataclass(frozen=True)
 class Broker:
-    """Where the messages are."""
+    """The broker that has the messages."""
 
     servers: tuple[Server, ...]
     databases: tuple[int, ...]
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
-    #: Made while we are root, where the broker is shown a certificate: its key is nobody else's to read.
+    #: If the broker asks for a certificate: made while we are root, since only root may read the key.
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Broker:
-        """That of a component's settings file.
+        """Read the broker of a component's settings file.
 
         Raises:
-            FleetError: There is none in it that we could speak to.
+            FleetError: The file names no broker that we could speak to.
         """
         try:
             celery = json.loads(path.read_bytes())["celery"]
@@ -99,21 +99,21 @@ class Broker:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        # As kombu has it: options for TLS are TLS, whatever the scheme.
+        # As in kombu, options for TLS mean TLS, whatever the scheme.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         context = None
         if secured.get("ssl_certfile"):
-            # What can't be read is said when it is needed.
+            # If the files can't be read, the attempt to connect reports it.
             with suppress(OSError):
                 context = context_of(secured)
         return cls(servers, databases, secured if over_tls else None, context)
 
     @contextmanager
     def connection(self, number: int) -> Iterator[Client]:
-        """To one of the servers, the attempts going round.
+        """Connect to one of the servers, to each in turn.
 
         Raises:
-            OSError, RedisError: It does not answer, or lets nobody in.
+            OSError, RedisError: The server does not answer, or refuses us.
         """
         number %= len(self.servers)
         context = self.context
@@ -126,7 +126,7 @@ class Broker:
 
 
 def become(user: str) -> None:
-    """Be this user from now on, for good; nothing where we are no root.
+    """Become this user for good; do nothing if we are not root.
 
     Raises:
         FleetError: There is no such user.
@@ -144,7 +144,7 @@ def become(user: str) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block when it takes longer, whatever it waits for."""
+    """Raise OutOfTimeError in the block if it takes longer, whatever it waits for."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise OutOfTimeError
@@ -159,7 +159,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
 
 def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
-    """What goes to the journal."""
+    """Return the lines for the journal."""
     said = []
     if outcome.returned:
         said.append(
@@ -186,7 +186,7 @@ def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
 
 
 def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> list[str]:
-    """Hand back what the directory's process held, within :data:`BOUND`; the lines for the journal.
+    """Hand back what the directory's process held, within :data:`BOUND`; return the lines for the journal.
 
     Raises:
         FleetError, OSError: What the process has left can't be read.
@@ -195,15 +195,15 @@ def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> 
     record = None
     outcome = Outcome()
     try:
-        # All of it: the files are the process's own, and one may be a pipe to which nobody writes.
+        # The files count as well: the process wrote them, and one may be a pipe without a writer.
         with bounded(seconds):
             record = WorkerRecord.read(directory)
             if record is None:
                 return [f"{_DEBUG}no process has taken tasks"]
-            # Who was told to stop was killed for what ran too long, and not by what ran.
+            # A process that was told to stop was killed because tasks took too long, and not by a task.
             to_blame = not (directory / worker_record.STOPPING).exists()
             try:
-                lock = worker_record.nobody_holds(directory, wait=GONE)
+                lock = worker_record.hold_exclusively(directory, wait=GONE)
             except TimeoutError:
                 outcome.trouble = f"a process of {record.node} lives still: nothing is handed back"
             else:
@@ -226,7 +226,7 @@ def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> 
 
 
 def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
-    """Try until it is done or is no use; ``outcome.trouble`` says why it is not."""
+    """Try until it is done or has no chance; ``outcome.trouble`` says why it has none."""
     number = 0
     while True:
         address = broker.servers[number % len(broker.servers)].address
@@ -247,7 +247,7 @@ def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do it and tell the journal; always 0, since the unit has ended as it has ended."""
+    """Hand back and tell the journal; return 0 in any case, since the unit's result is that of its process."""
     parser = argparse.ArgumentParser(prog="hand_back.py")
     parser.add_argument("--settings", type=Path, required=True, help="the worker's settings file")
     parser.add_argument(

@@ -73,7 +73,7 @@ class Standing:
 
 
 class Drainer:
-    """Lets tasks in, or not. One for a worker's life, through all of its connections."""
+    """Stops and resumes the taking of tasks: one object for a worker's life, through all of its connections."""
 
     def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
         self._record = record

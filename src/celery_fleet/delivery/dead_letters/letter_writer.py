@@ -1,4 +1,4 @@
-"""Making a dead letter of a message, and what follows: the log, and results and signals in a thread of their own."""
+"""Make dead letters of messages, log them, and store their results and send their signals in a separate thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_fleet.delivery.run import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Dead letters whose results and signals may wait at once.
+#: Most dead letters whose results and signals wait.
 MOST_ASIDE = 10_000
 
 
@@ -24,14 +24,15 @@ class LetterWriter:
     """Makes dead letters of a worker's messages.
 
     Args:
-        options: how many are kept.
-        node: the worker's name, for the letters.
+        options: How many dead letters to keep.
+        node: The worker's name, for the letters.
     """
 
     def __init__(self, options: Options, node: str) -> None:
         self._options = options
         self._node = node
-        #: Results and signals of what was parked: a result store that hangs must not hold the event loop.
+        #: Stores results and sends signals of what was parked: a result store that hangs must not block the event
+        #: loop.
         self._aside: SendQueue[Callable[[], object]] = SendQueue(
             "celery_fleet.dead_letters",
             lambda action: action(),
@@ -55,11 +56,11 @@ class LetterWriter:
 
         Args:
             message: kombu's.
-            reason: one of :data:`celery_fleet.delivery.dead_letters.letters.REASONS`.
-            detail: the reason in words.
-            after: what follows if the message was still this worker's; in another thread.
-            since: Unix time since when it could not be run; None is now.
-            tag: under which it is in ``unacked``, empty if it is not there; None is its delivery's.
+            reason: One of :data:`celery_fleet.delivery.dead_letters.letters.REASONS`.
+            detail: The reason in words.
+            after: Called in another thread if the message was still this worker's.
+            since: Unix time since when it could not be run; None for now.
+            tag: Its tag in ``unacked``, empty if it is not there; None for its delivery's.
 
         Raises:
             redis.exceptions.RedisError, OSError: Redis did not take it.
@@ -91,7 +92,7 @@ class LetterWriter:
     def park_raw(
         self, channel: Any, tag: str, key: str, item: bytes, reason: str, detail: str
     ) -> None:
-        """Park an item that the atomic take can't make a message of; for ``hooks.HOOKS.park_raw``."""
+        """Park an item that the atomic take can't make a message of; used as ``hooks.HOOKS.park_raw``."""
         where = adapter.places(channel)
         names, arguments = dead_letters.park_call(
             item,
@@ -109,7 +110,7 @@ class LetterWriter:
         self._tell(parked, task, dead_letters.queue_of(key), reason, described(detail))
 
     def close(self, seconds: float) -> bool:
-        """Wait until what follows from the letters is done, but no longer than that; return whether it is."""
+        """Wait until all results are stored and signals sent, for so many seconds at most; return whether they are."""
         return not self._aside.close(seconds)
 
     def _tell(

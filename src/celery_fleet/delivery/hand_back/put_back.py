@@ -1,8 +1,7 @@
 """Put back what a dead process held: each message to the head of its list, in the order of the takes.
 
-Standard library alone. It is no one step for all messages: whatever ends it in between leaves the rest
-where it was, in ``unacked``, for the sweep that follows when the lease has run out. Each message moves by
-one script, which does nothing where it is no longer held under its tag.
+Standard library only. Each message moves by one script, which does nothing if the message is no longer held under its
+tag. If the work is interrupted, the other messages stay in ``unacked``, for the sweep once their lease has run out.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 from celery_fleet.delivery.tags import number_of
 
-#: Members of the index that Redis is asked for at once, and messages that are in memory at once.
+#: Members of the index in one question to Redis, and messages that are in memory at once.
 SCAN, CHUNK = 1000, 20
 
-#: Looks at the index. What a dead process sent last may reach Redis after our first look.
+#: Looks at the index: the last commands of a dead process may reach Redis after our first look.
 LOOKS = 3
 
 _GLOB = re.compile(r"([\\*?\[\]])")
@@ -42,7 +41,7 @@ class Client(health_redis.Client):
 
 
 def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
-    """TLS with kombu's options for it, ``broker_use_ssl``.
+    """Return a TLS context with kombu's options, ``broker_use_ssl``.
 
     Raises:
         OSError: A certificate can't be read.
@@ -59,19 +58,19 @@ def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
 
 @dataclass
 class Outcome:
-    """What became of the messages; it grows while they move, so that it holds whatever ends the work."""
+    """What became of the messages. It grows while they move, so it is right whatever ends the work."""
 
-    #: Ended before the process did, and acknowledged now.
+    #: Tasks that ended before the process did, and are acknowledged now.
     acknowledged: int = 0
     returned: int = 0
     #: Those of ``returned`` that the process had begun to run.
     begun: int = 0
     #: Dead letters: too many processes died of them.
     parked: int = 0
-    #: Left where they are, and why the first of them was.
+    #: Messages left where they are, and why the first of them was.
     left: int = 0
     why: str = ""
-    #: Why the last attempt did not come to its end.
+    #: Why the last attempt did not finish.
     trouble: str = ""
 
 
@@ -86,10 +85,10 @@ class Held:
 
     @classmethod
     def parse(cls, tag: str, value: str, record: WorkerRecord) -> Held:
-        """From ``[message, "", queue]``.
+        """Read ``[message, "", queue]``.
 
         Raises:
-            ValueError: It is none that our take could have made.
+            ValueError: Our take could not have made it.
         """
         try:
             raw, exchange, queue = json.loads(value)
@@ -114,11 +113,11 @@ def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
 
 
 class Return:
-    """One attempt after another to put back all of an record; it goes on where the one before has ended.
+    """Puts back all that a process held, in several attempts; each continues the one before.
 
     Args:
-        record: Whose messages.
-        begun: Numbers of the deliveries that the process had begun to run, among which its death is shared out.
+        record: What the process left.
+        begun: Numbers of the deliveries that the process had begun to run, which share its death.
         pending: Tags of those that had ended.
         outcome: Where it is noted.
     """
@@ -134,7 +133,7 @@ class Return:
         self._shares: dict[str, float] | None = None
 
     def attempt(self, client: Client) -> None:
-        """Do what is to be done still.
+        """Do what is still to be done.
 
         Raises:
             OSError, RedisError: Redis does not answer, or not as it should.
@@ -150,27 +149,28 @@ class Return:
                     client.ask("SCRIPT", "LOAD", script.text)
             if self._shares is None:
                 self._shares = self._share_out(client, tags)
-            # RPUSH makes the last one the first to be popped, so the newest goes first.
+            # The message that is pushed last is popped first, so the newest goes first.
             for start in range(0, len(tags), CHUNK):
                 self._move(client, tags[start : start + CHUNK])
 
     def _acknowledge(self, client: Client) -> None:
         unacked, index = self._record.unacked, self._record.index
-        # The message before its place in the index: what is left in between is no message without a place, which
-        # nobody would find. Plain commands, since a Redis that is full takes those, and each is done or not.
+        # The message before its place in the index: in between there is a place without a message, which is harmless,
+        # and not the reverse. These are plain commands, since a full Redis takes them.
         gone = _sound(client.ask_all(("HDEL", unacked, tag) for tag in self._pending))
         _sound(client.ask_all(("ZREM", index, tag) for tag in self._pending))
         self._pending.clear()
         self._outcome.acknowledged += sum(gone)
 
     def _held(self, client: Client) -> list[str]:
-        """Tags that stand in the index, the newest first; by their numbers, since a lease moves their times."""
+        """Return the tags in the index, the newest first; by their numbers, since a lease moves their times."""
         owner = self._record.owner
         pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
         found: set[str] = set()
         cursor = "0"
         while True:
-            # In steps: the index holds what all workers have taken, and nobody is to wait for the look at it.
+            # In steps: the index holds what all workers have taken, and no client should wait for a look at all of
+            # it.
             cursor, members = client.ask(
                 "ZSCAN", self._record.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
             )
@@ -179,9 +179,9 @@ class Return:
                 return sorted(found - self._left, key=number_of, reverse=True)
 
     def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
-        """Return what part of the process's death each task that ran has.
+        """Return each running task's share of the process's death.
 
-        Nothing says which of them it was. Those that have run at several deaths already are the suspects, and a worker
+        It is not known which of them was to blame. Tasks that ran at several deaths are the suspects, and a worker
         runs one suspect at a time.
         """
         running = [tag for tag in tags if number_of(tag) in self._begun]
@@ -220,12 +220,12 @@ class Return:
             if isinstance(answer, RedisError):
                 self._leave(tag, str(answer))
             else:
-                # PARK answers with a list that begins with what PUT_BACK answers.
+                # PARK answers with a list that begins with the answer of PUT_BACK.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
 
     def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
-        """What becomes of a message, and the command that does it."""
+        """Return what becomes of a message, and the command that does it."""
         share = (self._shares or {}).get(held.tag)
         raw = _redelivered(held.raw, share)
         message = json.dumps(raw)
@@ -267,10 +267,10 @@ def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) 
 
 
 def _sound(answers: Iterable[Any]) -> list[int]:
-    """Answers of which none is an error.
+    """Return the answers as numbers.
 
     Raises:
-        RedisError: The first one.
+        RedisError: One of them is an error.
     """
     found = list(answers)
     for answer in found:

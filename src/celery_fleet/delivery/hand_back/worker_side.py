@@ -21,7 +21,7 @@ _held: list[int] = []
 
 
 def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
-    """Have them left once the worker is set up and has not forked yet, where the hand-back is on."""
+    """Leave it once the worker is set up and before it forks, if the hand-back is enabled."""
     if not options.hand_back:
         return
     signals.celeryd_after_setup.connect(
@@ -32,9 +32,9 @@ def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
 
 
 def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> StartedTasks | None:
-    """Take the lock, say who this process is, and note from now on what begins; None where that fails.
+    """Take the lock, write the record, and record what begins from now on; return None if that fails.
 
-    Nothing is lost by a failure: then the messages of a process that dies wait for its lease.
+    Nothing is lost then: the messages of a process that dies wait for its lease.
     """
     directory = worker_record.directory_of(environ)
     if directory is None:
@@ -47,7 +47,7 @@ def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> StartedTa
     owner = tags.owner()
     try:
         _held.append(worker_record.hold(directory))
-        # Of a directory that was preserved.
+        # The directory was preserved.
         for name in (worker_record.RECORD, worker_record.STOPPING):
             (directory / name).unlink(missing_ok=True)
         notes = StartedTasks(owner, directory / worker_record.BEGUN)

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
 """What lease and sweep read of celery 5.7 and kombu 5.7, from a thread beside the worker's loop.
 
-Reads only, and nothing that would connect, create or cache something in the loop's own objects.
-Checked in the sources of celery 5.7.0 and kombu 5.7.0.
+These functions only read, and connect, create or cache nothing in the loop's own objects. Checked in the sources of
+celery 5.7.0 and kombu 5.7.0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from celery_fleet.delivery.run import run, run_each
 
 
 def channel_of(worker: Any) -> Any:
-    """The channel that the worker consumes from; None while it has none, or one that is not Redis'."""
+    """Return the channel that the worker consumes from; None if it has none, or one that is not Redis's."""
     consumer = getattr(worker, "consumer", None)
     channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     if not isinstance(channel, stock.Channel) or channel.closed or channel.connection is None:
@@ -35,32 +35,32 @@ def channel_of(worker: Any) -> Any:
 
 
 def running() -> set[str]:
-    """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
+    """Return the tags of the tasks that a pool has and that were not acknowledged, from any connection."""
     tags = {request.message.delivery_tag for request in outage.running()}
     return {tag for tag in tags if isinstance(tag, str)}
 
 
 def awaited(channel: Any) -> set[str]:
-    """The tag of a take whose answer is due, or was read and is not filed yet."""
+    """Return the tag of a take whose answer is due, or was read and is not noted as held yet."""
     asked = getattr(channel, "awaited", None)  # kombu's own channel has none
     taken = getattr(channel.connection, "taken", None)
     return {tag for tag in (asked, taken and taken.tag) if tag}
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:
-    """Where a channel is connected to, for comparison: a list of brokers may have been stepped through."""
+    """Return where a channel is connected to, for comparison: the worker may have stepped through a list of brokers."""
     info = channel.connection.client
     return (info.hostname, info.port, info.virtual_host, info.userid, type(channel))
 
 
 def client_of(channel: Any, timeout: float) -> redis.Redis:
-    """A client of our own for a channel's broker: its TLS, user and database, and one short attempt.
+    """Return our own client for a channel's broker, with its TLS, user and database, and a single short attempt.
 
     Args:
-        channel: an open one.
-        timeout: seconds for connecting and for each answer.
+        channel: An open one.
+        timeout: Seconds for connecting and for each answer.
     """
-    # kombu's own method: a subclass's may guard connections of the loop's thread.
+    # kombu's own method: that of a subclass may guard the connections of the loop's thread.
     params = stock.Channel._connparams(channel)  # type: ignore[no-untyped-call]  # typed in part only
     params.update(
         socket_timeout=timeout,
@@ -84,7 +84,7 @@ def _close(client: redis.Redis) -> None:
 
 
 def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
-    # As SentinelChannel._sentinel_managed_pool does it.
+    # As in SentinelChannel._sentinel_managed_pool.
     host, port = params.pop("host", None), params.pop("port", None)
     found = [_parse_url(url) for url in channel.connection.client.alt or ()]
     servers = [
@@ -104,7 +104,7 @@ def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
 
 
 def broker_of(channel: Any, client: redis.Redis) -> Broker:
-    """What a sweep has to know of a channel's broker, asked through a client of its own."""
+    """Return what a sweep has to know of a channel's broker, which it asks with its own client."""
 
     def table(exchange: str) -> list[tuple[str, ...]]:
         members: Any = client.smembers(channel.keyprefix_queue % exchange)
@@ -113,9 +113,9 @@ def broker_of(channel: Any, client: redis.Redis) -> Broker:
     def queues(exchange: str, routing_key: str) -> Iterable[str]:
         if not exchange:
             return [routing_key]
-        # typeof takes an exchange that this process never declared for a direct one, as kombu does.
+        # Like kombu, typeof takes an exchange that this process never declared for a direct one.
         found = channel.typeof(exchange).lookup(table(exchange), exchange, routing_key, None)
-        # Without a binding kombu would drop the message; a queue is mostly called as its routing key.
+        # Without a binding kombu would drop the message. A queue mostly has the name of its routing key.
         return dict.fromkeys(queue for queue in found if queue) or [routing_key]
 
     def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:

@@ -1,13 +1,13 @@
-"""Lua scripts of the sweep."""
+"""The Lua scripts of the sweep."""
 
 from __future__ import annotations
 
 from celery_fleet.delivery.scripts import Script
 
-#: What has expired, newest first, so that messages of several rounds get back in order; and what is ours.
-#: KEYS: unacked_index, unacked. ARGV: seconds of the lease, seconds of stock workers, messages, bytes, places to
-#: look at, own prefix, seconds of own messages, places to look at for those, the newest first.
-#: Returns {sizes of unacked and of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis'
+#: Finds what has expired, the newest first, so that messages of several rounds go back in order; and what is ours.
+#: KEYS: unacked_index, unacked. ARGV: seconds of the lease; seconds of stock workers; most messages; most bytes;
+#: places to look at; own prefix; seconds of own messages; places to look at for those, the newest first.
+#: Returns {size of unacked, size of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis's
 #: time}.
 LOOK = Script("""
 local index, unacked = KEYS[1], KEYS[2]
@@ -52,7 +52,7 @@ end
 return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own, string.format('%.6f', now)}
 """)
 
-#: The entries of some tags. KEYS: unacked_index, unacked. ARGV: tags. A tag without an entry loses its place.
+#: Returns the entries of some tags. KEYS: unacked_index, unacked. ARGV: tags. A tag without an entry loses its place.
 READ = Script("""
 local entries = {}
 for i = 1, #ARGV do
@@ -62,8 +62,8 @@ end
 return entries
 """)
 
-#: Gives the messages among some fields of ``unacked`` that have no place one, as if taken now.
-#: KEYS: unacked_index, unacked. ARGV: cursor, number of fields. Returns {next cursor, how many}.
+#: Gives a place to each message among some fields of ``unacked`` that has none, as if it had just been taken.
+#: KEYS: unacked_index, unacked. ARGV: cursor, number of fields. Returns {next cursor, number of new places}.
 MEND = Script("""
 redis.call('ZREM', KEYS[1], '')
 local now = redis.call('TIME')

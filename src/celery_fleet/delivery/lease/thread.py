@@ -1,8 +1,8 @@
-"""The thread that renews the lease and sweeps, on a connection of its own.
+"""The thread that renews the lease and sweeps, on its own connection.
 
-The worker's loop may be blocked by a broker that hangs, or in the solo pool by a task: the thread goes on.
-With gevent and eventlet it is a greenlet like everything else, and stands still while a task computes
-without ever waiting; so does the watchdog's, which takes that for a hang long before a lease is over.
+A broker that hangs may block the worker's loop, and so may a task in the solo pool: the thread goes on. With gevent
+and eventlet it is a greenlet, and stops while a task computes without waiting. So does the watchdog's, which
+takes that for a hang long before a lease has run out.
 """
 
 from __future__ import annotations
@@ -28,45 +28,45 @@ from celery_fleet.supervision.broker import reason
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 
-#: Seconds between two rounds of sweeping, more or less a fifth, so that workers don't do it at the same time.
+#: Seconds between two sweeps, give or take a fifth, so that workers don't sweep at the same time.
 EVERY = 5.0
 JITTER = 0.2
 
-#: Seconds after a new connection in which what the old one has left behind is looked for.
+#: Seconds after a new connection in which we look for messages that the old one left behind.
 SUSPICIOUS = 60.0
 
 #: Longest and shortest time in seconds for connecting, and for each answer.
 TIMEOUT = 3.0
 SHORTEST_TIMEOUT = 1.0
 
-#: Seconds until the next attempt after an error of our own.
+#: Seconds until the next attempt after an unexpected error.
 RETRY = 2.0
 
-#: Seconds without sweeping after the broker was away: it was so for the others as well, and what they hold looks
-#: abandoned until they have renewed it, which they try every two seconds, for twice the timeout at most.
+#: Seconds without sweeping after the broker was away. It was away for the others as well, and what they hold looks
+#: abandoned until they renew it. They try every two seconds, and an attempt lasts twice the timeout at most.
 PATIENCE = 2 * TIMEOUT + RETRY
 
-#: kombu's visibility timeout, where the application sets none.
+#: kombu's visibility timeout, if the application sets none.
 VISIBILITY = 3600.0
 
 
 class BrokerAccess(Protocol):
-    """The way to the worker's broker."""
+    """Access to the worker's broker."""
 
     def broker(self) -> Broker | None:
-        """The broker that the worker takes from, or took from last; None before the first connection."""
+        """Return the broker that the worker takes from, or took from last; None before the first connection."""
 
     @property
     def connected(self) -> bool:
-        """Whether the worker has a connection now."""
+        """Return whether the worker has a connection now."""
 
     @property
     def times(self) -> int:
-        """How often it has connected."""
+        """Return how often the worker has connected."""
 
 
 class WorkerAccess:
-    """The way to the broker of a worker of this process; for one thread."""
+    """Access to the broker of a worker in this process. For one thread."""
 
     def __init__(self, worker: Any, timeout: float) -> None:
         self.times = 0
@@ -79,7 +79,7 @@ class WorkerAccess:
 
     @property
     def connected(self) -> bool:
-        """Whether the worker has a channel now."""
+        """Return whether the worker has a channel now."""
         return hold.channel_of(self._worker) is not None
 
     def broker(self) -> Broker | None:
@@ -99,12 +99,12 @@ class WorkerAccess:
         return self._broker
 
     def held(self) -> set[str]:
-        """Tags of all that runs or waits here."""
+        """Return the tags of all that runs or waits here."""
         channel = hold.channel_of(self._worker)
         return hold.running() | (set() if channel is None else held(channel))
 
     def awaited(self) -> set[str]:
-        """Tags of what may be on its way here."""
+        """Return the tags of what may be on its way here."""
         channel = hold.channel_of(self._worker)
         return set() if channel is None else hold.awaited(channel)
 
@@ -132,7 +132,7 @@ class LeaseThread(Periodic):
         self._trouble: str | None = None
 
     def step(self) -> float:
-        """Do what is due; seconds until the next thing is."""
+        """Do what is due; return the seconds until something is due again."""
         try:
             broker = self._access.broker()
             if broker is not None:
@@ -149,7 +149,7 @@ class LeaseThread(Periodic):
     def _renew_and_sweep(self, broker: Broker) -> None:
         if self.lease.due_in <= 0:
             if self.lease.lapsed:
-                # What kept this process from it (a host that stood still) may have kept others.
+                # What stopped this process, such as a host that stood still, may have stopped others.
                 self._be_patient()
             self.lease.renew(broker.run, broker.index)
         now = self._clock()
@@ -172,7 +172,7 @@ class LeaseThread(Periodic):
         self._trouble = trouble
 
     def turn(self) -> float:
-        """Do what is due; return the seconds until the next thing is."""
+        """Do what is due and log any error; return the seconds until the next turn."""
         try:
             return max(self.step(), 0.05)
         except Exception:
@@ -180,20 +180,20 @@ class LeaseThread(Periodic):
             return RETRY
 
 
-#: Further tags that this process answers for although no task of it runs: acknowledgements that wait for the broker.
+#: Returns further tags that this process answers for although their tasks do not run: unsent acknowledgements.
 Done = Callable[[], Iterable[str]]
 
 
 def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], None]:
-    """Add lease and sweep to the app's worker, before it builds its blueprints, if they are on.
+    """Add lease and sweep to the app's worker if they are enabled, before it builds its blueprints.
 
     Args:
         app: Celery's.
-        options: what is on.
-        done: tags of tasks that have ended and whose acknowledgement waits.
+        options: What is enabled.
+        done: Returns the tags of tasks that have ended and whose acknowledgement waits.
 
     Returns:
-        What is to be told the watchdog's verdict: whether the worker is of use.
+        A function to call with the watchdog's verdict: whether the worker works.
     """
     threads: list[LeaseThread] = []
 
@@ -206,7 +206,7 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
 
     if not (options.atomic and options.lease):
         return verdict
-    # The thread does it, by Redis' clock; kombu's own way would block the loop, and go by the host's.
+    # The thread does it, by Redis's clock; kombu's own way would block the loop, and go by the host's clock.
     HOOKS.sweep = lambda _: None
 
     class Keep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -218,21 +218,21 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
         def start(self, worker: Any) -> None:
             thread = make(worker, options, done)
             threads.append(thread)
-            # Not this step's stop(): tasks go on after it, and need their lease until they end.
+            # Not in this step's stop(): tasks run on after it, and need their lease until they end.
             signals.worker_shutdown.connect(
                 lambda **_: thread.stop(), weak=False, dispatch_uid="celery_fleet.lease"
             )
             thread.start()
 
         def stop(self, worker: Any) -> None:
-            """Nothing: see start."""
+            """Do nothing: see start."""
 
     app.steps["worker"].add(Keep)
     return verdict
 
 
 def make(worker: Any, options: Options, done: Done = tuple) -> LeaseThread:
-    """A worker's thread."""
+    """Return the lease thread of a worker."""
     given = (worker.app.conf.broker_transport_options or {}).get("visibility_timeout")
     seconds = float(given or VISIBILITY)
     access = WorkerAccess(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))

@@ -1,14 +1,14 @@
-"""Tasks that run go on through a lost connection, and are acknowledged on the next one.
+"""Keep running tasks through a lost connection, and acknowledge them on the next one.
 
-Stock kombu puts back all that is unacknowledged when a connection is lost, running tasks as well, so that
-they run twice; their acknowledgements then fail. Here
+When a connection is lost, stock kombu puts back all unacknowledged messages, also those of running tasks. These tasks
+run twice, and their acknowledgements fail. Here
 
-* what runs stays where it is, in ``unacked``, and is given to the next connection;
-* what has not begun leaves Celery's hands and goes back to the heads of its lists, in order, on the next
-  connection: on the lost one nothing can be sent;
-* acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again;
-* what stands under this process's name and nobody here knows, as when the answer of a take was lost, goes
-  back as well. What comes later still is the sweep's.
+* messages of running tasks stay in ``unacked`` and are given to the next connection;
+* messages whose task has not begun leave Celery's hands and go back to the heads of their lists, in order, on the
+  next connection: on the lost one nothing can be sent;
+* acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again.
+
+A message that only Redis knows of, since the answer of its take was lost, is left to the sweep.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from celery_fleet.delivery.scripts import ACK
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two looks at acknowledgements that are still to be sent, while there is a connection.
+#: Seconds between two attempts to send the acknowledgements that are kept, while there is a connection.
 RETRY = 1.0
 
 #: Acknowledgements sent in one turn of the loop.
@@ -40,9 +40,9 @@ class AckCarryOver:
     def __init__(self, pending: Pending) -> None:
         self.pending = pending
         self._channel: Any = None
-        #: Messages of tasks that ran when the connection was lost, by their tags; with a new connection they are
-        #: its own, and stay here until the next loss. One may have ended since, and its acknowledgement wait in
-        #: the event loop: its request counts as acknowledged from then on.
+        #: Messages of tasks that ran when the connection was lost, by their tags. A new connection adopts them, and
+        #: they stay here until the next loss. A task may have ended since, with its acknowledgement waiting in the
+        #: event loop: then its request already counts as acknowledged.
         self._carried: dict[str, Any] = {}
         #: Messages that go back on the next connection, oldest first, and since when (Unix time).
         self._returning: list[tuple[Any, float | None]] = []
@@ -50,11 +50,11 @@ class AckCarryOver:
     # --- the transport's moments ---
 
     def keep(self, channel: Any) -> Iterable[str]:
-        """A channel closes: nothing of it is put back, unless the worker stops in order."""
+        """Return what must not be put back when a channel closes: all of it, unless the worker stops in order."""
         return () if worker.told_to_stop() else internals.held(channel)
 
     def ack_failed(self, tag: str, error: Exception) -> bool:
-        """An acknowledgement could not be sent: it will be."""
+        """Keep an acknowledgement that could not be sent, for later."""
         if not self.pending:
             logger.warning(
                 "message %s can't be acknowledged now (%s): it is kept and acknowledged as soon as the broker takes it",
@@ -65,7 +65,7 @@ class AckCarryOver:
         return True
 
     def requeue_failed(self, tag: str, message: Any, error: Exception) -> bool:
-        """A message that its task wants back in its queue could not be put there: the next connection does it."""
+        """Keep a message that its task rejected and that could not be put back, for the next connection."""
         logger.warning(
             "message %s can't be put back now (%s): that is done later",
             tag,
@@ -79,7 +79,7 @@ class AckCarryOver:
     # --- the consumer's moments ---
 
     def lost(self, consumer: Any) -> bool:
-        """The connection is lost: take what has not begun out of Celery's hands; whether that was done."""
+        """Take what has not begun out of Celery's hands when the connection is lost; return whether that worked."""
         channel = getattr(consumer.task_consumer, "channel", None)
         if channel is None:  # it never consumed
             return True
@@ -91,7 +91,7 @@ class AckCarryOver:
         if self._channel is not None:
             held = internals.held(self._channel)
             self._carried = {tag: one for tag, one in self._carried.items() if tag in held}
-        # In this order: what ends before is acknowledged below, what ends after is among these.
+        # In this order: a task that ended before is acknowledged below, and one that ends after is among these.
         for request in internals.running():
             self._carried[request.message.delivery_tag] = request.message
         self._channel = None
@@ -107,7 +107,7 @@ class AckCarryOver:
         return True
 
     def connected(self, consumer: Any) -> None:
-        """There is a new connection that does not consume yet."""
+        """Give a new connection what the process holds, before it consumes."""
         channel = consumer.task_consumer.channel
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
@@ -126,7 +126,7 @@ class AckCarryOver:
         self._put_back(consumer)
 
     def flush(self) -> None:
-        """Send acknowledgements that are still to be sent, if there is a connection."""
+        """Send the acknowledgements that are kept, if there is a connection."""
         channel = self._channel
         if channel is None or not self.pending:
             return
@@ -140,11 +140,11 @@ class AckCarryOver:
             self.pending.sent(sent)
         logger.info("%d acknowledgements were sent that the broker had not taken before", len(sent))
         if gone:
-            # The command may have been carried out and only its answer been lost.
+            # The command may have run and only its answer been lost.
             logger.info("%d of them were of messages that Redis does not hold any more", gone)
 
     def retry(self) -> None:
-        """The same from a timer, where an exception would be in the way."""
+        """Do the same in a timer, where an exception would be in the way."""
         try:
             self.flush()
         except Exception as exc:  # noqa: BLE001  # they are kept, and the loop sees the connection itself
@@ -164,6 +164,6 @@ class AckCarryOver:
 
 
 def _text_of(error: Exception) -> str:
-    if isinstance(error, AttributeError):  # kombu's channel without a connection
+    if isinstance(error, AttributeError):  # kombu's channel has no connection
         return "the connection is lost"
     return redact(one_line(error)) or type(error).__name__

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""Put back messages that have not begun: those of a lost connection, and those of a worker that drains."""
+"""Put back messages whose tasks have not begun, of a lost connection or of a worker that drains."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from celery_fleet.delivery.scripts import HEAD, PUT_BACK
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:
     """Put messages back at the head of their queues, the oldest nearest to it.
 
-    With each comes the Unix time of the first attempt whose answer was lost, None without one: it
-    may have succeeded, and somebody else may have the message by now, under the same tag. Returns
-    for each 1 where it was put back, 0 where it was no longer this worker's, or the error that kept
-    it from being put back, of Redis or of a message that can't be read.
+    Args:
+        consumer: Celery's, with a connection.
+        held: Messages, oldest first, each with the Unix time of a first attempt whose answer was lost, or None. That
+            attempt may have succeeded, and another worker may have the message by now, under the same tag.
+
+    Returns:
+        For each message 1 if it was put back, 0 if it was no longer this worker's, or the error: Redis's, or that of
+        a message that can't be read.
 
     Raises:
-        Exception: where Redis could not be asked, so that it is not known what happened.
+        Exception: Redis could not be asked, so it is not known what happened.
     """
     channel = consumer.task_consumer.channel
     answers: dict[int, Any] = {}
@@ -34,7 +38,7 @@ def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[A
         except Exception as exc:  # noqa: BLE001  # the others are to be put back
             answers[number] = exc
             continue
-        # The atomic fetch gives each delivery its own tag, so there is no doubt whose message it is.
+        # The atomic take gives each delivery its own tag, so there is no doubt whose message it is.
         certain = tried is None or getattr(message, "list_key", None)
         arguments = [message.delivery_tag, payload, HEAD, "" if certain else repr(tried)]
         calls[number] = names, arguments

@@ -1,4 +1,4 @@
-"""Switch the outage guard on in a worker."""
+"""Install the outage guard in a worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def install(
     options: Options,
     draining: Callable[[], bool] = lambda: False,
 ) -> OutageGuard | None:
-    """Put into the app's worker what the options want, before it builds its blueprints; None without any."""
+    """Install what the options want in the app's worker, before it builds its blueprints; None if that is nothing."""
     mixins: list[type[Any]] = []
     guard = None
     if options.carry or options.outage:
@@ -51,14 +51,15 @@ def install(
 
 def _add_steps(app: Any, guard: OutageGuard) -> None:
     class Step(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Gives each connection what runs, before anything is consumed."""
+        """Gives each connection the running tasks, before anything is consumed."""
 
         name = "celery_fleet.OutageGuard"
         requires = ("celery.worker.consumer.tasks:Tasks",)
         ends: tuple[Callable[[], None], ...] = ()
 
         def start(self, consumer: Any) -> None:
-            # Not in a stop(): tasks may go on after it. A hub forgets those of a lost connection, greenlets don't.
+            # Not in a stop(): tasks may run on after it. A hub forgets the timers of a lost connection, greenlets
+            # don't.
             for end in self.ends:
                 end()
             internals.keep_time_limits(consumer)

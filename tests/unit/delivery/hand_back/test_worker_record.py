@@ -244,7 +244,7 @@ def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.Monk
     names = {worker_record.LOCK, worker_record.RECORD, worker_record.BEGUN}
     assert {path.name for path in tmp_path.iterdir()} == names
     with pytest.raises(TimeoutError):
-        worker_record.nobody_holds(tmp_path, wait=0)
+        worker_record.hold_exclusively(tmp_path, wait=0)
     # Another process of the worker may hold it, too.
     os.close(worker_record.hold(tmp_path, wait=0))
 
@@ -290,7 +290,7 @@ def test_a_worker_does_not_wait_for_ever_for_a_hand_back(
 ) -> None:
     hold = worker_record.hold
     monkeypatch.setattr(worker_record, "hold", lambda directory: hold(directory, wait=0))
-    alone = worker_record.nobody_holds(tmp_path, wait=0)
+    alone = worker_record.hold_exclusively(tmp_path, wait=0)
     assert (
         worker_side.prepare(app, OPTIONS, {worker_record.DIRECTORY_VARIABLE: str(tmp_path)}) is None
     )

@@ -258,7 +258,7 @@ def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) ->
     bulk.send("hold", "one")
     wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
     with pytest.raises(TimeoutError):
-        worker_record.nobody_holds(directory, wait=0)
+        worker_record.hold_exclusively(directory, wait=0)
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
     assert children
     lock = str(directory / worker_record.LOCK)
