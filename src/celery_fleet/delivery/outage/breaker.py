@@ -118,9 +118,7 @@ class Breaker:
             BrokerAwayError: It may not, since the broker does not answer.
         """
         if self._open and self.concerned:
-            raise BrokerAwayError(
-                "the broker does not answer; another thread asks it again"
-            )
+            raise BrokerAwayError("the broker does not answer; another thread asks it again")
 
     def trip(self, why: object) -> None:
         """Open: the broker did not answer the guarded thread. Calling it again, or in another thread, is harmless."""

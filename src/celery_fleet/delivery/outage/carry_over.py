@@ -153,13 +153,19 @@ class AckCarryOver:
     def _put_back(self, consumer: Any) -> None:
         if not self._returning:
             return
-        answers = give_back.give_back(consumer, self._returning)
-        tried = list(zip(self._returning, answers, strict=True))
-        self._returning = [one for one, answer in tried if isinstance(answer, Exception)]
+        # With greenlets, more may come while Redis is asked.
+        returning, self._returning = self._returning, []
+        left = returning
+        try:
+            answers = give_back.give_back(consumer, returning)
+            tried = zip(returning, answers, strict=True)
+            left = [one for one, answer in tried if isinstance(answer, Exception)]
+        finally:
+            self._returning = left + self._returning
         logger.info(
             "%d messages that had not begun were put back, %d wait for the next connection",
-            sum(answer for _, answer in tried if not isinstance(answer, Exception)),
-            len(self._returning),
+            sum(answer for answer in answers if not isinstance(answer, Exception)),
+            len(left),
         )
 
 
