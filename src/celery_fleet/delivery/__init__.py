@@ -11,7 +11,7 @@ and ``celery inspect`` work side by side. The parts, from the bottom up; each im
 * ``lease``: a worker renews its messages' places in ``unacked_index``, so a short visibility timeout is safe for long
   tasks and distant ETAs. Any worker's sweep returns messages whose lease has run out.
 
-The tag of each delivery names its *owner*: the node and the start of its process (:mod:`celery_fleet.delivery.tags`).
-So the messages of two processes can be told apart, and a late acknowledgement can't touch a later delivery.
+The tag of each delivery names its *owner* (:mod:`celery_fleet.delivery.messages`): the node and the start of its
+process. So the messages of two processes can be told apart, and a late acknowledgement can't touch a later delivery.
 :class:`celery_fleet.delivery.options.Options` says which parts are enabled.
 """

@@ -1,16 +1,52 @@
-"""Messages as kombu keeps them in Redis: which list one belongs to, and what is changed when it goes back.
+"""Messages as kombu keeps them in Redis: who holds one, which list it belongs to, and how it goes back.
 
-Standard library only: the hand-back uses this file.
+A tag is the field of kombu's hash ``unacked`` and the member of its ``unacked_index``. Stock kombu uses a UUID that
+stays with the message. Ours is made for each delivery: ``<node>/<start>/<number>``, such as
+``mail@worker1/9f86d081884c7d65/2a``. Each process draws its ``start`` at random, since process IDs repeat after a
+boot. Standard library only: the hand-back runs without a release.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from bisect import bisect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from celery_fleet.delivery import tags
+_OWN = re.compile(r"(?P<node>.+)/(?P<start>[0-9a-f]{16})/(?P<number>[0-9a-f]+)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One start of a node: ``node`` is Celery's node name, ``start`` has 16 hexadecimal digits."""
+
+    node: str
+    start: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def prefix(self) -> str:
+        """Return the prefix of this owner's tags, which no other owner's tags have."""
+        return f"{self.node}/{self.start}/"
+
+    def holds(self, tag: str) -> bool:
+        """Return whether a tag is this owner's."""
+        found = _OWN.match(tag)
+        return found is not None and (found["node"], found["start"]) == (self.node, self.start)
+
+
+def owner_of(tag: str) -> Owner | None:
+    """Return the owner of a tag; None if it is not ours, so a stock worker's."""
+    found = _OWN.match(tag)
+    return None if found is None else Owner(found["node"], found["start"])
+
+
+def number_of(tag: str) -> int:
+    """Return a tag's number, which tells the order of its owner's deliveries; -1 if the tag is not ours."""
+    found = _OWN.match(tag)
+    return -1 if found is None else int(found["number"], 16)
+
 
 #: Separates a queue's name from a priority in the name of a list, and the priorities that have a list (kombu's ``sep``
 #: and ``priority_steps``).
@@ -65,6 +101,6 @@ def neutral(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(properties, Mapping):
         return dict(raw)
     made = dict(properties)
-    if tags.owner_of(str(made.get("delivery_tag"))) is not None:
+    if owner_of(str(made.get("delivery_tag"))) is not None:
         made["delivery_tag"] = secrets.token_hex(16)
     return {**raw, "properties": made}

@@ -1,4 +1,4 @@
-"""The scripts that move messages, in kombu's own formats. Standard library only: the hand-back uses them.
+"""The scripts that move messages, in kombu's own formats, and how redis-py runs them.
 
 ``unacked`` is a hash from tag to ``[message, exchange, routing key]``. ``unacked_index`` is a sorted set of the same
 tags by when they were taken (Unix time). The head of a list, from which consumers pop, is its right end.
@@ -6,12 +6,16 @@ tags by when they were taken (Unix time). The head of a list, from which consume
 Each script is atomic for other clients, but an error does not undo what came before it. A Redis at its memory limit
 refuses none of them: their first command frees memory, and once a script has written, Redis lets it go on. Such a
 Redis refuses to queue commands in MULTI, so none may be used there.
+
+The hand-back has its own client, and imports this file with the standard library only.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -112,3 +116,37 @@ redis.call('LPUSH', KEYS[3], ARGV[2])
 redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
 return 1
 """)
+
+
+def run(client: Any, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+    """Run a script: one round trip, unless Redis has forgotten the script.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: The script failed, or no answer came.
+    """
+    from redis.exceptions import NoScriptError  # the hand-back runs without redis-py
+
+    try:
+        return client.evalsha(script.sha, len(names), *names, *args)
+    except NoScriptError:
+        client.script_load(script.text)
+        return client.evalsha(script.sha, len(names), *names, *args)
+
+
+def run_each(
+    client: Any, script: Script, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]
+) -> list[Any]:
+    """Run a script once for each pair of keys and arguments, in one round trip.
+
+    Returns:
+        For each call its answer, or Redis's error as an exception.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: The connection failed, so it is not known what ran.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.script_load(script.text)
+        for names, args in calls:
+            pipe.evalsha(script.sha, len(names), *names, *args)
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+    return answers[1:]

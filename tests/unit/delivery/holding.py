@@ -12,8 +12,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.delivery.lease.sweep import Broker
-from celery_fleet.delivery.run import run_each
-from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.scripts import Script, run_each
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import knows_setinfo, required
 

@@ -13,8 +13,17 @@ import redis
 from kombu.transport.redis import Channel
 
 from celery_fleet.delivery import messages
-from celery_fleet.delivery.run import run, run_each
-from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, TAIL, TAKE, Script
+from celery_fleet.delivery.scripts import (
+    ACK,
+    HEAD,
+    PUT_ASIDE,
+    PUT_BACK,
+    TAIL,
+    TAKE,
+    Script,
+    run,
+    run_each,
+)
 from tests.unit.delivery.servers import Server, serving
 
 NAMES = ["unacked", "unacked_index"]

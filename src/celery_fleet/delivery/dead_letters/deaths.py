@@ -13,7 +13,7 @@ from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import POISON, described
 from celery_fleet.delivery.dead_letters.waiting import Waiting
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 

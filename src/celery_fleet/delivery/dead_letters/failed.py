@@ -14,7 +14,7 @@ from celery_fleet.delivery.dead_letters.letters import FAILED, described
 from celery_fleet.delivery.dead_letters.store import COUNT
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import sending
-from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 

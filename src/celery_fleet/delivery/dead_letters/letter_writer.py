@@ -12,7 +12,7 @@ from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
 from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage.send_queue import SendQueue
-from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, text_of
-from celery_fleet.delivery.run import run, run_each
-from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.scripts import Script, run, run_each
 
 #: Sends a letter into its queue again, only once even if several operators try: its entry is removed with it. If
 #: Redis refuses to write to the list, nothing changes. KEYS: dead letters, their index, list. ARGV: id, digest, item.

@@ -18,8 +18,7 @@ from celery_fleet.delivery.dead_letters.letters import UNKNOWN
 from celery_fleet.delivery.dead_letters.waiting import Waiting
 from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import PUT_BACK, TAIL
+from celery_fleet.delivery.scripts import PUT_BACK, TAIL, run
 
 logger = logging.getLogger("celery_fleet.delivery")
 

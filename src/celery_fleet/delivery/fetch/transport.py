@@ -38,8 +38,7 @@ from celery_fleet.delivery.fetch.queue_poller import (
 )
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
-from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script
+from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script, run
 
 # kombu types this in part, which is worse than no types for a subclass.
 stock: Any = kombu.transport.redis

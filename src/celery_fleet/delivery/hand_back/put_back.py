@@ -21,8 +21,8 @@ from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import PARK, POISON
 from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
+from celery_fleet.delivery.messages import number_of
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
-from celery_fleet.delivery.tags import number_of
 
 #: Members of the index in one question to Redis, and messages that are in memory at once.
 SCAN, CHUNK = 1000, 20

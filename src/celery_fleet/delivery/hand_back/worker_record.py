@@ -33,10 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common.errors import FleetError
-from celery_fleet.delivery.messages import SEPARATOR, STEPS
+from celery_fleet.delivery.messages import SEPARATOR, STEPS, Owner, owner_of
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import pending
-from celery_fleet.delivery.tags import Owner, owner_of
 
 log = logging.getLogger(__name__)
 

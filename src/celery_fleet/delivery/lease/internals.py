@@ -22,7 +22,7 @@ from redis.retry import Retry
 from celery_fleet.delivery.lease.sweep import Broker
 from celery_fleet.delivery.messages import list_for
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.run import run, run_each
+from celery_fleet.delivery.scripts import run, run_each
 
 
 def channel_of(worker: Any) -> Any:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from celery_fleet.delivery.messages import number_of
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import number_of
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 

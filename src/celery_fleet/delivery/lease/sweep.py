@@ -31,9 +31,8 @@ from typing import Any, TypeVar
 
 from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RENEW, RETRY, ROUNDS, Run
 from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ
-from celery_fleet.delivery.messages import redelivered
+from celery_fleet.delivery.messages import Owner, number_of, owner_of, redelivered
 from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
-from celery_fleet.delivery.tags import Owner, number_of, owner_of
 
 logger = logging.getLogger("celery_fleet.delivery.sweep")
 
@@ -90,7 +89,7 @@ class Broker:
     """The Redis that this process takes from, and where kombu's records and lists are in it."""
 
     run: Run
-    #: Runs a script once for each of some calls (`celery_fleet.delivery.run.run_each`).
+    #: Runs a script once for each of some calls (`celery_fleet.delivery.scripts.run_each`).
     run_each: Callable[[Script, Iterable[tuple[Sequence[str], Sequence[Any]]]], list[Any]]
     index: str
     unacked: str

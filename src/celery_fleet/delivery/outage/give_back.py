@@ -9,8 +9,7 @@ from typing import Any
 from kombu.utils import json as kombu_json
 
 from celery_fleet.delivery.messages import list_of, redelivered
-from celery_fleet.delivery.run import run_each
-from celery_fleet.delivery.scripts import HEAD, PUT_BACK
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, run_each
 
 
 def give_back(consumer: Any, held: Sequence[tuple[Any, float | None]]) -> list[Any]:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from celery_fleet.delivery.tags import owner_of
+from celery_fleet.delivery.messages import owner_of
 
 logger = logging.getLogger("celery_fleet.delivery")
 

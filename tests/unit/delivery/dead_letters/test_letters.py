@@ -19,8 +19,9 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
 from celery_fleet.delivery.dead_letters.store import Box, Choice
-from celery_fleet.delivery.run import run
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.scripts import run
+from celery_fleet.delivery.tags import Tags
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server

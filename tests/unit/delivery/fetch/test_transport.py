@@ -26,10 +26,10 @@ from celery_fleet.delivery import keys, tags
 from celery_fleet.delivery.fetch import queue_poller as line
 from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
 from celery_fleet.delivery.outage.carry_over import AckCarryOver
 from celery_fleet.delivery.outage.pending import Pending
-from celery_fleet.delivery.tags import owner_of
 from tests.fleet import free_port
 from tests.programs import required
 from tests.unit.delivery.servers import (

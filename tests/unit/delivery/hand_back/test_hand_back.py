@@ -24,10 +24,11 @@ from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.hand_back import put_back as returning
 from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRecord
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import TAKE
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import DURABLE, knows_setinfo, required

@@ -22,8 +22,9 @@ from celery_fleet.compat import tasks
 from celery_fleet.delivery import tags
 from celery_fleet.delivery.hand_back import worker_record, worker_side
 from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRecord
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import stop
 
 OWNER = Owner("mail@host")
@@ -94,7 +95,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from celery_fleet.delivery.hand_back.worker_record import StartedTasks
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.tags import Tags
 owner = Owner("mail@host")
 notes, tags, running = StartedTasks(owner, Path(sys.argv[1])), Tags(owner), []
 print(flush=True)

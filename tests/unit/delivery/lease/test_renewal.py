@@ -10,8 +10,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery.lease import renewal as module
 from celery_fleet.delivery.lease.renewal import Lease
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from tests.unit.delivery.holding import INDEX, Store
 
 TAGS = Tags(Owner("w@test"))

@@ -10,8 +10,9 @@ import pytest
 from celery_fleet.delivery.lease import sweep as lease_sweep
 from celery_fleet.delivery.lease import sweep_scripts
 from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_order
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.scripts import PUT_BACK, Script
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from tests.fleet import client
 from tests.unit.delivery.holding import INDEX, SEP, UNACKED, Store, message
 

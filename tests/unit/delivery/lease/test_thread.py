@@ -16,9 +16,9 @@ from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.lease.renewal import RENEW, Lease
 from celery_fleet.delivery.lease.sweep import Broker, Sweep
 from celery_fleet.delivery.lease.thread import LeaseThread
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner
 
 OWN = Owner("here@test")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet.delivery.tags import owner_of
+from celery_fleet.delivery.messages import owner_of
 from tests.unit.delivery.workers import ATOMIC, STOCK, Workers, working
 
 pytestmark = pytest.mark.long

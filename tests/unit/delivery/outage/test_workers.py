@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from celery_fleet.delivery.tags import owner_of
+from celery_fleet.delivery.messages import owner_of
 from tests.outage import DELIVERY, QUEUE, SHOP, Server, Worker, wait_for, working
 
 pytestmark = pytest.mark.slow
