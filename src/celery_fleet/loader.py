@@ -45,7 +45,7 @@ from celery_fleet.config.settings import (
 )
 from celery_fleet.delivery import tags
 from celery_fleet.delivery.fetch import install as take
-from celery_fleet.delivery.hand_back import worker_side as notes
+from celery_fleet.delivery.hand_back import worker_side
 from celery_fleet.supervision.notify import Notifier
 from celery_fleet.worker import canary
 
@@ -139,7 +139,7 @@ def _install_delivery(app: Any) -> None:
     signals.celeryd_init.connect(
         lambda sender, **_: tags.begin(str(sender)), weak=False, dispatch_uid="celery_fleet.node"
     )
-    notes.install(app, delivery, os.environ)
+    worker_side.install(app, delivery, os.environ)
 
 
 def _refuse_service(app: str) -> NoReturn:

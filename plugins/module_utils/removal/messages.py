@@ -61,7 +61,6 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
     celery = settings["celery"]
     named = json.loads(Path(host.at(f"{etc}/cli.json")).read_text())
     options = celery.get("broker_transport_options") or {}
-    prefix = options.get("global_keyprefix") or ""
     separator = options.get("sep") or _SEPARATOR
     steps = options.get("priority_steps") or _STEPS
     url = urlsplit(str(celery["broker_url"]))
@@ -73,7 +72,7 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         unquote(url.password or ""),
     )
     lists = [
-        (str(queue), f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}")
+        (str(queue), f"{queue}{separator}{step}" if step else str(queue))
         for queue in named["queues"]
         for step in steps
     ]
@@ -84,8 +83,8 @@ def _counted(there: InstalledApplication) -> dict[str, Any]:
         for (queue, _), length in zip(some, lengths, strict=True):
             queues[queue] = queues.get(queue, 0) + int(str(length))
     rest = [
-        ["ZRANGE", f"{prefix}unacked_index", "0", "-1"],
-        ["ZCARD", f"{prefix}fleet:dead-letters:index"],
+        ["ZRANGE", "unacked_index", "0", "-1"],
+        ["ZCARD", "fleet:dead-letters:index"],
     ]
     held, dead = host.talk(access, rest)
     return {

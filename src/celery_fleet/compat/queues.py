@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kombu.transport.redis import Channel
@@ -31,17 +31,6 @@ def note_queues(consumer: Any) -> None:
         return consume(queue, *args, callback=noted, **options)
 
     channel.basic_consume = basic_consume
-
-
-def list_of(message: Any) -> str:
-    """Return the Redis list a message came from: set by the atomic fetch, or from the queue that `note_queues` set."""
-    known = getattr(message, "list_key", None)
-    return str(known or list_for(message.channel, message.queue, message._raw))
-
-
-def list_for(channel: Any, queue: str, raw: Mapping[str, Any]) -> str:
-    """Return the list of a queue to which a message belongs by its priority (kombu/transport/redis.py)."""
-    return str(channel._q_for_pri(queue, channel._get_message_priority(raw, reverse=False)))
 
 
 def fanout_queues(app: Any) -> list[str]:

@@ -71,6 +71,9 @@ ESSENTIALS: Mapping[str, Mapping[str, Any]] = {
 #: Settings that the worker itself writes when it starts; pinning them would break it.
 UNPINNABLE = frozenset({"include", "imports"})
 
+#: Settings with options for a Redis connection.
+_TRANSPORTS = ("broker_transport_options", "result_backend_transport_options")
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _CERT_REQS = {
     "required": ssl.CERT_REQUIRED,
@@ -232,6 +235,11 @@ def parse_celery(
                 raise FleetError(f"{key} can't be pinned, the worker writes it; set it in the app")
             if not _NAME.match(str(key)):
                 raise FleetError(f"{key} is not a setting's name: use the lowercase one")
+            if key in _TRANSPORTS and isinstance(value, Mapping) and value.get("global_keyprefix"):
+                raise FleetError(
+                    f"{key}.global_keyprefix is not supported: remove it from celery_app_settings; an application of"
+                    " the fleet has its own Redis"
+                )
             if key == "beat_schedule":
                 schedule = None if value is None else parse_entries(value)
             elif key in client_certificate.TLS_SETTINGS:

@@ -1,17 +1,17 @@
-"""Delivery: a task that was sent is run, once, whatever dies.
+"""Delivery: run every task that was sent, even if a process, a host or a connection dies.
 
-Stock kombu pops a message from its list and writes it into the hash ``unacked`` in a second step. What dies in
-between loses the message. Here one script does both, in kombu's own formats, so that stock and atomic workers, Flower
+Stock kombu pops a message from its list and writes it into the hash ``unacked`` in a second step. A process that dies
+in between loses the message. Here one script does both, in kombu's own formats, so stock and atomic workers, Flower
 and ``celery inspect`` work side by side. The parts, from the bottom up; each imports only those above it:
 
-* ``outage``: a broker that hangs never blocks the event loop, and tasks go on through a lost connection;
-* ``dead_letters``: what can't be run is kept with its reason instead of being dropped;
-* ``hand_back``: the unit of a process that died returns what it held;
+* ``outage``: a broker that hangs never blocks the event loop, and tasks outlive a lost connection;
+* ``dead_letters``: messages that can't be run are kept with the reason instead of being dropped;
+* ``hand_back``: the unit of a process that died returns the messages it held;
 * ``fetch``: the script that takes a message, and the transport that uses it;
-* ``lease``: the owner renews its messages' places in ``unacked_index``, so that a short visibility timeout is safe for
-  long tasks and distant ETAs. A sweep by any worker returns what no lease covers any more.
+* ``lease``: a worker renews its messages' places in ``unacked_index``, so a short visibility timeout is safe for long
+  tasks and distant ETAs. Any worker's sweep returns messages whose lease has run out.
 
-Each delivery's tag names its *owner*, node and process start (:mod:`celery_fleet.delivery.tags`). So what one process
-held can be told from what another one holds, and a stale acknowledgement can't touch a later delivery.
-:class:`celery_fleet.delivery.options.Options` says which parts are on.
+The tag of each delivery names its *owner* (:mod:`celery_fleet.delivery.messages`): the node and the start of its
+process. So the messages of two processes can be told apart, and a late acknowledgement can't touch a later delivery.
+:class:`celery_fleet.delivery.options.Options` says which parts are enabled.
 """

@@ -1,7 +1,7 @@
-"""What the parts of the delivery do at moments of the transport. Standard library alone.
+"""What the parts of the delivery do at certain moments of the transport. Standard library only.
 
-The transport knows none of them: each part sets its function when the worker is set up. An exception of
-one of them is logged and the transport does what it does without.
+The transport imports none of them: each part sets its function when the worker is set up. The transport logs a
+function's exception and continues as if there were no function.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Any
 
 @dataclass
 class Hooks:
-    """One function per moment; None does as it is said. ``channel`` is the transport's channel."""
+    """One function for each moment, or None for the default. ``channel`` is the transport's channel."""
 
-    #: ``(connection)`` of kombu's, when a queue is consumed: whether it is the worker's. What the application's
-    #: own code consumes, be it in a child of the pool, is renewed by nobody: it is taken as stock kombu does.
-    #: None: it is.
+    #: ``(connection)`` of kombu's, when a queue is consumed: return whether it is the worker's. The lease does not
+    #: renew what the application's own code consumes, also in a child of the pool, so such a channel takes as stock
+    #: kombu does. Default: it is the worker's.
     ours: Callable[[Any], bool] | None = None
-    #: ``(channel)``, every 10 s: put back what nobody holds any more. None: as stock kombu, by age.
+    #: ``(channel)``, every 10 s: put back messages that no worker holds any more. Default: as stock kombu, by age.
     sweep: Callable[[Any], object] | None = None
-    #: ``(channel)``, when a channel closes: the tags that must not be put back, since they run. None: none.
+    #: ``(channel)``, when a channel closes: return the tags to leave in place, since their tasks run. Default: none.
     keep: Callable[[Any], Iterable[str]] | None = None
-    #: ``(tag, error)``: an acknowledgement could not be sent; True where it will be sent again later, so
-    #: that it counts as done. None: the error is raised.
+    #: ``(tag, error)``, when an acknowledgement could not be sent: return whether it will be sent later, so that it
+    #: counts as done. Default: the error is raised.
     ack_failed: Callable[[str, Exception], bool] | None = None
-    #: ``(channel, tag, key, item, reason, detail)``: keep an item (bytes) of the list ``key`` that can't be
-    #: read; it stands under ``tag`` in unacked. None: to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
+    #: ``(channel, tag, key, item, reason, detail)``: keep an item (bytes) of the list ``key`` that can't be read and
+    #: is in ``unacked`` under ``tag``. Default: to the list :data:`celery_fleet.delivery.keys.UNREADABLE`.
     park_raw: Callable[[Any, str, str, bytes, str, str], object] | None = None
-    #: ``(tag, error)``: a message could not be put back on request of its task; True where that is done later.
-    #: None: the error is raised.
-    requeue_failed: Callable[[str, Exception], bool] | None = None
-    #: ``(parameters)`` of a pool of connections; what they shall be. None: as they are.
+    #: ``(tag, message, error)``, when a task rejected its message and it could not be put back: return whether that
+    #: is done later. The message is None if its channel is closed. Default: the error is raised.
+    requeue_failed: Callable[[str, Any, Exception], bool] | None = None
+    #: ``(parameters)`` of a connection pool: return those to use. Default: as they are.
     parameters: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    #: ``(channel)``, before each wait of the event loop; raises where the connection is to be given up.
+    #: ``(channel)``, before each wait of the event loop; raises if the connection is to be given up.
     tick: Callable[[Any], object] | None = None
 
 

@@ -1,6 +1,6 @@
-"""What of the delivery is on in this process: ``delivery`` of its settings file.
+"""Which parts of the delivery are enabled in this process: ``delivery`` in its settings file.
 
-Standard library alone: the hand-back reads it, too.
+Standard library only: the hand-back reads it, too.
 """
 
 from __future__ import annotations
@@ -19,41 +19,40 @@ TAKES = (STOCK, ATOMIC)
 
 @dataclass(frozen=True)
 class Options:
-    """One switch for each part; as it stands here, everything is as stock Celery has it.
+    """One switch for each part; the defaults are stock Celery.
 
-    ``take`` is how messages are taken from Redis; the parts after it need ``atomic``, but for
-    ``dead_letters``.
+    ``take`` says how messages are taken from Redis. The parts after it need ``atomic``, except ``dead_letters``.
     """
 
     profile: str = INHERIT
     take: str = STOCK
-    #: Renew what is held, and put back what nobody renews.
+    #: Renew the messages that are held, and put back those that are no longer renewed.
     lease: bool = False
-    #: Seconds after which a message of a worker that takes as stock kombu does counts as abandoned, since it
-    #: renews nothing: not less than such workers' own visibility timeout.
+    #: Seconds after which a message of a worker with the stock take counts as abandoned, since such a worker renews
+    #: nothing. Not less than such workers' own visibility timeout.
     stock_visibility: float = 3600.0
-    #: Hand back what a dead process held.
+    #: Return the messages of a process that died.
     hand_back: bool = False
-    #: Tasks go on through a lost connection and are acknowledged on the next one.
+    #: Keep tasks running through a lost connection, and acknowledge them on the next one.
     carry: bool = False
-    #: A broker that hangs does not block the event loop.
+    #: Keep a broker that hangs from blocking the event loop.
     outage: bool = False
-    #: Keep what can't be run, instead of dropping it or dying of it.
+    #: Keep messages that can't be run, instead of dropping them or dying of them.
     dead_letters: bool = False
-    #: Seconds until a message whose task is unknown is offered again, ...
+    #: Seconds until a message whose task is unknown is offered again.
     unknown_delay: float = 60.0
-    #: ... and for how long, from when it was first unknown; longer than a rollout takes.
+    #: Seconds for which it is offered, from when it was first unknown; longer than a rollout takes.
     unknown_for: float = 3600.0
-    #: Processes that may die of a task before it is a dead letter.
+    #: A task that has killed this many processes becomes a dead letter.
     deaths: int = 3
-    #: Dead letters that are kept; the oldest go first.
+    #: Number of dead letters to keep; the oldest are dropped.
     keep: int = 10_000
-    #: While there are fewer dead letters than this, a task that has failed for good becomes one; 0 is never.
+    #: A task that failed for good becomes a dead letter while there are fewer dead letters than this; 0 disables it.
     failed: int = 0
 
     @property
     def atomic(self) -> bool:
-        """Whether messages are taken by one script."""
+        """Return whether one script takes a message."""
         return self.take == ATOMIC
 
 
@@ -61,10 +60,10 @@ _NEED_ATOMIC = ("lease", "hand_back", "carry", "outage")
 
 
 def parse(document: object) -> Options:
-    """The options of a settings document's ``delivery``; the stock ones where there is none.
+    """Return the options in a settings document's ``delivery``; the stock ones if there is none.
 
     Raises:
-        FleetError: with every mistake found.
+        FleetError: The options are wrong; the text has every mistake.
     """
     if document is None:
         return Options()

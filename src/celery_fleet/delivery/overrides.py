@@ -1,10 +1,10 @@
-"""What a worker has other than its host's settings file: ``CELERY_FLEET_DELIVERY`` in its environment.
+"""Read the settings of one worker that differ from its host's file: ``CELERY_FLEET_DELIVERY`` in its environment.
 
     {"celery": {"task_acks_late": false}, "unset": ["worker_prefetch_multiplier"], "delivery": {"take": "stock"}}
 
-``celery`` are settings laid over those of the file, ``unset`` names of the file's that are left to the
-application, ``delivery`` options laid over the file's. Standard library alone: the hand-back has the same
-environment as its worker.
+``celery`` replaces settings of the file, ``unset`` names settings of the file that are left to the application, and
+``delivery`` replaces options of the file. Standard library only: the hand-back has the same environment as its
+worker.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _KEYS: Mapping[str, tuple[type, str]] = {
     "unset": (list, "a list"),
     "delivery": (dict, "an object"),
 }
-_REMEDY = "run site.yml again to write the worker's environment anew"
+_REMEDY = "run site.yml again to write the worker's environment"
 
 
 def applied(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """A worker's settings document with what its environment lays over it; any other one as it is.
+    """Return a worker's settings document with its environment applied; any other document unchanged.
 
     Raises:
-        FleetError: where the variable holds something else than described above.
+        FleetError: The variable does not hold what is described above.
     """
     text = environ.get(VARIABLE, "")
     if not text or document.get("component") != "worker":
@@ -36,7 +36,7 @@ def applied(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
     given = _parsed(text)
     celery, delivery = document.get("celery"), document.get("delivery") or {}
     if not isinstance(celery, Mapping) or not isinstance(delivery, Mapping):
-        return dict(document)  # the settings' own check says it
+        return dict(document)  # the check of the settings reports it
     gone = given.get("unset", [])
     merged: dict[str, Any] = {
         **document,

@@ -1,22 +1,26 @@
-"""The scripts by which messages move, in kombu's own formats. Standard library alone: the hand-back uses them.
+"""The scripts that move messages, in kombu's own formats, and how redis-py runs them.
 
-``unacked`` is a hash, tag → ``[message, exchange, routing key]``; ``unacked_index`` a sorted set of the same
-tags by when they were taken (Unix time). A list's head, from which consumers pop, is its right end.
+``unacked`` is a hash from tag to ``[message, exchange, routing key]``. ``unacked_index`` is a sorted set of the same
+tags by when they were taken (Unix time). The head of a list, from which consumers pop, is its right end.
 
-Each script is one step for everybody else: all of it happens, or nothing. None of them is refused by a
-Redis at its memory limit: their first command frees memory, and once a script has written, Redis lets it
-go on. None may stand in MULTI, whose queueing such a Redis refuses.
+Each script is atomic for other clients, but an error does not undo what came before it. A Redis at its memory limit
+refuses none of them: their first command frees memory, and once a script has written, Redis lets it go on. Such a
+Redis refuses to queue commands in MULTI, so none may be used there.
+
+The hand-back has its own client, and imports this file with the standard library only.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script and the name under which Redis keeps it (EVALSHA)."""
+    """A Lua script and its name in Redis (EVALSHA)."""
 
     text: str
     sha: str = field(init=False)
@@ -26,80 +30,85 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
 
-#: Takes the first message of the lists, in their order, and notes it as taken by Redis' own clock: that of
-#: a host may be wrong. The exchange is noted as "" and the routing key as the queue, so that whoever puts it
-#: back puts it where it came from. If the note fails, the message goes back at once.
-#: KEYS: lists: all queues with the first priority, all with the second …
-#: ARGV: tag; whether to watch; unacked; unacked_index; queues as JSON strings: one for each list, or as many as come
-#: again and again. Before 7.2, Redis watches all KEYS of a script that reads any key; unacked must not be watched,
-#: since all that is taken or acknowledged is written there.
-#: To watch is to have client tracking tell of the next write to a list that was empty at the end of this: 0, none
-#: of them; 1, those before the one that had a message, or all; 2, the others as well, if none has any more.
-#: Returns the number of the list, from 0, the message, and 1 where all lists are watched; nil where there is none.
+#: Takes the first message of some lists and records it as held, by Redis's clock, since a host's clock may be wrong.
+#: The exchange is recorded as "" and the routing key as the queue, so kombu also puts it back where it was. If the
+#: record fails, the message goes back at once.
+#:
+#: Client tracking watches a list once a script has read it, with or without messages; popping is not reading. Each
+#: list that was empty at the end is watched. ``unacked`` must not be: every take and acknowledgement writes to it. So
+#: its name and that of its index are arguments: before 7.2, Redis watches all KEYS of a script that reads any key.
+#:
+#: KEYS: lists: all queues with the first priority, all with the second, and so on. ARGV: tag; unacked; unacked_index;
+#: queues as JSON strings: one for each list, or as many as come again and again.
+#: Returns the number of the list, from 0, the message, and 1 if no list has any more; nil if all were empty.
 TAKE = Script("""
-local queues = #ARGV - 4
+local queues = #ARGV - 3
 for i = 1, #KEYS do
   local item = redis.call('RPOP', KEYS[i])
   if item then
     local now = redis.call('TIME')
-    local queue = ARGV[5 + (i - 1) % queues]
-    local done = redis.pcall('HSET', ARGV[3], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
+    local queue = ARGV[4 + (i - 1) % queues]
+    local done = redis.pcall('HSET', ARGV[2], ARGV[1], '[' .. item .. ', "", ' .. queue .. ']')
     if type(done) ~= 'table' or not done.err then
-      done = redis.pcall('ZADD', ARGV[4], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
-      if type(done) == 'table' and done.err then redis.call('HDEL', ARGV[3], ARGV[1]) end
+      done = redis.pcall('ZADD', ARGV[3], now[1] .. '.' .. string.format('%06d', now[2]), ARGV[1])
+      if type(done) == 'table' and done.err then redis.call('HDEL', ARGV[2], ARGV[1]) end
     end
     if type(done) == 'table' and done.err then
       redis.call('RPUSH', KEYS[i], item)
       return done
     end
-    if ARGV[2] ~= '0' and i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
-    -- To read a list is to watch it, with or without messages; to pop none of it is not, and Redis 6.2 says of
-    -- any list that there is none.
-    if ARGV[2] == '2' and not redis.call('RPOP', KEYS[i], 0)
-      and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
+    if i > 1 then redis.call('EXISTS', unpack(KEYS, 1, i - 1)) end
+    -- A cheap look whether this list has more; Redis 6.2 answers nil for any list.
+    if not redis.call('RPOP', KEYS[i], 0) and redis.call('EXISTS', unpack(KEYS, i)) == 0 then
       return {i - 1, item, 1}
     end
     return {i - 1, item}
   end
 end
-if ARGV[2] ~= '0' then redis.call('EXISTS', unpack(KEYS)) end
+redis.call('EXISTS', unpack(KEYS))
 return false
 """)
 
 #: Forgets a message for good. KEYS: unacked, unacked_index. ARGV: tag.
-#: Returns 1; 0 where it was no longer held under this tag.
+#: Returns 1, or 0 if it was no longer held under this tag.
 ACK = Script("""
 redis.call('ZREM', KEYS[2], ARGV[1])
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """)
 
 
-def _put_back(push: str) -> Script:
-    # First into the list, since an error in between undoes nothing; the first ZREM is for a Redis at its memory limit.
-    return Script(f"""
-if (ARGV[3] or '') ~= '' then
+#: The ends of a list: consumers pop at the head, and messages arrive at the tail.
+HEAD, TAIL = "RPUSH", "LPUSH"
+
+#: Puts a message back into its list if it is still held under its tag; a stock worker's may belong to several lists.
+#: The push comes first, since an error undoes nothing. A list that Redis refuses to write to (wrong type, no right)
+#: leaves the message where it is. The first ZREM is for a Redis at its memory limit.
+#: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". If the message was
+#: taken or renewed after that time it stays: then a tag that is not unique to its delivery is another worker's by now.
+#: Returns 1, or 0 if the message was no longer held.
+PUT_BACK = Script("""
+if ARGV[4] ~= '' then
   local taken = redis.call('ZSCORE', KEYS[2], ARGV[1])
-  if not taken or tonumber(taken) > tonumber(ARGV[3]) then return 0 end
+  if not taken or tonumber(taken) > tonumber(ARGV[4]) then return 0 end
 end
 redis.call('ZREM', KEYS[2], '')
 local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
-if held == 1 then redis.call('{push}', KEYS[3], ARGV[2]) end
+if held == 1 then
+  local done, refused = false, redis.error_reply('ERR there is no list for it')
+  for i = 3, #KEYS do
+    local answer = redis.pcall(ARGV[3], KEYS[i], ARGV[2])
+    if type(answer) == 'number' then done = true else refused = answer end
+  end
+  if not done then return refused end
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
 return held
 """)
 
-
-#: Puts a message back to the head of a list. KEYS: unacked, unacked_index, list. ARGV: tag, message, and for a tag that
-#: is not its delivery's alone, the Unix time of an earlier attempt that may have succeeded.
-#: Returns 1; 0 where it was no longer held under this tag, so that it is another's by now.
-RESTORE = _put_back("RPUSH")
-
-#: The same to the far end, behind all that waits.
-REQUEUE = _put_back("LPUSH")
-
-#: Puts aside what can't be read, as it is. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many to keep.
-#: Returns 1; 0 where it was no longer held under this tag.
+#: Moves an item that can't be read to another list. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many
+#: items to keep.
+#: Returns 1, or 0 if it was no longer held under this tag.
 PUT_ASIDE = Script("""
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
@@ -107,3 +116,37 @@ redis.call('LPUSH', KEYS[3], ARGV[2])
 redis.call('LTRIM', KEYS[3], 0, ARGV[3] - 1)
 return 1
 """)
+
+
+def run(client: Any, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+    """Run a script: one round trip, unless Redis has forgotten the script.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: The script failed, or no answer came.
+    """
+    from redis.exceptions import NoScriptError  # the hand-back runs without redis-py
+
+    try:
+        return client.evalsha(script.sha, len(names), *names, *args)
+    except NoScriptError:
+        client.script_load(script.text)
+        return client.evalsha(script.sha, len(names), *names, *args)
+
+
+def run_each(
+    client: Any, script: Script, calls: Iterable[tuple[Sequence[str], Sequence[Any]]]
+) -> list[Any]:
+    """Run a script once for each pair of keys and arguments, in one round trip.
+
+    Returns:
+        For each call its answer, or Redis's error as an exception.
+
+    Raises:
+        redis.exceptions.RedisError, OSError: The connection failed, so it is not known what ran.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.script_load(script.text)
+        for names, args in calls:
+            pipe.evalsha(script.sha, len(names), *names, *args)
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+    return answers[1:]

@@ -12,12 +12,10 @@ from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common.redis_client import Client, RedisError, Server
 from celery_fleet.common.text import count
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX
+from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, Finding
 from celery_fleet.health.setup import CheckError, Setup, judge
 from celery_fleet.health.text import combined, reason
-
-#: kombu's priorities. Each has its own list in Redis.
-_STEPS, _SEPARATOR = (0, 3, 6, 9), "\x06\x16"
 
 
 def server(setup: Setup, kind: str) -> Server:
@@ -109,20 +107,14 @@ def queues(setup: Setup) -> Finding:
     if setup.operator is None:
         raise CheckError("this host lacks the operator's credentials; run site.yml")
     options = setup.operator["celery"].get("broker_transport_options") or {}
-    steps = options.get("priority_steps") or _STEPS
-    separator = options.get("sep") or _SEPARATOR
-    prefix = options.get("global_keyprefix") or ""
+    steps = options.get("priority_steps") or STEPS
+    separator = options.get("sep") or SEPARATOR
 
     def ask() -> dict[str, int]:
         with Client(server(setup, "broker")) as client:
             return {
                 queue: sum(
-                    int(
-                        client.ask(
-                            "LLEN",
-                            f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}",
-                        )
-                    )
+                    int(client.ask("LLEN", f"{queue}{separator}{step}" if step else queue))
                     for step in steps
                 )
                 for queue in setup.queues
@@ -142,12 +134,10 @@ def dead_letters(setup: Setup) -> Finding:
     """Check how many dead letters wait for a decision: messages that could not be run, or that failed for good."""
     if setup.operator is None:
         raise CheckError("this host lacks the operator's credentials; run site.yml")
-    options = setup.operator["celery"].get("broker_transport_options") or {}
-    key = f"{options.get('global_keyprefix') or ''}{DEAD_LETTERS_INDEX}"
 
     def ask() -> int:
         with Client(server(setup, "broker")) as client:
-            return int(client.ask("ZCARD", key))
+            return int(client.ask("ZCARD", DEAD_LETTERS_INDEX))
 
     number: int = trying(ask)
     text = count(number, "dead letter")

@@ -55,8 +55,7 @@ def answer(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def _box(connection: Any) -> Box:
     if connection.transport.driver_type != "redis":
         raise FleetError("dead letters are only kept in Redis, and this broker is another one")
-    channel = connection.default_channel
-    return Box(channel.client, channel.global_keyprefix or "")
+    return Box(connection.default_channel.client)
 
 
 def _choice(given: Mapping[str, Any]) -> Choice:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from celery_fleet.common.errors import one_line
+from celery_fleet.common.periodic import Periodic
 from celery_fleet.supervision.notify import Notifier
 
 logger = logging.getLogger("celery_fleet.watch")
@@ -80,7 +80,7 @@ class Look:
     attempts: int = 0
 
 
-class Watch:
+class Watch(Periodic):
     """Checks a process once a second, reports to the manager, and decides whether to feed its watchdog.
 
     Args:
@@ -102,6 +102,7 @@ class Watch:
         leave: Callable[[int], object] = os._exit,
         verdict: Callable[[bool], object] = lambda _: None,
     ) -> None:
+        super().__init__("celery_fleet.watch")
         self._notifier = notifier
         self._look = look
         self._ask = ask
@@ -119,8 +120,6 @@ class Watch:
         self._attempts = 0
         self._fed_at = float("-inf")
         self._told: set[str] = set()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     # --- one step ---
 
@@ -240,26 +239,10 @@ class Watch:
             self._fed_at = now
             self._notifier.feed()
 
-    # --- the thread ---
-
-    def start(self) -> None:
-        """Start checking in a daemon thread; a second call does nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="celery_fleet.watch", daemon=True
-            )
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; wait at most a second, because a question may be under way."""
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.step()
-            except Exception as exc:  # noqa: BLE001  # the thread must survive any error
-                self._tell_once("step", exc)
-            self._stop.wait(INTERVAL if self._ready else STARTING_INTERVAL)
+    def turn(self) -> float:
+        """Check once; return the seconds until the next check."""
+        try:
+            self.step()
+        except Exception as exc:  # noqa: BLE001  # the thread must survive any error
+            self._tell_once("step", exc)
+        return INTERVAL if self._ready else STARTING_INTERVAL

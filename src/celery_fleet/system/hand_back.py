@@ -1,15 +1,15 @@
-"""ExecStopPost of a worker's unit: return the tasks that its process held when it ended, for any reason.
+"""ExecStopPost of a worker's unit: hand back what its process held when it ended, for whatever reason.
 
     /usr/bin/python3 -S -I hand_back.py --settings FILE --directory DIRECTORY --user USER
 
-It starts as root and outside of the unit's sandbox, because the unit has lost its credentials by now. As root it
-only reads the broker's address from the settings file; then it becomes the worker's user. The runtime directory holds
-the files that :mod:`celery_fleet.delivery.hand_back.worker_record` describes. It exists until the unit's commands have
-ended, even if a restart follows.
+It is run as root, outside the unit's sandbox, since by now the unit has no credentials any more. Root only reads the
+broker's address from the settings file, and then becomes the process's user. The process has left what
+:mod:`celery_fleet.delivery.hand_back.worker_record` describes in the runtime directory, which exists until the unit's
+commands have ended, even if a restart follows.
 
-A worker that has drained leaves nothing, which takes a single look into Redis. The program never takes longer than
-:data:`BOUND` seconds, and its status is always 0. What it could not return waits until the lease expires; then any
-worker of the application puts it back. Standard library only.
+A worker that has drained leaves nothing, which costs one look into Redis. The program never takes longer than
+:data:`BOUND` seconds, and its status is always 0. Messages that it does not hand back wait until the lease runs out,
+and then any worker of the application puts them back. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 if __name__ == "__main__":
-    # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is above it.
+    # `python3 -I` leaves the directory of a file that it runs out of the path; the package is beside it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.common.redis_client import RedisError, Server, server_of
 from celery_fleet.common.text import count
-from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.delivery.hand_back.put_back import Client, Outcome, Return, context_of
-from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 
 #: Seconds for the whole program; the unit's TimeoutStopSec= is longer.
 BOUND = 10.0
@@ -48,39 +48,39 @@ BOUND = 10.0
 #: Seconds for a connection and for each answer; seconds between two attempts.
 ANSWER, AGAIN = 3.0, 0.2
 
-#: Seconds until the last process of the pool must be gone. systemd has killed them before.
+#: Seconds until the last of the pool's processes must be gone. systemd has already killed them.
 GONE = 1.0
 
-#: Errors of a Redis that will soon answer differently.
+#: Beginnings of errors that Redis soon stops giving.
 _SOON = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "READONLY")
 
-#: Errors that would repeat at the next attempt: an untrusted certificate, a missing or unreadable file.
+#: Errors that will be the same at the next attempt: a certificate that is not the CA's, a file that does not exist.
 _FOR_GOOD = (ssl.SSLCertVerificationError, FileNotFoundError, PermissionError)
 
-# Prefixes for the journal's log levels (sd-daemon(3)).
+# The journal reads a line's level at its beginning (sd-daemon(3)).
 _WARNING, _INFO, _DEBUG = "<4>", "<6>", "<7>"
 
 
 class OutOfTimeError(Exception):
-    """The program has taken too long."""
+    """The hand-back has taken too long."""
 
 
 @dataclass(frozen=True)
 class Broker:
-    """The Redis servers that hold the messages."""
+    """The broker that has the messages."""
 
     servers: tuple[Server, ...]
     databases: tuple[int, ...]
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
-    #: Created while we are root, if the broker asks for a client certificate: only root may read its key.
+    #: If the broker asks for a certificate: made while we are root, since only root may read the key.
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Broker:
-        """Read the broker from a component's settings file.
+        """Read the broker of a component's settings file.
 
         Raises:
-            FleetError: The file names no Redis broker.
+            FleetError: The file names no broker that we could speak to.
         """
         try:
             celery = json.loads(path.read_bytes())["celery"]
@@ -99,21 +99,21 @@ class Broker:
             # The error's text may quote a URL.
             raise FleetError(f"{path} names no Redis as broker ({type(error).__name__})") from error
         secured = tls if isinstance(tls, Mapping) else {}
-        # Like kombu: options for TLS turn it on with any scheme.
+        # As in kombu, options for TLS mean TLS, whatever the scheme.
         over_tls = bool(secured) or any(urlsplit(url).scheme == "rediss" for url in urls)
         context = None
         if secured.get("ssl_certfile"):
-            # A file that can't be read is reported when a connection needs it.
+            # If the files can't be read, the attempt to connect reports it.
             with suppress(OSError):
                 context = context_of(secured)
         return cls(servers, databases, secured if over_tls else None, context)
 
     @contextmanager
     def connection(self, number: int) -> Iterator[Client]:
-        """Connect to one of the servers; increasing numbers go round all of them.
+        """Connect to one of the servers, to each in turn.
 
         Raises:
-            OSError, RedisError: The server does not answer or refuses the login.
+            OSError, RedisError: The server does not answer, or refuses us.
         """
         number %= len(self.servers)
         context = self.context
@@ -144,7 +144,7 @@ def become(user: str) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block if it takes longer, no matter what it waits for."""
+    """Raise OutOfTimeError in the block if it takes longer, whatever it waits for."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise OutOfTimeError
@@ -158,7 +158,7 @@ def bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def lines(outcome: Outcome, estate: Estate) -> list[str]:
+def lines(outcome: Outcome, record: WorkerRecord) -> list[str]:
     """Return the lines for the journal."""
     said = []
     if outcome.returned:
@@ -180,55 +180,55 @@ def lines(outcome: Outcome, estate: Estate) -> list[str]:
     if troubles:
         said.append(
             f"{_WARNING}{redact(one_line('; '.join(troubles)))}; what is left waits until its lease expires, after"
-            f" {estate.lease:.0f} s"
+            f" {record.lease:.0f} s"
         )
     return said or [f"{_DEBUG}nothing was left to hand back"]
 
 
 def hand_back(broker: Broker, directory: Path, seconds: float | None = None) -> list[str]:
-    """Hand back the tasks of the directory's process within :data:`BOUND`; return the lines for the journal.
+    """Hand back what the directory's process held, within :data:`BOUND`; return the lines for the journal.
 
     Raises:
         FleetError, OSError: The process's files can't be read.
     """
     seconds = BOUND if seconds is None else seconds
-    estate = None
+    record = None
     outcome = Outcome()
     try:
-        # The bound covers reading too: the files belong to the process, and one may be a pipe without a writer.
+        # The files count as well: the process wrote them, and one may be a pipe without a writer.
         with bounded(seconds):
-            estate = Estate.read(directory)
-            if estate is None:
+            record = WorkerRecord.read(directory)
+            if record is None:
                 return [f"{_DEBUG}no process has taken tasks"]
-            # A worker that was told to stop was killed because it took too long, which is not its tasks' fault.
-            to_blame = not (directory / begun.STOPPING).exists()
+            # A process that was told to stop was killed because tasks took too long, and not by a task.
+            to_blame = not (directory / worker_record.STOPPING).exists()
             try:
-                lock = begun.nobody_holds(directory, wait=GONE)
+                lock = worker_record.hold_exclusively(directory, wait=GONE)
             except TimeoutError:
                 outcome.trouble = (
-                    f"a process of {estate.node} is still alive: nothing is handed back"
+                    f"a process of {record.node} is still alive: nothing is handed back"
                 )
             else:
                 with os.fdopen(lock):
                     work = Return(
-                        estate,
-                        begun.read_begun(directory) if to_blame else frozenset(),
-                        begun.read_pending(directory, estate.owner),
+                        record,
+                        worker_record.read_begun(directory) if to_blame else frozenset(),
+                        worker_record.read_pending(directory, record.owner),
                         outcome,
                     )
                     _carry_out(broker, work, outcome)
     except OutOfTimeError:
-        if estate is None:
+        if record is None:
             raise FleetError(
-                f"{directory / begun.ESTATE} can't be read: not done within {seconds:.0f} s"
+                f"{directory / worker_record.RECORD} can't be read: not done within {seconds:.0f} s"
             ) from None
         why = outcome.trouble or "Redis or its files are slow"
         outcome.trouble = f"it was not done within {seconds:.0f} s: {why}"
-    return lines(outcome, estate)
+    return lines(outcome, record)
 
 
 def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
-    """Try until it is done or another attempt is useless; ``outcome.trouble`` says why it failed."""
+    """Try until it is done or has no chance; ``outcome.trouble`` says why it has none."""
     number = 0
     while True:
         address = broker.servers[number % len(broker.servers)].address
@@ -249,7 +249,7 @@ def _carry_out(broker: Broker, work: Return, outcome: Outcome) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hand back and write to the journal; always return 0, since this must not change the unit's result."""
+    """Hand back and tell the journal; return 0 in any case, since the unit's result is that of its process."""
     parser = argparse.ArgumentParser(prog="hand_back.py")
     parser.add_argument("--settings", type=Path, required=True, help="the worker's settings file")
     parser.add_argument(

@@ -119,15 +119,14 @@ def install(app: Any, notifier: Notifier, delivery: Options | None = None) -> No
     if delivery is not None and (delivery.carry or delivery.outage):
         from celery_fleet.delivery.outage import install as outage_install
 
-        steadying = outage_install.install(app, delivery, lambda: drainer.is_ending)
-        if steadying is not None and steadying.carry is not None:
-            ended = steadying.carry.pending.tags
+        guard = outage_install.install(app, delivery, lambda: drainer.is_ending)
+        if guard is not None and guard.carry is not None:
+            ended = guard.carry.pending.tags
     if delivery is not None:
         from celery_fleet.delivery.outage import sending
 
-        sending.install(
-            app, delivery
-        )  # after the outage guard, which limits the attempts to store a result
+        # After the outage guard, which limits the attempts to store a result.
+        sending.install(app, delivery)
     verdict = lease_thread.install(app, delivery or Options(), done=ended)
 
     class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl
 
 from celery_fleet.delivery.lease.sweep import Broker
-from celery_fleet.delivery.scripts import Script
+from celery_fleet.delivery.scripts import Script, run_each
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import knows_setinfo, required
 
@@ -40,6 +40,10 @@ class Store:
         self.redis.script_load(script.text)
         return self.redis.evalsha(script.sha, len(keys), *keys, *args)
 
+    def run_each(self, script: Script, calls: Iterable[Any]) -> list[Any]:
+        self.calls.append(script)
+        return run_each(self.redis, script, calls)
+
     def broker(self, **changes: Any) -> Broker:
         def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
             priority = raw["properties"].get("priority", 0)
@@ -47,10 +51,10 @@ class Store:
 
         given: dict[str, Any] = {
             "run": self.run,
+            "run_each": self.run_each,
             "index": INDEX,
             "unacked": UNACKED,
             "lists": lists,
-            "plain_list": lambda queue: queue,
         }
         return Broker(**{**given, **changes})
 

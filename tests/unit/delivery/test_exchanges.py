@@ -141,7 +141,7 @@ def test_a_message_that_cannot_be_placed_keeps_no_other_one(server: Server, take
     fill(server, "topic", "first", "second", "third")
     with consumer(server, take, queues[0]) as made:
         held = taken(made, 3)
-        held[1]._raw["properties"]["delivery_info"] = "nonsense"
+        held[1]._raw["body"] = object()
         first, second, third = give_back.give_back(made, [(one, None) for one in held])
         assert (first, third) == (1, 1)
         assert isinstance(second, TypeError)

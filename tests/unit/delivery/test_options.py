@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from celery_fleet.common.errors import FleetError
+from celery_fleet.delivery.messages import Owner, owner_of
 from celery_fleet.delivery.options import Options, parse
-from celery_fleet.delivery.tags import Owner, Tags, owner_of
+from celery_fleet.delivery.tags import Tags
 
 
 def test_without_a_word_everything_is_stock() -> None:

@@ -10,9 +10,20 @@ from typing import Any
 
 import pytest
 import redis
+from kombu.transport.redis import Channel
 
-from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, TAKE, Script
+from celery_fleet.delivery import messages
+from celery_fleet.delivery.scripts import (
+    ACK,
+    HEAD,
+    PUT_ASIDE,
+    PUT_BACK,
+    TAIL,
+    TAKE,
+    Script,
+    run,
+    run_each,
+)
 from tests.unit.delivery.servers import Server, serving
 
 NAMES = ["unacked", "unacked_index"]
@@ -37,9 +48,8 @@ def take(
     *lists: str,
     queues: tuple[str, ...] = ("mail",),
     tag: str = TAG,
-    watch: int = 0,
 ) -> Any:
-    return run(client, TAKE, lists, [tag, watch, *NAMES, *map(json.dumps, queues)])
+    return run(client, TAKE, lists, [tag, *NAMES, *map(json.dumps, queues)])
 
 
 def full(client: Any) -> None:
@@ -65,29 +75,23 @@ def test_lists_are_asked_in_their_order_and_noted_under_their_queue(broker: redi
     broker.lpush("b\x06\x163", '"low"')
     broker.lpush("b", '"high"')
     assert take(broker, *lists, queues=("a", 'b"x'), tag="1") == [1, b'"high"']
-    assert take(broker, *lists, queues=("a", 'b"x'), tag="2") == [3, b'"low"']
+    assert take(broker, *lists, queues=("a", 'b"x'), tag="2") == [3, b'"low"', 1]
     assert take(broker, *lists, queues=("a", 'b"x'), tag="3") is None
     assert json.loads(broker.hget("unacked", "2") or "") == ["low", "", 'b"x']
     assert broker.hlen("unacked") == 2
 
 
 @pytest.mark.parametrize(
-    ("watch", "sent", "answer", "watched"),
+    ("sent", "answer", "watched"),
     [
-        (0, {}, None, ""),
-        (1, {}, None, "abcd"),
-        (2, {}, None, "abcd"),
-        (0, {"c": 1}, [2, b"1"], ""),
-        (1, {"a": 1}, [0, b"1"], ""),
-        (2, {"a": 1}, [0, b"1", 1], "abcd"),
-        (2, {"c": 1}, [2, b"1", 1], "abcd"),
-        (1, {"a": 2}, [0, b"1"], ""),
-        (2, {"a": 2}, [0, b"1"], ""),
+        ({}, None, "abcd"),
+        ({"a": 1}, [0, b"1", 1], "abcd"),
+        ({"c": 1}, [2, b"1", 1], "abcd"),
+        ({"a": 2}, [0, b"1"], ""),
     ],
 )
 def test_what_was_empty_is_watched(
     broker: redis.Redis,
-    watch: int,
     sent: dict[str, int],
     answer: list[Any] | None,
     watched: str,
@@ -96,7 +100,7 @@ def test_what_was_empty_is_watched(
     with listener(broker) as (client, heard):
         for name, number in sent.items():
             broker.lpush(name, *range(1, number + 1))
-        assert take(client, *"abcd", watch=watch) == answer
+        assert take(client, *"abcd") == answer
         for name in (*"abcd", *NAMES):
             broker.delete(name)
             broker.lpush(name, "x")
@@ -105,15 +109,13 @@ def test_what_was_empty_is_watched(
 
 
 def test_what_was_empty_is_watched_though_another_list_was_not(broker: redis.Redis) -> None:
-    for watch in (1, 2):
-        with listener(broker) as (client, heard):
-            broker.lpush("c", "1", "2")
-            assert take(client, *"abcd", watch=watch) == [2, b"1"]
-            broker.lpush("b", "x")
-            broker.lpush("a", "x")
-            client.ping()
-            assert heard == ["b", "a"]
-        broker.flushall()
+    with listener(broker) as (client, heard):
+        broker.lpush("c", "1", "2")
+        assert take(client, *"abcd") == [2, b"1"]
+        broker.lpush("b", "x")
+        broker.lpush("a", "x")
+        client.ping()
+        assert heard == ["b", "a"]
 
 
 @contextmanager
@@ -147,18 +149,25 @@ def test_a_list_of_another_type_takes_nothing(broker: redis.Redis) -> None:
     assert broker.exists(*NAMES) == 0
 
 
-@pytest.mark.parametrize("script", [RESTORE, REQUEUE])
-def test_what_its_list_does_not_take_stays_held(broker: redis.Redis, script: Script) -> None:
+def put_back(
+    broker: redis.Redis, *lists: str, item: str = "{}", end: str = HEAD, **more: str
+) -> Any:
+    names = [*NAMES, *(lists or ("mail",))]
+    return run(broker, PUT_BACK, names, [more.get("tag", TAG), item, end, more.get("until", "")])
+
+
+@pytest.mark.parametrize("end", [HEAD, TAIL])
+def test_what_its_list_does_not_take_stays_held(broker: redis.Redis, end: str) -> None:
     broker.lpush("mail", "{}")
     take(broker, "mail")
     broker.set("mail", "no list")
     with pytest.raises(redis.ResponseError, match=r"WRONGTYPE|wrong kind"):
-        run(broker, script, [*NAMES, "mail"], [TAG, "{}"])
+        put_back(broker, end=end)
     assert broker.hkeys("unacked") == broker.zrange("unacked_index", 0, -1) == [TAG.encode()]
 
     broker.delete("mail")
-    assert run(broker, script, [*NAMES, "mail"], [TAG, "{}"]) == 1
-    assert run(broker, script, [*NAMES, "mail"], [TAG, "{}"]) == 0
+    assert put_back(broker, end=end) == 1
+    assert put_back(broker, end=end) == 0
     assert broker.lrange("mail", 0, -1) == [b"{}"]
     assert not broker.exists(*NAMES)
 
@@ -174,10 +183,63 @@ def test_an_acknowledgement_counts_once(broker: redis.Redis) -> None:
 def test_a_message_goes_back_to_the_head_and_only_while_it_is_held(broker: redis.Redis) -> None:
     broker.lpush("mail", "first", "second")
     take(broker, "mail")
-    assert run(broker, RESTORE, [*NAMES, "mail"], [TAG, "first, again"]) == 1
-    assert run(broker, RESTORE, [*NAMES, "mail"], [TAG, "first, again"]) == 0
+    assert put_back(broker, item="first, again") == 1
+    assert put_back(broker, item="first, again") == 0
     assert broker.rpop("mail") == b"first, again"
     assert broker.exists(*NAMES) == 0
+
+
+def test_a_message_that_rejects_itself_goes_to_the_tail(broker: redis.Redis) -> None:
+    broker.lpush("mail", "first", "second")
+    take(broker, "mail")
+    assert put_back(broker, item="first", end=TAIL) == 1
+    assert broker.lrange("mail", 0, -1) == [b"first", b"second"]
+
+
+def test_what_was_renewed_or_taken_later_stays(broker: redis.Redis) -> None:
+    broker.lpush("mail", "it")
+    take(broker, "mail")
+    broker.zadd("unacked_index", {TAG: 1000.5})
+    assert put_back(broker, until="1000.4") == 0
+    assert broker.hkeys("unacked") == [TAG.encode()]
+    assert put_back(broker, until="1000.5") == 1
+    assert put_back(broker, until="1000.5") == 0
+
+
+def test_a_message_of_several_lists_goes_to_those_that_take_it(broker: redis.Redis) -> None:
+    broker.lpush("mail", "it")
+    take(broker, "mail")
+    broker.set("wrong", "no list")
+    with pytest.raises(redis.ResponseError, match="there is no list"):
+        run(broker, PUT_BACK, NAMES, [TAG, "it", HEAD, ""])
+    assert put_back(broker, "mail", "wrong", "bulk", item="it") == 1
+    assert (broker.lrange("mail", 0, -1), broker.lrange("bulk", 0, -1)) == ([b"it"], [b"it"])
+    assert broker.exists(*NAMES) == 0
+
+
+def test_each_call_has_its_own_answer(broker: redis.Redis) -> None:
+    broker.script_flush()
+    broker.set("wrong", "no list")
+    for tag in "abc":
+        broker.hset("unacked", tag, "{}")
+    calls = [
+        ([*NAMES, key], [tag, tag, HEAD, ""])
+        for key, tag in zip(("mail", "wrong", "mail"), "abc", strict=True)
+    ]
+    first, second, third = run_each(broker, PUT_BACK, calls)
+    assert (first, third) == (1, 1)
+    assert isinstance(second, redis.ResponseError)
+    assert broker.lrange("mail", 0, -1) == [b"a", b"c"]
+
+
+@pytest.mark.parametrize("priority", [None, "x", -1, 0, 2, 3, 5, 9, 12])
+@pytest.mark.parametrize("steps", [[0, 3, 6, 9], [0], [0, 5]])
+def test_the_list_of_a_message_is_kombu_s(priority: Any, steps: list[int]) -> None:
+    raw = {"properties": {"priority": priority}}
+    channel: Any = Channel.__new__(Channel)
+    channel.priority_steps, channel.sep = steps, ":"
+    wanted = channel._q_for_pri("mail", channel._get_message_priority(raw, reverse=False))
+    assert messages.list_for("mail", raw, ":", steps) == wanted
 
 
 def test_what_is_put_aside_is_kept_up_to_a_number(broker: redis.Redis) -> None:
@@ -192,14 +254,14 @@ def test_what_is_put_aside_is_kept_up_to_a_number(broker: redis.Redis) -> None:
 
 def test_all_of_it_works_at_the_memory_limit(broker: redis.Redis) -> None:
     broker.lpush("mail", "1", "2", "3")
-    for script in (TAKE, ACK, RESTORE, PUT_ASIDE):
+    for script in (TAKE, ACK, PUT_BACK, PUT_ASIDE):
         broker.script_load(script.text)
     full(broker)
     assert take(broker, "mail", tag="a") == [0, b"1"]
     assert take(broker, "mail", tag="b") == [0, b"2"]
-    assert take(broker, "mail", tag="c") == [0, b"3"]
+    assert take(broker, "mail", tag="c") == [0, b"3", 1]
     assert run(broker, ACK, NAMES, ["a"]) == 1
-    assert run(broker, RESTORE, [*NAMES, "mail"], ["b", "2"]) == 1
+    assert put_back(broker, item="2", tag="b") == 1
     assert run(broker, PUT_ASIDE, [*NAMES, "aside"], ["c", "3", 10]) == 1
     assert broker.lrange("mail", 0, -1) == [b"2"]
     assert broker.lrange("aside", 0, -1) == [b"3"]

@@ -1,4 +1,4 @@
-"""Tasks of which processes die: counted on their messages, and parked when there were too many."""
+"""Count the processes that die of a task, and park its message when there were too many."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import POISON, described
 from celery_fleet.delivery.dead_letters.waiting import Waiting
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
 
 class Deaths:
-    """Counts the processes that died of each task; for the loop's thread."""
+    """Counts the processes that died of each task. For the loop's thread."""
 
     def __init__(self, options: Options, writer: LetterWriter, waiting: Waiting) -> None:
         self._options = options
@@ -30,8 +31,8 @@ class Deaths:
 
         Args:
             request: Celery's, whose process died.
-            exc: the error that says so.
-            exc_info: what Celery has of it.
+            exc: The error that says so.
+            exc_info: Celery's information about it.
         """
         try:
             return self._count(request, exc, exc_info)
@@ -53,7 +54,7 @@ class Deaths:
             return False
         detail = described(f"{deaths:g} processes died of it; the last: {exc}")
         after = partial(adapter.fail, request, type(exc)(f"{detail}: dead letter"), exc_info)
-        # One that was acknowledged before it ran is nowhere else.
+        # A message that was acknowledged before its task ran is nowhere else.
         tag = None if held else ""
         action = partial(self._writer.park, reason=POISON, detail=detail, after=after, tag=tag)
         adapter.taken_over(request)
@@ -65,13 +66,13 @@ class Deaths:
 
 
 def _note(message: Any, deaths: float) -> None:
-    """Have whoever takes it next know of the death, too."""
+    """Record the death in ``unacked``, for the next worker that takes the message."""
     channel, tag = message.channel, message.delivery_tag
     value = adapter.noted(channel, tag, keys.DEATHS, deaths)
     if value is None:
         return
     with adapter.client(channel) as client:
-        dead_letters.evaluate(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
+        run(client, dead_letters.NOTE, [channel.unacked_key], [tag, value])
 
 
 def not_counted(*_: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Tasks that failed for good: parked in place of their acknowledgement."""
+"""Keep the messages of tasks that failed for good, instead of acknowledging them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from celery_fleet.delivery.dead_letters.letters import FAILED, described
 from celery_fleet.delivery.dead_letters.store import COUNT
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import sending
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
@@ -27,13 +28,13 @@ class FailedTasks:
         self._writer = writer
 
     def failed(self, request: Any, exc: BaseException) -> None:
-        """Have a request's message parked where it would be acknowledged; for any thread."""
+        """Have a request's message parked instead of acknowledged. For any thread."""
         adapter.instead_of_ack(request.message, partial(self._keep, exc=exc))
 
     def _keep(self, message: Any, exc: BaseException) -> bool:
-        """Make the message of a failed task a dead letter; return False where it has to be acknowledged.
+        """Make the message of a failed task a dead letter; return False if it has to be acknowledged.
 
-        Others are not pushed out for it: they have not run at all.
+        Other dead letters are not dropped for it, since their tasks have not run at all.
         """
         channel = message.channel
         identifier, task = dead_letters.identity(adapter.raw(message))
@@ -41,7 +42,7 @@ class FailedTasks:
             if not adapter.in_unacked(message):
                 raise ConnectionError("the connection is lost")
             with adapter.client(channel) as client:
-                number = int(dead_letters.evaluate(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
+                number = int(run(client, COUNT, [keys.DEAD_LETTERS_INDEX], []))
             if number >= self._options.failed:
                 logger.error(
                     "failed task %s[%s] is not kept: there are %d dead letters (celery_worker_failed_keep)",

@@ -30,7 +30,8 @@ from kombu.utils import json as kombu_json
 from kombu.utils.imports import symbol_by_name
 
 from celery_fleet.compat.minors import chosen as minors
-from celery_fleet.delivery.dead_letters.letters import Places, identity, neutral
+from celery_fleet.delivery.dead_letters.letters import Places, identity
+from celery_fleet.delivery.messages import neutral
 from celery_fleet.delivery.outage import internals
 
 
@@ -42,7 +43,7 @@ class OutOfMemoryError(Exception):
 
 
 def in_unacked(message: Any) -> bool:
-    """Whether Redis keeps a message in ``unacked`` as this process's."""
+    """Return whether Redis keeps a message in ``unacked`` as this process's."""
     channel = getattr(message, "channel", None)
     if not isinstance(message, Message) or not isinstance(channel, Channel):
         return False
@@ -53,7 +54,7 @@ def in_unacked(message: Any) -> bool:
 
 
 def is_open(channel: Any) -> bool:
-    """Whether a channel is still the one of a connection that is not known to be lost."""
+    """Return whether a channel belongs to a connection that is not known to be lost."""
     return not channel.closed and channel.connection is not None
 
 
@@ -64,9 +65,9 @@ def forget(message: Any) -> None:
 
 
 def instead_of_ack(message: Any, action: Callable[[Any], bool]) -> None:
-    """Have a message's next acknowledgement, which Celery makes on the loop's thread, be an action.
+    """Replace a message's next acknowledgement, which Celery makes on the loop's thread, by an action.
 
-    It is called with the message; where it returns False, the message is acknowledged after all.
+    The action is called with the message. If it returns False, the message is acknowledged after all.
     """
 
     def ack(multiple: bool = False) -> None:
@@ -94,36 +95,36 @@ def remove(message: Any) -> bool:
 
 
 def raw(message: Any) -> dict[str, Any]:
-    """The message as it stands in its list, decoded; to be changed in place."""
+    """Return the message as it is in its list, decoded; the caller may change it in place."""
     content: dict[str, Any] = message._raw
     return content
 
 
 def set_header(message: Any, name: str, value: float) -> None:
-    """Note something on a message, for whoever takes it next."""
+    """Set a header of a message, for the next worker that takes it."""
     content = raw(message)
     content["headers"] = {**(content.get("headers") or {}), name: value}
 
 
 def item_of(message: Any) -> str:
-    """What goes into a list again."""
+    """Return a message as an item of a list."""
     return str(kombu_json.dumps(neutral(raw(message))))  # type: ignore[no-untyped-call]  # typed in part only
 
 
 def places(channel: Any) -> Places:
-    """Where a channel keeps what it holds."""
-    return Places(channel.unacked_key, channel.unacked_index_key, channel.global_keyprefix or "")
+    """Return the keys for what a channel holds."""
+    return Places(channel.unacked_key, channel.unacked_index_key)
 
 
 @contextmanager
 def client(channel: Any) -> Iterator[Any]:
-    """A client of the channel's pool."""
+    """Yield a client of the channel's pool."""
     with channel.conn_or_acquire() as found:
         yield found
 
 
 def noted(channel: Any, tag: str, name: str, value: float) -> str | None:
-    """What ``unacked`` is to have of a delivery with a header on it; None where it is not there."""
+    """Return the entry of a delivery in ``unacked`` with a header added; None if there is no entry."""
     with client(channel) as redis:
         found = redis.hget(channel.unacked_key, tag)
     if not found:
@@ -134,9 +135,9 @@ def noted(channel: Any, tag: str, name: str, value: float) -> str | None:
 
 
 def longest_hold(message: Any) -> float:
-    """Seconds that a message may be held before another worker could take it for lost.
+    """Return the seconds for which a message may be held before another worker could take it for abandoned.
 
-    A stock take's tag is the message's for ever, so that who is late could not tell another's delivery from its own.
+    With the stock take a tag stays with the message, so a late worker could not tell another's delivery from its own.
     """
     if getattr(message, "list_key", None):
         return float("inf")
@@ -153,12 +154,16 @@ def use_request(
     was_cut_off: Callable[[], bool] = lambda: False,
     failed: Callable[[Any, BaseException], object] | None = None,
 ) -> None:
-    """Have ``died`` asked about each request of a task whose process died; True where it has seen to it.
+    """Replace a task's requests by ones that handle lost processes, time limits and failures.
 
-    It is called on the loop's thread with the request, the error and what Celery has of it, and must not raise.
-    A late-acknowledged task whose hard time limit passes while it waits to send something is put back: ``was_waiting``
-    is asked about its process, and ``was_cut_off`` in its greenlet. ``failed`` is told of a request that has failed for
-    good and is about to be acknowledged, on any thread.
+    Args:
+        task: Celery's.
+        died: Called on the loop's thread for a request whose process died, with the request, the error and Celery's
+            information about it. Returns whether it has dealt with it; must not raise.
+        was_waiting: Returns whether the task of a process was waiting to send something. If its hard time limit
+            passes then, a late-acknowledged task is put back.
+        was_cut_off: Returns the same for the current greenlet.
+        failed: Called on any thread with a request that failed for good and is about to be acknowledged.
     """
     base: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]  # typed in part only
     if getattr(base, "celery_fleet", False):
@@ -173,10 +178,10 @@ def use_request(
     ) -> Any:
         exc = _error(exc_info)
         if isinstance(exc, MemoryError):
-            # Celery would end the worker for it.
+            # Celery would end the worker for a MemoryError.
             exc_info.exception = OutOfMemoryError(str(exc) or "the task ran out of memory")
         elif isinstance(exc, Reject) and isinstance(exc.reason, SoftTimeLimitExceeded):
-            # Its retry could not be sent before its time was up (Task.retry).
+            # The task's time was up before its retry could be sent (Task.retry).
             exc.requeue = self.task.acks_late
         elif (
             isinstance(exc, TimeLimitExceeded)
@@ -201,7 +206,8 @@ def use_request(
         return base.on_failure(self, exc_info, send_failed_event, return_ok)
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
-        # Prefork tells on_failure of a hard limit first (billiard/pool.py); greenlets tell only this.
+        # With prefork, on_failure hears of a hard limit first (billiard/pool.py); with greenlets, only this method
+        # does.
         if self.waited_to_send:
             return None
         if not soft and self.task.acks_late and was_cut_off():
@@ -213,14 +219,14 @@ def use_request(
 
     def acknowledge(self: Any) -> None:
         exc = self.failure
-        # One whose process died may have succeeded before.
+        # A task whose process died may have succeeded before.
         done = isinstance(exc, WorkerLostError) and succeeded(self)
         if failed is not None and exc is not None and not self.acknowledged and not done:
             failed(self, exc)
         base.acknowledge(self)
 
     def retry_worker_lost(self: Any, exc: BaseException, exc_info: Any) -> bool:
-        """Celery's retry of a task whose process died. Where it can't be sent, Celery would give the task up."""
+        """Retry a task whose process died, as Celery does; if the retry can't be sent, put the message back."""
         failure, self.failure = self.failure, None
         if base._retry_worker_lost(self, exc, exc_info):
             return True
@@ -249,7 +255,7 @@ def _error(exc_info: Any) -> BaseException:
 
 
 def _lost(request: Any, exc_info: Any) -> BaseException | None:
-    """The error of a request whose process died by itself, by its task, or by the kernel; as Request.on_failure."""
+    """Return the error of a request whose process died of itself, its task, or the kernel; as Request.on_failure."""
     if request._already_revoked or request._already_cancelled or worker_state.should_terminate:
         return None
     exc = _error(exc_info)
@@ -268,18 +274,18 @@ def carry_header(request: Any, name: str, value: float) -> None:
 
 
 def succeeded(request: Any) -> bool:
-    """Whether the result store has its success: then its process died later."""
+    """Return whether the result store has the task's success, so that its process died later."""
     return minors.celery.success_was_stored(request)
 
 
 def taken_over(request: Any) -> None:
-    """Have Celery do nothing more about a request: neither run nor acknowledge it."""
+    """Have Celery neither run nor acknowledge a request."""
     worker_state.task_ready(request)
     request.acknowledged = True
 
 
 def fail(request: Any, exc: BaseException, exc_info: Any) -> None:
-    """Store and tell of a request's failure, as Request.on_failure."""
+    """Store and announce a request's failure, as Request.on_failure."""
     task = request.task
     task.backend.mark_as_failure(
         request.id, exc, request=request._context, store_result=request.store_errors
@@ -306,7 +312,7 @@ def messages_at_work() -> list[Any]:
 
 
 def consumer_class(app: Any) -> type[Any]:
-    """The class of consumers that an app's worker has (Consumer component of celery/worker/components.py)."""
+    """Return the consumer class of an app's worker (Consumer component of celery/worker/components.py)."""
     found: type[Any] = symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
     return found
 
@@ -315,7 +321,7 @@ def consumer_class(app: Any) -> type[Any]:
 
 
 def fail_unknown(consumer: Any, message: Any, exc: BaseException, about: Mapping[str, Any]) -> None:
-    """Store and tell of the failure of a task that nobody knows, as Consumer.on_unknown_task."""
+    """Store and announce the failure of a task that no worker knows, as Consumer.on_unknown_task."""
     name, identifier = about["task"], about["id"]
     properties = message.properties or {}
     request = Bunch(
@@ -335,11 +341,11 @@ def fail_unknown(consumer: Any, message: Any, exc: BaseException, about: Mapping
 
 
 def rejected(consumer: Any, message: Any, exc: BaseException | None) -> None:
-    """Tell of a message that is no task, as Consumer.on_invalid_task."""
+    """Announce a message that is not a task, as Consumer.on_invalid_task."""
     signals.task_rejected.send(sender=consumer, message=message, exc=exc)
 
 
 def begun(message: Any, consumer: Any) -> bool:
-    """Whether a message has become a request that Celery has or will run."""
+    """Return whether a message has become a request that Celery has or will run."""
     identifier, _ = identity(raw(message))
     return identifier is not None and minors.celery.is_known(identifier, consumer)

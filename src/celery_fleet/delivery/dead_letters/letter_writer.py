@@ -1,34 +1,47 @@
-"""Making a dead letter of a message, and what follows: the log, and results and signals in a thread of their own."""
+"""Make dead letters of messages, log them, and store their results and send their signals in a separate thread."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery_fleet.compat.queues import list_of
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
-from celery_fleet.delivery.dead_letters.letters import described
+from celery_fleet.delivery.dead_letters.letters import PARK, Parked, described
+from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage.send_queue import SendQueue
+from celery_fleet.delivery.scripts import run
 
 logger = logging.getLogger("celery_fleet.delivery")
+
+#: Most dead letters whose results and signals wait.
+MOST_ASIDE = 10_000
 
 
 class LetterWriter:
     """Makes dead letters of a worker's messages.
 
     Args:
-        options: how many are kept.
-        node: the worker's name, for the letters.
+        options: How many dead letters to keep.
+        node: The worker's name, for the letters.
     """
 
     def __init__(self, options: Options, node: str) -> None:
         self._options = options
         self._node = node
-        self._aside = Aside()
+        #: Stores results and sends signals of what was parked: a result store that hangs must not block the event
+        #: loop.
+        self._aside: SendQueue[Callable[[], object]] = SendQueue(
+            "celery_fleet.dead_letters",
+            lambda action: action(),
+            limit=MOST_ASIDE,
+            pause=0.0,
+            again=lambda *_: False,
+            dropped=_tell_of_lost,
+            newest=True,
+        )
 
     def park(
         self,
@@ -43,11 +56,11 @@ class LetterWriter:
 
         Args:
             message: kombu's.
-            reason: one of :data:`celery_fleet.delivery.dead_letters.letters.REASONS`.
-            detail: the reason in words.
-            after: what follows if the message was still this worker's; in another thread.
-            since: Unix time since when it could not be run; None is now.
-            tag: under which it is in ``unacked``, empty if it is not there; None is its delivery's.
+            reason: One of :data:`celery_fleet.delivery.dead_letters.letters.REASONS`.
+            detail: The reason in words.
+            after: Called in another thread if the message was still this worker's.
+            since: Unix time since when it could not be run; None for now.
+            tag: Its tag in ``unacked``, empty if it is not there; None for its delivery's.
 
         Raises:
             redis.exceptions.RedisError, OSError: Redis did not take it.
@@ -68,18 +81,18 @@ class LetterWriter:
             places=where,
         )
         with adapter.client(channel) as client:
-            parked = dead_letters.park(client, names, arguments, where.prefix)
+            parked = Parked.of(run(client, PARK, names, arguments))
         if adapter.in_unacked(message):
             adapter.forget(message)
         _, task = dead_letters.identity(adapter.raw(message))
         self._tell(parked, task, dead_letters.queue_of(key), reason, detail)
         if parked.done and after is not None:
-            self._aside.do(after)
+            self._aside.put(after)
 
     def park_raw(
         self, channel: Any, tag: str, key: str, item: bytes, reason: str, detail: str
     ) -> None:
-        """Park an item that the atomic take can't make a message of; for ``hooks.HOOKS.park_raw``."""
+        """Park an item that the atomic take can't make a message of; used as ``hooks.HOOKS.park_raw``."""
         where = adapter.places(channel)
         names, arguments = dead_letters.park_call(
             item,
@@ -92,16 +105,16 @@ class LetterWriter:
             places=where,
         )
         with adapter.client(channel) as client:
-            parked = dead_letters.park(client, names, arguments, where.prefix)
+            parked = Parked.of(run(client, PARK, names, arguments))
         _, task = dead_letters.identity(dead_letters.parsed(dead_letters.text_of(item)))
         self._tell(parked, task, dead_letters.queue_of(key), reason, described(detail))
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until what follows from the letters is done, but no longer than that; return whether it is."""
-        return self._aside.flush(seconds)
+    def close(self, seconds: float) -> bool:
+        """Wait until all results are stored and signals sent, for so many seconds at most; return whether they are."""
+        return not self._aside.close(seconds)
 
     def _tell(
-        self, parked: dead_letters.Parked, task: str | None, queue_: str, reason: str, detail: str
+        self, parked: Parked, task: str | None, queue_: str, reason: str, detail: str
     ) -> None:
         if not parked.done:
             logger.warning("a message of %s that can't be run is another worker's by now", queue_)
@@ -124,36 +137,5 @@ class LetterWriter:
             )
 
 
-class Aside:
-    """Does one thing after the other in a thread of its own, which ends with the process."""
-
-    def __init__(self) -> None:
-        self._todo: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def do(self, action: Callable[[], object]) -> None:
-        """Have it done; an exception is logged."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(
-                target=self._run, name="celery_fleet.dead_letters", daemon=True
-            )
-            self._thread.start()
-        self._todo.put(action)
-
-    def flush(self, seconds: float) -> bool:
-        """Wait until all is done that is to be done by now, but no longer than that; whether it is."""
-        if self._thread is None:
-            return True
-        done = threading.Event()
-        self._todo.put(done.set)
-        if not done.wait(seconds):
-            logger.warning("results of dead letters could not be stored within %.0f s", seconds)
-        return done.is_set()
-
-    def _run(self) -> None:
-        while True:
-            action = self._todo.get()
-            try:
-                action()
-            except Exception:
-                logger.exception("what follows from a dead letter could not be done")
+def _tell_of_lost(items: list[Any], why: str) -> None:
+    logger.error("the results and signals of %d dead letters are lost: %s", len(items), why)

@@ -1,12 +1,11 @@
 """Dead letters: messages that can't be run or failed for good, kept with the reason instead of being dropped.
 
-Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id; a sorted set has
-the ids by when they were last seen. What changes them is one script each, all of it or nothing of it. Those
-that may lose something write to the new place first, so that Redis can refuse it (an ACL without ``fleet:*``,
-no memory left) while the old place still has the message.
+Each is a JSON document in the hash :data:`~celery_fleet.delivery.keys.DEAD_LETTERS`, by id. A sorted set has the ids
+by when they were last seen. A single script makes each change, as a whole or not at all. Scripts that could lose a
+message write to the new place first. So if Redis refuses that (an ACL without ``fleet:*``, no memory left), the old
+place still has the message.
 
-Standard library alone: the hand-back parks without a release. Clients are redis-py's or whatever has its
-``register_script``.
+Standard library only: the hand-back parks without a release.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from typing import Any
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.delivery import keys, tags
+from celery_fleet.delivery import keys
+from celery_fleet.delivery.messages import SEPARATOR, neutral
+from celery_fleet.delivery.scripts import Script
 
 UNKNOWN, UNDECODABLE, MALFORMED = "unknown", "undecodable", "malformed"
 INVALID, POISON, FAILED = "invalid", "poison", "failed"
 REASONS = (UNKNOWN, UNDECODABLE, MALFORMED, INVALID, POISON, FAILED)
 
-#: What all headers begin with that the fleet adds to a message.
+#: Prefix of the headers that the fleet adds to a message.
 OWN_HEADERS = "x-fleet-"
-#: Between a queue's name and a priority in the name of a list (kombu's ``sep``).
-SEPARATOR = "\x06\x16"
 #: Characters of a detail that are kept.
 LONGEST_DETAIL = 300
 
 #: Keeps one message. At its memory limit Redis refuses what grows, unless the script has written before: hence the
-#: HDEL of nothing. The one in ``unacked`` goes last, so that whatever is refused leaves it there.
-#: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none), id and the same for JSON without
-#: its quotes, digest, when first seen ("" for now), the rest of the document, how many are kept.
-#: Returns 0 where the tag is no longer there, else 1; how many old ones went; the id that it has.
-PARK = """
+#: HDEL of nothing. The message leaves ``unacked`` last, so that it stays there if anything is refused.
+#: KEYS: dead letters, their index, unacked, unacked_index. ARGV: tag ("" for none); id; the same for JSON without its
+#: quotes; digest; when first seen ("" for now); the rest of the document; how many to keep.
+#: Returns 0 if the tag is no longer there, else 1; how many old letters were dropped; the letter's id.
+PARK = Script("""
 redis.call('HDEL', KEYS[1], '')
 if ARGV[1] ~= '' and not redis.call('HGET', KEYS[3], ARGV[1]) then
   redis.call('ZREM', KEYS[4], ARGV[1])
@@ -72,21 +71,21 @@ if ARGV[1] ~= '' then
 end
 local over = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[7])
 if over > 0 then
-  -- Bounded, for the stack of Lua and everybody who waits meanwhile.
+  -- Bounded, for the stack of Lua and for the other clients, which wait.
   local old = redis.call('ZRANGE', KEYS[2], 0, math.min(over, 1000) - 1)
   redis.call('HDEL', KEYS[1], unpack(old))
   redis.call('ZREM', KEYS[2], unpack(old))
   return {1, #old, id}
 end
 return {1, 0, id}
-"""
+""")
 
-#: Replaces what ``unacked`` has of a delivery. KEYS: unacked. ARGV: tag, value.
-NOTE = """
+#: Replaces the entry of a delivery in ``unacked``. KEYS: unacked. ARGV: tag, value.
+NOTE = Script("""
 if not redis.call('HGET', KEYS[1], ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
-"""
+""")
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,16 @@ class DeadLetter:
     """One message that could not be run, or whose task failed for good.
 
     Attributes:
-        id: The message's id, or a made one where it has none.
-        task: Its task's name, where that could be read.
+        id: The message's id, or one that was made if it has none.
+        task: Its task's name, if that could be read.
         key: The list that it came from; ``queue`` is that without its priority.
         detail: The reason in words, without what the message says.
-        node: Who parked it last.
-        first_seen: Unix time; ``last_seen`` alike. Both by Redis' clock.
+        node: The worker that parked it last.
+        first_seen: Unix time, like ``last_seen``. Both by Redis's clock.
         count: How often it was parked since it was last replayed.
         size: Bytes of the message.
         digest: Tells messages with the same id apart.
-        message: The list's item; None where it was not asked for.
+        message: The list's item; None if it was not read.
     """
 
     id: str
@@ -122,10 +121,10 @@ class DeadLetter:
 
     @classmethod
     def parse(cls, text: str | bytes) -> DeadLetter:
-        """A letter from its document.
+        """Return the letter in a document.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not a letter.
         """
         try:
             raw = json.loads(text)
@@ -148,7 +147,7 @@ class DeadLetter:
             raise ValueError(f"this is no dead letter ({type(error).__name__}: {error})") from None
 
     def item(self) -> bytes:
-        """What goes into its list again: as it came, without what the fleet had noted on it.
+        """Return the item that goes into its list again: as it came, without what the fleet added to it.
 
         Raises:
             ValueError: It was read without its message.
@@ -160,12 +159,12 @@ class DeadLetter:
 
 
 def text_of(item: bytes | str) -> str:
-    """A list's item as text; bytes that are no UTF-8 are kept, too."""
+    """Return a list's item as text; bytes that are not UTF-8 are kept, too."""
     return item if isinstance(item, str) else item.decode(errors="surrogateescape")
 
 
 def queue_of(key: str) -> str:
-    """The queue that a list belongs to."""
+    """Return the queue that a list belongs to."""
     return key.partition(SEPARATOR)[0]
 
 
@@ -174,7 +173,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def parsed(item: str) -> Mapping[str, Any]:
-    """A message as kombu has it in its list; nothing where it is no JSON object."""
+    """Return a message as kombu has it in its list; an empty mapping if it is not a JSON object."""
     try:
         return _mapping(json.loads(item))
     except (ValueError, RecursionError):
@@ -182,7 +181,7 @@ def parsed(item: str) -> Mapping[str, Any]:
 
 
 def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Id and task of a message, as far as it has any; those of protocol 1 stand in the body."""
+    """Return the id and the task of a message, None for each that it lacks; protocol 1 has them in the body."""
     found = _mapping(message.get("headers"))
     properties = _mapping(message.get("properties"))
     if "task" not in found:
@@ -199,7 +198,7 @@ def identity(message: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def digest_of(item: str, message: Mapping[str, Any]) -> str:
-    """What two deliveries of one message have in common, and messages that differ have not."""
+    """Return a digest that two deliveries of one message share, and that different messages don't."""
     headers = {
         name: value
         for name, value in _mapping(message.get("headers")).items()
@@ -210,26 +209,15 @@ def digest_of(item: str, message: Mapping[str, Any]) -> str:
 
 
 def header(message: Mapping[str, Any], name: str) -> float:
-    """A number that the fleet noted on a message; 0 without one, or with nonsense for one."""
+    """Return a number that the fleet put into a header; 0 if there is none or it makes no sense."""
     value = _mapping(message.get("headers")).get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0.0
     return float(value) if math.isfinite(value) and value > 0 else 0.0
 
 
-def neutral(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message that nobody holds any more.
-
-    Its tag may say whose delivery it was. A stock worker keeps a message's tag, and would hold it under that name.
-    """
-    properties = dict(_mapping(message.get("properties")))
-    if tags.owner_of(str(properties.get("delivery_tag"))) is not None:
-        properties["delivery_tag"] = secrets.token_hex(16)
-    return {**message, "properties": properties}
-
-
 def replayed(item: str, fresh: Mapping[str, Any]) -> str:
-    """The item that a replay puts into the list: without our headers, with ``fresh`` ones; what is no message stays."""
+    """Return the item that a replay puts into the list: a message without our headers and with ``fresh`` ones."""
     message = parsed(item)
     headers = message.get("headers")
     if not isinstance(headers, Mapping) or not isinstance(message.get("properties"), Mapping):
@@ -239,14 +227,14 @@ def replayed(item: str, fresh: Mapping[str, Any]) -> str:
 
 
 def described(error: BaseException | str) -> str:
-    """A detail: one line, without secrets, of bounded length."""
+    """Return a detail: one line, without secrets, of bounded length."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     shown = redact(one_line(text))
     return shown if len(shown) <= LONGEST_DETAIL else f"{shown[: LONGEST_DETAIL - 1]}…"
 
 
 def misshapen(payload: Any) -> str | None:
-    """Why a decoded body of protocol 2 calls no task; None where it may, or is of protocol 1."""
+    """Return why a decoded body of protocol 2 calls no task; None if it may, or is of protocol 1."""
     if isinstance(payload, Mapping) and "args" in payload:
         return None
     if not isinstance(payload, list | tuple) or len(payload) != 3:
@@ -269,7 +257,7 @@ def _is_signature(value: object) -> bool:
 
 
 def misheaded(headers: Mapping[str, Any]) -> str | None:
-    """Why Celery could not have a pool run a message with such headers; what it refuses by itself is not looked at."""
+    """Return why Celery could not have a pool run a message with such headers; None if it could, or refuses it."""
     limits = headers.get("timelimit")
     numbers = isinstance(limits, list | tuple) and all(
         one is None or isinstance(one, int | float) for one in limits
@@ -288,11 +276,10 @@ def misheaded(headers: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Places:
-    """The keys of one broker; ``prefix`` is kombu's ``global_keyprefix``."""
+    """The keys of what a broker's workers hold."""
 
     unacked: str = "unacked"
     unacked_index: str = "unacked_index"
-    prefix: str = ""
 
 
 def park_call(
@@ -307,24 +294,24 @@ def park_call(
     since: float | None = None,
     places: Places | None = None,
 ) -> tuple[list[str], list[str]]:
-    """The keys and arguments of :data:`PARK` for a message.
+    """Return the keys and arguments of :data:`PARK` for a message.
 
     Args:
-        item: As it stood in its list.
-        key: That list, without a prefix.
+        item: The message as it was in its list.
+        key: That list.
         reason: One of :data:`REASONS`.
         detail: The reason in words, see :func:`described`.
-        node: Who says so.
-        keep: How many dead letters are kept.
-        tag: Under which ``unacked`` has it; without one, nothing but the caller has it.
-        since: Unix time when it was first seen to be one, None for now.
-        places: Where ``unacked`` is.
+        node: The worker that parks it.
+        keep: How many dead letters to keep.
+        tag: Its tag in ``unacked``; empty if only the caller has it.
+        since: Unix time when it was first seen, None for now.
+        places: The keys of ``unacked``.
     """
     where = places or Places()
     text = text_of(item)
     message = parsed(text)
     identifier, task = identity(message)
-    # Half a surrogate pair, as JSON can spell it, is no text that an operator could hand over again.
+    # JSON can spell half a surrogate pair, which an operator could not type again.
     name = (
         (identifier or f"no-id-{secrets.token_hex(8)}")
         .encode(errors="surrogatepass")
@@ -338,11 +325,11 @@ def park_call(
         "detail": detail,
         "node": node,
         "size": len(text.encode(errors="surrogatepass")),
-        # The last: READ cuts it off.
+        # It comes last: READ cuts it off.
         "message": text,
     }
-    names = (keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index)
-    return [where.prefix + one for one in names], [
+    names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX, where.unacked, where.unacked_index]
+    return names, [
         tag,
         name,
         json.dumps(name)[1:-1],
@@ -355,7 +342,7 @@ def park_call(
 
 @dataclass(frozen=True)
 class Parked:
-    """What :data:`PARK` answered: whether it was still there, how many others went for it, its id."""
+    """The answer of :data:`PARK`: whether the message was still there, how many others were dropped for it, its id."""
 
     done: bool
     gone: int
@@ -363,29 +350,7 @@ class Parked:
 
     @classmethod
     def of(cls, answer: Sequence[Any]) -> Parked:
-        """From Redis' answer."""
+        """Read Redis's answer."""
         identifier = answer[2]
         text = identifier.decode() if isinstance(identifier, bytes) else str(identifier)
         return cls(int(answer[0]) == 1, int(answer[1]), text)
-
-
-def evaluate(
-    client: Any, script: str, names: Sequence[str], arguments: Sequence[Any], prefix: str = ""
-) -> Any:
-    """Run a script with a client of kombu's, which puts its prefix before the first key alone."""
-    first, *others = names
-    return client.register_script(script)(
-        keys=[first, *(f"{prefix}{name}" for name in others)], args=list(arguments), client=client
-    )
-
-
-def park(client: Any, names: Sequence[str], arguments: Sequence[Any], prefix: str = "") -> Parked:
-    """Park one by :data:`PARK`, with what :func:`park_call` made; ``prefix`` is what kombu's client adds.
-
-    Raises:
-        Exception: What Redis has against it; the message is where it was then.
-    """
-    first, *others = names
-    return Parked.of(
-        evaluate(client, PARK, [first.removeprefix(prefix), *others], arguments, prefix="")
-    )

@@ -1,20 +1,20 @@
-"""A consumer that drops nothing: what can't be run waits, or becomes a dead letter.
+"""A consumer that drops nothing: a message that can't be run waits, or becomes a dead letter.
 
-A task that this worker does not know may be known by another one, or by the next release. Its message is held in
-``unacked`` for a while, as one with an ETA is, and then goes to the far end of its queue; after
-``unknown_for`` altogether it is parked. What no worker can ever run is parked at once, and so is a task of which
-:attr:`~celery_fleet.delivery.options.Options.deaths` processes have died.
+Another worker, or the next release, may know a task that this worker does not know. Its message is held in
+``unacked`` for a while, like one with an ETA, and then goes to the tail of its queue. After ``unknown_for`` in total
+it is parked. A message that no worker can ever run is parked at once, and so is a task that has killed
+:attr:`~celery_fleet.delivery.options.Options.deaths` processes.
 
-All of it happens on the loop's thread, but for results and signals of what was parked, which may take as long as
-they like. What Redis does not take is tried again; until then the message stays in ``unacked``, and goes back with
-the rest where the connection is lost. Where messages are in no ``unacked`` (another broker, ``ack_emulation`` off,
-``no_ack``), all is as in stock Celery.
+All of it happens on the loop's thread, except results and signals of what was parked, which may take their time. If
+Redis refuses something, it is tried again. Until then the message stays in ``unacked``, and goes back with the rest
+if the connection is lost. If messages are not in ``unacked`` (another broker, ``ack_emulation`` off, ``no_ack``),
+everything is as in stock Celery.
 
-A task that failed for good is parked in place of its acknowledgement, if
+A task that failed for good is parked instead of acknowledged, if
 :attr:`~celery_fleet.delivery.options.Options.failed` says so.
 
-Without dead letters a malformed message is dropped, as Celery drops an invalid one. Stock Celery lets some of them end
-the worker, which puts them back and takes them again after its restart.
+Without dead letters a malformed message is dropped, as Celery drops an invalid one. In stock Celery some malformed
+messages end the worker, which puts them back and takes them again after its restart.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ logger = logging.getLogger("celery_fleet.delivery")
 #: Seconds until a suspect that has to wait for another one asks again.
 TURN = 0.5
 
-#: Seconds that a worker which ends gives results and signals of what was parked.
+#: Seconds that a worker which ends leaves for results and signals of what was parked.
 FLUSH = 5.0
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the app's worker survive malformed messages, whatever consumer it has; before it builds its blueprints.
+    """Have the app's worker survive malformed messages, with any consumer; before it builds its blueprints.
 
-    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, and puts back what a
-    time limit kept from sending.
+    With dead letters it drops nothing. With at_least_once it retries tasks whose process died, and puts back tasks
+    that a time limit kept from sending.
     """
     base = adapter.consumer_class(app)
     if issubclass(base, Parking):
@@ -72,7 +72,7 @@ def install(app: Any, options: Options) -> None:
 
 
 class Parking(Mixin):  # type: ignore[misc]  # see mixin
-    """Mixin before Celery's Consumer; ``delivery`` is to be set by whoever makes the class."""
+    """A mixin before Celery's Consumer; a subclass sets ``delivery``."""
 
     delivery: Options = Options()
 
@@ -90,7 +90,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         if self.delivery.dead_letters:
             HOOKS.park_raw = self._writer.park_raw
             signals.worker_shutdown.connect(
-                lambda **_: self._writer.flush(FLUSH),
+                lambda **_: self._writer.close(FLUSH),
                 weak=False,
                 dispatch_uid="celery_fleet.dead_letters",
             )
@@ -98,35 +98,35 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     # --- what Celery calls ---
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A task whose name is not known here."""
+        """Handle a task whose name is not known here."""
         if not self._ours(message):
             super().on_unknown_task(body, message, exc)
             return
         self._waiting.guarded(message, lambda: self._unknown.received(message, exc))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """A message that is no task."""
+        """Handle a message that is not a task."""
         if not self._ours(message):
             super().on_unknown_message(body, message)
             return
         self.park(message, MALFORMED, "this is no message of a task: its headers name none")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A task whose message is not as it has to be."""
+        """Handle a task whose message is not as it should be."""
         if not self._ours(message):
             super().on_invalid_task(body, message, exc)
             return
         self.park(message, INVALID, described(exc), exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """A message whose body can't be decoded."""
+        """Handle a message whose body can't be decoded."""
         if not self._ours(message):
             super().on_decode_error(message, exc)
             return
         self.park(message, UNDECODABLE, described(exc), exc)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-        """What takes each message; stock Celery's lets some of them end the worker."""
+        """Return the handler of messages; stock Celery's lets some of them end the worker."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Any) -> Any:
@@ -140,7 +140,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
                     return handle(message)
             except Exception as exc:
                 lost = isinstance(exc, self.connection_errors) and not isinstance(exc, KeyError)
-                # Celery ends the worker by a task's MemoryError.
+                # Celery ends the worker for a task's MemoryError.
                 if lost or isinstance(exc, MemoryError) or adapter.begun(message, self):
                     raise
                 self._malformed(message, described(exc), exc)
@@ -151,7 +151,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         return on_task_received
 
     def update_strategies(self) -> None:
-        """Make each task's way through the worker, as at each connection."""
+        """Prepare each task, as at each connection."""
         promised = self.delivery.profile == AT_LEAST_ONCE
         died: Callable[..., bool] = not_counted
         failed = None
@@ -164,14 +164,14 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         super().update_strategies()
 
     def on_close(self) -> None:
-        """The connection goes: what it held is put back by kombu, with all the rest."""
+        """Forget the waiting messages: the connection closes, and kombu puts them back with the rest."""
         self._waiting.forget()
         super().on_close()
 
     # --- for a drain ---
 
     def take_held(self) -> list[Any]:
-        """The messages that wait here, which are the caller's from now on: it puts them back."""
+        """Return the messages that wait here. From now on they are the caller's, who puts them back."""
         return self._waiting.take()
 
     # --- parking ---
@@ -179,7 +179,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
     def park(
         self, message: Any, reason: str, detail: str, exc: BaseException | None = None
     ) -> None:
-        """Make it a dead letter, now or as soon as Redis takes it."""
+        """Make a message a dead letter, now or as soon as Redis takes it."""
 
         def after() -> None:
             adapter.rejected(self, message, exc)
@@ -202,7 +202,7 @@ class Parking(Mixin):  # type: ignore[misc]  # see mixin
         return self.delivery.dead_letters and adapter.in_unacked(message)
 
     def _misshapen(self, message: Any) -> str | None:
-        """Why no task can be called with such a message; what Celery itself refuses is left to it."""
+        """Return why no task can be called with a message; None if one can, or Celery itself refuses it."""
         try:
             payload = message.payload
         except Exception:  # noqa: BLE001  # the strategy decodes it as well, and its errors are told apart

@@ -8,33 +8,34 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.dead_letters.letters import DeadLetter, evaluate, text_of
+from celery_fleet.delivery.dead_letters.letters import DeadLetter, text_of
+from celery_fleet.delivery.scripts import Script, run, run_each
 
-#: Sends one into its queue again, whoever else tries the same: the entry goes with it. A list that Redis refuses to
-#: write to leaves all as it is. KEYS: dead letters, their index, list. ARGV: id, digest, item.
-REPLAY = """
+#: Sends a letter into its queue again, only once even if several operators try: its entry is removed with it. If
+#: Redis refuses to write to the list, nothing changes. KEYS: dead letters, their index, list. ARGV: id, digest, item.
+REPLAY = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
 redis.call('LPUSH', KEYS[3], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-"""
+""")
 
-#: Forgets one. KEYS: dead letters, their index. ARGV: id, digest.
-DROP = """
+#: Forgets a letter. KEYS: dead letters, their index. ARGV: id, digest.
+DROP = Script("""
 local document = redis.call('HGET', KEYS[1], ARGV[1])
 if not document or not string.find(document, '"digest": "' .. ARGV[2] .. '"', 1, true) then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
-"""
+""")
 
-#: How many there are, for one who reads the documents in parts; those without what is asked for stay in Redis.
-COUNT = "return redis.call('ZCARD', KEYS[1])"
+#: Returns the number of letters. KEYS: index.
+COUNT = Script("return redis.call('ZCARD', KEYS[1])")
 
-#: Documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
-READ = """
+#: Returns documents by their ids. KEYS: dead letters. ARGV: 1 with the messages, 0 without; ids.
+READ = Script("""
 local found = {}
 for number = 2, #ARGV do
   local document = redis.call('HGET', KEYS[1], ARGV[number])
@@ -45,23 +46,25 @@ for number = 2, #ARGV do
   end
 end
 return found
-"""
+""")
 
-#: Ids, from the one that was last seen longest ago. KEYS: index. ARGV: from, to (Unix time), offset, number.
-IDS = "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
+#: Returns ids, from the one that was last seen longest ago. KEYS: index. ARGV: from, to (Unix time), offset, number.
+IDS = Script(
+    "return redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])"
+)
 
-#: Documents, and changes, in one question to Redis.
+#: Documents, and changes, in one round trip.
 PAGE = 100
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which dead letters are meant: those to which all applies that is given.
+    """Selects the dead letters to which everything applies that is set.
 
     Attributes:
-        task: A name, or a pattern as the shell's.
-        older: Seconds since they were last seen, at least; ``newer`` at most.
-        ids: Only these; all where there is none.
+        task: A name, or a pattern like the shell's.
+        older: They were last seen at least so many seconds ago; ``newer``: at most.
+        ids: Only these; all if it is empty.
     """
 
     queue: str | None = None
@@ -72,7 +75,7 @@ class Choice:
     ids: tuple[str, ...] = ()
 
     def takes(self, letter: DeadLetter, now: float) -> bool:
-        """Whether it is meant."""
+        """Return whether a letter is selected."""
         age = now - letter.last_seen
         return (
             (self.queue is None or letter.queue == self.queue)
@@ -85,26 +88,25 @@ class Choice:
 
 
 class Box:
-    """All dead letters of one broker, for one who looks after them."""
+    """All dead letters of one broker, for an operator."""
 
-    def __init__(self, client: Any, prefix: str = "") -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
-        self._prefix = prefix
 
-    def _run(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
-        return evaluate(self._client, script, names, arguments, self._prefix)
+    def _run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
+        return run(self._client, script, names, arguments)
 
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of letters."""
         return int(self._run(COUNT, [keys.DEAD_LETTERS_INDEX]))
 
     def now(self) -> float:
-        """Redis' clock."""
+        """Return the time by Redis's clock."""
         seconds, micro = self._client.time()
         return int(seconds) + int(micro) / 1e6
 
     def read(self, ids: Sequence[str], payload: bool = False) -> list[DeadLetter]:
-        """Those of some ids that are there; what is no document of ours is left out."""
+        """Return the letters with some ids, as far as they exist; documents that are not ours are left out."""
         found = []
         for start in range(0, len(ids), PAGE):
             part = ids[start : start + PAGE]
@@ -116,7 +118,7 @@ class Box:
         return found
 
     def choose(self, choice: Choice, payload: bool = False) -> list[DeadLetter]:
-        """Those that are meant, from the one that was last seen longest ago."""
+        """Return the selected letters, from the one that was last seen longest ago."""
         now = self.now()
         if choice.ids:
             found = self.read(list(dict.fromkeys(choice.ids)), payload)
@@ -125,7 +127,7 @@ class Box:
         return [letter for letter in self._all(choice, now, payload) if choice.takes(letter, now)]
 
     def _all(self, choice: Choice, now: float, payload: bool) -> list[DeadLetter]:
-        # The choice itself is exact; here one second more, for the score's last digits.
+        # The choice itself is exact; here it is a second wider, for the last digits of the score.
         first = "-inf" if choice.newer is None else repr(now - choice.newer - 1)
         last = "+inf" if choice.older is None else repr(now - choice.older + 1)
         ids = [
@@ -135,33 +137,20 @@ class Box:
         return self.read(ids, payload)
 
     def replay(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
-        """Put some at the far end of the lists they came from; they were read with their messages.
+        """Put letters at the tail of their lists; they must have been read with their messages.
 
-        Returns for each 1 where it was, 0 where somebody else was first, or what Redis had against it.
+        Returns:
+            For each 1 if it was put there, 0 if another operator was first, or Redis's error.
         """
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
-        return self._each(
-            REPLAY,
-            [
-                ([*names, letter.key], [letter.id, letter.digest, letter.item()])
-                for letter in letters
-            ],
+        calls = (
+            ([*names, letter.key], [letter.id, letter.digest, letter.item()]) for letter in letters
         )
+        return run_each(self._client, REPLAY, calls)
 
     def drop(self, letters: Sequence[DeadLetter]) -> list[int | Exception]:
-        """Forget some; returns as `replay`."""
+        """Forget letters; return the same as `replay`."""
         names = [keys.DEAD_LETTERS, keys.DEAD_LETTERS_INDEX]
-        return self._each(DROP, [(names, [letter.id, letter.digest]) for letter in letters])
-
-    def _each(
-        self, script: str, calls: Sequence[tuple[list[str], list[Any]]]
-    ) -> list[int | Exception]:
-        registered = self._client.register_script(script)
-        with self._client.pipeline(transaction=False) as pipe:
-            for (first, *others), arguments in calls:
-                registered(
-                    keys=[first, *(f"{self._prefix}{name}" for name in others)],
-                    args=arguments,
-                    client=pipe,
-                )
-            return list(pipe.execute(raise_on_error=False))
+        return run_each(
+            self._client, DROP, ((names, [letter.id, letter.digest]) for letter in letters)
+        )

@@ -1,4 +1,4 @@
-"""Tasks that this worker does not know, though another one or the next release may."""
+"""Handle tasks that this worker does not know, although another worker or the next release may."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from functools import partial
 from typing import Any
 
 from celery_fleet.common import text as words
-from celery_fleet.compat.queues import list_of
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import internals as adapter
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letter_writer import LetterWriter
 from celery_fleet.delivery.dead_letters.letters import UNKNOWN
 from celery_fleet.delivery.dead_letters.waiting import Waiting
+from celery_fleet.delivery.messages import list_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.scripts import REQUEUE
+from celery_fleet.delivery.scripts import PUT_BACK, TAIL, run
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: What a message's time in a worker's hands lies between, as parts of ``unknown_delay``.
+#: Shortest and longest time for which a worker holds such a message, as parts of ``unknown_delay``.
 AROUND = (0.75, 1.25)
 
 
 class UnknownTasks:
-    """Holds a message whose task is unknown, offers it to others, and parks it in the end; for the loop's thread."""
+    """Holds a message whose task is unknown, offers it to others, and parks it in the end. For the loop's thread."""
 
     def __init__(
         self, consumer: Any, options: Options, writer: LetterWriter, waiting: Waiting
@@ -42,8 +42,8 @@ class UnknownTasks:
         """Hold a message for a while, and then offer it again.
 
         Args:
-            message: of an unknown task, in ``unacked``.
-            exc: Celery's error, with which the task will have failed once it is parked.
+            message: Of an unknown task, in ``unacked``.
+            exc: Celery's error, with which the task fails once it is parked.
         """
         raw = adapter.raw(message)
         identifier, task = dead_letters.identity(raw)
@@ -52,8 +52,8 @@ class UnknownTasks:
         adapter.set_header(message, keys.UNKNOWN, count)
         adapter.set_header(message, keys.UNKNOWN_SINCE, round(since, 3))
         left = max(0.0, since + self._options.unknown_for - self._now(message))
-        # Each time another while: whoever asks in a fixed rhythm would take it back over and over, before those who
-        # know it (seen with BRPOP, which serves who has waited longest).
+        # The time varies: with BRPOP, which serves the longest waiting client, a worker with a fixed rhythm took the
+        # message again and again, before the workers that know its task.
         around = self._options.unknown_delay * random.uniform(*AROUND)  # noqa: S311 (nothing secret)
         seconds = min(around, adapter.longest_hold(message))
         logger.log(
@@ -69,7 +69,7 @@ class UnknownTasks:
         self._waiting.hold(message, min(seconds, left), partial(self._offer, exc=exc, since=since))
 
     def _offer(self, message: Any, exc: Exception, since: float) -> None:
-        """Put it back into its queue, or park it if it was there for long enough."""
+        """Put a message back into its queue, or park it if it was there for long enough."""
         raw = adapter.raw(message)
         if self._now(message) - since >= self._options.unknown_for:
             identifier, task = dead_letters.identity(raw)
@@ -84,15 +84,15 @@ class UnknownTasks:
             return
         channel = message.channel
         where = adapter.places(channel)
-        # To the far end of its queue, so that the others come first.
+        # At the tail, so that other messages come first.
         names = [where.unacked, where.unacked_index, list_of(message)]
-        arguments = [message.delivery_tag, adapter.item_of(message)]
+        arguments = [message.delivery_tag, adapter.item_of(message), TAIL, ""]
         with adapter.client(channel) as client:
-            dead_letters.evaluate(client, REQUEUE.text, names, arguments, prefix=where.prefix)
+            run(client, PUT_BACK, names, arguments)
         adapter.forget(message)
 
     def _now(self, message: Any) -> float:
-        """Redis' clock, as far as it is known; that of a host may be wrong."""
+        """Return the time by Redis's clock if that is known; a host's clock may be wrong."""
         if self._offset is None:
             try:
                 with adapter.client(message.channel) as client:
@@ -104,7 +104,7 @@ class UnknownTasks:
 
 
 def clear_if_known(message: Any, strategies: Container[Any]) -> None:
-    """Forget that a task was unknown once it is not: its retries would carry that with them."""
+    """Forget that a task was unknown once it is known; otherwise its retries would carry that with them."""
     headers = message.headers
     if keys.UNKNOWN in headers and headers.get("task") in strategies:
         for name in (keys.UNKNOWN, keys.UNKNOWN_SINCE):

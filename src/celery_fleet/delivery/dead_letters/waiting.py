@@ -1,4 +1,4 @@
-"""Messages that wait in ``unacked`` though this worker can't run them now, and what will become of each."""
+"""Hold messages in ``unacked`` that this worker can't run now."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from celery_fleet.delivery.dead_letters.letters import described
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds until what Redis did not take is tried again.
+#: Seconds until an action that Redis refused is tried again.
 RETRY = 5.0
 
-#: Messages held beyond the prefetch at once. With more, the worker takes no further ones until some have gone
-#: back: a queue full of unknown tasks must not end up in its memory.
+#: Messages held beyond the prefetch. With more, the worker takes no others until some have gone back: a queue full of
+#: unknown tasks must not end up in its memory.
 MOST_HELD = 1000
 
 
 @dataclass
 class Held:
-    """A message that waits in ``unacked``, and what will become of it."""
+    """A message that waits in ``unacked``, and the action that ends its wait."""
 
     message: Any
     action: Callable[[Any], object]
@@ -32,7 +32,7 @@ class Held:
 
 
 class Waiting:
-    """What a consumer holds beside the messages that it runs; for the loop's thread.
+    """What a consumer holds beside the messages that it runs. For the loop's thread.
 
     Args:
         consumer: Celery's. Its ``timer`` and ``qos`` are read when they are needed: it has none before it starts.
@@ -43,7 +43,7 @@ class Waiting:
         self._held: dict[str, Held] = {}
 
     def attempt(self, message: Any, action: Callable[[Any], object]) -> None:
-        """Do it now; what fails is tried again, and holds the message meanwhile."""
+        """Do something with a message now; hold the message and try again if that fails."""
         try:
             action(message)
         except Exception as exc:  # noqa: BLE001  # whatever Redis has against it, the message must not be lost
@@ -56,7 +56,7 @@ class Waiting:
             self.hold(message, RETRY, action)
 
     def guarded(self, message: Any, action: Callable[[], object]) -> None:
-        """Do it now; what fails is logged with its traceback and tried again."""
+        """Do something now; if it fails, log the traceback, hold the message and try again."""
         try:
             action()
         except Exception:
@@ -64,7 +64,7 @@ class Waiting:
             self.hold(message, RETRY, lambda _: action())
 
     def hold(self, message: Any, seconds: float, action: Callable[[Any], object]) -> None:
-        """Keep a message for some seconds, and then do something with it."""
+        """Hold a message for some seconds, and then do something with it."""
         raised = len(self._held) < MOST_HELD
         if raised:
             self._consumer.qos.increment_eventually()
@@ -73,7 +73,7 @@ class Waiting:
         held.entry = self._consumer.timer.call_after(seconds, self._due, (held,))
 
     def take(self) -> list[Any]:
-        """Return the messages that wait here, which are the caller's from now on: it puts them back."""
+        """Return the messages that wait here. From now on they are the caller's, who puts them back."""
         messages = []
         for held in list(self._held.values()):
             self._let_go(held)
@@ -82,7 +82,7 @@ class Waiting:
         return messages
 
     def forget(self) -> None:
-        """Forget all of them, since their connection goes: kombu puts them back with all the rest."""
+        """Forget all of them, since their connection closes: kombu puts them back with all the rest."""
         for held in list(self._held.values()):
             self._let_go(held, decrement=False)
 

@@ -1,8 +1,8 @@
-"""A task that is acknowledged before it begins, so that it begins at most once.
+"""Acknowledge a task before it begins, so that it begins at most once.
 
-Celery acknowledges early only when it has read that a process of its pool accepted the task. By then the task runs:
-a worker that is killed in between leaves a message behind that runs again. Here the worker removes the message first,
-and gives the task to its pool only if it was still there.
+Celery acknowledges early only after a process of its pool has accepted the task. By then the task runs: a worker that
+is killed in between leaves a message behind, and the task runs again. Here the worker removes the message first, and
+starts the task only if the message was still there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 def install(options: Options) -> None:
-    """Have an ``at_most_once`` worker acknowledge its tasks first, except those that say ``acks_late`` themselves."""
+    """Have an ``at_most_once`` worker acknowledge tasks first, except those that set ``acks_late`` themselves."""
     if options.profile == AT_MOST_ONCE:
         tasks.before_each_task(may_begin)
 

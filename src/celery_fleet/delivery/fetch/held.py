@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001  # subclasses of what kombu keeps private
-"""What a channel of kombu 5.7's holds: its messages under their deliveries' tags, put back and acknowledged by script.
+"""The messages that a channel of kombu 5.7 holds under their deliveries' tags: acknowledge them, and put them back.
 
-Checked in the source of kombu 5.7.0, as all of :mod:`celery_fleet.delivery.fetch.transport`, which it is a part of.
+A part of :mod:`celery_fleet.delivery.fetch.transport`; checked in the source of kombu 5.7.0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import kombu.utils.json
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.compat.messages import redelivered
 from celery_fleet.delivery.hooks import HOOKS
-from celery_fleet.delivery.scripts import ACK
+from celery_fleet.delivery.messages import redelivered
+from celery_fleet.delivery.scripts import ACK, HEAD, TAIL
 
-# Typed in part only, which is worse than not at all for those who subclass.
+# kombu types this in part, which is worse than no types for a subclass.
 stock: Any = kombu.transport.redis
 virtual: Any = kombu.transport.virtual
 json: Any = kombu.utils.json
@@ -30,7 +30,7 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 @dataclass(frozen=True)
 class Taken:
-    """A delivery under way to its consumer: the message as it was read, its tag, and where it came from."""
+    """A delivery on its way to its consumer: the message as it was read, its tag, and its list."""
 
     raw: Any
     tag: str
@@ -38,12 +38,12 @@ class Taken:
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # see stock
-    """A message whose tag is its delivery's. ``_raw`` keeps the sender's: so it may be put back as it is."""
+    """A message with its delivery's tag. ``_raw`` keeps the sender's, so the message may be put back as it is."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         super().__init__(payload, channel=channel, **kwargs)
         self.properties: dict[str, Any]
-        #: The list that it was taken from by script; None where kombu's own way took it.
+        #: The list that the script took it from; None if kombu took it.
         self.list_key: str | None = None
         taken = getattr(getattr(channel, "connection", None), "taken", None)
         if taken is not None and taken.raw is payload:
@@ -53,10 +53,10 @@ class Message(virtual.Message):  # type: ignore[misc]  # see stock
 
 
 class QoS(stock.QoS):  # type: ignore[misc]  # see stock
-    """What a channel holds."""
+    """The messages that a channel holds."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message as held; what the script took already stands in Redis."""
+        """Note a message as held; Redis already has what the script took."""
         if getattr(message, "list_key", None) is None:
             super().append(message, delivery_tag)
             return
@@ -72,15 +72,16 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Forget a message, or put it back to the far end of the list that it came from, as stock kombu does."""
+        """Forget a message, or put it back at the tail of its list, as stock kombu does."""
         if not self.channel.atomic:
             super().reject(delivery_tag, requeue=requeue)
             return
         if requeue:
             try:
-                self._put_back(delivery_tag, far=True)
+                self._put_back(delivery_tag, TAIL)
             except Exception as exc:
-                if HOOKS.requeue_failed is None or not HOOKS.requeue_failed(delivery_tag, exc):
+                later, message = HOOKS.requeue_failed, self._delivered.get(delivery_tag)
+                if later is None or not later(delivery_tag, message, exc):
                     raise
         else:
             self._finish(delivery_tag)
@@ -90,7 +91,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         try:
             ours = self.channel.run(ACK, [self.unacked_key, self.unacked_index_key], [tag])
         except Exception as exc:
-            # Whatever it is: the task has ended, and Celery counts it as acknowledged from now on.
+            # Whatever the error is: the task has ended, and Celery counts it as acknowledged from now on.
             if not _is_sent_later(tag, exc):
                 raise
             return
@@ -101,27 +102,26 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
                 tag,
             )
 
-    def _put_back(self, tag: str, *, far: bool = False) -> None:
-        """To the head of the list that it came from, or to its far end."""
+    def _put_back(self, tag: str, end: str = HEAD) -> None:
+        """Put a message back at one end of the list that it came from."""
         message = self._delivered.get(tag)
         key = getattr(message, "list_key", None)
         if key is None:
-            self.restore_by_tag(tag, leftmost=far)
+            self.restore_by_tag(tag, leftmost=end == TAIL)
             return
-        put = self.channel.requeue if far else self.channel.restore
-        put(tag, key, json.dumps(redelivered(message._raw)))
+        self.channel.put_back(tag, key, json.dumps(redelivered(message._raw)), end)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what is held, the newest first, so that the oldest comes next; never raises."""
+        """Put back what is held, the newest first, so that the oldest is taken next. It never raises."""
         left = 0
         trouble: Exception | None = None
         for tag in reversed([tag for tag in self._delivered if tag not in self._dirty]):
-            # A broker that is away is asked once; stock kombu's worker ends of it.
+            # A broker that is away is asked once; a stock kombu worker would end.
             if trouble is None or not self.channel.is_lost(trouble):
                 try:
                     self._put_back(tag)
                     continue
-                except Exception as exc:  # noqa: BLE001  # whatever it is, the others are to be put back
+                except Exception as exc:  # noqa: BLE001  # whatever it is, put the others back
                     trouble = exc
             left += 1
         if trouble is not None:
@@ -134,17 +134,17 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         self._delivered.clear()
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """When the channel closes: put back what does not run; what a task consumed itself as kombu does."""
+        """When the channel closes, put back what does not run; what a task consumed itself goes back as in kombu."""
         if HOOKS.keep is not None and self.channel.ours:
             try:
                 for tag in HOOKS.keep(self.channel):
                     self._delivered.pop(tag, None)
             except Exception:
-                logger.exception("what runs can't be told from what waits: all is put back")
+                logger.exception("running tasks can't be told from waiting ones: all are put back")
         super().restore_unacked_once(stderr)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what nobody holds any more: as the lease has it, else by age."""
+        """Put back what no worker holds any more: as the lease says, else by age."""
         if HOOKS.sweep is None:
             super().restore_visible(*args, **kwargs)
             return
@@ -153,7 +153,7 @@ class QoS(stock.QoS):  # type: ignore[misc]  # see stock
         except Exception as exc:
             if self.channel.is_lost(exc):
                 raise
-            logger.exception("what nobody holds can't be swept up")
+            logger.exception("messages that no worker holds can't be put back")
 
 
 def _is_sent_later(tag: str, exc: Exception) -> bool:

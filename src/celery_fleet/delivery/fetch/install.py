@@ -1,4 +1,4 @@
-"""Which way messages are taken in this process, and what is said of it."""
+"""Choose how this process takes messages, and describe what is enabled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 def install(options: Options, kombu: str | None = None) -> Options:
-    """Put the atomic take in place, if it is wanted; returns what of the options can be had.
+    """Install the atomic take if it is wanted; return the options that are possible.
 
     Args:
-        options: what is wanted.
-        kombu: the version of kombu; that which is installed, if None.
+        options: What is wanted.
+        kombu: kombu's version; None for the installed one.
     """
     if not options.atomic:
         return options
@@ -29,14 +29,14 @@ def install(options: Options, kombu: str | None = None) -> Options:
             ", ".join(versions.KOMBU),
         )
         return replace(options, take=STOCK, lease=False, hand_back=False, carry=False, outage=False)
-    from celery_fleet.delivery.fetch import transport  # of known kombus alone
+    from celery_fleet.delivery.fetch import transport  # only with a kombu that is known
 
     transport.install()
     return options
 
 
 def describe(options: Options, visibility: float) -> str | None:
-    """What is on, in one line; None where all is stock. ``visibility`` is the timeout in seconds."""
+    """Return what is enabled in one line; None if all is stock. ``visibility`` is the timeout in seconds."""
     if options == Options(profile=options.profile) and options.profile == INHERIT:
         return None
     parts = ["atomic take with doorbell" if options.atomic else "stock take"]

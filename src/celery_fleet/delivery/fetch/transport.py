@@ -1,10 +1,10 @@
 # ruff: noqa: SLF001  # subclasses of what kombu keeps private
 """kombu 5.7's Redis transport with the atomic take.
 
-All that is read or replaced of kombu stands here, checked in the source of kombu 5.7.0; what an older minor lacks
-or does otherwise is made good in :mod:`celery_fleet.compat.minors.chosen`, on which this is built. How the polling
-connection is used is said in :mod:`celery_fleet.delivery.fetch.queue_poller`; kombu's mark of a poll, ``_in_poll``, is
-set only while a reply is due, so not while the channel is armed.
+This file has all that is read or replaced of kombu's transport, checked in the source of kombu 5.7.0. It is built on
+:mod:`celery_fleet.compat.minors.chosen`, which adds what an older minor lacks.
+:mod:`celery_fleet.delivery.fetch.queue_poller` describes how the polling connection is used. kombu's mark of a poll,
+``_in_poll``, is set only while a reply is due, so not while the channel is armed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ from celery_fleet.delivery.fetch.queue_poller import (
     NET,
     Due,
     Found,
-    Line,
-    Question,
+    QueuePoller,
+    TakeRequest,
     require_redis,
     tell_once,
 )
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
-from celery_fleet.delivery.run import run
-from celery_fleet.delivery.scripts import ACK, PUT_ASIDE, REQUEUE, RESTORE, Script
+from celery_fleet.delivery.scripts import ACK, HEAD, PUT_ASIDE, PUT_BACK, Script, run
 
-# Typed in part only, which is worse than not at all for those who subclass.
+# kombu types this in part, which is worse than no types for a subclass.
 stock: Any = kombu.transport.redis
 json: Any = kombu.utils.json
 
@@ -49,12 +48,12 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 
 class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
-    """Takes by script; mixed in before one of kombu's channels."""
+    """Takes messages by script; mixed in before one of kombu's channels."""
 
     QoS = QoS
     Message = Message
 
-    #: Whether messages are taken by script, and acknowledged so.
+    #: Whether messages are taken and acknowledged by script.
     atomic = False
 
     # kombu's, for the type checker
@@ -63,18 +62,19 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
     connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._line = Line()
-        #: Whether it is the worker's that consumes; for good, since what it took is acknowledged after its connection.
+        self._poller = QueuePoller()
+        #: Whether the worker consumes here. It stays true: messages are acknowledged even after their connection was
+        #: lost.
         self.ours = False
         self._checked = False
         self._unconfirmed: set[str] = set()
-        #: The list of each queue, priority by priority; each queue as a JSON string.
+        #: For each priority, the list of each queue; and each queue as a JSON string.
         self._lists: list[dict[str, str]] = []
         self._quoted: dict[str, str] = {}
-        #: A BRPOP of kombu's own is under way.
+        #: Whether a BRPOP of kombu's is under way.
         self._popping = False
         super().__init__(*args, **kwargs)
-        # For what kombu does from time to time; its retrying goes by the transport's errors.
+        # For kombu's periodic work. kombu's retries go by the transport's errors, not by these.
         self.connection_errors = (*self.connection_errors, BrokerAwayError)
 
     def _require_version(self) -> None:
@@ -90,21 +90,21 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     @property
     def armed(self) -> bool:
-        """Whether the next message will be told of by a push, so that nothing is asked."""
-        return self._line.armed
+        """Return whether Redis will push the next message, so polling is unnecessary."""
+        return self._poller.armed
 
     @property
     def listens(self) -> bool:
-        """Whether what comes unasked is a push, and not the end of the connection alone."""
+        """Return whether unrequested input is a push, and not only the end of the connection."""
         channel: Any = self
-        return self._line.bell and not channel._in_poll
+        return self._poller.tracked and not channel._in_poll
 
     def is_lost(self, exc: BaseException) -> bool:
-        """Whether an error says that the broker can't be reached. A closed channel has no connection left."""
+        """Return whether an error means that the broker can't be reached. A closed channel has no connection left."""
         channel: Any = self
         if isinstance(
             exc, KeyError
-        ):  # to kombu a lost connection, too: one of its own that it may meet
+        ):  # kombu counts it as a lost connection, too, but it may come from kombu itself
             return False
         return isinstance(exc, channel.connection_errors) or (
             isinstance(exc, AttributeError) and self.connection is None
@@ -112,19 +112,19 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     @property
     def awaited(self) -> str | None:
-        """The tag of a take whose answer is still to come."""
-        return self._line.awaited
+        """Return the tag of a take whose answer is still to come; None if none is."""
+        return self._poller.awaited
 
     def overdue(self, seconds: float) -> bool:
-        """Whether an answer that the loop waits for has not come for so long; a push is none."""
+        """Return whether an answer that the loop waits for is late by so many seconds. A push is never late."""
         channel: Any = self
         conn = channel._in_poll
         if not conn or conn._sock is None or channel._brpop_sent_at is None:
             return False
-        waits = self._popping or self._line.due is Due.RING  # there Redis itself waits
+        waits = self._popping or self._poller.due is Due.RING  # here Redis itself waits
         if monotonic() - channel._brpop_sent_at <= seconds + waits * (channel.brpop_timeout or 0):
             return False
-        # There, but left unread without credit, it is no fault of the broker's.
+        # An answer that has come, but is not read since the prefetch is full, is not the broker's fault.
         return not minors.kombu.readable(conn._sock)
 
     # --- which way ---
@@ -133,7 +133,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         """Begin to consume a queue.
 
         Raises:
-            SystemExit, celery.exceptions.ImproperlyConfigured: where Redis is too old for it, see `errors.refuse`.
+            SystemExit, celery.exceptions.ImproperlyConfigured: Redis is too old, see `errors.refuse`.
         """
         if not self._checked and (HOOKS.ours is None or HOOKS.ours(self.connection.client)):
             self._require_version()
@@ -142,14 +142,17 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def become_ours(self) -> None:
-        """It is the worker's, which has yet to consume: what runs is acknowledged here, and it may be lost before."""
+        """Mark the channel as the worker's before it consumes.
+
+        Running tasks are acknowledged here, and the connection may be lost before it consumes.
+        """
         self.ours = True
         self._update_queue_cycle()
 
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
         channel: Any = self
-        self._line.forget()  # it was of the queues of before
+        self._poller.forget()  # what is known is about the previous queues
         self._lists = [
             {queue: channel._q_for_pri(queue, step) for queue in channel.active_queues}
             for step in channel.priority_steps
@@ -159,12 +162,10 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         unconfirmed = self._unconfirmed.intersection(channel.active_queues)
         if not channel.ack_emulation:
             why_not = "ack_emulation is off (broker_transport_options)"
-        elif channel.global_keyprefix:
-            why_not = "global_keyprefix is set (broker_transport_options)"
         elif unconfirmed:
             why_not = f"{', '.join(sorted(unconfirmed))} has no_ack"
         self.atomic = self.ours and why_not is None
-        # Those that go with the process are Celery's own: replies, and what gossip hears.
+        # Celery's own queues end with the process: replies, and what gossip hears.
         if (
             self.ours
             and why_not is not None
@@ -180,17 +181,14 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         with channel.conn_or_acquire() as client:
             return run(client, script, names, args)
 
-    def restore(self, tag: str, key: str, payload: str | bytes) -> bool:
-        """Put a message back to the head of a list; False where it is no longer held under the tag."""
-        channel: Any = self
-        names = [channel.unacked_key, channel.unacked_index_key, key]
-        return bool(self.run(RESTORE, names, [tag, payload]))
+    def put_back(self, tag: str, key: str, payload: str | bytes, end: str = HEAD) -> bool:
+        """Put a message back at one end of a list; return whether it was still held under the tag.
 
-    def requeue(self, tag: str, key: str, payload: str | bytes) -> bool:
-        """The same to the far end: a task that rejects itself again and again must not keep others waiting."""
+        A task that rejects itself goes to the tail, so it does not keep others waiting again and again.
+        """
         channel: Any = self
         names = [channel.unacked_key, channel.unacked_index_key, key]
-        return bool(self.run(REQUEUE, names, [tag, payload]))
+        return bool(self.run(PUT_BACK, names, [tag, payload, end, ""]))
 
     # --- taking ---
 
@@ -198,32 +196,32 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         conn = self.client.connection
         if not self.atomic:
-            if self._line.bell:  # pushes would come among kombu's replies
+            if self._poller.tracked:  # pushes would come among kombu's replies
                 conn.disconnect()
                 return
             super()._brpop_start(timeout)
             self._popping = bool(channel._in_poll)
             return
-        # Without a socket redis-py would open one that the loop does not know.
-        if self._line.idle or conn._sock is None:
+        # If there is no socket, redis-py would open one that the loop does not know.
+        if self._poller.idle or conn._sock is None:
             return
         queues = list(channel._queue_cycle.consume(len(channel.active_queues)))
         if not queues:
             return
-        question = Question(
+        request = TakeRequest(
             tag=tags.own().next(),
             names=(channel.unacked_key, channel.unacked_index_key),
             lists=[names[queue] for names in self._lists for queue in queues],
             queues=[self._quoted[queue] for queue in queues],
         )
         try:
-            asked = self._line.ask(conn, question)
+            asked = self._poller.ask(conn, request)
         except BaseException:
             conn.disconnect()
             raise
         if asked:
             channel._in_poll = conn
-            channel._brpop_sent_at = self._line.asked_at
+            channel._brpop_sent_at = self._poller.asked_at
 
     def _brpop_read(self, **options: Any) -> Any:
         channel: Any = self
@@ -237,7 +235,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         except Exception as exc:
             if not channel._closing:
                 raise
-            # Else kombu would leave the channel half closed, and the worker would end of it.
+            # If it were raised, kombu would leave the channel half closed, and the worker would end.
             logger.warning("a closing channel's last answer: %s", redact(one_line(exc)))
             raise Empty from exc
         finally:
@@ -248,7 +246,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         if conn is None:
             raise Empty
         try:
-            found = self._line.hear(conn)
+            found = self._poller.hear(conn)
         except BaseException:
             conn.disconnect()
             raise
@@ -258,10 +256,10 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         return True
 
     def hear(self) -> None:
-        """Read a push though there is no credit; kombu takes it for the end of the connection."""
+        """Read a push while the prefetch is full; kombu would take it for the end of the connection."""
         conn = self.client.connection
         try:
-            self._line.hear(conn)
+            self._poller.hear(conn)
         except Exception as exc:
             conn.disconnect()
             if not self.is_lost(exc):
@@ -274,8 +272,8 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         queue = found.key.rsplit(channel.sep, 1)[0]
         channel._queue_cycle.rotate(queue)
         if channel._closing or queue not in self.connection._callbacks:
-            # Cancelled meanwhile. kombu would have any channel hold it, under a second tag.
-            self.restore(found.tag, found.key, found.item)
+            # The queue was cancelled. kombu would have any channel hold the message, under a second tag.
+            self.put_back(found.tag, found.key, found.item)
             raise Empty
         try:
             raw = json.loads(found.item.decode())
@@ -289,7 +287,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             if transport.taken is not None:  # another channel consumes the queue with no_ack
                 self.run(ACK, [channel.unacked_key, channel.unacked_index_key], [found.tag])
         except Exception as exc:
-            if transport.taken is None:  # it is held: what failed is how it was handled
+            if transport.taken is None:  # the message is held: handling it failed
                 raise
             self._park(found, "malformed", exc)
             raise Empty from exc
@@ -297,7 +295,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
             transport.taken = None
 
     def _park(self, found: Found, reason: str, exc: Exception) -> None:
-        """Put aside what can't become a message."""
+        """Keep an item that can't become a message."""
         channel: Any = self
         detail = redact(one_line(f"{type(exc).__name__}: {exc}"))
         if HOOKS.park_raw is not None:
@@ -323,7 +321,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         if getattr(self.__dict__.get("client"), "connection", None) is connection:
-            self._line.lost()
+            self._poller.lost()
             self._popping = False
         super()._on_connection_disconnect(connection)
 
@@ -331,7 +329,7 @@ class _Atomic(Mixin):  # type: ignore[misc]  # see mixin
         channel: Any = self
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if channel._pending_reauth_token(connection) is not None:
-            self._line.forget()  # the reply's reader may pass over a push
+            self._poller.forget()  # the reader of the reply may pass over a push
         super()._flush_brpop_reauth()
 
 
@@ -344,17 +342,17 @@ class SentinelChannel(_Atomic, minors.kombu.SentinelChannel):  # type: ignore[mi
 
 
 class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
-    """kombu's poller, which knows that pushes come unasked."""
+    """kombu's poller, extended for pushes."""
 
     def on_poll_start(self) -> None:
-        """Before each wait."""
+        """Do what is due before each wait."""
         if HOOKS.tick is not None:
             for channel in tuple(self._channels):
                 HOOKS.tick(channel)
         super().on_poll_start()
 
     def on_readable(self, fileno: int) -> Any:
-        """A socket has something to read."""
+        """Read from a socket that has something to read."""
         found = self._fd_to_chan.get(fileno)
         channel: Any = found and found[0]
         if found and found[1] == "BRPOP" and channel.listens and not channel.qos.can_consume():
@@ -362,24 +360,24 @@ class Poller(minors.kombu.Poller):  # type: ignore[misc]  # see stock
         return super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
-        """Wait for a message where there is no event loop; the net is to be cast all the same."""
+        """Wait for a message if there is no event loop; wake up often enough to look at all lists."""
         return super().get(callback, timeout=NET if timeout is None else min(timeout, NET))
 
 
 class Transport(minors.kombu.Transport):  # type: ignore[misc]  # see stock
-    """redis:// and rediss://."""
+    """The transport of redis:// and rediss://."""
 
     Channel: Any = Channel
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle: Any = Poller()
-        #: What is under way to its consumer; its channel may be another than the one that took it.
+        #: The message on its way to its consumer. Its channel may not be the one that took it.
         self.taken: Taken | None = None
 
 
 class SentinelTransport(Transport):
-    """sentinel://."""
+    """The transport of sentinel://."""
 
     default_port: Any = stock.SentinelTransport.default_port
     Channel: Any = SentinelChannel
@@ -389,7 +387,7 @@ _CLASSES = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTranspo
 
 
 def install() -> None:
-    """Have these transports stand behind the schemes of URLs, which stay as they are."""
+    """Use these transports for the schemes of URLs, which stay as they are."""
     for alias, transport in _CLASSES.items():
         kombu.transport.TRANSPORT_ALIASES[alias] = f"{__name__}:{transport.__name__}"
         kombu.transport._transport_cache.pop(alias, None)

@@ -1,8 +1,7 @@
 """Put back what a dead process held: each message to the head of its list, in the order of the takes.
 
-Standard library alone. It is no one step for all messages: whatever ends it in between leaves the rest
-where it was, in ``unacked``, for the sweep that follows when the lease has run out. Each message moves by
-one script, which does nothing where it is no longer held under its tag.
+Standard library only. Each message moves by one script, which does nothing if the message is no longer held under its
+tag. If the work is interrupted, the other messages stay in ``unacked``, for the sweep once their lease has run out.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from bisect import bisect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,18 +17,18 @@ from typing import Any, ClassVar
 from celery_fleet.common import redis_client as health_redis
 from celery_fleet.common import text as words
 from celery_fleet.common.redis_client import RedisError
-from celery_fleet.delivery import keys
+from celery_fleet.delivery import keys, messages
 from celery_fleet.delivery.dead_letters import letters as dead_letters
-from celery_fleet.delivery.hand_back.worker_record import Estate
-from celery_fleet.delivery.scripts import RESTORE, Script
+from celery_fleet.delivery.dead_letters.letters import PARK, POISON
+from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
+from celery_fleet.delivery.messages import number_of
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 
-#: Members of the index that Redis is asked for at once, and messages that are in memory at once.
+#: Members of the index in one question to Redis, and messages that are in memory at once.
 SCAN, CHUNK = 1000, 20
 
-#: Looks at the index. What a dead process sent last may reach Redis after our first look.
+#: Looks at the index: the last commands of a dead process may reach Redis after our first look.
 LOOKS = 3
-
-PARK = Script(dead_letters.PARK)
 
 _GLOB = re.compile(r"([\\*?\[\]])")
 
@@ -43,7 +41,7 @@ class Client(health_redis.Client):
 
 
 def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
-    """TLS with kombu's options for it, ``broker_use_ssl``.
+    """Return a TLS context with kombu's options, ``broker_use_ssl``.
 
     Raises:
         OSError: A certificate can't be read.
@@ -60,19 +58,19 @@ def context_of(tls: Mapping[str, Any]) -> ssl.SSLContext:
 
 @dataclass
 class Outcome:
-    """What became of the messages; it grows while they move, so that it holds whatever ends the work."""
+    """What became of the messages. It grows while they move, so it is right whatever ends the work."""
 
-    #: Ended before the process did, and acknowledged now.
+    #: Tasks that ended before the process did, and are acknowledged now.
     acknowledged: int = 0
     returned: int = 0
     #: Those of ``returned`` that the process had begun to run.
     begun: int = 0
     #: Dead letters: too many processes died of them.
     parked: int = 0
-    #: Left where they are, and why the first of them was.
+    #: Messages left where they are, and why the first of them was.
     left: int = 0
     why: str = ""
-    #: Why the last attempt did not come to its end.
+    #: Why the last attempt did not finish.
     trouble: str = ""
 
 
@@ -86,11 +84,11 @@ class Held:
     key: str
 
     @classmethod
-    def parse(cls, tag: str, value: str, estate: Estate) -> Held:
-        """From ``[message, "", queue]``.
+    def parse(cls, tag: str, value: str, record: WorkerRecord) -> Held:
+        """Read ``[message, "", queue]``.
 
         Raises:
-            ValueError: It is none that our take could have made.
+            ValueError: Our take could not have made it.
         """
         try:
             raw, exchange, queue = json.loads(value)
@@ -98,54 +96,36 @@ class Held:
             raise ValueError(f"it can't be read ({type(error).__name__})") from None
         if not isinstance(raw, dict) or exchange != "" or not isinstance(queue, str):
             raise ValueError("it is not as a worker of the fleet takes messages")
-        return cls(tag, raw, key_of(queue, priority_of(raw), estate))
+        return cls(tag, raw, messages.list_for(queue, raw, record.separator, record.steps))
 
 
-def priority_of(raw: Mapping[str, Any]) -> int:
-    """A message's priority as kombu reads it (Channel._get_message_priority)."""
-    try:
-        return max(0, min(int(raw["properties"]["priority"]), 9))
-    except (TypeError, ValueError, KeyError):
-        return 0
-
-
-def key_of(queue: str, priority: int, estate: Estate) -> str:
-    """The list of a queue for a priority as kombu names it (Channel._q_for_pri)."""
-    step = estate.steps[bisect(estate.steps, priority) - 1]
-    return f"{queue}{estate.separator}{step}" if step else queue
-
-
-def redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
-    """Return a message as it goes back: marked as kombu does it, and with its share of the worker's death.
-
-    ``share`` is None for a message whose task had not begun.
-    """
-    message = dead_letters.neutral(raw)
-    headers = message.get("headers")
-    message["headers"] = {**(headers if isinstance(headers, dict) else {}), "redelivered": True}
+def _redelivered(raw: Mapping[str, Any], share: float | None) -> dict[str, Any]:
+    """Return a message as it goes back, with its share of the worker's death; None if its task had not begun."""
+    message = messages.redelivered(raw)
     if share is not None:
-        message["headers"][keys.DEATHS] = round(dead_letters.header(raw, keys.DEATHS) + share, 3)
-        message["headers"][keys.CRASHES] = int(dead_letters.header(raw, keys.CRASHES)) + 1
-    information = message["properties"].get("delivery_info")
-    if isinstance(information, dict):
-        message["properties"]["delivery_info"] = {**information, "redelivered": True}
+        headers = message.get("headers")
+        message["headers"] = {
+            **(headers if isinstance(headers, dict) else {}),
+            keys.DEATHS: round(dead_letters.header(raw, keys.DEATHS) + share, 3),
+            keys.CRASHES: int(dead_letters.header(raw, keys.CRASHES)) + 1,
+        }
     return message
 
 
 class Return:
-    """One attempt after another to put back all of an estate; it goes on where the one before has ended.
+    """Puts back all that a process held, in several attempts; each continues the one before.
 
     Args:
-        estate: Whose messages.
-        begun: Numbers of the deliveries that the process had begun to run, among which its death is shared out.
+        record: What the process left.
+        begun: Numbers of the deliveries that the process had begun to run, which share its death.
         pending: Tags of those that had ended.
         outcome: Where it is noted.
     """
 
     def __init__(
-        self, estate: Estate, begun: Collection[int], pending: Sequence[str], outcome: Outcome
+        self, record: WorkerRecord, begun: Collection[int], pending: Sequence[str], outcome: Outcome
     ) -> None:
-        self._estate = estate
+        self._record = record
         self._begun = begun
         self._pending = list(pending)
         self._outcome = outcome
@@ -153,7 +133,7 @@ class Return:
         self._shares: dict[str, float] | None = None
 
     def attempt(self, client: Client) -> None:
-        """Do what is to be done still.
+        """Do what is still to be done.
 
         Raises:
             OSError, RedisError: Redis does not answer, or not as it should.
@@ -165,70 +145,71 @@ class Return:
             if not tags:
                 return
             if not look:
-                for script in (RESTORE, PARK):
+                for script in (PUT_BACK, PARK):
                     client.ask("SCRIPT", "LOAD", script.text)
             if self._shares is None:
                 self._shares = self._share_out(client, tags)
-            # RPUSH makes the last one the first to be popped, so the newest goes first.
+            # The message that is pushed last is popped first, so the newest goes first.
             for start in range(0, len(tags), CHUNK):
                 self._move(client, tags[start : start + CHUNK])
 
     def _acknowledge(self, client: Client) -> None:
-        unacked, index = self._estate.unacked, self._estate.index
-        # The message before its place in the index: what is left in between is no message without a place, which
-        # nobody would find. Plain commands, since a Redis that is full takes those, and each is done or not.
+        unacked, index = self._record.unacked, self._record.index
+        # The message before its place in the index: in between there is a place without a message, which is harmless,
+        # and not the reverse. These are plain commands, since a full Redis takes them.
         gone = _sound(client.ask_all(("HDEL", unacked, tag) for tag in self._pending))
         _sound(client.ask_all(("ZREM", index, tag) for tag in self._pending))
         self._pending.clear()
         self._outcome.acknowledged += sum(gone)
 
     def _held(self, client: Client) -> list[str]:
-        """Tags that stand in the index, the newest first; by their numbers, since a lease moves their times."""
-        owner = self._estate.owner
+        """Return the tags in the index, the newest first; by their numbers, since a lease moves their times."""
+        owner = self._record.owner
         pattern = _GLOB.sub(r"\\\1", owner.prefix) + "*"
         found: set[str] = set()
         cursor = "0"
         while True:
-            # In steps: the index holds what all workers have taken, and nobody is to wait for the look at it.
+            # In steps: the index holds what all workers have taken, and no client should wait for a look at all of
+            # it.
             cursor, members = client.ask(
-                "ZSCAN", self._estate.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
+                "ZSCAN", self._record.index, cursor, "MATCH", pattern, "COUNT", str(SCAN)
             )
             found.update(tag for tag in members[::2] if owner.holds(tag))
             if cursor == "0":
-                return sorted(found - self._left, key=_number, reverse=True)
+                return sorted(found - self._left, key=number_of, reverse=True)
 
     def _share_out(self, client: Client, tags: Sequence[str]) -> dict[str, float]:
-        """Return what part of the process's death each task that ran has.
+        """Return each running task's share of the process's death.
 
-        Nothing says which of them it was. Those that have run at several deaths already are the suspects, and a worker
+        It is not known which of them was to blame. Tasks that ran at several deaths are the suspects, and a worker
         runs one suspect at a time.
         """
-        running = [tag for tag in tags if _number(tag) in self._begun]
+        running = [tag for tag in tags if number_of(tag) in self._begun]
         crashes: dict[str, float] = {}
         for start in range(0, len(running), CHUNK):
             chunk = running[start : start + CHUNK]
-            values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in chunk)
+            values = client.ask_all(("HGET", self._record.unacked, tag) for tag in chunk)
             for tag, value in zip(chunk, values, strict=True):
                 with suppress(ValueError):
-                    held = Held.parse(tag, value, self._estate)
+                    held = Held.parse(tag, value, self._record)
                     crashes[tag] = dead_letters.header(held.raw, keys.CRASHES)
         suspects = [tag for tag, number in crashes.items() if number >= keys.SUSPECT]
         blamed = suspects or list(crashes)
         return {tag: 1 / len(blamed) if tag in blamed else 0.0 for tag in crashes}
 
     def _move(self, client: Client, tags: Sequence[str]) -> None:
-        values = client.ask_all(("HGET", self._estate.unacked, tag) for tag in tags)
+        values = client.ask_all(("HGET", self._record.unacked, tag) for tag in tags)
         commands: list[tuple[str, ...]] = []
         moved: list[tuple[str, str]] = []
         for tag, value in zip(tags, values, strict=True):
             if value is None:
-                client.ask("ZREM", self._estate.index, tag)
+                client.ask("ZREM", self._record.index, tag)
                 continue
             if isinstance(value, RedisError):
                 self._leave(tag, str(value))
                 continue
             try:
-                held = Held.parse(tag, value, self._estate)
+                held = Held.parse(tag, value, self._record)
             except ValueError as error:
                 self._leave(tag, str(error))
                 continue
@@ -239,33 +220,33 @@ class Return:
             if isinstance(answer, RedisError):
                 self._leave(tag, str(answer))
             else:
-                # PARK answers with a list that begins with what RESTORE answers.
+                # PARK answers with a list that begins with the answer of PUT_BACK.
                 done = int(answer[0] if isinstance(answer, list) else answer)
                 self._note(kind, done)
 
     def _command(self, held: Held) -> tuple[str, tuple[str, ...]]:
-        """What becomes of a message, and the command that does it."""
+        """Return what becomes of a message, and the command that does it."""
         share = (self._shares or {}).get(held.tag)
-        raw = redelivered(held.raw, share)
+        raw = _redelivered(held.raw, share)
         message = json.dumps(raw)
         deaths = dead_letters.header(raw, keys.DEATHS)
         # Thirds of a death are rounded.
-        if share and self._estate.deaths is not None and deaths > self._estate.deaths - 0.01:
+        if share and self._record.deaths is not None and deaths > self._record.deaths - 0.01:
             crashes = int(dead_letters.header(raw, keys.CRASHES))
             names, arguments = dead_letters.park_call(
                 message,
                 held.key,
-                dead_letters.POISON,
+                POISON,
                 f"its worker died {words.count(crashes, 'time')} while it ran",
-                self._estate.node,
-                keep=self._estate.keep,
+                self._record.node,
+                keep=self._record.keep,
                 tag=held.tag,
-                places=dead_letters.Places(self._estate.unacked, self._estate.index),
+                places=dead_letters.Places(self._record.unacked, self._record.index),
             )
             return "parked", _evaluation(PARK, names, arguments)
         kind = "returned" if share is None else "begun"
-        places = [self._estate.unacked, self._estate.index, held.key]
-        return kind, _evaluation(RESTORE, places, [held.tag, message])
+        places = [self._record.unacked, self._record.index, held.key]
+        return kind, _evaluation(PUT_BACK, places, [held.tag, message, HEAD, ""])
 
     def _note(self, kind: str, done: int) -> None:
         outcome = self._outcome
@@ -281,19 +262,15 @@ class Return:
         self._outcome.why = self._outcome.why or why
 
 
-def _number(tag: str) -> int:
-    return int(tag.rpartition("/")[2], 16)
-
-
 def _evaluation(script: Script, names: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
     return ("EVALSHA", script.sha, str(len(names)), *names, *arguments)
 
 
 def _sound(answers: Iterable[Any]) -> list[int]:
-    """Answers of which none is an error.
+    """Return the answers as numbers.
 
     Raises:
-        RedisError: The first one.
+        RedisError: One of them is an error.
     """
     found = list(answers)
     for answer in found:

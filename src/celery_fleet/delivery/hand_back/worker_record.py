@@ -1,20 +1,20 @@
-"""What a worker leaves to its unit's hand-back, in its runtime directory. Standard library alone.
+"""What a worker leaves in its runtime directory so that its unit can hand back its messages. Standard library only.
 
 ``lock``
-    A shared ``flock`` of the worker's process, which its pool's children inherit: whoever gets it
+    A shared ``flock`` of the worker's process, which its pool's children inherit. A hand-back that gets it
     exclusively knows that none of them lives. Programs that a task runs don't inherit it.
 ``owner.json``
-    Whose deliveries they are, and what one needs to know to put them back (:class:`Estate`).
+    The owner of the deliveries, and what is needed to put them back (:class:`WorkerRecord`).
 ``begun``
-    Which deliveries a pool has begun to run: slots of eight bytes, each the number in a delivery's tag, or
-    0. One ``pwrite`` on tmpfs notes one and another forgets it, so that there is no moment at which the
-    process can die and leave something unreadable. A delivery that is noted and no longer in ``unacked``
-    has been acknowledged, and does not matter.
+    The deliveries that a pool has begun to run: slots of eight bytes, each with the number in a delivery's tag, or 0.
+        One ``pwrite`` on tmpfs records a delivery and another one removes it, so the file is always readable,
+        whenever the process dies. A delivery that is recorded but no longer in ``unacked`` has been acknowledged, and
+        does not matter.
 ``pending``
     Tags of tasks that have ended and whose acknowledgement the broker has not taken yet, one a line.
 ``stopping``
-    There from when the unit was told to stop: then the process is killed for a drain that took too long,
-    and no task is to blame.
+    Exists once the unit was told to stop. A process that is killed then took too long to drain, and no task is to
+    blame.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.common.errors import FleetError
+from celery_fleet.delivery.messages import SEPARATOR, STEPS, Owner, owner_of
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.tags import Owner, owner_of
+from celery_fleet.delivery.outage import pending
 
 log = logging.getLogger(__name__)
 
-LOCK, ESTATE, BEGUN, PENDING, STOPPING = "lock", "owner.json", "begun", "pending", "stopping"
+LOCK, RECORD, BEGUN, STOPPING = "lock", "owner.json", "begun", "stopping"
 
 DIRECTORY_VARIABLE = "RUNTIME_DIRECTORY"
 
@@ -48,35 +49,36 @@ FORMAT = 1
 SLOT = 8
 _FREE = bytes(SLOT)
 
-#: Seconds that a starting worker waits for a hand-back that still goes on; it takes no longer.
+#: Seconds that a starting worker waits for a running hand-back, which takes less.
 WAIT_FOR_LOCK = 15.0
 
 
 @dataclass(frozen=True)
-class Estate:
-    """Whose deliveries they are, and where in the broker they belong."""
+class WorkerRecord:
+    """The owner of a worker's deliveries, and their places in the broker."""
 
     node: str
     start: str
     #: Seconds after which any worker puts back what is left.
     lease: float
-    #: Processes that may die of a task, and dead letters that are kept; None: none is made.
+    #: A task that has killed this many processes becomes a dead letter (None: never), and how many dead letters to
+    #: keep.
     deaths: int | None = None
     keep: int = 10_000
-    #: kombu's hash and sorted set, the separator of queue and priority, and the steps of priority.
+    #: kombu's hash and sorted set, the separator of queue and priority, and the priority steps.
     unacked: str = "unacked"
     index: str = "unacked_index"
-    separator: str = "\x06\x16"
-    steps: tuple[int, ...] = (0, 3, 6, 9)
+    separator: str = SEPARATOR
+    steps: tuple[int, ...] = STEPS
 
     @property
     def owner(self) -> Owner:
-        """As it stands in the tags."""
+        """Return the owner in the tags."""
         return Owner(self.node, self.start)
 
     @classmethod
-    def of(cls, owner: Owner, transport: Mapping[str, Any], options: Options) -> Estate:
-        """That of a process with these broker_transport_options."""
+    def of(cls, owner: Owner, transport: Mapping[str, Any], options: Options) -> WorkerRecord:
+        """Return the record of a process with these broker_transport_options."""
         default = cls(owner.node, owner.start, 0)
         return cls(
             node=owner.node,
@@ -92,13 +94,13 @@ class Estate:
         )
 
     @classmethod
-    def read(cls, directory: Path) -> Estate | None:
-        """That which a process has left; None where it has never begun to take tasks.
+    def read(cls, directory: Path) -> WorkerRecord | None:
+        """Return the record that a process has left; None if it never began to take tasks.
 
         Raises:
-            FleetError: The file can't be read, or says something else.
+            FleetError: The file can't be read, or has other content.
         """
-        path = directory / ESTATE
+        path = directory / RECORD
         try:
             document = json.loads(path.read_bytes())
         except FileNotFoundError:
@@ -119,14 +121,14 @@ class Estate:
         return found
 
     def write(self, directory: Path) -> None:
-        """Leave it there, whole or not at all.
+        """Write the record as a whole or not at all.
 
         Raises:
             OSError: It can't be written.
         """
-        fresh = directory / f"{ESTATE}.new"
+        fresh = directory / f"{RECORD}.new"
         fresh.write_text(json.dumps({"format": FORMAT, **asdict(self)}), encoding="utf-8")
-        fresh.replace(directory / ESTATE)
+        fresh.replace(directory / RECORD)
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -137,27 +139,27 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
-class Begun:
-    """Notes what has begun. For any thread: each step is one operation of a list, a dict or the system."""
+class StartedTasks:
+    """Records the tasks that have begun. For any thread: each step is one operation of a list, a dict or the system."""
 
     def __init__(self, owner: Owner, path: Path) -> None:
         """Begin with an empty file.
 
         Raises:
-            OSError: There can't be one.
+            OSError: The file can't be made.
         """
         self._prefix = owner.prefix
         self._path = path
-        # Not inherited by programs that a task runs, like all that Python opens.
+        # Like all that Python opens, programs that a task runs do not inherit it.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._slots: dict[str, int] = {}
-        # Used again in turn, so that the file is as long as the pool is wide.
+        # Slots are used again, so the file stays as long as the pool is wide.
         self._free: list[int] = []
         self._fresh = count(0, SLOT)
         self._failed = False
 
     def note(self, tag: str) -> None:
-        """A pool runs this delivery; another owner's, which a stock take makes, is passed over."""
+        """Record that a pool runs a delivery; one with another owner's tag, of a stock take, is ignored."""
         if not tag.startswith(self._prefix) or tag in self._slots:
             return
         number = int(tag[len(self._prefix) :], 16)
@@ -169,14 +171,14 @@ class Begun:
         self._write(number.to_bytes(SLOT, sys.byteorder), slot)
 
     def forget(self, tag: str) -> None:
-        """It has ended and is acknowledged, or will be; again, or of one never noted, is harmless."""
+        """Record that a delivery has ended and is acknowledged, or will be; one that was never recorded is ignored."""
         slot = self._slots.pop(tag, None)
         if slot is not None:
             self._write(_FREE, slot)
             self._free.append(slot)
 
     def close(self) -> None:
-        """Note no more."""
+        """Stop recording."""
         os.close(self._file)
 
     def _write(self, content: bytes, slot: int) -> None:
@@ -193,7 +195,7 @@ class Begun:
 
 
 def read_begun(directory: Path) -> frozenset[int]:
-    """Numbers of the deliveries that were noted; none where there is no file."""
+    """Return the numbers of the recorded deliveries; none if there is no file."""
     try:
         content = (directory / BEGUN).read_bytes()
     except FileNotFoundError:
@@ -203,42 +205,35 @@ def read_begun(directory: Path) -> frozenset[int]:
 
 
 def read_pending(directory: Path, owner: Owner) -> list[str]:
-    """Tags of the node's tasks that have ended without an acknowledgement, those of earlier starts, too.
+    """Return the tags of the node's tasks that ended without an acknowledgement, also those of earlier starts.
 
-    The last line may have been cut short by the end of the process, and then be another tag.
+    Raises:
+        OSError: The file can't be read.
     """
-    try:
-        content = (directory / PENDING).read_bytes()
-    except FileNotFoundError:
-        return []
-    whole = content.decode(errors="replace").split("\n")[:-1]
-    return [
-        tag
-        for tag in dict.fromkeys(whole)
-        if (found := owner_of(tag)) is not None and found.node == owner.node
-    ]
+    found = {tag: owner_of(tag) for tag in pending.read(directory / pending.NAME)}
+    return [tag for tag, its in found.items() if its is not None and its.node == owner.node]
 
 
 def directory_of(environ: Mapping[str, str]) -> Path | None:
-    """The runtime directory that systemd gave to this process; a unit may have several, ours is the first."""
+    """Return the runtime directory that systemd gave to this process. A unit may have several; ours is the first."""
     given = environ.get(DIRECTORY_VARIABLE, "").split(":")[0]
     return Path(given) if given else None
 
 
 def hold(directory: Path, *, wait: float = WAIT_FOR_LOCK) -> int:
-    """Take the lock for this process and those that it forks; its file descriptor, to be kept open.
+    """Take the lock for this process and those that it forks; return its file descriptor, which must stay open.
 
     Raises:
-        OSError: It can't be had: TimeoutError where another process keeps it to itself for ``wait`` seconds.
+        OSError: The lock is not free: TimeoutError if another process has it exclusively for ``wait`` seconds.
     """
     return _locked(directory, fcntl.LOCK_SH, wait)
 
 
-def nobody_holds(directory: Path, *, wait: float) -> int:
-    """Take the lock alone, for a hand-back, waiting ``wait`` seconds; its file descriptor.
+def hold_exclusively(directory: Path, *, wait: float) -> int:
+    """Take the lock exclusively, for a hand-back, waiting ``wait`` seconds; return its file descriptor.
 
     Raises:
-        OSError: TimeoutError where a process of the worker lives; others as `hold`.
+        OSError: The lock is not free: TimeoutError if a process of the worker lives.
     """
     return _locked(directory, fcntl.LOCK_EX, wait)
 

@@ -10,8 +10,8 @@ from celery import signals
 
 from celery_fleet.compat import tasks
 from celery_fleet.delivery import tags
-from celery_fleet.delivery.hand_back import worker_record as begun
-from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
+from celery_fleet.delivery.hand_back import worker_record
+from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRecord
 from celery_fleet.delivery.options import Options
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -21,7 +21,7 @@ _held: list[int] = []
 
 
 def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
-    """Have them left once the worker is set up and has not forked yet, where the hand-back is on."""
+    """Leave it once the worker is set up and before it forks, if the hand-back is enabled."""
     if not options.hand_back:
         return
     signals.celeryd_after_setup.connect(
@@ -31,28 +31,28 @@ def install(app: Any, options: Options, environ: Mapping[str, str]) -> None:
     )
 
 
-def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> Begun | None:
-    """Take the lock, say who this process is, and note from now on what begins; None where that fails.
+def prepare(app: Any, options: Options, environ: Mapping[str, str]) -> StartedTasks | None:
+    """Take the lock, write the record, and record what begins from now on; return None if that fails.
 
-    Nothing is lost by a failure: then the messages of a process that dies wait for its lease.
+    Nothing is lost then: the messages of a process that dies wait for its lease.
     """
-    directory = begun.directory_of(environ)
+    directory = worker_record.directory_of(environ)
     if directory is None:
         logger.warning(
             "no hand-back: %s is not set, since no unit has started this worker; what it holds when it dies"
             " waits until its lease runs out",
-            begun.DIRECTORY_VARIABLE,
+            worker_record.DIRECTORY_VARIABLE,
         )
         return None
     owner = tags.owner()
     try:
-        _held.append(begun.hold(directory))
-        # Of a directory that was preserved.
-        for name in (begun.ESTATE, begun.STOPPING):
+        _held.append(worker_record.hold(directory))
+        # The directory was preserved.
+        for name in (worker_record.RECORD, worker_record.STOPPING):
             (directory / name).unlink(missing_ok=True)
-        notes = Begun(owner, directory / begun.BEGUN)
+        notes = StartedTasks(owner, directory / worker_record.BEGUN)
         transport = app.conf.broker_transport_options or {}
-        Estate.of(owner, transport, options).write(directory)
+        WorkerRecord.of(owner, transport, options).write(directory)
     except (OSError, ValueError, TypeError) as error:
         logger.warning(
             "no hand-back: %s (%s); what this worker holds when it dies waits until its lease runs out",

@@ -1,1 +1,1 @@
-"""Keep what a worker holds, and return what nobody holds any more."""
+"""Renew the messages that a worker holds, and return those that no worker holds any more."""

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
 """What lease and sweep read of celery 5.7 and kombu 5.7, from a thread beside the worker's loop.
 
-Reads only, and nothing that would connect, create or cache something in the loop's own objects.
-Checked in the sources of celery 5.7.0 and kombu 5.7.0.
+These functions only read, and connect, create or cache nothing in the loop's own objects. Checked in the sources of
+celery 5.7.0 and kombu 5.7.0.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from redis import sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from celery_fleet.compat.queues import list_for
 from celery_fleet.delivery.lease.sweep import Broker
+from celery_fleet.delivery.messages import list_for
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.run import run
+from celery_fleet.delivery.scripts import run, run_each
 
 
 def channel_of(worker: Any) -> Any:
-    """The channel that the worker consumes from; None while it has none, or one that is not Redis'."""
+    """Return the channel that the worker consumes from; None if it has none, or one that is not Redis's."""
     consumer = getattr(worker, "consumer", None)
     channel = getattr(getattr(consumer, "task_consumer", None), "channel", None)
     if not isinstance(channel, stock.Channel) or channel.closed or channel.connection is None:
@@ -35,33 +35,32 @@ def channel_of(worker: Any) -> Any:
 
 
 def running() -> set[str]:
-    """Tags of the tasks that a pool has, whichever connection they came by, and that were not acknowledged."""
+    """Return the tags of the tasks that a pool has and that were not acknowledged, from any connection."""
     tags = {request.message.delivery_tag for request in outage.running()}
     return {tag for tag in tags if isinstance(tag, str)}
 
 
 def awaited(channel: Any) -> set[str]:
-    """The tag of a take whose answer is due, or was read and is not filed yet."""
-    line = getattr(channel, "_line", None)  # kombu's own channel has none
-    asked = None if getattr(line, "due", None) is None else getattr(line, "_asked", None)
+    """Return the tag of a take whose answer is due, or was read and is not noted as held yet."""
+    asked = getattr(channel, "awaited", None)  # kombu's own channel has none
     taken = getattr(channel.connection, "taken", None)
-    return {found.tag for found in (asked, taken) if found is not None}
+    return {tag for tag in (asked, taken and taken.tag) if tag}
 
 
 def address_of(channel: Any) -> tuple[Any, ...]:
-    """Where a channel is connected to, for comparison: a list of brokers may have been stepped through."""
+    """Return where a channel is connected to, for comparison: the worker may have stepped through a list of brokers."""
     info = channel.connection.client
     return (info.hostname, info.port, info.virtual_host, info.userid, type(channel))
 
 
 def client_of(channel: Any, timeout: float) -> redis.Redis:
-    """A client of our own for a channel's broker: its TLS, user and database, and one short attempt.
+    """Return our own client for a channel's broker, with its TLS, user and database, and a single short attempt.
 
     Args:
-        channel: an open one.
-        timeout: seconds for connecting and for each answer.
+        channel: An open one.
+        timeout: Seconds for connecting and for each answer.
     """
-    # kombu's own method: a subclass's may guard connections of the loop's thread.
+    # kombu's own method: that of a subclass may guard the connections of the loop's thread.
     params = stock.Channel._connparams(channel)  # type: ignore[no-untyped-call]  # typed in part only
     params.update(
         socket_timeout=timeout,
@@ -85,7 +84,7 @@ def _close(client: redis.Redis) -> None:
 
 
 def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
-    # As SentinelChannel._sentinel_managed_pool does it.
+    # As in SentinelChannel._sentinel_managed_pool.
     host, port = params.pop("host", None), params.pop("port", None)
     found = [_parse_url(url) for url in channel.connection.client.alt or ()]
     servers = [
@@ -105,32 +104,31 @@ def _sentinel_client(channel: Any, params: dict[str, Any]) -> redis.Redis:
 
 
 def broker_of(channel: Any, client: redis.Redis) -> Broker:
-    """What a sweep has to know of a channel's broker, asked through a client of its own."""
-    prefix = channel.global_keyprefix
+    """Return what a sweep has to know of a channel's broker, which it asks with its own client."""
 
     def table(exchange: str) -> list[tuple[str, ...]]:
-        members: Any = client.smembers(prefix + channel.keyprefix_queue % exchange)
+        members: Any = client.smembers(channel.keyprefix_queue % exchange)
         return [tuple(member.decode().split(channel.sep)) for member in members]
 
     def queues(exchange: str, routing_key: str) -> Iterable[str]:
         if not exchange:
             return [routing_key]
-        # typeof takes an exchange that this process never declared for a direct one, as kombu does.
+        # Like kombu, typeof takes an exchange that this process never declared for a direct one.
         found = channel.typeof(exchange).lookup(table(exchange), exchange, routing_key, None)
-        # Without a binding kombu would drop the message; a queue is mostly called as its routing key.
+        # Without a binding kombu would drop the message. A queue mostly has the name of its routing key.
         return dict.fromkeys(queue for queue in found if queue) or [routing_key]
 
     def lists(raw: dict[str, Any], exchange: str, routing_key: str) -> Sequence[str]:
         return [
-            prefix + list_for(channel, queue, raw)
+            list_for(queue, raw, channel.sep, channel.priority_steps)
             for queue in queues(exchange, routing_key)
             if queue
         ]
 
     return Broker(
         run=partial(run, client),
-        index=prefix + channel.unacked_index_key,
-        unacked=prefix + channel.unacked_key,
+        run_each=partial(run_each, client),
+        index=channel.unacked_index_key,
+        unacked=channel.unacked_key,
         lists=lists,
-        plain_list=lambda queue: prefix + queue,
     )

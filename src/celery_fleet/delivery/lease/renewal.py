@@ -1,10 +1,10 @@
-"""The lease: a process renews the places in ``unacked_index`` of all that it holds.
+"""The lease: a process renews the places in ``unacked_index`` of all messages that it holds.
 
 A message whose place is older than the visibility timeout counts as abandoned and is put back
 (:mod:`celery_fleet.delivery.lease.sweep`). Stock kombu writes the place once, so the timeout has to exceed the
-longest task and the farthest ETA. Renewed every few seconds, by Redis' clock, 300 seconds are enough.
+longest task and the farthest ETA. With a renewal every few seconds, by Redis's clock, 300 seconds are enough.
 
-Only a process that is of use renews: :meth:`Lease.end` lets a stuck one lose what it holds.
+A process that is stuck must not renew: :meth:`Lease.end` gives its messages to others.
 """
 
 from __future__ import annotations
@@ -15,29 +15,27 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from celery_fleet.delivery.messages import number_of
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import number_of
 
 logger = logging.getLogger("celery_fleet.delivery.lease")
 
-#: Rounds in a lease: one may fail, and one may come late.
+#: Rounds in a lease: one may fail, and one may be late.
 ROUNDS = 3
 
-#: Longest time in seconds between two rounds: a third of the shortest lease that preflight takes. Each worker sweeps by
-#: its own timeout, and while a longer one is rolled out some have the shorter one of before.
+#: Longest time in seconds between two rounds: a third of the shortest lease that preflight accepts. Each worker
+#: sweeps by its own timeout, and while a longer one is rolled out some still have the shorter one.
 LONGEST_ROUND = 5.0
 
-#: Tags in one call: some 60 kB, and well below a millisecond of Redis' time.
+#: Tags in one call: some 60 kB, and well below a millisecond of Redis's time.
 BATCH = 1000
 
-#: Seconds to the next attempt after one that failed; less where a round is.
+#: Seconds until the next attempt after a failure; less if a round is shorter.
 RETRY = 2.0
 
-#: Seconds in which an acknowledgement under way ends, before a missing message counts as lost.
-SETTLE = 0.2
-
-#: Renews places that exist and returns the tags of those that don't.
-#: ZREM comes first: it writes, so a Redis at its memory limit lets the script go on to ZADD. Nothing has the tag "".
+#: Renews places that exist.
+#: ZREM comes first: it writes, so a Redis at its memory limit lets the script go on to ZADD. No message has the tag
+#: "".
 #: KEYS: unacked_index. ARGV: tags.
 RENEW = Script("""
 local now = redis.call('TIME')
@@ -48,13 +46,7 @@ for i = 1, #ARGV do
   places[2 * i - 1] = score
   places[2 * i] = ARGV[i]
 end
-local missing = {}
-if redis.call('ZADD', KEYS[1], 'XX', 'CH', unpack(places)) < #ARGV then
-  for i = 1, #ARGV do
-    if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then missing[#missing + 1] = ARGV[i] end
-  end
-end
-return missing
+redis.call('ZADD', KEYS[1], 'XX', unpack(places))
 """)
 
 
@@ -62,52 +54,44 @@ class Run(Protocol):
     """Runs scripts at the Redis that this process takes from."""
 
     def __call__(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run one; its answer.
+        """Run a script; return its answer.
 
         Raises:
-            redis.exceptions.RedisError, OSError: where it did not run, or no answer came.
+            redis.exceptions.RedisError, OSError: The script failed, or no answer came.
         """
 
 
 class Lease:
-    """When to renew, what came of it, and whether to go on. For one thread but where said otherwise.
+    """Renews what a process holds, when that is due. For one thread, unless said otherwise.
 
     Args:
-        held: tags of the messages that this process answers for; called in the renewing thread.
-        done: those among them whose task has ended and whose acknowledgement is on its way.
-        seconds: the application's visibility timeout.
-        awaited: tags of takes whose answers were not read yet: without credit, or while a solo pool runs a task,
-            one may wait for hours with a message in it. They may have brought nothing.
+        held: Returns the tags of the messages that this process answers for; called in the renewing thread.
+        seconds: The application's visibility timeout.
+        awaited: Returns the tags of takes whose answers were not read yet. If the prefetch is full, or a solo pool
+            runs a task, an answer with a message may wait for hours. A take may also have brought nothing.
     """
 
     def __init__(
         self,
         held: Callable[[], Iterable[str]],
         seconds: float,
-        done: Callable[[], Iterable[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
         awaited: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.seconds = seconds
-        #: Messages that were put back for others while their task was here.
-        self.lost = 0
         self._held = held
-        self._done = done
         self._awaited = awaited
         self._clock = clock
-        self._sleep = sleep
         self._ended = threading.Event()
         self._why = ""
         self._confirmed = clock()
         self._next = self._confirmed
-        self._told: set[str] = set()
         self._lapse_told = False
 
     # --- for any thread ---
 
     def end(self, why: str) -> None:
-        """Renew no more, so that others get what this process holds; again is harmless."""
+        """Stop renewing, so that others get what this process holds; calling it again is harmless."""
         if not self._ended.is_set():
             self._why = why
             self._ended.set()
@@ -118,7 +102,7 @@ class Lease:
             )
 
     def resume(self) -> None:
-        """Renew again, at once: a process that was given up has found back before its manager ended it."""
+        """Renew again, at once: a process that was given up recovered before its manager ended it."""
         if self._ended.is_set():
             self._next = self._clock()
             self._ended.clear()
@@ -126,43 +110,43 @@ class Lease:
 
     @property
     def ended(self) -> bool:
-        """Whether it is not renewed any more."""
+        """Return whether it is no longer renewed."""
         return self._ended.is_set()
 
     @property
     def age(self) -> float:
-        """Seconds since Redis confirmed a renewal, or since there was nothing to renew."""
+        """Return the seconds since Redis confirmed a renewal, or since there was nothing to renew."""
         return self._clock() - self._confirmed
 
     @property
     def lapsed(self) -> bool:
-        """Whether it could not be renewed for its whole length: what is held may be another's as well."""
+        """Return whether it was not renewed for its whole length, so that others may have what is held, too."""
         return self.age > self.seconds
 
     # --- for the renewing thread ---
 
     @property
     def due_in(self) -> float:
-        """Seconds until the next round; infinite after the end."""
+        """Return the seconds until the next round; infinity after the end."""
         return float("inf") if self.ended else max(0.0, self._next - self._clock())
 
     def renew(self, run: Run, index: str) -> int:
-        """Renew everything that is held; how many messages that were.
+        """Renew everything that is held; return the number of messages.
 
         Args:
-            run: runs the script.
-            index: key of kombu's ``unacked_index``.
+            run: Runs the script.
+            index: Key of kombu's ``unacked_index``.
 
         Raises:
-            redis.exceptions.RedisError, OSError: where Redis did not confirm; tried again soon.
+            redis.exceptions.RedisError, OSError: Redis did not confirm; the next attempt comes soon.
         """
         if self.ended:
             return 0
         began = self._clock()
         pause = min(self.seconds / ROUNDS, LONGEST_ROUND)
         self._next = began + min(RETRY, pause)
-        # By their numbers, so that scores keep the order in which messages were taken.
-        # What is awaited comes first: filed meanwhile, it is in both; the other way round in neither.
+        # Sorted by their numbers, so that scores keep the order in which messages were taken. What is awaited is read
+        # first: a message that is noted as held in between is then in both sets, and otherwise in neither.
         awaited = set(self._awaited())
         tags = sorted(awaited.union(self._held()), key=number_of)
         if tags and self.lapsed and not self._lapse_told:
@@ -174,31 +158,11 @@ class Lease:
                 self.age,
                 self.seconds,
             )
-        missing: list[str] = []
         for start in range(0, len(tags), BATCH):
             if self._ended.is_set():
                 return start
-            answer = run(RENEW, [index], tags[start : start + BATCH])
-            missing += [tag.decode() if isinstance(tag, bytes) else tag for tag in answer]
+            run(RENEW, [index], tags[start : start + BATCH])
         self._confirmed = began
         self._lapse_told = False
         self._next = began + pause
-        self._told.intersection_update(tags)
-        if missing:
-            self._look_for_lost(set(missing) - awaited)
         return len(tags)
-
-    def _look_for_lost(self, missing: Iterable[str]) -> None:
-        suspects = set(missing) - self._told
-        if not suspects:
-            return
-        self._sleep(SETTLE)
-        lost = suspects & set(self._held()) - set(self._done())
-        self._told |= lost
-        self.lost += len(lost)
-        if lost:
-            logger.warning(
-                "%d messages of tasks that are here were put back for other workers, so that these tasks may run"
-                " twice: the lease was not renewed in time, or somebody emptied kombu's unacked_index",
-                len(lost),
-            )

@@ -1,19 +1,19 @@
-"""The sweep: any worker puts back what no lease covers any more.
+"""The sweep: any worker puts back messages whose lease has run out.
 
-It takes the place of kombu's ``restore_visible``, which reads the client's clock, locks a mutex that a
-dying worker leaves locked, and watches all of ``unacked``, so that under load it begins anew again and
-again. Here one script tells what has expired by Redis' own clock, and another puts each message back if
-its place has not changed since: of any number of workers that do so, one succeeds.
+It replaces kombu's ``restore_visible``, which reads the client's clock, locks a mutex that a dying worker leaves
+locked, and watches all of ``unacked``, so that it starts over again and again under load. Here one script finds what
+has expired, by Redis's own clock. Another one puts each message back if its place has not been renewed since, so only
+one of several workers succeeds.
 
-Swept is:
+The sweep puts back
 
-* what an atomic worker held, when its lease has run out;
-* what a stock worker held, when *its* visibility timeout has run out: it renews nothing, so its running
-  tasks look abandoned from then on;
-* what stands under this process's own name and nobody here knows: a script that a hanging Redis, or a
-  slow network, ran after its caller had given up.
+* what an atomic worker held, once its lease has run out;
+* what a stock worker held, once *its* visibility timeout has run out: it renews nothing, so its running tasks look
+  abandoned from then on;
+* messages under this process's own name that it does not know: a hanging Redis or a slow network ran the script after
+  its caller had given up.
 
-A message without a place, or a place without its message, is mended.
+It also repairs a message without a place, and a place without a message.
 """
 
 from __future__ import annotations
@@ -29,91 +29,89 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar
 
-from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RETRY, ROUNDS, Run
-from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ, RESTORE
-from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner, number_of, owner_of
+from celery_fleet.delivery.lease.renewal import LONGEST_ROUND, RENEW, RETRY, ROUNDS, Run
+from celery_fleet.delivery.lease.sweep_scripts import LOOK, MEND, READ
+from celery_fleet.delivery.messages import Owner, number_of, owner_of, redelivered
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, Script
 
 logger = logging.getLogger("celery_fleet.delivery.sweep")
 
 
 Answer = TypeVar("Answer")
 
-#: Messages, and bytes of them, in one answer; a single larger message comes alone.
+#: Messages, and bytes of them, in one answer; a single larger message comes by itself.
 BATCH = 100
 
 BATCH_BYTES = 2_000_000
 
-#: Answers worked off in one round; the rest waits for the next, so that a renewal is not kept waiting.
+#: Answers handled in one round; the rest waits for the next round, so that a renewal is not kept waiting.
 BATCHES = 20
 
-#: Places that one call looks at, where it has to tell whose they are: some 3 ms of Redis' time.
+#: Places that one call looks at if it has to tell whose they are: some 3 ms of Redis's time.
 LOOKS = 10_000
 
-#: The same where none of them has been renewed lately, so that few are ours; they are looked at in each round.
+#: The same for places that were not renewed lately, of which few are ours; each round looks at them.
 ROUTINE_LOOKS = 1000
 
-#: Seconds for which a take's answer may be under way, before an unknown message of ours counts as forgotten.
+#: Seconds for which a take's answer may be on its way, before an unknown message of ours counts as forgotten.
 UNKNOWN_AGE = 10.0
 
-#: Seconds in which every worker that lives has renewed what it holds, be it at the second attempt.
+#: Seconds in which every living worker has renewed what it holds, even at the second attempt.
 RENEWED = LONGEST_ROUND + 2 * RETRY
 
-#: Seconds by which Redis' clock may be ahead of ours between two looks without counting as set.
+#: Seconds by which Redis's clock may get ahead of ours between two looks without counting as set.
 CLOCK_SLACK = 2.0
 
-#: Fields of ``unacked`` looked at in one call when it is mended.
+#: Fields of ``unacked`` that one call looks at when repairing it.
 MEND_COUNT = 200
 
-#: What a script of a take made of an item that is no JSON: it joins texts.
+#: The entry that the take's script makes of an item that is not JSON: it joins texts.
 _UNREADABLE = re.compile(r'\[(?P<item>.*),\s*"",\s*(?P<queue>"(?:[^"\\]|\\.)*")\]\s*\Z', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A message's place in ``unacked_index`` and the entry of ``unacked``, as Redis has them."""
+    """A message's place in ``unacked_index`` and its entry in ``unacked``, as Redis has them."""
 
     tag: str
-    #: Redis' own text of it, so that it can be compared.
+    #: The score as Redis spells it.
     score: bytes
     entry: str = ""
 
     @property
     def time(self) -> float:
-        """Seconds since 1970."""
+        """Return the score as seconds since 1970."""
         return float(self.score)
 
 
 @dataclass(frozen=True)
 class Broker:
-    """The Redis that this process takes from, and where kombu's records and lists are there."""
+    """The Redis that this process takes from, and where kombu's records and lists are in it."""
 
     run: Run
+    #: Runs a script once for each of some calls (`celery_fleet.delivery.scripts.run_each`).
+    run_each: Callable[[Script, Iterable[tuple[Sequence[str], Sequence[Any]]]], list[Any]]
     index: str
     unacked: str
-    #: The lists to which a message with an exchange and a routing key goes.
-    #:
-    #: Raises:
-    #:     Exception: where that can't be told now.
+    #: Returns the lists of a message with this exchange and routing key. It raises an exception if they can't be
+    #: found out now.
     lists: Callable[[dict[str, Any], str, str], Sequence[str]]
-    #: The list of a queue's messages of the highest priority.
-    plain_list: Callable[[str], str]
 
-    def ask(self, script: Script, args: Sequence[Any], lists: Iterable[str] = ()) -> Any:
-        """Run a script over the records, and some lists."""
-        return self.run(script, [self.index, self.unacked, *lists], args)
+    def ask(self, script: Script, args: Sequence[Any]) -> Any:
+        """Run a script over the records."""
+        return self.run(script, [self.index, self.unacked], args)
 
 
 class RedisClock:
-    """Notices when Redis' clock is set forward: then every place looks older than it is.
+    """Notices when Redis's clock is set forward: then every place looks older than it is.
 
     Args:
         memory: Seconds for which a step is remembered.
-        clock: Our own clock, which nobody sets.
+        clock: Our own clock, which is never set.
     """
 
     def __init__(self, memory: float, clock: Callable[[], float] = time.monotonic) -> None:
-        #: When the clock was set last, by our own; for all we know, just before we began.
+        #: When the clock was last set, by our own clock. It may have been set just before we began.
         self.set_at = clock()
         self._memory = memory
         self._clock = clock
@@ -122,11 +120,11 @@ class RedisClock:
 
     @property
     def step(self) -> float:
-        """Seconds by which places from before the step look too old; 0 once there can be none of them."""
+        """Return by how many seconds places from before the step look too old; 0 once there can be none of them."""
         return self._step if self._clock() - self.set_at < self._memory else 0.0
 
     def ask(self, look: Callable[[], tuple[Answer, float]]) -> Answer:
-        """Return the answer of a look, and compare Redis' time, which it has as well, with that of the one before."""
+        """Return the answer of a look, and compare the Redis time in it with that of the look before."""
         began = self._clock()
         answer, now = look()
         if self._before is not None:
@@ -141,13 +139,13 @@ class RedisClock:
 
 
 class Sweep:
-    """What a round of one worker does.
+    """A worker's rounds of sweeping.
 
     Args:
-        owner: this process.
-        known: tags of all that this process has, awaits, or still has to acknowledge.
-        seconds: the lease.
-        stock_seconds: the visibility timeout of workers that take as stock kombu does.
+        owner: This process.
+        known: Returns the tags of all that this process has, awaits, or still has to acknowledge.
+        seconds: The lease.
+        stock_seconds: The visibility timeout of workers with the stock take.
         clock: Our own clock, in seconds.
     """
 
@@ -172,16 +170,16 @@ class Sweep:
         self._kept: set[str] = set()
 
     def round(self, broker: Broker, suspicious: bool = False) -> bool:
-        """Put back what has expired; True where there was more than one round does.
+        """Put back what has expired; return True if there is more than one round puts back.
 
         Args:
-            broker: the Redis that this process takes from.
-            suspicious: a connection was lost lately, so something may stand under this process's name that
-                nobody here knows. What is renewed is looked at as well then; otherwise such a message shows when
-                its place was not renewed with the others.
+            broker: The Redis that this process takes from.
+            suspicious: A connection was lost lately, so there may be messages under this process's name that it does
+                not know. Then places are looked at even if they were renewed lately; else an unknown message only
+                shows once it was not renewed with the others.
 
         Raises:
-            redis.exceptions.RedisError, OSError: where Redis did not do it, or not all of it.
+            redis.exceptions.RedisError, OSError: Redis did not do it, or not all of it.
         """
         more = True
         batches = 0
@@ -224,7 +222,7 @@ class Sweep:
         return found, float(now)
 
     def _put_back_unknown(self, broker: Broker, owned: Sequence[Place], known: set[str]) -> None:
-        # Once is not enough: the answer of a take may have been read a moment ago and not filed yet.
+        # Two looks are needed: the answer of a take may have been read a moment ago and not be noted as held yet.
         unknown = {place.tag: place.score for place in owned if place.tag not in known}
         before, self._unknown = self._unknown, unknown
         tags = [tag for tag, score in unknown.items() if before.get(tag) == score]
@@ -239,28 +237,29 @@ class Sweep:
         self._put_back(broker, found, "their answers had come too late")
 
     def _put_back(self, broker: Broker, places: Sequence[Place], why: str) -> int:
-        lists: dict[str, int] = {}
-        sent: list[Place] = []
-        args: list[Any] = []
+        calls = []
         # The newest first: the last one put at a head is the first to be taken.
-        for place in reversed(in_order(places)):
+        sent = list(reversed(in_order(places)))
+        for place in sent:
             try:
-                payload, keys = self._destination(place, broker)
+                payload, lists = self._destination(place, broker)
             except Exception as exc:  # noqa: BLE001  # one strange message must not keep the others
                 self._keep(place, exc)
-                payload, keys = b"", ()
-            numbers = [lists.setdefault(key, len(lists) + 3) for key in keys]
-            args += [_bytes(place.tag), place.score, payload, len(numbers), *numbers]
-            sent.append(place)
+                payload, lists = b"", ()
+            arguments = [_bytes(place.tag), payload, HEAD, place.score]
+            calls.append(([broker.unacked, broker.index, *lists], arguments))
         if not sent:
             return 0
-        answers = broker.ask(RESTORE, args, lists)
-        done = []
-        for place, answer in zip(sent, answers, strict=True):
-            if isinstance(answer, int):
-                done += [place] * answer
+        done, refused = [], []
+        for place, answer in zip(sent, broker.run_each(PUT_BACK, calls), strict=True):
+            if isinstance(answer, Exception):
+                self._keep(place, answer)
+                refused.append(_bytes(place.tag))
             else:
-                self._keep(place, _text(answer))
+                done += [place] * answer
+        if refused:
+            # They are tried again after a timeout, not in each round.
+            broker.run(RENEW, [broker.index], refused)
         if done:
             self.swept += len(done)
             logger.warning("put back %d messages, since %s: %s", len(done), why, holders(done))
@@ -270,22 +269,18 @@ class Sweep:
         try:
             raw, exchange, routing_key = json.loads(place.entry)
         except ValueError:
-            # Put back as it is: who takes it next parks it.
+            # It goes back as it is, and the next worker that takes it parks it.
             unreadable = _UNREADABLE.match(place.entry)
             if unreadable is None:
                 raise
             queue = json.loads(unreadable["queue"])
-            return _bytes(unreadable["item"]), [broker.plain_list(queue)]
+            return _bytes(unreadable["item"]), [queue]
         if not isinstance(raw, dict):
-            return json.dumps(raw).encode(), [broker.plain_list(routing_key)]
-        keys = broker.lists(raw, exchange, routing_key)
-        if not keys:
+            return json.dumps(raw).encode(), [routing_key]
+        lists = broker.lists(raw, exchange, routing_key)
+        if not lists:
             raise LookupError(f"no queue for exchange {exchange!r}, routing key {routing_key!r}")
-        for parent, name in ((raw, "headers"), (raw.get("properties"), "delivery_info")):
-            # As kombu has it: only where they are.
-            if isinstance(parent, dict) and isinstance(parent.get(name), dict):
-                parent[name]["redelivered"] = True
-        return json.dumps(raw).encode(), keys
+        return json.dumps(redelivered(raw)).encode(), lists
 
     def _keep(self, place: Place, why: object) -> None:
         if place.tag not in self._kept:
@@ -318,9 +313,9 @@ class Sweep:
 
 
 def in_order(places: Iterable[Place]) -> list[Place]:
-    """Messages in the order in which they were taken.
+    """Sort messages by the order in which they were taken.
 
-    Of one owner the numbers tell it, since a renewal makes the scores alike; between owners the scores do.
+    Within an owner the numbers tell the order, since a renewal makes the scores alike; between owners the scores do.
     """
 
     def owner(place: Place) -> str:
@@ -334,7 +329,7 @@ def in_order(places: Iterable[Place]) -> list[Place]:
 
 
 def holders(places: Iterable[Place]) -> str:
-    """Whose they were: ``3 of mail@worker1, 1 of a stock worker``."""
+    """Return whose places they were: ``3 of mail@worker1, 1 of a stock worker``."""
     owners = (owner_of(place.tag) for place in places)
     names = Counter("a stock worker" if owner is None else owner.node for owner in owners)
     return ", ".join(f"{number} of {name}" for name, number in names.most_common())

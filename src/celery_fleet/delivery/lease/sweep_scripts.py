@@ -1,13 +1,13 @@
-"""Lua scripts of the sweep."""
+"""The Lua scripts of the sweep."""
 
 from __future__ import annotations
 
 from celery_fleet.delivery.scripts import Script
 
-#: What has expired, newest first, so that messages of several rounds get back in order; and what is ours.
-#: KEYS: unacked_index, unacked. ARGV: seconds of the lease, seconds of stock workers, messages, bytes, places to
-#: look at, own prefix, seconds of own messages, places to look at for those, the newest first.
-#: Returns {sizes of unacked and of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis'
+#: Finds what has expired, the newest first, so that messages of several rounds go back in order; and what is ours.
+#: KEYS: unacked_index, unacked. ARGV: seconds of the lease; seconds of stock workers; most messages; most bytes;
+#: places to look at; own prefix; seconds of own messages; places to look at for those, the newest first.
+#: Returns {size of unacked, size of unacked_index, expired as tag, score, message ..., own as tag, score ..., Redis's
 #: time}.
 LOOK = Script("""
 local index, unacked = KEYS[1], KEYS[2]
@@ -52,44 +52,7 @@ end
 return {redis.call('HLEN', unacked), redis.call('ZCARD', index), expired, own, string.format('%.6f', now)}
 """)
 
-#: Puts messages back at the head of their lists, each only if its place is what it was; in the order given.
-#: A list that can't be written to (of another type, or not this user's) leaves its message where it is, to be
-#: tried again after a timeout. ZREM comes first as in the lease's script.
-#: KEYS: unacked_index, unacked, lists. ARGV: for each message tag, score, payload, number of lists, their places
-#: in KEYS.
-#: Returns for each 1, 0 where it was not as it was, or an error's text.
-RESTORE = Script("""
-local index, unacked = KEYS[1], KEYS[2]
-redis.call('ZREM', index, '')
-local now = redis.call('TIME')
-local answers = {}
-local i = 1
-while i <= #ARGV do
-  local tag, score, payload, lists = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local answer = 0
-  if redis.call('ZSCORE', index, tag) == score then
-    if lists == 0 then
-      answer = 'nowhere to put it'
-    elseif redis.call('HEXISTS', unacked, tag) == 1 then
-      for n = 1, lists do
-        local done = redis.pcall('RPUSH', KEYS[tonumber(ARGV[i + 3 + n])], payload)
-        if type(done) ~= 'table' then answer = 1 elseif answer ~= 1 then answer = done.err end
-      end
-    end
-    if answer == 1 then
-      redis.call('ZREM', index, tag)
-      redis.call('HDEL', unacked, tag)
-    elseif answer ~= 0 then
-      redis.call('ZADD', index, 'XX', now[1], tag)
-    end
-  end
-  answers[#answers + 1] = answer
-  i = i + 4 + lists
-end
-return answers
-""")
-
-#: The entries of some tags. KEYS: unacked_index, unacked. ARGV: tags. A tag without an entry loses its place.
+#: Returns the entries of some tags. KEYS: unacked_index, unacked. ARGV: tags. A tag without an entry loses its place.
 READ = Script("""
 local entries = {}
 for i = 1, #ARGV do
@@ -99,8 +62,8 @@ end
 return entries
 """)
 
-#: Gives the messages among some fields of ``unacked`` that have no place one, as if taken now.
-#: KEYS: unacked_index, unacked. ARGV: cursor, number of fields. Returns {next cursor, how many}.
+#: Gives a place to each message among some fields of ``unacked`` that has none, as if it had just been taken.
+#: KEYS: unacked_index, unacked. ARGV: cursor, number of fields. Returns {next cursor, number of new places}.
 MEND = Script("""
 redis.call('ZREM', KEYS[1], '')
 local now = redis.call('TIME')

@@ -1,15 +1,14 @@
-"""The thread that renews the lease and sweeps, on a connection of its own.
+"""The thread that renews the lease and sweeps, on its own connection.
 
-The worker's loop may be blocked by a broker that hangs, or in the solo pool by a task: the thread goes on.
-With gevent and eventlet it is a greenlet like everything else, and stands still while a task computes
-without ever waiting; so does the watchdog's, which takes that for a hang long before a lease is over.
+A broker that hangs may block the worker's loop, and so may a task in the solo pool: the thread goes on. With gevent
+and eventlet it is a greenlet, and stops while a task computes without waiting. So does the watchdog's, which
+takes that for a hang long before a lease has run out.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import redis
 from celery import bootsteps, signals
 
+from celery_fleet.common.periodic import Periodic
 from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.lease import internals as hold
@@ -26,47 +26,47 @@ from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage.internals import held
 from celery_fleet.supervision.broker import reason
 
-logger = logging.getLogger("celery_fleet.delivery.keeper")
+logger = logging.getLogger("celery_fleet.delivery.lease")
 
-#: Seconds between two rounds of sweeping, more or less a fifth, so that workers don't do it at the same time.
+#: Seconds between two sweeps, give or take a fifth, so that workers don't sweep at the same time.
 EVERY = 5.0
 JITTER = 0.2
 
-#: Seconds after a new connection in which what the old one has left behind is looked for.
+#: Seconds after a new connection in which we look for messages that the old one left behind.
 SUSPICIOUS = 60.0
 
 #: Longest and shortest time in seconds for connecting, and for each answer.
 TIMEOUT = 3.0
 SHORTEST_TIMEOUT = 1.0
 
-#: Seconds until the next attempt after an error of our own.
+#: Seconds until the next attempt after an unexpected error.
 RETRY = 2.0
 
-#: Seconds without sweeping after the broker was away: it was so for the others as well, and what they hold looks
-#: abandoned until they have renewed it, which they try every two seconds, for twice the timeout at most.
+#: Seconds without sweeping after the broker was away. It was away for the others as well, and what they hold looks
+#: abandoned until they renew it. They try every two seconds, and an attempt lasts twice the timeout at most.
 PATIENCE = 2 * TIMEOUT + RETRY
 
-#: kombu's visibility timeout, where the application sets none.
+#: kombu's visibility timeout, if the application sets none.
 VISIBILITY = 3600.0
 
 
-class Reach(Protocol):
-    """The way to the worker's broker."""
+class BrokerAccess(Protocol):
+    """Access to the worker's broker."""
 
     def broker(self) -> Broker | None:
-        """The broker that the worker takes from, or took from last; None before the first connection."""
+        """Return the broker that the worker takes from, or took from last; None before the first connection."""
 
     @property
     def connected(self) -> bool:
-        """Whether the worker has a connection now."""
+        """Return whether the worker has a connection now."""
 
     @property
     def times(self) -> int:
-        """How often it has connected."""
+        """Return how often the worker has connected."""
 
 
-class WorkerReach:
-    """The way to the broker of a worker of this process; for one thread."""
+class WorkerAccess:
+    """Access to the broker of a worker in this process. For one thread."""
 
     def __init__(self, worker: Any, timeout: float) -> None:
         self.times = 0
@@ -79,7 +79,7 @@ class WorkerReach:
 
     @property
     def connected(self) -> bool:
-        """Whether the worker has a channel now."""
+        """Return whether the worker has a channel now."""
         return hold.channel_of(self._worker) is not None
 
     def broker(self) -> Broker | None:
@@ -99,43 +99,42 @@ class WorkerReach:
         return self._broker
 
     def held(self) -> set[str]:
-        """Tags of all that runs or waits here."""
+        """Return the tags of all that runs or waits here."""
         channel = hold.channel_of(self._worker)
         return hold.running() | (set() if channel is None else held(channel))
 
     def awaited(self) -> set[str]:
-        """Tags of what may be on its way here."""
+        """Return the tags of what may be on its way here."""
         channel = hold.channel_of(self._worker)
         return set() if channel is None else hold.awaited(channel)
 
 
-class Keeper:
+class LeaseThread(Periodic):
     """Renews and sweeps, each when it is due."""
 
     def __init__(
         self,
         lease: Lease,
         sweep: Sweep,
-        reach: Reach,
+        access: BrokerAccess,
         every: float = EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("celery_fleet.lease")
         self.lease = lease
         self.sweep = sweep
-        self._reach = reach
+        self._access = access
         self._every = every
         self._clock = clock
         self._sweep_at = clock()
         self._suspicious_until = float("-inf")
         self._times = 0
         self._trouble: str | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def step(self) -> float:
-        """Do what is due; seconds until the next thing is."""
+        """Do what is due; return the seconds until something is due again."""
         try:
-            broker = self._reach.broker()
+            broker = self._access.broker()
             if broker is not None:
                 self._renew_and_sweep(broker)
                 self._found(None)
@@ -150,17 +149,17 @@ class Keeper:
     def _renew_and_sweep(self, broker: Broker) -> None:
         if self.lease.due_in <= 0:
             if self.lease.lapsed:
-                # What kept this process from it (a host that stood still) may have kept others.
+                # What stopped this process, such as a host that stood still, may have stopped others.
                 self._be_patient()
             self.lease.renew(broker.run, broker.index)
         now = self._clock()
         if now < self._sweep_at:
             return
         self._sweep_at = now + self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
-        if not self._reach.connected:
+        if not self._access.connected:
             return
-        if self._times != self._reach.times:
-            self._times = self._reach.times
+        if self._times != self._access.times:
+            self._times = self._access.times
             self._suspicious_until = now + SUSPICIOUS
         if self.sweep.round(broker, now < self._suspicious_until):
             self._sweep_at = now
@@ -172,57 +171,42 @@ class Keeper:
             logger.info("the broker answers the lease again")
         self._trouble = trouble
 
-    def start(self) -> None:
-        """Begin, in a daemon thread; again is harmless."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="celery_fleet.keeper", daemon=True
-            )
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; waits for a second at most, since a command may be under way."""
-        self._stop.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                pause = self.step()
-            except Exception:
-                logger.exception("lease and sweep")
-                pause = RETRY
-            self._stop.wait(max(pause, 0.05))
+    def turn(self) -> float:
+        """Do what is due and log any error; return the seconds until the next turn."""
+        try:
+            return max(self.step(), 0.05)
+        except Exception:
+            logger.exception("lease and sweep")
+            return RETRY
 
 
-#: Further tags that this process answers for although no task of it runs: acknowledgements that wait for the broker.
+#: Returns further tags that this process answers for although their tasks do not run: unsent acknowledgements.
 Done = Callable[[], Iterable[str]]
 
 
 def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], None]:
-    """Add lease and sweep to the app's worker, before it builds its blueprints, if they are on.
+    """Add lease and sweep to the app's worker if they are enabled, before it builds its blueprints.
 
     Args:
         app: Celery's.
-        options: what is on.
-        done: tags of tasks that have ended and whose acknowledgement waits.
+        options: What is enabled.
+        done: Returns the tags of tasks that have ended and whose acknowledgement waits.
 
     Returns:
-        What is to be told the watchdog's verdict: whether the worker is of use.
+        A function to call with the watchdog's verdict: whether the worker works.
     """
-    keepers: list[Keeper] = []
+    threads: list[LeaseThread] = []
 
     def verdict(good: bool) -> None:
-        for keeper in keepers:
+        for thread in threads:
             if good:
-                keeper.lease.resume()
+                thread.lease.resume()
             else:
-                keeper.lease.end("the watchdog has given this worker up")
+                thread.lease.end("the watchdog has given this worker up")
 
     if not (options.atomic and options.lease):
         return verdict
-    # The thread does it, by Redis' clock; kombu's own way would block the loop, and go by the host's.
+    # The thread does it, by Redis's clock; kombu's own way would block the loop, and go by the host's clock.
     HOOKS.sweep = lambda _: None
 
     class Keep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -232,37 +216,37 @@ def install(app: Any, options: Options, done: Done = tuple) -> Callable[[bool], 
         requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Any) -> None:
-            keeper = make(worker, options, done)
-            keepers.append(keeper)
-            # Not this step's stop(): tasks go on after it, and need their lease until they end.
+            thread = make(worker, options, done)
+            threads.append(thread)
+            # Not in this step's stop(): tasks run on after it, and need their lease until they end.
             signals.worker_shutdown.connect(
-                lambda **_: keeper.stop(), weak=False, dispatch_uid="celery_fleet.keeper"
+                lambda **_: thread.stop(), weak=False, dispatch_uid="celery_fleet.lease"
             )
-            keeper.start()
+            thread.start()
 
         def stop(self, worker: Any) -> None:
-            """Nothing: see start."""
+            """Do nothing: see start."""
 
     app.steps["worker"].add(Keep)
     return verdict
 
 
-def make(worker: Any, options: Options, done: Done = tuple) -> Keeper:
-    """A worker's keeper."""
+def make(worker: Any, options: Options, done: Done = tuple) -> LeaseThread:
+    """Return the lease thread of a worker."""
     given = (worker.app.conf.broker_transport_options or {}).get("visibility_timeout")
     seconds = float(given or VISIBILITY)
-    reach = WorkerReach(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))
+    access = WorkerAccess(worker, min(TIMEOUT, max(SHORTEST_TIMEOUT, seconds / 10)))
 
     def held() -> set[str]:
-        return reach.held().union(done())
+        return access.held().union(done())
 
     def known() -> set[str]:
-        return held() | reach.awaited()
+        return held() | access.awaited()
 
     owner = tags.owner()
-    return Keeper(
-        Lease(held, seconds, done, awaited=reach.awaited),
+    return LeaseThread(
+        Lease(held, seconds, awaited=access.awaited),
         Sweep(owner, known, seconds, options.stock_visibility),
-        reach,
+        access,
         every=min(EVERY, seconds / 5),
     )

@@ -1,11 +1,11 @@
-"""A broker that hangs must not hold the thread that everything waits for.
+"""Keep a broker that hangs from blocking the worker's main thread.
 
-The worker's main thread runs the event loop: results of the pool, time limits, signals. A command to a
-Redis that does not answer keeps it for the socket's timeout, and the retries of redis-py and kombu for as
-long as the outage. So the first command that is not answered in time opens the breaker, and from then on
-nothing that this thread would send is sent, until a thread of its own has got an answer.
+The main thread runs the event loop: results of the pool, time limits, signals. A command to a Redis that does not
+answer would block it for the socket's timeout, and the retries of redis-py and kombu for as long as the outage. So
+the first command that is not answered in time opens the breaker. From then on the main thread sends nothing, until a
+separate thread has got an answer.
 
-Other threads and the pool's children are not concerned: they may wait.
+Other threads and the pool's children may wait, so the breaker does not concern them.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from celery_fleet.common.redact import redact
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Longest time in seconds that the main thread waits for a connection or a reply. While a connection is set up,
-#: the second in which Celery listens for its neighbours (mingle) may come on top.
+#: Longest time in seconds that the main thread waits for a connection or a reply. While a connection is set up, the
+#: second in which Celery listens for its neighbours (mingle) may be added.
 LIMIT = 2.5
 
 #: Seconds after which a reply that the event loop awaits is overdue.
 OVERDUE = 2.5
 
-#: Seconds between two questions whether the broker answers, ...
+#: Seconds between two attempts to reach the broker.
 PAUSE = 0.5
 
-#: ... and the longest pause before the first of them, where it answers and fails again and again.
+#: Longest pause before the first attempt, if the broker answers and fails again and again.
 LONGEST_PAUSE = 5.0
 
-#: Seconds without trouble after which the next one counts as the first.
+#: Seconds without trouble after which the next trouble counts as the first.
 SETTLED = 10.0
 
 
 def text_of(why: object) -> str:
-    """An exception or a text in one line, without secrets."""
+    """Return an exception or a text in one line, without secrets."""
     return redact(one_line(why) or type(why).__name__)
 
 
 class BrokerAwayError(Exception):
-    """The broker does not answer, so it was not asked.
+    """The broker does not answer, so it was not asked: nothing was sent.
 
-    Not one of kombu's connection errors on purpose: those it would try again, asleep in the thread that
-    must not sleep. Nothing was sent.
+    It is not one of kombu's connection errors on purpose: kombu would sleep and retry those, in the thread that must
+    not sleep.
     """
 
 
@@ -61,7 +61,7 @@ class Breaker:
     """Open while the broker does not answer.
 
     Args:
-        probe: asks the broker, in a thread of its own, bounded in time; raises where it does not answer.
+        probe: Asks the broker in a separate thread, in bounded time; raises if it does not answer.
     """
 
     def __init__(
@@ -91,39 +91,37 @@ class Breaker:
     # --- whose ---
 
     def adopt(self) -> None:
-        """The calling thread of this process is the one that must not be held up."""
+        """Guard the calling thread of this process: it must not be blocked."""
         self._guarded = (os.getpid(), threading.get_ident())
 
     @property
     def concerned(self) -> bool:
-        """Whether the caller is that thread; never in a child of the pool."""
+        """Return whether the caller is the guarded thread; never in a child of the pool."""
         return self._guarded == (os.getpid(), threading.get_ident())
 
     # --- open or not ---
 
     @property
     def open(self) -> bool:
-        """Whether the broker does not answer, as far as is known."""
+        """Return whether the broker is known not to answer."""
         return self._open
 
     @property
     def seconds(self) -> float:
-        """For how long it has been open."""
+        """Return for how many seconds it has been open; 0 if it is closed."""
         return self._clock() - self._since if self._open else 0.0
 
     def check(self) -> None:
-        """Go on only where the caller may wait for the broker.
+        """Return if the caller may wait for the broker.
 
         Raises:
-            BrokerAwayError: where it may not, since the broker does not answer.
+            BrokerAwayError: It may not, since the broker does not answer.
         """
         if self._open and self.concerned:
-            raise BrokerAwayError(
-                "the broker does not answer; it is asked again by a thread of its own"
-            )
+            raise BrokerAwayError("the broker does not answer; another thread asks it again")
 
     def trip(self, why: object) -> None:
-        """The broker did not answer the guarded thread; again, or from another thread, is harmless."""
+        """Open: the broker did not answer the guarded thread. Calling it again, or in another thread, is harmless."""
         if self._open or not self.concerned:
             return
         settled = self._clock() - self._closed_at > SETTLED
@@ -139,11 +137,11 @@ class Breaker:
         ).start()
 
     def end(self) -> None:
-        """Ask no more: the worker ends."""
+        """Stop asking, since the worker ends."""
         self._ended.set()
 
     def _ask(self, wait: float) -> None:
-        # Where the broker answers and refuses us all the same, not in a loop without a pause.
+        # If the broker answers but refuses us, this must not be a loop without a pause.
         while not self._ended.wait(wait):
             try:
                 self._probe()
@@ -170,10 +168,10 @@ class Breaker:
 
 
 def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
-    """A class of redis-py's connections whose commands fail at once while the breaker is open."""
+    """Make a class of redis-py connections whose commands fail at once while the breaker is open."""
 
     class Guarded(base):  # type: ignore[misc]  # any of redis-py's classes
-        """Waits for nothing that the guarded thread must not wait for."""
+        """A connection that never blocks the guarded thread for long."""
 
         def connect(self) -> None:
             breaker.check()
@@ -192,7 +190,7 @@ def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
                 raise
 
         def read_response(self, *args: Any, **kwargs: Any) -> Any:
-            # What is read without a timeout: redis-py's PubSub, whose socket was readable a moment ago.
+            # redis-py's PubSub reads without a timeout, after its socket was readable a moment ago.
             if kwargs.get("timeout", LIMIT) is None and breaker.concerned:
                 kwargs["timeout"] = LIMIT
             try:
@@ -205,9 +203,9 @@ def guarded(base: type[Any], breaker: Breaker) -> type[Any]:
 
 
 def guard(parameters: dict[str, Any], breaker: Breaker) -> dict[str, Any]:
-    """The parameters of a pool of connections, made by the guarded thread, so that none holds it long.
+    """Return the parameters of a connection pool, changed so that no connection blocks the guarded thread for long.
 
-    Those of other threads and of the pool's children stay as they are.
+    The parameters of pools that other threads and the pool's children make stay as they are.
     """
     if not breaker.concerned:
         return parameters
@@ -220,6 +218,6 @@ def guard(parameters: dict[str, Any], breaker: Breaker) -> dict[str, Any]:
         **parameters,
         **bounded,
         "connection_class": guarded(parameters["connection_class"], breaker),
-        # redis-py would try each command three times more, and so send it again.
+        # redis-py would try each command three more times, and so send it again.
         "retry": Retry(NoBackoff(), 0),
     }

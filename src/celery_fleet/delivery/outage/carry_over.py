@@ -1,104 +1,60 @@
-"""Tasks that run go on through a lost connection, and are acknowledged on the next one.
+"""Keep running tasks through a lost connection, and acknowledge them on the next one.
 
-Stock kombu puts back all that is unacknowledged when a connection is lost, running tasks as well, so that
-they run twice; their acknowledgements then fail. Here
+When a connection is lost, stock kombu puts back all unacknowledged messages, also those of running tasks. These tasks
+run twice, and their acknowledgements fail. Here
 
-* what runs stays where it is, in ``unacked``, and is given to the next connection;
-* what has not begun leaves Celery's hands and goes back to the heads of its lists, in order, on the next
-  connection: on the lost one nothing can be sent;
-* acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again;
-* what stands under this process's name and nobody here knows, as when the answer of a take was lost, goes
-  back as well. What comes later still is the sweep's.
+* messages of running tasks stay in ``unacked`` and are given to the next connection;
+* messages whose task has not begun leave Celery's hands and go back to the heads of their lists, in order, on the
+  next connection: on the lost one nothing can be sent;
+* acknowledgements that fail are kept (:mod:`celery_fleet.delivery.outage.pending`) and sent again.
+
+A message that only Redis knows of, since the answer of its take was lost, is left to the sweep.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from kombu.utils import json
 
 from celery_fleet.common.errors import one_line
 from celery_fleet.common.redact import redact
-from celery_fleet.compat import intake, queues, worker
-from celery_fleet.compat.messages import redelivered
+from celery_fleet.compat import intake, worker
 from celery_fleet.delivery.outage import give_back, internals
 from celery_fleet.delivery.outage.pending import Pending
-from celery_fleet.delivery.scripts import ACK, Script
-from celery_fleet.delivery.tags import Owner
+from celery_fleet.delivery.scripts import ACK
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two looks at acknowledgements that are still to be sent, while there is a connection.
+#: Seconds between two attempts to send the acknowledgements that are kept, while there is a connection.
 RETRY = 1.0
 
 #: Acknowledgements sent in one turn of the loop.
 BATCH = 500
 
-#: Tags of an owner that stand in unacked. KEYS: unacked_index. ARGV: what they begin with.
-OURS = Script("""
-local found = {}
-local length = #ARGV[1]
-for _, tag in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if string.sub(tag, 1, length) == ARGV[1] then found[#found + 1] = tag end
-end
-return found
-""")
 
+class AckCarryOver:
+    """What this process holds, from one connection to the next."""
 
-def number_of(tag: str) -> int:
-    """The number of a delivery of this process, which tells the order of the takes."""
-    return int(tag.rsplit("/", 1)[1], 16)
-
-
-class Carry:
-    """What this process holds, from one connection to the next.
-
-    Args:
-        owner: who this process is, as its tags have it.
-    """
-
-    def __init__(self, pending: Pending, owner: Callable[[], Owner]) -> None:
+    def __init__(self, pending: Pending) -> None:
         self.pending = pending
-        self._owner = owner
         self._channel: Any = None
-        #: Messages of tasks that ran when the connection was lost, by their tags; with a new connection they are
-        #: its own, and stand here until the next loss. One may have ended since, and its acknowledgement wait in
-        #: the event loop: its request counts as acknowledged from then on.
+        #: Messages of tasks that ran when the connection was lost, by their tags. A new connection adopts them, and
+        #: they stay here until the next loss. A task may have ended since, with its acknowledgement waiting in the
+        #: event loop: then its request already counts as acknowledged.
         self._carried: dict[str, Any] = {}
-        #: Messages that kombu's own way took and that have not begun, oldest first, and when their connection was
-        #: lost: their tags are not ours, so they can't be found by them, and may be another's meanwhile.
-        self._stock: list[tuple[Any, float | None]] = []
-
-    # --- for any thread ---
-
-    def held(self) -> set[str]:
-        """Tags that this process answers for: delivered, running, or done and not acknowledged yet."""
-        channel = self._channel
-        tags = set(self._carried) if channel is None else internals.held(channel)
-        tags.update(request.message.delivery_tag for request in internals.running())
-        tags.update(self.pending.tags())
-        return tags
-
-    def known_tags(self) -> set[str]:
-        """The same, and that of a take whose answer is awaited: nothing of these may be put back."""
-        awaited = internals.in_flight(self._channel)
-        return self.held() | ({awaited} if awaited else set())
-
-    def known(self, tag: str) -> bool:
-        """Whether a tag is one of those."""
-        return tag in self.known_tags()
+        #: Messages that go back on the next connection, oldest first, and since when (Unix time).
+        self._returning: list[tuple[Any, float | None]] = []
 
     # --- the transport's moments ---
 
     def keep(self, channel: Any) -> Iterable[str]:
-        """A channel closes: nothing of it is put back, unless the worker stops in order."""
+        """Return what must not be put back when a channel closes: all of it, unless the worker stops in order."""
         return () if worker.told_to_stop() else internals.held(channel)
 
     def ack_failed(self, tag: str, error: Exception) -> bool:
-        """An acknowledgement could not be sent: it will be."""
+        """Keep an acknowledgement that could not be sent, for later."""
         if not self.pending:
             logger.warning(
                 "message %s can't be acknowledged now (%s): it is kept and acknowledged as soon as the broker takes it",
@@ -108,20 +64,22 @@ class Carry:
         self.pending.add(tag)
         return True
 
-    def requeue_failed(self, tag: str, error: Exception) -> bool:
-        """A message that its task wants back in its queue could not be put there: the next connection does it."""
+    def requeue_failed(self, tag: str, message: Any, error: Exception) -> bool:
+        """Keep a message that its task rejected and that could not be put back, for the next connection."""
         logger.warning(
             "message %s can't be put back now (%s): that is done later",
             tag,
             _text_of(error),
         )
-        self._carried.pop(tag, None)
+        found = self._carried.pop(tag, message)
+        if found is not None:
+            self._returning.append((found, time.time()))
         return True
 
     # --- the consumer's moments ---
 
     def lost(self, consumer: Any) -> bool:
-        """The connection is lost: take what has not begun out of Celery's hands; whether that was done."""
+        """Take what has not begun out of Celery's hands when the connection is lost; return whether that worked."""
         channel = getattr(consumer.task_consumer, "channel", None)
         if channel is None:  # it never consumed
             return True
@@ -133,12 +91,12 @@ class Carry:
         if self._channel is not None:
             held = internals.held(self._channel)
             self._carried = {tag: one for tag, one in self._carried.items() if tag in held}
-        # In this order: what ends before is acknowledged below, what ends after is among these.
+        # In this order: a task that ended before is acknowledged below, and one that ends after is among these.
         for request in internals.running():
             self._carried[request.message.delivery_tag] = request.message
         self._channel = None
         now = time.time()
-        self._stock += [(one, now) for one in waiting if not getattr(one, "list_key", None)]
+        self._returning += [(one, now) for one in waiting]
         if consumer.hub is not None:
             internals.acknowledge_now(consumer.hub)
         logger.info(
@@ -149,7 +107,7 @@ class Carry:
         return True
 
     def connected(self, consumer: Any) -> None:
-        """There is a new connection that does not consume yet."""
+        """Give a new connection what the process holds, before it consumes."""
         channel = consumer.task_consumer.channel
         if not getattr(channel, "ack_emulation", False) or not hasattr(channel, "run"):
             return
@@ -165,11 +123,10 @@ class Carry:
                 len(self._carried),
             )
         self.flush()
-        self._put_back(channel)
-        self._put_back_stock(consumer)
+        self._put_back(consumer)
 
     def flush(self) -> None:
-        """Send acknowledgements that are still to be sent, if there is a connection."""
+        """Send the acknowledgements that are kept, if there is a connection."""
         channel = self._channel
         if channel is None or not self.pending:
             return
@@ -183,54 +140,36 @@ class Carry:
             self.pending.sent(sent)
         logger.info("%d acknowledgements were sent that the broker had not taken before", len(sent))
         if gone:
-            # The command may have been carried out and only its answer been lost.
+            # The command may have run and only its answer been lost.
             logger.info("%d of them were of messages that Redis does not hold any more", gone)
 
     def retry(self) -> None:
-        """The same from a timer, where an exception would be in the way."""
+        """Do the same in a timer, where an exception would be in the way."""
         try:
             self.flush()
         except Exception as exc:  # noqa: BLE001  # they are kept, and the loop sees the connection itself
             logger.debug("acknowledgements can't be sent yet: %s", redact(one_line(exc)))
 
-    def _put_back(self, channel: Any) -> None:
-        answer = channel.run(OURS, [channel.unacked_index_key], [self._owner().prefix])
-        known = self.known_tags()
-        ours = (tag.decode() if isinstance(tag, bytes) else str(tag) for tag in answer)
-        unknown = sorted((tag for tag in ours if tag not in known), key=number_of)
-        done = 0
-        for tag in reversed(unknown):  # the last one put at a head is the first to be taken
-            done += self._restore(channel, tag)
-        if done:
-            logger.info("%d messages that had not begun were put back", done)
-
-    def _put_back_stock(self, consumer: Any) -> None:
-        if not self._stock:
+    def _put_back(self, consumer: Any) -> None:
+        if not self._returning:
             return
-        answers = give_back.give_back(consumer, self._stock)
-        tried = list(zip(self._stock, answers, strict=True))
-        self._stock = [one for one, answer in tried if isinstance(answer, Exception)]
+        # With greenlets, more may come while Redis is asked.
+        returning, self._returning = self._returning, []
+        left = returning
+        try:
+            answers = give_back.give_back(consumer, returning)
+            tried = zip(returning, answers, strict=True)
+            left = [one for one, answer in tried if isinstance(answer, Exception)]
+        finally:
+            self._returning = left + self._returning
         logger.info(
             "%d messages that had not begun were put back, %d wait for the next connection",
-            sum(answer for _, answer in tried if not isinstance(answer, Exception)),
-            len(self._stock),
+            sum(answer for answer in answers if not isinstance(answer, Exception)),
+            len(left),
         )
-
-    def _restore(self, channel: Any, tag: str) -> bool:
-        with channel.conn_or_acquire() as client:
-            entry = client.hget(channel.unacked_key, tag)
-        try:
-            raw, _, queue = json.loads(entry.decode())  # type: ignore[no-untyped-call]  # typed in part only
-            key = queues.list_for(channel, queue, raw)
-            marked = redelivered(raw)
-        except Exception as exc:  # noqa: BLE001  # gone meanwhile, or no message: the sweep deals with it
-            logger.debug("message %s is left to the sweep: %s", tag, redact(one_line(exc)))
-            return False
-        payload = json.dumps(marked)  # type: ignore[no-untyped-call]  # typed in part only
-        return bool(channel.restore(tag, key, payload))
 
 
 def _text_of(error: Exception) -> str:
-    if isinstance(error, AttributeError):  # kombu's channel without a connection
+    if isinstance(error, AttributeError):  # kombu's channel has no connection
         return "the connection is lost"
     return redact(one_line(error)) or type(error).__name__

@@ -1,6 +1,6 @@
 """Celery's consumer, with the parts of the delivery that need one.
 
-It is made of whatever ``worker_consumer`` an application has, and of mixins, the first of which is asked first.
+It is made of the application's ``worker_consumer`` and of mixins, the first of which is asked first.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from celery_fleet.delivery.outage import internals
 from celery_fleet.delivery.outage.breaker import BrokerAwayError
 
 if TYPE_CHECKING:
-    from celery_fleet.delivery.outage.guard import Steady
+    from celery_fleet.delivery.outage.guard import OutageGuard
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: Seconds between two looks at the breaker where there is no event loop to keep alive.
+#: Seconds between two looks at the breaker if there is no event loop to keep alive.
 WITHOUT_LOOP = 0.1
 
-#: Seconds between two lines that say that the broker is still away.
+#: Seconds between two log lines that say that the broker is still away.
 TELL_EVERY = 60.0
 
 
 def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -> type[Any]:
-    """A class of consumers: ``base``, with each of the mixins before it."""
+    """Make a consumer class of ``base`` with the mixins before it."""
     return type("FleetConsumer", (*mixins, base), attributes)
 
 
-class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
-    """A mixin for a consumer that lives through a lost connection and a broker that hangs."""
+class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin
+    """A mixin for a consumer that survives a lost connection and a broker that hangs."""
 
-    #: The process's parts; set by whoever makes the class.
-    fleet: Steady
+    #: The process's parts; a subclass sets it.
+    fleet: OutageGuard
 
     # Celery's, for the type checker
     app: Any
@@ -48,10 +48,10 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
     connection: Any
     connection_errors: tuple[type[Exception], ...]
 
-    #: Tick functions that the transport of this connection has put into the hub, which never takes them out.
+    #: Tick functions that this connection's transport has put into the hub, which never removes them.
     _ticks: frozenset[Any] = frozenset()
     _other_ticks: frozenset[Any] = frozenset()
-    #: Whether nothing is left to do for Celery's cleaning up after a lost connection.
+    #: Whether Celery's cleanup after a lost connection has nothing left to do.
     _clean = False
     _event_dispatcher: Any = None
 
@@ -61,23 +61,23 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
         # kombu's own error, which its pools raise, ends a stock worker.
         self.connection_errors = (*self.connection_errors, BrokerAwayError, OperationalError)
         if self.hub is not None:
-            # From the probe's thread: else the loop would learn of it half a second later.
+            # Wake the loop from the probe's thread; else it would notice half a second later.
             self.fleet.breaker.on_closed.append(lambda: self.hub.call_soon(lambda: None))
 
     def start(self) -> None:
-        """Consume until the worker stops, by one connection after another."""
-        self.fleet.breaker.adopt()  # whoever starts is who runs
+        """Consume until the worker stops, on one connection after another."""
+        self.fleet.breaker.adopt()  # the thread that starts is the one that runs
         self.fleet.begin(self)
         super().start()
 
     @property
     def event_dispatcher(self) -> Any:
-        """Celery's dispatcher of events."""
+        """Return Celery's dispatcher of events."""
         return self._event_dispatcher
 
     @event_dispatcher.setter
     def event_dispatcher(self, dispatcher: Any) -> None:
-        """A connection has a new one, which has sent nothing yet."""
+        """Set a connection's new dispatcher, which has sent nothing yet."""
         self._event_dispatcher = dispatcher
         if dispatcher is not None:
             self.fleet.divert_events(dispatcher)
@@ -85,7 +85,7 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
     # --- a lost connection ---
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """The connection is lost, or could not be made use of."""
+        """Handle a connection that is lost, or could not be used."""
         internals.forget_farewells(self)
         if self.hub is not None:
             self.hub.on_tick.difference_update(self._ticks)
@@ -104,19 +104,19 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
         internals.abandon(connection)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """There was no connection to lose."""
+        """Handle a failure to connect: there is nothing to lose."""
         self.fleet.breaker.trip(exc)
         self._clean = self.fleet.carry is not None
         super().on_connection_error_before_connected(exc)
 
     def on_close(self) -> None:
-        """Celery's cleaning up, which would forget what runs."""
+        """Clean up as Celery does, unless that would forget running tasks."""
         clean, self._clean = self._clean, False
         if not clean:
             super().on_close()
 
     def shutdown(self) -> None:
-        """Take leave of a broker that may not answer any more; what could not be sent to it is kept."""
+        """Take leave of a broker that may no longer answer; what could not be sent to it is kept."""
         try:
             super().shutdown()
         except self.connection_errors as exc:
@@ -125,17 +125,17 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
     # --- the next one ---
 
     def connect(self) -> Any:
-        """Connect, as soon as the broker answers."""
+        """Connect as soon as the broker answers."""
         made = super().connect()
         if self.hub is not None:
             self._ticks = frozenset(self.hub.on_tick) - self._other_ticks
         return made
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect a kombu connection; the hub lives on meanwhile.
+        """Connect a kombu connection, while the hub goes on.
 
         Raises:
-            BrokerAwayError: where the consumer has a connection and a second one can't be had: all begins anew.
+            BrokerAwayError: The consumer has a connection and can't get a second one, so all starts over.
         """
         made = self._ensured(conn)
         if self.hub is not None:
@@ -165,14 +165,14 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
         url = self.fleet.answering
         if url is not None and url in (conn.alt or ()):
             conn.switch(url)
-        # Not connect(): it sleeps and tries again by itself.
+        # Not connect(): it sleeps and retries by itself.
         return conn.ensure_connection(max_retries=0, reraise_as_library_errors=False)
 
     def wait_for_broker(self) -> None:
         """Keep the pool, time limits and signals going until the broker answers.
 
         Raises:
-            SystemExit: Celery's, where the worker is told to stop.
+            SystemExit: Celery's, if the worker is told to stop.
         """
         breaker = self.fleet.breaker
         if not breaker.open:
@@ -183,7 +183,7 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
                 time.sleep(WITHOUT_LOOP)
             return
         tell_at = TELL_EVERY
-        with internals.pool_alone(self) as turn:
+        with internals.pool_only(self) as turn:
             while breaker.open:
                 self._may_go_on()
                 turn()
@@ -197,6 +197,6 @@ class SteadyConsumer(Mixin):  # type: ignore[misc]  # see mixin
         worker_state.maybe_shutdown()
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Celery's hook just before the loop begins."""
+        """Resume writes to the pool just before the loop begins; Celery's hook."""
         super().register_with_event_loop(hub)
         internals.resume_writes(self)

@@ -1,4 +1,4 @@
-"""The parts that keep a worker going while its broker does not: one object for a process, and their wiring."""
+"""The parts that keep a worker going while its broker does not: one object for a process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from redis.exceptions import RedisError
 
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import worker
-from celery_fleet.delivery import tags
 from celery_fleet.delivery.hooks import Hooks
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.outage import internals, pending
-from celery_fleet.delivery.outage import results as storing
-from celery_fleet.delivery.outage import send_queue as offloop
+from celery_fleet.delivery.outage import internals, pending, results, send_queue
 from celery_fleet.delivery.outage.breaker import LIMIT, OVERDUE, Breaker, guard
-from celery_fleet.delivery.outage.carry_over import Carry
-from celery_fleet.delivery.outage.send_queue import Lane
+from celery_fleet.delivery.outage.carry_over import AckCarryOver
+from celery_fleet.delivery.outage.send_queue import SendQueue
 from celery_fleet.supervision import broker
 
 logger = logging.getLogger("celery_fleet.delivery")
@@ -31,16 +28,18 @@ logger = logging.getLogger("celery_fleet.delivery")
 #: Seconds between two looks whether the worker is to end.
 LOOK = 1.0
 
-#: What of the result store the main process itself calls.
+#: Methods of the result store that the main process itself calls.
 RESULTS = ("mark_as_failure", "mark_as_revoked", "mark_as_retry")
 
 
-class Steady:
-    """What is on in this process, for all of its connections.
+class OutageGuard:
+    """The parts that are enabled in this process, for all of its connections.
 
     Args:
-        directory: the runtime directory; None keeps acknowledgements that can't be sent in memory alone.
-        draining: whether the worker takes no more tasks and is to end with the last one.
+        app: Celery's.
+        options: What is enabled.
+        directory: The runtime directory; None keeps acknowledgements that can't be sent only in memory.
+        draining: Returns whether the worker takes no more tasks and is to end with the last one.
     """
 
     def __init__(
@@ -55,13 +54,13 @@ class Steady:
         self.draining = draining
         self.breaker = Breaker(self._probe)
         path = directory / pending.NAME if directory else None
-        self.carry = Carry(pending.Pending(path), tags.owner) if options.carry else None
-        #: That of several broker URLs which answered last; None where it does not matter.
+        self.carry = AckCarryOver(pending.Pending(path)) if options.carry else None
+        #: Which of several broker URLs answered last; None if it does not matter.
         self.answering: str | None = None
-        self.events: Lane[Any] | None = None
-        self.results: Lane[Any] | None = None
-        #: That the worker is to end, for the pool's children as well.
-        self.order = storing.Order()
+        self.events: SendQueue[Any] | None = None
+        self.results: SendQueue[Any] | None = None
+        #: When the worker was told to end; also for the pool's children.
+        self.deadline = results.ShutdownDeadline()
         self._app = app
         self._dispatcher: Any = None
         self._publishing: Any = None
@@ -72,7 +71,7 @@ class Steady:
         """Ask the brokers of the process until one answers.
 
         Raises:
-            Exception: where none does.
+            Exception: None does.
         """
         endpoints = compat_broker.endpoints(self._app)
         if not endpoints:  # Sentinel: kombu finds the primary
@@ -94,10 +93,10 @@ class Steady:
     # --- the transport ---
 
     def tick(self, channel: Any) -> None:
-        """Before each wait of the loop: give up a connection on which an answer is overdue.
+        """Give up a connection on which an answer is overdue; called before each wait of the loop.
 
         Raises:
-            BrokerAwayError: where the broker does not answer.
+            BrokerAwayError: The broker does not answer.
         """
         if not self.breaker.open and channel.overdue(OVERDUE):
             self.breaker.trip(f"no answer to a question for {OVERDUE:g} s")
@@ -116,39 +115,39 @@ class Steady:
     # --- the consumer ---
 
     def begin(self, consumer: Any) -> None:
-        """The consumer starts, in the thread that will run."""
+        """Prepare for a consumer that starts, in the thread that will run it."""
         solo = getattr(consumer.pool, "__module__", "") == "celery.concurrency.solo"
         if not self.guards:
             return
-        # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so that no stop could end.
-        self.events = offloop.events_lane(self._publish)
+        # With greenlets, too: a heartbeat that tries for ever holds the dispatcher, so no stop could end.
+        self.events = send_queue.events_queue(self._publish)
         if (
             consumer.hub is not None and not solo
-        ):  # there the main thread runs the tasks, and stores their results as they end
-            self.results = offloop.results_lane(self._store, self._store_is_away, _name_of)
+        ):  # the solo pool's main thread runs the tasks, and stores their results as they end
+            self.results = send_queue.results_queue(self._store, self._store_is_away, _name_of)
             self._divert(self._app.backend)
 
     def look(self) -> None:
-        """Once a second, and each turn of the loop without a broker."""
+        """Note whether the worker is to end; called once a second, and in each turn of the loop without a broker."""
         if self.draining() or worker.told_to_stop():
-            self.order.give()
+            self.deadline.give()
 
     def _divert(self, backend: Any) -> None:
-        lane = self.results
-        if lane is None:
+        queue = self.results
+        if queue is None:
             return
 
         def later(name: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            # The pool's children have this object, too, and store what they have themselves.
+            # The pool's children have this object, too, and store their results themselves.
             if self.breaker.concerned:
-                return lane.put((name, args, kwargs))
+                return queue.put((name, args, kwargs))
             return original(*args, **kwargs)
 
         for name in RESULTS:
             setattr(backend, name, partial(later, name, getattr(backend, name)))
 
     def concerned(self) -> bool:
-        """Whether the caller is the thread of the event loop."""
+        """Return whether the caller is the thread of the event loop."""
         return self.breaker.concerned and self.results is not None
 
     # --- the lanes' threads ---
@@ -196,18 +195,18 @@ class Steady:
     # --- steps ---
 
     def divert_events(self, dispatcher: Any) -> None:
-        """A connection has its dispatcher of events."""
+        """Send the events of a connection's dispatcher through the queue."""
         if self.events is not None:
             self._dispatcher = dispatcher
             internals.divert(dispatcher, self.events.put)
 
     def end(self) -> None:
-        """The worker has ended: send what there is, for some seconds."""
+        """Send what is left, for some seconds, since the worker has ended."""
         self.breaker.end()
         if self.events is not None:
-            self.events.close(offloop.EVENTS_FLUSH)
+            self.events.close(send_queue.EVENTS_FLUSH)
         if self.results is not None:
-            self.results.close(offloop.RESULTS_FLUSH)
+            self.results.close(send_queue.RESULTS_FLUSH)
         if self.carry is not None and self.carry.pending:
             logger.warning(
                 "%d acknowledgements could not be sent: %s",

@@ -1,4 +1,4 @@
-"""Switch the outage guard on in a worker."""
+"""Install the outage guard in a worker."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from celery_fleet.compat import intake
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.outage import consumer as consumers
-from celery_fleet.delivery.outage import internals
-from celery_fleet.delivery.outage import results as storing
+from celery_fleet.delivery.outage import internals, results
 from celery_fleet.delivery.outage.carry_over import RETRY
-from celery_fleet.delivery.outage.guard import LOOK, Steady
+from celery_fleet.delivery.outage.guard import LOOK, OutageGuard
 
 
 def install(
     app: Any,
     options: Options,
     draining: Callable[[], bool] = lambda: False,
-) -> Steady | None:
-    """Put into the app's worker what the options want, before it builds its blueprints; None without any."""
+) -> OutageGuard | None:
+    """Install what the options want in the app's worker, before it builds its blueprints; None if that is nothing."""
     mixins: list[type[Any]] = []
-    steady = None
+    guard = None
     if options.carry or options.outage:
         given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-        steady = Steady(app, options, Path(given) if given else None, draining)
-        steady.hooks(HOOKS)
-        mixins.append(consumers.SteadyConsumer)
+        guard = OutageGuard(app, options, Path(given) if given else None, draining)
+        guard.hooks(HOOKS)
+        mixins.append(consumers.GuardedConsumer)
         if options.outage:
-            prepare = partial(storing.bound, order=steady.order, concerned=steady.concerned)
+            prepare = partial(results.bound, deadline=guard.deadline, concerned=guard.concerned)
             internals.each_backend(app, prepare)
-        _add_steps(app, steady)
+        _add_steps(app, guard)
         signals.worker_shutting_down.connect(
-            lambda **_: steady.order.give(), weak=False, dispatch_uid="celery_fleet.order"
+            lambda **_: guard.deadline.give(), weak=False, dispatch_uid="celery_fleet.deadline"
         )
         signals.worker_shutdown.connect(
-            lambda **_: steady.end(), weak=False, dispatch_uid="celery_fleet.steady"
+            lambda **_: guard.end(), weak=False, dispatch_uid="celery_fleet.outage_guard"
         )
     if mixins:
         base = imports.symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
-        app.conf.worker_consumer = consumers.made_from(base, mixins, fleet=steady)
-    return steady
+        app.conf.worker_consumer = consumers.made_from(base, mixins, fleet=guard)
+    return guard
 
 
-def _add_steps(app: Any, steady: Steady) -> None:
+def _add_steps(app: Any, guard: OutageGuard) -> None:
     class Step(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-        """Gives each connection what runs, before anything is consumed."""
+        """Gives each connection the running tasks, before anything is consumed."""
 
-        name = "celery_fleet.Steady"
+        name = "celery_fleet.OutageGuard"
         requires = ("celery.worker.consumer.tasks:Tasks",)
         ends: tuple[Callable[[], None], ...] = ()
 
         def start(self, consumer: Any) -> None:
-            # Not in a stop(): tasks may go on after it. A hub forgets those of a lost connection, greenlets don't.
+            # Not in a stop(): tasks may run on after it. A hub forgets the timers of a lost connection, greenlets
+            # don't.
             for end in self.ends:
                 end()
             internals.keep_time_limits(consumer)
             internals.track_living_children(consumer)
-            self.ends = (intake.repeat(consumer.timer, LOOK, steady.look),)
-            if steady.carry is not None:
-                steady.carry.connected(consumer)
-                self.ends += (intake.repeat(consumer.timer, RETRY, steady.carry.retry),)
+            self.ends = (intake.repeat(consumer.timer, LOOK, guard.look),)
+            if guard.carry is not None:
+                guard.carry.connected(consumer)
+                self.ends += (intake.repeat(consumer.timer, RETRY, guard.carry.retry),)
 
     app.steps["consumer"].add(Step)

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001  # reading private attributes is what this module is for
-"""What carry and the care of outages read of Celery 5.7 and kombu 5.7, beside :mod:`celery_fleet.compat.worker`.
+"""What the outage guard reads of Celery 5.7 and kombu 5.7, beside :mod:`celery_fleet.compat.worker`.
 
 Checked in the sources of celery 5.7.0 and kombu 5.7.0; each function names the place.
 """
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def snapshot(items: Collection[T]) -> list[T]:
-    """The items of a set that another thread may change meanwhile."""
+    """Return the items of a set that another thread may change in the meantime."""
     while True:
         try:
             return list(items)
@@ -35,7 +35,7 @@ def snapshot(items: Collection[T]) -> list[T]:
 
 
 def running() -> list[Any]:
-    """Requests that a pool has and that are not acknowledged; for any thread."""
+    """Return the requests that a pool has and that are not acknowledged. For any thread."""
     requests = {
         id(request): request
         for some in (worker_state.active_requests, worker_state.reserved_requests)
@@ -45,7 +45,7 @@ def running() -> list[Any]:
 
 
 def held(channel: Any) -> set[str]:
-    """Tags of the messages that a channel has delivered and nobody has acknowledged; for any thread."""
+    """Return the tags of the messages that a channel has delivered and that are not acknowledged. For any thread."""
     qos = getattr(channel, "_qos", None)
     if qos is None:
         return set()
@@ -58,17 +58,11 @@ def acknowledge_now(hub: Any) -> None:
 
 
 def adopt(channel: Any, message: Any) -> None:
-    """Have a message that came by an earlier connection be acknowledged on this one."""
+    """Have a message of an earlier connection be acknowledged on this one."""
     message.channel = channel
     qos = channel.qos
     qos._dirty.discard(message.delivery_tag)
     qos._delivered[message.delivery_tag] = message
-
-
-def in_flight(channel: Any) -> str | None:
-    """The tag of the take whose answer is still to come; None without one."""
-    tag: str | None = getattr(channel, "awaited", None)
-    return tag
 
 
 # --- the connection that is lost ---
@@ -77,9 +71,8 @@ def in_flight(channel: Any) -> str | None:
 def forget_farewells(consumer: Any) -> None:
     """Keep Celery from taking leave on a connection that is gone.
 
-    ConsumerStep (gossip) cancels its consumers through ``c.connection``, which is None by then; the
-    AttributeError leaves its channel half closed, and the worker ends of it at its next stop
-    (celery/bootsteps.py).
+    ConsumerStep (gossip) cancels its consumers through ``c.connection``, which is None by then. The AttributeError
+    leaves its channel half closed, and the worker dies of that at its next stop (celery/bootsteps.py).
     """
     for step in consumer.steps:
         if isinstance(step, bootsteps.ConsumerStep):
@@ -87,10 +80,10 @@ def forget_farewells(consumer: Any) -> None:
 
 
 def abandon(connection: Any) -> None:
-    """Close a kombu connection without asking its broker anything, whatever is under way on it.
+    """Close a kombu connection without asking its broker anything, whatever is on its way.
 
-    Channel.close would read the answer that is due, delete the queues of remote control, and
-    unsubscribe (kombu/transport/redis.py).
+    Channel.close would read the answer that is due, delete the queues of remote control, and unsubscribe
+    (kombu/transport/redis.py).
     """
     if connection is None:
         return
@@ -114,17 +107,17 @@ def abandon(connection: Any) -> None:
 
 
 @contextmanager
-def pool_alone(consumer: Any) -> Iterator[Callable[[], object]]:
-    """Have the hub serve the pool, without a broker; gives one turn of the loop to call.
+def pool_only(consumer: Any) -> Iterator[Callable[[], object]]:
+    """Have the hub serve the pool without a broker; yield a function that runs one turn of the loop.
 
-    A stop of the worker leaves the hub as it is: the pool's results come by it until the end.
+    A stop of the worker leaves the hub as it is: the pool's results come through it until the end.
     """
     hub = consumer.hub
     before = minors.celery.timer_entries(hub.timer)
     hub.reset()
     consumer.controller.register_with_event_loop(hub)
     resume_writes(consumer)
-    # At least two turns a second, and more where there is something to do.
+    # At least two turns a second, and more if there is something to do.
     hub.call_repeatedly(0.5, lambda: None)
     ours = minors.celery.timer_entries(hub.timer) - before
     hub.propagate_errors = ()
@@ -159,12 +152,12 @@ def _cancel(entries: Iterable[Any]) -> None:
 
 
 def keep_time_limits(consumer: Any) -> None:
-    """Have the time limits of tasks outlive a connection that is lost."""
+    """Have the time limits of tasks outlive a lost connection."""
     minors.celery.keep_time_limits(consumer)
 
 
 def resume_writes(consumer: Any) -> None:
-    """Go on with jobs that were being written to a child when the hub was reset.
+    """Resume jobs that were being written to a child when the hub was reset.
 
     Celery's own way (``AsynPool.flush``) writes them out and forgets that they run.
     """
@@ -181,7 +174,7 @@ def resume_writes(consumer: Any) -> None:
 def track_living_children(consumer: Any) -> None:
     """Keep the loop of a new connection from looking for children that have ended.
 
-    A pool that takes no more tasks does not replace them, and asynpool then fails for want of a file descriptor, which
+    A pool that takes no more tasks does not replace them. asynpool then fails for want of a file descriptor, which
     would end the worker (celery/concurrency/asynpool.py).
     """
     pool: Any = getattr(getattr(consumer, "pool", None), "_pool", None)
@@ -197,9 +190,9 @@ def track_living_children(consumer: Any) -> None:
 
 
 def divert(dispatcher: Any, put: Callable[[Any], object]) -> None:
-    """Have the events of a dispatcher go to ``put`` as (event, routing key).
+    """Send the events of a dispatcher to ``put`` as (event, routing key).
 
-    Its ``_publish`` is where all of them end (celery/events/dispatcher.py).
+    All of them end in its ``_publish`` (celery/events/dispatcher.py).
     """
     dispatcher._publish = lambda event, producer, routing_key, **_: put((event, routing_key))
 

@@ -1,9 +1,9 @@
-"""Acknowledgements that could not be sent, until they can. Standard library alone.
+"""Keep acknowledgements that could not be sent, until they can. Standard library only.
 
-A task that ended while the broker was away is done: if its message were put back it would run again. So
-the tag is kept, in memory and in a file of the runtime directory, one a line, oldest first; the next
-connection sends it, or the hand-back of a process that died, or the next start of the same node. Tags
-carry their owner's start, so those of an earlier one are told apart and touch nobody else's delivery.
+A task that ended while the broker was away is done: if its message were put back, it would run again. So its tag is
+kept, in memory and in a file of the runtime directory, one a line, oldest first. The next connection sends it, or the
+hand-back of a process that died, or the next start of the node. Tags name their owner's start, so those of an earlier
+start touch no other delivery.
 """
 
 from __future__ import annotations
@@ -13,28 +13,40 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from celery_fleet.delivery.tags import owner_of
+from celery_fleet.delivery.messages import owner_of
 
 logger = logging.getLogger("celery_fleet.delivery")
 
-#: The file's name in the runtime directory.
+#: The name of the file in the runtime directory.
 NAME = "pending"
 
 
 class Pending:
-    """The tags, in the order in which they came; for any thread.
+    """The tags, in the order in which they came. For any thread.
 
     Args:
-        path: the file; None keeps them in memory alone.
+        path: The file; None keeps them only in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._tags: dict[str, None] = dict.fromkeys(_read(path)) if path else {}
+        self._tags: dict[str, None] = dict.fromkeys(self._left())
         self._failed = False
         if self._tags:
-            self._write("".join(f"{tag}\n" for tag in self._tags), anew=True)
+            self._write("".join(f"{tag}\n" for tag in self._tags), whole=True)
+
+    def _left(self) -> list[str]:
+        """Return the tags that an earlier process left; none if the file can't be read."""
+        try:
+            return [] if self.path is None else read(self.path)
+        except OSError as exc:
+            logger.error(
+                "%s can't be read (%s): tasks whose acknowledgements are in it may run again",
+                self.path,
+                exc.strerror or exc,
+            )
+            return []
 
     def __contains__(self, tag: str) -> bool:
         return tag in self._tags
@@ -43,31 +55,31 @@ class Pending:
         return len(self._tags)
 
     def tags(self) -> list[str]:
-        """All of them, oldest first."""
+        """Return all tags, oldest first."""
         with self._lock:
             return list(self._tags)
 
     def add(self, tag: str) -> None:
-        """Keep one; again is harmless."""
+        """Keep a tag; adding it again is harmless."""
         with self._lock:
             if tag not in self._tags:
                 self._tags[tag] = None
-                self._write(f"{tag}\n", anew=False)
+                self._write(f"{tag}\n", whole=False)
 
     def sent(self, tags: Iterable[str]) -> None:
-        """Forget those that the broker has taken."""
+        """Forget tags that the broker has taken."""
         with self._lock:
             before = len(self._tags)
             for tag in tags:
                 self._tags.pop(tag, None)
             if len(self._tags) != before:
-                self._write("".join(f"{tag}\n" for tag in self._tags), anew=True)
+                self._write("".join(f"{tag}\n" for tag in self._tags), whole=True)
 
-    def _write(self, text: str, *, anew: bool) -> None:
+    def _write(self, text: str, *, whole: bool) -> None:
         if self.path is None:
             return
         try:
-            if anew:
+            if whole:
                 fresh = self.path.with_suffix(".new")
                 fresh.write_text(text, encoding="utf-8")
                 fresh.replace(self.path)
@@ -87,18 +99,16 @@ class Pending:
                 )
 
 
-def _read(path: Path) -> list[str]:
+def read(path: Path) -> list[str]:
+    """Return the tags in a file, oldest first; none if there is no file.
+
+    Raises:
+        OSError: The file can't be read.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    except OSError as exc:
-        logger.error(
-            "%s can't be read (%s): tasks whose acknowledgements stand in it may run again",
-            path,
-            exc.strerror or exc,
-        )
-        return []
-    # The last line may have been cut short by the end of the process, and then be another tag.
+    # The end of its process may have cut the last line short, so that it would be another tag.
     whole = content.decode(errors="replace").split("\n")[:-1]
-    return [tag for tag in whole if owner_of(tag) is not None]
+    return [tag for tag in dict.fromkeys(whole) if owner_of(tag) is not None]

@@ -1,9 +1,9 @@
-"""A result store that hangs must not keep a worker from ending.
+"""Keep a result store that hangs from keeping a worker from ending.
 
-A child of the pool stores the result of its task itself, and tries for as long as the settings say, which
-may be hours: the result is worth it while the worker lives. Once the worker was told to end it gets
-:data:`AFTER` seconds more. Then the result is given up, with a line that names the task: the task is done
-and acknowledged, since running it again would do it twice.
+A child of the pool stores the result of its task itself, and tries for as long as the settings say, which may be
+hours: the result is worth it while the worker lives. Once the worker was told to end, it gets :data:`AFTER` more
+seconds. Then the result is given up, with a log line that names the task. The task is acknowledged all the same,
+since it is done and would run twice.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Answer = TypeVar("Answer")
 
-#: Seconds from the order to end, until results that can't be stored are given up. An attempt under way lasts
-#: as long as redis_socket_connect_timeout and redis_socket_timeout.
+#: Seconds after the worker was told to end, until results that can't be stored are given up. An attempt lasts as long
+#: as redis_socket_connect_timeout and redis_socket_timeout.
 AFTER = 20.0
 
 #: Seconds that the event loop waits for a result that it reads.
@@ -40,70 +40,70 @@ _TIME = struct.Struct("d")
 
 
 class GivenUpError(Exception):
-    """The worker ends, and there is no time left to store a result. Not one that a backend would try again after."""
+    """The worker ends, and there is no time left to store a result. Backends do not retry after this error."""
 
 
-class Order:
-    """When the worker was told to end, as all of its processes see it; made before the pool forks."""
+class ShutdownDeadline:
+    """When the worker was told to end, visible in all of its processes; made before the pool forks."""
 
     def __init__(self, after: float = AFTER, clock: Callable[[], float] = time.monotonic) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         self._after = after
-        # The monotonic clock is the same for all processes of a host.
+        # All processes of a host share the monotonic clock.
         self._clock = clock
 
     def give(self) -> None:
-        """The worker was told to end; again changes nothing."""
+        """Note that the worker was told to end; calling it again changes nothing."""
         if not self.given:
             _TIME.pack_into(self._page, 0, self._clock())
 
     @property
     def given(self) -> float:
-        """When, by the clock; 0 before."""
+        """Return when the worker was told to end, by the clock; 0 if it was not."""
         when: float = _TIME.unpack_from(self._page)[0]
         return when
 
     @property
     def over(self) -> bool:
-        """Whether there is no time left to store results."""
+        """Return whether there is no time left to store results."""
         return bool(self.given) and self._clock() - self.given > self._after
 
     def check(self) -> None:
-        """Go on only while there is time.
+        """Return if there is time left.
 
         Raises:
-            GivenUpError: where there is none.
+            GivenUpError: There is none.
         """
         if self.over:
             raise GivenUpError("the worker ends, and the result store does not answer")
 
 
-def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
-    """A result backend whose attempts end with the worker, and which does not hold the event loop.
+def bound(backend: Any, deadline: ShutdownDeadline, concerned: Callable[[], bool]) -> Any:
+    """Change a result backend so that its attempts end with the worker, and do not block the event loop.
 
     Args:
-        backend: the one of a thread; others than Redis stay as they are.
-        order: when the worker was told to end.
-        concerned: whether the caller is the event loop's thread.
+        backend: That of a thread; it stays as it is if it is not Redis.
+        deadline: When the worker was told to end.
+        concerned: Returns whether the caller is the event loop's thread.
     """
     if not isinstance(backend, RedisBackend):
         return backend
-    # One attempt is one attempt: what is tried again is for Celery's own policies.
+    # Only Celery's own policies retry.
     backend.connparams["retry"] = Retry(NoBackoff(), 0)
     ensure, safe = backend.ensure, minors.celery.safe_to_retry(backend)
     store, get = backend.store_result, backend.get
 
     def ensure_in_time(fun: Any, args: Any, **policy: Any) -> Any:
-        return ensure(fun, args, **{"callback": order.check, **policy})
+        return ensure(fun, args, **{"callback": deadline.check, **policy})
 
     def safe_in_time(exc: Exception) -> bool:
-        return not order.over and bool(safe(exc))
+        return not deadline.over and bool(safe(exc))
 
     def store_in_time(task_id: Any, result: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return store(task_id, result, state, *args, **kwargs)
         except Exception as exc:
-            if not order.over:
+            if not deadline.over:
                 raise
             logger.error(
                 "the result of task %s (%s) is not stored, since the worker ends and the result store does not"
@@ -128,10 +128,10 @@ def bound(backend: Any, order: Order, concerned: Callable[[], bool]) -> Any:
 
 
 def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
-    """What ``ask`` returns or raises, asked in a thread of its own.
+    """Return what ``ask`` returns, asked in a separate thread, or raise what it raises.
 
     Raises:
-        GivenUpError: where that takes longer; the thread is left to itself.
+        GivenUpError: It takes longer; the thread is left to itself.
     """
     found: list[Answer] = []
     raised: list[BaseException] = []

@@ -1,8 +1,8 @@
-"""What the main process sends besides acknowledgements, sent by threads: events and results.
+"""Send events and results of the main process in threads.
 
-Celery sends heartbeats and the events of its tasks from the event loop, and the results of tasks that did
-not end by themselves (a time limit, a lost child, a revoke). A store that hangs would hold the loop. Here
-they are put into a lane, which one thread empties.
+Celery sends heartbeats and the events of its tasks from the event loop, and also the results of tasks that did not
+end by themselves (a time limit, a lost child, a revoke). A store that hangs would block the loop. Here they go into a
+queue, which one thread empties.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ logger = logging.getLogger("celery_fleet.delivery")
 
 Item = TypeVar("Item")
 
-#: Events and results that wait at most; beyond, the oldest event and the newest result are dropped.
+#: Most events and results that wait. Beyond that, the oldest event or the newest result is dropped.
 EVENTS, RESULTS = 1000, 10_000
 
 #: Seconds after a failure until the next attempt.
 EVENTS_PAUSE, RESULTS_PAUSE = 1.0, 2.0
 
-#: Seconds that the end of the process waits for what is still there.
+#: Seconds that the end of the process waits for what is left.
 EVENTS_FLUSH, RESULTS_FLUSH = 2.0, 5.0
 
-#: Attempts for a result where the store answers and refuses it.
+#: Attempts for a result that the store refuses.
 REFUSED = 3
 
 
-class Lane(Generic[Item]):
+class SendQueue(Generic[Item]):
     """A bounded queue and the one thread that empties it, in order.
 
     Args:
-        name: of the thread.
-        send: sends one item, in that thread.
-        again: whether an item that failed with this exception, for the n-th time, is tried again. Where it is
-            not, it and, with ``clear``, all that wait are dropped.
-        dropped: told of items that were dropped and why.
-        newest: drop the newest where the lane is full, not the oldest.
+        name: The thread's name.
+        send: Sends one item, in that thread.
+        limit: Most items that wait.
+        pause: Seconds after a failure until the next attempt.
+        again: Returns whether an item that failed with this exception, for the n-th time, is tried again. If not, the
+            item is dropped and, with ``clear``, all that wait.
+        dropped: Called with the items that were dropped, and why.
+        newest: Drop the newest item if the queue is full, not the oldest.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Lane(Generic[Item]):
         return len(self._items) + len(self._current)
 
     def put(self, item: Item) -> None:
-        """Have it sent soon; never waits. What comes after :meth:`close` is dropped."""
+        """Have an item sent soon; never wait. An item that comes after :meth:`close` is dropped."""
         lost: list[Item] = []
         with self._changed:
             full = len(self._items) >= self._limit
@@ -86,7 +88,7 @@ class Lane(Generic[Item]):
                 if full:
                     lost.append(self._items.popleft())
                 self._items.append(item)
-                if self._thread is None:  # late, so that a fork before has no half of it
+                if self._thread is None:  # late, so that a fork before does not get half of it
                     self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                     self._thread.start()
             self._changed.notify_all()
@@ -94,7 +96,7 @@ class Lane(Generic[Item]):
             self._dropped(lost, "the process ends" if self._ending else "too many wait")
 
     def close(self, within: float) -> int:
-        """Send what is there, for some seconds at most; how many were left, which are dropped."""
+        """Send what is left, for some seconds at most; return the number of items that were dropped."""
         end = time.monotonic() + within
         with self._changed:
             self._ending = True
@@ -145,7 +147,7 @@ class Lane(Generic[Item]):
                 return None
 
     def _rest(self) -> None:
-        """Wait before the next attempt; shortly where the process ends."""
+        """Wait before the next attempt, only briefly if the process ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._ending, self._pause)
             ending = self._ending
@@ -153,8 +155,8 @@ class Lane(Generic[Item]):
             time.sleep(min(self._pause, 0.2))
 
 
-def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
-    """The lane of events: where the broker is away they are dropped, since they tell of a moment that is gone."""
+def events_queue(publish: Callable[[Any], object]) -> SendQueue[Any]:
+    """Return the queue of events, which are dropped if the broker is away: they tell of a moment that has passed."""
     state = {"dropped": 0, "told": False}
 
     def send(item: Any) -> None:
@@ -169,7 +171,7 @@ def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
             state["told"] = True
             logger.warning("events can't be sent and are dropped until they can: %s", why)
 
-    return Lane(
+    return SendQueue(
         "celery_fleet.events",
         send,
         limit=EVENTS,
@@ -180,17 +182,17 @@ def events_lane(publish: Callable[[Any], object]) -> Lane[Any]:
     )
 
 
-def results_lane(
+def results_queue(
     store: Callable[[Any], object],
     away: Callable[[Exception], bool],
     name: Callable[[Any], str],
-) -> Lane[Any]:
-    """The lane of results: kept until they are stored or the process ends.
+) -> SendQueue[Any]:
+    """Return the queue of results, which are kept until they are stored or the process ends.
 
     Args:
-        store: stores one.
-        away: whether an exception means that the store is away, so that it is tried for ever.
-        name: what a person calls the result.
+        store: Stores one.
+        away: Returns whether an exception means that the store is away, so that it is tried for ever.
+        name: Returns what log lines call a result.
     """
     told = {"away": False}
 
@@ -218,7 +220,7 @@ def results_lane(
             ", ".join(name(item) for item in items[:10]),
         )
 
-    return Lane(
+    return SendQueue(
         "celery_fleet.results",
         send,
         limit=RESULTS,

@@ -1,10 +1,10 @@
-"""What a task sends reaches the broker, however long the broker is away.
+"""Have tasks wait until the broker has what they send, however long it is away.
 
-A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up when the
-broker stays away: after 4 s in a process that has no connection yet, after some 30 s in one that has. It then
+A retry, the next step of a chain, a callback or a chord's body is sent while its task runs. Celery gives up if the
+broker stays away: after 4 s in a process without a connection, after some 30 s in one that has one. Then it
 acknowledges the task, and what was to follow is lost. Here the task waits instead, also for the result store if what
-follows depends on it: a chord begins and counts there. It stays unacknowledged, so a worker that dies or is stopped
-meanwhile leaves its message to the hand-back or the lease.
+follows depends on it: a chord begins and counts there. The task stays unacknowledged. If its worker dies or is
+stopped, the hand-back or the lease returns its message.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _AWAY = (
 #: Connection errors by which Redis refuses us for good.
 _REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError)
 
-#: How error replies begin that Redis soon gives no more; redis-py has no class for them.
+#: Beginnings of error replies that Redis soon stops giving; redis-py has no classes for them.
 _SOON = ("BUSY ", "MASTERDOWN ", "TRYAGAIN ", "MISCONF ", "NOREPLICAS ")
 
-#: What sending does with the result store: it begins a chord, and subscribes to results.
+#: What sending calls in the result store: it begins a chord, and subscribes to results.
 _AT_SENDING = ("set_chord_size", "apply_chord", "add_pending_result", "on_task_call")
 
 #: A byte for each PID that Linux can give, 1 while the task of that process waits. The pool's children share it.
 _WAITING = mmap.mmap(-1, 1 << 22)
 
-#: Whether the process, or the greenlet, was told to end while its task waited.
+#: Whether the process or greenlet was told to end while its task waited.
 _CUT_OFF = ContextVar("celery_fleet_cut_off", default=False)
 
 #: Renews the claim of the chord whose body is being sent.
@@ -65,18 +65,18 @@ _RENEW_CLAIM = ContextVar[Callable[[], object] | None]("celery_fleet_renew_claim
 #: Seconds for which a chord's claim outlives its process, and the longest that another attempt waits for it.
 CLAIM = 15
 
-#: The backend's method that is called again and again.
+#: The backend's method that is being retried.
 _METHOD = ContextVar("celery_fleet_method", default="")
 
 
 class PutBackError(Reject, SoftTimeLimitExceeded):  # type: ignore[misc]  # Celery ships no types
-    """The soft time limit passed while the task waited: if the task does not handle that, it runs again."""
+    """The soft time limit passed while the task waited: unless the task handles that, it runs again."""
 
 
 def is_away(exc: BaseException | None) -> bool:
-    """Return whether an error means that the broker can't take a message now, but will.
+    """Return whether an error means that the broker can't take a message now, but will later.
 
-    A refusal, such as a missing right, is none of these: it would stay the same however long a task waits.
+    A refusal, such as a missing right, does not count: it would stay the same however long a task waits.
     """
     while exc is not None:
         if isinstance(exc, _REFUSED):
@@ -92,10 +92,10 @@ def is_away(exc: BaseException | None) -> bool:
 def patiently(
     attempt: Callable[[], Answer], what: str, again: Callable[[], object] = lambda: None
 ) -> Answer:
-    """Return what an attempt returns, made again and again while it fails because Redis is away.
+    """Make an attempt, again and again while it fails because Redis is away; return what it returns.
 
     Args:
-        attempt: Does it.
+        attempt: Makes the attempt.
         what: What the running task waits for, for the log.
         again: Called before each further attempt.
 
@@ -117,7 +117,7 @@ def patiently(
                     again()
                 answer = attempt()
             except SoftTimeLimitExceeded as exc:
-                # Celery would take it for a failure of the chord, whose member is done.
+                # Celery would take it for a failure of the chord, although its member is done.
                 if _METHOD.get() != "on_chord_part_return":
                     if task.acks_late:
                         raise PutBackError(exc, requeue=True) from exc
@@ -172,7 +172,7 @@ class PatientProducer:
         return getattr(self._producer, name)
 
     def publish(self, *args: Any, **options: Any) -> Any:
-        """Publish as kombu does, as often as it takes.
+        """Publish as kombu does, as often as needed.
 
         Raises:
             kombu.exceptions.OperationalError: The broker refuses the message.
@@ -192,7 +192,7 @@ class PatientProducer:
 
 
 def install(app: Any, options: Options) -> None:
-    """Have the tasks of an ``at_least_once`` worker wait for Redis when something is to follow them."""
+    """Have the tasks of an ``at_least_once`` worker wait for Redis if something is to follow them."""
     if options.profile == AT_LEAST_ONCE:
         tasks.wrap_sender(app, _patient_sender)
         internals.each_backend(app, _patient_backend)
@@ -200,7 +200,7 @@ def install(app: Any, options: Options) -> None:
 
 def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
-        # An application that asks for a single attempt wants to be told.
+        # An application that asks for a single attempt wants to hear of its failure.
         if tasks.running_task() is not None and options.get("retry") is not False:
             producer = PatientProducer(producer, name)
         return send(producer, name, message, **options)
@@ -209,7 +209,7 @@ def _patient_sender(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patient_backend(backend: Any) -> Any:
-    """Have the calls wait for the result store on which something depends that is sent."""
+    """Have those calls wait for the result store on which later tasks depend."""
 
     def patient(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         task = tasks.running_task()
@@ -222,12 +222,12 @@ def _patient_backend(backend: Any) -> Any:
             _METHOD.reset(token)
 
     may_retry = backend.exception_safe_to_retry
-    # Celery's own retries log a traceback each, and would begin again with each of ours.
+    # Celery's own retries log a traceback each, and would start over with each of ours.
     backend.exception_safe_to_retry = lambda exc: not _METHOD.get() and may_retry(exc)
     for name in ("store_result", "on_chord_part_return", *_AT_SENDING):
         setattr(backend, name, partial(patient, name, getattr(backend, name)))
     if hasattr(type(backend), "_chord_cleanup_script"):
-        # No other place knows of a claim and of its end.
+        # A claim and its end are visible only here.
         backend._chord_claim_extend_script = partial(_claim, backend)  # noqa: SLF001  # see above
         backend._chord_cleanup_script = partial(_clean_up, backend)  # noqa: SLF001  # see above
         count = backend.on_chord_part_return
@@ -251,7 +251,7 @@ def _renew_claim() -> None:
 
 
 def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
-    """Mark a chord as dispatched, which Celery 5.7 does at the end of any attempt; not if it was cut off."""
+    """Mark a chord as dispatched, unless it was cut off; Celery 5.7 does so at the end of any attempt."""
     _RENEW_CLAIM.set(None)
     if _CUT_OFF.get():
         # Without its claim, the next attempt can begin at once.
@@ -263,10 +263,10 @@ def _clean_up(backend: Any, *, keys: Any, args: Any, client: Any) -> Any:
 def _until_dispatched(
     backend: Any, count: Callable[..., Any], request: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """Count a chord's member; again, while its chord is claimed by a process that may have died.
+    """Count a chord's member, again while the chord is claimed by a process that may have died.
 
-    The process that counts the last member claims the chord while it sends the body (Celery 5.7). If it is killed, the
-    message of its member comes back before the claim ends, and nobody else would send the body.
+    The process that counts the last member claims the chord while it sends the body (Celery 5.7). If it is killed,
+    its member's message comes back before the claim ends, and no other process would send the body.
     """
     again = request.retries or (request.delivery_info or {}).get("redelivered")
     key = request.group and backend.get_key_for_group(request.group, ".c")

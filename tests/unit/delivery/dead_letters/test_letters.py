@@ -19,7 +19,9 @@ from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.dead_letters.letters import DeadLetter, Parked, park_call
 from celery_fleet.delivery.dead_letters.store import Box, Choice
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.scripts import run
+from celery_fleet.delivery.tags import Tags
 from tests.fleet import PASSWORDS, client, wait_for
 from tests.programs import knows_setinfo
 from tests.unit.delivery.servers import looker, redis_server
@@ -86,7 +88,7 @@ def park(worker: redis.Redis, item: str | bytes, tag: str = "", **options: Any) 
         **options,
     }
     names, arguments = park_call(item, tag=tag, **about)
-    return dead_letters.park(worker, names, arguments)
+    return Parked.of(run(worker, dead_letters.PARK, names, arguments))
 
 
 def test_the_parks_need_no_release() -> None:
@@ -333,22 +335,6 @@ def test_more_than_one_page(worker: redis.Redis, box: Box) -> None:
     assert len(box.choose(Choice())) == 250
     assert box.drop(box.choose(Choice())) == [1] * 250
     assert box.count() == 0
-
-
-def test_a_prefix_of_kombu(worker: redis.Redis) -> None:
-    names, _ = park_call(
-        "{}",
-        "mail",
-        "invalid",
-        "",
-        "w@test",
-        keep=1,
-        places=dead_letters.Places(prefix="app:"),
-    )
-    assert names == [
-        *("app:fleet:dead-letters", "app:fleet:dead-letters:index"),
-        *("app:unacked", "app:unacked_index"),
-    ]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', "null", "7"])

@@ -20,7 +20,7 @@ from celery_fleet.delivery.dead_letters import (
     unknown,
     waiting,
 )
-from celery_fleet.delivery.dead_letters.letters import FAILED, MALFORMED, POISON, UNKNOWN, Parked
+from celery_fleet.delivery.dead_letters.letters import FAILED, MALFORMED, POISON, UNKNOWN
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
 
@@ -206,11 +206,11 @@ def test_an_unknown_task_waits_and_is_parked_in_the_end(
     waits = waiting.Waiting(consumer)
     tasks = unknown.UnknownTasks(consumer, OPTIONS, writer, waits)
     monkeypatch.setattr(
-        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i", prefix="")
+        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i")
     )
     monkeypatch.setattr(internals, "client", lambda _: NOTHING)
     monkeypatch.setattr(internals, "forget", lambda message: offered.append(message.delivery_tag))
-    monkeypatch.setattr(unknown.dead_letters, "evaluate", lambda *_, **__: 1)
+    monkeypatch.setattr(unknown, "run", lambda *_: 1)
     message = Message(task="shop.fresh")
     tasks.received(message, KeyError("shop.fresh"))
     ((seconds, _),) = consumer.timer.entries
@@ -340,7 +340,7 @@ def test_a_failed_task_is_kept_while_there_is_room(
     rejected: list[Any],
 ) -> None:
     monkeypatch.setattr(internals, "client", lambda _: NOTHING)
-    monkeypatch.setattr(failed.dead_letters, "evaluate", lambda *_: there)
+    monkeypatch.setattr(failed, "run", lambda *_: there)
     actions: list[Callable[[Any], bool]] = []
     monkeypatch.setattr(internals, "instead_of_ack", lambda _, action: actions.append(action))
     writer, message = Writer(), Message()
@@ -358,19 +358,19 @@ def test_a_failed_task_is_kept_while_there_is_room(
 def test_what_follows_a_letter_comes_only_if_the_message_was_ours(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parked = [Parked(done=True, id="7", gone=4), Parked(done=False, id="8", gone=0)]
+    answers = [[1, 4, b"7"], [0, 0, b""]]
     monkeypatch.setattr(internals, "client", lambda _: NOTHING)
     monkeypatch.setattr(internals, "item_of", lambda _: "{}")
     monkeypatch.setattr(
-        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i", prefix="")
+        internals, "places", lambda _: SimpleNamespace(unacked="u", unacked_index="i")
     )
     monkeypatch.setattr(internals, "forget", lambda _: None)
     monkeypatch.setattr(letter_writer.dead_letters, "park_call", lambda *_, **__: ([], []))
-    monkeypatch.setattr(letter_writer.dead_letters, "park", lambda *_: parked.pop(0))
+    monkeypatch.setattr(letter_writer, "run", lambda *_: answers.pop(0))
     writer, followed = letter_writer.LetterWriter(OPTIONS, "mail@host"), []
     for name in ("ours", "another's"):
         writer.park(Message(), MALFORMED, "bad", lambda name=name: followed.append(name))
-    assert writer.flush(5.0)
+    assert writer.close(5.0)
     assert followed == ["ours"]
     assert "dead letter (malformed): shop.add[7] of mail: bad" in caplog.text
     assert "the oldest 4 dead letters are gone for good" in caplog.text

@@ -62,7 +62,7 @@ def test_the_scripts_and_what_they_go_with_need_no_release(tmp_path: Path) -> No
     """The hand-back runs without one: the standard library and this package are all there is."""
     code = (
         "import sys; from celery_fleet.delivery import scripts, keys, tags, hooks, options;"
-        "from celery_fleet.compat import messages;"
+        "from celery_fleet.delivery import messages;"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'redis', 'kombu', 'celery'}))"
     )
     source = Path(take.__file__).parents[3]

@@ -19,8 +19,14 @@ from redis.exceptions import ResponseError
 
 from celery_fleet.common.errors import FleetError
 from celery_fleet.delivery.fetch import queue_poller as module
-from celery_fleet.delivery.fetch.queue_poller import Due, Found, Line, Question, require_redis
-from celery_fleet.delivery.scripts import RESTORE, TAKE, Script
+from celery_fleet.delivery.fetch.queue_poller import (
+    Due,
+    Found,
+    QueuePoller,
+    TakeRequest,
+    require_redis,
+)
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK, TAKE, Script
 from tests.fleet import free_port
 from tests.support.certificates import Authority
 from tests.unit.delivery.servers import Server, serving, until
@@ -34,19 +40,21 @@ class Wire:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.connection.connect()
-        self.line = Line()
+        self.poller = QueuePoller()
         self.number = 0
         self.lists: tuple[str, ...] = LISTS
         self.queues = ['"mail"', '"bulk"']
 
-    def question(self) -> Question:
+    def request(self) -> TakeRequest:
         self.number += 1
-        return Question(f"tag {self.number}", ("unacked", "unacked_index"), self.lists, self.queues)
+        return TakeRequest(
+            f"tag {self.number}", ("unacked", "unacked_index"), self.lists, self.queues
+        )
 
     @property
     def asked(self) -> list[str]:
         """The lists of the last question."""
-        return list(self.line._asked.lists)
+        return list(self.poller._asked.lists)
 
     def unread(self) -> int:
         """Bytes that have come and that nobody has read."""
@@ -54,24 +62,24 @@ class Wire:
         return int.from_bytes(size, sys.byteorder)
 
     def ask(self) -> None:
-        self.line.ask(self.connection, self.question())
+        self.poller.ask(self.connection, self.request())
 
     def hear(self) -> Found | None:
         """What comes, as soon as the socket has it; what was buffered before would be slept over."""
         assert self.readable(20), "nothing comes"
-        return self.line.hear(self.connection)
+        return self.poller.hear(self.connection)
 
     def readable(self, seconds: float) -> bool:
         return bool(select.select([self.connection._sock], [], [], seconds)[0])
 
     def turn(self) -> Found | None:
         """One question and its answer."""
-        if not self.line.idle:
+        if not self.poller.idle:
             self.ask()
         return self.hear()
 
     def arm(self) -> None:
-        until(lambda: self.line.armed or self.turn() is not None or self.line.armed)
+        until(lambda: self.poller.armed or self.turn() is not None or self.poller.armed)
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +116,11 @@ def limited(server: Server, *refused: str) -> Wire:
 def test_an_armed_line_sends_nothing_and_hears_of_every_list(server: Server, wire: Wire) -> None:
     for name in LISTS:
         wire.arm()
-        assert wire.line.due is None
+        assert wire.poller.due is None
         assert not wire.readable(0)
         server.client.lpush(name, name)
         assert wire.hear() is None  # the push
-        assert not wire.line.armed
+        assert not wire.poller.armed
         assert wire.turn() == Found(name.encode(), f"tag {wire.number}", name)
 
 
@@ -129,13 +137,13 @@ def test_many_pushes_are_no_more_than_one_take(server: Server, wire: Wire) -> No
 
 def test_the_net_shows_that_redis_answers(wire: Wire) -> None:
     wire.arm()
-    wire.line.asked_at -= module.NET
-    assert not wire.line.idle
+    wire.poller.asked_at -= module.NET
+    assert not wire.poller.idle
     wire.ask()
-    assert wire.line.due is Due.LOOK
+    assert wire.poller.due is Due.LOOK
     assert wire.hear() is None
-    assert wire.line.armed
-    assert wire.line.idle
+    assert wire.poller.armed
+    assert wire.poller.idle
 
 
 def test_the_net_finds_what_no_push_told_of(server: Server, wire: Wire) -> None:
@@ -144,9 +152,9 @@ def test_the_net_finds_what_no_push_told_of(server: Server, wire: Wire) -> None:
     wire.connection.read_response()
     server.client.lpush("mail", "x")
     assert not wire.readable(0)
-    wire.line.asked_at -= module.NET
+    wire.poller.asked_at -= module.NET
     assert wire.turn() is None
-    assert not wire.line.armed
+    assert not wire.poller.armed
     found = wire.turn()
     assert found
     assert found.item == b"x"
@@ -157,14 +165,14 @@ def test_a_push_that_the_parser_has_read_already_is_not_slept_over(
     server: Server, wire: Wire
 ) -> None:
     wire.arm()
-    wire.line.asked_at -= module.NET
+    wire.poller.asked_at -= module.NET
     wire.ask()
     answer = until(wire.unread)
     server.client.lpush("mail", "x")
     until(lambda: wire.unread() > answer)
     assert wire.hear() is None
     assert not wire.readable(0), "the parser has left the push to the loop"
-    assert not wire.line.armed
+    assert not wire.poller.armed
     assert wire.turn() is not None
 
 
@@ -190,7 +198,7 @@ def test_a_message_that_comes_alone_costs_one_question_about_its_list(
         assert found
         assert found.key == name
         assert wire.asked == [name]
-        assert wire.line.armed
+        assert wire.poller.armed
         assert noted(server, found)
         calls = server.calls()
         assert calls["evalsha"] == 1
@@ -205,10 +213,8 @@ def test_a_list_that_has_more_is_asked_for_until_it_is_empty(server: Server, wir
         found = wire.turn()
         assert found
         assert found.item == item
-        assert not wire.line.armed
+        assert wire.poller.armed == (item == b"3")
         assert wire.asked == ["bulk"]
-    assert wire.turn() is None
-    assert wire.line.armed
     server.client.lpush("bulk", "4")
     assert wire.hear() is None  # it is watched again, though only this line has written to it
 
@@ -250,7 +256,7 @@ def test_pushes_that_came_while_nobody_read_are_heard_before_the_next_question(
 def before_the_next_command(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
 ) -> None:
-    """Have something done once Line has read all pushes, and before Redis has its question."""
+    """Have something done once QueuePoller has read all pushes, and before Redis has its question."""
     send = wire.connection.send_packed_command
 
     def late(*args: Any, **options: Any) -> None:
@@ -275,18 +281,18 @@ def test_a_push_that_is_read_with_an_answer_is_not_lost(
     before_the_next_command(wire, monkeypatch, lambda: server.client.lpush("bulk", "y"))
     assert bool(wire.turn()) == found
     assert not wire.readable(0)
-    assert not wire.line.armed
+    assert not wire.poller.armed
     other = wire.turn()
     assert other
     assert (other.item, wire.asked) == (b"y", ["bulk"])
-    assert wire.line.armed
+    assert wire.poller.armed
 
 
 def test_a_push_about_what_an_answer_knows_already_is_not_asked_about(
     server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire.arm()
-    wire.line.asked_at -= module.NET
+    wire.poller.asked_at -= module.NET
 
     def come_and_go() -> None:
         server.client.lpush("bulk", "y")
@@ -294,7 +300,7 @@ def test_a_push_about_what_an_answer_knows_already_is_not_asked_about(
 
     before_the_next_command(wire, monkeypatch, come_and_go)
     assert wire.turn() is None
-    assert wire.line.armed
+    assert wire.poller.armed
     server.client.lpush("bulk", "z")
     assert wire.hear() is None
     assert wire.turn() is not None
@@ -314,7 +320,7 @@ def test_a_push_behind_an_answer_is_not_slept_over(server: Server, wire: Wire, f
     until(lambda: wire.unread() > answer)
     assert bool(wire.hear()) == found
     assert not wire.readable(0), "the parser has left the push to the loop"
-    assert not wire.line.idle
+    assert not wire.poller.idle
     other = wire.turn()
     assert other
     assert other.item == b"y"
@@ -330,7 +336,7 @@ def test_the_connection_s_end_behind_an_answer_loses_no_answer(server: Server, w
     found = wire.hear()
     assert found
     assert found.item == b"x"
-    assert not wire.line.idle
+    assert not wire.poller.idle
     with pytest.raises(RedisConnectionError):
         wire.ask()
 
@@ -340,11 +346,11 @@ def test_a_push_without_names_makes_all_hot(server: Server, wire: Wire, way: str
     wire.arm()
     server.client.execute_command(way)
     assert wire.hear() is None
-    assert not wire.line.armed
+    assert not wire.poller.armed
     assert wire.turn() is None
     assert wire.asked == list(LISTS)
     for name in LISTS:
-        assert wire.line.armed
+        assert wire.poller.armed
         server.client.lpush(name, "x")
         assert wire.hear() is None
         assert wire.turn() is not None
@@ -370,13 +376,13 @@ def test_a_push_of_a_list_that_is_none_of_ours(server: Server, wire: Wire) -> No
     """Of a queue of before, say: what is known is not relied on."""
     wire.arm()
     wire.lists, wire.queues = LISTS[1:2], ['"bulk"']
-    wire.line.forget()
+    wire.poller.forget()
     wire.arm()
     server.client.lpush("mail", "x")
     assert wire.hear() is None
     assert wire.turn() is None
     assert wire.asked == ["bulk"]
-    assert wire.line.armed
+    assert wire.poller.armed
     server.client.lpush("bulk", "y")
     assert wire.hear() is None
     assert wire.turn() is not None
@@ -387,18 +393,18 @@ def test_an_answer_about_the_queues_of_before_arms_nothing(
     server: Server, wire: Wire, due: Due
 ) -> None:
     wire.arm()
-    wire.line.asked_at -= module.NET
+    wire.poller.asked_at -= module.NET
     if due is Due.TAKE:
         server.client.lpush("mail", "x")
         assert wire.hear() is None
     wire.ask()
-    assert wire.line.due is due
+    assert wire.poller.due is due
     wire.lists = (*LISTS, "later")
     wire.queues = ['"mail"', '"bulk"', *(['"later"'] * 3)]
-    wire.line.forget()
+    wire.poller.forget()
     server.client.lpush("later", "y")
     wire.hear()
-    assert not wire.line.idle
+    assert not wire.poller.idle
     found = wire.turn() or wire.turn()
     assert found
     assert found.item == b"y"
@@ -411,9 +417,9 @@ def test_what_another_connection_puts_back_rings(server: Server, wire: Wire) -> 
     assert wire.hear() is None
     found = wire.turn()
     assert found
-    assert wire.line.armed
+    assert wire.poller.armed
     names = ("unacked", "unacked_index", "mail")
-    assert server.client.eval(RESTORE.text, 3, *names, found.tag, found.item) == 1
+    assert server.client.eval(PUT_BACK.text, 3, *names, found.tag, found.item, HEAD, "") == 1
     assert wire.hear() is None
     again = wire.turn()
     assert again
@@ -433,7 +439,7 @@ def test_a_busy_line_asks_for_all_lists_from_time_to_time(server: Server, wire: 
     wire.connection.read_response()
     assert wire.turn() is not None
     assert wire.asked == ["mail"]
-    wire.line._all_at -= module.NET
+    wire.poller._all_at -= module.NET
     assert wire.turn() is not None
     assert wire.asked == list(LISTS)
     found = [wire.turn() for _ in range(8)]
@@ -450,7 +456,9 @@ def test_while_takes_bring_something_they_are_short_and_keep_the_order(
         server.client.lpush(name, f"{name} 1", f"{name} 2")
     got = []
     asked = []
-    while found := wire.turn():
+    for _ in range(2 * len(wire.lists)):
+        found = wire.turn()
+        assert found
         assert found.item.startswith(found.key.encode())
         assert noted(server, found)
         got.append(found.key)
@@ -458,6 +466,7 @@ def test_while_takes_bring_something_they_are_short_and_keep_the_order(
     assert got == [name for name in wire.lists for _ in range(2)]
     assert asked[0] == len(wire.lists)
     assert max(asked[1:]) == module.FEW
+    assert wire.poller.armed
 
 
 class Crowd:
@@ -469,21 +478,21 @@ class Crowd:
 
     def serve(self, wire: Wire) -> None:
         """A part of a round of its loop."""
-        if wire.line.due is None and not wire.line.idle:
+        if wire.poller.due is None and not wire.poller.idle:
             wire.ask()
-        elif wire.readable(0) and (found := wire.line.hear(wire.connection)) is not None:
+        elif wire.readable(0) and (found := wire.poller.hear(wire.connection)) is not None:
             self.got.append(found.item)
 
     def renew(self, wire: Wire) -> None:
         """It loses its connection, though not its answer."""
-        if wire.line.due is None:
+        if wire.poller.due is None:
             wire.connection.disconnect()
-            wire.line.lost()
+            wire.poller.lost()
             wire.connection.connect()
 
     def sleeps(self) -> bool:
         """Whether all wait for a push, and none has come."""
-        return all(wire.line.armed and not wire.readable(0) for wire in self.wires)
+        return all(wire.poller.armed and not wire.readable(0) for wire in self.wires)
 
 
 @pytest.mark.slow
@@ -512,7 +521,7 @@ def test_of_many_single_messages_to_idle_lines_none_is_missed(
         elif act < 0.31:
             crowd.renew(chance.choice(crowd.wires))
         elif act < 0.32:
-            chance.choice(crowd.wires).line.forget()
+            chance.choice(crowd.wires).poller.forget()
         elif act < 0.33 and (item := server.client.rpop(chance.choice(LISTS))) is not None:
             crowd.got.append(item)  # a stock worker's way
         else:
@@ -546,7 +555,7 @@ def test_nothing_is_asked_before_a_take(server: Server, wire: Wire) -> None:
     server.client.config_resetstat()
     wire.connection.health_check_interval = 1
     wire.connection.next_health_check = 0
-    wire.line.forget()
+    wire.poller.forget()
     wire.turn()
     assert "ping" not in server.calls()
 
@@ -565,8 +574,8 @@ def test_a_script_that_redis_has_forgotten_is_sent_again(server: Server, wire: W
 def test_a_new_socket_is_told_everything_again(server: Server, wire: Wire) -> None:
     wire.arm()
     wire.connection.disconnect()
-    wire.line.lost()
-    assert not wire.line.armed
+    wire.poller.lost()
+    assert not wire.poller.armed
     wire.connection.connect()
     wire.arm()
     server.client.lpush("mail", "x")
@@ -591,15 +600,15 @@ def test_without_tracking_a_blmove_is_the_bell(
     plain = Connection(port=server.port, protocol=2)
     wire = Wire(plain) if old else limited(server, "client|tracking")
     assert wire.turn() is None
-    assert not wire.line.armed
+    assert not wire.poller.armed
     wire.ask()
-    assert wire.line.due is Due.RING
+    assert wire.poller.due is Due.RING
     server.client.lpush("mail", "x", "y")
     found = wire.hear()
     assert found
     assert (found.item, found.key) == (b"x", "mail")
     wire.ask()  # there may be more
-    assert wire.line.due is Due.TAKE
+    assert wire.poller.due is Due.TAKE
     assert wire.hear() is not None
     assert wire.turn() is None
     wire.ask()
@@ -628,11 +637,11 @@ def test_a_blmove_that_is_refused_is_not_asked_over_and_over(server: Server) -> 
     wire = limited(server, "client|tracking", "blmove")
     wire.turn()
     wire.ask()
-    assert wire.line.due is Due.RING
+    assert wire.poller.due is Due.RING
     assert wire.hear() is None  # both answers are read
-    assert wire.line.idle
+    assert wire.poller.idle
     server.client.lpush("mail", "x")
-    until(lambda: not wire.line.idle)
+    until(lambda: not wire.poller.idle)
     found = wire.turn()
     assert found
     assert found.item == b"x"
@@ -647,7 +656,7 @@ def test_at_the_memory_limit_messages_are_taken(server: Server, bell: bool) -> N
     server.client.config_set("maxmemory", "1")
     items = []
     while len(items) < 2:
-        until(lambda: not wire.line.idle or wire.readable(0))
+        until(lambda: not wire.poller.idle or wire.readable(0))
         found = wire.turn()
         items += [found.item] if found else []
     assert items == [json.dumps("x" * 100).encode(), b"y"]
@@ -660,12 +669,12 @@ def test_what_redis_refuses_for_now_is_asked_again_later(
     wire.arm()
     server.client.config_set("min-replicas-to-write", "1")
     try:
-        wire.line.forget()
+        wire.poller.forget()
         for _ in range(2):
             assert wire.turn() is None
-            assert wire.line.idle
-            assert not wire.line.armed
-            wire.line._hold_until = 0.0
+            assert wire.poller.idle
+            assert not wire.poller.armed
+            wire.poller._hold_until = 0.0
     finally:
         server.client.config_set("min-replicas-to-write", "0")
     server.client.lpush("mail", "x")
@@ -699,10 +708,10 @@ def test_over_tls(tmp_path: Path) -> None:
             server.client.lpush(LISTS[number % len(LISTS)], str(number))
             found = None
             while found is None:
-                if not wire.line.idle:
+                if not wire.poller.idle:
                     wire.ask()
-                assert wire.line.due or wire.readable(20), "a push was slept over"
-                found = wire.line.hear(wire.connection)
+                assert wire.poller.due or wire.readable(20), "a push was slept over"
+                found = wire.poller.hear(wire.connection)
             assert found.item == str(number).encode()
         wire.connection.disconnect()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +21,15 @@ from kombu.transport import resolve_transport
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from celery_fleet.compat import intake
 from celery_fleet.delivery import keys, tags
 from celery_fleet.delivery.fetch import queue_poller as line
 from celery_fleet.delivery.fetch import transport
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.messages import owner_of
 from celery_fleet.delivery.outage import internals as outage
-from celery_fleet.delivery.tags import owner_of
+from celery_fleet.delivery.outage.carry_over import AckCarryOver
+from celery_fleet.delivery.outage.pending import Pending
 from tests.fleet import free_port
 from tests.programs import required
 from tests.unit.delivery.servers import (
@@ -49,7 +53,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(line, "_told", set())
     monkeypatch.setattr(tags, "_own", None)
-    for hook in ("ours", "sweep", "keep", "ack_failed", "park_raw"):
+    for hook in ("ours", "sweep", "keep", "ack_failed", "requeue_failed", "park_raw"):
         monkeypatch.setattr(HOOKS, hook, None)
     tags.begin("w@test")
     with installed():
@@ -394,7 +398,7 @@ def test_a_broker_that_is_away_ends_nothing(
             consumer.idle()
         away.stop()
         if not running:
-            consumer.channel._line.forget()
+            consumer.channel._poller.forget()
             with pytest.raises((OSError, RedisConnectionError)):
                 until(lambda: consumer.turn())
         consumer.close()
@@ -438,6 +442,34 @@ def test_a_connection_that_is_lost_before_it_consumes_keeps_what_it_adopted(serv
     HOOKS.ack_failed = lambda tag, exc: bool(noted.append(tag) or True)
     two.ack()
     assert noted == [two.delivery_tag]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_could_not_be_put_back_goes_back_on_the_next_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    carry = AckCarryOver(Pending(None))
+    HOOKS.requeue_failed, HOOKS.keep = carry.requeue_failed, carry.keep
+    send(server.url, "mail", 1)
+    with consuming(server.url, "mail") as first:
+        (one,) = first.drain()
+        one_runs = SimpleNamespace(message=one)
+        monkeypatch.setattr(outage, "running", lambda: [one_runs])
+        monkeypatch.setattr(intake, "take_out", lambda _: [])
+        if lost:
+            assert carry.lost(SimpleNamespace(task_consumer=first.consumer, hub=None))
+        else:
+            server.client.set("mail", "no list")
+            one.reject(requeue=True)
+            server.client.delete("mail")
+    if lost:
+        one.reject(requeue=True)
+    assert held(server) == [one.delivery_tag]
+    with Connection(server.url) as connection:
+        tasks = SimpleNamespace(channel=connection.default_channel)
+        carry.connected(SimpleNamespace(task_consumer=tasks))
+    assert held(server) == []
+    assert server.client.llen("mail") == 1
 
 
 def test_a_keeper_that_fails_keeps_nothing(
@@ -549,7 +581,6 @@ def test_an_error_of_the_consumer_is_no_error_of_the_message(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"global_keyprefix": "shop:"}, "global_keyprefix"),
         ({"ack_emulation": False}, "ack_emulation"),
         ({"no_ack": ("mail",)}, "mail has no_ack"),
     ],
@@ -557,11 +588,10 @@ def test_an_error_of_the_consumer_is_no_error_of_the_message(
 def test_where_it_cannot_be_sure_it_is_as_stock(
     server: Server, caplog: pytest.LogCaptureFixture, options: dict[str, Any], why: str
 ) -> None:
-    prefix = {name: value for name, value in options.items() if name == "global_keyprefix"}
     send(server.url, "nobody", 0)
     with consuming(server.url, "mail", "bulk", **options) as consumer:
         assert not consumer.channel.atomic
-        with Connection(server.url, transport_options=prefix) as connection:
+        with Connection(server.url) as connection:
             producer = connection.Producer()
             producer.publish(1, routing_key="mail")
             producer.publish(2, routing_key="bulk")

@@ -22,11 +22,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import a
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
 from celery_fleet.delivery.hand_back import put_back as returning
-from celery_fleet.delivery.hand_back import worker_record as begun
-from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
+from celery_fleet.delivery.hand_back import worker_record
+from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRecord
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
+from celery_fleet.delivery.outage import pending
 from celery_fleet.delivery.scripts import TAKE
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import hand_back
 from tests.fleet import PASSWORDS, QUEUES, client, free_port, wait_for
 from tests.programs import DURABLE, knows_setinfo, required
@@ -127,9 +129,9 @@ class Dead:
         self.owner = Owner(NODE)
         self.tags = Tags(self.owner)
         self.broker = broker
-        self.begun = Begun(self.owner, self.directory / begun.BEGUN)
-        self.estate = Estate.of(self.owner, {"visibility_timeout": 300}, options)
-        self.estate.write(self.directory)
+        self.begun = StartedTasks(self.owner, self.directory / worker_record.BEGUN)
+        self.record = WorkerRecord.of(self.owner, {"visibility_timeout": 300}, options)
+        self.record.write(self.directory)
 
     def write_settings(self, url: Any, **more: Any) -> None:
         self.settings.write_text(json.dumps({"celery": {"broker_url": url, **more}}))
@@ -140,7 +142,7 @@ class Dead:
         self.broker.lpush(key or queue, item)
         self.broker.script_load(TAKE.text)
         held = ("unacked", "unacked_index")
-        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, "0", *held, json.dumps(queue))
+        self.broker.evalsha(TAKE.sha, 1, key or queue, tag, *held, json.dumps(queue))
         assert self.broker.hget("unacked", tag)
         return tag
 
@@ -195,7 +197,7 @@ def test_a_drained_process_leaves_nothing_to_do(dead: Dead) -> None:
 
 
 def test_a_process_that_never_took_tasks_is_none_of_its_business(dead: Dead) -> None:
-    (dead.directory / begun.ESTATE).unlink()
+    (dead.directory / worker_record.RECORD).unlink()
     dead.write_settings("redis://127.0.0.1:1/0")
     assert dead.hand_back() == "<7>no process has taken tasks"
 
@@ -241,7 +243,7 @@ def test_a_priority_leads_to_its_list(dead: Dead, priority: int | None, key: str
 
 def test_lists_of_other_steps_and_names(dead: Dead) -> None:
     transport = {"priority_steps": [0, 6], "sep": "\x06\x16", "unacked_key": "unacked"}
-    Estate.of(dead.owner, transport, OPTIONS).write(dead.directory)
+    WorkerRecord.of(dead.owner, transport, OPTIONS).write(dead.directory)
     dead.take(message("one", priority=5))
     dead.take(message("two", priority=7))
     dead.hand_back()
@@ -316,7 +318,7 @@ def test_what_ended_is_acknowledged_and_not_run_again(dead: Dead) -> None:
         dead.begun.note(tag)
     stranger = Tags(Owner(NODE)).next()
     # The last line lost its end with the process: it is another tag now.
-    (dead.directory / begun.PENDING).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
+    (dead.directory / pending.NAME).write_text(f"{tags[0]}\n{stranger}\n{tags[0]}\n{tags[2]}")
 
     assert dead.hand_back().splitlines() == [
         "<6>handed back 2 tasks, 2 of them had begun",
@@ -360,7 +362,7 @@ def test_a_message_of_many_megabytes(dead: Dead) -> None:
 
 def test_redis_at_its_limit_of_memory_takes_them_back(dead: Dead, server: Server) -> None:
     tags = [dead.take(message(name)) for name in ("one", "two", "three")]
-    (dead.directory / begun.PENDING).write_text(f"{tags[2]}\n")
+    (dead.directory / pending.NAME).write_text(f"{tags[2]}\n")
     admin = client(server.port, "admin")
     admin.config_set("maxmemory", 1)
     try:
@@ -467,7 +469,7 @@ def test_a_count_that_is_none_begins_anew(dead: Dead) -> None:
 
 def test_who_was_told_to_stop_was_killed_for_its_drain(dead: Dead) -> None:
     dead.begun.note(dead.take(message("long", **{keys.DEATHS: 2})))
-    (dead.directory / begun.STOPPING).touch()
+    (dead.directory / worker_record.STOPPING).touch()
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
     assert [deaths(item) for item in dead.queued()] == [2]
 
@@ -480,7 +482,7 @@ def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
 ) -> None:
     monkeypatch.setattr(hand_back, "GONE", 0.1)
     tag = dead.take(message("one"))
-    lock = begun.hold(dead.directory)
+    lock = worker_record.hold(dead.directory)
     child = os.fork()
     if child == 0:
         signal.pause()
@@ -501,7 +503,7 @@ def test_nothing_is_handed_back_while_a_process_of_the_worker_lives(
 
 def test_the_last_process_may_take_a_moment_to_go(dead: Dead) -> None:
     dead.take(message("one"))
-    lock = begun.hold(dead.directory)
+    lock = worker_record.hold(dead.directory)
     gone = threading.Timer(0.2, os.close, [lock])
     gone.start()
     assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
@@ -510,7 +512,7 @@ def test_the_last_process_may_take_a_moment_to_go(dead: Dead) -> None:
 
 def test_a_program_that_a_task_runs_does_not_hold_the_lock(dead: Dead) -> None:
     dead.take(message("one"))
-    lock = begun.hold(dead.directory)
+    lock = worker_record.hold(dead.directory)
     with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
         os.close(lock)
         assert dead.hand_back() == "<6>handed back 1 task, none of them had begun"
@@ -583,7 +585,7 @@ def test_a_file_that_nobody_writes_does_not_hold_up_the_unit(
     dead: Dead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hand_back, "BOUND", 0.5)
-    for name in (begun.ESTATE, begun.BEGUN, begun.PENDING):
+    for name in (worker_record.RECORD, worker_record.BEGUN, pending.NAME):
         path = dead.directory / name
         content = path.read_bytes() if path.exists() else b""
         path.unlink(missing_ok=True)
@@ -718,7 +720,7 @@ def test_settings_that_name_no_redis(dead: Dead, text: str) -> None:
 )
 def test_an_estate_that_is_none(dead: Dead, text: str) -> None:
     tag = dead.take(message("one"))
-    path = dead.directory / begun.ESTATE
+    path = dead.directory / worker_record.RECORD
     path.write_bytes(text.encode(errors="surrogateescape"))
     done = dead.run()
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,11 +20,11 @@ from celery.worker.request import Request
 
 from celery_fleet.compat import tasks
 from celery_fleet.delivery import tags
-from celery_fleet.delivery.hand_back import worker_record as begun
-from celery_fleet.delivery.hand_back import worker_side as notes
-from celery_fleet.delivery.hand_back.worker_record import Begun, Estate
+from celery_fleet.delivery.hand_back import worker_record, worker_side
+from celery_fleet.delivery.hand_back.worker_record import StartedTasks, WorkerRecord
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from celery_fleet.system import stop
 
 OWNER = Owner("mail@host")
@@ -32,13 +32,13 @@ OPTIONS = Options(profile="at_least_once", take="atomic", hand_back=True)
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Begun]:
-    opened = Begun(OWNER, tmp_path / begun.BEGUN)
+def made(tmp_path: Path) -> Iterator[StartedTasks]:
+    opened = StartedTasks(OWNER, tmp_path / worker_record.BEGUN)
     yield opened
     opened.close()
 
 
-def test_what_has_begun_and_has_not_ended(made: Begun, tmp_path: Path) -> None:
+def test_what_has_begun_and_has_not_ended(made: StartedTasks, tmp_path: Path) -> None:
     tags = Tags(OWNER)
     given = [tags.next() for _ in range(300)]
     for tag in given:
@@ -47,10 +47,10 @@ def test_what_has_begun_and_has_not_ended(made: Begun, tmp_path: Path) -> None:
     for tag in given[:255]:
         made.forget(tag)
         made.forget(tag)
-    assert begun.read_begun(tmp_path) == set(range(256, 301))
+    assert worker_record.read_begun(tmp_path) == set(range(256, 301))
 
 
-def test_the_file_is_as_long_as_the_pool_is_wide(made: Begun, tmp_path: Path) -> None:
+def test_the_file_is_as_long_as_the_pool_is_wide(made: StartedTasks, tmp_path: Path) -> None:
     tags = Tags(OWNER)
     running = [tags.next() for _ in range(4)]
     for tag in running:
@@ -59,18 +59,18 @@ def test_the_file_is_as_long_as_the_pool_is_wide(made: Begun, tmp_path: Path) ->
         made.forget(running.pop(0))
         running.append(tags.next())
         made.note(running[-1])
-    assert (tmp_path / begun.BEGUN).stat().st_size == 4 * begun.SLOT
-    assert begun.read_begun(tmp_path) == {1001, 1002, 1003, 1004}
+    assert (tmp_path / worker_record.BEGUN).stat().st_size == 4 * worker_record.SLOT
+    assert worker_record.read_begun(tmp_path) == {1001, 1002, 1003, 1004}
 
 
-def test_tags_of_others_are_passed_over(made: Begun, tmp_path: Path) -> None:
+def test_tags_of_others_are_passed_over(made: StartedTasks, tmp_path: Path) -> None:
     for tag in ("52a5ba6c-6ad2-4b78-a7ba-3c62f4f4f4f4", Tags(Owner("mail@host")).next()):
         made.note(tag)
         made.forget(tag)
-    assert begun.read_begun(tmp_path) == frozenset()
+    assert worker_record.read_begun(tmp_path) == frozenset()
 
 
-def test_threads_get_slots_of_their_own(made: Begun, tmp_path: Path) -> None:
+def test_threads_get_slots_of_their_own(made: StartedTasks, tmp_path: Path) -> None:
     tags = Tags(OWNER)
     given = [[tags.next() for _ in range(500)] for _ in range(8)]
     left: list[str] = []
@@ -88,16 +88,17 @@ def test_threads_get_slots_of_their_own(made: Begun, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert begun.read_begun(tmp_path) == {int(tag.rpartition("/")[2], 16) for tag in left}
+    assert worker_record.read_begun(tmp_path) == {int(tag.rpartition("/")[2], 16) for tag in left}
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from celery_fleet.delivery.hand_back.worker_record import Begun
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.hand_back.worker_record import StartedTasks
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.tags import Tags
 owner = Owner("mail@host")
-notes, tags, running = Begun(owner, Path(sys.argv[1])), Tags(owner), []
+notes, tags, running = StartedTasks(owner, Path(sys.argv[1])), Tags(owner), []
 print(flush=True)
 while True:
     running.append(tags.next())
@@ -111,15 +112,15 @@ def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
     chance = random.Random(3)  # noqa: S311  # no secret
     for _ in range(5):
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / begun.BEGUN)],
+            [sys.executable, "-c", WRITER, str(tmp_path / worker_record.BEGUN)],
             stdout=subprocess.PIPE,
-            env={"PYTHONPATH": str(Path(begun.__file__).parents[3])},
+            env={"PYTHONPATH": str(Path(worker_record.__file__).parents[3])},
         ) as process_:
             assert process_.stdout is not None
             process_.stdout.readline()
             threading.Event().wait(chance.uniform(0, 0.05))
             process_.send_signal(signal.SIGKILL)
-        found = sorted(begun.read_begun(tmp_path))
+        found = sorted(worker_record.read_begun(tmp_path))
         # Three or four that follow one another, less where it had just begun.
         assert len(found) <= 4
         assert not found or found == list(range(found[0], found[-1] + 1))
@@ -127,13 +128,13 @@ def test_killed_at_any_moment_it_leaves_what_had_begun(tmp_path: Path) -> None:
 
 def test_a_torn_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     content = (7).to_bytes(8, sys.byteorder) + bytes(8) + b"\x01\x02\x03"
-    (tmp_path / begun.BEGUN).write_bytes(content)
-    assert begun.read_begun(tmp_path) == {7}
-    assert begun.read_begun(tmp_path / "elsewhere") == frozenset()
+    (tmp_path / worker_record.BEGUN).write_bytes(content)
+    assert worker_record.read_begun(tmp_path) == {7}
+    assert worker_record.read_begun(tmp_path / "elsewhere") == frozenset()
 
 
 def test_a_full_disk_is_told_once(
-    made: Begun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    made: StartedTasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -148,10 +149,10 @@ def test_a_full_disk_is_told_once(
     assert "No space left on device" in record.getMessage()
 
 
-# --- the estate ---------------------------------------------------------------------------------------
+# --- the record ---------------------------------------------------------------------------------------
 
 
-def test_an_estate_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     transport = {
         "visibility_timeout": 15,
         "sep": ":",
@@ -160,20 +161,20 @@ def test_an_estate_is_read_as_it_was_written(tmp_path: Path) -> None:
         "unacked_index_key": "i",
     }
     options = Options(take="atomic", hand_back=True, dead_letters=True, deaths=5, keep=7)
-    estate = Estate.of(OWNER, transport, options)
-    estate.write(tmp_path)
-    assert Estate.read(tmp_path) == estate
-    assert estate == Estate("mail@host", OWNER.start, 15, 5, 7, "u", "i", ":", (0, 1, 2))
-    assert estate.owner == OWNER
-    assert [path.name for path in tmp_path.iterdir()] == [begun.ESTATE]
+    record = WorkerRecord.of(OWNER, transport, options)
+    record.write(tmp_path)
+    assert WorkerRecord.read(tmp_path) == record
+    assert record == WorkerRecord("mail@host", OWNER.start, 15, 5, 7, "u", "i", ":", (0, 1, 2))
+    assert record.owner == OWNER
+    assert [path.name for path in tmp_path.iterdir()] == [worker_record.RECORD]
 
 
 def test_what_it_takes_for_granted_is_kombus_own() -> None:
     from kombu.transport.redis import Channel
 
-    estate = Estate.of(OWNER, {}, OPTIONS)
-    assert estate.deaths is None
-    assert (estate.unacked, estate.index, estate.separator, list(estate.steps), estate.lease) == (
+    record = WorkerRecord.of(OWNER, {}, OPTIONS)
+    assert record.deaths is None
+    assert (record.unacked, record.index, record.separator, list(record.steps), record.lease) == (
         *(Channel.unacked_key, Channel.unacked_index_key),
         *(Channel.sep, Channel.priority_steps, Channel.visibility_timeout),
     )
@@ -191,7 +192,7 @@ def app() -> Any:
 def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {name: getattr(Request, name) for name in ("on_accepted", "acknowledge", "reject")}
     monkeypatch.setattr(tags, "_own", None)
-    monkeypatch.setattr(notes, "_held", held := [])
+    monkeypatch.setattr(worker_side, "_held", held := [])
     yield
     for name, function in before.items():
         setattr(Request, name, function)
@@ -225,40 +226,40 @@ def accept(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_left_where_the_hand_back_is_off(app: Any, tmp_path: Path) -> None:
-    notes.install(app, Options(), {begun.DIRECTORY_VARIABLE: str(tmp_path)})
+    worker_side.install(app, Options(), {worker_record.DIRECTORY_VARIABLE: str(tmp_path)})
     signals.celeryd_after_setup.send(sender="mail@host")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_worker_leaves(app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in a directory that was preserved, with what an earlier process had left."""
-    Estate.of(Owner("old"), {}, OPTIONS).write(tmp_path)
-    (tmp_path / begun.STOPPING).touch()
-    (tmp_path / begun.BEGUN).write_bytes(b"\1" * 16)
+    WorkerRecord.of(Owner("old"), {}, OPTIONS).write(tmp_path)
+    (tmp_path / worker_record.STOPPING).touch()
+    (tmp_path / worker_record.BEGUN).write_bytes(b"\1" * 16)
     owner = tags.begin("mail@host")
-    notes.install(app, OPTIONS, {begun.DIRECTORY_VARIABLE: f"{tmp_path}:/run/other"})
+    worker_side.install(app, OPTIONS, {worker_record.DIRECTORY_VARIABLE: f"{tmp_path}:/run/other"})
     signals.celeryd_after_setup.send(sender="mail@host")
 
-    estate = Estate.read(tmp_path)
-    assert estate is not None
-    assert estate.owner == owner
-    names = {begun.LOCK, begun.ESTATE, begun.BEGUN}
+    record = WorkerRecord.read(tmp_path)
+    assert record is not None
+    assert record.owner == owner
+    names = {worker_record.LOCK, worker_record.RECORD, worker_record.BEGUN}
     assert {path.name for path in tmp_path.iterdir()} == names
     with pytest.raises(TimeoutError):
-        begun.nobody_holds(tmp_path, wait=0)
+        worker_record.hold_exclusively(tmp_path, wait=0)
     # Another process of the worker may hold it, too.
-    os.close(begun.hold(tmp_path, wait=0))
+    os.close(worker_record.hold(tmp_path, wait=0))
 
     late, rejected, early, failed = (tags.own().next() for _ in range(4))
     one, two, three = request(late), request(rejected), request(failed, fails=True)
     for each in (one, two, three, request(early, acks_late=False)):
         accept(each, monkeypatch)
-    assert begun.read_begun(tmp_path) == {1, 2, 4}
+    assert worker_record.read_begun(tmp_path) == {1, 2, 4}
     one.acknowledge()
     two.reject(requeue=True)
     with pytest.raises(ConnectionError):
         three.acknowledge()
-    assert begun.read_begun(tmp_path) == {4}
+    assert worker_record.read_begun(tmp_path) == {4}
 
 
 def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixture) -> None:
@@ -276,12 +277,12 @@ def test_a_note_that_fails_does_not_end_the_task(caplog: pytest.LogCaptureFixtur
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("environ", [{}, {begun.DIRECTORY_VARIABLE: "/no/such/directory"}])
+@pytest.mark.parametrize("environ", [{}, {worker_record.DIRECTORY_VARIABLE: "/no/such/directory"}])
 def test_without_a_directory_the_worker_runs_all_the_same(
     app: Any, environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert notes.prepare(app, OPTIONS, environ) is None
+        assert worker_side.prepare(app, OPTIONS, environ) is None
     assert "no hand-back" in caplog.text
     assert "waits until its lease runs out" in caplog.text
 
@@ -289,10 +290,12 @@ def test_without_a_directory_the_worker_runs_all_the_same(
 def test_a_worker_does_not_wait_for_ever_for_a_hand_back(
     app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hold = begun.hold
-    monkeypatch.setattr(begun, "hold", lambda directory: hold(directory, wait=0))
-    alone = begun.nobody_holds(tmp_path, wait=0)
-    assert notes.prepare(app, OPTIONS, {begun.DIRECTORY_VARIABLE: str(tmp_path)}) is None
+    hold = worker_record.hold
+    monkeypatch.setattr(worker_record, "hold", lambda directory: hold(directory, wait=0))
+    alone = worker_record.hold_exclusively(tmp_path, wait=0)
+    assert (
+        worker_side.prepare(app, OPTIONS, {worker_record.DIRECTORY_VARIABLE: str(tmp_path)}) is None
+    )
     assert "is held by another process" in caplog.text
     os.close(alone)
 
@@ -306,7 +309,7 @@ def test_the_units_stop_leaves_word_before_it_stops(
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/run/other")
     with subprocess.Popen(["sleep", "60"]) as program:
         assert stop.main([str(program.pid), "--drain", "20"]) == 0
-    assert (tmp_path / begun.STOPPING).exists()
+    assert (tmp_path / worker_record.STOPPING).exists()
 
 
 @pytest.mark.parametrize("directory", ["", "/no/such/directory"])

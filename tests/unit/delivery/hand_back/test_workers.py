@@ -16,8 +16,8 @@ import pytest
 
 from celery_fleet.delivery import keys
 from celery_fleet.delivery.dead_letters import letters as dead_letters
-from celery_fleet.delivery.hand_back import worker_record as begun
-from celery_fleet.delivery.hand_back.worker_record import Estate
+from celery_fleet.delivery.hand_back import worker_record
+from celery_fleet.delivery.hand_back.worker_record import WorkerRecord
 from celery_fleet.system import hand_back
 from tests.fleet import Fleet, client, running, wait_for
 
@@ -212,14 +212,14 @@ def test_what_has_begun_is_noted_and_forgotten_by_each_pool(bulk: Workers, pool:
     wait_for(lambda: "first" in bulk.ledger("end"), 60)
     bulk.send("hold", "second")
     wait_for(lambda: "second" in bulk.ledger("begin"), 60)
-    estate = Estate.read(directory)
-    assert estate is not None
-    assert (estate.node, estate.lease, estate.deaths) == ("bulk@test", 3600, 100)
+    record = WorkerRecord.read(directory)
+    assert record is not None
+    assert (record.node, record.lease, record.deaths) == ("bulk@test", 3600, 100)
     (tag,) = wait_for_one(bulk)
-    assert estate.owner.holds(tag)
+    assert record.owner.holds(tag)
     # The first one's acknowledgement freed its slot.
-    wait_for(lambda: begun.read_begun(directory) == {int(tag.rpartition("/")[2], 16)})
-    assert (directory / begun.BEGUN).stat().st_size == begun.SLOT
+    wait_for(lambda: worker_record.read_begun(directory) == {int(tag.rpartition("/")[2], 16)})
+    assert (directory / worker_record.BEGUN).stat().st_size == worker_record.SLOT
 
     worker.kill()
     worker.wait(30)
@@ -229,7 +229,7 @@ def test_what_has_begun_is_noted_and_forgotten_by_each_pool(bulk: Workers, pool:
     worker, directory = bulk.start("-P", pool, "-c", "2")
     wait_for(lambda: bulk.ledger("end") == ["first", "second"], 60)
     wait_for(lambda: not bulk.held())
-    wait_for(lambda: begun.read_begun(directory) == frozenset())
+    wait_for(lambda: worker_record.read_begun(directory) == frozenset())
     worker.terminate()
     worker.wait(60)
     assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
@@ -246,7 +246,7 @@ def test_a_task_that_is_acknowledged_before_it_runs_is_not_noted(bulk: Workers) 
     bulk.send("early", "one")
     wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
     wait_for(lambda: not bulk.held())
-    assert begun.read_begun(directory) == frozenset()
+    assert worker_record.read_begun(directory) == frozenset()
     worker.kill()
     worker.wait(30)
     assert bulk.hand_back(directory) == "<7>nothing was left to hand back\n"
@@ -258,10 +258,10 @@ def test_a_child_of_the_pool_holds_the_lock_as_its_worker_does(bulk: Workers) ->
     bulk.send("hold", "one")
     wait_for(lambda: bulk.ledger("begin") == ["one"], 60)
     with pytest.raises(TimeoutError):
-        begun.nobody_holds(directory, wait=0)
+        worker_record.hold_exclusively(directory, wait=0)
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
     assert children
-    lock = str(directory / begun.LOCK)
+    lock = str(directory / worker_record.LOCK)
     for child in children:
         files = [os.readlink(one) for one in Path(f"/proc/{child}/fd").iterdir()]
         assert lock in files
@@ -389,6 +389,6 @@ def test_a_stand_in_and_its_worker_hand_back_each_its_own(bulk: Workers) -> None
     wait_for(lambda: bulk.ledger("begin") == ["first", "first"], 60)
     assert "is still alive" in bulk.hand_back(other)
     (tag,) = wait_for_one(bulk)
-    estate = Estate.read(other)
-    assert estate is not None
-    assert estate.owner.holds(tag)
+    record = WorkerRecord.read(other)
+    assert record is not None
+    assert record.owner.holds(tag)

@@ -16,8 +16,8 @@ from kombu import Connection, Exchange, Queue
 from kombu.transport.redis import SentinelChannel
 
 from celery_fleet.delivery.lease import internals as hold
-from celery_fleet.delivery.lease.renewal import RENEW
-from celery_fleet.delivery.lease.thread import WorkerReach
+from celery_fleet.delivery.lease.sweep_scripts import READ
+from celery_fleet.delivery.lease.thread import WorkerAccess
 from celery_fleet.delivery.outage.internals import held
 from tests.fleet import PASSWORDS, free_port, wait_for
 from tests.programs import required
@@ -94,20 +94,18 @@ def test_running_is_what_a_pool_has() -> None:
 
 
 def test_awaited_is_what_the_line_asked_for_and_what_is_on_its_way() -> None:
-    def channel(due: Any, taken: Any) -> Any:
-        line = SimpleNamespace(due=due, _asked=SimpleNamespace(tag="asked"))
-        return SimpleNamespace(_line=line, connection=SimpleNamespace(taken=taken))
+    def channel(asked: str | None, taken: Any) -> Any:
+        return SimpleNamespace(awaited=asked, connection=SimpleNamespace(taken=taken))
 
     assert hold.awaited(channel(None, None)) == set()
-    assert hold.awaited(channel("take", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
+    assert hold.awaited(channel("asked", SimpleNamespace(tag="taken"))) == {"asked", "taken"}
     assert hold.awaited(SimpleNamespace(connection=SimpleNamespace())) == set()
 
 
 def test_the_transport_still_has_what_is_read_of_it() -> None:
-    from celery_fleet.delivery.fetch.queue_poller import Line
-    from celery_fleet.delivery.fetch.transport import Transport
+    from celery_fleet.delivery.fetch.transport import Channel, Transport
 
-    assert {"due", "_asked"} <= set(vars(Line()))
+    assert isinstance(Channel.awaited, property)
     assert Transport(SimpleNamespace(transport_options={})).taken is None
 
 
@@ -122,27 +120,27 @@ def test_the_client_is_short_and_tries_once(connection: Any) -> None:
 
 def test_a_way_to_the_broker_follows_the_worker(store: Store, connection: Any) -> None:
     worker = worker_of(None)
-    reach = WorkerReach(worker, 3)
-    assert reach.broker() is None
-    assert (reach.connected, reach.times) == (False, 0)
+    access = WorkerAccess(worker, 3)
+    assert access.broker() is None
+    assert (access.connected, access.times) == (False, 0)
     worker.consumer.task_consumer.channel = first = connection.channel()
-    broker = reach.broker()
+    broker = access.broker()
     assert broker is not None
-    assert broker.run(RENEW, [INDEX], ["gone"]) == [b"gone"]
-    assert (reach.connected, reach.times) == (True, 1)
-    used = reach._client
+    assert broker.run(READ, [INDEX, "unacked"], ["gone"]) == [None]
+    assert (access.connected, access.times) == (True, 1)
+    used = access._client
     first.close()
-    assert reach.broker() is broker, "the lease goes on without the worker's connection"
+    assert access.broker() is broker, "the lease goes on without the worker's connection"
     worker.consumer.task_consumer.channel = connection.channel()
-    assert reach.broker() is not broker
-    assert reach._client is used
-    assert reach.times == 2
+    assert access.broker() is not broker
+    assert access._client is used
+    assert access.times == 2
 
     # The same server, by another address.
     with Connection(f"redis://worker:{PASSWORDS['worker']}@localhost:{store.port}/0") as another:
         worker.consumer.task_consumer.channel = another.channel()
-        assert reach.broker() is not None
-        assert reach._client is not used
+        assert access.broker() is not None
+        assert access._client is not used
 
 
 def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connection: Any) -> None:
@@ -158,25 +156,9 @@ def test_stock_entries_go_to_the_queues_that_kombu_finds(store: Store, connectio
     assert list(broker.lists({"properties": {}}, "orders", "mail")) == ["mail"]
     assert list(broker.lists({"properties": {}}, "nobody's", "mail")) == ["mail"]
     assert list(broker.lists({"properties": {}}, "", "")) == []
-    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
-        "unacked_index",
-        "unacked",
-        "mail",
-    )
+    assert (broker.index, broker.unacked) == ("unacked_index", "unacked")
     for key in ("_kombu.binding.orders", "_kombu.binding_permanent.orders"):
         store.redis.delete(key)
-
-
-def test_a_key_prefix_stands_before_all(store: Store) -> None:
-    channel = SimpleNamespace(
-        global_keyprefix="shop:", unacked_key="unacked", unacked_index_key="unacked_index"
-    )
-    broker = hold.broker_of(channel, store.redis)
-    assert (broker.index, broker.unacked, broker.plain_list("mail")) == (
-        "shop:unacked_index",
-        "shop:unacked",
-        "shop:mail",
-    )
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_fleet.delivery.lease import renewal as module
 from celery_fleet.delivery.lease.renewal import Lease
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.tags import Tags
 from tests.unit.delivery.holding import INDEX, Store
 
 TAGS = Tags(Owner("w@test"))
@@ -22,37 +23,26 @@ class Case:
 
     def __init__(self, seconds: float = 300) -> None:
         self.held: list[str] = []
-        self.done: list[str] = []
         self.awaited: list[str] = []
         self.now = 1000.0
         self.asked: list[list[str]] = []
-        self.missing: set[str] = set()
         self.down = False
         #: Seconds until Redis answers.
         self.slow = 0.0
-        self.slept = 0.0
-        self.acked_meanwhile: set[str] = set()
         self.lease = Lease(
             lambda: self.held,
             seconds,
-            lambda: self.done,
             lambda: self.now,
-            self._sleep,
             lambda: self.awaited,
         )
 
-    def _sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        self.held = [tag for tag in self.held if tag not in self.acked_meanwhile]
-
-    def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+    def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         assert script is module.RENEW
         assert keys == [INDEX]
         if self.down:
             raise RedisConnectionError("refused")
         self.now += self.slow
         self.asked.append(list(args))
-        return [tag.encode() for tag in args if tag in self.missing]
 
     def renew(self) -> int:
         return self.lease.renew(self._run, INDEX)
@@ -78,9 +68,8 @@ def test_places_are_renewed_by_the_clock_of_redis(store: Store) -> None:
 def test_a_place_that_is_gone_is_not_made_again(store: Store) -> None:
     kept, gone = TAGS.next(), TAGS.next()
     store.hold(kept, 250)
-    answer = store.run(module.RENEW, [INDEX], [kept, gone])
+    store.run(module.RENEW, [INDEX], [kept, gone])
 
-    assert answer == [gone.encode()]
     assert store.held() == {kept}
 
 
@@ -188,39 +177,11 @@ def test_a_process_that_was_cut_off_is_told_once(
     assert len(caplog.records) == 2
 
 
-def test_what_others_took_meanwhile_is_counted_once(
-    case: Case, caplog: pytest.LogCaptureFixture
-) -> None:
-    case.held = ["a", "b"]
-    case.missing = {"b"}
-    case.renew()
-    case.renew()
-    assert case.lease.lost == 1
-    assert len(caplog.records) == 1
-    assert "1 messages of tasks that are here were put back" in caplog.text
-
-
-def test_what_was_acknowledged_meanwhile_is_not_lost(
-    case: Case, caplog: pytest.LogCaptureFixture
-) -> None:
-    case.held = ["a", "b", "c"]
-    case.missing = {"b", "c"}
-    case.acked_meanwhile = {"b"}
-    case.done = ["c"]  # its acknowledgement may have been done without an answer
-    case.renew()
-    assert case.lease.lost == 0
-    assert caplog.records == []
-
-
-def test_a_take_whose_answer_is_not_read_is_renewed_and_never_lost(case: Case) -> None:
+def test_a_take_whose_answer_is_not_read_is_renewed(case: Case) -> None:
     case.held = ["a"]
     case.awaited = ["b"]
     assert case.renew() == 2
     assert sorted(case.asked[0]) == ["a", "b"]
-    case.missing = {"b"}  # it has brought nothing, or not yet
-    case.renew()
-    case.held, case.awaited = ["a", "b"], []  # it has come while Redis was asked
-    assert case.lease.lost == 0
 
 
 def test_the_end_is_for_good_until_the_process_is_of_use_again(
@@ -244,10 +205,9 @@ def test_the_end_is_for_good_until_the_process_is_of_use_again(
 def test_the_end_is_heard_between_two_batches(case: Case) -> None:
     case.held = [TAGS.next() for _ in range(2 * module.BATCH)]
 
-    def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+    def run(script: Script, keys: Sequence[str], args: Sequence[Any]) -> None:
         case.asked.append(list(args))
         case.lease.end("stuck")
-        return []
 
     assert case.lease.renew(run, INDEX) == module.BATCH
     assert len(case.asked) == 1

@@ -10,8 +10,9 @@ import pytest
 from celery_fleet.delivery.lease import sweep as lease_sweep
 from celery_fleet.delivery.lease import sweep_scripts
 from celery_fleet.delivery.lease.sweep import Broker, Place, Sweep, holders, in_order
-from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.scripts import PUT_BACK, Script
+from celery_fleet.delivery.tags import Tags
 from tests.fleet import client
 from tests.unit.delivery.holding import INDEX, SEP, UNACKED, Store, message
 
@@ -112,7 +113,7 @@ def test_large_messages_come_in_smaller_batches(
 
     sweep.round(store.broker())
     assert store.names() == tags
-    assert store.calls.count(sweep_scripts.RESTORE) == 3
+    assert store.calls.count(PUT_BACK) == 3
 
 
 def test_what_runs_here_stays_though_its_lease_is_over(

@@ -12,13 +12,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_fleet.delivery import hooks, tags
 from celery_fleet.delivery.lease import sweep, sweep_scripts
-from celery_fleet.delivery.lease import thread as keeper
+from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.lease.renewal import RENEW, Lease
 from celery_fleet.delivery.lease.sweep import Broker, Sweep
-from celery_fleet.delivery.lease.thread import Keeper
+from celery_fleet.delivery.lease.thread import LeaseThread
+from celery_fleet.delivery.messages import Owner
 from celery_fleet.delivery.options import Options
 from celery_fleet.delivery.scripts import Script
-from celery_fleet.delivery.tags import Owner
 
 OWN = Owner("here@test")
 
@@ -34,7 +34,7 @@ class Case:
         self.times = 1
         self.trouble: Exception | None = None
         self.calls: list[tuple[float, Script, Sequence[Any]]] = []
-        self.keeper = Keeper(
+        self.thread = LeaseThread(
             Lease(lambda: self.held, seconds, clock=lambda: self.now),
             Sweep(OWN, lambda: self.held, seconds, seconds, clock=lambda: self.now),
             self,
@@ -42,19 +42,19 @@ class Case:
         )
 
     def broker(self) -> Broker | None:
-        broker = Broker(self._run, "index", "unacked", lambda *_: ["mail"], lambda queue: queue)
+        broker = Broker(self._run, lambda *_: [], "index", "unacked", lambda *_: ["mail"])
         return broker if self.there else None
 
     def _run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self.calls.append((self.now, script, args))
         if self.trouble is not None:
             raise self.trouble
-        return [] if script is RENEW else [0, 0, [], [], self.now]
+        return None if script is RENEW else [0, 0, [], [], self.now]
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
         while self.now < end:
-            self.now += max(0.05, min(self.keeper.step(), end - self.now))
+            self.now += max(0.05, min(self.thread.step(), end - self.now))
 
     def count(self, script: Script) -> int:
         return sum(called is script for _, called, _ in self.calls)
@@ -81,7 +81,7 @@ def test_an_idle_worker_sends_a_command_in_some_seconds(case: Case) -> None:
 
 def test_before_the_first_connection_it_waits(case: Case) -> None:
     case.there = False
-    assert 0 <= case.keeper.step() <= keeper.EVERY
+    assert 0 <= case.thread.step() <= lease_thread.EVERY
     assert case.calls == []
 
 
@@ -98,12 +98,12 @@ def test_it_is_suspicious_for_a_while_after_each_connection(case: Case) -> None:
         case.pass_time(seconds)
         return {args[6] for _, script, args in case.calls if script is sweep_scripts.LOOK}
 
-    assert ages(keeper.SUSPICIOUS - 1) == {sweep.UNKNOWN_AGE}
+    assert ages(lease_thread.SUSPICIOUS - 1) == {sweep.UNKNOWN_AGE}
     case.pass_time(10)
     assert ages(600) == {sweep.UNKNOWN_AGE + 100}
     case.times = 2
     case.pass_time(10)
-    assert ages(keeper.SUSPICIOUS - 20) == {sweep.UNKNOWN_AGE}
+    assert ages(lease_thread.SUSPICIOUS - 20) == {sweep.UNKNOWN_AGE}
 
 
 def test_after_an_error_it_tries_soon_and_tells_it_once(
@@ -134,8 +134,8 @@ def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> No
     looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
     renewals = [when for when, script, _ in case.calls if script is RENEW]
     # The last attempt that failed was up to two seconds ago.
-    assert renewals[0] - back <= keeper.RETRY
-    assert looks[0] - back >= keeper.PATIENCE - keeper.RETRY
+    assert renewals[0] - back <= lease_thread.RETRY
+    assert looks[0] - back >= lease_thread.PATIENCE - lease_thread.RETRY
 
 
 def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Case) -> None:
@@ -146,16 +146,16 @@ def test_after_its_own_standstill_the_others_may_renew_before_it_sweeps(case: Ca
     case.pass_time(60)
     assert case.calls[0][:2] == (back, RENEW)
     assert min(when for when, script, _ in case.calls if script is sweep_scripts.LOOK) >= (
-        back + keeper.PATIENCE
+        back + lease_thread.PATIENCE
     )
 
 
 def test_what_remains_is_swept_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = iter([True, True, False])
-    monkeypatch.setattr(case.keeper.sweep, "round", lambda *_: next(rounds))
-    assert case.keeper.step() == 0
-    assert case.keeper.step() == 0
-    assert case.keeper.step() > 1
+    monkeypatch.setattr(case.thread.sweep, "round", lambda *_: next(rounds))
+    assert case.thread.step() == 0
+    assert case.thread.step() == 0
+    assert case.thread.step() > 1
 
 
 def test_the_thread_survives_and_ends(case: Case, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,11 +165,11 @@ def test_the_thread_survives_and_ends(case: Case, caplog: pytest.LogCaptureFixtu
         stepped.set()
         raise ValueError("our own mistake")
 
-    case.keeper.step = step  # type: ignore[method-assign]  # a stand-in
-    case.keeper.start()
-    case.keeper.start()
+    case.thread.step = step  # type: ignore[method-assign]  # a stand-in
+    case.thread.start()
+    case.thread.start()
     assert stepped.wait(30)
-    case.keeper.stop()
+    case.thread.stop()
     assert "our own mistake" in caplog.text
 
 
@@ -178,18 +178,18 @@ def unhooked() -> Iterator[None]:
     before = hooks.HOOKS.sweep
     yield
     hooks.HOOKS.sweep = before
-    signals.worker_shutdown.disconnect(dispatch_uid="celery_fleet.keeper")
+    signals.worker_shutdown.disconnect(dispatch_uid="celery_fleet.lease")
 
 
 @pytest.mark.usefixtures("unhooked")
 def test_it_is_added_where_it_is_on() -> None:
     app = Celery("shop", set_as_current=False)
-    keeper.install(app, Options(take="atomic"))
-    keeper.install(app, Options())
+    lease_thread.install(app, Options(take="atomic"))
+    lease_thread.install(app, Options())
     assert app.steps["worker"] == set()
     assert hooks.HOOKS.sweep is None
 
-    keeper.install(app, Options(take="atomic", lease=True))
+    lease_thread.install(app, Options(take="atomic", lease=True))
     assert [step.__name__ for step in app.steps["worker"]] == ["Keep"]
     assert hooks.HOOKS.sweep is not None
 
@@ -199,16 +199,16 @@ def test_the_watchdogs_verdict_ends_the_lease_and_takes_it_up_again() -> None:
     app = Celery("shop", set_as_current=False)
     app.conf.broker_transport_options = {"visibility_timeout": 30}
     tags.begin("here@test")
-    verdict = keeper.install(app, Options(take="atomic", lease=True))
+    verdict = lease_thread.install(app, Options(take="atomic", lease=True))
     verdict(False)  # no worker yet: nothing to end
     (step,) = app.steps["worker"]
-    made: list[Keeper] = []
-    before = keeper.make
+    made: list[LeaseThread] = []
+    before = lease_thread.make
     try:
-        keeper.make = lambda *args: made.append(before(*args)) or made[0]  # type: ignore[func-returns-value]  # counted in passing
+        lease_thread.make = lambda *args: made.append(before(*args)) or made[0]  # type: ignore[func-returns-value]  # counted in passing
         step.start(SimpleNamespace(), SimpleNamespace(app=app, consumer=None))
     finally:
-        keeper.make = before
+        lease_thread.make = before
     assert made[0].lease.seconds == 30
     verdict(False)
     assert made[0].lease.ended

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from celery_fleet.delivery.tags import Owner, Tags
+from celery_fleet.delivery.messages import Owner
+from celery_fleet.delivery.tags import Tags
 from tests.unit.delivery.model.broker import Broker, Delivery, Message, State
 from tests.unit.delivery.model.design import EVERY, LATE, PREFETCH, Design
 

@@ -15,7 +15,7 @@ from celery.worker.consumer import Consumer
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import ATOMIC, Options
 from celery_fleet.delivery.outage import install
-from celery_fleet.delivery.outage.consumer import SteadyConsumer
+from celery_fleet.delivery.outage.consumer import GuardedConsumer
 
 kombu_hub: Any = kombu.asynchronous  # typed in part only
 
@@ -34,7 +34,7 @@ class Away:
         return self._looks >= 0
 
 
-class Waiting(SteadyConsumer):
+class Waiting(GuardedConsumer):
     """As far as waiting needs one."""
 
     def __init__(self, hub: Any, breaker: Away, look: Any) -> None:
@@ -87,10 +87,10 @@ def test_each_connection_s_timers_take_the_place_of_the_last_one_s(
     install.install(app, Options("at_least_once", ATOMIC, carry=True))
     for signal, uid in (
         (signals.worker_shutting_down, "celery_fleet.order"),
-        (signals.worker_shutdown, "celery_fleet.steady"),
+        (signals.worker_shutdown, "celery_fleet.guard"),
     ):
         signal.disconnect(dispatch_uid=uid)
-    (made,) = (step for step in app.steps["consumer"] if step.name == "celery_fleet.Steady")
+    (made,) = (step for step in app.steps["consumer"] if step.name == "celery_fleet.OutageGuard")
     timer = GreenTimer()
     consumer = SimpleNamespace(
         timer=timer, task_consumer=SimpleNamespace(channel=SimpleNamespace())

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_fleet.delivery.tags import owner_of
-from tests.outage import DELIVERY, QUEUE, Server, Worker, wait_for, working
+from celery_fleet.delivery.messages import owner_of
+from tests.outage import DELIVERY, QUEUE, SHOP, Server, Worker, wait_for, working
 
 pytestmark = pytest.mark.slow
 
@@ -312,17 +312,28 @@ def test_a_task_whose_child_dies_without_a_broker_runs_again(tmp_path: Path) -> 
         worker.process.wait()
 
 
+#: A queue of the application's own that is not acknowledged: then messages are taken as stock kombu does.
+LOOSE = """
+
+@signals.celeryd_after_setup.connect
+def loose(**_):
+    app.amqp.queues.select_add("loose", no_ack=True)
+"""
+
+
 def test_without_an_atomic_take_what_had_not_begun_comes_back_as_well(tmp_path: Path) -> None:
-    options = {"global_keyprefix": "shop:", "visibility_timeout": 3600}
-    conf = {"worker_prefetch_multiplier": 16, "broker_transport_options": options}
-    with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf) as worker:
+    conf = {"worker_prefetch_multiplier": 16}
+    with working(tmp_path, "-P", "prefork", "-c", "1", conf=conf, shop=SHOP + LOOSE) as worker:
         numbers = worker.send(8, 0.5)
         worker.done([0], "start")
         # What stock kombu is just popping when its connection is cut is lost.
-        wait_for(lambda: not worker.server.client.llen(f"shop:{QUEUE}"), "all are taken")
+        wait_for(lambda: not worker.server.client.llen(QUEUE), "all are taken")
+        assert [owner_of(tag.decode()) for tag in worker.server.client.hkeys("unacked")] == [
+            None
+        ] * 8
         cut(worker)
         worker.done(numbers)
-        wait_for(lambda: not worker.server.client.hlen("shop:unacked"), "nothing unacked")
+        wait_for(lambda: worker.unacked == 0, "nothing unacked")
         assert worker.times("start") == dict.fromkeys(numbers, 1)
         started = [int(line.split()[1]) for line in worker.ledger if line.startswith("start")]
         assert started == numbers

@@ -50,6 +50,10 @@ def test_values_get_pythons_types() -> None:
     ("celery", "message"),
     [
         ({"imports": ["x"]}, "imports can't be pinned"),
+        (
+            {"broker_transport_options": {"global_keyprefix": "shop:"}},
+            r"broker_transport_options\.global_keyprefix is not supported: remove it from celery_app_settings",
+        ),
         ({"BROKER_URL": "x"}, "BROKER_URL is not a setting's name"),
         ({"broker_use_ssl": {"ssl_cert_reqs": "maybe"}}, "ssl_cert_reqs is 'maybe'"),
         ({"a": {"socket_keepalive_options": {"TCP_NOPE": 1}}}, "TCP_NOPE"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet.delivery.hand_back import worker_record as begun
+from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.system import stop
 
 # SIGQUIT is deaf by itself where a shell has put the tests into the background.
@@ -62,7 +62,7 @@ def test_what_its_unit_hands_back_needs_no_quit(
     deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/other")
-    (tmp_path / begun.ESTATE).touch()
+    (tmp_path / worker_record.RECORD).touch()
     assert stop.main([str(deaf.pid), "--drain", "0.1", "--hand-back"]) == 1
     assert deaf.wait() == -9
 

@@ -41,7 +41,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from celery_fleet.compat import intake
 from celery_fleet.compat import worker as compat_worker
-from celery_fleet.delivery.scripts import RESTORE
+from celery_fleet.delivery.scripts import HEAD, PUT_BACK
 from celery_fleet.worker import drain
 from celery_fleet.worker import drainer as drainer_module
 from celery_fleet.worker.drain import SigtermHandler
@@ -72,7 +72,8 @@ class Redis:
         return [json.loads(item)["headers"]["id"] for item in reversed(self.lists.get(key, []))]
 
     def _run(self, keys: list[str], args: list[str]) -> int:
-        tag, payload, tried = args
+        tag, payload, end, tried = args
+        assert end == HEAD
         assert keys[:2] == ["unacked", "unacked_index"]
         if tried and self.index.get(tag, float("inf")) > float(tried):
             return 0
@@ -83,9 +84,14 @@ class Redis:
         return 1
 
     # As a client and as its pipeline.
-    def register_script(self, text: str) -> Any:
-        assert text == RESTORE.text
-        return lambda keys, args, client: client.calls.append(lambda: self._run(keys, args))
+    def script_load(self, text: str) -> None:
+        assert text == PUT_BACK.text
+        self.calls.append(lambda: PUT_BACK.sha)
+
+    def evalsha(self, sha: str, number: int, *values: str) -> None:
+        assert sha == PUT_BACK.sha
+        keys, args = list(values[:number]), list(values[number:])
+        self.calls.append(lambda: self._run(keys, args))
 
     def __enter__(self) -> Self:
         self.calls = []
