@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from ansible.plugins.loader import init_plugin_loader
+from importlib.util import find_spec
 
-# Call this before anything imports from `ansible_collections`: only Ansible's importer finds the collection's plugins.
-init_plugin_loader([])
+import pytest
+
+# Some tests run once more in virtualenvs of other minors of Celery, which have no Ansible (tests/unit/celeries).
+if find_spec("ansible"):
+    from ansible.plugins.loader import init_plugin_loader
+
+    # Call this before anything imports from `ansible_collections`: only Ansible's importer finds the collection's
+    # plugins.
+    init_plugin_loader([])
 
 # Seconds after which a test counts as hanging: many times what one takes on a busy machine. A test may set its own.
 LIMITS = {"long": 1800, "slow": 900, "": 300}

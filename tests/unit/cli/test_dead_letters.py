@@ -18,7 +18,8 @@ from celery_fleet.cli import ask
 from celery_fleet.cli.commands import dead_letters as command
 from celery_fleet.cli.main import cli
 from celery_fleet.delivery import keys
-from celery_fleet.delivery.dead_letters.letters import park, park_call
+from celery_fleet.delivery.dead_letters.letters import PARK, park_call
+from celery_fleet.delivery.scripts import run
 from celery_fleet.ops import dead_letters as letter_answers
 from tests.fleet import PASSWORDS, client
 from tests.programs import knows_setinfo
@@ -251,7 +252,7 @@ def parked(broker: redis.Redis, number: int, **options: Any) -> None:
     for n in range(number):
         raw = message(f"id-{n}", "shop.add", [["very private"], {"n": n}, {}])
         about = {"key": "mail", "reason": "invalid", "detail": "d", "node": "w@h", **options}
-        park(broker, *park_call(json.dumps(raw), keep=100_000, **about))
+        run(broker, PARK, *park_call(json.dumps(raw), keep=100_000, **about))
 
 
 def rows(done: Result) -> Any:
