@@ -82,7 +82,8 @@ HEAD, TAIL = "RPUSH", "LPUSH"
 
 #: Puts a message back into its list if it is still held under its tag; a stock worker's may belong to several lists.
 #: The push comes first, since an error undoes nothing. A list that Redis refuses to write to (wrong type, no right)
-#: leaves the message where it is. The first ZREM is for a Redis at its memory limit.
+#: leaves the message where it is. The first ZREM is for a Redis at its memory limit. HGET because workers had no
+#: right to HEXISTS before the atomic take, and a fleet that goes back gets those rights before its workers drain.
 #: KEYS: unacked, unacked_index, lists. ARGV: tag; message; `HEAD` or `TAIL`; a Unix time, or "". If the message was
 #: taken or renewed after that time it stays: then a tag that is not unique to its delivery is another worker's by now.
 #: Returns 1, or 0 if the message was no longer held.
@@ -92,8 +93,8 @@ if ARGV[4] ~= '' then
   if not taken or tonumber(taken) > tonumber(ARGV[4]) then return 0 end
 end
 redis.call('ZREM', KEYS[2], '')
-local held = redis.call('HEXISTS', KEYS[1], ARGV[1])
-if held == 1 then
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then
   local done, refused = false, redis.error_reply('ERR there is no list for it')
   for i = 3, #KEYS do
     local answer = redis.pcall(ARGV[3], KEYS[i], ARGV[2])
@@ -103,7 +104,7 @@ if held == 1 then
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
-return held
+return held and 1 or 0
 """)
 
 #: Moves an item that can't be read to another list. KEYS: unacked, unacked_index, list. ARGV: tag, item, how many
