@@ -120,6 +120,8 @@ def test_a_redis_that_hangs_holds_neither_time_limits_nor_results(tmp_path: Path
             tmp_path,
             server,
             *("-P", "prefork", "-c", "3", "-E"),
+            # A message that Redis hands out once it continues, on the old connection, comes back by the lease.
+            delivery={**DELIVERY, "lease": True},
             conf={
                 "result_backend": f"redis://127.0.0.1:{server.port}/1",
                 "redis_socket_timeout": 10,
