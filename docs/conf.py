@@ -23,11 +23,12 @@ include_patterns = [
     "CHANGELOG.md",
     "inventories/README.md",
     "examples/*/README.md",
+    "roles/*/README.md",
 ]
 # Sphinx would walk through them all the same.
 exclude_patterns = [
-    *(".*", "molecule", "playbooks", "plugins", "requirements", "roles", "scripts", "src"),
-    *("templates", "tests", "examples/*/*[!.]/*/*"),
+    *(".*", "molecule", "playbooks", "plugins", "requirements", "scripts", "src", "templates"),
+    *("tests", "examples/*/*[!.]/*/*"),
 ]
 # Headings are linked to as the usual hosts of repositories name them.
 myst_heading_anchors = 4
@@ -48,7 +49,7 @@ _PAGE = re.compile(r"^- \[([^\]]+)\]\(([^)#]+)\.md\)")
 
 
 def contents(text: str) -> str:
-    """The tables of contents of docs/index.md: each heading with the pages that its list links to."""
+    """The tables of contents of a page: each heading with the pages that its list links to."""
     parts: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if found := _PART.match(line):
@@ -63,7 +64,7 @@ def contents(text: str) -> str:
 
 
 def _add_contents(app: Sphinx, name: str, source: list[str]) -> None:
-    if name == root_doc:
+    if name in (root_doc, "docs/reference"):
         source[0] += contents(source[0])
 
 

@@ -1,18 +1,22 @@
-"""Write argument specs from the tables of options, and docs/reference.md from all of the roles' specs.
+"""Write argument specs from the tables of options; from the specs the roles' pages and the comments of their defaults.
 
     python scripts/reference.py           write the files
     python scripts/reference.py --check   check that they are up to date; exit status 1 if not
 
-The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. The page is made
-from `roles/*/meta/argument_specs.yml`, and from `playbooks/site.yml` for the hosts and tags of each role.
+The tables are `worker_options.py` and `application_options.py` in `plugins/plugin_utils/desired/`. A role's README is
+made from its `meta/argument_specs.yml`, from the comment that begins its tasks (or its `vars/main.yml`, if it has no
+tasks), from `playbooks/site.yml` for hosts and tags, and from `role_examples.yml` beside this program.
+docs/reference.md lists the roles.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,20 +50,31 @@ ELEMENTS: dict[str, tuple[str, tuple[Option, ...]]] = {
 COLLECTION = "celery_fleet.core."
 OUTPUT = ROOT / "docs" / "reference.md"
 
+EXAMPLES = ROOT / "scripts" / "role_examples.yml"
+
 HEAD = """\
 # Reference: roles and their variables
 
-Made by `scripts/reference.py` from the tables in `plugins/plugin_utils/desired/`, `roles/*/meta/argument_specs.yml` and
-`playbooks/site.yml`; edit those.
+<!-- Made by scripts/reference.py. -->
 
-Variables are set in the inventory's `group_vars`, or for one host in `hosts.yml`. A default in braces is computed
-from other variables. Preflight refuses a variable that has a role's prefix and is not listed here.
+Each role has a page that says what it puts on a host, with its variables. Set them in the inventory's `group_vars`, or
+for one host in `hosts.yml`. A default in braces is computed from other variables. Preflight refuses a variable that has
+a role's prefix and is not on the role's page.
+
+## Roles
+"""
+README_HEAD = """\
+<!-- Made by scripts/reference.py from the argument specs, the first comment of the tasks and the examples. -->
 """
 
 # The role on which all others depend; a reader needs its variables first.
 FACTS = "celery_app"
 
 _MARKUP = re.compile(r"\b[CVOI]\(([^)]*)\)")
+# Paths in a text that become links: pages, and files of the collection.
+_PATHS = re.compile(r"\b(?:docs/[\w-]+\.md|plugins/[\w/]+\.py)\b")
+# A default that only Ansible can compute, from a variable of the role's own.
+_COMPUTED = re.compile(r"\{\{ __\w+ \}\}")
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Role:
-    """One role with its entry points; `use` is None if only other roles call it."""
+    """One role.
+
+    Attributes:
+        name: Its name.
+        entries: Its entry points, `main` first.
+        use: How `site.yml` uses it; None if only other roles or playbooks do.
+        about: The comment that begins its tasks, as paragraphs.
+        example: Variables of an inventory as YAML, or nothing.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     use: Use | None
+    about: tuple[str, ...] = ()
+    example: str = ""
 
 
 def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -109,8 +134,8 @@ def texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def markdown(text: str) -> str:
-    """Return a description as Markdown on one line, with Ansible's `C(…)` as code."""
-    return " ".join(_MARKUP.sub(r"`\1`", text).split())
+    """Return a description as Markdown on one line: Ansible's `C(…)` as code, paths as links from a role's README."""
+    return " ".join(_PATHS.sub(r"[\g<0>](../../\g<0>)", _MARKUP.sub(r"`\1`", text)).split())
 
 
 def cell(text: str) -> str:
@@ -134,6 +159,8 @@ def default_of(option: Mapping[str, Any]) -> str:
     if option.get("default") is None:
         return "none"
     default = option["default"]
+    if isinstance(default, str) and _COMPUTED.fullmatch(default):
+        return "computed"
     folded = " ".join(default.split()) if isinstance(default, str) else ""
     text = folded or json.dumps(default)
     return f"`{text}`"
@@ -185,6 +212,26 @@ def specs_text(root: Path, role: str) -> str:
     )
 
 
+def defaults_text(text: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a role's defaults with the first paragraph of each variable's description above it."""
+    plain = "".join(line for line in text.splitlines(True)[1:] if line.strip() and line[0] != "#")
+    lines = [
+        "---",
+        "# The comments are written by scripts/reference.py, from meta/argument_specs.yml.",
+    ]
+    for block in re.findall(r"^\w.*\n(?:[ -].*\n)*", plain, re.MULTILINE):
+        meaning = texts(options[block.partition(":")[0]].get("description"))[0]
+        lines += textwrap.wrap(
+            _MARKUP.sub(r"`\1`", meaning),
+            120,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_on_hyphens=False,
+        )
+        lines.append(block.rstrip())
+    return "\n".join(lines) + "\n"
+
+
 def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator[str]:
     """Yield a table line for each option; nested options follow theirs, with dots in their names."""
     for name, option in options.items():
@@ -198,33 +245,39 @@ def rows(options: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Iterator
         yield from rows(option.get("options") or {}, below)
 
 
-def section(role: Role) -> Iterator[str]:
-    """Yield a role's lines."""
-    yield f"## {role.name}"
-    for entry in role.entries:
-        yield ""
-        if entry.name != "main":
-            yield f"### {role.name}: {entry.name}"
-            yield ""
-        yield f"{markdown(entry.title)}."
-        for text in entry.paragraphs:
-            yield ""
-            yield markdown(text)
-        if entry.name == "main":
-            yield ""
-            yield usage(role.use)
-        if entry.options:
-            yield ""
-            yield "| Variable | Type | Default | Meaning |"
-            yield "|---|---|---|---|"
-            yield from rows(entry.options)
-    yield ""
+def readme(role: Role) -> str:
+    """Return a role's README."""
+    main, *others = role.entries
+    lines = [f"# {role.name}", "", README_HEAD, f"{markdown(main.title)}."]
+    for text in (*main.paragraphs, usage(role.use)):
+        lines += ["", markdown(text)]
+    if role.about:
+        lines += ["", "## On a host", "", "\n\n".join(markdown(text) for text in role.about)]
+    if role.example:
+        lines += ["", "## Example", "", "In the inventory's `group_vars`:", ""]
+        lines += [f"    {line}".rstrip() for line in role.example.strip().splitlines()]
+    if main.options:
+        lines += ["", "## Variables", "", *table(main)]
+    for entry in others:
+        lines += ["", f"## {entry.name}", "", f"{markdown(entry.title)}."]
+        lines += [f"\n{markdown(text)}" for text in entry.paragraphs]
+        lines += ["", *table(entry)] if entry.options else []
+    return "\n".join(lines) + "\n"
+
+
+def table(entry: Entry) -> Iterator[str]:
+    """Yield the lines of an entry point's table."""
+    yield "| Variable | Type | Default | Meaning |"
+    yield "|---|---|---|---|"
+    yield from rows(entry.options)
 
 
 def usage(use: Use | None) -> str:
     """Say on which hosts and under which tags a role runs."""
     if use is None:
-        return "In no play of `site.yml` by itself: other roles depend on it or call it."
+        return (
+            "No play of `site.yml` has this role: other roles or playbooks call it or depend on it."
+        )
     hosts = ", ".join(f"`{group}`" for group in use.hosts.split(":"))
     tags = ", ".join(f"`{tag}`" for tag in use.tags)
     return f"Hosts: {hosts}. Tags: {tags}."
@@ -260,8 +313,21 @@ def completed(
     return found
 
 
-def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) -> Role:
-    """Return a role from its argument specs, with `main` first."""
+def first_comment(text: str) -> tuple[str, ...]:
+    """Return the paragraphs of the comment with which a YAML file begins."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()[1:])
+    comment = "\n".join(line.removeprefix("#").strip() for line in lines)
+    return tuple(one for one in comment.split("\n\n") if one)
+
+
+def parse(
+    name: str,
+    specs: Mapping[str, Mapping[str, Any]],
+    use: Use | None,
+    about: tuple[str, ...] = (),
+    example: str = "",
+) -> Role:
+    """Return a role from its argument specs."""
     entries = [
         Entry(
             name=entry,
@@ -271,7 +337,7 @@ def parse(name: str, specs: Mapping[str, Mapping[str, Any]], use: Use | None) ->
         )
         for entry, spec in sorted(specs.items(), key=lambda item: (item[0] != "main", item[0]))
     ]
-    return Role(name, tuple(entries), use)
+    return Role(name, tuple(entries), use, about, example)
 
 
 def read(root: Path) -> list[Role]:
@@ -279,45 +345,55 @@ def read(root: Path) -> list[Role]:
     used = uses(yaml.safe_load((root / "playbooks" / "site.yml").read_text()))
     paths = {path.parts[-3]: path for path in root.glob("roles/*/meta/argument_specs.yml")}
     order = [name for name in dict.fromkeys([FACTS, *used, *sorted(paths)]) if name in paths]
-    return [
-        parse(name, yaml.safe_load(paths[name].read_text())["argument_specs"], used.get(name))
-        for name in order
-    ]
+    examples = yaml.safe_load(EXAMPLES.read_text())
+    found = []
+    for name in order:
+        specs = yaml.safe_load(paths[name].read_text())["argument_specs"]
+        role = root / "roles" / name
+        tasks = role / "tasks/main.yml"
+        about = first_comment((tasks if tasks.is_file() else role / "vars/main.yml").read_text())
+        found.append(parse(name, specs, used.get(name), about, examples.get(name, "")))
+    return found
 
 
 def render(roles: Sequence[Role]) -> str:
-    """Return the whole page."""
-    contents = [
-        f"- [{role.name}](#{role.name}): {markdown(role.entries[0].title)}" for role in roles
+    """Return the page that lists all roles."""
+    lines = [
+        f"- [{role.name}](../roles/{role.name}/README.md): {markdown(role.entries[0].title)}"
+        for role in roles
     ]
-    lines = [HEAD, *contents, ""]
-    for role in roles:
-        lines += section(role)
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([HEAD, *lines]) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, and write or compare the files."""
-    parser = argparse.ArgumentParser(description="Write argument specs and docs/reference.md.")
+    parser = argparse.ArgumentParser(description="Write argument specs and the roles' pages.")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; status 1 if a file is stale"
     )
     check = parser.parse_args(arguments).check
     stale = False
-    specs = {
-        ROOT / "roles" / role / "meta/argument_specs.yml": specs_text(ROOT, role)
-        for role, entry in TABLES
-        if entry == "main"
-    }
-    # The page reads the specs, so it comes last.
-    for path in [*specs, OUTPUT]:
-        text = specs.get(path) or render(read(ROOT))
+
+    def write(path: Path, text: str) -> None:
+        nonlocal stale
         if not check:
             path.write_text(text)
         elif not path.is_file() or path.read_text() != text:
             stale = True
             told = f"{path.relative_to(ROOT)} is stale: run `python scripts/reference.py`"
             print(told, file=sys.stderr)
+
+    for role, entry in TABLES:
+        if entry == "main":
+            write(ROOT / "roles" / role / "meta/argument_specs.yml", specs_text(ROOT, role))
+    # The rest is made from the specs.
+    roles = read(ROOT)
+    for one in roles:
+        write(ROOT / "roles" / one.name / "README.md", readme(one))
+        defaults = ROOT / "roles" / one.name / "defaults/main.yml"
+        if defaults.is_file():
+            write(defaults, defaults_text(defaults.read_text(), one.entries[0].options))
+    write(OUTPUT, render(roles))
     return int(stale)
 
 

@@ -27,6 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     RoleSpec,
     Specs,
     parse_role,
+    read_defaults,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -80,7 +81,7 @@ class ActionModule(FleetAction):
         )
 
     def _role(self, path: Path) -> RoleSpec | None:
-        spec, defaults = path / "meta/argument_specs.yml", path / "defaults/main.yml"
+        spec = path / "meta/argument_specs.yml"
         if not spec.is_file():
             return None
 
@@ -91,7 +92,7 @@ class ActionModule(FleetAction):
         return parse_role(
             path.name,
             read(spec),
-            read(defaults, trusted_as_template=True) if defaults.is_file() else {},
+            read_defaults(path, lambda file: read(file, trusted_as_template=True)),
             str(path),
         )
 

@@ -47,7 +47,7 @@ author: Celery Fleet (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Settle files and units
+- name: Bring files and units to the wanted state
   celery_fleet.core.settle:
     wanted:
       files:

@@ -154,7 +154,9 @@ def write(local: Fleet, others: Sequence[Fleet]) -> str:
     text += [
         "## Roles and hosts",
         "",
-        *lines(("Role", "Hosts"), [(f"[{r}](reference.md#{r})", hosts(r, plays)) for r in roles]),
+        *lines(
+            ("Role", "Hosts"), [(f"[{r}](../roles/{r}/README.md)", hosts(r, plays)) for r in roles]
+        ),
     ]
     return "\n".join(text).rstrip() + "\n"
 

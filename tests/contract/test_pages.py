@@ -21,7 +21,11 @@ from markdown_it import MarkdownIt
 from celery_fleet.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "inventories/README.md"])
+PAGES = sorted(
+    path
+    for pattern in ("docs/*.md", "README.md", "inventories/README.md", "roles/*/README.md")
+    for path in ROOT.glob(pattern)
+)
 APP = "flexiprice"
 # Units that systemd makes for a moment, and those of others that pages are about.
 FURTHER_UNITS = (

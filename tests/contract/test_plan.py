@@ -23,7 +23,7 @@ def test_every_part_has_the_hosts_and_tags_of_its_play() -> None:
             # `verify` alone proves what is there; the plan has a part of it that comes with a deploy only.
             tags = {*play["tags"], *role["tags"]} - {"verify"}
             found[name] = (hosts, tags)
-    end = next(play for play in plays if play.get("name") == "End what moved to another host")
+    end = next(play for play in plays if play.get("name") == "Stop what moved to another host")
     # A part of the role celery_release, in a play of its own.
     commands = next(play for play in plays if play.get("name") == "Run the release's commands")
     found["celery_release_commands"] = (tuple(commands["hosts"].split(":")), set(commands["tags"]))
@@ -72,7 +72,7 @@ def test_a_run_that_takes_no_lease_writes_nothing() -> None:
         play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
     }
     (lease,) = plays["Keep other runs out"]["tasks"]
-    marks = plays["Mark what is this application's, and install packages"]["tasks"]
+    marks = plays["Mark the hosts, and install packages"]["tasks"]
     (mark,) = [task for task in marks if task["name"] == "Mark the host"]
     assert lease["when"] == [
         "__celery_app_looked_before",
@@ -85,7 +85,7 @@ def test_whatever_the_tags_a_run_is_alone_planned_and_confirmed() -> None:
     plays = {
         play["name"]: play for play in yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
     }
-    for name in ("Keep other runs out", "Plan", "Ask whoever runs this", "Let other runs in"):
+    for name in ("Keep other runs out", "Plan", "Ask for confirmation", "Let other runs in"):
         assert plays[name]["tags"] == ["always"], name
 
 

@@ -1,14 +1,24 @@
-"""docs/reference.md says what the roles say of themselves."""
+"""The roles' pages and the comments of their defaults say what the specs say."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 
 from scripts import reference
-from scripts.reference import Use, parse, render, rows, uses
+from scripts.reference import (
+    Use,
+    defaults_text,
+    first_comment,
+    parse,
+    readme,
+    render,
+    rows,
+    uses,
+)
 
 SPECS = yaml.safe_load(r"""
 restart:
@@ -28,6 +38,7 @@ main:
     shop_motto: {description: On the door., default: "{{ shop_name | upper }}"}
     shop_note: {description: Nothing., default: ""}
     shop_key: {description: For the door., no_log: true}
+    shop_rent: {description: Each month., default: "{{ __shop_rent }}"}
 """)
 
 
@@ -37,13 +48,32 @@ def table(options: dict[str, Any]) -> dict[str, list[str]]:
     return {first.strip("`"): rest for first, *rest in split}
 
 
-def test_specs_and_page_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+def test_specs_pages_and_comments_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_every_role_is_on_the_page() -> None:
+def test_every_role_has_a_page_that_says_what_it_puts_on_a_host() -> None:
+    roles = reference.read(reference.ROOT)
     names = {path.name for path in (reference.ROOT / "roles").iterdir() if path.is_dir()}
-    assert {role.name for role in reference.read(reference.ROOT)} == names
+    assert {role.name for role in roles} == names
+    for role in roles:
+        assert f"({role.name}/README.md)" in render([role]).replace("../roles/", "")
+        paths = re.findall(r"plugins/[\w/]+\.py", " ".join(role.about))
+        assert paths, f"{role.name}: the first comment names no file that computes what is wanted"
+        assert [path for path in paths if not (reference.ROOT / path).is_file()] == []
+
+
+def test_an_example_sets_variables_of_its_role() -> None:
+    examples = yaml.safe_load(reference.EXAMPLES.read_text())
+    roles = {role.name: role.entries[0].options for role in reference.read(reference.ROOT)}
+    assert set(examples) <= set(roles)
+    for name, text in examples.items():
+        assert set(yaml.safe_load(text)) <= set(roles[name]), name
+    # Those that are only set by a role or on the command line have none.
+    assert {name for name in roles if roles[name] and name not in examples} == {
+        "fleet_remove",
+        "systemd_unit",
+    }
 
 
 def test_a_row_says_type_default_and_meaning() -> None:
@@ -57,17 +87,37 @@ def test_a_row_says_type_default_and_meaning() -> None:
         "shop_motto": ["str", r"`{{ shop_name \| upper }}`", "On the door."],
         "shop_note": ["str", '`""`', "Nothing."],
         "shop_key": ["str", "none", "For the door. *Secret.*"],
+        "shop_rent": ["str", "computed", "Each month."],
     }
 
 
-def test_the_main_entry_comes_first_with_hosts_and_tags() -> None:
-    page = render([parse("shop", SPECS, Use("fleet:flower", ("shop", "deploy")))])
-    said = page[page.index("## shop") :]
+def test_a_readme_has_use_comment_example_and_variables_in_this_order() -> None:
+    about = first_comment("---\n# The shop.\n#\n# See plugins/a.py\n# for more.\n\n# No part.\n")
+    role = parse("shop", SPECS, Use("fleet:flower", ("shop", "deploy")), about, "shop_kind: b\n")
+    page = readme(role)
+    assert page.startswith("# shop\n\n<!--")
+    said = page[page.index("-->") :]
     assert said.startswith(
-        "## shop\n\nA shop.\n\nIt needs `bread` and butter.\n\n"
-        "Hosts: `fleet`, `flower`. Tags: `shop`, `deploy`.\n\n| Variable |"
+        "-->\n\nA shop.\n\nIt needs `bread` and butter.\n\n"
+        "Hosts: `fleet`, `flower`. Tags: `shop`, `deploy`.\n\n## On a host\n\nThe shop.\n\n"
+        "See [plugins/a.py](../../plugins/a.py) for more.\n\n## Example\n\n"
+        "In the inventory's `group_vars`:\n\n    shop_kind: b\n\n## Variables\n\n| Variable |"
     )
-    assert said.endswith("### shop: restart\n\nRestarts it.\n")
+    assert said.endswith("\n\n## restart\n\nRestarts it.\n")
+
+
+def test_defaults_get_the_first_paragraph_as_their_comment() -> None:
+    options = {
+        "shop_name": {"description": ["Its C(name).", "Further."]},
+        "shop_days": {"description": "Days."},
+    }
+    text = "---\n# Old.\n\nshop_days:\n  # Rest.\n  - monday\nshop_name: x # why\n"
+    found = defaults_text(text, options)
+    assert found.splitlines()[2:] == [
+        *("# Days.", "shop_days:", "  # Rest.", "  - monday"),
+        *("# Its `name`.", "shop_name: x # why"),
+    ]
+    assert defaults_text(found, options) == found
 
 
 def test_a_role_has_its_own_tags_and_its_plays() -> None:

@@ -1,6 +1,6 @@
 """The options of an application, of a schedule's entries and of release commands.
 
-A default that Ansible computes is in `defaults/main.yml` of the role.
+A default that Ansible computes is in the role's `defaults/main.yml`.
 """
 
 from __future__ import annotations
@@ -13,150 +13,153 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.option i
 # fmt: off
 URL: Final[tuple[Option, ...]] = (
     Option("scheme", "str", "Such as C(postgresql) or C(rediss).", required=True),
-    Option("host", "str", "A name or an address; or an absolute path, for a directory of sockets as libpq takes one.",
+    Option("host", "str", "A name, an address, or an absolute path for a directory of sockets, as libpq takes one.",
            required=True),
-    Option("port", "int", "TCP port; without one the client takes its own default."),
+    Option("port", "int", "TCP port; without one the client uses its default."),
     Option("user", "str", "Name of the login."),
     Option("password", "str", "Password of the login.", secret=True),
-    Option("path", "str", "What stands behind the host, such as the database's name or number."),
-    Option("query", "dict",
-           "Parameters behind the question mark, name to value; a list of values gives the name several times."),
+    Option("path", "str", "What follows the host, such as the database's name or number."),
+    Option("query", "dict", "Parameters after the question mark, name to value. A list of values repeats the name."),
 )
 
 LOG_ROTATE: Final[tuple[Option, ...]] = (
     Option("when", "str", "How often.", default="daily", choices=("daily", "weekly")),
-    Option("keep", "int", "Old files that are kept; all of workers and beat but the newest are compressed.",
+    Option("keep", "int", "Number of old files to keep. Those of workers and beat are compressed, except the newest.",
            default=14, lowest=1),
     Option("size", "str",
-           "Rotate earlier where a file is larger, such as C(100M), as often as logrotate looks, which "
-           "is daily. Not for Flower's.",
+           "Rotate earlier if a file is larger, such as C(100M). logrotate checks this once a day. Not for Flower's "
+           "log.",
            syntax=re.compile(r"[1-9][0-9]*[kMG]?"), like="100M"),
 )
 
 APPLICATION: Final[tuple[Option, ...]] = (
     Option("celery_app_name", "str",
-           "Prefix of everything that belongs to the application; a name that systemd, Unix and Redis take.",
+           "Prefix of everything that belongs to the application. systemd, Unix and Redis must accept it as a name.",
            required=True),
-    Option("celery_app_module", "str", "What a person would give to C(celery -A), such as C(app.celery_app).",
+    Option("celery_app_module", "str", "What you would pass to C(celery -A), such as C(app.celery_app).",
            required=True),
     Option("celery_app_source", "dict",
-           "Where the code is taken from; exactly one of C(path), C(git), C(archive) and C(pip).",
+           "Where the code comes from: exactly one of C(path), C(git), C(archive) and C(pip).",
            required=True,
            options=(
-               Option("path", "str", "A directory on the control side; relative ones start at the checkout."),
+               Option("path", "str", "A directory on the control node; a relative one starts at the checkout."),
                Option("git", "str",
-                      "URL of a repository that the control side can read, without a login in it, which git finds "
+                      "URL of a repository that the control node can read. A login must not be in it; git finds that "
                       "by itself."),
                Option("version", "str", "Branch, tag or commit of the repository."),
                Option("archive", "str", "A tar archive. Not supported yet."),
                Option("pip", "str", "A requirement that pip installs. Not supported yet."),
                Option("directory", "str",
-                      "The directory within the source that holds the code, and in which the processes run.",
+                      "Directory in the source that holds the code and in which the processes run.",
                       default="."),
                Option("requirements", "str",
-                      "The requirements file, within that directory or else the source's; its hashes are checked "
-                      "where it has some.",
+                      "The requirements file, in that directory or else in the source's root. Hashes are checked if "
+                      "it has them.",
                       default="requirements.txt"),
            )),
     Option("celery_app_owner", "str",
-           "Which inventory the application is deployed from.\n"
+           "The inventory that the application is deployed from, by default the name of the inventory's directory, "
+           "which is the same in each checkout.\n"
            "The application's mark on each host names it, so that preflight refuses to touch another inventory's "
-           "application of the same name.\n"
-           "The name of the inventory's directory is the same in each checkout; where two projects call theirs "
-           "alike, one of them sets a name of its own."),
+           "application of the same name. If two projects use the same name, set another one in one of them."),
     Option("celery_app_user", "str", "Unix user and group of the application's processes."),
     Option("celery_app_env", "dict",
-           "The application's environment, readable by every user of the host. Names that Celery Fleet sets or "
-           "removes itself, such as C(PYTHONPATH) and C(CELERY_BROKER_URL), are refused here and in the other "
-           "environments, and so are lists and mappings as values.",
+           "The application's environment, readable by every user of the host.\n"
+           "Names that Celery Fleet sets or removes itself, such as C(PYTHONPATH) and C(CELERY_BROKER_URL), are "
+           "refused here and in the other environments, and so are lists and mappings as values.",
            default={}),
-    Option("celery_app_secret_env", "dict", "The secret part of its environment, in a file that systemd alone reads.",
+    Option("celery_app_secret_env", "dict", "The secret part of its environment, in a file that only systemd reads.",
            default={}, secret=True),
     Option("celery_app_urls", "dict",
-           "URLs of the secret environment, such as C(DATABASE_URL): the variable's name to the parts of which it "
-           "is composed, each percent-encoded. See C(url) below.",
+           "URLs of the secret environment, such as C(DATABASE_URL): the variable's name to the URL's parts. Each "
+           "part is percent-encoded. The entry point C(url) has the parts.",
            default={}),
     Option("celery_app_settings", "dict",
-           "Celery settings (in lower case) that win over the application's own, in every process. The broker's "
-           "address, a Redis elsewhere in C(result_backend), TLS options that verify less, and names that Celery "
-           "5.4 to 5.7 does not have or would not take here are refused; names of packages and of the application "
-           "pass. See docs/operations.md.",
+           "Celery settings (in lower case) that override the application's own in every process. See "
+           "docs/operations.md.\n"
+           "Refused are the broker's address, a Redis elsewhere in C(result_backend), TLS options that verify less, "
+           "and names that Celery 5.4 to 5.7 does not have or would not take here. Names of packages and of the "
+           "application are accepted.",
            default={}),
     Option("celery_app_task_routes", "dict",
-           "Celery's C(task_routes), a pattern of task names to a dictionary with C(queue).",
+           "Celery's C(task_routes): patterns of task names to dictionaries with C(queue).",
            default={}),
     Option("celery_app_delivery", "str",
-           "Which promise on delivery the fleet makes; C(inherit) leaves it to the application. See "
-           "docs/delivery.md.\n"
-           "C(at_least_once) acknowledges a task when it has ended, takes one task ahead for each process, and has "
-           "a task whose process died retried as one that failed. A task may run twice, so it must bear that. "
-           "Workers take tasks atomically (C(celery_worker_take)), with all that stands on it.\n"
+           "What the fleet promises on delivery; C(inherit) leaves it to the application. See docs/delivery.md.\n"
+           "C(at_least_once) acknowledges a task when it has ended, prefetches one task for each process, and "
+           "retries a task whose process died. A task may run twice and must tolerate that. Workers fetch "
+           "atomically (C(celery_worker_take)), with all that depends on it.\n"
            "C(at_most_once) acknowledges a task before it begins. What dies with its process is lost, and nothing "
            "runs twice.\n"
-           "C(celery_app_settings) win over what it sets, and a task's own options win over both. C(delivery) of a "
+           "C(celery_app_settings) override what it sets, and a task's own options override both. C(delivery) of a "
            "worker overrides it for that worker.",
            default="inherit", choices=("inherit", "at_least_once", "at_most_once")),
     Option("celery_app_log_destination", "str",
            "Where workers, beat and Flower write their log.\n"
-           "C(file) is C(celery_<worker>.log) and C(celery_beat.log) in C(/var/log/<application>), rotated by "
-           "logrotate, and C(flower.log) in C(/var/log/<application>-flower), rotated by Flower. What a process "
-           "says before its log is set up still goes to the journal.",
+           "C(file) means C(celery_<worker>.log) and C(celery_beat.log) in C(/var/log/<application>), rotated by "
+           "logrotate, and C(flower.log) in C(/var/log/<application>-flower), rotated by Flower. What a process says "
+           "before its log is set up still goes to the journal.",
            default="journal", choices=("journal", "file")),
     Option("celery_app_log_format", "str",
-           "Celery's C(worker_log_format), for workers and beat; empty for the application's own.",
+           "Celery's C(worker_log_format) for workers and beat; empty for the application's own.",
            default=""),
     Option("celery_app_task_log_format", "str",
-           "Celery's C(worker_task_log_format), for what tasks log; empty for the application's own.",
+           "Celery's C(worker_task_log_format) for what tasks log; empty for the application's own.",
            default=""),
     Option("celery_app_log_rotate", "dict", "How log files are rotated.",
            default={},
            options=LOG_ROTATE),
     Option("celery_app_visibility_timeout", "int",
-           "Seconds after which an unacknowledged task is given to another worker.\n"
-           "By default 300 where all workers renew what they hold (C(celery_worker_lease) with the atomic take). A "
-           "task may last longer; it comes back this long after its host has died.\n"
-           "Else an hour, or longer where C(prefetch_multiplier), C(time_limit) and C(drain_timeout) of a worker "
-           "without the lease ask for it, or C(task_time_limit) and C(worker_prefetch_multiplier) of "
-           "C(celery_app_settings)."),
+           "Seconds after which an unacknowledged task is given to another worker. The shortest of all consumers "
+           "applies, so it is one number for the application.\n"
+           "The default is 300 if all workers renew what they hold (C(celery_worker_lease) with atomic fetching). "
+           "A task may last longer; it returns this long after its host has died.\n"
+           "Otherwise the default is an hour, or longer if a worker without the lease needs that, by its "
+           "C(prefetch_multiplier), C(time_limit) and C(drain_timeout) or by C(task_time_limit) and "
+           "C(worker_prefetch_multiplier) of C(celery_app_settings)."),
     Option("celery_app_broker_host", "str",
-           "Name or address of the broker's host, as its certificate has it; an IPv6 address without brackets."),
+           "Name or address of the broker's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_broker_port", "int", "TLS port of the broker.", default=6379),
     Option("celery_app_results_host", "str",
-           "Name or address of the result store's host, as its certificate has it; an IPv6 address without "
-           "brackets."),
+           "Name or address of the result store's host, as in its certificate; an IPv6 address without brackets."),
     Option("celery_app_results_port", "int", "TLS port of the result store.", default=6380),
-    Option("celery_app_host_names", "list", "What others call this host, for certificates and web sites.",
+    Option("celery_app_host_names", "list",
+           "Names by which others call this host, for certificates and web sites: by default its name in the "
+           "inventory and its address.",
            elements="str"),
-    Option("celery_app_directory", "path", "Directory of the application's configuration on a host."),
-    Option("celery_app_root", "path", "Directory of its releases."),
-    Option("celery_app_state", "path", "Directory of its state."),
-    Option("celery_app_ca", "path", "The certificate against which every client checks the servers."),
-    Option("celery_app_runtime", "path", "Directory of the fleet's own runtime on a host."),
-    Option("celery_app_proxy_group", "str", "Unix group that may open the sockets of Flower and of the web process."),
+    Option("celery_app_directory", "path",
+           "Directory of the application's configuration on a host. Other files rely on this and the following "
+           "places."),
+    Option("celery_app_root", "path", "Directory of the application's releases."),
+    Option("celery_app_state", "path", "Directory of the application's state."),
+    Option("celery_app_ca", "path", "Certificate with which every client checks the servers."),
+    Option("celery_app_runtime", "path", "Directory of Celery Fleet's own runtime on a host."),
+    Option("celery_app_proxy_group", "str",
+           "Unix group that may open the sockets of Flower and the web process; nginx is a member."),
 )
 
 # Of celery_beat_schedule. An entry has one of the first three.
 ENTRY: Final[tuple[Option, ...]] = (
     Option("crontab", "dict",
-           "When it is due, by C(minute), C(hour), C(day_of_month), C(month_of_year) and C(day_of_week)."),
-    Option("interval", "float", "Seconds between two times."),
-    Option("solar", "dict", "When it is due, by C(event), C(latitude) and C(longitude)."),
-    Option("task", "str", "The task's name, as Celery registers it.", required=True),
+           "When it is due: C(minute), C(hour), C(day_of_month), C(month_of_year) and C(day_of_week)."),
+    Option("interval", "float", "Seconds between two runs."),
+    Option("solar", "dict", "When it is due: C(event), C(latitude) and C(longitude)."),
+    Option("task", "str", "The task's name as Celery registers it.", required=True),
     Option("args", "list", "Its arguments."),
     Option("kwargs", "dict", "Its keyword arguments."),
     Option("queue", "str", "The queue that it goes to; without one the routes decide."),
-    Option("options", "dict", "Further options of C(apply_async), such as C(expires)."),
+    Option("options", "dict", "More options of C(apply_async), such as C(expires)."),
     Option("enabled", "bool",
-           "Whether it is sent. An entry that has nothing else, as false, switches off one of the application's code.",
+           "Whether it is sent. An entry that only has this, as false, switches off one in the application's code.",
            default=True),
 )
 
 # Of celery_release_commands.
 COMMAND: Final[tuple[Option, ...]] = (
-    Option("name", "str", "Its name, by which a run knows what was done.", required=True,
+    Option("name", "str", "Its name, by which a run knows whether it was done.", required=True,
            syntax=re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"),
            like="letters, digits, - and _, 48 at most, and begin with a letter or a digit"),
-    Option("argv", "list", "Its command line; C(python) stands for the release's interpreter.",
+    Option("argv", "list", "Its command line; C(python) means the release's interpreter.",
            required=True, elements="str"),
     Option("when", "str", "Once for each release, or once ever.", default="release", choices=("release", "once")),
     Option("on", "str", "On one host, or on all that have the release.", default="one", choices=("one", "all")),

@@ -89,7 +89,7 @@ def is_refused(done: subprocess.CompletedProcess[str], words: str = REFUSED) -> 
         "celery_fleet.core.fleet : lease | Take the lease of the fleet",
         "celery_fleet.core.fleet : Compare the host with the inventory",
         "celery_fleet.core.celery_release : Build and check the release",
-        "celery_fleet.core.celery_restart : Restart what differs",
+        "celery_fleet.core.celery_restart : Restart workers that differ",
         "celery_fleet.core.verify : Wait for every service",
     ],
 )
@@ -134,7 +134,7 @@ def test_one_without_what_always_runs_is_refused(directory: Path, options: tuple
     "task",
     [
         "lease | Take the lease of the fleet",
-        "plan | Show what would go",
+        "plan | Show what would be removed",
         "stop | Stop beat",
         "remove | Remove what was put there",
     ],

@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     Specs,
     parse_role,
+    read_defaults,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.run import check
 
@@ -83,13 +84,12 @@ def specs() -> Specs:
     roles = {}
     for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
         role = path.parents[1]
-        defaults = role / "defaults/main.yml"
         roles[role.name] = parse_role(
             role.name,
             loader.load_from_file(str(path)),
-            loader.load_from_file(str(defaults), trusted_as_template=True)
-            if defaults.is_file()
-            else {},
+            read_defaults(
+                role, lambda file: loader.load_from_file(str(file), trusted_as_template=True)
+            ),
             str(role),
         )
     return Specs(roles)

@@ -19,7 +19,7 @@ HOSTS = """
 - hosts: fleet
   gather_facts: false
   tasks:
-    - name: Collect what is known of the hosts
+    - name: Collect facts about the hosts
       celery_fleet.core.fleet_facts:
     - name: Show what roles read
       ansible.builtin.debug:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model import redact
@@ -45,7 +46,7 @@ class RoleSpec:
     Attributes:
         name: The role's name; its variables begin with this and an underscore.
         options: `argument_specs.main.options`.
-        defaults: `defaults/main.yml`, not rendered.
+        defaults: What `read_defaults` returns, not rendered.
         path: The role's directory.
         entries: Options of the other entry points.
     """
@@ -134,6 +135,24 @@ class Specs:
 def options_of(option: Option) -> Mapping[str, Option]:
     """Return the nested options of an option."""
     return _options(option.get("options"))
+
+
+def read_defaults(role: Path, read: Callable[[Path], object]) -> dict[str, object]:
+    """Return a role's defaults, with its own variables if a default is computed from one of these.
+
+    Args:
+        role: The role's directory.
+        read: Returns a YAML file's content.
+    """
+    found = _mapping(role / "defaults/main.yml", read)
+    if any(isinstance(value, str) and "{{ __" in value for value in found.values()):
+        found = _mapping(role / "vars/main.yml", read) | found
+    return found
+
+
+def _mapping(file: Path, read: Callable[[Path], object]) -> dict[str, object]:
+    content = read(file) if file.is_file() else None
+    return dict(content) if isinstance(content, Mapping) else {}
 
 
 def parse_role(name: str, argument_specs: object, defaults: object, path: str = "") -> RoleSpec:
