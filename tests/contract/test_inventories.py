@@ -73,7 +73,7 @@ def test_one_with_placeholders_is_refused_for_these_alone(name: str, tmp_path: P
     wanted = placeholders(name)
     # Ansible prints a message twice.
     found = set(re.findall(r"^ *\d+\. ([\w.]+) .*\n *(.*)$", output, re.MULTILINE))
-    assert {reason for _, reason in found} == {"is a placeholder that nobody has replaced"}
+    assert {reason for _, reason in found} == {"is a placeholder that has not been replaced"}
     assert len(found) == len(wanted)
     assert "No host was contacted" in output
 

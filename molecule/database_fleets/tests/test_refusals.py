@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
     "firewall for everybody": (
         "marketplace_ops",
         lambda _: {"firewall_redis_clients": ["0.0.0.0/0"]},
-        ("firewall_redis_clients", "would let everybody in"),
+        ("firewall_redis_clients", "would let everyone in"),
     ),
     "what becomes of edited entries": (
         "marketplace_ops",

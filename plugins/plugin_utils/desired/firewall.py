@@ -15,7 +15,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.names import fir
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def listens(text: str | None) -> tuple[str, int] | None:
+def listen_address(text: str | None) -> tuple[str, int] | None:
     """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`; nothing for an empty text.
 
     Raises:
@@ -37,19 +37,19 @@ def listens(text: str | None) -> tuple[str, int] | None:
 
 def web_port(text: str | None) -> int:
     """Port of a web process that listens on TCP; 0 where it has a Unix socket."""
-    found = listens(text)
+    found = listen_address(text)
     return found[1] if found else 0
 
 
 def is_local(text: str | None) -> bool:
     """Whether only the host itself reaches the web process, whatever a firewall says."""
-    found = listens(text)
+    found = listen_address(text)
     return found is None or ipaddress.ip_address(found[0]).is_loopback
 
 
 def upstream(app: str, text: str | None) -> str:
     """What nginx passes requests on to: a path or `ADDRESS:PORT`."""
-    found = listens(text)
+    found = listen_address(text)
     if found is None:
         return f"/run/{app}-web.sock"
     address = ipaddress.ip_address(found[0])

@@ -77,7 +77,7 @@ class Option:
             return f"{low} to {high}"
         return f"{low} or more" if low is not None else f"{high} or less" if high else ""
 
-    def left_by(self, number: float) -> str:
+    def violation(self, number: float) -> str:
         """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
         return outside(number, self.lowest, self.highest)
 

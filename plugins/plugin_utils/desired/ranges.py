@@ -28,7 +28,7 @@ class Range:
     remedy: str
     group: str
 
-    def left_by(self, number: float) -> str:
+    def violation(self, number: float) -> str:
         """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
         return outside(number, self.lowest, self.highest)
 

@@ -92,4 +92,4 @@ class Answers:
 
     def at(self, text: str) -> Path:
         """Return the path that was given, as seen from where the program runs."""
-        return self.place.base / source.at_home(text)
+        return self.place.base / source.expand_home(text)

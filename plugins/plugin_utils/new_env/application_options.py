@@ -180,7 +180,7 @@ def read_web(
         answers.wrong("WEB", "has no host", "name one in PRODUCERS, or leave WEB out")
     protected = answers.items("PROTECT")
     for path in protected:
-        if not _PATH.fullmatch(path) or not network.protects(path):
+        if not _PATH.fullmatch(path) or not network.is_request_path(path):
             answers.wrong("PROTECT", "is no path", "write it as in /admin/", path)
     if protected and "WEB" not in answers.given:
         answers.wrong(

@@ -35,7 +35,7 @@ CELERYS_QUEUE: Final = "celery"
 
 def place_of(given: Mapping[str, str], base: Path) -> Place:
     """Where the environment goes."""
-    chosen = source.at_home(given.get("INVENTORIES") or INVENTORIES)
+    chosen = source.expand_home(given.get("INVENTORIES") or INVENTORIES)
     return Place(base, Path(os.path.normpath(base / chosen)))
 
 

@@ -132,7 +132,7 @@ def check(model: Model) -> list[Problem]:
     """
     found = list(control.check_hosts_exist(model))
     if not found:
-        found, model = stray_options.set_aside(model)
+        found, model = stray_options.remove_stray_options(model)
         spoken = {(problem.variable, host) for problem in found for host in _hosts(problem)}
         for one in CHECKS:
             fresh = [

@@ -118,7 +118,7 @@ class Policy:
             "celery_restart_batch": self.batch,
         }
         for name, number in chosen.items():
-            if RANGES[name].left_by(number):
+            if RANGES[name].violation(number):
                 raise RollError(f"{name} is {number}; {RANGES[name].remedy}")
 
 

@@ -77,7 +77,7 @@ def test_where_a_web_process_listens(text: str, local: bool, port: int, upstream
 )
 def test_what_is_no_address_with_a_port(text: str) -> None:
     with pytest.raises(ValueError, match="ADDRESS:PORT"):
-        firewall.listens(text)
+        firewall.listen_address(text)
 
 
 def test_a_host_lets_the_others_in_by_what_the_inventory_says() -> None:

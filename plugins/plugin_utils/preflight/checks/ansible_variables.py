@@ -1,4 +1,4 @@
-"""Ansible's own variables: with these values it would not reach each host, or not as root."""
+"""Checks Ansible's own variables: with these values it could not reach each host, or not as root."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _LOCAL: Final = ("local", "ansible.builtin.local")
-# As YAML and INI files have it.
+# False as YAML and INI files write it.
 _OFF: Final = ("false", "no", "off", "n", "f", "0")
 _INTERPRETER: Final = "ansible_python_interpreter"
-# Directories that people keep a virtualenv in.
+# Usual names of directories with a virtualenv.
 _VIRTUALENVS: Final = frozenset(("venv", ".venv", "env", ".env", "virtualenv", "virtualenvs"))
 
 
 def is_local(model: Model, host: str) -> bool:
-    """Return whether Ansible takes its own machine for the host."""
+    """Return whether the host is the machine on which Ansible runs."""
     return model.value(host, "ansible_connection") in _LOCAL
 
 
 def check_local(model: Model) -> Iterator[Problem]:
-    """Refuse several hosts that are all the machine on which Ansible runs."""
+    """Refuse several hosts that would all be the machine on which Ansible runs."""
     hosts = tuple(host for host in model.hosts if is_local(model, host))
     if len(hosts) > 1:
         yield Problem(
             "ansible_connection",
-            "makes all of these hosts the machine on which Ansible runs, and one machine can't be several hosts of a "
+            "makes all of these hosts the machine on which Ansible runs, but one machine can't be several hosts of a "
             "fleet",
             "remove it and give each host its address in ansible_host. To use this machine only, keep one host and "
             "put it in several groups",
@@ -42,7 +42,7 @@ def check_local(model: Model) -> Iterator[Problem]:
 
 
 def check_python(model: Model) -> Iterator[Problem]:
-    """Warn of a virtualenv's Python: its release goes, and Debian's modules for Python are not in it."""
+    """Warn about a virtualenv's Python: it is removed with its release, and lacks Debian's modules for Python."""
     for host in model.hosts:
         text = as_text(model.value(host, _INTERPRETER))
         if text is None:
@@ -80,7 +80,7 @@ def check_root(model: Model) -> Iterator[Problem]:
             continue
         yield Problem(
             "ansible_become",
-            f"is off, and Ansible logs in as {user}, who is not root: it could install nothing",
+            f"is off, but Ansible logs in as {user}, who is not root, so it could not install anything",
             f"write ansible_become: true and let {user} use sudo; or log in as root (ansible_user: root)",
             value=model.show(("ansible_become",), become),
             hosts=(host,),

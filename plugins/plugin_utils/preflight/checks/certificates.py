@@ -1,4 +1,4 @@
-"""Certificates and authorities: what `pki` finds wrong with them, as problems of the inventory."""
+"""Reports what `pki` finds wrong with certificates and authorities as problems of the inventory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     as_strings,
 )
 
-# Days. A date beyond the year 9999 would end the run where the certificate is made.
+# Days. A date after the year 9999 would end the run when the certificate is made.
 _LONGEST: Final = 36500
 _SOURCES: Final = (wanted.OWN, wanted.INTERMEDIATE, wanted.EXTERNAL)
-# What a source can't do without.
+# The variables that each source needs.
 _NEEDED: Final = {
     wanted.OWN: ("pki_ca_passphrase",),
     wanted.INTERMEDIATE: ("pki_ca_certificate", "pki_ca_key", "pki_ca_bundle"),
@@ -34,16 +34,16 @@ _NEEDED: Final = {
 _WITH_PORT = re.compile(r".*/.*|[^:]+:[0-9]*")
 _WHY: Final = {
     "pki_ca_passphrase": "it encrypts the key of the fleet's own authority",
-    "pki_ca_certificate": "with pki_source: intermediate it is what signs",
-    "pki_ca_key": "with pki_source: intermediate it is what signs",
-    "pki_ca_bundle": "hosts trust the authorities in it alone",
+    "pki_ca_certificate": "with pki_source: intermediate this authority signs the hosts' certificates",
+    "pki_ca_key": "with pki_source: intermediate this key signs the hosts' certificates",
+    "pki_ca_bundle": "hosts only trust the authorities in it",
     "pki_certificate": "with pki_source: external each host has its own",
     "pki_key": "with pki_source: external each host has its own",
 }
 
 
 def check_certificates(model: Model) -> Iterator[Problem]:
-    """What hosts are to get, each by itself and all of them against what they have."""
+    """Check what each host is to get, then all hosts against one another and against what they have."""
     hosts = model.members(FLEET)
     given: dict[str, Given] = {}
     for host in hosts:
@@ -63,7 +63,7 @@ def check_certificates(model: Model) -> Iterator[Problem]:
     yield from _shared(model, hosts)
     yield from _called(model)
     if given.keys() == set(hosts):
-        # Of what is wrong in itself nobody has to know what is in its way.
+        # A conflict is only worth reporting if each host's own settings are right.
         apart = rollover.disagreements(given, [h for h in model.members("redis") if h in given])
         for name, fault in apart or rollover.rollover_faults(given):
             yield _problem(fault, name)
@@ -73,8 +73,8 @@ def check_certificates(model: Model) -> Iterator[Problem]:
                 yield _problem(fault, host, Severity.WARNING)
 
 
-def given_to(model: Model) -> dict[str, Given]:
-    """Host → what its variables say of its certificate; without those where one of them is of a wrong type."""
+def pki_settings(model: Model) -> dict[str, Given]:
+    """Return what each host's variables say about its certificate, without hosts with a variable of a wrong type."""
     found = ((host, _given(model, host)) for host in model.members(FLEET))
     return {host: given for host, given in found if given is not None}
 
@@ -105,7 +105,7 @@ def _missing(model: Model, host: str) -> Iterator[Problem]:
 
 
 def _given(model: Model, host: str) -> Given | None:
-    """The host's variables; nothing where one of them is of a wrong type, which is reported as such."""
+    """Return the host's variables, or None if one has a wrong type, which another check reports."""
     source, mode = model.value(host, "pki_source"), model.value(host, "pki_mode")
     directory = model.value(host, "pki_directory")
     generation = model.value(host, "pki_ca_generation")
@@ -159,7 +159,7 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
     for name in ("pki_ca_generation", "pki_ca_trusted_generations"):
         value = model.value(host, name)
         for number in value if isinstance(value, list) else [value]:
-            # Of another type it is reported by that.
+            # Another check reports a wrong type.
             if isinstance(number, int) and number < 1:
                 yield Problem(
                     name,
@@ -176,7 +176,7 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
             yield Problem(
                 name,
                 "is less than a day",
-                "give the days that it is to last",
+                "write the number of days that it is valid",
                 value=f"{days:g}",
                 hosts=(host,),
             )
@@ -194,7 +194,7 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
     if lasts is not None and before is not None and before >= lasts:
         yield Problem(
             "pki_renew_before_days",
-            f"is not less than pki_validity_days, {lasts:g}: each run would make all certificates anew",
+            f"is not less than pki_validity_days, {lasts:g}: each run would renew all certificates",
             "leave some days between them",
             value=f"{before:g}",
             hosts=(host,),
@@ -202,7 +202,7 @@ def _numbers(model: Model, host: str) -> Iterator[Problem]:
 
 
 def _texts(model: Model, host: str) -> Iterator[Problem]:
-    """What a certificate is to say, where the fleet makes it: what has no place in one would end the run half-way."""
+    """Check the names in certificates that the fleet makes; an impossible one would end the run half-way."""
     source = model.value(host, "pki_source")
     serves = ("redis", "celery_producers", "flower")
     if model.value(host, "pki_names") == [] and any(
@@ -210,8 +210,8 @@ def _texts(model: Model, host: str) -> Iterator[Problem]:
     ):
         yield Problem(
             "pki_names",
-            "is empty: nobody could call what this host serves, since clients check the name",
-            "name what others call it (celery_app_host_names is the default), or leave both out",
+            "is empty, so no client could connect to this host's services: clients check the name",
+            "list the names by which clients reach it (the default is celery_app_host_names), or remove both variables",
             hosts=(host,),
         )
     if source == wanted.EXTERNAL:
@@ -220,8 +220,8 @@ def _texts(model: Model, host: str) -> Iterator[Problem]:
         if not x509.name_fits(name):
             yield Problem(
                 "pki_names",
-                "has what is no name and no address that a certificate could be for",
-                "write names of letters, digits, dots and dashes, others as the DNS has them (xn--…)",
+                "has an entry that is neither a name nor an address that a certificate could be for",
+                "write names of letters, digits, dots and dashes; write other characters as DNS does (xn--…)",
                 value=model.show(("pki_names",), name),
                 hosts=(host,),
             )
@@ -237,7 +237,7 @@ def _texts(model: Model, host: str) -> Iterator[Problem]:
 
 
 def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
-    """Both ends of a connection have to agree."""
+    """Refuse hosts with different modes: both ends of a connection have to agree."""
     values = model.distinct("pki_mode", hosts)
     if len(values) > 1:
         yield Problem(
@@ -248,7 +248,7 @@ def _shared(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _called(model: Model) -> Iterator[Problem]:
-    """What clients call Redis has to be among the names that its certificate is for."""
+    """Refuse addresses of Redis that its certificate is not for."""
     given = {
         x509.alternative_name(name)
         for host in model.members("redis")
@@ -262,10 +262,10 @@ def _called(model: Model) -> Iterator[Problem]:
                     variable,
                     "is more than a host's name or address"
                     if whole
-                    else "is in pki_names of no host of the group redis: clients would refuse its certificate",
+                    else "is not in pki_names of any host in the group redis, so clients would refuse its certificate",
                     f"write the name or address only; the port is {variable.replace('_host', '_port')}"
                     if whole
-                    else "call Redis by a name that its certificate is for, or add this one to pki_names of its host; "
+                    else "write a name that Redis's certificate is for, or add this one to pki_names of its host; "
                     "Redis outside of the fleet is not supported",
                     value=model.show((variable,), value),
                     hosts=on,

@@ -1,4 +1,4 @@
-"""The commands of a release."""
+"""Checks the commands of a release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    no_mapping,
+    not_a_mapping,
     suggestion,
     unknown_keys,
 )
@@ -32,12 +32,12 @@ _KEYS: Final = {option.name: option for option in COMMAND}
 
 
 def check_commands(model: Model) -> Iterator[Problem]:
-    """Each command has a name of its own, a command line, and no key that nobody reads."""
+    """Check that each command has its own name, a command line and only known keys."""
     values = model.distinct(NAME, model.hosts_of_role("celery_release"))
     if len(values) > 1:
         yield Problem(
             NAME,
-            "is not the same on all hosts, while commands run in one order over all of them",
+            "differs between hosts, but commands run in one order over all of them",
             "set it once, for all hosts of the fleet",
             hosts=tuple(host for _, hosts in values[1:] for host in hosts),
         )
@@ -50,26 +50,26 @@ def check_commands(model: Model) -> Iterator[Problem]:
 
 
 def _commands(model: Model, value: list[object]) -> Iterator[Problem]:
-    spoken: dict[str, int] = {}
+    seen: dict[str, int] = {}
     for index, item in enumerate(value):
         path = (NAME, index)
         if item is UNKNOWN:
             continue
         if not isinstance(item, Mapping):
             example = "{name: migrate, argv: [python, manage.py, migrate], when: release, on: one}"
-            yield no_mapping(model, path, item, f"write it as in {example}")
+            yield not_a_mapping(model, path, item, f"write it as in {example}")
             continue
         # YAML 1.1 reads the key `on` as true.
         body = {"on" if key is True else key: part for key, part in item.items()}
         yield from unknown_keys(path, body, tuple(_KEYS))
-        yield from _name(model, path, body, spoken)
+        yield from _name(model, path, body, seen)
         yield from _argv(model, path, body)
         yield from _choices(model, path, body)
         yield from _timeout(model, path, body)
 
 
 def _name(
-    model: Model, path: Path, body: Mapping[object, object], spoken: dict[str, int]
+    model: Model, path: Path, body: Mapping[object, object], seen: dict[str, int]
 ) -> Iterator[Problem]:
     name = body.get("name")
     place = dotted((*path, "name"))
@@ -84,15 +84,15 @@ def _name(
             f"use {_KEYS['name'].like}",
             value=model.show((*path, "name"), name),
         )
-    elif name in spoken:
+    elif name in seen:
         yield Problem(
             place,
-            f"is the name of {dotted((NAME, spoken[name]))}, too",
-            "give each command a name of its own: by its name a run knows what was done",
+            f"is also the name of {dotted((NAME, seen[name]))}",
+            "give each command its own name; runs use it to know which commands are done",
             value=name,
         )
     else:
-        spoken[name] = int(str(path[-1]))
+        seen[name] = int(str(path[-1]))
 
 
 def _argv(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[Problem]:
@@ -104,9 +104,7 @@ def _argv(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[P
     elif argv is UNKNOWN:
         return
     elif not isinstance(argv, list):
-        yield Problem(
-            dotted(place), f"is {kind_of(argv)} where a list of strings is wanted", example
-        )
+        yield Problem(dotted(place), f"is {kind_of(argv)}, but must be a list of strings", example)
     elif not argv or argv[0] == "":
         yield Problem(dotted(place), "names no program", example)
     else:
@@ -114,9 +112,9 @@ def _argv(model: Model, path: Path, body: Mapping[object, object]) -> Iterator[P
             if word is not UNKNOWN and (not isinstance(word, str) or "\0" in word):
                 yield Problem(
                     dotted((*place, index)),
-                    f"is {kind_of(word)} where a string is wanted"
+                    f"is {kind_of(word)}, but must be a string"
                     if not isinstance(word, str)
-                    else "holds a NUL character, which no command line takes",
+                    else "has a NUL character, which no command line can contain",
                     "put it in quotes" if not isinstance(word, str) else "remove it",
                     value=model.show((*place, index), word),
                 )
@@ -143,7 +141,7 @@ def _timeout(model: Model, path: Path, body: Mapping[object, object]) -> Iterato
     if number is None or number <= 0:
         yield Problem(
             dotted((*path, "timeout")),
-            "is no number of seconds above 0",
+            "is not a number of seconds above 0",
             "write the seconds as a number, without quotes or a unit",
             value=model.show((*path, "timeout"), value),
         )

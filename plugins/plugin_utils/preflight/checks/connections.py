@@ -1,4 +1,4 @@
-"""Celery settings by which a process would leave the fleet's Redis, or check its certificate less."""
+"""Checks for Celery settings that name another Redis than the fleet's, or weaken the check of its certificate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _SETTINGS: Final = "celery_app_settings"
-# In each spelling that Celery reads: of today, of Celery 3, with Django's prefix.
+# In each spelling that Celery reads: today's, Celery 3's, and with Django's prefix.
 _BROKER: Final = re.compile(r"(celery_)?broker(_read|_write|_transport)?(_url)?", re.IGNORECASE)
 _RESULTS: Final = re.compile(r"(celery_)?(result_)?backend", re.IGNORECASE)
 _TLS: Final = re.compile(r"(celery_)?(broker|redis_backend)_use_ssl", re.IGNORECASE)
-# In the scheme of an address, or in the whole name of a class.
+# In the scheme of a URL, or in the full name of a class.
 _REDIS: Final = re.compile(r"redis|sentinel", re.IGNORECASE)
 _CHECKED: Final = re.compile(r"(cert_)?required", re.IGNORECASE)
 
@@ -32,13 +32,13 @@ def check_connections(model: Model) -> Iterator[Problem]:
 
 
 def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
-    """Problems of one setting, without hosts."""
+    """Yield the problems of one setting, without hosts."""
     path: tuple[object, ...] = (_SETTINGS, name)
     if _BROKER.fullmatch(name):
         yield Problem(
             dotted(path),
-            "is an address of the broker, which has to be the fleet's own: the users' rights, the firewall and "
-            "the lease of workers are there",
+            "is an address of the broker, but the broker has to be the fleet's own: it has the users' rights, the "
+            "firewall and the leases of workers",
             "remove it; processes get the address from celery_app_broker_host and celery_app_broker_port. An "
             "external broker is not supported",
             value=model.show(path, item),
@@ -46,16 +46,16 @@ def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:
     elif _RESULTS.fullmatch(name) and _is_redis(item):
         yield Problem(
             dotted(path),
-            "is another Redis than the fleet's result store",
+            "is a different Redis from the fleet's result store",
             "remove it; processes get the address from celery_app_results_host and celery_app_results_port. A "
-            "backend of another kind, such as django-db, may stand here",
+            "backend of another kind, such as django-db, is allowed here",
             value=model.show(path, item),
         )
     elif _TLS.fullmatch(name):
         for weak, shown in _weaker(path, item):
             yield Problem(
                 dotted(weak),
-                "turns off a check of Redis's certificate, by which a client knows whom it gives its password",
+                "turns off a check of Redis's certificate, so a client could give its password to another server",
                 "remove it; with pki_source: external the fleet trusts your own authority",
                 value=model.show(weak, shown),
             )
@@ -66,7 +66,7 @@ def _is_redis(value: object) -> bool:
 
 
 def _weaker(path: tuple[object, ...], value: object) -> Iterator[tuple[tuple[object, ...], object]]:
-    """Path and value of each option by which a client verifies less than by the fleet's own."""
+    """Yield path and value of each option that makes a client verify less than the fleet's own options do."""
     if not isinstance(value, Mapping):
         # It replaces all of the fleet's options.
         yield path, value

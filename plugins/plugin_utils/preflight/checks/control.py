@@ -1,4 +1,4 @@
-"""The control side itself, and inventories whose hosts do not exist yet."""
+"""Checks the control node itself, and inventories whose hosts do not exist yet."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ PYTHON_FROM: Final = (3, 11)
 
 
 def check_versions(model: Model) -> Iterator[Problem]:
-    """Versions of ansible-core and of the Python it runs in."""
+    """Refuse unsupported versions of ansible-core and of the Python that runs it."""
     ansible = version(model.control.ansible_version)
     if not ANSIBLE_FROM <= ansible < ANSIBLE_BELOW:
         yield Problem(
             "ansible-core",
-            f"is not from {_text(ANSIBLE_FROM)} on and below {_text(ANSIBLE_BELOW)}",
-            "run make setup and use the ansible-playbook of .venv/bin",
+            f"is not at least {_text(ANSIBLE_FROM)} and below {_text(ANSIBLE_BELOW)}",
+            "run make setup and use .venv/bin/ansible-playbook",
             value=model.control.ansible_version,
         )
     if version(model.control.python_version) < PYTHON_FROM:
         yield Problem(
             "python",
-            f"of the control side is older than {_text(PYTHON_FROM)}",
+            f"on the control node is older than {_text(PYTHON_FROM)}",
             f"install Python {_text(PYTHON_FROM)} or newer and run make setup",
             value=model.control.python_version,
         )
 
 
 def check_hosts_exist(model: Model) -> Iterator[Problem]:
-    """Hosts without an address, in an inventory that says how its hosts come to be."""
+    """Refuse hosts without an address if the inventory says how to make its hosts."""
     hints: dict[str, list[str]] = {}
     for host in model.hosts:
         hint = as_text(model.value(host, "preflight_hosts_hint"))
@@ -55,7 +55,7 @@ def check_hosts_exist(model: Model) -> Iterator[Problem]:
 
 
 def _addresses_beside(model: Model, host: str) -> str:
-    """What to say where one file of an inventory was given, and its neighbour is the one with the addresses."""
+    """Return a hint if one file of an inventory was given, and another beside it has the addresses."""
     file = as_text(model.raw.get(host, {}).get("inventory_file"))
     if file is None:
         return ""
@@ -67,11 +67,11 @@ def _addresses_beside(model: Model, host: str) -> str:
     ]
     if not others:
         return ""
-    return f"{others[0]} beside it has addresses; give the whole directory, -i {Path(file).parent}. Else: "
+    return f"{others[0]} beside it has addresses; use the whole directory, -i {Path(file).parent}. Otherwise: "
 
 
 def version(text: str) -> tuple[int, int]:
-    """Major and minor of a version; (0, 0) where there is none."""
+    """Return major and minor of a version, or (0, 0) if there is none."""
     found = re.match(r"(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 

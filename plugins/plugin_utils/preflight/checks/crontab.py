@@ -1,8 +1,8 @@
-"""Crontab fields as Celery reads them, without Celery.
+"""Reads crontab fields as Celery does, without Celery.
 
-Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) takes prefixes of what it understands
-("1-5x" is its "1-5"), and a day's name in the field of months. Here the whole field must fit; what is
-accepted means the same to Celery.
+Celery's parser (`celery.schedules.crontab_parser`, read at 5.7.0) ignores text after what it understands
+(it reads "1-5x" as "1-5"), and accepts a day's name in the field of months. Here the whole field must fit.
+Celery reads every accepted field the same way.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _LONGEST_MONTH: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 @dataclass(frozen=True)
-class Field:
-    """One field: its lowest and highest number, and names that stand for numbers."""
+class CrontabField:
+    """The lowest and highest number of a field, and the names that can be written for numbers."""
 
     low: int
     high: int
     names: tuple[str, ...] = ()
 
 
-FIELDS: Final[Mapping[str, Field]] = {
-    "minute": Field(0, 59),
-    "hour": Field(0, 23),
-    "day_of_week": Field(0, 6, _DAYS),
-    "day_of_month": Field(1, 31),
-    "month_of_year": Field(1, 12, _MONTHS),
+FIELDS: Final[Mapping[str, CrontabField]] = {
+    "minute": CrontabField(0, 59),
+    "hour": CrontabField(0, 23),
+    "day_of_week": CrontabField(0, 6, _DAYS),
+    "day_of_month": CrontabField(1, 31),
+    "month_of_year": CrontabField(1, 12, _MONTHS),
 }
 
 
 def parse(name: str, text: str) -> frozenset[int]:
-    """The numbers that a field stands for.
+    """Return the numbers that a field means.
 
     Raises:
         ValueError: With a reason that completes "the field …".
@@ -53,17 +53,17 @@ def parse(name: str, text: str) -> frozenset[int]:
 
 
 def never_due(days: frozenset[int], months: frozenset[int]) -> bool:
-    """Whether none of these months has one of these days, as in February 30."""
+    """Return whether none of these months has any of these days, as in February 30."""
     return all(min(days) > _LONGEST_MONTH[month - 1] for month in months)
 
 
-def _part(field: Field, part: str) -> list[int]:
+def _part(field: CrontabField, part: str) -> list[int]:
     numbers, slash, step = part.partition("/")
     every = 1
     if slash:
         if not _NUMBER.fullmatch(step) or int(step) < 1:
             shown = f"step {step!r}" if len(step) <= _SHOWN else "step"
-            raise ValueError(f"has the {shown}, which is no number from 1 on")
+            raise ValueError(f"has the {shown}, which is not a number from 1 up")
         every = int(step)
     if numbers == "*":
         return list(range(field.low, field.high + 1))[::every]
@@ -71,7 +71,7 @@ def _part(field: Field, part: str) -> list[int]:
     start = _number(field, first)
     if not dash:
         if slash:
-            raise ValueError(f"has a step on the single number {start}, where * or a range is due")
+            raise ValueError(f"has a step after the single number {start}; steps need * or a range")
         return [start]
     end = _number(field, last)
     if end < start:
@@ -79,15 +79,15 @@ def _part(field: Field, part: str) -> list[int]:
     return list(range(start, end + 1))[::every]
 
 
-def _number(field: Field, text: str) -> int:
+def _number(field: CrontabField, text: str) -> int:
     if _NUMBER.fullmatch(text):
         number = int(text)
     elif field.names and text[:3].lower() in field.names and text.isalpha():
         number = field.names.index(text[:3].lower()) + field.low
     else:
-        # The whole is shown beside, without what is secret; a long part could be one of a secret's.
+        # The problem shows the whole value redacted; a long part of it could be part of a secret.
         part = repr(text) if len(text) <= _SHOWN else "a part"
-        raise ValueError(f"has {part}, which is no number" if text else "has an empty part")
+        raise ValueError(f"has {part}, which is not a number" if text else "has an empty part")
     if not field.low <= number <= field.high:
         raise ValueError(f"has {number}, which is not from {field.low} to {field.high}")
     return number

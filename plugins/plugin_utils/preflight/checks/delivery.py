@@ -1,4 +1,4 @@
-"""Delivery: what is promised to tasks, worker by worker, and what the inventory says against it."""
+"""Checks the delivery that each worker promises, and what in the inventory contradicts it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     number_text,
 )
 
-# What a promise rests on, with the values that keep it. A task that is put back instead of retried is not lost either,
-# and how far ahead a worker takes is its own matter.
+# The settings that a promise depends on, with the values that keep it. A task that is put back instead of retried is
+# not lost either, and each worker may choose how many tasks it prefetches.
 _PROMISES: Final[Mapping[str, Mapping[str, object]]] = {
     "at_least_once": {
         "task_acks_late": desired.SETTINGS["at_least_once"]["task_acks_late"],
@@ -44,7 +44,7 @@ _DEAD_LETTERS: Final = "celery_worker_dead_letters"
 
 
 def parts(model: Model, host: str, options: Mapping[str, object]) -> dict[str, Any]:
-    """Return the parts of the delivery that a worker has on a host, as `desired.parts` does for what is well-formed."""
+    """Return the parts of the delivery that a worker has on a host, as `desired.parts` does for well-formed values."""
     variables = {one.name: model.value(host, one.name) for one in DELIVERY}
     knobs = {
         name.removeprefix(desired.PREFIX): value
@@ -64,7 +64,7 @@ def promise_of(model: Model, host: str, options: Mapping[str, object]) -> str:
 
 
 def is_atomic(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    """Return whether a worker takes tasks in one step there."""
+    """Return whether a worker takes tasks in one atomic step there."""
     return bool(parts(model, host, options)["take"] == "atomic")
 
 
@@ -74,12 +74,12 @@ def has_part(model: Model, host: str, options: Mapping[str, object], variable: s
 
 
 def renews(model: Model, host: str, options: Mapping[str, object]) -> bool:
-    """Return whether a worker renews what it holds, so that the visibility timeout may be shorter than its tasks."""
+    """Return whether a worker renews its tasks' leases, so the visibility timeout may be shorter than its tasks."""
     return has_part(model, host, options, "celery_worker_lease")
 
 
 def check_promise(model: Model) -> Iterator[Problem]:
-    """A promise, and settings that break it: they would win."""
+    """Refuse settings that break a promise: they would win over it."""
     for value, hosts in model.distinct("celery_app_delivery"):
         yield from _against(model, str(value), f"celery_app_delivery ({value})", hosts)
     for name, options, hosts in each_worker(model):
@@ -96,8 +96,8 @@ def check_promise(model: Model) -> Iterator[Problem]:
             of = ("celery_worker_instances", name, "prefetch_multiplier")
             yield Problem(
                 dotted(of),
-                "wins over the one of at_least_once. Tasks that wait in a worker without the lease count "
-                "against celery_app_visibility_timeout, and run a second time after it",
+                "overrides at_least_once's value. Time that a task waits in a worker without the lease counts "
+                "against celery_app_visibility_timeout; after that it runs a second time",
                 "remove it to have 1",
                 value=model.show(of, options["prefetch_multiplier"]),
                 hosts=wide,
@@ -121,8 +121,8 @@ def _against(model: Model, promise: str, what: str, hosts: tuple[str, ...]) -> I
                         continue
                 yield Problem(
                     dotted((*path, key)),
-                    f"is {str(value).lower()} against {what}, and would win",
-                    "remove it, or write inherit in place of the promise and all of Celery's settings yourself",
+                    f"is {str(value).lower()}, which contradicts {what} and would win",
+                    "remove it, or write inherit instead of the promise and set all of Celery's settings yourself",
                     value=str(value).lower(),
                     hosts=there,
                 )
@@ -131,7 +131,7 @@ def _against(model: Model, promise: str, what: str, hosts: tuple[str, ...]) -> I
 def _said_of_all_tasks(
     settings: Mapping[str, object],
 ) -> Iterator[tuple[tuple[object, ...], Mapping[str, object]]]:
-    """The settings and the annotations of every task, each with its path. A single task may say what it likes."""
+    """Yield the settings and the annotations of all tasks, each with its path. Single tasks may differ."""
     path: tuple[object, ...] = (_SETTINGS, "task_annotations")
     annotations = settings.get("task_annotations")
     yield (_SETTINGS,), settings
@@ -143,18 +143,18 @@ def _said_of_all_tasks(
 def _forgetting(
     model: Model, name: str, options: Mapping[str, object], hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """What has a worker that promises at_least_once, on these hosts, lose tasks by taking or by starting."""
-    message = "has tasks forgotten when they are taken, against at_least_once"
-    remedy = "remove it, or write inherit in place of at_least_once"
+    """Yield what makes a worker that promises at_least_once lose tasks on these hosts when it takes them or starts."""
+    message = "makes the broker forget tasks when they are taken, which contradicts at_least_once"
+    remedy = "remove it, or write inherit instead of at_least_once"
     if options.get("purge") is True and hosts:
         yield Problem(
             dotted(("celery_worker_instances", name, "purge")),
-            "deletes the tasks that wait in its queues at each start, against at_least_once",
+            "deletes the tasks that wait in its queues at each start, which contradicts at_least_once",
             f"remove it, or write delivery: inherit for {name}",
             value="true",
             hosts=hosts,
         )
-    # Without any it consumes the one of its own name.
+    # Without queues it consumes the one with its own name.
     consumed = options.get("queues") or [name]
     for given, there in model.distinct(_SETTINGS, hosts):
         settings = as_mapping(given)
@@ -180,7 +180,7 @@ def _forgetting(
 
 
 def check_prefix(model: Model) -> Iterator[Problem]:
-    """Refuse a prefix of all keys: Redis would refuse the keys."""
+    """Refuse a prefix for all keys: Redis's users may not use such keys."""
     for settings, hosts in model.distinct(_SETTINGS):
         for name in (_TRANSPORT[1], "result_backend_transport_options"):
             prefix = as_mapping(as_mapping(settings).get(name)).get("global_keyprefix")
@@ -188,7 +188,7 @@ def check_prefix(model: Model) -> Iterator[Problem]:
                 path = (_SETTINGS, name, "global_keyprefix")
                 yield Problem(
                     dotted(path),
-                    "puts a word before the keys of Redis, to which its users have no right then",
+                    "puts a prefix before Redis's keys, and its users have no right to such keys",
                     "remove it: an application of the fleet has its own Redis",
                     value=model.show(path, prefix),
                     hosts=hosts,
@@ -196,7 +196,7 @@ def check_prefix(model: Model) -> Iterator[Problem]:
 
 
 def check_take(model: Model) -> Iterator[Problem]:
-    """What the atomic take can't do: such a worker would take as Celery does, with a timeout meant for a lease."""
+    """Refuse what rules out the atomic take: the worker would take as Celery does, with a timeout meant for a lease."""
     found: dict[tuple[str, str, str, str], list[str]] = {}
     for name, options, hosts in each_worker(model):
         for host in hosts:
@@ -213,17 +213,17 @@ def check_take(model: Model) -> Iterator[Problem]:
 def _unfit(
     settings: Mapping[str, object], name: str, options: Mapping[str, object]
 ) -> Iterator[tuple[tuple[object, ...], object, str, str]]:
-    """Settings under which a worker can't take atomically: path, value, message and remedy of each."""
+    """Yield path, value, message and remedy of each setting under which a worker can't take atomically."""
     transport = as_mapping(settings.get(_TRANSPORT[1]))
     if transport.get("ack_emulation") is False:
         yield (
             (*_TRANSPORT, "ack_emulation"),
             False,
-            "has tasks forgotten when they are taken, against the atomic take, which notes them",
+            "makes the broker forget tasks when they are taken, but the atomic take records them",
             f"remove it, or {_STOCK}",
         )
     for queue, declared in as_mapping(settings.get("task_queues")).items():
-        # Without any it consumes the one of its own name.
+        # Without queues it consumes the one with its own name.
         consumed = options.get("queues") or [name]
         if as_mapping(declared).get("no_ack") is True and (
             isinstance(consumed, list) and queue in consumed
@@ -231,13 +231,13 @@ def _unfit(
             yield (
                 (_SETTINGS, "task_queues", queue, "no_ack"),
                 True,
-                f"has tasks forgotten when they are taken, and the worker {name} takes them atomically",
+                f"makes the broker forget tasks when they are taken, but the worker {name} takes them atomically",
                 f"remove it, or write take: stock for {name}",
             )
 
 
 def check_parts(model: Model) -> Iterator[Problem]:
-    """Parts that are asked for by name, and that no worker has."""
+    """Refuse parts that are switched on by name but that no worker has."""
     for variable in (*_ATOMIC_PARTS, _DEAD_LETTERS):
         for value, hosts in model.distinct_given(variable):
             mine = [
@@ -253,14 +253,14 @@ def check_parts(model: Model) -> Iterator[Problem]:
             if variable == _DEAD_LETTERS:
                 why, what = "no worker promises at_least_once", "celery_app_delivery: at_least_once"
             elif any(is_atomic(model, host, options) for host, options in mine):
-                why, what = "gevent and eventlet have no loop for it", "another pool"
+                why, what = "gevent and eventlet have no event loop for it", "another pool"
             else:
                 why, what = "no worker takes atomically", "celery_app_delivery: at_least_once"
                 if any(_stock_is_asked(model, host, options) for host, options in mine):
                     what = "celery_worker_take: auto, with celery_app_delivery: at_least_once"
             yield Problem(
                 variable,
-                f"is true without effect: {why}",
+                f"is true but has no effect: {why}",
                 f"remove it, or write {what}",
                 value="true",
                 hosts=tuple(dict.fromkeys(host for host, _ in mine)),
@@ -272,7 +272,7 @@ def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> b
 
 
 def check_numbers(model: Model) -> Iterator[Problem]:
-    """Delays and counts of what can't be run, against one another."""
+    """Check delays and counts of tasks that can't be run against one another."""
     workers = model.members("celery_workers")
     failed, keep = "celery_worker_failed_keep", "celery_worker_dead_letters_keep"
     for value, hosts in model.distinct(failed, workers):
@@ -294,7 +294,7 @@ def check_numbers(model: Model) -> Iterator[Problem]:
             if each is not None and whole is not None and each > whole:
                 yield Problem(
                     delay,
-                    f"is above {total} ({number_text(whole)} s), so a task that is not known would be offered once",
+                    f"is above {total} ({number_text(whole)} s), so an unknown task would only be offered once",
                     f"write {number_text(whole)} or less",
                     value=model.show((delay,), value),
                     hosts=there,
@@ -302,7 +302,7 @@ def check_numbers(model: Model) -> Iterator[Problem]:
 
 
 def check_rollout(model: Model) -> Iterator[Problem]:
-    """A task of the new release, taken by workers of the old one, has to outlive the rollout."""
+    """Warn if a task that only the new release knows could become a dead letter during the rollout."""
     turns: list[float] = []
     asked: dict[str, None] = {}
     for options, host in _enabled(model):
@@ -323,7 +323,7 @@ def check_rollout(model: Model) -> Iterator[Problem]:
                 name,
                 f"is shorter than a rollout can take ({takes} s: drain_timeout and "
                 "celery_worker_start_timeout of the workers, celery_restart_batch at a time). A task that only the "
-                "new release knows could be a dead letter before it",
+                "new release knows could become a dead letter before the rollout ends",
                 f"write {takes} or more",
                 value=model.show((name,), value),
                 hosts=hosts,
@@ -332,7 +332,7 @@ def check_rollout(model: Model) -> Iterator[Problem]:
 
 
 def _enabled(model: Model) -> Iterator[tuple[Mapping[str, object], str]]:
-    """The options of every worker that runs, with its host."""
+    """Yield the options of every enabled worker with its host."""
     for name, options, hosts in each_worker(model):
         for host in hosts:
             wanted = model.value(host, "celery_worker_enabled")

@@ -1,4 +1,4 @@
-"""The application's environment: names that systemd takes, and URLs that can be composed."""
+"""Checks the application's environment: names that systemd accepts, and URLs that can be composed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    spoken_key,
+    safe_key,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     Model,
@@ -28,8 +28,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 URLS: Final = "celery_app_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
-# What the fleet sets or removes itself in every process (`desired/workers.py:process_environment`,
-# `celery_fleet.system.launch`), each with what serves instead.
+# Variables that the fleet itself sets or removes in every process (`desired/workers.py:process_environment`,
+# `celery_fleet.system.launch`), each with what is used instead.
 _SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
 _OVERRULED: Final = {
     "PYTHONPATH": "celery_app_source.directory says where the code's imports begin",
@@ -42,34 +42,34 @@ _OVERRULED: Final = {
     "CELERY_RESULT_BACKEND": _SETTINGS,
 }
 _OWN_PREFIX: Final = "CELERY_FLEET_"
-# systemd passes over any other name in silence.
+# systemd silently ignores any other name.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-# At the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS hold none.
+# At the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are no secrets.
 _SECRET = re.compile(
     r"(.*_)?(secret|secret_key|(api|access|private|encryption|signing|auth)_?key|password|passwd|passphrase|pass|pwd"
     r"|token|credentials?)",
     re.IGNORECASE,
 )
-# Nothing, a switch, a number, or the path of a file.
+# An empty text, a switch, a number, or the path of a file.
 _NO_SECRET = re.compile(r"|true|false|yes|no|on|off|none|\d{1,4}|/\S*", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]+|/\S*")
 
 
 def check_environment(model: Model) -> Iterator[Problem]:
-    """Names of variables, and the parts of each URL; no value is shown but scheme, host and port."""
+    """Check names of variables and the parts of each URL. Only scheme, host and port are shown."""
     for variable in (*_OTHERS, URLS):
         for value, hosts in model.distinct(variable):
             for name in as_mapping(value):
                 if not _VARIABLE.fullmatch(name):
-                    # Where secrets lie, a key may be one: `NAME:s3cret` without a space is a single key.
+                    # A key may be a secret, too: `NAME:s3cret` without a space is a single key.
                     shown = "(a name that is not shown)" if variable != _OTHERS[0] else name
                     yield Problem(
                         dotted((variable, shown)),
                         "can't be the name of an environment variable",
-                        "use letters, digits and _ only, and no digit first; mind the space after the colon",
+                        "use only letters, digits and _, and no digit first; mind the space after the colon",
                         hosts=hosts,
                     )
     yield from _texts(model)
@@ -81,7 +81,7 @@ def check_environment(model: Model) -> Iterator[Problem]:
 
 
 def check_overruled(model: Model) -> Iterator[Problem]:
-    """Names whose values no process would ever see."""
+    """Refuse variables that no process would ever see."""
     urls = [((URLS,), as_mapping(value), hosts) for value, hosts in model.distinct(URLS)]
     for path, environment, hosts in [*_environments(model), *urls]:
         for name in environment:
@@ -96,7 +96,7 @@ def check_overruled(model: Model) -> Iterator[Problem]:
 
 
 def check_secrets_in_the_clear(model: Model) -> Iterator[Problem]:
-    """Secrets in environments that every user of a host can read."""
+    """Warn about secrets in environments that every user of a host can read."""
     for path, environment, hosts in _environments(model):
         if path[0] == _OTHERS[1]:
             continue
@@ -130,27 +130,27 @@ def _has_password(text: str) -> bool:
 
 
 def _texts(model: Model) -> Iterator[Problem]:
-    """Environments of single processes by their names, and of all the values that systemd would drop."""
+    """Check names in the environments of single processes, and in all environments values that systemd would drop."""
     for path, environment, hosts in _environments(model):
         for name, text in environment.items():
             if path[0] not in _OTHERS and not _VARIABLE.fullmatch(name):
                 yield Problem(
-                    dotted((*path, spoken_key(name))),
+                    dotted((*path, safe_key(name))),
                     "can't be the name of an environment variable",
-                    "use letters, digits and _ only, and no digit first; mind the space after the colon",
+                    "use only letters, digits and _, and no digit first; mind the space after the colon",
                     hosts=hosts,
                 )
             elif isinstance(text, (list, Mapping)):
                 yield Problem(
                     dotted((*path, name)),
-                    f"is {kind_of(text)} where a string is wanted",
+                    f"is {kind_of(text)}, but must be a string",
                     "write one string, such as a,b or JSON in quotes, as the application reads it",
                     hosts=hosts,
                 )
             elif isinstance(text, str) and _CONTROL.search(text):
                 yield Problem(
                     dotted((*path, name)),
-                    "has a control character, for which systemd leaves the whole variable out",
+                    "has a control character, so systemd would leave out the whole variable",
                     "encode it, for example as base64; tabs and line ends may stay",
                     hosts=hosts,
                 )
@@ -182,23 +182,25 @@ def _parts(
     scheme, host, port = as_text(parts.get("scheme")), parts.get("host"), parts.get("port")
     if "scheme" in parts and (scheme is None or not _SCHEME.fullmatch(scheme)):
         yield problem(
-            "scheme", "is no scheme of a URL", "write it without ://, as in postgresql or rediss"
+            "scheme",
+            "is not the scheme of a URL",
+            "write it without ://, as in postgresql or rediss",
         )
     if isinstance(host, str) and not _is_host(host):
         yield problem(
             "host",
-            "is no host",
-            "write the name or address alone; port, user, path and query have keys of their own",
+            "is not a host",
+            "write only the name or address; port, user, path and query have their own keys",
         )
     number = as_number(port)
     if number is not None and not (1 <= number <= 65535 and number == int(number)):
-        yield problem("port", "is no TCP port", "write a whole number from 1 to 65535")
+        yield problem("port", "is not a TCP port", "write a whole number from 1 to 65535")
     for key, value in as_mapping(parts.get("query")).items():
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, (str, int, float)) for item in items):
             yield Problem(
                 dotted((URLS, name, "query", key)),
-                "is no value of a URL's parameter",
+                "can't be the value of a URL's parameter",
                 "write a string, a number, a boolean or a list of these",
                 hosts=hosts,
             )
@@ -209,12 +211,12 @@ def _is_host(text: str) -> bool:
         return False
     if ":" not in text or text.startswith("/"):
         return True
-    # Else it is a name with its port, which would become the name of a host that nobody has.
+    # Anything else is a name with its port, which would become the name of a host that does not exist.
     return is_address(text.partition("%")[0])
 
 
 def _twice(model: Model) -> Iterator[Problem]:
-    """A name in several variables: which of them wins is not for the reader to guess."""
+    """Refuse a name in several variables, so that readers need not guess which of them wins."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for host in model.hosts:
         for one, other in itertools.combinations((URLS, *_OTHERS), 2):

@@ -1,4 +1,4 @@
-"""The firewall: who is let in are addresses, known before a host's network is up."""
+"""Checks the firewall: it only lets in addresses, because names can't be resolved before the network is up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.network import (
     is_address,
-    listens,
+    listen_address,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     UNKNOWN,
@@ -25,7 +25,7 @@ _WEB: Final = "celery_producer_web_listen"
 
 
 def check_firewall(model: Model) -> Iterator[Problem]:
-    """Addresses of hosts that others have to let in, further clients, and a port that nothing closes."""
+    """Check addresses of hosts that others have to let in, further clients, and a port that nothing protects."""
     needed: dict[str, None] = {}
     for host in model.members("fleet"):
         if model.value(host, "firewall_enabled") is True and _closes(model, host):
@@ -35,13 +35,13 @@ def check_firewall(model: Model) -> Iterator[Problem]:
         for index, item in enumerate(value if isinstance(value, list) else []):
             yield from _network(model, (_CLIENTS, index), item, hosts)
     for host in model.members("celery_producers"):
-        found = listens(model.value(host, _WEB))
+        found = listen_address(model.value(host, _WEB))
         open_to_all = found is not None and not ipaddress.ip_address(found[0]).is_loopback
         if open_to_all and _web(model, host) and model.value(host, "firewall_enabled") is False:
             yield Problem(
                 _WEB,
-                "is open to everybody who reaches the host, past nginx with its TLS and passwords",
-                "set firewall_enabled, or listen on 127.0.0.1; where the site has a firewall of its own, nothing",
+                "is open to everyone who can reach the host, without nginx's TLS and passwords",
+                "set firewall_enabled, or listen on 127.0.0.1; if the site has its own firewall, nothing is to be done",
                 value=model.show((_WEB,), model.value(host, _WEB)),
                 hosts=(host,),
                 severity=Severity.WARNING,
@@ -53,8 +53,8 @@ def _web(model: Model, host: str) -> bool:
 
 
 def _closes(model: Model, host: str) -> bool:
-    """Whether the host has a port that its firewall closes to others than the fleet."""
-    found = listens(model.value(host, _WEB))
+    """Return whether the host has a port that its firewall only opens to the fleet."""
+    found = listen_address(model.value(host, _WEB))
     web = host in model.members("celery_producers") and _web(model, host)
     return host in model.members("redis") or (
         web and found is not None and not ipaddress.ip_address(found[0]).is_loopback
@@ -75,7 +75,7 @@ def _addresses(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
 def _network(
     model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
-    # A number passes for a string; what does not is reported with its type.
+    # The specs accept a number as a string; another check reports other types.
     typed = path[0] == _CLIENTS and (value is None or isinstance(value, (Mapping, list, bool)))
     if value is UNKNOWN or typed:
         return
@@ -88,36 +88,36 @@ def _network(
             path,
             value,
             hosts,
-            "has a mask that no network has: at most /32 for IPv4, /128 for IPv6"
+            "has an impossible mask: it may be at most /32 for IPv4, /128 for IPv6"
             if is_address(text.partition("/")[0])
-            else "is no address; a name would have to be resolved at each boot, before there is a network",
+            else "is not an address; a name would have to be resolved at each boot, before there is a network",
         )
         return
     address = ipaddress.ip_address(text.partition("/")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         yield Problem(
             dotted(path),
-            "is an IPv4 address in IPv6's form, which no packet has",
+            "is an IPv4 address in IPv6 notation, which no packet has",
             f"write {address.ipv4_mapped}",
             value=model.show(path, value),
             hosts=hosts,
         )
         return
     if "%" in text or address.is_link_local:
-        yield _problem(model, path, value, hosts, "is an address of one link alone")
+        yield _problem(model, path, value, hosts, "is an address that is only valid on one link")
     elif found.prefixlen == 0:
-        yield _problem(model, path, value, hosts, "would let everybody in")
+        yield _problem(model, path, value, hosts, "would let everyone in")
     elif address != found.network_address:
         yield Problem(
             dotted(path),
-            "is an address where a network is wanted",
-            f"write {found} for the whole network, or {address} for this address alone",
+            "is a single address with the mask of a network",
+            f"write {found} for the whole network, or {address} for only this address",
             value=model.show(path, value),
             hosts=hosts,
         )
     elif address.is_loopback or address.is_unspecified or address.is_multicast:
         yield _problem(
-            model, path, value, hosts, "is no address that connections of another host come from"
+            model, path, value, hosts, "is not an address that another host could connect from"
         )
 
 

@@ -1,4 +1,4 @@
-"""Groups of the inventory, their hosts, and the files that bear their names."""
+"""Checks the inventory's groups, their hosts, and the files named after them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _OURS: Final = (FLEET, *MEMBER_GROUPS)
-# A fleet may do without these, so their absence is no mistake.
+# These are optional, so their absence is not a mistake.
 _OPTIONAL: Final = ("celery_producers", "flower")
 _SUFFIXES: Final = (".yml", ".yaml", ".json")
-# Of what editors and people leave beside a file.
+# Suffixes of the copies that editors and people leave beside a file.
 _COPIES: Final = (".bak", ".old", ".orig", ".save", ".txt")
 _SSH_PORT: Final = 22
-# A whole file, or a single value in it; or values from elsewhere, such as the lookups of a secrets' manager.
+# A whole file, or a single value in it; or values from elsewhere, such as a secrets manager's lookups.
 _SEALED: Final = re.compile(r"^\$ANSIBLE_VAULT;|!vault\b|\blookup\(|\bquery\(", re.MULTILINE)
 
 
 def check_groups(model: Model) -> Iterator[Problem]:
-    """Groups that are missing, empty, too big, or outside `fleet`."""
+    """Report groups that are missing, empty, too big, or outside `fleet`."""
     if not model.groups.get(FLEET):
         yield Problem(
             FLEET,
@@ -81,7 +81,7 @@ def _beat(model: Model) -> Iterator[Problem]:
     scheduled = [
         (value, hosts)
         for value, hosts in model.distinct("celery_beat_schedule")
-        # What switches one of the code's entries off asks for no beat.
+        # An entry that only switches off one of the code's needs no beat.
         if any(
             as_mapping(entry).get("enabled") is not False for entry in as_mapping(value).values()
         )
@@ -89,14 +89,14 @@ def _beat(model: Model) -> Iterator[Problem]:
     if len(beat) > 1:
         yield Problem(
             "celery_beat",
-            "has more than one host, so that every entry would be sent more than once",
+            "has more than one host, so every entry would be sent more than once",
             "leave one host in it",
             value=", ".join(beat),
         )
     elif not beat and scheduled:
         yield Problem(
             "celery_beat",
-            f"{_absence(model, 'celery_beat')}, while celery_beat_schedule has entries: nothing would send them",
+            f"{_absence(model, 'celery_beat')}, but celery_beat_schedule has entries: nothing would send them",
             _guess(model, "celery_beat") or "put one host into it, or empty celery_beat_schedule",
         )
 
@@ -110,21 +110,21 @@ def _outside(model: Model) -> Iterator[Problem]:
         if outside:
             yield Problem(
                 group,
-                "has hosts that are not in fleet, so site.yml would pass them over",
+                "has hosts that are not in fleet, so site.yml would skip them",
                 f"list {group} among the children of fleet",
                 value=", ".join(outside),
             )
 
 
 def _nearly_ours(model: Model) -> Iterator[Problem]:
-    """Groups whose name is almost one of ours, with hosts that are not in ours."""
+    """Report groups whose name is almost one of ours, with hosts that are not in ours."""
     for name, hosts in model.groups.items():
         if name in (*_OURS, "all", "ungrouped"):
             continue
         for ours in _OURS:
             there = model.groups.get(ours, ())
             lost = [host for host in hosts if host not in there]
-            # One that is needed and has no hosts is reported with its guess already.
+            # A required group without hosts has already been reported, with a guess.
             is_reported = not there and ours not in _OPTIONAL
             if is_reported or not lost or name.rstrip("0123456789_-") == ours:
                 continue
@@ -138,7 +138,7 @@ def _nearly_ours(model: Model) -> Iterator[Problem]:
 
 
 def _without_a_part(model: Model) -> Iterator[Problem]:
-    """Hosts of the fleet that are there for nothing."""
+    """Warn about hosts of the fleet that would run nothing."""
     used = model.members(*MEMBER_GROUPS)
     idle = tuple(host for host in model.groups.get(FLEET, ()) if host not in used)
     if idle and used:
@@ -158,7 +158,7 @@ def _without_a_part(model: Model) -> Iterator[Problem]:
 
 
 def check_machines(model: Model) -> Iterator[Problem]:
-    """No machine is two hosts, and none of them lacks the address that all others have."""
+    """Refuse one machine as two hosts; warn about a host that lacks the address that most others have."""
     seen: dict[tuple[str, float], str] = {}
     without: list[str] = []
     for host in model.hosts:
@@ -181,16 +181,16 @@ def check_machines(model: Model) -> Iterator[Problem]:
         if other != host:
             yield Problem(
                 "ansible_host",
-                f"is the address of {other}, too: one machine can't be two hosts of a fleet",
+                f"is also the address of {other}, but one machine can't be two hosts of a fleet",
                 "correct the address, or keep one of the two names, which may be in several groups",
                 value=machine[0],
                 hosts=(host,),
             )
-    # By one or two names in DNS nothing can be told.
+    # If most hosts have no address, their names are probably in DNS.
     if without and len(without) * 3 <= len(model.hosts):
         yield Problem(
             "ansible_host",
-            "is not set, while most hosts have one: the name itself would be called",
+            "is not set, but most hosts have one. Ansible would connect to the name itself",
             "give it an address; or, if the name is misspelt in a group, correct it",
             hosts=tuple(without),
             severity=Severity.WARNING,
@@ -198,7 +198,7 @@ def check_machines(model: Model) -> Iterator[Problem]:
 
 
 def _plain(address: str) -> str:
-    """An address as it is most shortly written; a name as it is."""
+    """Return an address in its shortest form; a name as it is."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:
@@ -206,7 +206,7 @@ def _plain(address: str) -> str:
 
 
 def check_files(model: Model) -> Iterator[Problem]:
-    """Files of group_vars and host_vars for what is not there: Ansible passes over them in silence."""
+    """Report files in group_vars and host_vars for unknown groups and hosts: Ansible silently ignores them."""
     directories = dict.fromkeys(
         Path(text) for value, _ in model.distinct("inventory_dir") if (text := as_text(value))
     )
@@ -222,10 +222,10 @@ def check_files(model: Model) -> Iterator[Problem]:
                 yield Problem(
                     f"{folder}/{name}",
                     f"is for a {kind} that the inventory lacks, so it has no effect",
-                    f"did you mean {near[0]}? Else rename or remove it, or add the {kind}"
+                    f"did you mean {near[0]}? Otherwise rename or remove it, or add the {kind}"
                     if near
                     else f"rename or remove it, or add the {kind}",
-                    # Variables of a host that was removed do no harm, those of a group of ours are missed.
+                    # Variables of a removed host do no harm, but those of one of our groups would be missing.
                     severity=Severity.ERROR
                     if folder == "group_vars" and set(near) & {*_OURS}
                     else Severity.WARNING,
@@ -235,14 +235,14 @@ def check_files(model: Model) -> Iterator[Problem]:
 
 
 def _alike(name: str, known: str) -> bool:
-    """Whether a name may be a misspelt one, or lacks its first word; one that differs in digits only is another."""
+    """Return whether a name may be a misspelt known one, or lacks its first word. Other digits make another name."""
     if re.sub(r"\d+", "0", name) == re.sub(r"\d+", "0", known):
         return False
     return near_miss(name, known) or known.endswith(f"_{name}")
 
 
 def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
-    """Files of secrets that anybody can read who gets at the inventory."""
+    """Warn about files of secrets that are not encrypted."""
     for file in sorted((directory / folder).rglob("vault*")):
         try:
             lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
@@ -263,7 +263,7 @@ def _plain_vaults(directory: Path, folder: str) -> Iterator[Problem]:
 
 
 def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
-    """Files that Ansible does not read, as it takes the first of `all/`, `all.yml`, `all.yaml` and `all.json` only."""
+    """Report files that Ansible ignores, as it only reads the first of `all/`, `all.yml`, `all.yaml` and `all.json`."""
     for name in _names(directory / folder):
         there = [
             path
@@ -280,7 +280,7 @@ def _shadowed(directory: Path, folder: str) -> Iterator[Problem]:
 
 
 def _names(directory: Path) -> Sequence[str]:
-    """What the files and directories in there are for."""
+    """Return the names of groups or hosts that the files and directories in there are for."""
     try:
         found = sorted(directory.iterdir())
     except OSError:

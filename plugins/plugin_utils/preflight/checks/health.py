@@ -1,4 +1,4 @@
-"""The check of health: thresholds that exist and lie in their order, an interval that a check fits into."""
+"""Checks the options of the health check: known thresholds in the right order, an interval that is long enough."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.health i
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    no_mapping,
+    not_a_mapping,
     suggestion,
     unknown_keys,
 )
@@ -33,21 +33,21 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _THRESHOLDS: Final = "celery_health_thresholds"
 _INTERVAL: Final = "celery_health_interval"
 _ON_CHANGE: Final = "celery_health_on_change"
-#: Seconds that a check may take.
+# Seconds that a check may take.
 _SHORTEST: Final = 60
 
 _LEVELS: Final = ("warning", "bad")
-_EXAMPLE: Final = "write it as in {warning: 15, bad: 5}; null is never"
+_EXAMPLE: Final = "write it as in {warning: 15, bad: 5}; null means never"
 
 
 def check_health(model: Model) -> Iterator[Problem]:
-    """What the check of health is given."""
+    """Check the variables of the health check."""
     for value, hosts in model.distinct(_INTERVAL):
         number = as_number(value)
         if number is not None and number < _SHORTEST:
             yield Problem(
                 _INTERVAL,
-                f"is below {_SHORTEST} s, which a check may take",
+                f"is below {_SHORTEST} s, but a check may take that long",
                 f"write {_SHORTEST} or more",
                 value=model.show((_INTERVAL,), value),
                 hosts=hosts,
@@ -77,7 +77,7 @@ def _thresholds(model: Model, value: object) -> Iterator[Problem]:
     queues = given[QUEUES]
     if not isinstance(queues, Mapping):
         remedy = "write the bounds by queue, as in {emails: {warning: 10, bad: 100}}"
-        yield no_mapping(model, (_THRESHOLDS, QUEUES), queues, remedy)
+        yield not_a_mapping(model, (_THRESHOLDS, QUEUES), queues, remedy)
         return
     known = tuple(sorted(consumed(model)))
     general = as_mapping(given.get("queue_length"))
@@ -88,7 +88,7 @@ def _thresholds(model: Model, value: object) -> Iterator[Problem]:
         if known and queue not in known:
             yield Problem(
                 dotted(path),
-                "is no queue that a worker consumes",
+                "is a queue that no worker consumes",
                 suggestion(str(queue), known) or f"choose from {', '.join(known)}",
             )
         else:
@@ -105,7 +105,7 @@ def _bounds(
     if value is UNKNOWN:
         return
     if not isinstance(value, Mapping):
-        yield no_mapping(model, path, value, _EXAMPLE)
+        yield not_a_mapping(model, path, value, _EXAMPLE)
         return
     yield from unknown_keys(path, value, _LEVELS)
     found = default.bounds
@@ -119,7 +119,7 @@ def _bounds(
         if one is not None and (number is None or number < 0):
             yield Problem(
                 dotted((*path, level)),
-                f"is {kind_of(one)} where a number is wanted" if number is None else "is below 0",
+                f"is {kind_of(one)}, but must be a number" if number is None else "is below 0",
                 _EXAMPLE,
                 value=model.show((*path, level), one),
             )
@@ -133,7 +133,7 @@ def _bounds(
         yield Problem(
             dotted(path),
             f"is bad ({bad:g}) before it is a warning ({warning:g})",
-            f"let `bad` lie {side} `warning`, which is {default.warning:g} unless it is set"
+            f"write a `bad` {side} `warning`, which is {default.warning:g} unless it is set"
             if default.warning is not None
-            else f"let `bad` lie {side} `warning`",
+            else f"write a `bad` {side} `warning`",
         )

@@ -1,4 +1,4 @@
-"""Logs: formats that Python's logging takes, and a rotation that keeps something."""
+"""Checks logs: formats that Python's logging accepts, and a rotation that keeps something."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _OPTIONS: Final = {option.name: option for option in LOG_ROTATE}
 
 
 def check_logs(model: Model) -> Iterator[Problem]:
-    """A format with a mistake would have each line replaced by a complaint of Python's."""
+    """Refuse formats with a mistake, for which Python would log an error instead of each line, and bad rotations."""
     for variable in _FORMATS:
         for value, hosts in model.distinct(variable):
             text = as_text(value)
             if text is not None and (reason := _refused(text, variable == _FORMATS[1])):
                 yield Problem(
                     variable,
-                    f"is no format of log lines: {reason}",
-                    "write it as Python's logging takes it, as in [%(asctime)s: %(levelname)s] %(message)s",
+                    f"is not a valid format of log lines: {reason}",
+                    "write it in the style of Python's logging, as in [%(asctime)s: %(levelname)s] %(message)s",
                     value=model.show((variable,), text),
                     hosts=hosts,
                 )
     for value, hosts in model.distinct(_ROTATE):
         rotate = as_mapping(value)
         keep, size = as_number(rotate.get("keep")), rotate.get("size")
-        if keep is not None and _OPTIONS["keep"].left_by(keep):
+        if keep is not None and _OPTIONS["keep"].violation(keep):
             yield Problem(
                 dotted((_ROTATE, "keep")),
                 "would lose lines: a file is removed while processes still write to it",
@@ -50,7 +50,7 @@ def check_logs(model: Model) -> Iterator[Problem]:
         if isinstance(size, (str, int)) and not _OPTIONS["size"].fits(str(size)):
             yield Problem(
                 dotted((_ROTATE, "size")),
-                "is no size that logrotate understands",
+                "is not a size that logrotate understands",
                 "write a number of bytes, or of k, M or G, as in 100M",
                 value=model.show((_ROTATE, "size"), size),
                 hosts=hosts,
@@ -58,7 +58,7 @@ def check_logs(model: Model) -> Iterator[Problem]:
 
 
 def _refused(text: str, of_tasks: bool) -> str:
-    """Why a line can't be written in a format; nothing where it can."""
+    """Return why a format can't be used for a line, or an empty string if it can."""
     record = logging.LogRecord("name", logging.INFO, "path", 1, "text", None, None)
     further = {"asctime": "", "message": ""}
     if of_tasks:

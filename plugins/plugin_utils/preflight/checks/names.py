@@ -1,4 +1,4 @@
-"""Names: of variables, applications, workers, queues and hosts."""
+"""Checks names of variables, applications, workers, queues and hosts."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Of a certificate's common name (RFC 5280, upper bounds): a longer one is not made.
+# The upper bound of a certificate's common name (RFC 5280): no certificate is made for a longer one.
 _LONGEST_HOST = 64
-# Below another one: /opt itself is nobody's. The same as a removal takes (removal/footprint.py).
+# At least two parts: /opt itself belongs to no application. A removal accepts the same (removal/footprint.py).
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")
 _WORD = re.compile(r"\w*")
-# Variables that list what preflight lets pass, and what belongs in each.
+# Variables that list what preflight accepts, and what belongs in each.
 _ALLOWANCES: Final = {
     "preflight_allowed_variables": "name the variables that are your own",
     "preflight_allowed_placeholders": "name each secret that only looks like a placeholder, such as "
@@ -43,7 +43,7 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
 # `celery -Q` splits at commas, and the queue passes through a shell-like split of the arguments.
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@+=~/-]{0,127}")
 _KOMBU_KEYS = re.compile(r"unacked(_index|_mutex)?|celeryev.*|.*celery\.pidbox")
-# Debian's own users and groups, and those of what often stands beside.
+# Users and groups of Debian itself and of services that often run on the same host.
 _TAKEN_USERS: Final = frozenset(
     """
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup _apt sshd
@@ -54,8 +54,8 @@ _TAKEN_USERS: Final = frozenset(
 )
 
 
-# Directories in /etc/celery-fleet, /opt, /var/lib and /var/log, files in /etc/logrotate.d, and units of systemd, that
-# are somebody else's by name. An application's own name stands alone in all of these places.
+# Names that others use for directories in /etc/celery-fleet, /opt, /var/lib and /var/log, for files in
+# /etc/logrotate.d, or for units of systemd. In all of these places an application uses its name without a prefix.
 _TAKEN_NAMES: Final = frozenset(
     """
     alternatives apt aptitude apache2 bind celery-fleet celery-fleet-redis chrony cloud cloud-init containerd cron dbus
@@ -76,9 +76,9 @@ _TAKEN_NAMES: Final = frozenset(
 
 
 def check_unknown(model: Model) -> Iterator[Problem]:
-    """Variables with a role's prefix that no role knows, and near misses of known names.
+    """Report unknown variables with a role's prefix, and near misses of known names.
 
-    A near miss is a mistake; what only has a prefix of ours may belong to another role.
+    A near miss is a mistake; a variable that only has one of our prefixes may belong to another role.
     """
     known = tuple(model.specs.options)
     is_allowed = allowed(model, "preflight_allowed_variables")
@@ -89,16 +89,16 @@ def check_unknown(model: Model) -> Iterator[Problem]:
         near = [known_name for known_name in known if near_miss(name, known_name)]
         if own is None and not near:
             continue
-        # Other roles have such prefixes too, but for those of Celery.
+        # Other roles may use our prefixes, except those that begin with celery_.
         ours = bool(near) or (own is not None and own.startswith("celery_"))
         guess = f"did you mean {near[0]}?" if near else suggestion(name, known) if ours else ""
-        # The value is never shown: it may be a secret under a misspelt name. Nor is what follows a name in it:
-        # `redis_passwords:s3cret` without a space is one.
+        # The value is never shown: it may be a secret under a misspelt name. What follows a name is not shown either:
+        # `redis_passwords:s3cret` without a space is one key.
         shown = name if name.isidentifier() else f"{_WORD.match(name)[0]}… (the rest is not shown)"  # type: ignore[index]  # it matches anything
         yield Problem(
             variable=shown,
             message=(
-                f"is no variable of the role {own}" if own else "looks like a misspelt variable"
+                f"is not a variable of the role {own}" if own else "looks like a misspelt variable"
             )
             + ("" if ours else ", so it has no effect here"),
             remedy=" ".join(
@@ -115,7 +115,7 @@ def check_unknown(model: Model) -> Iterator[Problem]:
 
 
 def near_miss(name: str, known: str) -> bool:
-    """Whether a name is almost a known one: a letter or two added, dropped, changed or swapped."""
+    """Return whether a name is almost a known one: a letter or two added, dropped, changed or swapped."""
     if name == known or abs(len(name) - len(known)) > 2:
         return False
     cutoff = 0.9 if len(known) >= 10 else 0.8
@@ -123,22 +123,22 @@ def near_miss(name: str, known: str) -> bool:
 
 
 def check_application(model: Model) -> Iterator[Problem]:
-    """The application's name, user and module."""
+    """Check the application's name, owner, user, group and module."""
     for value, hosts in model.distinct("celery_app_name"):
         name = _name(value)
         if name is not None and not _APPLICATION.fullmatch(name):
             yield Problem(
                 "celery_app_name",
                 "can't be the name of units, users and directories",
-                "begin with a letter; use a-z, 0-9, - and _ only, 25 characters at most",
+                "begin with a letter; use only a-z, 0-9, - and _, at most 25 characters",
                 value=model.show(("celery_app_name",), name),
                 hosts=hosts,
             )
         elif name in _TAKEN_NAMES:
             yield Problem(
                 "celery_app_name",
-                "is the name of something else's units, directories or files",
-                "choose a name that is the application's alone",
+                "is already a name of others' units, directories or files",
+                "choose a name that only this application has",
                 value=model.show(("celery_app_name",), name),
                 hosts=hosts,
             )
@@ -146,7 +146,7 @@ def check_application(model: Model) -> Iterator[Problem]:
         if isinstance(value, str) and not (value.isprintable() and value.strip()):
             yield Problem(
                 "celery_app_owner",
-                "names nobody",
+                "is not the name of an owner",
                 "write one line, such as the name of the environment",
                 value=model.show(("celery_app_owner",), value),
                 hosts=hosts,
@@ -157,7 +157,7 @@ def check_application(model: Model) -> Iterator[Problem]:
             yield Problem(
                 "celery_app_user",
                 "is a user that belongs to the system or to another service",
-                "choose a name that is the application's alone (set celery_app_user, or rename the application)",
+                "choose a name that only this application has (set celery_app_user, or rename the application)",
                 value=model.show(("celery_app_user",), name),
                 hosts=hosts,
             )
@@ -168,7 +168,7 @@ def check_application(model: Model) -> Iterator[Problem]:
                 yield Problem(
                     variable,
                     f"can't be the name of a Unix {what}",
-                    "begin with a letter; use a-z, 0-9, - and _ only, 32 characters at most",
+                    "begin with a letter; use only a-z, 0-9, - and _, at most 32 characters",
                     value=model.show((variable,), name),
                     hosts=hosts,
                 )
@@ -177,7 +177,7 @@ def check_application(model: Model) -> Iterator[Problem]:
         if name is not None and (not _MODULE.fullmatch(name) or name.endswith(".py")):
             yield Problem(
                 "celery_app_module",
-                "is no module as `celery -A` takes it",
+                "is not a module that `celery -A` accepts",
                 "write it with dots and without .py, as in app.celery_app or app.celery_app:app",
                 value=model.show(("celery_app_module",), name),
                 hosts=hosts,
@@ -193,21 +193,21 @@ def check_application(model: Model) -> Iterator[Problem]:
 
 
 def _name(value: object) -> str | None:
-    """A name; also an empty one, and a number, which Ansible's specs take for a string."""
+    """Return a name, which may be empty, or a number, which Ansible's specs accept as a string; else None."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     return str(value)
 
 
 def check_workers_and_queues(model: Model) -> Iterator[Problem]:
-    """Names of workers, and of all queues: consumed, routed to and scheduled."""
+    """Check names of workers and of all queues: consumed, routed to and scheduled."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         if not _WORKER.fullmatch(name):
             yield Problem(
                 dotted(path),
                 "can't be the name of a worker: it becomes part of a unit's and a node's name",
-                "use a-z, 0-9, - and _ only, 64 characters at most",
+                "use only a-z, 0-9, - and _, at most 64 characters",
                 hosts=hosts,
             )
             if "queues" not in options:
@@ -231,22 +231,22 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
 
 
 def application_fits(name: str) -> bool:
-    """Whether units, users and directories of a host leave room for an application of this name."""
+    """Return whether a host's units, users and directories leave room for an application of this name."""
     return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
 
 
 def module_fits(name: str) -> bool:
-    """Whether `celery -A` takes it."""
+    """Return whether `celery -A` accepts a module of this name."""
     return _MODULE.fullmatch(name) is not None
 
 
 def worker_fits(name: str) -> bool:
-    """Whether units and node names take it."""
+    """Return whether units and node names can contain this name of a worker."""
     return _WORKER.fullmatch(name) is not None
 
 
 def queue_fits(queue: str) -> bool:
-    """Whether Redis' ACL file, `celery -Q` and kombu's own keys leave room for this name."""
+    """Return whether Redis's ACL file, `celery -Q` and kombu's own keys leave room for this name of a queue."""
     return _QUEUE.fullmatch(queue) is not None and _KOMBU_KEYS.fullmatch(queue) is None
 
 
@@ -256,7 +256,7 @@ def _queue(
     if _KOMBU_KEYS.fullmatch(queue):
         yield Problem(
             dotted(path),
-            "is a name that Celery uses for a key of its own in Redis",
+            "is a name that Celery uses for one of its own keys in Redis",
             "choose another name for the queue",
             value=model.show(path, queue),
             hosts=hosts,
@@ -264,21 +264,21 @@ def _queue(
     elif not _QUEUE.fullmatch(queue):
         yield Problem(
             dotted(path),
-            "is no queue name that Redis' ACL and `celery -Q` can take",
-            "begin with a letter or digit; use letters, digits and _ . : @ + = ~ / - only",
+            "is not a queue name that Redis's ACL and `celery -Q` accept",
+            "begin with a letter or digit; use only letters, digits and _ . : @ + = ~ / -",
             value=model.show(path, queue or '""'),
             hosts=hosts,
         )
 
 
 def check_directories(model: Model) -> Iterator[Problem]:
-    """Directories of an application's own, which its removal takes away again."""
+    """Check the directories that an application has for itself, which its removal deletes."""
     for variable in ("celery_app_root", "celery_app_state", "redis_config_directory"):
         for value, hosts in model.distinct_given(variable):
             if isinstance(value, str) and not _OWN_DIRECTORY.fullmatch(value.rstrip("/")):
                 yield Problem(
                     variable,
-                    "is no directory that an application can have for itself",
+                    "is not a directory that an application can have for itself",
                     "write an absolute path, in at least two parts of letters, digits and . _ + : @ -",
                     value=model.show((variable,), value or '""'),
                     hosts=hosts,
@@ -288,8 +288,8 @@ def check_directories(model: Model) -> Iterator[Problem]:
         if isinstance(value, str) and {value.rstrip("/")} != wanted:
             yield Problem(
                 "celery_app_directory",
-                "is not where others look for an application's mark: they would take what is its own, and a removal "
-                "would not find it",
+                "is not the directory in which runs look for an application's mark: other applications could take over "
+                "what belongs to it, and a removal would not find it",
                 f"leave it out; it is {', '.join(sorted(wanted))}",
                 value=model.show(("celery_app_directory",), value or '""'),
                 hosts=hosts,
@@ -297,26 +297,26 @@ def check_directories(model: Model) -> Iterator[Problem]:
 
 
 def check_hosts(model: Model) -> Iterator[Problem]:
-    """Inventory names: they become part of node names and certificates."""
+    """Check the hosts' names in the inventory: they become part of node names and certificates."""
     for host in model.hosts:
         if not _HOST.fullmatch(host) or len(host) > _LONGEST_HOST:
             yield Problem(
                 "inventory_hostname",
                 "can't be part of a node's name and a certificate",
-                f"use {_LONGEST_HOST} letters, digits, dots and dashes at most; give its address in ansible_host",
+                f"use at most {_LONGEST_HOST} letters, digits, dots and dashes; give its address in ansible_host",
                 value=model.show(("inventory_hostname",), host),
                 hosts=(host,),
             )
 
 
 def allowed(model: Model, variable: str) -> Callable[[str], bool]:
-    """Return what tells whether a variable of the inventory lists a name, be it by a pattern."""
+    """Return a function that says whether a variable of the inventory lists a name, also by a pattern."""
     patterns = {pattern for value, _ in model.distinct(variable) for pattern in as_strings(value)}
     return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_allowed(model: Model) -> Iterator[Problem]:
-    """Refuse a pattern that allows everything, in any of the lists of what preflight lets pass."""
+    """Refuse a pattern that allows everything in any list of what preflight accepts."""
     for variable, remedy in _ALLOWANCES.items():
         for value, hosts in model.distinct_given(variable):
             for index, pattern in enumerate(as_list(value)):

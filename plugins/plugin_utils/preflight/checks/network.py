@@ -1,4 +1,4 @@
-"""Ports and memory of the daemons."""
+"""Checks ports, web paths, login names and memory of the daemons."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _CLIENT_PORTS: Final = {
     "celery_app_results_port": ("celery_app_results_host", "redis_results_port"),
 }
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
-# What nginx compares a path with is decoded, without a query, and has no two slashes beside each other and no dots to
-# resolve; of the rest, what its configuration could not have as one word.
+# nginx compares a path with the request's decoded path, without query, double slashes and dots to resolve. The other
+# characters can't be in one word of its configuration.
 _PROTECTED = re.compile(r"""(?!.*//)(?!.*/\.\.?(/|$))/[^\s%?#*;{}"'\\$]*""")
 _AUTH_USER = re.compile(r"[\w.@+-]{1,128}")
 # Redis itself takes about one MiB.
@@ -51,7 +51,7 @@ _MAXMEMORY = re.compile(r"([0-9]+)(b|kb?|mb?|gb?)?", re.IGNORECASE)
 
 
 def check_ports(model: Model) -> Iterator[Problem]:
-    """Ports are ports, no two of one host are the same, and clients use the one Redis listens on."""
+    """Check that ports are valid and unique on each host, and that clients use the one that Redis listens on."""
     yield from _listen(model)
     numbers = (port.variable for port in _PORTS if port.variable != "celery_producer_web_listen")
     for variable in (*numbers, *_CLIENT_PORTS):
@@ -60,7 +60,7 @@ def check_ports(model: Model) -> Iterator[Problem]:
             if number is not None and not (1 <= number <= 65535 and number == int(number)):
                 yield Problem(
                     variable,
-                    "is no TCP port",
+                    "is not a TCP port",
                     "write a whole number from 1 to 65535",
                     value=model.show((variable,), value),
                     hosts=hosts,
@@ -71,11 +71,11 @@ def check_ports(model: Model) -> Iterator[Problem]:
         for port in _PORTS:
             if host not in model.members(port.group):
                 continue
-            if not _listens(model, host, port.variable):
+            if not _is_used(model, host, port.variable):
                 continue
             value = model.value(host, port.variable)
             if port.variable == "celery_producer_web_listen":
-                value = (listens(value) or ("", None))[1]
+                value = (listen_address(value) or ("", None))[1]
             number = as_number(value)
             if number is None:
                 continue
@@ -96,7 +96,7 @@ def check_ports(model: Model) -> Iterator[Problem]:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IP address, of either version."""
+    """Return whether a text is an IP address, of either version."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
@@ -104,8 +104,8 @@ def is_address(text: str) -> bool:
     return True
 
 
-def listens(value: object) -> tuple[str, int] | None:
-    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd takes them; nothing for anything else."""
+def listen_address(value: object) -> tuple[str, int] | None:
+    """Return address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`, as systemd accepts them; else None."""
     if not isinstance(value, str):
         return None
     address, _, port = value.rpartition(":")
@@ -115,7 +115,7 @@ def listens(value: object) -> tuple[str, int] | None:
     except ValueError:
         return None
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    # systemd takes no address of one link alone.
+    # systemd does not accept an address with a link's name.
     if "%" in address or not 1 <= number <= 65535 or bracketed != (found.version == 6):
         return None
     return str(found), number
@@ -123,21 +123,21 @@ def listens(value: object) -> tuple[str, int] | None:
 
 def _listen(model: Model) -> Iterator[Problem]:
     name = "celery_producer_web_listen"
-    # Of every host: what it claims of ports is computed before anybody asks for its groups.
+    # Every host of the fleet, as each host's claimed ports are computed whatever its groups are.
     for value, hosts in model.distinct(name, model.members("fleet")):
-        # A bare number passes for a string.
-        if isinstance(value, (str, int)) and value != "" and listens(value) is None:
+        # The specs accept a bare number as a string.
+        if isinstance(value, (str, int)) and value != "" and listen_address(value) is None:
             yield Problem(
                 name,
-                "is no address with a port",
+                "is not an address with a port",
                 'write it as in 127.0.0.1:5000 or [::1]:5000; "" is a Unix socket',
                 value=model.show((name,), value),
                 hosts=hosts,
             )
 
 
-def _listens(model: Model, host: str, variable: str) -> bool:
-    """Whether a port is used: Flower's where it is no part of the web site, those of the web where there is one."""
+def _is_used(model: Model, host: str, variable: str) -> bool:
+    """Return whether a port is used: Flower's if it is not part of the web site, the web's if there is a site."""
     prefix = host in model.members("flower") and _prefix(model.value(host, "flower_url_prefix"))
     if variable == "flower_port":
         return not prefix
@@ -153,19 +153,19 @@ def _prefix(value: object) -> str:
     return value.strip("/") if isinstance(value, str) else ""
 
 
-def protects(path: str) -> bool:
-    """Whether requests begin with this path, as nginx reads it: one that none begins with would protect nothing."""
+def is_request_path(path: str) -> bool:
+    """Return whether requests can begin with this path as nginx reads it; otherwise it would protect nothing."""
     return path.isprintable() and _PROTECTED.fullmatch(path) is not None
 
 
 def check_protected_paths(model: Model) -> Iterator[Problem]:
-    """Each path that is to ask for a password does."""
+    """Refuse paths that should ask for a password but could not."""
     name = "celery_producer_web_protected_paths"
     for value, hosts in model.distinct(name, model.members("celery_producers")):
         paths = as_strings(value)
         for index, path in enumerate(paths):
-            if not protects(path):
-                message = "is no path that a request begins with, so it would protect nothing"
+            if not is_request_path(path):
+                message = "is not a path that a request can begin with, so it would protect nothing"
                 remedy = "write it decoded and from the root of the site, without wildcards, as in /admin/"
             elif path in paths[:index]:
                 message, remedy = "is there twice", "write it once"
@@ -177,7 +177,7 @@ def check_protected_paths(model: Model) -> Iterator[Problem]:
 
 
 def check_users(model: Model) -> Iterator[Problem]:
-    """Whoever a page asks for can log in: a name ends at the first colon, and Flower parts several by commas."""
+    """Refuse names that could not log in: a name ends at the first colon, and Flower separates several by commas."""
     for name, group in (
         ("flower_auth_user", "flower"),
         ("celery_producer_web_auth_user", "celery_producers"),
@@ -186,15 +186,15 @@ def check_users(model: Model) -> Iterator[Problem]:
             if isinstance(value, (str, int)) and not _AUTH_USER.fullmatch(str(value)):
                 yield Problem(
                     name,
-                    "is no name by which a user could log in",
-                    "use letters, digits and . _ @ + - only, as in admin",
+                    "is not a name that a user could log in with",
+                    "use only letters, digits and . _ @ + -, as in admin",
                     value=model.show((name,), value),
                     hosts=hosts,
                 )
 
 
 def check_flower_prefix(model: Model) -> Iterator[Problem]:
-    """Flower's prefix is a path, its host has a web site, and nobody else asks for passwords below it."""
+    """Check that Flower's prefix is a path, its host has a web site, and no protected path is below the prefix."""
     name = "flower_url_prefix"
     for host in model.members("flower"):
         value = model.value(host, name)
@@ -203,7 +203,7 @@ def check_flower_prefix(model: Model) -> Iterator[Problem]:
         if isinstance(value, str) and value and not _PREFIX.fullmatch(prefix):
             yield Problem(
                 name,
-                "is no path within a web site",
+                "is not a path within a web site",
                 "write words of letters, digits, - and _, with / between them, as in flower",
                 value=shown,
                 hosts=(host,),
@@ -212,8 +212,8 @@ def check_flower_prefix(model: Model) -> Iterator[Problem]:
         if prefix and host not in model.members("celery_producers"):
             yield Problem(
                 name,
-                "is set, and the host has no web site of which Flower could be a part",
-                'put the host into celery_producers, too, or write "" for a port of its own (flower_port)',
+                "is set, but the host has no web site that Flower could be part of",
+                'put the host into celery_producers, too, or write "" to give Flower its own port (flower_port)',
                 value=shown,
                 hosts=(host,),
             )
@@ -221,7 +221,7 @@ def check_flower_prefix(model: Model) -> Iterator[Problem]:
             if prefix and f"{path.rstrip('/')}/".startswith(f"/{prefix}/"):
                 yield Problem(
                     name,
-                    f"is where celery_producer_web_protected_paths has {path}, which asks for another password",
+                    f"contains {path} of celery_producer_web_protected_paths, which asks for another password",
                     "choose another prefix, or take the path out of that list: Flower asks for its own password",
                     value=shown,
                     hosts=(host,),
@@ -243,14 +243,14 @@ def _clients(model: Model) -> Iterator[Problem]:
                 yield Problem(
                     variable,
                     f"is not the port that Redis listens on ({server_variable}: {number_text(listening)})",
-                    f"set both to the same, or only {server_variable}",
+                    f"set both to the same port, or only set {server_variable}",
                     value=model.show((variable,), value),
                     hosts=ours,
                 )
 
 
 def check_memory(model: Model) -> Iterator[Problem]:
-    """Redis' memory limits as redis.conf takes them."""
+    """Check that Redis's memory limits are ones that redis.conf accepts, and large enough."""
     for variable in ("redis_broker_maxmemory", "redis_results_maxmemory"):
         for value, hosts in model.distinct(variable):
             if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
@@ -259,7 +259,7 @@ def check_memory(model: Model) -> Iterator[Problem]:
             if match is None or int(match[1]) == 0:
                 yield Problem(
                     variable,
-                    "is no limit of memory that Redis understands"
+                    "is not a memory limit that Redis understands"
                     if match is None
                     else "is no limit at all: Redis would grow until the host has no memory left",
                     "write it as in 256mb or 2gb",

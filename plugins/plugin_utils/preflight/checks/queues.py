@@ -1,4 +1,4 @@
-"""Where tasks go: routes and scheduled entries against what workers consume."""
+"""Checks that routes and scheduled entries send tasks to queues that workers consume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    no_mapping,
+    not_a_mapping,
     suggestion,
     unknown_keys,
 )
@@ -32,8 +32,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
 )
 
-# What Celery takes from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Anything else
-# would travel as one of its properties, to no effect.
+# What Celery copies from a route to the message (`celery.app.amqp`, send_task_message, read at 5.7.0). Anything else
+# would become a property of the message without effect.
 _ROUTE: Final = (
     *(
         "queue",
@@ -50,7 +50,7 @@ _ROUTE: Final = (
 
 
 def check_exchanges(model: Model) -> Iterator[Problem]:
-    """Refuse exchanges by which a task would reach no queue, and queues that fan out or expire."""
+    """Refuse exchanges through which a task would reach no queue, and queues that fan out or expire."""
     for value, hosts in model.distinct("celery_app_task_routes"):
         for pattern, route in as_mapping(value).items():
             path: tuple[object, ...] = ("celery_app_task_routes", pattern)
@@ -69,7 +69,7 @@ def check_exchanges(model: Model) -> Iterator[Problem]:
         queues = as_mapping(value).get("task_queues")
         if queues not in (None, UNKNOWN) and not isinstance(queues, Mapping):
             yield replace(
-                no_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}"),
+                not_a_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}"),
                 hosts=hosts,
             )
         for name, queue in as_mapping(queues).items():
@@ -84,7 +84,7 @@ def _by_exchange(
     if "exchange" in options and "queue" not in options:
         yield Problem(
             dotted((*path, "exchange")),
-            "names no queue beside it. With Redis, Celery drops such a task without an error if the exchange is of the "
+            "comes without a queue. With Redis, Celery drops such a task without an error if the exchange is of the "
             "type topic, or if no worker has bound a queue to it yet",
             "add the queue that is bound to it; exchange and routing_key then still decide where the task goes",
             value=model.show((*path, "exchange"), options["exchange"]),
@@ -101,8 +101,8 @@ def _declared(
             if options.get(key) is not None:
                 yield Problem(
                     dotted((*where, key)),
-                    "has Redis delete the queue with its tasks when it is not used for that long. Senders have no "
-                    "right to that, so sending fails",
+                    "makes Redis delete the queue with its tasks if it is not used for that long. Senders have no "
+                    "right to do that, so sending fails",
                     "remove it; give the tasks themselves an expires",
                     value=model.show((*where, key), options[key]),
                 )
@@ -122,7 +122,7 @@ def _fanout(
 
 
 def check_keys(model: Model) -> Iterator[Problem]:
-    """Each route is a mapping of what Celery reads there, from a pattern that can fit a task's name."""
+    """Check that each route is a mapping of keys that Celery reads, and its pattern can match a task's name."""
     for value, hosts in model.distinct("celery_app_task_routes"):
         for pattern, route in as_mapping(value).items():
             for problem in _route(model, pattern, route):
@@ -136,25 +136,25 @@ def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:
     if not pattern or any(c.isspace() or not c.isprintable() for c in pattern):
         yield Problem(
             dotted(path),
-            "fits no task's name",
+            "can't match any task's name",
             "write a task's name as Celery registers it, or a pattern of names as in app.tasks.*",
         )
     if not isinstance(route, Mapping):
-        yield no_mapping(model, path, route, "write {queue: …}")
+        yield not_a_mapping(model, path, route, "write {queue: …}")
         return
     yield from unknown_keys(path, route, _ROUTE)
     named = route.get("queue", UNKNOWN)
     if named is not UNKNOWN and not isinstance(named, str):
         yield Problem(
             dotted((*path, "queue")),
-            f"is {kind_of(named)} where the name of a queue is wanted",
+            f"is {kind_of(named)}, but must be the name of a queue",
             "write the queue's name, or remove it for the default queue",
             value=model.show((*path, "queue"), named),
         )
 
 
 def check_default(model: Model) -> Iterator[Problem]:
-    """A default queue that the inventory names is consumed."""
+    """Check that a default queue in the inventory is consumed."""
     known = consumed(model)
     if _workers_unknown(model):
         return
@@ -166,7 +166,7 @@ def check_default(model: Model) -> Iterator[Problem]:
 
 
 def check_routes(model: Model) -> Iterator[Problem]:
-    """Each queue that a route names is consumed."""
+    """Check that each route's queue is consumed."""
     known = consumed(model)
     if _workers_unknown(model):
         return
@@ -179,7 +179,7 @@ def check_routes(model: Model) -> Iterator[Problem]:
 
 
 def check_scheduled(model: Model) -> Iterator[Problem]:
-    """Each scheduled entry goes to a queue that is consumed."""
+    """Check that each scheduled entry goes to a queue that is consumed."""
     known = consumed(model)
     if _workers_unknown(model):
         return
@@ -194,7 +194,7 @@ def check_scheduled(model: Model) -> Iterator[Problem]:
             if task is None or entry.get("enabled") is False or entry.get("queue") is UNKNOWN:
                 continue
             known_of = {**entry, "options": as_mapping(entry.get("options"))}
-            # What could not be rendered comes back as it is.
+            # `queue_of` returns a value that could not be rendered as it is.
             queue = as_text(queue_of(known_of, cast("Routes", routes), default))
             if queue is None or not queue_fits(queue) or queue in known:
                 continue
@@ -204,7 +204,7 @@ def check_scheduled(model: Model) -> Iterator[Problem]:
             elif queue == default:
                 yield Problem(
                     dotted(path),
-                    f"is not set and no route fits {task}, so it goes to the default queue {queue}, "
+                    f"is not set and no route matches {task}, so it goes to the default queue {queue}, "
                     "which no enabled worker consumes",
                     f"give the entry a queue that is consumed: {_listing(known)}",
                     hosts=(host,),
@@ -214,12 +214,12 @@ def check_scheduled(model: Model) -> Iterator[Problem]:
 
 
 def _schedulers(model: Model) -> tuple[str, ...]:
-    """Beat's hosts; without any, all that have a schedule (the missing group is reported elsewhere)."""
+    """Return beat's hosts, or all hosts if there are none (another check reports the missing group)."""
     return model.members("celery_beat") or tuple(model.hosts)
 
 
 def _workers_unknown(model: Model) -> bool:
-    """Whether what is consumed can't be told, because nothing is, or because it could not be rendered."""
+    """Return whether the consumed queues are unknown: there are no workers, or they could not be rendered."""
     names = ("celery_worker_instances", "celery_worker_enabled", "celery_worker_defaults")
     failed = any(failure.path[0] in names for failure in model.failures)
     return failed or not any(
@@ -239,7 +239,7 @@ def _unconsumed(
         dotted(path),
         "is a queue that no enabled worker consumes",
         suggestion(queue, tuple(known))
-        or f"consumed are {_listing(known)}; or add it to a worker's queues",
+        or f"write one of {_listing(known)}, or add it to a worker's queues",
         value=model.show(path, queue),
         hosts=hosts,
     )

@@ -1,4 +1,4 @@
-"""Numbers of which the specs only say the type."""
+"""Checks the ranges of numbers; the argument specs only give their type."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_ranges(model: Model) -> Iterator[Problem]:
     for name, bounds, remedy, group in wanted:
         for value, hosts in model.distinct(name, model.members(group)):
             number = as_number(value)
-            what = "" if number is None else bounds.left_by(number)
+            what = "" if number is None else bounds.violation(number)
             if what:
                 yield Problem(
                     name,

@@ -1,4 +1,4 @@
-"""Redis Cluster, which some documents propose for high availability: Celery has no transport for it."""
+"""Refuses Redis Cluster, which is often proposed for high availability: Celery has no transport for it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
     dotted,
 )
 
-# kombu speaks to one server, or to the one that Sentinel names; a cluster's answer "MOVED" is an error to it, and keys
-# that one command needs lie in different slots. See kombu.transport.TRANSPORT_ALIASES and BACKEND_ALIASES of
+# kombu speaks to one server, or to the one that Sentinel names. A cluster's answer "MOVED" is an error for it, and the
+# keys of one command would be in different slots. See kombu.transport.TRANSPORT_ALIASES and BACKEND_ALIASES of
 # celery.app.backends.
 NO_CLUSTER: Final = "Redis Cluster has no Celery transport"
 INSTEAD: Final = (
     "one instance with an append-only file (redis_broker_appendonly) keeps its queues over a restart, and several "
-    "applications each have instances of their own"
+    "applications each have their own instances"
 )
 _VARIABLES: Final = ("celery_app_settings", "celery_app_env", "celery_app_secret_env")
-# Where Celery reads an address from, in each of its ways of writing it.
+# The settings and variables that Celery reads an address from, in each of their spellings.
 _ADDRESSES: Final = re.compile(
     r"(celery_)?(broker(_read|_write)?_url|result_backend|broker|backend)", re.IGNORECASE
 )
@@ -34,7 +34,7 @@ _OPTIONS: Final = ("broker_transport_options", "result_backend_transport_options
 
 
 def check_cluster(model: Model) -> Iterator[Problem]:
-    """Addresses of a cluster in the application's settings and environment, and options that ask for one."""
+    """Refuse addresses of a cluster in the application's settings and environment, and options that ask for one."""
     for variable in _VARIABLES:
         for value, hosts in model.distinct(variable):
             for name, item in as_mapping(value).items():
@@ -48,23 +48,23 @@ def check_cluster(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct(URLS):
         for name, parts in as_mapping(value).items():
             scheme = as_mapping(parts).get("scheme")
-            # What an application has in a cluster of its own, such as a cache, is its own matter.
+            # An application may use its own cluster for other purposes, such as a cache.
             if _ADDRESSES.fullmatch(name) and isinstance(scheme, str) and _SCHEME.fullmatch(scheme):
                 yield _problem((URLS, name, "scheme"), hosts)
 
 
 def _asks(text: str) -> bool:
     scheme, found, _ = text.partition("://")
-    # Several servers of one cluster are written with commas.
+    # A cluster's address may list several servers with commas, so it may not be a valid URL.
     return bool(found) and _SCHEME.fullmatch(scheme) is not None
 
 
 def _problem(path: tuple[object, ...], hosts: tuple[str, ...]) -> Problem:
-    # The address may hold a login: it is not shown.
+    # The address may contain a login, so it is not shown.
     return Problem(
         dotted(path),
         f"asks for a cluster: {NO_CLUSTER} (kombu speaks to one server)",
-        f"take it out: the broker and the result store are the inventory's own; {INSTEAD}. "
+        f"remove it: the fleet has its own broker and result store; {INSTEAD}. "
         "Replicas with Sentinel are planned",
         hosts=hosts,
     )

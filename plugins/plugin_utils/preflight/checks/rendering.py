@@ -1,4 +1,4 @@
-"""Values that could not be rendered."""
+"""Reports values that could not be rendered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_FACTS: Final = ("ansible_facts", "ansible_")
 
 
 def check_rendering(model: Model) -> Iterator[Problem]:
-    """Each template of the inventory that fails."""
+    """Report each template of the inventory that fails."""
     for failure in model.failures:
         if failure.given:
             yield Problem(
@@ -33,7 +33,7 @@ def check_rendering(model: Model) -> Iterator[Problem]:
 
 
 def check_defaults(model: Model) -> Iterator[Problem]:
-    """Each default of a role that can't be made from what the inventory gives."""
+    """Report each default of a role that can't be computed from the inventory."""
     for failure in model.failures:
         if not failure.given:
             yield Problem(
@@ -48,10 +48,10 @@ def check_defaults(model: Model) -> Iterator[Problem]:
 def _remedy(model: Model, failure: RenderFailure) -> str:
     missing = failure.missing
     if failure.message == ENCRYPTED:
-        return "give its password: --ask-vault-pass, or --vault-password-file with the file's name"
-    # Of a secret the text is not shown.
+        return "pass its password: --ask-vault-pass, or --vault-password-file with the file's name"
+    # A secret's text is not shown, so `value` is empty for it.
     plain = (
-        "; or, if the braces are the secret's own, put !unsafe before it"
+        "; or, if the braces are part of the secret, put !unsafe before it"
         if not failure.value
         else ""
     )

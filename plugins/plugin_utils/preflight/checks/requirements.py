@@ -1,4 +1,4 @@
-"""Versions of Celery, kombu and redis-py in the application's requirements, so far as they can be read here."""
+"""Checks versions of Celery, kombu and redis-py in the application's requirements, as far as they can be read here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     is_atomic,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
-    at_home,
+    expand_home,
     is_file,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -29,24 +29,24 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 _SOURCE: Final = "celery_app_source"
-# The first redis-py that any supported kombu works with, and the first that kombu 5.7 does.
+# The first redis-py that any supported kombu works with, and the first that kombu 5.7 works with.
 _REDIS_FROM: Final = (4, 5)
 _REDIS_FROM_KOMBU57: Final = (6, 1)
 _LATEST_REDIS: Final = 20
-# More than a minor of these packages ever had.
+# More patch releases than any minor of these packages ever had.
 _PATCHES: Final = 30
 _INCLUDE: Final = re.compile(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
 @dataclass
-class Wanted:
+class PackageRequirement:
     """What an application requires of one package.
 
     Attributes:
-        versions: All that a version has to fulfil.
+        versions: All conditions that a version has to meet.
         places: `file:line` of each requirement.
-        text: The requirements as they are written.
+        text: The requirements as the files write them.
     """
 
     versions: SpecifierSet
@@ -55,12 +55,12 @@ class Wanted:
 
 
 def check_versions(model: Model) -> Iterator[Problem]:
-    """Refuse requirements that no supported version fulfils; a build would end with that refusal."""
+    """Refuse requirements that no supported version meets; a build would fail with the same refusal."""
     for value, hosts in model.distinct(_SOURCE, model.hosts_of_role("celery_release")):
         file = _file(model, as_mapping(value))
         if file is None:
             continue
-        wanted = read(file)
+        wanted = read_requirements(file)
         atomic = any(
             is_atomic(model, host, options) for _, options, on in each_worker(model) for host in on
         )
@@ -74,11 +74,11 @@ def check_versions(model: Model) -> Iterator[Problem]:
             )
 
 
-def read(file: Path) -> dict[str, Wanted]:
-    """Return what a file of requirements, and the files it includes, ask of each package."""
-    found: dict[str, Wanted] = {}
+def read_requirements(file: Path) -> dict[str, PackageRequirement]:
+    """Return what a file of requirements and the files it includes require of each package."""
+    found: dict[str, PackageRequirement] = {}
     for place, requirement in _requirements(file, set()):
-        # What only holds for some systems may not hold for the hosts.
+        # A requirement with a marker may not apply to the hosts.
         if requirement.marker is None and requirement.url is None:
             name = canonicalize_name(requirement.name)
             text = f"{requirement.name}{requirement.specifier}"
@@ -87,18 +87,21 @@ def read(file: Path) -> dict[str, Wanted]:
                 found[name].places.append(place)
                 found[name].text += f" and {text}"
             else:
-                found[name] = Wanted(requirement.specifier, [place], text)
+                found[name] = PackageRequirement(requirement.specifier, [place], text)
     return found
 
 
-def _unsupported(wanted: dict[str, Wanted], atomic: bool) -> Iterator[tuple[str, str]]:
-    """Yield name and remedy of each package of which no supported version will do."""
+def _unsupported(wanted: dict[str, PackageRequirement], atomic: bool) -> Iterator[tuple[str, str]]:
+    """Yield name and remedy of each package with requirements that no supported version meets."""
     minors = {name: known for name, known in ATOMIC.items() if name != "kombu" or atomic}
     refused = [name for name, known in minors.items() if not _fits(wanted.get(name), known)]
     for name in refused:
         known = minors[name]
         stock = "; or write celery_worker_take: stock" if name == "kombu" else ""
-        yield name, f"require {name}=={known[0]}.*; supported are {', '.join(known)}{stock}"
+        yield (
+            name,
+            f"require {name}=={known[0]}.*; supported versions are {', '.join(known)}{stock}",
+        )
     newest = not refused and any(
         name in wanted and not _fits(wanted[name], known[1:]) for name, known in ATOMIC.items()
     )
@@ -113,15 +116,15 @@ def _unsupported(wanted: dict[str, Wanted], atomic: bool) -> Iterator[tuple[str,
         reason = ", as kombu 5.7 does" if newest else ""
         yield (
             "redis",
-            f"require redis>={later[0]}{reason}; or remove it, as celery[redis] brings one",
+            f"require redis>={later[0]}{reason}; or remove it, as celery[redis] installs one",
         )
 
 
-def _fits(wanted: Wanted | None, minors: Sequence[str]) -> bool:
-    """Return whether a version of one of these minors fulfils the requirements."""
+def _fits(wanted: PackageRequirement | None, minors: Sequence[str]) -> bool:
+    """Return whether a version of one of these minors meets the requirements."""
     if wanted is None:
         return True
-    # A pin may be of a version that has no three numbers, such as 5.7.0rc1.
+    # A pinned version may not have the form of three numbers, such as 5.7.0rc1.
     pinned = [spec.version for spec in wanted.versions if spec.operator == "=="]
     versions = [
         *(version for version in pinned if ".".join(version.split(".")[:2]) in minors),
@@ -139,7 +142,7 @@ def _file(model: Model, source: object) -> Path | None:
     text = as_text(given.get("path"))
     if text is None or "\0" in text:
         return None
-    root = model.control.base_dir / at_home(text)
+    root = model.control.base_dir / expand_home(text)
     name = as_text(given.get("requirements")) or "requirements.txt"
     places = (root / (as_text(given.get("directory")) or "."), root)
     return next((place / name for place in places if is_file(place / name)), None)
@@ -166,7 +169,7 @@ def _requirements(file: Path, seen: set[Path]) -> Iterator[tuple[str, Requiremen
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers, without comments; a line goes on after a backslash."""
+    """Yield lines with their numbers, without comments, joining lines that end with a backslash."""
     whole, first = "", 0
     for number, line in enumerate([*text.splitlines(), ""], 1):
         first = first if whole else number

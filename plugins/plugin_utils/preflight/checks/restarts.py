@@ -1,4 +1,4 @@
-"""Restarts: how careful they are, and whom they concern."""
+"""Checks options of restarts: which workers they concern, and whether a second instance may overlap."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 
 def check_restarts(model: Model) -> Iterator[Problem]:
-    """Names of workers that are there."""
+    """Refuse names of workers that do not exist."""
     known = tuple(dict.fromkeys(name for name, _, _ in each_worker(model)))
     for value, hosts in model.distinct("celery_restart_only", model.members("celery_workers")):
-        for name in names(value):
+        for name in worker_names(value):
             if name not in known:
                 yield Problem(
                     "celery_restart_only",
@@ -32,22 +32,22 @@ def check_restarts(model: Model) -> Iterator[Problem]:
                 )
 
 
-def names(value: object) -> list[str]:
-    """Names of workers; `-e` gives them as one text with commas."""
+def worker_names(value: object) -> list[str]:
+    """Return a list of workers' names; `-e` gives them as one text with commas."""
     found = value.split(",") if isinstance(value, str) else as_strings(value)
     return [name.strip() for name in found if name.strip()]
 
 
 def check_overlap(model: Model) -> Iterator[Problem]:
-    """A second instance is for pools that hand back what they have not begun, and hear of it at any time."""
+    """Only allow a second instance for pools that can return tasks that they have not begun at any time."""
     for name, options, hosts in each_worker(model):
         pool = options.get("pool") or "prefork"
         if options.get("overlap") is True and pool not in OVERLAPPING:
             path = ("celery_worker_instances", name, "overlap")
             yield Problem(
                 dotted(path),
-                f"is true with the pool {pool}: a stopping worker hands back at once what it has not begun only with "
-                f"{', '.join(OVERLAPPING)}, so a second instance would wait for tasks that the first still has",
+                f"is true with the pool {pool}. A stopping worker only returns the tasks it has not begun at once with "
+                f"{', '.join(OVERLAPPING)}; here a second instance would wait for tasks that the first still has",
                 "remove it, or use prefork",
                 value="true",
                 hosts=hosts,

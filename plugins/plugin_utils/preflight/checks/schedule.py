@@ -1,4 +1,4 @@
-"""Entries of beat's schedule."""
+"""Checks beat's scheduler and the entries of its schedule."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.applicat
     ENTRY,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.schedule_times import (
-    _LARGEST,
-    _PERIODS,
-    _WIDTH,
-    _WIDTHS,
-    _crontab,
-    _interval,
-    _solar,
+    CRONTAB_WIDTHS,
+    LARGEST_NUMBER,
+    PERIODS,
+    TEXT_WIDTH,
+    check_crontab,
+    check_interval,
+    check_solar,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    no_mapping,
+    not_a_mapping,
     suggestion,
     unknown_keys,
 )
@@ -36,13 +36,13 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 Path = tuple[object, ...]
 
-# How like a zone's name another has to be to be taken for it.
+# How similar a text has to be to a zone's name for that to be suggested.
 _LIKE_A_ZONE: Final = 0.75
 
 _KINDS: Final = ("crontab", "interval", "solar")
 
 _KEYS: Final = {option.name: option for option in ENTRY}
-# Whose type is checked together with what is in it.
+# Keys whose type is checked together with their content.
 _CHECKED: Final = (*_KINDS, "task", "queue")
 
 _TYPES: Final[Mapping[str, type]] = {"list": list, "dict": dict, "bool": bool}
@@ -92,12 +92,12 @@ _TAKEN: Final = (
     ),
 )
 
-# Celery's settings that a schedule in a database leaves no meaning.
+# Celery's settings that have no meaning if the schedule is in a database.
 _FOREIGN: Final = ("beat_scheduler", "beat_schedule_filename")
 
 
 def check_scheduler(model: Model) -> Iterator[Problem]:
-    """The scheduler itself: of two kinds."""
+    """Refuse a scheduler that is not supported."""
     for value, hosts in model.distinct("celery_beat_scheduler"):
         if isinstance(value, str) and value not in ("persistent", "database"):
             yield Problem(
@@ -110,13 +110,13 @@ def check_scheduler(model: Model) -> Iterator[Problem]:
 
 
 def check_database(model: Model) -> Iterator[Problem]:
-    """What goes with a schedule in a database alone, and what such a one has no place for."""
+    """Refuse what only a schedule in a database can have, and what such a schedule can't store."""
     for host in model.members("celery_beat"):
         scheduler = model.value(host, "celery_beat_scheduler")
         if scheduler != "database" and model.value(host, "celery_beat_schedule_edited") == "reset":
             yield Problem(
                 "celery_beat_schedule_edited",
-                "is reset, while celery_beat_scheduler is persistent, whose schedule nobody can edit",
+                "is reset, but celery_beat_scheduler is persistent, and that schedule can't be edited",
                 "remove it, or set celery_beat_scheduler: database",
                 hosts=(host,),
             )
@@ -126,7 +126,7 @@ def check_database(model: Model) -> Iterator[Problem]:
         if seconds is not None and seconds < 1:
             yield Problem(
                 "celery_beat_schedule_timeout",
-                "is no time in which a database could answer",
+                "is too short for a database to answer",
                 "write 1 or more, in seconds; 60 is the default",
                 value=model.show(("celery_beat_schedule_timeout",), seconds),
                 hosts=(host,),
@@ -135,7 +135,7 @@ def check_database(model: Model) -> Iterator[Problem]:
             if name in _FOREIGN:
                 yield Problem(
                     dotted(("celery_app_settings", name)),
-                    "has no meaning where celery_beat_scheduler is database",
+                    "has no meaning if celery_beat_scheduler is database",
                     "remove it; entries are declared in celery_beat_schedule",
                     hosts=(host,),
                 )
@@ -146,31 +146,31 @@ def check_database(model: Model) -> Iterator[Problem]:
 
 
 def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
-    """What the database has no place for; what is no entry at all is another check's."""
+    """Refuse what the database can't store; another check reports what is not an entry at all."""
     texts: list[tuple[Path, object, int]] = [
-        (path, path[-1], _WIDTH),
-        *(((*path, key), entry.get(key), _WIDTH) for key in ("task", "queue")),
+        (path, path[-1], TEXT_WIDTH),
+        *(((*path, key), entry.get(key), TEXT_WIDTH) for key in ("task", "queue")),
         *(
-            ((*path, "crontab", field), text, _WIDTHS[field])
+            ((*path, "crontab", field), text, CRONTAB_WIDTHS[field])
             for field, text in as_mapping(entry.get("crontab")).items()
-            if field in _WIDTHS
+            if field in CRONTAB_WIDTHS
         ),
     ]
     for where, text, width in texts:
         if isinstance(text, (str, int)) and len(str(text)) > width:
             yield Problem(
                 dotted(where),
-                f"has {len(str(text))} characters, and the database takes {width}",
+                f"has {len(str(text))} characters, but the database only stores {width}",
                 "make it shorter, or set celery_beat_scheduler: persistent",
             )
     interval = as_number(entry.get("interval"))
     if interval is not None and interval > 0:
         microseconds = round(interval * 1e6)
-        size = next(size for size in _PERIODS if microseconds % size == 0)
-        if microseconds == 0 or microseconds // size > _LARGEST:
+        size = next(size for size in PERIODS if microseconds % size == 0)
+        if microseconds == 0 or microseconds // size > LARGEST_NUMBER:
             yield Problem(
                 dotted((*path, "interval")),
-                "is an interval that the database has no place for",
+                "is an interval that the database can't store",
                 "round it to seconds, minutes, hours or days",
             )
     options = as_mapping(entry.get("options"))
@@ -178,8 +178,8 @@ def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
         if key not in _OPTIONS:
             yield Problem(
                 dotted((*path, "options", key)),
-                "is an option that the database has no place for",
-                f"remove it (there are {', '.join(_OPTIONS)}), or set it on the task",
+                "is an option that the database can't store",
+                f"remove it (it stores {', '.join(_OPTIONS)}), or set it on the task",
             )
     expires = options.get("expires")
     if expires not in (None, UNKNOWN) and (
@@ -187,60 +187,60 @@ def _held(path: Path, entry: Mapping[str, object]) -> Iterator[Problem]:
     ):
         yield Problem(
             dotted((*path, "options", "expires")),
-            "is no whole number of seconds, which the database wants",
+            "is not a whole number of seconds, as the database needs",
             "write the seconds as a number",
         )
 
 
 def check_policy(model: Model) -> Iterator[Problem]:
-    """An inventory whose policy leaves the schedule to the code has none of its own."""
+    """Refuse entries in an inventory whose policy leaves the schedule to the application's code."""
     for host in model.members("celery_beat") or tuple(model.hosts):
         entries = as_mapping(model.value(host, "celery_beat_schedule"))
         if model.value(host, "celery_beat_schedule_policy") == "refuse" and entries:
             yield Problem(
                 "celery_beat_schedule",
-                f"has {', '.join(entries)}, while celery_beat_schedule_policy is refuse, by which the schedule in"
-                " the application's code is the whole",
+                f"has {', '.join(entries)}, but celery_beat_schedule_policy is refuse: only the schedule in the "
+                "application's code counts",
                 "remove the entries, or set celery_beat_schedule_policy: add",
                 hosts=(host,),
             )
 
 
 def check_zone(model: Model) -> Iterator[Problem]:
-    """The zone of the schedule, where the inventory sets it, is one that exists."""
+    """Refuse an unknown time zone, and two settings that would disturb a fleet."""
     for value, hosts in model.distinct("celery_app_settings"):
         settings = as_mapping(value)
         if settings.get("task_always_eager") is True:
             yield Problem(
                 "celery_app_settings.task_always_eager",
-                "is on, so that tasks would run within whoever calls them and no worker would ever get one",
+                "is on, so tasks would run in the process that calls them and no worker would ever get one",
                 "remove it; it is for a developer's machine",
                 hosts=hosts,
             )
         if settings.get("beat_enable_remote_control") is True:
             yield Problem(
                 "celery_app_settings.beat_enable_remote_control",
-                "is on, while beat's user in Redis may not have a mailbox, so that beat would log an error every 5 s",
-                "remove it; systemd's watchdog and `celery-fleet status` tell whether beat is alive",
+                "is on, but beat's user in Redis may not have a mailbox, so beat would log an error every 5 s",
+                "remove it; systemd's watchdog and `celery-fleet status` show whether beat is alive",
                 hosts=hosts,
             )
         zone = settings.get("timezone")
         known = zoneinfo.available_timezones() if isinstance(zone, str) else set()
-        # Without a database of zones nothing can be told here; the release's check tells it then.
+        # Without a database of zones only the release's check can find this.
         if isinstance(zone, str) and known and zone not in known:
             yield Problem(
                 "celery_app_settings.timezone",
-                "is no time zone",
-                # Abbreviations and offsets look like one another, and mean something else.
+                "is not a time zone",
+                # Abbreviations and offsets look similar but mean different things, so they are not suggested.
                 suggestion(zone, tuple(name for name in known if "/" in name), _LIKE_A_ZONE)
-                or "write UTC or a city's zone, such as Europe/Berlin; offsets and abbreviations are none",
+                or "write UTC or a city's zone, such as Europe/Berlin; offsets and abbreviations are not accepted",
                 value=model.show(("celery_app_settings", "timezone"), zone),
                 hosts=hosts,
             )
 
 
 def check_schedule(model: Model) -> Iterator[Problem]:
-    """Each entry has a task and exactly one kind of time, well-formed."""
+    """Check that each entry has a task and exactly one well-formed time."""
     for value, hosts in model.distinct("celery_beat_schedule"):
         for name, entry in as_mapping(value).items():
             if entry is UNKNOWN:
@@ -260,23 +260,27 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
         )
     if not isinstance(entry, Mapping):
         example = "{task: app.tasks.clean, crontab: {minute: 0, hour: 2}}"
-        yield no_mapping(model, path, entry, f"write it as in {example}")
+        yield not_a_mapping(model, path, entry, f"write it as in {example}")
         return
     body = as_mapping(entry)
     if dict(body) == {"enabled": False}:
-        return  # switches off an entry of the code, which has the rest
+        return  # it switches off an entry of the code, which has the rest
     yield from unknown_keys(path, body, tuple(_KEYS))
     yield from _task(model, path, body)
     times = [key for key in _KINDS if key in body]
     if len(times) != 1:
         yield Problem(
             dotted(path),
-            "has no time at which it is due"
+            "does not say when it is due"
             if not times
             else f"has more than one time ({', '.join(times)})",
             "give it exactly one of crontab, interval and solar",
         )
-    for key, check in (("crontab", _crontab), ("interval", _interval), ("solar", _solar)):
+    for key, check in (
+        ("crontab", check_crontab),
+        ("interval", check_interval),
+        ("solar", check_solar),
+    ):
         if key in body and body[key] is not UNKNOWN:
             yield from check(model, (*path, key), body[key])
     for key, option in _KEYS.items():
@@ -285,24 +289,24 @@ def _entry(model: Model, path: Path, entry: object) -> Iterator[Problem]:
         if key not in _CHECKED and value is not UNKNOWN and not isinstance(value, wanted):
             yield Problem(
                 dotted((*path, key)),
-                f"is {kind_of(value)} where {kind_of(wanted())} is wanted",
+                f"is {kind_of(value)}, but must be {kind_of(wanted())}",
                 "write it as such, or remove it",
                 value=model.show((*path, key), value),
             )
     for key in as_mapping(body.get("options")):
         near = "" if key in _TAKEN else suggestion(key, _TAKEN, cutoff=0.75)
-        # Any other one travels as a property of the message, as its author may want.
+        # Any other key becomes a property of the message, which may be intended.
         if near:
             yield Problem(
                 dotted((*path, "options", key)),
-                "is no option that Celery knows",
+                "is not an option that Celery knows",
                 near,
             )
     queue = body.get("queue", UNKNOWN)
     if queue is not UNKNOWN and (not isinstance(queue, str) or not queue):
         yield Problem(
             dotted((*path, "queue")),
-            f"is {'empty' if queue == '' else kind_of(queue)} where the name of a queue is wanted",
+            f"is {'empty' if queue == '' else kind_of(queue)}, but must be the name of a queue",
             "write the queue's name, or remove it to let the routes decide",
             value=model.show((*path, "queue"), queue),
         )
@@ -320,7 +324,7 @@ def _task(model: Model, path: Path, body: Mapping[str, object]) -> Iterator[Prob
     ):
         yield Problem(
             dotted((*path, "task")),
-            "is no task's name",
+            "is not a task's name",
             "name the task as Celery registers it, as in app.tasks.clean",
             value=model.show((*path, "task"), task),
         )

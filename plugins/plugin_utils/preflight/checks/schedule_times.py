@@ -1,4 +1,4 @@
-"""When a schedule entry is due: crontab, interval, solar event."""
+"""Checks the times of schedule entries: crontab, interval and solar event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks import crontab
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
     kind_of,
-    no_mapping,
+    not_a_mapping,
     suggestion,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -35,8 +35,8 @@ _SOLAR_EVENTS: Final = (
     "dusk_astronomical",
 )
 
-# What django_celery_beat's tables hold: characters of a column, and the largest number of one.
-_WIDTHS: Final = {
+# What django_celery_beat's tables can store: characters of a column, and its largest number.
+CRONTAB_WIDTHS: Final = {
     "minute": 240,
     "hour": 96,
     "day_of_month": 124,
@@ -44,21 +44,23 @@ _WIDTHS: Final = {
     "day_of_week": 64,
 }
 
-_WIDTH: Final = 200
+TEXT_WIDTH: Final = 200
 
-_LARGEST: Final = 2**31 - 1
+LARGEST_NUMBER: Final = 2**31 - 1
 
 # Seconds: a thousand years.
 _LONGEST: Final = 1000 * 366 * 86_400
 
-_PERIODS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1)
+# Microseconds of a day, an hour, a minute, a second and a microsecond.
+PERIODS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1)
 
 
-def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
+def check_crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    """Check that a crontab has known fields with valid values, and is ever due."""
     if not isinstance(value, Mapping):
         yield Problem(
             dotted(path),
-            f"is {kind_of(value)} where a mapping of fields is wanted",
+            f"is {kind_of(value)}, but must be a mapping of fields",
             f"write {_as_mapping_of_fields(value)}",
             value=model.show(path, value),
         )
@@ -70,7 +72,7 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
             known = tuple(crontab.FIELDS)
             yield Problem(
                 dotted((*path, name)),
-                "is no field of a crontab",
+                "is not a field of a crontab",
                 suggestion(name, known) or f"fields are {', '.join(known)}",
                 value=model.show((*path, name), text),
             )
@@ -80,7 +82,7 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
         if isinstance(text, bool) or not isinstance(text, (int, str)):
             yield Problem(
                 dotted((*path, name)),
-                f"is {kind_of(text)} where a number or a string is wanted",
+                f"is {kind_of(text)}, but must be a number or a string",
                 "write a number, or a string such as '*/15', '1,15' or '9-17'",
                 value=model.show((*path, name), text),
             )
@@ -99,7 +101,7 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
             yield Problem(
                 dotted((*path, name)),
                 f"has a step beyond the field, so it is the same as {min(parsed[name])}",
-                f"write {min(parsed[name])} if that is meant; for other times, use interval",
+                f"write {min(parsed[name])} if you mean that; for other times, use interval",
                 value=model.show((*path, name), text),
                 severity=Severity.WARNING,
             )
@@ -118,15 +120,15 @@ def _crontab(model: Model, path: Path, value: object) -> Iterator[Problem]:
         yield Problem(
             dotted((*path, "minute")),
             "is not set, so the entry is due in every minute of each of its hours",
-            "write minute: 0 if once an hour is meant, or minute: '*' if every minute is",
+            "write minute: 0 for once an hour, or minute: '*' if you mean every minute",
             severity=Severity.WARNING,
         )
 
 
 def _as_mapping_of_fields(value: object) -> str:
-    """Return the mapping that five fields of a crontab's line stand for, or else an example."""
+    """Return the mapping that means the same as a crontab's line of five fields, or else an example."""
     words = str(value).split() if isinstance(value, str) else ()
-    # A crontab's line has them in this order, and has `*` where nothing has to be said.
+    # A crontab's line has the fields in this order, and `*` for those that may have any value.
     line = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
     if len(words) != len(line):
         return 'it as in {minute: 0, hour: "*/6"}'
@@ -153,12 +155,13 @@ def _field_remedy(name: str) -> str:
     )
 
 
-def _interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
+def check_interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    """Check that an interval is a number of seconds that Python can add to a date."""
     number = None if isinstance(value, str) else as_number(value)
     if number is None or number <= 0:
         yield Problem(
             dotted(path),
-            "is no number of seconds above 0",
+            "is not a number of seconds above 0",
             "write the seconds as a number, without quotes or a unit",
             value=model.show(path, value),
         )
@@ -171,17 +174,18 @@ def _interval(model: Model, path: Path, value: object) -> Iterator[Problem]:
         )
 
 
-def _solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
+def check_solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
+    """Check that a solar time has a known event and a position on earth."""
     if not isinstance(value, Mapping):
         example = "{event: sunset, latitude: 48.2, longitude: 16.37}"
-        yield no_mapping(model, path, value, f"write it as in {example}")
+        yield not_a_mapping(model, path, value, f"write it as in {example}")
         return
     fields = as_mapping(value)
     for key in fields:
         if key not in ("event", "latitude", "longitude"):
             yield Problem(
                 dotted((*path, key)),
-                "is no key of a solar time",
+                "is not a key of a solar time",
                 suggestion(key, ("event", "latitude", "longitude"))
                 or "keys are event, latitude and longitude",
             )
@@ -190,7 +194,7 @@ def _solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
         near = suggestion(event, _SOLAR_EVENTS) if isinstance(event, str) else ""
         yield Problem(
             dotted((*path, "event")),
-            "is no event of the sun that Celery knows",
+            "is not a solar event that Celery knows",
             " ".join(part for part in (near, f"events are {', '.join(_SOLAR_EVENTS)}") if part),
             value=model.show((*path, "event"), event),
         )
@@ -200,7 +204,7 @@ def _solar(model: Model, path: Path, value: object) -> Iterator[Problem]:
         if angle is not UNKNOWN and (number is None or abs(number) > limit):
             yield Problem(
                 dotted((*path, key)),
-                f"is no number from -{limit} to {limit}",
+                f"is not a number from -{limit} to {limit}",
                 "write degrees as a number, without quotes",
                 value=model.show((*path, key), angle),
             )

@@ -1,4 +1,4 @@
-"""Secrets: there, not placeholders, long enough, different, and fit for the files they go to."""
+"""Checks that secrets are set, not placeholders, long enough, different, and valid in the files they go to."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _GENERATE: Final = "put a random one into the environment's vault.yml: openssl rand -hex 24"
-_PLACEHOLDER_LEFT: Final = "is a placeholder that nobody has replaced"
+_PLACEHOLDER_LEFT: Final = "is a placeholder that has not been replaced"
 _ALLOW: Final = "if it is the real one, add the variable's name to preflight_allowed_placeholders"
-# What other checks look at: the application's secrets, and keys, whose text has lines.
+# Secrets with their own checks: the application's, and keys, whose text has several lines.
 _OF_THEIR_OWN: Final = ("celery_app_secret_env", "pki_ca_key", "pki_key")
-# Users that Redis' ACL file is made for, where the role's spec does not list them itself.
+# Users in Redis's ACL file, in case the role's spec does not list them.
 _REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
 
 
 def check_secrets(model: Model) -> Iterator[Problem]:
-    """Each secret of the roles by itself, then all of them against each other."""
+    """Check each secret of the roles, then whether any two are the same."""
     holders: dict[str, dict[str, list[str]]] = {}
     for name in _secret_variables(model):
         for value, hosts in model.distinct(name):
@@ -68,19 +68,19 @@ def check_secrets(model: Model) -> Iterator[Problem]:
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a text stands for a secret that nobody has written yet."""
+    """Return whether a text is a placeholder for a secret that is still to be written."""
     return not text.strip() or _PLACEHOLDER.fullmatch(text.strip()) is not None
 
 
 def _is_placeholder(model: Model, path: tuple[str, ...], text: str) -> bool:
-    """Whether a secret is still to be written, and nobody has said that it looks so by chance."""
+    """Return whether a secret looks like a placeholder and the inventory does not list it as a real one."""
     return is_placeholder(text) and not allowed(model, "preflight_allowed_placeholders")(
         dotted(path)
     )
 
 
 def _password(text: str) -> str:
-    """The password within a URL; the text itself where it is none."""
+    """Return the password in a URL, or the text itself if there is none."""
     try:
         return (urlsplit(text).password if "://" in text else None) or text
     except ValueError:
@@ -88,7 +88,7 @@ def _password(text: str) -> str:
 
 
 def _secret_variables(model: Model) -> list[str]:
-    """Public variables that hold secrets of the fleet itself; the application's own are looked at apart."""
+    """Return the variables with the fleet's own secrets; the application's are checked separately."""
     return [
         name
         for name, option in model.specs.options.items()
@@ -105,7 +105,7 @@ def _secrets(
     if isinstance(value, Mapping):
         options = options_of(option)
         for key, item in as_mapping(value).items():
-            # A key that the spec does not have is reported as such, without being shown.
+            # Another check reports a key that the spec does not have, without showing it.
             if not options or key in options:
                 yield (*path, key), item
     elif isinstance(value, (str, int)) and option.get("type", "str") != "dict":
@@ -129,10 +129,12 @@ def _one(
         reason = "has a line end or a control character"
         remedy = "write it on one line; a block scalar (|) adds a line end"
     elif path[0] == "redis_passwords" and (" " in text or not text.isascii()):
-        reason = "has a blank or a letter outside of ASCII, which Redis' ACL file can't hold"
+        reason = "has a space or a character outside ASCII, which Redis's ACL file can't contain"
         remedy = _GENERATE
     elif path[0] == "flower_auth_password" and "," in text:
-        reason = "has a comma, by which Flower parts several users: nobody could log in"
+        reason = (
+            "has a comma, which Flower reads as a separator between users, so no user could log in"
+        )
         remedy = _GENERATE
     if reason:
         yield Problem(dotted(path), reason, remedy, value=model.show(path, value), hosts=hosts)
@@ -151,7 +153,7 @@ def _redis_users(model: Model) -> Iterator[Problem]:
 
 
 def _web_password(model: Model) -> Iterator[Problem]:
-    """Paths that ask for a password need one."""
+    """Refuse protected paths without a password."""
     name = "celery_producer_web_auth_password"
     for host in model.members("celery_producers"):
         paths = model.value(host, "celery_producer_web_protected_paths")
@@ -159,14 +161,14 @@ def _web_password(model: Model) -> Iterator[Problem]:
         if as_list(paths) and web.get("command") and name not in model.given[host]:
             yield Problem(
                 name,
-                "is not set, while celery_producer_web_protected_paths has paths",
+                "is not set, but celery_producer_web_protected_paths has paths",
                 _GENERATE,
                 hosts=(host,),
             )
 
 
 def _application(model: Model) -> Iterator[Problem]:
-    """The application's own secrets: of any length, but not a placeholder, and one line each."""
+    """Check the application's own secrets: they may have any length and form, but be no placeholders."""
     for value, hosts in model.distinct("celery_app_secret_env"):
         for key, item in as_mapping(value).items():
             path = ("celery_app_secret_env", key)
@@ -183,7 +185,7 @@ def _application(model: Model) -> Iterator[Problem]:
             elif "\0" in item:
                 yield Problem(
                     dotted(path),
-                    "has a NUL byte, which no environment variable can hold",
+                    "has a NUL byte, which an environment variable can't contain",
                     "encode it, for example as base64",
                     value=model.show(path, item),
                     hosts=hosts,

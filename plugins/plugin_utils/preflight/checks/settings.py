@@ -1,4 +1,4 @@
-"""Names in `celery_app_settings`: a misspelt one has no effect, and one in another form stops every process."""
+"""Checks names in `celery_app_settings`: a misspelt one has no effect, one in another form stops every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
     near_miss,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.values import (
-    spoken_key,
+    safe_key,
     suggestion,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
@@ -26,11 +26,11 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 VARIABLE: Final = "celery_app_settings"
-# The minors that `celery_fleet.compat.versions` supports; the tests compare both, and the names below with each minor's
-# own.
+# The oldest and newest minor that `celery_fleet.compat.versions` supports. Tests compare them, and the names below with
+# each minor's.
 SUPPORTED: Final = ("5.4", "5.7")
 
-# All that `celery.app.defaults` of the supported minors has.
+# All settings in `celery.app.defaults` of the supported minors.
 _DEFAULTS: Final = """
     accept_content arangodb_backend_settings azureblockblob_base_path azureblockblob_connection_timeout
     azureblockblob_container_name azureblockblob_read_timeout azureblockblob_retry_increment_base
@@ -90,7 +90,7 @@ _WITHOUT_DEFAULT: Final = (
     "redis_client_name",
     "result_backend_thread_safe",
 )
-# Those that Celery reads as numbers, and those that are on or off. It converts nothing: "false" in quotes is on.
+# Settings that Celery reads as numbers, and those that are on or off. It converts nothing: "false" in quotes is on.
 _NUMBERS: Final = frozenset(
     """
     azureblockblob_connection_timeout azureblockblob_read_timeout azureblockblob_retry_increment_base
@@ -127,23 +127,23 @@ _SWITCHES: Final = frozenset(
     """.split()  # noqa: SIM905 - as a list it would be a page of quotes
 )
 KNOWN: Final = (*_DEFAULTS, *_WITHOUT_DEFAULT)
-# As `celery_fleet.config.settings` has them, which refuses them when a process starts.
+# The same as in `celery_fleet.config.settings`, which refuses them when a process starts.
 UNPINNABLE: Final = ("include", "imports")
-# Settings with a variable that preflight reads; given here they would pass it by.
+# Settings that have their own variable, which preflight checks; here it would not see them.
 OWN_VARIABLES: Final = {
     "beat_schedule": "celery_beat_schedule",
     "task_routes": "celery_app_task_routes",
 }
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
-# First words of Celery's own names: another name that begins with one is hardly a package's.
+# First words of Celery's own names: an unknown name that begins with one is hardly from a package.
 _OWN_WORDS: Final = frozenset(name.partition("_")[0] for name in _DEFAULTS if "_" in name)
 # Variables with these prefixes can be settings in the spelling of Django projects.
 _CELERYS: Final = ("celery_", "celeryd_", "celerybeat_")
 _ADDRESSES: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
-# How like a name has to be to be suggested.
+# How similar a name has to be to be suggested.
 _LIKELY: Final = 0.8
-# Prefixes of Django's and of Celery 3's spelling, each with what today's names have in their place.
+# Prefixes of Django's and Celery 3's spelling, each with what today's names have instead.
 _PREFIXES: Final = (
     ("", ("",)),
     ("celery_", ("", "task_", "result_", "worker_")),
@@ -153,13 +153,13 @@ _PREFIXES: Final = (
 
 
 def check_settings(model: Model) -> Iterator[Problem]:
-    """Refuse names that have no effect or that no process takes; names of packages and of the application pass."""
+    """Refuse names that have no effect or that no process accepts; packages and the application may have their own."""
     is_allowed = allowed(model, "preflight_allowed_variables")
     for value, hosts in model.distinct(VARIABLE):
         for name, item in as_mapping(value).items():
-            # What is refused for its meaning needs no second reason.
+            # A setting that `check_connections` refuses needs no second reason.
             if not any(refusals(model, name, item)):
-                path = dotted((VARIABLE, spoken_key(name)))
+                path = dotted((VARIABLE, safe_key(name)))
                 yield from _name(name, path, hosts, is_allowed(path))
                 yield from _value(name, item, path, hosts)
 
@@ -185,7 +185,7 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
 
 
 def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
-    """Refuse text where Celery calculates with a number or asks whether something is on."""
+    """Refuse values of another type for settings that Celery reads as numbers or switches."""
     if (
         name in _NUMBERS
         and item is not None
@@ -195,7 +195,7 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
         example = item.strip() if is_quoted and isinstance(item, str) else "300"
         yield Problem(
             path,
-            "has to be a number, and Celery converts no text to one",
+            "has to be a number, and Celery does not convert text to one",
             f"write {example}, without quotes"
             + ("" if is_quoted else " or unit; times are in seconds"),
             hosts=hosts,
@@ -203,7 +203,7 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
     elif name in _SWITCHES and item is not None and not isinstance(item, bool):
         yield Problem(
             path,
-            'has to be true or false; Celery takes any other value, even "false" in quotes, for true',
+            'has to be true or false; Celery reads any other value, even "false" in quotes, as true',
             "write true or false, without quotes",
             hosts=hosts,
         )
@@ -222,7 +222,7 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
     elif variable := OWN_VARIABLES.get(name) or OWN_VARIABLES.get(meant):
         yield Problem(
             path,
-            "has a variable of its own, whose queues, tasks and times are checked",
+            "has its own variable, whose queues, tasks and times are checked",
             f"move it to {variable}",
             hosts=hosts,
         )
@@ -264,12 +264,12 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
 
 
 def _form(name: str) -> str:
-    """Return a name as Celery would write it, without what follows a colon."""
+    """Return a name in Celery's spelling, without what follows a colon."""
     return re.sub(r"[^a-z0-9]+", "_", name.partition(":")[0].lower()).strip("_")
 
 
 def _meant(name: str) -> str:
-    """Return the setting that a name in another spelling stands for, if there is exactly that one."""
+    """Return the setting that a name in another spelling means, or an empty string."""
     form = _form(name)
     for prefix, instead in _PREFIXES:
         if form.startswith(prefix):

@@ -1,4 +1,4 @@
-"""Where the application's code comes from."""
+"""Checks the source of the application's code, and the Python that builds its releases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+|/\S+")
-# By SSH a user is none: it is the same for everybody, and a key belongs to it.
+# In an SSH URL a user is not a login: it is the same for everyone, and needs a key.
 _LOGIN = re.compile(r"ssh://[^/@]*:[^/]*@.*|(?!ssh:)[a-z]+://[^/]*@.*", re.IGNORECASE)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+@^~-]*")
 _NAME: Final = "celery_app_source"
@@ -30,12 +30,12 @@ PYTHON: Final = "celery_release_python"
 ANOTHER_PYTHON: Final = (
     "name an interpreter that all users can run, such as /usr/bin/python3 or one below /opt"
 )
-# By ProtectHome= and PrivateTmp= of templates/systemd/_service.j2.
+# Hidden by ProtectHome= and PrivateTmp= in templates/systemd/_service.j2.
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  # none is written to
 
 
 def check_source(model: Model) -> Iterator[Problem]:
-    """Exactly one kind of source, and what can be seen of it from here is there."""
+    """Check that there is exactly one kind of source, and that its parts exist as far as that can be seen here."""
     hosts_that_build = model.hosts_of_role("celery_release")
     for value, hosts in model.distinct(_NAME, hosts_that_build):
         if not isinstance(value, Mapping):
@@ -63,7 +63,7 @@ def _source(
         yield Problem(
             dotted((_NAME, kind)),
             "is a kind of source that is not supported yet",
-            "use path (a directory on the control side) or git",
+            "use path (a directory on the control node) or git",
             value=model.show((_NAME, kind), source[kind]),
         )
         return
@@ -72,7 +72,7 @@ def _source(
         if text is not None and (Path(text).is_absolute() or ".." in Path(text).parts):
             yield Problem(
                 dotted((_NAME, key)),
-                "leads out of the source",
+                "leads outside the source",
                 "write a path below the source's root, without ..",
                 value=model.show((_NAME, key), text),
             )
@@ -84,29 +84,29 @@ def _source(
 
 
 def check_interpreter(model: Model) -> Iterator[Problem]:
-    """An interpreter that the units' sandbox hides would build a release that can't start."""
+    """Refuse an interpreter that the units' sandbox hides: its releases could not start."""
     for value, hosts in model.distinct(PYTHON, model.hosts_of_role("celery_release")):
         if value is UNKNOWN:
             continue
-        # 3.12 is a number to YAML.
+        # YAML reads 3.12 as a number.
         path = PurePosixPath(os.path.normpath(str(value)))
-        message = hidden(path)
+        message = hidden_by_sandbox(path)
         if not message and path.is_absolute():
             continue
         yield Problem(
             PYTHON,
-            f"is {message}" if message else "is no absolute path",
+            f"is {message}" if message else "is not an absolute path",
             ANOTHER_PYTHON,
             value=model.show((PYTHON,), value),
             hosts=hosts,
         )
 
 
-def hidden(path: PurePosixPath) -> str:
-    """Return where a path lies, and why that does not do, if the units' sandbox hides it."""
+def hidden_by_sandbox(path: PurePosixPath) -> str:
+    """Return which hidden directory a path is in, and why that does not work; an empty string if it is not hidden."""
     place = next((place for place in HIDDEN if path.is_relative_to(place)), None)
     return (
-        f"below {place}, which no process of the fleet sees: its units have ProtectHome= and PrivateTmp="
+        f"below {place}, which the fleet's processes can't see: their units have ProtectHome= and PrivateTmp="
         if place
         else ""
     )
@@ -114,19 +114,19 @@ def hidden(path: PurePosixPath) -> str:
 
 def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
     address = source["git"]
-    # A hyphen at the start would be read as an option by git.
+    # git would read a hyphen at the start as an option.
     if isinstance(address, str) and not _GIT.fullmatch(address):
         yield Problem(
             dotted((_NAME, "git")),
-            "is no address of a git repository",
+            "is not the address of a git repository",
             "write it as in https://git.example.org/team/app.git or git@git.example.org:team/app.git",
             value=model.show((_NAME, "git"), address),
         )
     elif isinstance(address, str) and has_login(address):
         yield Problem(
             dotted((_NAME, "git")),
-            "has a login in it, which everybody on the control side could see in git's command line",
-            f"take it out of the address; {FIND_LOGIN}",
+            "contains a login, which every user of the control node could see in git's command line",
+            f"remove it from the address; {FIND_LOGIN}",
             value=model.show((_NAME, "git"), address),
         )
     version = source.get("version")
@@ -140,14 +140,14 @@ def _git(model: Model, source: Mapping[str, object]) -> Iterator[Problem]:
     if isinstance(version, (int, float)):
         yield Problem(
             dotted((_NAME, "version")),
-            "is a number, and YAML changes numbers: 1.10 becomes 1.1, and 0123 becomes 83",
+            "is a number, but YAML changes numbers: 1.10 becomes 1.1, and 0123 becomes 83",
             "put the version in quotes",
             value=model.show((_NAME, "version"), version),
         )
     if isinstance(version, str) and not _VERSION.fullmatch(version):
         yield Problem(
             dotted((_NAME, "version")),
-            "is no branch, tag or commit",
+            "is not a branch, tag or commit",
             "name a branch, a tag or a commit's full id",
             value=model.show((_NAME, "version"), version),
         )
@@ -161,12 +161,12 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
                 dotted((_NAME, "path")), "is empty", "write the directory of the code", value='""'
             )
         return
-    root = model.control.base_dir / at_home(text)
+    root = model.control.base_dir / expand_home(text)
     shown = model.show((_NAME, "path"), text)
     if not is_dir(root):
         yield Problem(
             dotted((_NAME, "path")),
-            "is a file, not a directory" if is_file(root) else "does not exist on the control side",
+            "is a file, not a directory" if is_file(root) else "does not exist on the control node",
             f"write the directory of the code; relative paths start from {model.control.base_dir}",
             value=shown,
         )
@@ -175,8 +175,8 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
     if not is_dir(directory):
         yield Problem(
             dotted((_NAME, "directory")),
-            "is no directory of the source",
-            f"write one of those that it has: {_listing(root)}",
+            "is not a directory of the source",
+            f"write one of its directories: {_listing(root)}",
             value=model.show((_NAME, "directory"), source.get("directory")),
         )
         return
@@ -204,22 +204,22 @@ def _path(model: Model, source: Mapping[str, object], hosts: tuple[str, ...]) ->
 
 
 def address_fits(address: str) -> bool:
-    """Whether git takes it as the address of a repository, and not as an option."""
+    """Return whether git reads it as the address of a repository, and not as an option."""
     return _GIT.fullmatch(address) is not None
 
 
 def has_login(address: str) -> bool:
-    """Whether an address holds a password or a token, which stands in the place of a user as well."""
+    """Return whether an address contains a password, or a token, which may be written instead of a user."""
     return _LOGIN.fullmatch(address) is not None
 
 
 def version_fits(version: str) -> bool:
-    """Whether it can be a branch, a tag or a commit."""
+    """Return whether a text can be a branch, a tag or a commit."""
     return _VERSION.fullmatch(version) is not None
 
 
 def find_module(directory: Path, module: str) -> bool:
-    """Whether a module as `celery -A` takes it has a file: `a.b`, `a.b:app`, or `a.b` with b in a.py."""
+    """Return whether a module of `celery -A` has a file: `a.b`, `a.b:app`, or `a.b` with b in a.py."""
     parts = module.partition(":")[0].split(".")
     if not all(part.isidentifier() for part in parts):
         return True  # its name is reported by another check
@@ -230,8 +230,8 @@ def find_module(directory: Path, module: str) -> bool:
     return any(is_file(file) for file in files)
 
 
-def at_home(text: str) -> Path:
-    """A path with its ~ resolved; that of a user who is not there leads nowhere."""
+def expand_home(text: str) -> Path:
+    """Return a path with its ~ resolved; that of an unknown user stays as it is."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -239,7 +239,7 @@ def at_home(text: str) -> Path:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether there is such a directory; a name that no file system takes is none, nor what we may not see."""
+    """Return whether a directory exists; False also for an impossible name and for one that we may not see."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -247,7 +247,7 @@ def is_dir(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file system takes is none, nor what we may not see."""
+    """Return whether a file exists; False also for an impossible name and for one that we may not see."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -260,5 +260,5 @@ def _listing(root: Path) -> str:
             item.name for item in root.iterdir() if item.is_dir() and item.name[0] not in "._"
         )
     except OSError:
-        return "(its list can't be read)"
+        return "(they can't be listed)"
     return ", ".join(names[:10]) or "(none)"

@@ -1,4 +1,4 @@
-"""Options of a worker that were written in place of workers, directly in `celery_worker_instances`."""
+"""Refuses options of a worker that are written directly in `celery_worker_instances`, where workers belong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLE: Final = "celery_worker_instances"
 _ENABLED: Final = "celery_worker_enabled"
 
 
-def set_aside(model: Model) -> tuple[list[Problem], Model]:
+def remove_stray_options(model: Model) -> tuple[list[Problem], Model]:
     """Return one problem for all such options of a host, and the model without them.
 
     Every other check would take each option for a worker and complain about it.
@@ -30,7 +30,7 @@ def set_aside(model: Model) -> tuple[list[Problem], Model]:
         problems.append(
             Problem(
                 VARIABLE,
-                f"has options of a worker ({', '.join(stray)}) where the names of workers belong",
+                f"has options of a worker ({', '.join(stray)}) instead of names of workers",
                 "write the worker's name, and its options below that: "
                 f"`{VARIABLE}: {{default: {{concurrency: 4, queues: [celery]}}}}`. Options that all workers share "
                 "belong in celery_worker_defaults",

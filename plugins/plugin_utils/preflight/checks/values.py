@@ -1,8 +1,8 @@
-"""Types of values, held against the roles' argument specs.
+"""Checks the types of values against the roles' argument specs.
 
-Leaves are judged by Ansible's own `ArgumentSpecValidator`, as the roles do it later; containers,
-booleans and empty values are taken more strictly, since a role's validation accepts `"a,b"` for a list
-or `"no"` for a boolean, and the role then works on the string that was written.
+Ansible's own `ArgumentSpecValidator` checks leaves, as it does later in the roles. Containers, booleans and empty
+values are checked more strictly: a role's validation accepts `"a,b"` as a list and `"no"` as a boolean, but the role
+then works with the string.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 
 Path = tuple[object, ...]
 
-# Whose elements have a check of their own (`commands`), which knows how YAML reads their key `on`.
+# Lists with their own check of the elements (`commands`), which knows how YAML reads their key `on`.
 _OWN_ELEMENTS: Final = ("celery_release_commands",)
-# Variables that belong on the command line, where `-e name=value` makes a text of everything. Their roles take that.
+# Variables for the command line: `-e name=value` turns everything into text, which their roles accept.
 COMMAND_LINE: Final = (
     "celery_restart_all",
     "celery_restart_batch",
@@ -64,21 +64,21 @@ _RELATIONS: Final = (
     "required_if",
     "required_by",
 )
-# Its exclusive keys have a check of their own (`source`), which says more.
+# Options with their own check of exclusive keys (`source`), which explains more.
 _OWN_RELATIONS: Final = ("celery_app_source",)
 
 
 def check_types(model: Model) -> Iterator[Problem]:
-    """Wrong types, choices, unknown and missing keys in all variables that the inventory gives."""
+    """Report wrong types, wrong choices, unknown and missing keys in all variables of the inventory."""
     for name, option in model.specs.options.items():
         for given, hosts in model.distinct_given(name):
-            value = _spoken(given, option) if name in COMMAND_LINE else given
+            value = _from_command_line(given, option) if name in COMMAND_LINE else given
             for problem in check_value(model, (name,), value, option):
                 yield replace(problem, hosts=hosts)
 
 
-def _spoken(given: object, option: Option) -> object:
-    """What a text of the command line stands for; anything else as it is."""
+def _from_command_line(given: object, option: Option) -> object:
+    """Return the value that a text on the command line means; anything else as it is."""
     if not isinstance(given, str):
         return given
     if option.get("type") == "bool":
@@ -87,7 +87,7 @@ def _spoken(given: object, option: Option) -> object:
 
 
 def check_required(model: Model) -> Iterator[Problem]:
-    """Variables that a role demands and that its hosts have no value for."""
+    """Report variables that a role requires and its hosts have no value for."""
     failed = {(failure.path[0], failure.host) for failure in model.failures}
     for role in model.specs.roles.values():
         for name, option in role.options.items():
@@ -116,7 +116,7 @@ def check_required(model: Model) -> Iterator[Problem]:
 
 
 def check_value(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
-    """Problems of one value and all below it, without hosts."""
+    """Yield the problems of one value and everything in it, without hosts."""
     if value is UNKNOWN:
         return
     kind = str(option.get("type", "str"))
@@ -135,38 +135,38 @@ def check_value(model: Model, path: Path, value: object, option: Option) -> Iter
 
 
 def suggestion(name: str, known: tuple[str, ...], cutoff: float = 0.6) -> str:
-    """The nearest known name as a question, or nothing."""
+    """Return a question with the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {near[0]}?" if near else ""
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words."""
+    """Return the type of a value in words, such as `a list`."""
     return _WORDS.get(type(value), f"a {type(value).__name__}")
 
 
-def no_mapping(model: Model, path: Path, value: object, remedy: str) -> Problem:
-    """What is wrong with anything else where a mapping is wanted."""
+def not_a_mapping(model: Model, path: Path, value: object, remedy: str) -> Problem:
+    """Return the problem of a value that has to be a mapping but is not."""
     return Problem(
         dotted(path),
-        f"is {kind_of(value)} where a mapping is wanted",
+        f"is {kind_of(value)}, but must be a mapping",
         remedy,
         value=model.show(path, value),
     )
 
 
-def spoken_key(key: object) -> object:
-    """A key that nobody knows, as it may be shown: `git:https://user:s3cret@host`, without a space, is one key."""
+def safe_key(key: object) -> object:
+    """Return an unknown key as it may be shown: `git:https://user:s3cret@host`, without a space, is one key."""
     return f"{key.partition(':')[0]}:…" if isinstance(key, str) and ":" in key else key
 
 
 def unknown_keys(path: Path, keys: Iterable[object], known: tuple[str, ...]) -> Iterator[Problem]:
-    """Those keys of a mapping that mean nothing there."""
+    """Report the keys of a mapping that have no meaning in it."""
     for key in keys:
         if key not in known:
             yield Problem(
-                dotted((*path, spoken_key(key))),
-                "is no key known here",
+                dotted((*path, safe_key(key))),
+                "is not a known key",
                 suggestion(str(key), known) or f"known keys are {', '.join(known)}",
             )
 
@@ -195,7 +195,7 @@ def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterato
         elif options:
             yield from check_value(model, (*path, key), item, options[key])
         elif item is None:
-            # A free mapping (environment, settings): null may well be meant.
+            # In a free mapping (environment, settings) null may be intended.
             continue
     for key, below in options.items():
         if below.get("required") is True and key not in value:
@@ -210,15 +210,15 @@ def _mapping(model: Model, path: Path, value: object, option: Option) -> Iterato
 def _unknown_key(
     model: Model, path: Path, key: str, item: object, known: tuple[str, ...], hidden: bool
 ) -> Problem:
-    # `worker:s3cret` without a space is one key: where secrets lie, an unknown key isn't shown.
-    name = "(a key that is not shown)" if hidden else spoken_key(key)
+    # `worker:s3cret` without a space is one key, so an unknown key among secrets is not shown.
+    name = "(a key that is not shown)" if hidden else safe_key(key)
     remedy = suggestion(key, known) or f"known keys are {', '.join(sorted(known))}"
     if hidden:
         remedy += "; mind the space after each colon"
-    # What stands under an unknown name may be a misspelt secret.
+    # The value of an unknown key may be a secret under a misspelt name.
     plain = not hidden and isinstance(item, (bool, int, float))
     shown = model.show((*path, key), item) if plain else ""
-    return Problem(dotted((*path, name)), "is no key known here", remedy, value=shown)
+    return Problem(dotted((*path, name)), "is not a known key", remedy, value=shown)
 
 
 def _sequence(model: Model, path: Path, value: object, option: Option) -> Iterator[Problem]:
@@ -246,7 +246,7 @@ def _leaf(model: Model, path: Path, value: object, option: Option, kind: str) ->
         "str",
         "path",
     ):
-        # YAML reads yes, no, on and off as booleans, so a boolean where a string is due is an accident.
+        # YAML reads yes, no, on and off as booleans, so a boolean instead of a string is an accident.
         yield _wrong(model, path, value, kind)
         return
     choices = option.get("choices")
@@ -271,7 +271,7 @@ def _leaf(model: Model, path: Path, value: object, option: Option, kind: str) ->
 
 @lru_cache(maxsize=4096)
 def _valid(kind: str, choices: tuple[object, ...], _type: str, value: object) -> bool:
-    """Ansible's word on one leaf. The type's name keeps 1 and True apart in the cache."""
+    """Return whether Ansible accepts one leaf. The type's name keeps 1 and True apart in the cache."""
     spec: dict[str, object] = {"type": kind}
     if choices:
         spec["choices"] = list(choices)
@@ -285,7 +285,7 @@ def _wrong(model: Model, path: Path, value: object, kind: str) -> Problem:
     wanted, remedy = _WANTED.get(kind, (f"of type {kind}", f"write a value of type {kind}"))
     return Problem(
         dotted(path),
-        f"is {kind_of(value)} where {wanted} is wanted",
+        f"is {kind_of(value)}, but must be {wanted}",
         remedy,
         value=model.show(path, value),
     )
@@ -298,15 +298,15 @@ def _relations(path: Path, value: Mapping[object, object], option: Option) -> It
     given = {key: item for key, item in value.items() if isinstance(key, str) and item is not None}
     spec = {key: {"type": "raw"} for key in options_of(option)}
     validator = ArgumentSpecValidator(spec, **relations)
-    # These messages name keys only, never values.
+    # These messages only name keys, never values.
     for message in validator.validate({key: True for key in given if key in spec}).error_messages:
-        yield Problem(dotted(path), f"is inconsistent: {message}", "change the keys as it says")
+        yield Problem(dotted(path), f"is inconsistent: {message}", "change the keys accordingly")
 
 
 def _empty_remedy(kind: str) -> str:
     empty = {"dict": "{}", "list": "[]"}.get(kind)
     return (
-        f"write {empty} if nothing is meant, else give a value"
+        f"write {empty} if it should be empty, otherwise give a value"
         if empty
         else ("give a value, or remove the line to get the default")
     )

@@ -1,4 +1,4 @@
-"""The visibility timeout: how long an unacknowledged task is left to the worker that has it."""
+"""Checks the visibility timeout: how long an unacknowledged task is left to the worker that has it."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 # Seconds below which a lease, renewed every five, would not outlast an ordinary pause of Redis or of a host.
 _SHORTEST_LEASE: Final = 15.0
 _VARIABLE: Final = "celery_app_visibility_timeout"
-# Settings that bound what a worker's own options leave open.
+# Settings that apply if a worker's own options do not say otherwise.
 _BOUNDS: Final = ("task_time_limit", "worker_prefetch_multiplier")
 
 
 def check_visibility(model: Model) -> Iterator[Problem]:
-    """An unacknowledged task comes back only after no worker can have it any more.
+    """Refuse a timeout after which a worker could still have the task.
 
-    A worker with a lease renews what it has. Any other one takes `prefetch_multiplier` tasks ahead for each process, so
-    the last of them waits that many time limits, and then its drain; the role's default is never less. Where nothing
-    bounds a task it is Celery's hour.
+    A worker with a lease renews what it has. Any other worker prefetches `prefetch_multiplier` tasks for each process.
+    The last of them waits that many time limits, and then for the drain; the role's default is never less. If nothing
+    limits a task, it is Celery's hour.
     """
     wanted: dict[tuple[str, str], tuple[float, str, str]] = {}
     for name, options, hosts in each_worker(model):
         for host in hosts:
             settings = as_mapping(model.value(host, "celery_app_settings"))
-            variable, value = of(model, host)
+            variable, value = visibility_timeout(model, host)
             seconds = as_number(value)
             if seconds is None or renews(model, host, options):
                 continue
             least, why = _held(options, settings, promise_of(model, host, options))
             if seconds >= least:
                 continue
-            # The longest of all workers, so that what the remedy says does for every one.
+            # The longest of all workers, so that the remedy fits every one.
             if least > wanted.get((variable, host), (0.0,))[0]:
                 shown = model.show(tuple(variable.split(".")), value)
                 wanted[variable, host] = (least, f"{name} {why}", shown)
@@ -68,13 +68,13 @@ def check_visibility(model: Model) -> Iterator[Problem]:
 
 
 def check_lease(model: Model) -> Iterator[Problem]:
-    """A lease that can be renewed in time, and one timeout for all workers of the fleet."""
+    """Refuse a lease that can't be renewed in time, and timeouts that differ within the fleet."""
     short: dict[tuple[str, str], list[str]] = {}
     late: dict[str, list[str]] = {}
     delay_name = "celery_worker_unknown_delay"
     for _, options, hosts in each_worker(model):
         for host in hosts:
-            variable, value = of(model, host)
+            variable, value = visibility_timeout(model, host)
             seconds = as_number(value)
             if seconds is None:
                 continue
@@ -93,8 +93,8 @@ def check_lease(model: Model) -> Iterator[Problem]:
     for (variable, shown), there in short.items():
         yield Problem(
             variable,
-            f"is below {number_text(_SHORTEST_LEASE)}: workers renew what they hold every third of it, and a short "
-            "pause of Redis would have running tasks given to others",
+            f"is below {number_text(_SHORTEST_LEASE)}: workers renew what they hold every third of it, so in a short "
+            "pause of Redis running tasks would be given to others",
             f"write {number_text(_SHORTEST_LEASE)} or more, or remove it to have 300",
             value=shown,
             hosts=tuple(dict.fromkeys(there)),
@@ -103,8 +103,8 @@ def check_lease(model: Model) -> Iterator[Problem]:
         hosts = tuple(dict.fromkeys(there))
         yield Problem(
             delay_name,
-            f"is not below the visibility timeout ({timeout} s): a worker without the lease holds such a task "
-            "meanwhile, which would be given to others as well",
+            f"is not below the visibility timeout ({timeout} s). A worker without the lease holds such a task during "
+            "the delay, so it would be given to others as well",
             f"write less than {timeout}",
             value=model.show((delay_name,), model.value(hosts[0], delay_name)),
             hosts=hosts,
@@ -116,7 +116,7 @@ def _differing(model: Model) -> Iterator[Problem]:
     found: dict[float, list[str]] = {}
     variables = set()
     for host in model.members("celery_workers"):
-        variable, value = of(model, host)
+        variable, value = visibility_timeout(model, host)
         seconds = as_number(value)
         if seconds is not None:
             found.setdefault(seconds, []).append(host)
@@ -129,19 +129,19 @@ def _differing(model: Model) -> Iterator[Problem]:
         longest = number_text(max(found))
         yield Problem(
             min(variables, key=len),
-            f"differs between hosts of celery_workers ({each}), and the shortest would hold for the tasks of all",
+            f"differs between hosts of celery_workers ({each}), but the shortest would apply to all tasks",
             f"write {_VARIABLE}: {longest} for the whole fleet",
             hosts=tuple(host for hosts in found.values() for host in hosts),
         )
 
 
-def of(model: Model, host: str) -> tuple[str, object]:
-    """The variable that says how long a task may be held on a host, and its value."""
+def visibility_timeout(model: Model, host: str) -> tuple[str, object]:
+    """Return the variable that says how long a task may be held on a host, and its value."""
     name = "visibility_timeout"
     settings = as_mapping(model.value(host, "celery_app_settings"))
     options = as_mapping(settings.get("broker_transport_options"))
     if name in options:
-        # It wins: an inventory's own setting is laid over the fleet's, option by option.
+        # It wins: an inventory's own setting overrides the fleet's, option by option.
         return f"celery_app_settings.broker_transport_options.{name}", options[name]
     return _VARIABLE, model.value(host, _VARIABLE)
 
@@ -149,13 +149,13 @@ def of(model: Model, host: str) -> tuple[str, object]:
 def _held(
     options: Mapping[str, object], settings: Mapping[str, object], promise: str
 ) -> tuple[float, str]:
-    """Seconds that a worker may hold a task, and how they are made up."""
+    """Return how many seconds a worker may hold a task, and how they are computed."""
     bounds = {name: as_number(settings.get(name)) for name in _BOUNDS}
     hold = visibility.hold(parsed(WORKER, options), promise, bounds)
     if hold is None:
         hour = number_text(visibility.UNBOUNDED)
         return visibility.UNBOUNDED, (
-            f"can hold a task (no time limit bounds it, so an hour at least: {hour} s)"
+            f"can hold a task (it has no time limit, so at least an hour: {hour} s)"
         )
     own = as_number(options.get("time_limit")) is not None
     name = "time_limit" if own else "celery_app_settings.task_time_limit"

@@ -1,4 +1,4 @@
-"""Workers: which host takes which, and their limits."""
+"""Checks which host runs which workers, and the workers' limits."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 )
 
 _MIB: Final = 2**20
-# A process with Celery in it has more than this before it runs its first task.
+# A process with Celery needs more than this before it runs its first task.
 _LEAST_MEMORY: Final = 32 * _MIB
-# Of processes or threads of one worker: Celery itself can't handle more files, and each takes memory.
+# Processes or threads of one worker: Celery can't handle more files, and each needs memory.
 _MOST: Final = 1000
 _GREENLETS: Final = ("gevent", "eventlet")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)")
@@ -46,21 +46,21 @@ _UNQUOTABLE = re.compile(r'["\x00-\x1f\x7f]')
 _AUTOSCALE = re.compile(r" *([0-9]{1,9}) *(?:, *([0-9]{1,9}) *)?")
 
 
-def _as_systemd_has_it(text: str, option: Option) -> str:
-    """Return a guess at what a size in another spelling, such as 512MB, stands for."""
+def _suggested_size(text: str, option: Option) -> str:
+    """Return a question with the size that another spelling, such as 512MB, probably means."""
     found = re.fullmatch(r"([0-9.]+) ?([kmgt])(?:i?b|i)?", text.strip(), re.IGNORECASE)
     guess = f"{found[1]}{found[2].upper()}" if found else ""
     return f"did you mean {guess}?" if guess and option.fits(guess) else ""
 
 
 def memory_bytes(value: object) -> float | None:
-    """Return the bytes of a limit as systemd has it; None for a percentage, infinity and anything else."""
+    """Return the bytes of a limit in systemd's spelling; None for a percentage, infinity and anything else."""
     found = _SIZE.fullmatch(str(value))
     return float(found[1]) * 1024.0 ** " KMGT".index(found[2] or " ") if found else None
 
 
 def enabled(model: Model, host: str) -> tuple[str, ...]:
-    """Names of the workers that a host takes: those enabled that exist, or all."""
+    """Return the names of the workers that a host runs: the enabled ones that exist, or all."""
     instances = as_mapping(model.value(host, "celery_worker_instances"))
     wanted = model.value(host, "celery_worker_enabled")
     if wanted is UNKNOWN or wanted is None:
@@ -69,7 +69,7 @@ def enabled(model: Model, host: str) -> tuple[str, ...]:
 
 
 def consumed(model: Model) -> dict[str, list[str]]:
-    """Each queue that some enabled worker consumes, with these workers' node names."""
+    """Return each queue that enabled workers consume, with these workers' node names."""
     found: dict[str, list[str]] = {}
     for host in model.members("celery_workers"):
         defaults = as_mapping(model.value(host, "celery_worker_defaults"))
@@ -83,7 +83,7 @@ def consumed(model: Model) -> dict[str, list[str]]:
 
 
 def check_enabled(model: Model) -> Iterator[Problem]:
-    """`celery_worker_enabled` names what exists, and each worker runs somewhere."""
+    """Check that `celery_worker_enabled` only names existing workers, and that each worker runs on a host."""
     taken: set[str] = set()
     known: dict[str, list[str]] = {}
     unknown: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -121,7 +121,7 @@ def check_enabled(model: Model) -> Iterator[Problem]:
         if name not in taken:
             yield Problem(
                 dotted(("celery_worker_instances", name)),
-                "is a worker that no host takes",
+                "is a worker that no host runs",
                 "add it to celery_worker_enabled of a host, or remove it",
                 hosts=tuple(hosts),
                 severity=Severity.WARNING,
@@ -140,18 +140,18 @@ def check_enabled(model: Model) -> Iterator[Problem]:
 
 
 def check_limits(model: Model) -> Iterator[Problem]:
-    """Numbers of a worker: each in its range, and the limits in their order."""
+    """Check that each number of a worker is in its range, and that its limits are in the right order."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         known = parsed(WORKER, options)
         for option in WORKER:
             value = options.get(option.name)
             number = as_number(value)
-            outside = "" if number is None else option.left_by(number)
+            outside = "" if number is None else option.violation(number)
             remedy = f"write {option.bounds}"
             if option.syntax and isinstance(value, (str, int)):
                 outside = "" if option.fits(str(value)) else _NOT_SYSTEMDS
-                remedy = _as_systemd_has_it(str(value), option) or f"write it as in {option.like}"
+                remedy = _suggested_size(str(value), option) or f"write it as in {option.like}"
             if outside:
                 yield Problem(
                     dotted((*path, option.name)),
@@ -163,11 +163,11 @@ def check_limits(model: Model) -> Iterator[Problem]:
         hard, soft, drain = (
             known.get(key) for key in ("time_limit", "soft_time_limit", "drain_timeout")
         )
-        # Below 1 the limit itself is reported.
+        # If it is below 1, the limit itself is reported.
         if hard is not None and soft is not None and soft >= hard >= 1:
             yield Problem(
                 dotted((*path, "soft_time_limit")),
-                f"is not below time_limit ({number_text(hard)} s), so a task would be killed without a chance to end",
+                f"is not below time_limit ({number_text(hard)} s), so a task would be killed before it could clean up",
                 f"write less than {number_text(hard)}",
                 value=model.show((*path, "soft_time_limit"), options["soft_time_limit"]),
                 hosts=hosts,
@@ -194,7 +194,7 @@ def check_limits(model: Model) -> Iterator[Problem]:
 
 
 def check_sizes(model: Model) -> Iterator[Problem]:
-    """Limits of memory and numbers of processes that are far off, mostly by a wrong unit."""
+    """Report memory limits and numbers of processes that are far off, mostly because of a wrong unit."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name)
         for key, message, remedy in _sizes(options):
@@ -208,7 +208,7 @@ def check_sizes(model: Model) -> Iterator[Problem]:
 
 
 def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Option, message and remedy of each."""
+    """Yield option, message and remedy of each size that is far off."""
     for key in ("memory_max", "memory_high"):
         size = memory_bytes(options.get(key))
         if size is not None and size < _LEAST_MEMORY:
@@ -232,7 +232,7 @@ def _sizes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
         likely = child * 1024 >= _LEAST_MEMORY / 1024
         yield (
             "max_memory_per_child",
-            "is in KiB, and less than a process has before it runs a task: each would be replaced after every task",
+            "is in KiB, and less than a process needs before it runs a task: each would be replaced after every task",
             f"did you mean {number_text(child * 1024)} ({number_text(child)} MiB)?"
             if likely
             else "write KiB, such as 204800 for 200 MiB",
@@ -271,7 +271,7 @@ def _processes(options: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
 
 
 def _above(one: object, other: object) -> bool:
-    """Return whether a limit is above another one of the same kind, bytes or percent."""
+    """Return whether a limit is above another one of the same unit, bytes or percent."""
     for read in (memory_bytes, _percent):
         first, second = read(one), read(other)
         if first is not None and second is not None:
@@ -285,7 +285,7 @@ def _percent(value: object) -> float | None:
 
 
 def check_paths(model: Model) -> Iterator[Problem]:
-    """Paths that systemd could not be given as one word in quotes, or that don't begin at the root."""
+    """Refuse paths that can't be one quoted word in a unit, and paths that are not absolute."""
     for name, options, hosts in each_worker(model):
         path = ("celery_worker_instances", name, "read_write_paths")
         for number, text in enumerate(as_strings(options.get("read_write_paths"))):
@@ -297,7 +297,7 @@ def check_paths(model: Model) -> Iterator[Problem]:
                     value=model.show((*path, number), text),
                     hosts=hosts,
                 )
-            # systemd's marks: of a path that may be missing, and of one below RootDirectory=.
+            # systemd's prefixes: - for a path that may be missing, + for one below RootDirectory=.
             elif not text.lstrip("-+").startswith("/"):
                 yield Problem(
                     dotted((*path, number)),
@@ -311,7 +311,7 @@ def check_paths(model: Model) -> Iterator[Problem]:
 def _cut_short(
     model: Model, path: tuple[str, ...], waits: float, hosts: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """A stop that waits less than a setting lets tasks run, where the worker itself has no limit."""
+    """Warn if the worker has no time limit, and a stop waits less than the setting lets tasks run."""
     for settings, there in model.distinct("celery_app_settings", hosts):
         hard = as_number(as_mapping(settings).get("task_time_limit"))
         if hard is not None and waits < hard:
@@ -319,7 +319,7 @@ def _cut_short(
                 dotted((*path, "drain_timeout")),
                 f"is {number_text(waits)} s, below celery_app_settings.task_time_limit ({number_text(hard)} s): a stop "
                 "ends tasks that are still allowed to run",
-                f"write time_limit: {number_text(hard)} for the worker, by which a stop waits as long",
+                f"write time_limit: {number_text(hard)} for the worker, so a stop waits that long",
                 hosts=there,
                 severity=Severity.WARNING,
             )

@@ -1,4 +1,4 @@
-"""Values of environments that YAML changes on the way: a process gets 493 for 0755, and true for yes."""
+"""Checks environments for values that YAML changes: a process would get 493 for 0755, and true for yes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Path = tuple[str, ...]
 
 
 def check_texts(model: Model) -> Iterator[Problem]:
-    """Warn of each value whose text in the process differs from the text in the file."""
+    """Warn about each value whose text in the process differs from the text in the file."""
     for host in model.hosts:
         for path, environment in _environments(model.raw.get(host, {})):
             for name, value in environment.items():
-                # A string stays as it is, and null is empty on purpose.
+                # A string stays as it is, and null is meant to be empty.
                 if not isinstance(value, (bool, int, float, dt.date)):
                     continue
                 text, result = written.text_of(name), environment_text(value)
@@ -44,7 +44,7 @@ def _problem(model: Model, host: str, path: Path, text: str, value: object, resu
         remedy += f", or write {result} if you mean that"
     return Problem(
         dotted(path),
-        f"is not a string to YAML, so processes get {'another text' if hidden else result}",
+        f"is not a string in YAML, so processes get {'another text' if hidden else result}",
         remedy,
         value="" if hidden else text,
         hosts=(host,),

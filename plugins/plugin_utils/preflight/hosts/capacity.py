@@ -8,7 +8,7 @@ from typing import Final
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import processes
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.pki import faults, wanted
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.certificates import (
-    given_to,
+    pki_settings,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
     version,
@@ -57,7 +57,7 @@ def demands(model: Model) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     redis, workers = model.members("redis"), model.members("celery_workers")
     releases = model.members(*ROLE_GROUPS["celery_release"], *ROLE_GROUPS["flower"])
-    certificates = given_to(model)
+    certificates = pki_settings(model)
     for host in model.hosts:
         given = certificates.get(host)
         asked: dict[str, object] = {

@@ -13,7 +13,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.source import (
     ANOTHER_PYTHON,
     PYTHON,
-    hidden,
+    hidden_by_sandbox,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts.capacity import (
     check_capacity,
@@ -268,7 +268,7 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
     if not path:
         return
     places = [PurePosixPath(place) for place in as_strings(found.get("places"))]
-    unseen = next((f"leads {why}" for place in places if (why := hidden(place))), "")
+    unseen = next((f"leads {why}" for place in places if (why := hidden_by_sandbox(place))), "")
     if found.get("exists") is not True:
         message = "does not exist on the host"
         remedy = (

@@ -100,7 +100,7 @@ def test_a_setting_that_breaks_the_promise_is_refused(
         f"celery_app_settings.{next(iter(settings))}",
         Severity.ERROR,
     )
-    assert f"against celery_app_delivery ({promise})" in one.message
+    assert f"contradicts celery_app_delivery ({promise})" in one.message
     assert "inherit" in one.remedy
     assert problems({**given, APP: "inherit"}) == []
 
@@ -112,7 +112,7 @@ def test_the_promise_of_one_worker_is_held_against_them_too(
     given = changed({**variables, APP: "inherit"}, f"{D}/delivery", promise)
     assert problems(given) == []
     one = only(problems(with_settings(given, **settings)))
-    assert f"against {W}.discounts.delivery ({promise})" in one.message
+    assert f"contradicts {W}.discounts.delivery ({promise})" in one.message
     assert one.hosts == ("worker1", "worker2")
 
 
@@ -130,7 +130,7 @@ def test_annotations_of_all_tasks_that_break_the_promise_are_refused(
     given = with_settings(variables, task_annotations=annotations)
     one = only(problems(given))
     assert one.variable == f"celery_app_settings.task_annotations{path}"
-    assert "is false against celery_app_delivery (at_least_once)" in one.message
+    assert "is false, which contradicts celery_app_delivery (at_least_once)" in one.message
     assert problems({**given, APP: "inherit"}) == []
 
 
@@ -165,7 +165,7 @@ def test_tasks_that_are_forgotten_when_taken_break_the_promise(
     given = {**with_settings(variables, **settings), TAKE: take}
     one = only(problems(given))
     assert one.variable == f"celery_app_settings.{path}"
-    assert one.message.endswith("against at_least_once")
+    assert one.message.endswith("contradicts at_least_once")
     assert problems({**given, APP: "inherit"}) == []
 
 

@@ -44,11 +44,11 @@ def test_what_is_right_is_taken(found: Found) -> None:
 @pytest.mark.parametrize(
     ("given", "where", "message"),
     [
-        ({"disk_fre_percent": {"bad": 1}}, f"{T}.disk_fre_percent", "is no key known here"),
-        ({"queue_length": 10}, f"{T}.queue_length", "is a number where a mapping is wanted"),
-        ({"queue_length": {"worse": 1}}, f"{T}.queue_length.worse", "is no key known here"),
-        ({"logs_mb": {"bad": "10"}}, f"{T}.logs_mb.bad", "is a string where a number is wanted"),
-        ({"logs_mb": {"bad": True}}, f"{T}.logs_mb.bad", "is a boolean where a number is wanted"),
+        ({"disk_fre_percent": {"bad": 1}}, f"{T}.disk_fre_percent", "is not a known key"),
+        ({"queue_length": 10}, f"{T}.queue_length", "is a number, but must be a mapping"),
+        ({"queue_length": {"worse": 1}}, f"{T}.queue_length.worse", "is not a known key"),
+        ({"logs_mb": {"bad": "10"}}, f"{T}.logs_mb.bad", "is a string, but must be a number"),
+        ({"logs_mb": {"bad": True}}, f"{T}.logs_mb.bad", "is a boolean, but must be a number"),
         ({"logs_mb": {"bad": -1}}, f"{T}.logs_mb.bad", "is below 0"),
         (
             {"queue_length": {"bad": 10}},
@@ -60,11 +60,11 @@ def test_what_is_right_is_taken(found: Found) -> None:
             f"{T}.disk_free_percent",
             "is bad (10) before it is a warning (5)",
         ),
-        ({"queues": ["a"]}, f"{T}.queues", "is a list where a mapping is wanted"),
+        ({"queues": ["a"]}, f"{T}.queues", "is a list, but must be a mapping"),
         (
             {"queues": {"maintenanc": {}}},
             f"{T}.queues.maintenanc",
-            "is no queue that a worker consumes",
+            "is a queue that no worker consumes",
         ),
         (
             {"queues": {"maintenance": {"warning": 20000}}},
@@ -90,7 +90,7 @@ def test_a_check_has_to_fit_into_the_interval(found: Found) -> None:
     ((variable, message, _),) = found(celery_health_interval=30)
     assert (variable, message) == (
         "celery_health_interval",
-        "is below 60 s, which a check may take",
+        "is below 60 s, but a check may take that long",
     )
 
 

@@ -21,13 +21,13 @@ def found(directory: Path, text: str, **given: str) -> list[tuple[str, str, str]
 @pytest.mark.parametrize(
     ("text", "asked", "remedy"),
     [
-        ("celery==5.3", "celery==5.3", f"celery==5.7.*; supported are {ALL}"),
+        ("celery==5.3", "celery==5.3", f"celery==5.7.*; supported versions are {ALL}"),
         ("celery[redis]==4.4.7", "celery==4.4.7", ALL),
         ("Celery ~= 5.3.1", "Celery~=5.3.1", ALL),
         ("celery>=5,<5.4", "celery<5.4,>=5", ALL),
         ("celery==5.8.*", "celery==5.8.*", ALL),
         ("redis==3.5.3 \\\n    --hash=sha256:0123", "redis==3.5.3", "redis>=4.5"),
-        ("redis<4", "redis<4", "celery[redis] brings one"),
+        ("redis<4", "redis<4", "celery[redis] installs one"),
         ("celery==5.7.*\nredis==5.2.1", "redis==5.2.1", "redis>=6.1, as kombu 5.7 does"),
     ],
 )

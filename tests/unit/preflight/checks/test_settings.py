@@ -52,9 +52,9 @@ def found(variables: dict[str, Any], name: str, value: Any = 5) -> list[Problem]
         ("celery_task_time_limit", "another name", "write task_time_limit"),
         ("celeryd_concurrency", "another name", "write worker_concurrency"),
         # what has a variable of its own
-        ("beat_schedule", "a variable of its own", "move it to celery_beat_schedule"),
-        ("CELERYBEAT_SCHEDULE", "a variable of its own", "move it to celery_beat_schedule"),
-        ("task_routes", "a variable of its own", "move it to celery_app_task_routes"),
+        ("beat_schedule", "its own variable", "move it to celery_beat_schedule"),
+        ("CELERYBEAT_SCHEDULE", "its own variable", "move it to celery_beat_schedule"),
+        ("task_routes", "its own variable", "move it to celery_app_task_routes"),
         # what no process would take
         ("include", "sets it itself", "`include` of the worker"),
         ("CELERY_IMPORTS", "sets it itself", "in the application's code"),
