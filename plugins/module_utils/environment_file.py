@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def environment_text(value: Any) -> str:

@@ -46,7 +46,7 @@ HANDED_ON: dict[str, tuple[Callable[..., Any], set[str]]] = {
 }
 # Python's types in a filter's signature, and what documentation calls them.
 TYPES = {
-    **dict.fromkeys(("Mapping", "Facts", "Workers", "BeatSchedule", "Servers"), "dict"),
+    **dict.fromkeys(("Mapping", "Facts", "Workers", "BeatSchedule", "RedisServers"), "dict"),
     "Sequence": "list",
     "Iterable": "list",
     "Literal": "str",

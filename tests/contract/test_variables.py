@@ -116,7 +116,7 @@ def given_by_filters() -> set[str]:
     """Variables that the filters give to the templates of the files which they want."""
     worker = workers.worker_state(facts(), workers_of_host({"w": {}}), release="1", timeout=1)
     instances = [{"kind": "broker", "name": "b", "port": 1}]
-    servers: desired_redis.Servers = {
+    servers: desired_redis.RedisServers = {
         "config": "/c",
         "tls": "/t",
         "host": "h",
@@ -185,7 +185,7 @@ def read() -> dict[str, str]:
         ("celery_app", "__celery_app_facts", desired_facts.Facts),
         ("celery_worker", "__celery_worker_own", desired_facts.Workers),
         ("celery_beat", "__celery_beat_own", desired_facts.BeatSchedule),
-        ("redis", "__redis_servers", desired_redis.Servers),
+        ("redis", "__redis_servers", desired_redis.RedisServers),
     ],
 )
 def test_what_filters_are_given_has_each_key_of_its_type(

@@ -1,1 +1,1 @@
-"""From the inventory to the desired state of a host: pure functions."""
+"""Computes the desired state of a host from the inventory, by pure functions."""

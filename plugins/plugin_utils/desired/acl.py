@@ -1,4 +1,4 @@
-"""Rights of each component's Redis user."""
+"""Computes the rights of each component's Redis user."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What each component does on Redis, found by running all of Celery under it until `ACL LOG` stayed empty.
+# The commands that each component needs, found by running all of Celery with such rights until `ACL LOG` stayed empty.
 _SCRIPTS = "+evalsha +script|load +script|exists"
 
 _BROKER_COMMANDS = {
-    # Its second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands, but
-    # for ZREVRANGEBYSCORE: by it kombu before 5.7 looks for overdue tasks. HELLO, by which it asks for RESP3, is
-    # anybody's.
+    # The second line is what the atomic take, the lease, hand-back and dead letters add to Celery's own commands,
+    # except ZREVRANGEBYSCORE: kombu before 5.7 uses it to find overdue tasks. HELLO, which asks for RESP3, needs no
+    # right.
     "worker": "+brpop +lpush +rpush +llen +del +exists +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +zscore "
     "+zrevrangebyscore +client|tracking +blmove +rpop +hexists +hlen +hscan +ltrim +zcard +zscan "
     f"+sadd +srem +smembers +set +get +time +watch +unwatch +multi +exec +discard {_SCRIPTS} +publish +psubscribe "
-    # The last is redis-py's before 6, when it closes such a connection.
+    # redis-py before 6 sends the last one when it closes such a connection.
     "+punsubscribe +unsubscribe",
     "beat": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
     "producer": "+llen +lpush +sadd +smembers +multi +exec +discard +publish",
@@ -24,12 +24,12 @@ _BROKER_COMMANDS = {
     "+zadd +zrem +zrange +zrangebyscore +time",
     "operator": f"+brpop +del +exists {_SCRIPTS} +llen +multi +exec +discard +psubscribe +punsubscribe +publish +set "
     "+get +srem +sadd +zadd +zrem +zrange +zrangebyscore +zrevrangebyscore +time +lpush +smembers +lrange +lrem +info "
-    # Of dead letters.
+    # For dead letters.
     "+hget +hlen +hdel +zcard",
 }
 
 _RESULTS_COMMANDS = {
-    # The last is `Task.add_to_chord`; the lists are chords with `result_chord_ordered: false`.
+    # The last is for `Task.add_to_chord`, the lists are for chords with `result_chord_ordered: false`.
     "worker": "+select +get +mget +set +setex +del +exists +expire +publish +subscribe +unsubscribe +multi +exec "
     "+discard +evalsha +script|load +zrange +zadd +zcount +sadd +sismember +rpush +lrange +llen +incrby",
     "producer": "+select +get +mget +set +setex +del +publish +subscribe +unsubscribe +multi +exec +discard",
@@ -37,21 +37,21 @@ _RESULTS_COMMANDS = {
     "operator": "+select +get +mget +subscribe +unsubscribe +info",
 }
 
-# The bundle's own user: settings and the ACL itself, live, but no key. redis-cli asks for the commands' own
-# descriptions where it reads from a file.
+# The fleet's own user, who changes settings and the ACL live but has no key. redis-cli asks for the commands'
+# descriptions when it reads from a file.
 _ADMIN = "+acl +config +info +client +memory +slowlog +latency +dbsize +lastsave +bgsave +bgrewriteaof +command"
 
-# Keys of the fleet's own on the broker (`celery_fleet.delivery.keys`).
+# The fleet's own keys on the broker (`celery_fleet.delivery.keys`).
 _FLEET_KEYS = "fleet:*"
 
-# And what the probe for a full broker would write to (`celery_fleet.supervision.broker.ROOM`): everybody asks that.
+# The probe for a full broker, which all components run, would write to this (`celery_fleet.supervision.broker.ROOM`).
 _ROOM_KEY = "fleet:room"
 
 _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 
 def _lists(name: str) -> list[str]:
-    r"""A queue's Redis keys: the list itself and those of its lower priorities (`\x06\x16` and a digit)."""
+    r"""Return a queue's Redis keys: the list itself and those of its lower priorities (`\x06\x16` and a digit)."""
     return [name, f"{name}??[369]"]
 
 
@@ -75,7 +75,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
         ]
         return [f"~{key}" for key in keys]
     if component in ("beat", "producer"):
-        # Of any exchange: the application's code names them. Sending by one reads which queues are bound to it.
+        # For all exchanges, because the application's code names them. A sender reads which queues are bound to one.
         written = [*tasks, "_kombu.binding_permanent.*", _ROOM_KEY]
         return ["~_kombu.binding.*", *(f"%W~{key}" for key in written)]
     if component == "flower":
@@ -104,7 +104,7 @@ def _broker_keys(component: str, names: Iterable[str]) -> list[str]:
     return [*(f"~{key}" for key in keys), "%R~unacked_index"]
 
 
-# PSUBSCRIBE patterns are compared with the ACL's literally, so they stand here as Celery sends them.
+# Redis compares PSUBSCRIBE patterns with the ACL's literally, so these are the patterns that Celery sends.
 _BROKER_CHANNELS = {
     "worker": ("/0.celery.pidbox", "/0.celeryev/*", "/0.celeryev/worker.*"),
     "beat": ("/0.celeryev/task.sent",),
@@ -113,7 +113,7 @@ _BROKER_CHANNELS = {
     "operator": ("/0.celeryev/*", "/0.celery.pidbox"),
 }
 
-# What a producer gets to ask and to control workers. In a selector of its own: DEL and SET must not reach queues.
+# What a producer may do to inspect and control workers. It has its own selector, so DEL and SET can't reach queues.
 _REMOTE_CONTROL = (
     f"+brpop +del +exists {_SCRIPTS} +get +llen +publish +sadd +set +smembers +srem +time +zadd +zrem +zrange "
     "+zrangebyscore +zrevrangebyscore"
@@ -137,7 +137,7 @@ def _user(name: str, password: str, rules: str) -> str:
 
 
 def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a host's server knows `CLIENT SETINFO`, as Redis does from 7.2 on, of which Valkey was made.
+    """Return whether a host's server knows `CLIENT SETINFO`, as Redis since 7.2 does, from which Valkey was forked.
 
     Args:
         flavor: `redis_flavor`.
@@ -146,7 +146,7 @@ def knows_setinfo(flavor: str, facts: Mapping[str, Any]) -> bool:
     package = str((facts.get("versions") or {}).get("redis-server") or "")
     found = re.match(r"(?:\d+:)?(\d+)\.(\d+)", package)
     if flavor != "redis" or not found:
-        # A host whose package lists are empty does not know which version it will get.
+        # With empty package lists a host does not know which version it will get.
         return flavor != "redis" or str(facts.get("distribution_version", "12")) != "12"
     return (int(found[1]), int(found[2])) >= (7, 2)
 
@@ -158,19 +158,19 @@ def acl(
     setinfo: bool = False,
     remote_control: bool = False,
 ) -> str:
-    """The ACL file of one Redis instance: one user for each component, with no more than it uses.
+    """Return the ACL file of one Redis instance: one user for each component, with no more rights than it needs.
 
     Args:
         instance: `broker` or `results`.
-        passwords: Of the users; who has none gets no user.
+        passwords: Passwords of the users; a component without one gets no user.
         names: All queues.
-        setinfo: The server knows `CLIENT SETINFO` (7.2 on), which clients send at connect. Older ones refuse
-            to start with a rule that they don't know.
+        setinfo: Whether the server knows `CLIENT SETINFO` (since 7.2), which clients send when they connect. Older
+            servers refuse to start with a rule that they don't know.
         remote_control: celery_producer_remote_control.
     """
     names = list(names)
-    # Nobody can log in as it. Its rights are those with which Redis replays its append-only file, where it checks
-    # them within MULTI: without them tasks and acknowledgements would be left out at a restart.
+    # No client can log in as this user. Redis replays its append-only file with its rights and checks them within
+    # MULTI. Without them tasks and acknowledgements would be lost at a restart.
     lines = ["user default off resetpass allkeys allchannels +@all"]
     extra = " +client|setinfo" if setinfo else ""
     commands = _BROKER_COMMANDS if instance == "broker" else _RESULTS_COMMANDS

@@ -1,7 +1,7 @@
-"""What an application has on one host: its claim, which lies there as the owner's mark `fleet.json`.
+"""Computes what an application claims on one host; its mark there, `fleet.json`, contains the claim and the owner.
 
-Several applications may share a host, each from an inventory of its own, and none knows the others' inventories. So
-each leaves its mark, and preflight refuses what the mark of another one names already.
+Several applications may share a host, each from its own inventory, and none knows the others' inventories. So each
+leaves its mark, and preflight refuses what another application's mark already names.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts im
 )
 
 FORMAT = 1
-# Which part of a fleet listens on which port.
-_LISTENS = {
+# The component that listens on each port.
+_COMPONENT_OF_PORT = {
     "broker": "redis",
     "results": "redis",
     "web": "web_site",
@@ -27,11 +27,11 @@ _LISTENS = {
 
 
 def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
-    """Return the claim of one application on one host; patterns stand for what it may have any number of.
+    """Return the claim of one application on one host, with patterns for what it may have any number of.
 
     Args:
-        facts: The application's; its components may include `redis`.
-        ports: Of `broker`, `results`, `web`, `flower` and `backend`, whether or not this host has them.
+        facts: The application's facts; its components may include `redis`.
+        ports: Ports of `broker`, `results`, `web`, `flower` and `backend`, whether or not this host has them.
     """
     app, user = facts["name"], facts["user"]
     here = set(facts["components"])
@@ -63,13 +63,15 @@ def claims(facts: Facts, ports: Mapping[str, int | str]) -> dict[str, Any]:
         "app": app,
         "owner": facts["owner"],
         "user": user,
-        # They share one space of names with the groups. All hosts but a mere Redis host get all of them.
+        # Users and groups share these names. Every host gets all of them, unless it only has Redis.
         "users": [user, f"{app}-flower", facts["proxy_group"]] if own else [],
         "ports": {
-            name: int(ports[name]) for name, component in _LISTENS.items() if component in here
+            name: int(ports[name])
+            for name, component in _COMPONENT_OF_PORT.items()
+            if component in here
         },
         "units": units,
         "paths": paths,
-        # In the names of nginx's variables a dash can't be.
+        # The names of nginx's variables can't contain a dash.
         "nginx": [f"{app.replace('-', '_')}_{site}" for site in sites],
     }

@@ -1,4 +1,4 @@
-"""What the operator's command finds on a host: the content of `/etc/celery-fleet/<app>/cli.json`; no secret."""
+"""Computes the settings of the operator's command on a host: `/etc/celery-fleet/<app>/cli.json`, without secrets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FORMAT = 1
 
 
 def hosts(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Every host of the fleet with the groups that give it its work.
+    """Return every host of the fleet with its groups of the fleet.
 
     Args:
-        groups: Ansible's.
+        groups: Ansible's groups.
     """
     of_ours = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
     found: dict[str, list[str]] = {str(host): [] for host in groups.get("fleet", ())}
@@ -31,12 +31,12 @@ def hosts(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 def application(
     facts: Facts, python: str, redis_config: str = "/etc/celery-fleet/redis"
 ) -> dict[str, Any]:
-    """Return all that the operator's command has to know of an application on one host.
+    """Return the settings of the operator's command for an application on one host.
 
     Args:
-        facts: The application's.
+        facts: The application's facts.
         python: The interpreter of the command's own virtualenv.
-        redis_config: Directory of the configuration of Redis's instances.
+        redis_config: Directory of the Redis instances' configuration.
     """
     app = facts["name"]
     servers = hosts(facts["groups"])
@@ -66,7 +66,7 @@ def application(
         "queues": list(facts["queues"]),
         "redis": {"ca": facts["ca"], "client": dict(facts["client"]), "instances": instances},
         "schedule": f"/run/{app}-beat/schedule.json",
-        # The zone that the inventory sets, if it does.
+        # The zone that the inventory sets, or None.
         "timezone": facts["settings"].get("timezone"),
         "slice": slice_unit(app),
         "logs": {"destination": facts["logs"], "directory": log_directory(app)},

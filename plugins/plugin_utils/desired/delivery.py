@@ -1,7 +1,7 @@
-"""Delivery: what a promise means in Celery's settings and in the parts of the runtime, worker by worker.
+"""Translates a promise on delivery to Celery's settings and to parts of the runtime, for each worker.
 
-Plain functions over plain data. `knobs` are the variables `celery_worker_<name>` of a host without their prefix; what
-is left out has its default in the table of options.
+The functions are plain functions over plain data. `knobs` are a host's variables `celery_worker_<name>` without their
+prefix; the table of options has the defaults of the others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
     DELIVERY,
 )
 
-# What each promise means in Celery's settings. A task that killed its process is retried as one that failed is, so that
-# it ends where its retries do: put back into its queue (`reject`), it would kill one process after another.
+# Celery's settings for each promise. A task that killed its process is retried like a failed one, so it ends with its
+# last retry. Put back into its queue (`reject`), it would kill one process after another.
 SETTINGS: dict[str, dict[str, Any]] = {
     "inherit": {},
     "at_least_once": {
@@ -30,13 +30,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "task_retry_on_worker_lost": False,
     },
 }
-# What a worker reads beside its settings file, where it differs from the application.
+# A worker reads this variable beside its settings file if its delivery differs from the application's.
 VARIABLE = "CELERY_FLEET_DELIVERY"
-# Seconds of a lease, and so the visibility timeout of an application all of whose workers renew what they hold.
+# Seconds of a lease, and so the visibility timeout of an application if all its workers renew what they hold.
 LEASE = 300
-# Parts that stand on the atomic take.
+# Parts that need the atomic take.
 ATOMIC_PARTS = ("lease", "hand_back", "carry", "outage")
-# Pools whose worker has no event loop that a broker could block: greenlets wait for it, each alone.
+# Pools without an event loop that a broker could block: each greenlet waits for the broker by itself.
 WITHOUT_LOOP = ("gevent", "eventlet")
 
 PREFIX = "celery_worker_"
@@ -44,7 +44,7 @@ _KNOBS: dict[str, Any] = {
     **{option.name.removeprefix(PREFIX): option.default for option in DELIVERY},
     "stock_visibility": 3600,
 }
-# Options of the runtime that are numbers: theirs -> ours, and their type.
+# The runtime's numbers: its name -> our name, and the type.
 _NUMBERS: dict[str, tuple[str, type[int | float]]] = {
     "unknown_delay": ("unknown_delay", float),
     "unknown_for": ("unknown_for", float),
@@ -56,7 +56,7 @@ _NUMBERS: dict[str, tuple[str, type[int | float]]] = {
 
 
 def promise_of(options: Mapping[str, Any], delivery: str) -> str:
-    """The promise of a worker with these options: its own, else the application's."""
+    """Return the promise of a worker with these options: its own, or else the application's."""
     return str(options.get("delivery") or delivery)
 
 
@@ -65,12 +65,12 @@ def parts(
     knobs: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Which parts of the delivery are on, in the runtime's words (`celery_fleet.delivery.options`).
+    """Return which parts of the delivery are on, under the runtime's names (`celery_fleet.delivery.options`).
 
     Args:
         delivery: celery_app_delivery.
         knobs: See above.
-        options: A worker's own, over the defaults of all; without any it is what the application's settings say.
+        options: A worker's own options over the defaults of all; without them the application's delivery is returned.
     """
     known, own = {**_KNOBS, **(knobs or {})}, options or {}
     promise = promise_of(own, delivery)
@@ -90,7 +90,7 @@ def parts(
 
 
 def document(delivery: str, knobs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`delivery` of the workers' settings file; nothing where all of it is Celery's own."""
+    """Return `delivery` of the workers' settings file; empty if everything is Celery's own."""
     found = parts(delivery, knobs)
     return {} if _is_stock(found) else found
 
@@ -101,15 +101,15 @@ def override(
     options: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a worker has other than its settings file, nothing where it is the same.
+    """Return how a worker differs from its settings file; empty if it does not.
 
-    `celery` are settings laid over those of the file, `unset` names of the file's that are left to the application,
-    `delivery` options laid over the file's.
+    `celery` has settings that override the file's, `unset` the names of settings in the file that are left to the
+    application, and `delivery` options that override the file's.
 
     Args:
         delivery: celery_app_delivery.
         knobs: See above.
-        options: The worker's, over the defaults of all.
+        options: The worker's options over the defaults of all.
         settings: celery_app_settings, which win over any promise.
     """
     written, wanted = document(delivery, knobs), parts(delivery, knobs, options)
@@ -131,7 +131,7 @@ def override(
 
 
 def variable(override: Mapping[str, Any]) -> dict[str, str]:
-    """The environment that tells a worker what it has other than its settings file."""
+    """Return the environment variable that tells a worker how it differs from its settings file."""
     return {VARIABLE: json.dumps(override, sort_keys=True)} if override else {}
 
 
@@ -141,7 +141,7 @@ def takes_atomically(
     delivery: str,
     knobs: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Whether any worker of the application does."""
+    """Return whether any worker of the application takes tasks atomically."""
     return any(
         parts(delivery, knobs, {**(defaults or {}), **(options or {})})["take"] == "atomic"
         for options in instances.values()

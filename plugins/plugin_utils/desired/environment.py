@@ -1,4 +1,4 @@
-"""Environment files and variables of processes, and URLs with their passwords."""
+"""Computes environment files and variables of processes, and URLs with their passwords."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
-    _VARIABLE,
+    VARIABLE_NAME,
     environment_text,
 )
 
 # The dynamic linker and the C library read these before a program begins, `env -i` included.
 _BEFORE_MAIN = re.compile(r"LD_.*|GCONV_PATH|GLIBC_TUNABLES|LOCPATH")
 
-# `celery_fleet.system.launch` takes this off again.
-_CARRIED = "CELERY_FLEET_ENV_"
+# `celery_fleet.system.launch` removes this prefix again.
+_LAUNCH_PREFIX = "CELERY_FLEET_ENV_"
 
 
 def environment_file(values: Mapping[str, Any] | None) -> str:
-    """The text of a systemd environment file: each value in double quotes, as systemd.exec(5) reads them.
+    """Return the text of a systemd environment file, with each value in double quotes, as systemd.exec(5) reads them.
 
-    A line break within the quotes is part of the value, so that a key in PEM form can be one.
+    A line break within the quotes is part of the value, so a value can be a key in PEM form.
 
-    systemd also gives a unit's variables to the commands that it runs for it as root. Those by which a library of the
-    application's could become root have another name in the file; only the process gets them by their own.
+    systemd also passes a unit's variables to the commands that it runs as root for the unit. Variables that would let
+    a library of the application run as root have another name in the file; only the process gets their real names.
 
     Raises:
-        ValueError: A name that systemd would pass over in silence.
+        ValueError: systemd would silently ignore a name.
     """
     lines = []
     for name, value in (values or {}).items():
-        if not _VARIABLE.fullmatch(str(name)):
+        if not VARIABLE_NAME.fullmatch(str(name)):
             raise ValueError(f"{name} can't be the name of an environment variable")
         text = environment_text(value)
         escaped = (
             text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
         )
-        prefix = _CARRIED if _BEFORE_MAIN.fullmatch(str(name)) else ""
+        prefix = _LAUNCH_PREFIX if _BEFORE_MAIN.fullmatch(str(name)) else ""
         lines.append(f'{prefix}{name}="{escaped}"')
     return "\n".join(lines) + ("\n" if lines else "")
 
 
 def url(parts: Mapping[str, Any]) -> str:
-    """One URL of its parts, each percent-encoded, so that any password is taken for what it is.
+    """Return a URL composed of its parts, each percent-encoded, so that a password may contain any character.
 
-    A host that is a path, as libpq takes one for a directory of sockets, is encoded whole; an IPv6 address stands in
-    brackets.
+    A host that is a path, which libpq reads as a directory of sockets, is encoded as a whole; an IPv6 address is put
+    in brackets.
 
     Args:
-        parts: `scheme` and `host`, and any of `port`, `user`, `password`, `path` and `query` (name to value; a list of
-            values is the name several times).
+        parts: `scheme` and `host`, and any of `port`, `user`, `password`, `path` and `query` (name to value; with a
+            list of values the name is repeated).
     """
 
     def text(name: str, safe: str = "") -> str:
@@ -61,7 +61,7 @@ def url(parts: Mapping[str, Any]) -> str:
     host = environment_text(parts["host"])
     address = f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
     port = f":{int(parts['port'])}" if parts.get("port") is not None else ""
-    # Not as a form has it: to libpq a `+` is a plus sign, not a blank.
+    # Not encoded like a form: libpq reads `+` as a plus sign, not a space.
     query = "&".join(
         f"{quote(str(name), safe='')}={quote(environment_text(value), safe='')}"
         for name, given in (parts.get("query") or {}).items()
@@ -81,11 +81,11 @@ def url(parts: Mapping[str, Any]) -> str:
 
 
 def urls(given: Mapping[str, Mapping[str, Any]] | None) -> dict[str, str]:
-    """celery_app_urls as variables of the environment."""
+    """Return celery_app_urls as environment variables."""
     return {str(name): url(parts) for name, parts in (given or {}).items()}
 
 
-# Where a host's check of its health leaves its result, below that by the name of the application.
+# Directory in which a host's health check leaves a result for each application.
 HEALTH = "/var/lib/celery-fleet/health"
 
 
@@ -96,9 +96,9 @@ def process_environment(
     extra: Mapping[str, Any] | None = None,
     app: str = "",
 ) -> dict[str, Any]:
-    """The environment that makes a process one of the fleet: loader, runtime and command line.
+    """Return the environment that makes a process one of the fleet's: loader, runtime and command line.
 
-    With the name of the application also where the host's health stands.
+    With `app`, the application's name, it also contains the path of the host's health result.
     """
     return {
         **(extra or {}),

@@ -1,7 +1,7 @@
-"""An application's facts: what the functions of this package need to know of it, as one mapping.
+"""Types of an application's facts: what the functions of this package need to know about it, as one mapping.
 
-The role celery_app has it as `__celery_app_facts`. Ansible renders a key when it is read, so that what a function does
-not need costs nothing.
+The role celery_app defines it as `__celery_app_facts`. Ansible renders a key when it is read, so keys that a function
+does not need cost nothing.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-# Options by the name of a worker; none for one that has only the defaults.
+# Options by the name of a worker; None for a worker with only the defaults.
 Instances = Mapping[str, Mapping[str, Any] | None]
 
 
 class Address(TypedDict):
-    """Where an instance of Redis listens."""
+    """Host and port of a Redis instance."""
 
     host: str
     port: int
 
 
 class Facts(TypedDict):
-    """An application, as one of its hosts sees it."""
+    """An application from the point of view of one of its hosts."""
 
     name: str
-    # The inventory that deploys it.
+    # The name of the inventory that deploys it, celery_app_owner.
     owner: str
-    # What `celery -A` takes.
+    # The argument of `celery -A`.
     module: str
     # Unix user of its processes, and the group that may open its sockets.
     user: str
@@ -38,7 +38,7 @@ class Facts(TypedDict):
     runtime: str
     # `journal` or `file`.
     logs: str
-    # Path of the certificates that sign the servers'; the paths of the `certificate` and `key` that clients show, empty
+    # Path of the authorities' certificates; paths of the `certificate` and `key` that clients show, empty
     # if Redis does not ask for them.
     ca: str
     client: Mapping[str, str]
@@ -49,7 +49,7 @@ class Facts(TypedDict):
     settings: Mapping[str, Any]
     routes: Mapping[str, Any]
     visibility_timeout: float
-    # This host's name in the inventory, what it has (worker, beat, producer, web …), and its units of the application.
+    # This host's name in the inventory, its components (worker, beat, producer, web …) and its units.
     host: str
     components: Sequence[str]
     units: Sequence[str]
@@ -65,7 +65,7 @@ class Workers(TypedDict):
     instances: Instances
     enabled: Sequence[str]
     defaults: Mapping[str, Any]
-    # As `delivery` takes them.
+    # See `delivery`.
     knobs: Mapping[str, Any]
 
 

@@ -1,7 +1,7 @@
-"""Who may reach Redis and a web process that listens on TCP: an nftables table of the application's own.
+"""Computes the application's own nftables table: who may reach Redis and a web process that listens on TCP.
 
-It drops what comes to these ports from elsewhere and has no word on anything else. What one table drops no other one
-brings back, and what it lets pass the others may still drop: so it stands beside whatever rules the host has.
+It drops packets to these ports from other sources and ignores everything else. Another table can't let through what
+one table drops, and may still drop what it lets through. So this table works beside any rules that the host has.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.names import firewall_table
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def listen_address(text: str | None) -> tuple[str, int] | None:
-    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`; nothing for an empty text.
+    """Return address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`; None for an empty text.
 
     Raises:
-        ValueError: It has another form.
+        ValueError: The text has another form.
     """
     if not text:
         return None
@@ -36,19 +37,19 @@ def listen_address(text: str | None) -> tuple[str, int] | None:
 
 
 def web_port(text: str | None) -> int:
-    """Port of a web process that listens on TCP; 0 where it has a Unix socket."""
+    """Return the port of a web process that listens on TCP; 0 if it has a Unix socket."""
     found = listen_address(text)
     return found[1] if found else 0
 
 
 def is_local(text: str | None) -> bool:
-    """Whether only the host itself reaches the web process, whatever a firewall says."""
+    """Return whether only the host itself can reach the web process, with or without a firewall."""
     found = listen_address(text)
     return found is None or ipaddress.ip_address(found[0]).is_loopback
 
 
 def upstream(app: str, text: str | None) -> str:
-    """What nginx passes requests on to: a path or `ADDRESS:PORT`."""
+    """Return where nginx passes requests to: the path of a socket, or `ADDRESS:PORT`."""
     found = listen_address(text)
     if found is None:
         return f"/run/{app}-web.sock"
@@ -59,20 +60,20 @@ def upstream(app: str, text: str | None) -> str:
 
 
 def addresses(variables: Mapping[str, Any], host: str) -> list[str]:
-    """`firewall_address` of a host as a list, or what it is by default."""
+    """Return `firewall_address` of a host, or its default, as a list."""
     given = variables.get("firewall_address") or variables.get("ansible_host") or host
     return [given] if isinstance(given, str) else [str(item) for item in given]
 
 
 def _distinct(given: Iterable[str]) -> list[Network]:
-    """Networks in order, without those within another one: a set takes no two that overlap."""
+    """Return networks in order, without those inside another one: a set of nftables can't contain two that overlap."""
     networks = sorted(
         {ipaddress.ip_network(text) for text in given},
         key=lambda network: (network.version, int(network.network_address), network.prefixlen),
     )
     kept: list[Network] = []
     for network in networks:
-        # One that could hold it has come just before.
+        # A network that contains it comes just before it.
         if kept and kept[-1].version == network.version and network.network_address in kept[-1]:
             continue
         kept.append(network)
@@ -95,14 +96,14 @@ def _chain(name: str, networks: Sequence[Network]) -> list[str]:
 def ruleset(
     app: str, *, redis: Sequence[int], web: Sequence[int], fleet: Sequence[str], more: Sequence[str]
 ) -> str:
-    """The table as nft reads it: loaded at once, in place of the one that was there.
+    """Return the table as text for nft, which replaces the previous table in one step.
 
     Args:
         app: Name of the application.
         redis: Redis's ports on this host.
-        web: The web process's port, where others than this host could reach it.
-        fleet: Addresses and networks of the other hosts, which reach both.
-        more: Further ones, which reach Redis.
+        web: The web process's port, if other hosts could reach it.
+        fleet: Addresses and networks of the other hosts, which may reach both.
+        more: Other addresses and networks, which may reach Redis.
     """
     name = firewall_table(app)
     closed = [
@@ -114,14 +115,14 @@ def ruleset(
         if ports
     ]
     lines = [
-        "# Written by Celery Fleet. Rules of your own belong into tables of your own.",
-        "# The first two lines make the third one right whether or not the table is there; all of it counts at once.",
+        "# Written by Celery Fleet. Put your own rules into your own tables.",
+        "# The first two lines work whether or not the table exists; nft applies the whole file at once.",
         f"table inet {name}",
         f"delete table inet {name}",
         f"table inet {name} {{",
         "\tchain input {",
         "\t\ttype filter hook input priority filter - 10; policy accept;",
-        # Each packet, not the first of a connection alone: who is let in no longer is cut off at once.
+        # Each packet, not only the first of a connection: a client that is no longer let in is cut off at once.
         *(
             f"\t\ttcp dport {{ {', '.join(str(port) for port in sorted(set(ports)))} }} jump {kind}"
             for kind, ports, _ in closed
@@ -134,35 +135,31 @@ def ruleset(
 
 
 def state(
-    app: str,
+    facts: Facts,
     *,
     hostvars: Mapping[str, Mapping[str, Any]],
-    hosts: Iterable[str],
-    host: str,
     enabled: bool,
     redis: Sequence[int | str],
     web: str,
     clients: Sequence[str],
-    directory: str,
     packages: Sequence[str],
 ) -> dict[str, Any]:
-    """What one host needs for its table, in the form that `settle` takes; without anything to close, its end.
+    """Return the desired state of a host's table; if there is nothing to protect, the state that removes it.
 
     Args:
-        app: Name of the application.
-        hostvars: Ansible's, of which the addresses are read.
-        hosts: All of the fleet.
-        host: This one, which reaches itself by its loopback whatever address it calls.
-        enabled: Whether it has a table at all.
-        redis: Redis's ports on it.
-        web: `celery_producer_web_listen`, where it has a web process.
-        clients: Further networks that reach Redis.
-        directory: Of the application's configuration.
-        packages: Debian packages that it misses.
+        facts: The application's facts. The host itself needs no rule: it reaches itself by its loopback, whatever
+            address it connects to.
+        hostvars: Ansible's `hostvars`, from which the hosts' addresses are read.
+        enabled: Whether the host has a table at all.
+        redis: Redis's ports on the host.
+        web: `celery_producer_web_listen` if the host has a web process, otherwise empty.
+        clients: Other networks that may reach Redis.
+        packages: Debian packages that the host lacks.
     """
+    app, directory = facts["name"], facts["directory"]
     units, path = "/etc/systemd/system", f"{directory}/firewall.nft"
     service, watch = f"{app}-firewall.service", f"{app}-firewall-watch"
-    # An earlier version put a watch on hosts. It goes first, since it would bring the table back.
+    # An earlier version had a watch on hosts. It is removed first, because it would bring the table back.
     earlier = [f"{watch}.timer", f"{watch}.service"]
     owned = {
         "units": [*earlier, service],
@@ -172,7 +169,10 @@ def state(
     if not enabled or not (redis or closed):
         return {"owned": owned}
     others = [
-        address for name in hosts if name != host for address in addresses(hostvars[name], name)
+        address
+        for name in facts["groups"]["fleet"]
+        if name != facts["host"]
+        for address in addresses(hostvars[name], name)
     ]
     text = ruleset(app, redis=[int(port) for port in redis], web=closed, fleet=others, more=clients)
     return {
@@ -186,7 +186,7 @@ def state(
         "units": [
             {"name": service, "on_change": "reload", "files": [path], "timeout": 30},
         ],
-        # systemd makes it for the links of what is enabled.
+        # systemd creates it for links to enabled units.
         "data": [{"path": f"{units}/nftables.service.wants", "whole": False}],
         "owned": owned,
     }
@@ -195,11 +195,11 @@ def state(
 def refusal(
     silent: Mapping[str, Sequence[Mapping[str, Any]]], allowed: Mapping[str, Sequence[str]]
 ) -> str:
-    """Return why a table is taken back, with the remedy; nothing if all hosts get through it.
+    """Return why a table is rolled back, with the remedy; an empty string if all hosts get through it.
 
     Args:
-        silent: For each host that does not get through, the ports that did not answer, as the script tells them.
-        allowed: Addresses of each host, as the inventory says.
+        silent: For each host that does not get through, the ports that did not answer, as the script reports them.
+        allowed: Addresses of each host in the inventory.
     """
     lines = [
         f"  {host} gets no answer from {one['host']}:{one['port']}. It comes from {one['source']}; "

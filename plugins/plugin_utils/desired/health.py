@@ -1,4 +1,4 @@
-"""What a host's check of its health looks at, and from which values on: `/etc/celery-fleet/<app>/health.json`."""
+"""Computes the setup of a host's health check, with its thresholds: `/etc/celery-fleet/<app>/health.json`."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ FORMAT = 1
 
 
 class Threshold(NamedTuple):
-    """From which value on something is a warning, and bad; None is never. Times are seconds."""
+    """Values from which something is a warning or bad; None means never. Times are in seconds."""
 
     warning: float | None
     bad: float | None
-    #: Whether less is worse.
+    # Whether lower values are worse.
     low: bool = False
 
     @property
     def bounds(self) -> dict[str, float | None]:
-        """Both, as the inventory has them."""
+        """Both values, as the inventory writes them."""
         return {"warning": self.warning, "bad": self.bad}
 
 
 THRESHOLDS: dict[str, Threshold] = {
     "database_seconds": Threshold(2, 8),
     "redis_seconds": Threshold(1, 5),
-    # Of an instance that does not evict.
+    # For an instance that does not evict.
     "redis_memory_percent": Threshold(80, 95),
-    # Of each filesystem that the fleet writes to.
+    # For each filesystem that the fleet writes to.
     "disk_free_percent": Threshold(15, 5, low=True),
     "disk_free_mb": Threshold(1000, 250, low=True),
     "inodes_free_percent": Threshold(15, 5, low=True),
     "memory_available_percent": Threshold(10, 4, low=True),
-    # Full swap is no fault by itself.
+    # Full swap is not a fault by itself.
     "swap_used_percent": Threshold(80, None),
-    # The load of five minutes.
+    # The load average of five minutes.
     "load_per_core": Threshold(4, 20),
-    # How long a unit that should be up has been starting; without its broker a worker starts for ever.
+    # How long a unit that should be up has been starting; without its broker a worker never finishes starting.
     "starting_seconds": Threshold(0, 180),
-    # Beyond celery_beat_max_loop_interval.
+    # In addition to celery_beat_max_loop_interval.
     "beat_tick_seconds": Threshold(30, 120),
     "queue_length": Threshold(1000, 10000),
-    # Somebody has to decide about each; nothing else stands still for it.
+    # A person has to decide about each one, but nothing else waits for that.
     "dead_letters": Threshold(1, None),
-    # A run of site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
+    # site.yml renews a certificate pki_renew_before_days before its end, 30 by default.
     "certificate_days": Threshold(21, 7, low=True),
     "logs_mb": Threshold(2000, 10000),
-    # Between this host and the broker's.
+    # Between this host and the broker's host.
     "clock_offset_seconds": Threshold(2, 30),
 }
 # The key of thresholds for single queues.
@@ -60,7 +60,7 @@ _RELEASE = frozenset(("celery_workers", "celery_beat", "celery_producers"))
 
 
 def merged(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The defaults with the inventory's over them, bound by bound."""
+    """Return the default thresholds, with each value that the inventory gives in its place."""
     chosen = given or {}
     found: dict[str, Any] = {
         name: {**default.bounds, **(chosen.get(name) or {})} for name, default in THRESHOLDS.items()
@@ -78,21 +78,20 @@ def setup(
     on_change: Sequence[str],
     beat_interval: float,
 ) -> dict[str, Any]:
-    """Return all that the check has to know on one host.
+    """Return the setup of the health check on one host.
 
     Args:
-        facts: The application's.
+        facts: The application's facts.
         interval: Seconds between two checks.
-        checks: Those that are wanted; those that don't concern the host are left out.
+        checks: Names of the desired checks; those that don't concern the host are left out.
         thresholds: celery_health_thresholds.
         on_change: celery_health_on_change.
-        beat_interval: Seconds between two looks of beat at its schedule.
+        beat_interval: Seconds after which beat looks at its schedule again.
     """
     app, host, groups, nodes = facts["name"], facts["host"], facts["groups"], facts["nodes"]
     member = {group for group, names in groups.items() if host in names}
     release = bool(member & _RELEASE)
-    lookouts = _lookouts(groups)
-    fleet = host in lookouts
+    fleet = host in _fleet_checkers(groups)
     here = any(of["host"] == host for of in nodes.values())
     others = [
         unit
@@ -106,7 +105,7 @@ def setup(
         "beat": "celery_beat" in member,
         "queues": fleet,
         "dead_letters": fleet,
-        # The broker's host is the one that others are compared with.
+        # The other hosts are compared with the broker's.
         "clock": release and host not in groups.get("redis", ())[:1],
     }
     paths = [
@@ -156,10 +155,10 @@ def setup(
     }
 
 
-def _lookouts(groups: Mapping[str, Sequence[str]]) -> set[str]:
-    """Who looks at what is one for the fleet: its queues, and whether all workers are online.
+def _fleet_checkers(groups: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the hosts that check what the whole fleet shares: its queues, and whether all workers are online.
 
-    The host of Redis tells of queues also when no other one is up; to ask workers takes a release.
+    Redis's host can report queues even if no other host is up; asking workers needs a release.
     """
     asking = [*groups.get("celery_beat", ()), *groups.get("celery_workers", ())]
     return {*groups.get("redis", ())[:1], *asking[:1]}

@@ -1,4 +1,4 @@
-"""nginx sites and locations of Flower and the web process."""
+"""Computes nginx sites and locations of Flower and the web process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def site(
     read_timeout: float,
     ipv6: bool,
 ) -> dict[str, Any]:
-    """Return an nginx site in front of a socket, in the form that `settle` takes.
+    """Return the desired state of an nginx site in front of a socket.
 
-    What other components add to the site of `web` lies in a directory of its own, which the site includes.
+    Other components add their locations to the site `web` in a separate directory, which the site includes.
 
     Args:
-        facts: The application's.
-        name: `web` or `flower`; what stands after the application's name in its files.
+        facts: The application's facts.
+        name: `web` or `flower`; it follows the application's name in the names of files.
         port: TLS port.
-        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`. If it is empty, the site holds only what others
+        socket: Path of the Unix socket that answers, or `ADDRESS:PORT`. If it is empty, the site only has what others
             add to it.
         protected: Path prefixes that ask for a password; `/` is all of them.
         password_line: Name and password for them, as a line of an htpasswd file.
@@ -36,7 +36,7 @@ def site(
     """
     configuration = site_file(facts["name"], name)
     directory = facts["directory"]
-    parts = _added(directory)
+    parts = locations_directory(directory)
     file = {
         "dest": configuration,
         "src": "nginx/site.conf.j2",
@@ -66,23 +66,23 @@ def location(
     password_line: str,
     read_timeout: float,
 ) -> dict[str, Any]:
-    """A location of the site `web`, all behind a password, in front of a unix socket of another component.
+    """Return the desired state of a location of the site `web`: another component's socket behind a password.
 
     Args:
-        name: Of the component.
-        directory: Of the application's configuration.
+        name: Name of the component.
+        directory: Directory of the application's configuration.
         prefix: Path without slashes at its ends.
         socket: Unix socket that answers.
         password_line: Name and password, as a line of an htpasswd file.
         read_timeout: Seconds that nginx waits for an answer.
     """
-    parts = _added(directory)
+    parts = locations_directory(directory)
     file = {
         "dest": f"{parts}/{name}.conf",
         "src": "nginx/location.conf.j2",
         "vars": {
             "site": {
-                # The variables of its map are the site's.
+                # It uses the variables of the site's map.
                 "name": "web",
                 "realm": name,
                 "prefix": prefix,
@@ -96,16 +96,17 @@ def location(
 
 
 def site_file(app: str, name: str) -> str:
-    """Return the file by which nginx listens on a port of an application's."""
+    """Return the path of the file that makes nginx listen on an application's port."""
     return f"/etc/nginx/conf.d/{app}-{name}.conf"
 
 
 def path_prefix(text: str | None) -> str:
-    """A path prefix without slashes at its ends."""
+    """Return a path prefix without slashes at its ends."""
     return (text or "").strip("/")
 
 
-def _added(directory: str) -> str:
+def locations_directory(directory: str) -> str:
+    """Return the directory of the locations that other components add to the site `web`."""
     return f"{directory}/nginx-web"
 
 
@@ -120,7 +121,7 @@ def _proxied(
     password_line: str,
     directories: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """One file of nginx's, with the password that it asks for, and nginx itself."""
+    """Return the desired state of one file of nginx, the password that it asks for, and nginx itself."""
     drop_in = "/etc/systemd/system/nginx.service.d"
     files = [{"dest": f"{drop_in}/10-celery-fleet.conf", "src": "systemd/nginx.conf.j2"}, file]
     if password_line:
@@ -135,9 +136,9 @@ def _proxied(
         )
     passwords = {"path": f"{directory}/credentials-nginx", "group": "www-data", "mode": "0750"}
     return {
-        # Without a protected path the password of before is of no use.
+        # Without a protected path a previous password file is removed.
         **({} if password_line else {"owned": {"files": [_htpasswd(directory, name)]}}),
-        # The package brings conf.d; whoever deleted it as empty gets it back.
+        # The package creates conf.d; if someone has deleted it because it was empty, it comes back.
         "directories": [passwords, *directories, {"path": drop_in}, {"path": "/etc/nginx/conf.d"}],
         "files": files,
         "checks": [{"command": ["nginx", "-t", "-q"], "files": [file["dest"]]}],
@@ -145,8 +146,8 @@ def _proxied(
             {
                 "name": "nginx.service",
                 "on_change": "reload",
-                "hint": "Addresses that are taken stand in /var/log/nginx/error.log alone.",
-                # All sites of the host, whichever application's: they share one nginx.
+                "hint": "If an address is already in use, only /var/log/nginx/error.log says so.",
+                # The sites of all applications on the host, which share one nginx.
                 "files": [
                     "/etc/nginx/conf.d/*.conf",
                     "/etc/celery-fleet/*/nginx-web/*.conf",

@@ -1,4 +1,4 @@
-"""What an option of the inventory is: the form of the tables in `worker_options` and `application_options`.
+"""Defines an option of the inventory: the type of the tables in `worker_options` and `application_options`.
 
 Preflight's checks, the functions that compute the desired state, the roles' argument specs and the reference page read
 these tables. `python scripts/reference.py` writes the last two.
@@ -19,20 +19,20 @@ class Option:
     """One option.
 
     Attributes:
-        name: Of a variable, or a key below one.
+        name: Name of a variable, or a key below one.
         kind: Its type, as argument specs call it.
-        meaning: For the reference page, in Ansible's markup. Each line is a paragraph.
-        default: What holds if nothing is said; None for nothing, or if something else decides.
+        meaning: Text of the reference page, in Ansible's markup. Each line is a paragraph.
+        default: Value if it is not set; None for no value, or if something else decides.
         choices: The values that it may have.
-        required: Whether it has to be given.
+        required: Whether it has to be set.
         elements: Type of a list's elements.
         lowest: Smallest number.
         highest: Largest number.
         syntax: Pattern of the whole text.
-        like: Examples of that syntax, for a person.
-        flag: Of `celery worker`, by which it reaches the process.
-        directive: Of the worker's unit, by which systemd enforces it.
-        words: What the directive has for false and true.
+        like: Examples of that syntax, for messages.
+        flag: Flag of `celery worker` that passes it to the process.
+        directive: Directive of the worker's unit with which systemd enforces it.
+        words: Values of the directive for false and true.
         secret: Whether the value must never be shown.
         options: Keys below it.
     """
@@ -55,7 +55,7 @@ class Option:
     options: tuple[Option, ...] = ()
 
     def spec(self) -> dict[str, Any]:
-        """Return the option as a role's argument spec has it, which knows no bounds."""
+        """Return the option in the form of a role's argument spec, which has no bounds."""
         paragraphs = self.meaning.split("\n")
         found: dict[str, Any] = {
             "description": paragraphs if len(paragraphs) > 1 else paragraphs[0],
@@ -71,18 +71,18 @@ class Option:
 
     @property
     def bounds(self) -> str:
-        """The range of a number in words; empty without one."""
+        """The range of a number in words; an empty string if there is none."""
         low, high = (None if n is None else f"{n:g}" for n in (self.lowest, self.highest))
         if low is not None and high is not None:
             return f"{low} to {high}"
         return f"{low} or more" if low is not None else f"{high} or less" if high else ""
 
     def violation(self, number: float) -> str:
-        """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
+        """Return how a number violates the range, such as `below 1`; an empty string if it does not."""
         return outside(number, self.lowest, self.highest)
 
     def fits(self, text: str) -> bool:
-        """Return whether a text has the option's syntax; any has that of an option without one."""
+        """Return whether a text has the option's syntax; True for an option without one."""
         return self.syntax is None or self.syntax.fullmatch(text) is not None
 
     def parsed(self, value: object) -> Any:
@@ -92,7 +92,7 @@ class Option:
         if self.kind in ("bool", "dict"):
             return value if isinstance(value, bool if self.kind == "bool" else Mapping) else None
         if self.kind == "list":
-            # Its type is reported elsewhere; what is meant by a text with commas is plain.
+            # Another check reports its type; the meaning of a text with commas is plain.
             items = re.split(r"\s*,\s*", value) if isinstance(value, str) else value
             found = (
                 [one for one in items if isinstance(one, str)] if isinstance(items, list) else []
@@ -103,7 +103,7 @@ class Option:
 
 
 def outside(number: float, lowest: float | None, highest: float | None) -> str:
-    """Return where a number leaves a range, such as `below 1`; nothing for one that is inside."""
+    """Return how a number violates a range, such as `below 1`; an empty string if it does not."""
     if lowest is not None and number < lowest:
         return f"below {lowest:g}"
     return f"above {highest:g}" if highest is not None and number > highest else ""
@@ -120,16 +120,16 @@ def _number(value: object) -> float | None:
 
 
 def parsed(options: Iterable[Option], given: Mapping[str, object]) -> dict[str, Any]:
-    """Return what of the given values has its option's type, for functions that trust their arguments.
+    """Return the values that have their option's type, for functions that trust their arguments.
 
-    What could not be rendered, or is of another type, is left out: preflight reports it by itself.
+    Values that could not be rendered, or have another type, are left out: preflight reports them separately.
     """
     found = {option.name: option.parsed(given.get(option.name)) for option in options}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def flags(options: Iterable[Option], given: Mapping[str, Any]) -> list[str]:
-    """Return the words of the command line by which the options reach a process."""
+    """Return the words of the command line that pass the options to a process."""
     words: list[str] = []
     for option in options:
         value = given.get(option.name, option.default)
@@ -146,7 +146,7 @@ def flags(options: Iterable[Option], given: Mapping[str, Any]) -> list[str]:
 
 
 def directives(options: Iterable[Option], given: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the lines of a unit by which systemd enforces the options, each with its `option` and `line`."""
+    """Return the lines of a unit with which systemd enforces the options, each with its `option` and `line`."""
     found = []
     for option in options:
         value = given.get(option.name, option.default)

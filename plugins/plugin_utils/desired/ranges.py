@@ -1,6 +1,6 @@
-"""Bounds of the roles' variables that are numbers; those of workers and of the application are in their tables.
+"""Lists the bounds of the roles' numbers, except those of workers and the application, which are in their tables.
 
-What is beyond these bounds would fail, or mean nothing, on a host.
+A number outside these bounds would fail, or have no meaning, on a host.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Range:
 
     Attributes:
         lowest: Smallest number.
-        highest: Largest one, if there is one.
-        remedy: What to write.
-        group: Whose hosts it concerns.
+        highest: Largest number, if there is one.
+        remedy: What to write instead.
+        group: The group whose hosts it concerns.
     """
 
     lowest: float
@@ -29,7 +29,7 @@ class Range:
     group: str
 
     def violation(self, number: float) -> str:
-        """Return where a number leaves the range, such as `below 1`; nothing for one that is inside."""
+        """Return how a number violates the range, such as `below 1`; an empty string if it does not."""
         return outside(number, self.lowest, self.highest)
 
 
@@ -38,12 +38,12 @@ _WORKERS: Final = "celery_workers"
 _SECONDS: Final = "write seconds, 1 or more"
 _PERCENTAGE: Final = "write a percentage from 1 to 100, without the sign"
 _WORKERS_AT_A_TIME: Final = "write 1 or more; 1 restarts one worker after the other"
-_RELEASES: Final = "write how many releases stay beside those in use, 0 or more"
+_RELEASES: Final = "write how many releases to keep beside those in use, 0 or more"
 
 RANGES: Final[Mapping[str, Range]] = {
     "celery_restart_min_capacity": Range(1, 100, _PERCENTAGE, _WORKERS),
     "celery_restart_batch": Range(1, None, _WORKERS_AT_A_TIME, _WORKERS),
-    # Celery takes 0 for its own default, and with less beat never sleeps.
+    # Celery reads 0 as its own default, and with less beat never sleeps.
     "celery_beat_max_loop_interval": Range(1, None, _SECONDS, "celery_beat"),
     "celery_beat_start_timeout": Range(1, None, _SECONDS, "celery_beat"),
     "celery_producer_web_start_timeout": Range(1, None, _SECONDS, "celery_producers"),

@@ -1,4 +1,4 @@
-"""Redis servers on a host: units, configuration, users."""
+"""Computes the Redis servers of a host: units, configuration, users."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.acl impo
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 
 
-class Servers(TypedDict):
-    """How the Redis servers of a host are set up."""
+class RedisServers(TypedDict):
+    """The setup of a host's Redis servers."""
 
-    # Directories of the instances' configuration, and of the host's certificate.
+    # Directories of the instances' configuration and of the host's certificate.
     config: str
     tls: str
-    # A name or an address under which the host reaches itself.
+    # A name or an address with which the host reaches itself.
     host: str
     # Seconds until an instance has to serve.
     timeout: float
-    # `redis` or `valkey`: which server it is, and what its Unix user is called.
+    # `redis` or `valkey`: the server, and the name of its Unix user.
     flavor: str
     # See `acl`.
     setinfo: bool
     remote_control: bool
 
 
-# Where systemd makes the instances' directories.
+# systemd creates the instances' data directories in here.
 _DATA = "/var/lib/celery-fleet-redis"
 
 
 def redis_state(
     facts: Facts,
-    servers: Servers,
+    servers: RedisServers,
     instances: Iterable[Mapping[str, Any]],
     passwords: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return all that the Redis instances of a host need there, in the form that `settle` takes.
+    """Return the desired state of a host's Redis instances.
 
     Args:
-        facts: The application's. If clients show a certificate, Redis reads their authorities, too.
-        servers: See above.
-        instances: Each with `kind` (broker or results) and `name`, and what the configuration's template reads.
-        passwords: Of the ACL users.
+        facts: The application's facts. If clients show a certificate, Redis reads their authorities, too.
+        servers: Setup of the servers.
+        instances: Each with `kind` (broker or results) and `name`, and the variables of the configuration's template.
+        passwords: Passwords of the ACL users.
     """
     config, tls, flavor = servers["config"], servers["tls"], servers["flavor"]
     directories: list[dict[str, Any]] = [{"path": "/etc/celery-fleet"}, {"path": config}]
@@ -96,7 +96,7 @@ def redis_state(
                     "ca": facts["ca"],
                     "user": "admin",
                     "password": passwords["admin"],
-                    # In its RuntimeDirectory=, which goes with its process.
+                    # In its RuntimeDirectory=, which is deleted with its process.
                     "staged_key": f"/run/redis-{instance['name']}/host.key",
                     **facts["client"],
                 },

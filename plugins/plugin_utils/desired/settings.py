@@ -1,4 +1,4 @@
-"""Settings of each component: what the fleet pins over the application's own."""
+"""Computes the settings of each component that the fleet pins over the application's own."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _MERGED = (
     "redis_backend_use_ssl",
 )
 
-# They listen to replies and events, and kombu has every consumer put back tasks whose time is up; they may not write to
-# queues, so that whatever they were doing would end with an error of Redis. Seconds: a hundred years, so
-# that whatever has a time is younger.
+# These listen to replies and events, and kombu makes every consumer put back overdue tasks. They may not write to
+# queues, so their work would end with an error of Redis.
 _NO_WORKERS = ("producer", "flower", "operator")
 
+# A hundred years in seconds, so no task is ever overdue.
 _NEVER = 3_153_600_000
 
 _EMPTY: BeatSchedule = {
@@ -62,21 +62,21 @@ def process_settings(
     schedule: BeatSchedule | None = None,
     parts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what one component of the application is told by the fleet: the content of its `settings.json`.
+    """Return the content of `settings.json`: the settings that one component of the application gets from the fleet.
 
     Args:
-        facts: The application's. A process that may not read the certificate and key of `client` has them by
-            credential, under the files' names.
+        facts: The application's facts. A process that may not read the certificate and key of `client` gets them as
+            credentials with the files' names.
         component: worker, beat, producer, operator or flower; also its user in Redis.
         password: That user's password.
-        defaults: Celery settings over which the inventory's are laid.
-        schedule: For beat only.
-        parts: Which parts of the delivery are on (`delivery.document`), for workers only.
+        defaults: Celery settings that the inventory's override.
+        schedule: The schedule, only for beat.
+        parts: The enabled parts of the delivery (`delivery.document`), only for workers.
     """
     tls = _tls(facts["ca"], facts["client"])
     # Flower sends nothing.
     promise = "inherit" if component == "flower" else facts["delivery"]
-    # A half-open connection is noticed within seconds, and a publish or an acknowledgement never waits for ever.
+    # A half-open connection is noticed within seconds, and no publish or acknowledgement waits for ever.
     transport: dict[str, Any] = {
         "visibility_timeout": facts["visibility_timeout"],
         "socket_timeout": 10,
@@ -110,15 +110,15 @@ def process_settings(
         "redis_socket_keepalive": True,
         "redis_backend_health_check_interval": 5,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # For a developer's machine: here tasks would run within whoever sends them.
+        # For a developer's machine only: tasks would run in the process that sends them.
         "task_always_eager": False,
         "worker_direct": component in ("worker", "operator"),
         **SETTINGS[promise],
     }
     if component == "producer":
-        # A visitor waits, and gunicorn ends a process that is silent for 30 s: a restart of Redis is bridged, and then
-        # the caller is told. Sending ends some 7 s after the broker is away; it asks the result store first, so as to
-        # hear of the answer, and there the policy's timeout is the bound. The retries are for reading a result.
+        # A visitor waits, and gunicorn ends a process that is silent for 30 s. So a producer bridges a restart of Redis
+        # and then reports an error. Sending fails about 7 s after the broker has gone. Before sending, it subscribes to
+        # the answer at the result store, where the policy's timeout is the limit. The retries are for reading a result.
         pins.update(
             task_publish_retry_policy={
                 "max_retries": 6,
@@ -130,8 +130,8 @@ def process_settings(
             result_backend_max_retries=8,
         )
     if component == "operator":
-        # Somebody waits for the answer, and would rather read that there is none: Celery's own commands give up within
-        # seconds with these.
+        # A person waits for the answer and prefers an early error. With these settings Celery's own commands give up
+        # within seconds.
         transport.update(socket_timeout=3, max_retries=1)
         pins.update(
             broker_connection_retry=False,
@@ -152,13 +152,13 @@ def process_settings(
             redis_socket_timeout=3,
         )
     if component == "beat":
-        # A beat that has lost its connection would otherwise give up an entry after 4 s, whatever the policy says.
+        # Without this, a beat that has lost its connection gives up an entry after 4 s, whatever the policy says.
         transport["connect_retries_timeout"] = 60
-        # Beat has no use for results, and so needs no user on that instance.
+        # Beat does not use results, so it needs no user on that instance.
         pins["result_backend"] = "disabled://"
-        # With a result_expires beat would add an entry that cleans such results up.
+        # With a result_expires beat would add an entry that deletes expired results.
         pins["result_expires"] = None
-        # Its user may not have a mailbox, and beat would try every 5 s. The unit's watchdog sees whether it is alive.
+        # Its user may not have a mailbox, so beat would try every 5 s. The unit's watchdog checks whether it is alive.
         pins["beat_enable_remote_control"] = False
     else:
         pins["result_backend"] = _url(component, password, facts["results"])
@@ -167,7 +167,7 @@ def process_settings(
         pins["task_routes"] = facts["routes"]
     beat = (schedule or _EMPTY) if component == "beat" else None
     if beat and beat["policy"] != "refuse":
-        # One that is switched off here may stand in the code; in a database it is there, and off.
+        # An entry that is switched off here may be one of the code's; in a database it exists and is disabled.
         pins["beat_schedule"] = {
             name: {key: value for key, value in entry.items() if key != "enabled"}
             if entry.get("enabled", True)

@@ -1,4 +1,4 @@
-"""What moved to another host and has to end on this one."""
+"""Computes which components have moved to another host and have to be removed from this one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.nginx import (
-    _added,
+    locations_directory,
     site_file,
 )
 
 
 @dataclass(frozen=True)
 class _Owned:
-    """What a component has on a host; `{app}`, `{directory}` and `{root}` in it are those of `surplus`.
+    """What a component has on a host, with placeholders for `app`, `directory` and `root` of `surplus`.
 
     Attributes:
         roles: The roles, and so the tags, that start the component.
@@ -77,13 +77,15 @@ _OWNED = {
         ),
     ),
     "flower_site": _Owned(("flower",), files=(site_file("{app}", "flower"),)),
-    # Of workers and beat: written by celery_runtime, as is what else they share.
+    # For workers and beat; written by celery_runtime, like everything else that they share.
     "logs": _Owned(("celery_worker",), files=("/etc/logrotate.d/{app}",)),
-    "flower_location": _Owned(("flower",), files=(_added("{directory}") + "/flower.conf",)),
-    # Not the web process's alone: a host with a release has it for the release's commands as well. That role is the
-    # last to read what it leaves.
+    "flower_location": _Owned(
+        ("flower",), files=(locations_directory("{directory}") + "/flower.conf",)
+    ),
+    # Not only for the web process: a host with a release also has it for the release's commands. That role is the last
+    # that reads it.
     "release": _Owned(("celery_producer",), files=("{directory}/credentials/producer.json",)),
-    # All whose processes read it: one that this run does not end could not start again without it.
+    # The roles of all processes that read it: a process that this run does not end could not start again without it.
     "secrets": _Owned(
         ("celery_worker", "celery_beat", "celery_producer"),
         files=("{directory}/credentials/secret.env",),
@@ -103,18 +105,18 @@ def surplus(
     run: Iterable[str] = ("all",),
     skip: Iterable[str] = (),
 ) -> dict[str, list[str]]:
-    """What a host must not run any more, by what it is for: `owned` of `settle`.
+    """Return what a host must no longer run, as `owned` of the desired state.
 
-    A beat that was moved in the inventory and stayed on its old host would send everything twice.
+    If beat moved in the inventory but stayed on its old host, everything would be sent twice.
 
     Args:
         app: Name of the application.
-        components: Those that the host has: worker, beat, producer, web, web_site, flower, and either flower_site or
-            flower_location; logs, where workers or beat log to files.
-        directory: Of the application's configuration.
-        root: Of its releases.
-        run: Tags of the run: what it starts nowhere it ends nowhere.
-        skip: Tags that it leaves out.
+        components: The host's components: worker, beat, producer, web, web_site, flower, and either flower_site or
+            flower_location; logs if workers or beat log to files.
+        directory: Directory of the application's configuration.
+        root: Directory of its releases.
+        run: Tags of the run. A component that they start on no host is not removed from any.
+        skip: Tags that the run skips.
     """
     present = set(components)
     if present & {"worker", "beat", "producer", "web"}:

@@ -1,4 +1,4 @@
-"""The visibility timeout: after how long an unacknowledged task is redelivered."""
+"""Computes the visibility timeout, after which an unacknowledged task is redelivered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers 
     worker_options,
 )
 
-# Celery's own timeout, which holds if nothing bounds the tasks.
+# Celery's own timeout in seconds, which applies if tasks have no time limit.
 UNBOUNDED = 3600.0
 
 
@@ -30,16 +30,16 @@ def visibility_timeout(
     delivery: str = "inherit",
     knobs: Mapping[str, Any] | None = None,
 ) -> int:
-    """Seconds after which an unacknowledged task is given to another worker, such that none still has it.
+    """Return the seconds after which an unacknowledged task is given to another worker, so long that none still has it.
 
-    Where all workers renew what they hold, it is their lease. Else those that don't renew count: such a worker takes
-    `prefetch_multiplier` tasks ahead for each process, so the last of them may wait that many time limits, and then
-    its drain. At least Celery's own default of an hour then.
+    If all workers renew what they hold, it is their lease. Otherwise the workers that don't renew count: such a worker
+    prefetches `prefetch_multiplier` tasks for each process. The last of them may wait that many time limits, and then
+    for the drain. The result is then at least Celery's own default of an hour.
 
     Args:
         instances: celery_worker_instances.
         defaults: celery_worker_defaults.
-        settings: celery_app_settings, which bound what a worker's own options leave open.
+        settings: celery_app_settings, whose limits apply if a worker's own options have none.
         delivery: celery_app_delivery.
         knobs: How tasks are delivered; see `delivery`.
     """
@@ -58,24 +58,25 @@ def stock_visibility(
     settings: Mapping[str, Any] | None = None,
     given: float = 0,
 ) -> int:
-    """Seconds after which a worker with a lease may take what one without has, which renews nothing.
+    """Return the seconds after which a worker with a lease may take a task from a worker without one.
 
-    Longer than any of these workers could hold a task on the stock take, whatever was promised: while a fleet goes
-    from one promise to another, workers of both kinds run, and the lease would be much too short for the one.
+    The latter renews nothing. The result is longer than any of these workers could hold a task with the stock take,
+    whatever the promise: while a fleet changes its promise, both kinds of workers run, and the lease would be much too
+    short for those without.
 
     Args:
         instances: celery_worker_instances.
         defaults: celery_worker_defaults.
         settings: celery_app_settings.
-        given: celery_app_visibility_timeout, than which it is never less.
+        given: celery_app_visibility_timeout; the result is never less.
     """
     workers = (worker_options(name, instances, defaults) for name in instances)
     longest = _longest_hold((options, "inherit", settings or {}) for options in workers)
     return max(longest, math.ceil(float(given)))
 
 
-class Hold(NamedTuple):
-    """How long a worker may hold a task that it doesn't renew: those taken ahead run first, and then it drains."""
+class HoldTime(NamedTuple):
+    """How long a worker may hold a task that it doesn't renew: earlier prefetched tasks run first, then it drains."""
 
     ahead: float
     limit: float
@@ -83,17 +84,19 @@ class Hold(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """All of it together."""
+        """The whole time."""
         return self.ahead * self.limit + self.drain
 
 
-def hold(options: Mapping[str, Any], promise: str, settings: Mapping[str, Any]) -> Hold | None:
-    """Return how long a worker may hold a task; None if no time limit bounds its tasks.
+def hold_time(
+    options: Mapping[str, Any], promise: str, settings: Mapping[str, Any]
+) -> HoldTime | None:
+    """Return how long a worker may hold a task; None if its tasks have no time limit.
 
     Args:
-        options: The worker's, over the defaults of all.
-        promise: The worker's, as `delivery.promise_of` returns it.
-        settings: celery_app_settings, which bound what the options leave open.
+        options: The worker's options over the defaults of all.
+        promise: The worker's promise, as `delivery.promise_of` returns it.
+        settings: celery_app_settings, whose limits apply if the options have none.
     """
     limit = options.get("time_limit")
     if limit is None:
@@ -103,12 +106,12 @@ def hold(options: Mapping[str, Any], promise: str, settings: Mapping[str, Any]) 
     ahead = options.get("prefetch_multiplier")
     if ahead is None:
         ahead = settings.get("worker_prefetch_multiplier")
-    # Celery's own default is four; 0 is no bound at all, for which no timeout would be long enough.
+    # Celery's own default is four. 0 means no limit; no timeout would be long enough for that.
     promised = SETTINGS[promise].get("worker_prefetch_multiplier", 4)
-    return Hold(float(ahead or promised), float(limit), drain_timeout(options))
+    return HoldTime(float(ahead or promised), float(limit), drain_timeout(options))
 
 
 def _longest_hold(workers: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]]) -> int:
-    """Return seconds, at least an hour; of each worker its options, its promise and the application's settings."""
-    holds = [hold(*worker) for worker in workers]
+    """Return the longest hold time in seconds, at least an hour; a worker has its options, promise and settings."""
+    holds = [hold_time(*worker) for worker in workers]
     return math.ceil(max([UNBOUNDED, *(one.seconds for one in holds if one)]))

@@ -1,7 +1,7 @@
-"""What the roles compute from an application's variables: settings, command lines, ACL lines, queues.
+"""Computes workers from the inventory: their options, queues, command lines, units and nodes.
 
-Plain functions over plain data; `plugins/filter/fleet.py` makes them filters. Sources of the values: Celery's
-and kombu's documentation of Redis, and what docs/architecture.md says was measured.
+The functions are plain functions over plain data; `plugins/filter/fleet.py` makes them filters. The values come from
+Celery's and kombu's documentation of Redis, and from the measurements that docs/architecture.md describes.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.worker_o
     WORKER,
 )
 
-# Seconds that a stopping worker waits if nothing bounds its tasks. systemd's own 90 s would kill tasks that run on.
+# Seconds that a stopping worker waits if its tasks have no limit. systemd's own 90 s would kill running tasks.
 DRAIN = 600.0
-# Pools whose stopping worker hands back at once what it has not begun, so that a second instance may serve meanwhile.
+# Pools whose stopping worker returns tasks that it has not begun at once, so a second instance may run in the meantime.
 OVERLAPPING = ("prefork", "threads", "gevent")
 
 
 def worker_queues(name: str, options: Mapping[str, Any] | None) -> list[str]:
-    """Return the queues that one worker is given; without any it is given the one of its own name."""
+    """Return the queues of one worker's options; without any, the one with the worker's name."""
     queues = (options or {}).get("queues") or [name]
     return [str(queue) for queue in queues]
 
 
 def consumed_queues(name: str, options: Mapping[str, Any]) -> list[str]:
-    """Return the queues that one worker consumes: those that it is given without the ones that it excludes."""
+    """Return the queues that one worker consumes: those of its options without the excluded ones."""
     excluded = options.get("exclude_queues") or ()
     return [queue for queue in worker_queues(name, options) if queue not in excluded]
 
 
 def processes(options: Mapping[str, Any]) -> int | None:
-    """Return how many tasks a worker runs at once; None if Celery decides by the host's processors."""
+    """Return how many tasks a worker runs at once; None if Celery uses the number of the host's processors."""
     if options.get("pool") == "solo":
         return 1
     largest = str(options.get("autoscale") or "").partition(",")[0]
@@ -68,7 +68,7 @@ def queues(
     routes: Mapping[str, Mapping[str, Any]] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Every queue that the inventory names, sorted: consumed, scheduled onto or routed to."""
+    """Return every queue that the inventory names, sorted: consumed, scheduled or routed to."""
     found = {q for name in instances for q in worker_options(name, instances, defaults)["queues"]}
     found |= {str(entry["queue"]) for entry in (schedule or {}).values() if entry.get("queue")}
     found |= {str(route["queue"]) for route in (routes or {}).values() if route.get("queue")}
@@ -80,7 +80,7 @@ def worker_options(
     instances: Mapping[str, Mapping[str, Any] | None],
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One worker's options over the defaults of all."""
+    """Return one worker's options over the defaults of all."""
     options = {**(defaults or {}), **(instances[name] or {})}
     options["queues"] = worker_queues(name, options)
     return options
@@ -97,7 +97,7 @@ def drain_timeout(options: Mapping[str, Any]) -> float:
 def longest_drain(
     instances: Mapping[str, Mapping[str, Any] | None], defaults: Mapping[str, Any] | None = None
 ) -> float:
-    """Seconds that the longest drain of any worker may take."""
+    """Return the seconds that the longest drain of any worker may take."""
     return max(
         (drain_timeout(worker_options(name, instances, defaults)) for name in instances),
         default=0.0,
@@ -107,7 +107,7 @@ def longest_drain(
 def running(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], app: str
 ) -> list[dict[str, str]]:
-    """Host and name of every worker that runs, from what this run's plan has seen."""
+    """Return host and name of every running worker, according to this run's plan."""
     pattern = re.compile(rf"{re.escape(app)}-worker@([^.]+)\.service")
     found = []
     for host in hosts:
@@ -120,7 +120,7 @@ def running(
 
 
 def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: str = "") -> str:
-    """The command line of one worker, quoted for shlex; `python` stands for the release's own interpreter."""
+    """Return the command line of one worker, quoted for shlex; `python` means the release's own interpreter."""
     words = [
         "python",
         "-m",
@@ -140,10 +140,10 @@ def worker_command(module: str, node: str, options: Mapping[str, Any], logfile: 
 
 
 def worker_units(facts: Facts, enabled: Iterable[str], timeout: float) -> list[dict[str, Any]]:
-    """Return the units of a host's workers with what their processes read at start, as `settle` takes them.
+    """Return the desired state of a host's worker units, with the files that their processes read when they start.
 
     Args:
-        facts: The application's.
+        facts: The application's facts.
         enabled: Names of the host's workers.
         timeout: Seconds until a worker has to consume.
     """
@@ -167,11 +167,11 @@ def worker_units(facts: Facts, enabled: Iterable[str], timeout: float) -> list[d
 
 
 def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float) -> dict[str, Any]:
-    """Return all that the workers of one host need there, in the form that `settle` takes.
+    """Return the desired state of one host's workers.
 
     Args:
-        facts: The application's.
-        workers: Those of the host.
+        facts: The application's facts.
+        workers: The host's workers.
         release: Name of the release that the workers run.
         timeout: Seconds until a worker has to consume.
     """
@@ -188,7 +188,7 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
         environment = f"{directory}/worker-{name}.env"
         drop_in = f"/etc/systemd/system/{unit}.d"
         pin = f"{root}/pins/worker-{name}"
-        # A second instance, while this one restarts, appends to the same file.
+        # While this instance restarts, a second one appends to the same file.
         log = f"{log_directory(app)}/celery_{name}.log" if facts["logs"] == "file" else ""
         command = worker_command(facts["module"], node, options, log)
         variables = process_environment(
@@ -205,14 +205,14 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
                 "vars": {
                     "directives": directives(WORKER, options),
                     "drain": drain_timeout(options),
-                    # Threads would run to their end what they hand back, and greenlets hand back nothing.
+                    # Threads would still finish the tasks that they return, and greenlets return nothing.
                     "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
                     "hand_back": delivery_parts(delivery, knobs, options)["hand_back"],
                 },
             }
         )
         links.append({"path": pin, "target": f"../releases/{release}"})
-        # Of a second instance, which a killed run may leave.
+        # Files of a second instance, which a killed run may leave.
         data += [{"path": f"{directory}/worker-{name}.next.env"}, {"path": f"{pin}.next"}]
     return {
         "directories": directories,
@@ -236,19 +236,19 @@ def nodes(
     hosts: Iterable[str],
     instances: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, dict[str, Any]]:
-    """Every worker of the fleet by its node name, with host, worker, unit and queues, from the inventory alone.
+    """Return every worker of the fleet by its node name, with host, worker, unit, queues and pool, from the inventory.
 
     Args:
-        hostvars: Ansible's, of which `celery_app_name` and those of celery_worker are read.
-        hosts: The group celery_workers.
-        instances: celery_worker_instances, for hosts that say nothing of their own.
+        hostvars: Ansible's `hostvars`, from which `celery_app_name` and the variables of celery_worker are read.
+        hosts: The hosts of the group celery_workers.
+        instances: celery_worker_instances for hosts that don't set it.
     """
     found = {}
     for host in hosts:
         variables = hostvars[host]
         own = variables.get("celery_worker_instances") or instances
         enabled = variables.get("celery_worker_enabled")
-        # An empty list is an answer: this host takes none.
+        # An empty list is a valid value: this host runs no worker.
         for name in own if enabled is None else enabled:
             options = worker_options(name, own, variables.get("celery_worker_defaults"))
             found[f"{name}@{host}"] = {
@@ -266,7 +266,7 @@ def consumed(
     hosts: Iterable[str],
     instances: Mapping[str, Mapping[str, Any] | None],
 ) -> list[str]:
-    """Every queue that a worker of the fleet consumes, sorted; the arguments are those of `nodes`."""
+    """Return every queue that a worker of the fleet consumes, sorted; the arguments are those of `nodes`."""
     return sorted(
         {q for node in nodes(hostvars, hosts, instances).values() for q in node["queues"]}
     )

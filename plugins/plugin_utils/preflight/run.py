@@ -1,4 +1,4 @@
-"""The table of checks."""
+"""Runs all checks of an inventory, in the order of their table."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 _INHERITED = re.compile(r"celery_worker_instances\.([^.\[]+)\.([a-z_]+)")
 Check = Callable[[Model], Iterator[Problem]]
 
-# In the order in which a person would mend things. Where two checks have something to say about the same
-# path on the same host, the first one speaks.
+# In the order in which a user would fix things. If several checks report the same path on the same host, only the
+# first report counts.
 CHECKS: Final[tuple[Check, ...]] = (
     control.check_versions,
     groups.check_groups,
@@ -125,31 +125,31 @@ CHECKS: Final[tuple[Check, ...]] = (
 
 
 def check(model: Model) -> list[Problem]:
-    """All problems of an inventory, each once with all its hosts, free of secrets.
+    """Return all problems of an inventory, each once with all its hosts, without secrets.
 
-    An inventory whose hosts do not exist yet gets that one answer: what makes the hosts also makes
-    the secrets that everything else would complain about.
+    If the hosts do not exist yet, that is the only problem: what makes the hosts also makes the secrets that the other
+    checks would miss.
     """
     found = list(control.check_hosts_exist(model))
     if not found:
         found, model = stray_options.remove_stray_options(model)
-        spoken = {(problem.variable, host) for problem in found for host in _hosts(problem)}
+        reported = {(problem.variable, host) for problem in found for host in _hosts(problem)}
         for one in CHECKS:
             fresh = [
                 left
                 for problem in one(model)
-                if (left := _unspoken(_of_defaults(model, problem), spoken))
+                if (left := _unreported(_moved_to_defaults(model, problem), reported))
             ]
-            spoken |= {(problem.variable, host) for problem in fresh for host in _hosts(problem)}
+            reported |= {(problem.variable, host) for problem in fresh for host in _hosts(problem)}
             found += fresh
         if not any(problem.severity is Severity.ERROR for problem in found):
-            # A default fails because of what it is made from; where that is reported, this is not.
+            # A default fails because of the variables that it uses; errors in these are enough to report.
             found += rendering.check_defaults(model)
     return scrubbed([_placed(model, problem) for problem in grouped(found)], secrets_of(model))
 
 
-def _of_defaults(model: Model, problem: Problem) -> Problem:
-    """The problem of an option that a worker only inherits, where it is written."""
+def _moved_to_defaults(model: Model, problem: Problem) -> Problem:
+    """Return the problem; for an option that a worker inherits, it names celery_worker_defaults instead."""
     match = _INHERITED.fullmatch(problem.variable)
     if match is None:
         return problem
@@ -161,16 +161,16 @@ def _of_defaults(model: Model, problem: Problem) -> Problem:
     return replace(problem, variable=f"celery_worker_defaults.{option}")
 
 
-def _unspoken(problem: Problem, spoken: set[tuple[str, str]]) -> Problem | None:
-    """The problem with the hosts that nothing was said of yet, if there are any."""
-    hosts = tuple(host for host in _hosts(problem) if (problem.variable, host) not in spoken)
+def _unreported(problem: Problem, reported: set[tuple[str, str]]) -> Problem | None:
+    """Return the problem with only the hosts for which it is new; None if there are none."""
+    hosts = tuple(host for host in _hosts(problem) if (problem.variable, host) not in reported)
     if not hosts:
         return None
     return replace(problem, hosts=hosts if problem.hosts else ())
 
 
 def _placed(model: Model, problem: Problem) -> Problem:
-    """The problem with the places of the inventory that it stands in."""
+    """Return the problem with its places in the inventory's files."""
     found = (
         origin.find(model.raw.get(host, {}), problem.variable)
         for host in problem.hosts or tuple(model.hosts)

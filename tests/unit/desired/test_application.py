@@ -618,7 +618,7 @@ def test_a_redis_host() -> None:
         {"kind": "broker", "name": "shop-broker", "port": 6379},
         {"kind": "results", "name": "shop-results", "port": 6380},
     ]
-    servers: redis.Servers = {
+    servers: redis.RedisServers = {
         "config": "/etc/r",
         "tls": "/etc/tls",
         "host": "redis1",

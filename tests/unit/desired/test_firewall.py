@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import firewall
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.facts import Facts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
 
 from tests.support.networks import HOST, NEIGHBOUR, OWN, STRANGER, Network, network, tool
@@ -40,17 +41,20 @@ def state(**given: Any) -> dict[str, Any]:
             "b": {"ansible_host": "192.0.2.2"},
             "c": {"firewall_address": ["192.0.2.3", "2001:db8::3"]},
         },
-        "hosts": ["a", "b", "c"],
-        "host": "a",
         "enabled": True,
         "redis": [6379, "6380"],
         "web": "",
         "clients": [],
-        "directory": "/etc/celery-fleet/shop",
         "packages": [],
         **given,
     }
-    return firewall.state("shop", **options)
+    facts = {
+        "name": "shop",
+        "directory": "/etc/celery-fleet/shop",
+        "host": "a",
+        "groups": {"fleet": ["a", "b", "c"]},
+    }
+    return firewall.state(cast(Facts, facts), **options)
 
 
 @pytest.mark.parametrize(

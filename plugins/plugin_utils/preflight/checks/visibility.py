@@ -151,7 +151,7 @@ def _held(
 ) -> tuple[float, str]:
     """Return how many seconds a worker may hold a task, and how they are computed."""
     bounds = {name: as_number(settings.get(name)) for name in _BOUNDS}
-    hold = visibility.hold(parsed(WORKER, options), promise, bounds)
+    hold = visibility.hold_time(parsed(WORKER, options), promise, bounds)
     if hold is None:
         hour = number_text(visibility.UNBOUNDED)
         return visibility.UNBOUNDED, (

@@ -1,1 +1,1 @@
-"""Checks of what was found on the hosts."""
+"""Checks what was found on the hosts."""

@@ -124,7 +124,7 @@ def _memory(
         more = f" and {len(largest) - 4} more" if len(largest) > 4 else ""
         yield Problem(
             "memory",
-            f"of the host is {_size(memory)}, and what runs there may take {_size(total)}: {words}{more}. Without free "
+            f"of the host is {_size(memory)}, but what runs there may use {_size(total)}: {words}{more}. Without free "
             "memory the kernel kills processes",
             "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
             "or use a larger host",
@@ -167,9 +167,9 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
         what = "releases and virtualenvs" if path == "/opt" else "packages, logs and data"
         yield Problem(
             "disk",
-            f"of the host has {_size(free)} left below {path}, where {what} go",
+            f"of the host has {_size(free)} left below {path}, the place of {what}",
             f"free at least {_size(_ROOM)} there, or enlarge the disk"
-            + ("; celery_release_keep sets how many releases stay" if path == "/opt" else ""),
+            + ("; celery_release_keep sets how many releases are kept" if path == "/opt" else ""),
             value=path,
             hosts=(host,),
             severity=Severity.ERROR if free < _LEAST_ROOM else Severity.WARNING,
@@ -185,7 +185,7 @@ def _redis(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         yield Problem(
             package,
             f"of the host's packages is older than {'.'.join(map(str, least))}",
-            "use a host whose package sources have a newer one",
+            "use a host whose package sources have a newer version",
             value=text,
             hosts=(host,),
         )

@@ -1,4 +1,4 @@
-"""Ports, names and users of a host that belong to another application of a fleet, or to other software."""
+"""Checks for ports, names and users of a host that belong to another application of a fleet or to other software."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _of_another_inventory(
 ) -> Problem:
     return Problem(
         "celery_app_name",
-        f"belongs to another inventory on this host: {path} names {mark.get('owner')} as the owner, and this "
+        f"belongs to another inventory on this host: {path} names {mark.get('owner')} as the owner, but this "
         f"inventory is {claim.get('owner')}",
         "choose another name; or, if this inventory takes the application over, set celery_app_owner to "
         f"{mark.get('owner')}",
@@ -173,7 +173,7 @@ def _strangers(
     listeners, files = as_mapping(facts.get("listeners")), as_strings(facts.get("files"))
     before = {as_number(port) for port in as_mapping(own.get("ports")).values()}
     for name, port in as_mapping(claim.get("ports")).items():
-        # Ports of the previous deploy may change places in this run.
+        # In this run the application's previous ports may be exchanged with one another.
         if name in taken or as_number(port) in before:
             continue
         ours: tuple[str, ...]

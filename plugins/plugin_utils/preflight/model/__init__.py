@@ -1,1 +1,1 @@
-"""The inventory as preflight sees it: rendered values, where they come from, and what is printed of them."""
+"""The inventory as preflight sees it: rendered values, their places in files, and their redacted text."""

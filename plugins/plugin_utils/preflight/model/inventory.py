@@ -27,7 +27,7 @@ ACCESS: Final = (
     "ansible_python_interpreter",
 )
 # The reason given if no password opens a value encrypted by ansible-vault.
-ENCRYPTED: Final = "is encrypted, and no vault password that was given opens it"
+ENCRYPTED: Final = "is encrypted, but none of the given vault passwords opens it"
 MEMBER_GROUPS: Final = ("redis", "celery_workers", "celery_beat", "celery_producers", "flower")
 
 

@@ -1,4 +1,4 @@
-"""What users may see of a value."""
+"""Redacts secrets in values that are shown to users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of problems in messages and warnings."""
+"""Writes problems as text for messages and warnings."""
 
 from __future__ import annotations
 

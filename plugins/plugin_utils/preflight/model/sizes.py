@@ -1,4 +1,4 @@
-"""Sizes in the notation of redis.conf."""
+"""Reads sizes in the notation of redis.conf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of single values as YAML files have it, before YAML makes numbers, booleans and dates of them."""
+"""Returns the text of single values in YAML files, before YAML turns it into numbers, booleans and dates."""
 
 from __future__ import annotations
 
