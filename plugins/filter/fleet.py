@@ -1,4 +1,4 @@
-"""Filters of the fleet's roles: thin names over `plugin_utils`."""
+"""Offers functions of `plugin_utils` as filters for the roles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with errors that Ansible prints in one line."""
+    """Return the same function with errors that Ansible prints in one line."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -51,17 +51,17 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pki_state(source: Any, host: str, **options: Any) -> dict[str, Any]:
-    """`wanted.host_state` of the roles' variables."""
+    """Return `wanted.host_state` for the roles' variables."""
     return wanted.host_state(wanted.Given(source=source, **options), host)
 
 
 def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
-    """A line of an htpasswd file (SHA-512-crypt), the same at each call for the same password.
+    """Return a line of an htpasswd file (SHA-512-crypt), the same at each call for the same password.
 
-    The salt is made of the user and of names that another fleet does not have. The password must not be part of it: the
-    salt stands in the file, and who has that could then try passwords without the rounds of the hash.
+    The salt is made from the user and from names that no other fleet has. The password must not be part of it: the
+    salt is in the file, so a reader could try passwords without the rounds of the hash.
 
-    Python 3.13 has no crypt module any more; libcrypt, which glibc's own login uses, is on every Linux host.
+    Python 3.13 no longer has a crypt module; libcrypt, which glibc's own login uses, is on every Linux host.
     """
     library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p
@@ -74,14 +74,14 @@ def htpasswd(password: str, user: str, names: Iterable[str]) -> str:
 
 
 def parts(run: list[str], skip: list[str]) -> list[str]:
-    """Names of the plan's parts under these tags."""
+    """Return the names of the plan's parts under these tags."""
     return [part.name for part in parts_in(run, skip)]
 
 
 def site(
     facts: Facts, name: str, user: str, password: str, names: list[str], **options: Any
 ) -> dict[str, Any]:
-    """`nginx.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """Return `nginx.site` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     line = htpasswd(password, user, [name, *names]) if options["protected"] else ""
     return nginx.site(facts, name, password_line=line, **options)
 
@@ -89,15 +89,15 @@ def site(
 def location(
     name: str, user: str, password: str, names: list[str], **options: Any
 ) -> dict[str, Any]:
-    """`nginx.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
+    """Return `nginx.location` with the password in the form that nginx reads; for `names` see `htpasswd`."""
     return nginx.location(name, password_line=htpasswd(password, user, [name, *names]), **options)
 
 
 class FilterModule:
-    """Names under which the roles use them."""
+    """The names of the filters in the roles."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """All filters of the fleet."""
+        """Return all filters of the fleet."""
         return {
             "fleet_claims": _plain(claims.claims),
             "fleet_firewall": _plain(firewall.state),

@@ -1,4 +1,4 @@
-"""Lookup `fleet_runtime`: the package that runs on the hosts, as files to settle there."""
+"""Lookup `fleet_runtime`: returns the package that runs on the hosts as files of their desired state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LookupModule(LookupBase):
     """Reads src/celery_fleet once in each process."""
 
     def run(self, terms: list[Any], variables: Any = None, **kwargs: Any) -> list[Any]:
-        """Version, directory and files of the runtime."""
+        """Return version, directory and files of the runtime."""
         if not _cache:
             _cache.update(_read())
         return [_cache]
@@ -56,7 +56,7 @@ def _read() -> dict[str, Any]:
     sources = {
         str(path.relative_to(package)): path.read_text() for path in sorted(package.rglob("*.py"))
     }
-    # Also apart: as the command of the host it belongs to no version, and each application brings it.
+    # Also returned separately: as the host's command it belongs to no version, and each application installs it.
     wrapper = sources["cli/wrapper.py"]
     digest = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:8]
     named = re.search(r'^__version__ = "(.+)"$', sources["__init__.py"], re.MULTILINE)

@@ -1,9 +1,9 @@
-"""Vars plugin `variable_files`: reads the inventory's files of variables first, to say where a mistake is.
+"""Vars plugin `variable_files`: reads the inventory's files of variables first, to name the place of a mistake.
 
-It gives no variables. Ansible reads the same files later, and then names neither the file of a YAML error nor that of
-a wrong vault password. It also refuses, before any playbook is read, what Celery Fleet can't run with: an old
-ansible-core, and one that does not find the collection. For the latter the playbooks have this directory beside them,
-as `vars_plugins`; so this file has to work with any version and configuration of Ansible.
+It returns no variables. Ansible reads the same files later, but then does not name the file of a YAML error or of a
+wrong vault password. Before any playbook is read, it also refuses an ansible-core that is too old or does not find the
+collection. For the latter the playbooks have this directory beside them as `vars_plugins`, so this file has to work
+with any version and configuration of Ansible.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ DOCUMENTATION = r"""
 name: variable_files
 short_description: Say where the mistakes in files of variables are
 description:
-  - Refuses files of variables that are no YAML, or are encrypted with another password, and says where they are.
+  - Refuses files of variables that are not valid YAML, or are encrypted with another password, and names them.
   - Refuses a run with an ansible-core that is too old, or that does not find the collection, with the remedy.
 options:
   stage:
-    description: When it runs; while the inventory is read, and so before any playbook is.
+    description: When it runs; while the inventory is read, so before any playbook is read.
     type: str
     choices: [inventory]
     default: inventory
@@ -38,17 +38,17 @@ from ansible.release import __version__
 
 COLLECTION = "celery_fleet.core"
 ROOT = Path(__file__).resolve().parents[2]
-# As in preflight/checks/control.py:, which old versions can't import.
+# The same as in preflight/checks/control.py, which old versions can't import.
 OLDEST = (2, 19)
 ANSIBLES_WORDS = "Attempting to decrypt but no vault secrets found"
-# "$ANSIBLE_VAULT;1.2;AES256;shop": a file's first line, with the vault's id where it has one.
+# Bytes that contain a file's first line, such as "$ANSIBLE_VAULT;1.2;AES256;shop", with the vault's id if it has one.
 HEADER = 200
 
 
 class VarsModule(BaseVarsPlugin):
-    """Is asked for each host, group and source of variables."""
+    """The plugin that Ansible calls for each host, group and source of variables."""
 
-    # One for a run, in place of one for each question.
+    # Ansible makes one instance for a run instead of one for each call.
     is_stateless = True
 
     def get_vars(self, loader: Any, path: str, entities: Any, cache: bool = True) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class VarsModule(BaseVarsPlugin):
         return {}
 
     def _read(self, loader: Any, inventory: str, file: str) -> Mapping[str, Any]:
-        """Read a file as Ansible will, which then has it in its cache; an error of YAML bears its place."""
+        """Read a file like Ansible, which then has it in its cache; an error in its YAML names the place."""
         try:
             found = loader.load_from_file(file, cache="all", unsafe=True, trusted_as_template=True)
         except AnsibleVaultError:
@@ -89,10 +89,10 @@ class VarsModule(BaseVarsPlugin):
 
 @cache
 def refuse_ansible() -> None:
-    """Refuse what Celery Fleet can't run with; looked at once, and not for each host.
+    """Refuse an Ansible that Celery Fleet can't run with; checked once, not for each host.
 
     Raises:
-        AnsibleError: It is an old version, or one that does not find the collection.
+        AnsibleError: Its version is too old, or it does not find the collection.
     """
     refuse_version(__version__)
     try:
@@ -109,12 +109,12 @@ def refuse_version(version: str) -> None:
     """Refuse an ansible-core that is too old for our plugins.
 
     Raises:
-        AnsibleError: It is.
+        AnsibleError: It is too old.
     """
     if tuple(int(number) for number in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise AnsibleError(
-            f"This is ansible-core {version}, and Celery Fleet needs {oldest} or newer. Nothing was changed. Install a "
+            f"This is ansible-core {version}, but Celery Fleet needs {oldest} or newer. Nothing was changed. Install a "
             f"newer one (`pip install 'ansible-core>={oldest}'`). In a checkout, `make setup` does so: use its "
             ".venv/bin/ansible-playbook."
         )
@@ -122,7 +122,7 @@ def refuse_version(version: str) -> None:
 
 @cache
 def encrypted(directory: str) -> list[tuple[Path, str]]:
-    """The whole files of variables that are encrypted, and the id of each one's vault, if it has one."""
+    """Return the files of variables that are encrypted as a whole, each with its vault id or an empty string."""
     found = []
     for kind in ("group_vars", "host_vars"):
         for file in sorted((Path(directory) / kind).rglob("*")):
@@ -139,30 +139,30 @@ def encrypted(directory: str) -> list[tuple[Path, str]]:
 
 
 def remedy(inventory: Path, found: list[tuple[Path, str]]) -> str:
-    """What was found, and the line to type."""
+    """Return a message that names the encrypted file and the line to type."""
     file, identity = found[0]
     return (
-        f"{ANSIBLES_WORDS}: {file} is encrypted, and no password was given. Nothing was changed. Type\n"
+        f"{ANSIBLES_WORDS}: {file} is encrypted, but no password was given. Nothing was changed. Type\n"
         f"{_export(inventory, identity)}"
-        "and then the same command again. In place of `prompt`, which asks, the name of a file with the password will "
-        "do, or of a program that prints it: docs/secrets.md."
+        "and then the same command again. Instead of `prompt`, which asks, you can write the name of a file with the "
+        "password, or of a program that prints it: docs/secrets.md."
     )
 
 
 def twice(name: str, before: str, file: str) -> str:
-    """Return what is said of a variable that two files of one group or host set."""
+    """Return the warning about a variable that two files of one group or host set."""
     return (
         f"{name} is set in {before} and again in {file}, which wins. Remedy: remove one of the two"
     )
 
 
 def wrong_password(inventory: Path, file: Path) -> str:
-    """What to do where the passwords that were given do not open a file."""
+    """Return a message for a file that none of the given passwords opens, with the remedy."""
     identity = dict(encrypted(str(inventory))).get(file, "")
     label = f" (it was encrypted with that of the vault id {identity})" if identity else ""
     return (
-        f"{file} can't be decrypted: no vault password that was given opens it{label}. Nothing was changed. Look for "
-        "the right one, give it with\n"
+        f"{file} can't be decrypted: none of the given vault passwords opens it{label}. Nothing was changed. Find "
+        "the right one, pass it with\n"
         f"{_export(inventory, identity)}"
         "and type the same command again. If that password is lost, write the file again with new secrets: "
         "docs/secrets.md."

@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, Callable[[Fleet], dict[str, Any]], tuple[str, ...]]]
     "firewall by a name": (
         "marketplace_ops",
         lambda _: {"firewall_redis_clients": ["monitoring.example.com"]},
-        ("firewall_redis_clients", "is no address"),
+        ("firewall_redis_clients", "is not an address"),
     ),
     "firewall for everybody": (
         "marketplace_ops",

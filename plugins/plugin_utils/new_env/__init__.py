@@ -1,1 +1,1 @@
-"""Makes a new environment: its options, what is refused of them, the files that are made, their way to disk."""
+"""Makes a new environment: reads and checks its options, renders its files and writes them to disk."""

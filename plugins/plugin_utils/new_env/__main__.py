@@ -1,4 +1,4 @@
-"""`make new-env`."""
+"""Runs the program for `make new-env`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The options about the application: its code, its workers and queues, its web process, its database.
+"""Reads the options about the application: its code, its workers and queues, its web process, its database.
 
-Each function reads one option, and adds to the answers what is wrong with it.
+Each function reads one option and adds the mistakes in it to the answers.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ def read_workers(answers: Answers) -> tuple[Worker, ...]:
         if not names.queue_fits(queue) or not names.worker_fits(name):
             answers.wrong(
                 "QUEUES",
-                "is no queue's name that Redis's ACL and `celery -Q` can take, or one of Celery's own keys",
-                "begin with a letter or digit; use letters, digits and _ . : @ + ~ / - only, as in orders=4,mail",
+                "is not a queue name that Redis's ACL and `celery -Q` accept, or is one of Celery's own keys",
+                "begin with a letter or digit; use only letters, digits and _ . : @ + ~ / -, as in orders=4,mail",
                 item,
             )
         elif equals and not (_COUNT.fullmatch(number) and 1 <= int(number) <= _MOST_PROCESSES):
             answers.wrong(
                 "QUEUES",
-                "has no number of processes behind its =",
-                f"write a whole number from 1 to {_MOST_PROCESSES}, or the queue alone",
+                "has no number of processes after the =",
+                f"write a whole number from 1 to {_MOST_PROCESSES}, or only the queue",
                 item,
             )
         elif name in found:
             other = found[name].queue
             answers.wrong(
                 "QUEUES",
-                "is there twice"
+                "is listed twice"
                 if other == queue
                 else f"would have a worker of the same name as {other}",
                 "write it once"
@@ -79,16 +79,19 @@ def read_routes(answers: Answers, queues: Sequence[str]) -> dict[str, str]:
         if not _ROUTE.fullmatch(pattern):
             answers.wrong(
                 "ROUTES",
-                "is no pattern of task names",
+                "is not a pattern of task names",
                 "use letters, digits and _ . - * ? [ ]",
                 pattern,
             )
         elif queue not in queues:
             answers.wrong(
-                "ROUTES", "goes to none of QUEUES", near(queue, queues), f"{pattern}={queue}"
+                "ROUTES",
+                "goes to a queue that is not in QUEUES",
+                near(queue, queues),
+                f"{pattern}={queue}",
             )
         elif pattern in found:
-            answers.wrong("ROUTES", "is there twice", "leave one queue for it", pattern)
+            answers.wrong("ROUTES", "is listed twice", "leave one queue for it", pattern)
         else:
             found[pattern] = queue
     return found
@@ -102,7 +105,7 @@ def read_source(answers: Answers) -> dict[str, str]:
     directory = answers.given.get("DIRECTORY", "")
     if Path(directory).is_absolute() or ".." in Path(directory).parts:
         answers.wrong(
-            "DIRECTORY", "leads out of the source", "write a path below its root, without .."
+            "DIRECTORY", "leads outside the source", "write a path below its root, without .."
         )
         directory = ""
     below = {"directory": directory} if directory else {}
@@ -111,7 +114,7 @@ def read_source(answers: Answers) -> dict[str, str]:
         return {**_git(answers, text), **below}
     if "VERSION" in answers.given:
         answers.wrong(
-            "VERSION", "belongs to a git repository, and SOURCE is a directory", "leave it out"
+            "VERSION", "belongs to a git repository, but SOURCE is a directory", "leave it out"
         )
     root = answers.at(text)
     if not source.is_dir(root):
@@ -119,12 +122,12 @@ def read_source(answers: Answers) -> dict[str, str]:
             "SOURCE",
             "is a file, not a directory"
             if source.is_file(root)
-            else "is no directory of this machine that you may read",
-            f"write the directory of the code, relative ones as seen from {answers.place.base}, "
+            else "is not a directory of this machine that you may read",
+            f"write the directory of the code, which may be relative to {answers.place.base}, "
             "or the address of a git repository",
         )
     elif not source.is_dir(root / directory):
-        answers.wrong("DIRECTORY", "is no directory of the source", f"name one below {root}")
+        answers.wrong("DIRECTORY", "is not a directory of the source", f"name one below {root}")
     else:
         _code(answers, root, root / directory)
     return {"path": text, **below}
@@ -142,7 +145,7 @@ def _code(answers: Answers, root: Path, directory: Path) -> None:
         answers.wrong(
             "MODULE",
             f"is a module that is not below {directory}",
-            "write it as seen from there, or name the directory that it is imported from in DIRECTORY",
+            "write it relative to that, or name the directory that it is imported from in DIRECTORY",
         )
 
 
@@ -150,20 +153,22 @@ def _git(answers: Answers, address: str) -> dict[str, str]:
     if not source.address_fits(address):
         answers.wrong(
             "SOURCE",
-            "is no address of a git repository",
+            "is not the address of a git repository",
             "write it as in https://git.example.com/team/shop.git or git@git.example.com:team/shop.git",
         )
     elif source.has_login(address):
-        # Not shown: it may be a real one.
+        # It is not shown, because it may be a real login.
         answers.wrong(
             "SOURCE",
-            "has a login in it, which would stand in a file that is not encrypted",
-            f"leave it out: {source.FIND_LOGIN}",
+            "contains a login, which would be in a file that is not encrypted",
+            f"remove it: {source.FIND_LOGIN}",
             "(not shown)",
         )
     version = answers.given.get("VERSION", "")
     if version and not source.version_fits(version):
-        answers.wrong("VERSION", "is no branch, tag or commit", "name a tag or a commit's full id")
+        answers.wrong(
+            "VERSION", "is not a branch, tag or commit", "name a tag or a commit's full id"
+        )
     return {"git": address, "version": version}
 
 
@@ -174,14 +179,14 @@ def read_web(
     try:
         command = tuple(shlex.split(answers.given.get("WEB", "")))
     except ValueError as error:
-        answers.wrong("WEB", f"is no command line: {error}", "close its quotes")
+        answers.wrong("WEB", f"is not a command line: {error}", "close its quotes")
         command = ()
     if command and PRODUCERS not in members:
         answers.wrong("WEB", "has no host", "name one in PRODUCERS, or leave WEB out")
     protected = answers.items("PROTECT")
     for path in protected:
         if not _PATH.fullmatch(path) or not network.is_request_path(path):
-            answers.wrong("PROTECT", "is no path", "write it as in /admin/", path)
+            answers.wrong("PROTECT", "is not a path", "write it as in /admin/", path)
     if protected and "WEB" not in answers.given:
         answers.wrong(
             "PROTECT",
@@ -196,14 +201,14 @@ def read_domain(answers: Answers, members: Mapping[str, tuple[str, ...]]) -> str
     domain = answers.fitting(
         "DOMAIN",
         lambda text: _DOMAIN.fullmatch(text) is not None and not network.is_address(text),
-        "is no domain name",
-        "write it as in DOMAIN=shop.example.com, in small letters and without https://",
+        "is not a domain name",
+        "write it as in DOMAIN=shop.example.com, in lower case and without https://",
     )
     sites = members.get(FLOWER, ()) + (members.get(PRODUCERS, ()) if "WEB" in answers.given else ())
     if domain and members and not sites:
         answers.wrong(
             "DOMAIN",
-            "names a web site, and there is none",
+            "names a web site, but there is none",
             "give WEB or FLOWER, or leave it out",
         )
     return domain
@@ -219,13 +224,13 @@ def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname or ""
     except ValueError as error:
-        answers.wrong("DATABASE", f"is no URL: {error}", example, "(not shown)")
+        answers.wrong("DATABASE", f"is not a URL: {error}", example, "(not shown)")
         return None
     if parts.password is not None:
         answers.wrong(
             "DATABASE",
-            "has a password in it, which would stay in the shell's history",
-            "leave it out: one is made; your own is put in its place afterwards",
+            "contains a password, which would stay in the shell's history",
+            "remove it: one is generated, and you can replace it with your own afterwards",
             "(not shown)",
         )
         return None
@@ -234,7 +239,7 @@ def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
     if not good or not (HOST.fullmatch(host) or network.is_address(host)):
         answers.wrong(
             "DATABASE",
-            "lacks a scheme, a user, a host or a database's name that one could use",
+            "lacks a scheme, a user, a host or a database's name that can be used",
             example,
         )
         return None
@@ -242,12 +247,12 @@ def read_database(answers: Answers, hosts: tuple[str, ...]) -> Database | None:
     if host == "localhost" and len(hosts) > 1:
         answers.wrong(
             "DATABASE",
-            "is another one on each host",
+            "is a different database on each host",
             f"name the host that has it, such as {hosts[0]}",
         )
     on = on if parts.scheme.startswith("postgres") else ""
     query = dict(parse_qsl(parts.query))
     if not query and parts.scheme.startswith("postgres"):
-        # Encrypted; and by channel binding the server proves that it knows the password's verifier.
+        # Encrypted; with channel binding the server also proves that it knows the password's verifier.
         query = {"sslmode": "require", **({"channel_binding": "require"} if on else {})}
     return Database(parts.scheme, user, host, port, path, query, on)

@@ -1,4 +1,4 @@
-"""What an environment is made of: hosts and what they are for, the application, and where its files go."""
+"""Types of an environment: its hosts and their groups, the application, and the place of its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Place:
 
     Attributes:
         base: The directory from which relative paths start: a checkout of Celery Fleet, or a user's own project.
-        inventories: The directory that gets the environment's.
+        inventories: The directory in which the environment's directory is made.
     """
 
     base: Path
@@ -38,13 +38,13 @@ class Place:
 
     @property
     def is_checkout(self) -> bool:
-        """Whether this is a checkout of Celery Fleet, and not a project that uses the installed collection."""
+        """Whether `base` is a checkout of Celery Fleet, not a project that uses the installed collection."""
         return (self.base / "galaxy.yml").is_file() and (self.base / "playbooks/site.yml").is_file()
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker with its one queue; `concurrency` is None for Celery's own."""
+    """A worker with its one queue; `concurrency` is None for Celery's default."""
 
     name: str
     queue: str
@@ -53,10 +53,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Database:
-    """The parts of DATABASE_URL but its password.
+    """The parts of DATABASE_URL, without its password.
 
     Attributes:
-        on: The host of the fleet that PostgreSQL is to be installed on; empty where the database is elsewhere.
+        on: The host of the fleet on which PostgreSQL will be installed; empty if the database is elsewhere.
     """
 
     scheme: str
@@ -70,12 +70,12 @@ class Database:
 
 @dataclass(frozen=True)
 class Environment:
-    """All that the files of an environment are made of, but for its secrets.
+    """All that the files of an environment are made from, except its secrets.
 
     Attributes:
         members: Group -> its hosts; a group without hosts is left out.
         source: `celery_app_source`.
-        addresses: Host -> `ansible_host`, where it has one.
+        addresses: Host -> `ansible_host`, for hosts that have one.
     """
 
     name: str
@@ -97,17 +97,17 @@ class Environment:
     vault_password_file: Path | None
 
     def has(self, group: str) -> bool:
-        """Whether a group has hosts."""
+        """Return whether a group has hosts."""
         return group in self.members
 
     @property
     def addresses_known(self) -> bool:
-        """Whether it is known where the connections of each host come from."""
+        """Whether the address that each host's connections come from is known."""
         return all(network.is_address(self.addresses.get(host, host)) for host in self.hosts)
 
 
 def default_members(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return who does what by default: of two hosts one has the workers, of more one has only Redis."""
+    """Return the default groups: one of two hosts has the workers; of more, one only has Redis."""
     first, *others = hosts
     if not others:
         redis, control, workers = first, first, [first]

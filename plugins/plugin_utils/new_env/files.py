@@ -1,4 +1,4 @@
-"""The files of a new environment."""
+"""Renders the files of a new environment."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ALL: Final = "group_vars/all"
 def files(
     environment: Environment, place: Place, values: Mapping[str, str], vault_password: bytes
 ) -> dict[str, File]:
-    """Path below the environment's directory -> file.
+    """Return each file by its path below the environment's directory.
 
     Args:
-        environment: What is wanted.
+        environment: The environment.
         place: Where it will be.
         values: Its secrets.
-        vault_password: What the vault is encrypted with, where there is one.
+        vault_password: The vault's password, used if there is a vault.
     """
     render = _Renderer(environment, place)
     found = {
@@ -60,7 +60,7 @@ def files(
 
 
 def configuration(collections: str) -> str:
-    """An `ansible.cfg` for a project that uses the installed collection.
+    """Return an `ansible.cfg` for a project that uses the installed collection.
 
     Args:
         collections: The directory of the project that it is installed in; empty if it is elsewhere.
@@ -69,7 +69,7 @@ def configuration(collections: str) -> str:
 
 
 def lookups(environment: Environment) -> dict[str, str]:
-    """Each secret as an expression that takes it from the environment of who deploys."""
+    """Return for each secret an expression that reads it from the environment of the user who deploys."""
     found = {}
     for name in secret.names(environment):
         variable = secret.variable(name)
@@ -81,14 +81,14 @@ def lookups(environment: Environment) -> dict[str, str]:
 
 
 def secret_text(value: str, indent: int) -> str:
-    """A secret, or the lines of the expression for it, as it stands behind a key in YAML."""
+    """Return a secret, or the lines of the expression for it, in the form of a value after a key in YAML."""
     if "\n" not in value:
         return json.dumps(value)
     return ">-\n" + "\n".join(" " * indent + line for line in value.splitlines())
 
 
 def yaml_text(value: Any) -> str:
-    """A value as it stands behind a key in YAML, on one line."""
+    """Return a value in the form of a value after a key in YAML, on one line."""
     text: str = yaml.safe_dump(
         value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
     )
@@ -96,11 +96,11 @@ def yaml_text(value: Any) -> str:
 
 
 def _jinja() -> Jinja:
-    """What renders the templates beside this file."""
+    """Return the Jinja environment for the templates beside this file."""
     made = Jinja(  # noqa: S701 - YAML, Markdown and no HTML
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         undefined=StrictUndefined,
-        # Not Ansible's own, which stand in what is made.
+        # Not Ansible's own delimiters, which are in the generated files.
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
@@ -127,7 +127,7 @@ class _Renderer:
         self._directory = shown_directory(environment, place)
 
     def __call__(self, name: str, values: Mapping[str, str] | None = None) -> str:
-        """One file; `values` are its secrets, or what stands in their place."""
+        """Return one file; `values` are its secrets, or the expressions for them."""
         env = self._environment
         return self._jinja.get_template(f"{name}.j2").render(
             env=env,
@@ -150,7 +150,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def sites(environment: Environment) -> dict[str, str]:
-    """Host of a web site -> the name or address that a user types."""
+    """Return for each host of a web site the name or address that users type."""
     hosts = [
         *(environment.members.get(PRODUCERS, ()) if environment.web else ()),
         *environment.members.get(FLOWER, ()),
@@ -162,7 +162,7 @@ def sites(environment: Environment) -> dict[str, str]:
 
 
 def shown_directory(environment: Environment, place: Place) -> str:
-    """The environment's directory as it is typed in the place's base."""
+    """Return the environment's directory as users type it in the place's base."""
     directory = place.inventories / environment.name
     if directory.is_relative_to(place.base):
         return str(directory.relative_to(place.base))
@@ -170,6 +170,6 @@ def shown_directory(environment: Environment, place: Place) -> str:
 
 
 def password_file(environment: Environment, directory: str) -> str:
-    """The file of the vault's password as it is typed in the place's base."""
+    """Return the file of the vault's password as users type it in the place's base."""
     given = environment.vault_password_file
     return f"{directory}/{PASSWORD_FILE}" if given is None else str(given)

@@ -1,6 +1,6 @@
-"""The options about hosts: which there are, what each is for, how they are reached, whether they get a firewall.
+"""Reads the options about hosts: their names, their groups, their addresses, and whether they get a firewall.
 
-Each function reads one option, and adds to the answers what is wrong with it.
+Each function reads one option and adds the mistakes in it to the answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SINGLE: Final = (REDIS, BEAT)
 
 
 def read_hosts(answers: Answers) -> tuple[str, ...]:
-    """Return the hosts: HOSTS, or all that are named for some group."""
+    """Return the hosts: HOSTS, or all hosts that the options of groups name."""
     options = ("HOSTS",) if "HOSTS" in answers.given else tuple(GROUPS.values())
     found: dict[str, None] = {}
     for option in options:
@@ -34,8 +34,8 @@ def read_hosts(answers: Answers) -> tuple[str, ...]:
         if not _is_name_or_address(host):
             answers.wrong(
                 "HOSTS",
-                "can't be a host's name, which others resolve, and which node names and certificates have",
-                "use a-z, 0-9, dots and dashes only, with commas between hosts; give its address in ADDRESSES",
+                "can't be a host's name, which others have to resolve and which is part of node names and certificates",
+                "use only a-z, 0-9, dots and dashes, with commas between hosts; give its address in ADDRESSES",
                 host,
             )
         elif host in TAKEN:
@@ -51,12 +51,12 @@ def read_hosts(answers: Answers) -> tuple[str, ...]:
 
 
 def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Return the groups that have hosts, each with these."""
+    """Return the groups that have hosts, each with its hosts."""
     default = default_members(hosts) if hosts else {}
     members: dict[str, tuple[str, ...]] = {}
     for group, option in GROUPS.items():
         if option not in answers.given:
-            # Without HOSTS, who does what is said host by host, and what is not said is not there.
+            # Without HOSTS, each group's option names its hosts, and a group without its option is left out.
             own = default.get(group, ()) if "HOSTS" in answers.given else ()
         elif answers.given[option] == _OFF:
             own = ()
@@ -67,9 +67,9 @@ def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[st
             own = answers.items(option)
             for host in own:
                 if "HOSTS" in answers.given and host not in hosts:
-                    answers.wrong(option, "is none of HOSTS", near(host, hosts), host)
+                    answers.wrong(option, "is not one of HOSTS", near(host, hosts), host)
         if not own and group not in _OPTIONAL and hosts and option not in answers.given:
-            answers.wrong(option, "has no host", f"name its host, or say HOSTS={','.join(hosts)}")
+            answers.wrong(option, "has no host", f"name its host, or write HOSTS={','.join(hosts)}")
         if len(own) > 1 and group in _SINGLE:
             answers.wrong(option, "has more than one host", "leave one")
         if own:
@@ -77,17 +77,17 @@ def read_members(answers: Answers, hosts: tuple[str, ...]) -> dict[str, tuple[st
     idle = set(hosts) - {host for own in members.values() for host in own}
     for host in filter(idle.__contains__, hosts):
         answers.wrong(
-            "HOSTS", "has nothing to do", "leave it out, or name it in WORKERS, say", host
+            "HOSTS", "is in no group", "remove it, or add it to one, such as WORKERS", host
         )
     return members
 
 
 def read_addresses(answers: Answers, hosts: tuple[str, ...]) -> dict[str, str]:
-    """Return the addresses of hosts that have one."""
+    """Return the addresses of hosts for which one is given."""
     found: dict[str, str] = {}
     for host, address in answers.pairs("ADDRESSES", "host with its address"):
         if host not in hosts:
-            answers.wrong("ADDRESSES", "is an address of none of HOSTS", near(host, hosts), host)
+            answers.wrong("ADDRESSES", "is not one of HOSTS", near(host, hosts), host)
         elif host in found:
             answers.wrong("ADDRESSES", "has two addresses", "leave one", host)
         elif other := next(
@@ -96,21 +96,21 @@ def read_addresses(answers: Answers, hosts: tuple[str, ...]) -> dict[str, str]:
             answers.wrong(
                 "ADDRESSES",
                 f"has the address of {other}",
-                "give each host its own; one host that does everything stands in HOSTS once",
+                "give each host its own; list a host that does everything in HOSTS once",
                 f"{host}={address}",
             )
         elif not _is_name_or_address(address.lower()):
             answers.wrong(
                 "ADDRESSES",
-                "is no address and no name",
-                "write it as in 10.1.0.11; what else SSH has to know, such as a port, goes into hosts.yml later",
+                "is neither an address nor a name",
+                "write it as in 10.1.0.11; add other SSH settings, such as a port, to hosts.yml later",
                 f"{host}={address}",
             )
         elif len(hosts) > 1 and network.is_address(address) and not _is_reachable(address):
             answers.wrong(
                 "ADDRESSES",
-                "is no address at which other hosts find it",
-                "write the one that they use",
+                "is not an address at which other hosts can reach it",
+                "write the address that they use",
                 f"{host}={address}",
             )
         else:
@@ -119,7 +119,7 @@ def read_addresses(answers: Answers, hosts: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_firewall(answers: Answers, found: Environment) -> bool:
-    """Return whether hosts get a firewall: not if an address is unknown, unless it was asked for, which is refused."""
+    """Return whether hosts get a firewall; with an unknown address they don't, and FIREWALL=on is refused."""
     choice = answers.choice("FIREWALL", ("on", "off"), "on")
     if len(found.hosts) < 2 or found.addresses_known:
         return choice == "on"
@@ -129,14 +129,14 @@ def read_firewall(answers: Answers, found: Environment) -> bool:
         ]
         answers.wrong(
             "FIREWALL",
-            f"needs the address of each host, and there is none of {', '.join(unknown)}",
+            f"needs the address of each host, but there is none for {', '.join(unknown)}",
             "give them in ADDRESSES; a name would have to be resolved before the network is up",
         )
     return False
 
 
 def _is_name_or_address(text: str) -> bool:
-    """Return whether SSH could reach it. Resolvers take a name that ends in a number for an address, maybe another."""
+    """Return whether SSH could reach it. Resolvers read a name that ends in a number as an address."""
     if network.is_address(text):
         return "%" not in text
     return HOST.fullmatch(text) is not None and _NUMBER.fullmatch(text.rpartition(".")[2]) is None

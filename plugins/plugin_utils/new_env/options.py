@@ -1,4 +1,4 @@
-"""The options of a new environment, and how they are read from a command line."""
+"""Lists the options of a new environment, and reads them from a command line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong with what was given.
+    """A mistake in an option.
 
     Attributes:
-        option: Whose value is wrong.
-        value: The value, as it was given; empty where there is none.
-        message: What is wrong, as the end of a sentence that begins with the option.
+        option: The option's name.
+        value: The value, as it was given; empty if there is none.
+        message: What is wrong, as the rest of a sentence that begins with the option.
         remedy: What to do.
     """
 
@@ -29,12 +29,12 @@ class Mistake:
         return f"{shown}\n     {self.message}\n     Remedy: {self.remedy}"
 
 
-#: The message of an option that is missing.
+# The message of an option that is missing.
 NEEDED: Final = "is needed"
 
 
 class RefusedError(Exception):
-    """What was given can't become an environment; `mistakes` has all that is wrong with it."""
+    """The options can't become an environment; `mistakes` has all that is wrong with them."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         super().__init__("\n".join(map(str, mistakes)))
@@ -42,19 +42,19 @@ class RefusedError(Exception):
 
     @property
     def incomplete(self) -> bool:
-        """Whether an option is missing."""
+        """Whether a required option is missing."""
         return any(one.message == NEEDED for one in self.mistakes)
 
 
 @dataclass(frozen=True)
-class Option:
-    """One option.
+class CommandOption:
+    """An option of the command.
 
     Attributes:
-        name: As it is typed, in capitals.
-        meaning: For the list of options.
-        example: A value.
-        question: How it is asked for on a terminal where it is missing; empty for one that is not needed.
+        name: Its name in capitals, as users type it.
+        meaning: Its text in the list of options.
+        example: An example of its value.
+        question: The question on a terminal if it is missing; empty for one that is not needed.
     """
 
     name: str
@@ -64,87 +64,93 @@ class Option:
 
 
 OPTIONS: Final = (
-    Option(
+    CommandOption(
         "NAME",
         "the environment's name and directory",
         "shop-production",
         "Name of the environment, which is its directory below inventories/",
     ),
-    Option(
+    CommandOption(
         "HOSTS",
-        "its hosts. One takes everything; of two the second takes the workers; of more the first takes Redis, "
-        "the second beat, web process and Flower, all others workers",
+        "its hosts. A single host runs everything; the second of two runs the workers; of more, the first runs Redis, "
+        "the second beat, the web process and Flower, and all others workers",
         "redis1,control1,worker1,worker2",
         "Its hosts, with commas between them",
     ),
-    Option(
+    CommandOption(
         "APP",
-        "the application's name, a prefix of all that is put on hosts",
+        "the application's name, a prefix of everything on the hosts",
         "shop",
         "Name of the application, a prefix of its units, users and directories",
     ),
-    Option(
+    CommandOption(
         "MODULE",
-        "what you give to `celery -A`",
+        "the argument of `celery -A`",
         "shop.celery_app",
-        "Its module, as `celery -A` takes it",
+        "Its module, the argument of `celery -A`",
     ),
-    Option(
+    CommandOption(
         "SOURCE",
         "a directory of this machine, or the address of a git repository",
         "https://git.example.com/team/shop.git",
         "Where its code is: a directory of this machine, or the address of a git repository",
     ),
-    Option("VERSION", "with git: a tag or a commit", "v1.0.0"),
-    Option("DIRECTORY", "where in the source the code and requirements.txt are", "backend"),
-    Option(
+    CommandOption("VERSION", "with git: a tag or a commit", "v1.0.0"),
+    CommandOption("DIRECTORY", "where in the source the code and requirements.txt are", "backend"),
+    CommandOption(
         "ADDRESSES",
-        "how hosts are reached, where not by name",
+        "addresses of hosts that can't be reached by name",
         "redis1=10.1.0.11,worker1=10.1.0.12",
     ),
-    Option("REDIS", "the host of Redis, in place of the choice above", "redis1"),
-    Option("WORKERS", "the hosts of workers", "worker1,worker2"),
-    Option("BEAT", "the host of beat; off for none", "control1"),
-    Option(
+    CommandOption("REDIS", "the host of Redis, instead of the choice above", "redis1"),
+    CommandOption("WORKERS", "the hosts of workers", "worker1,worker2"),
+    CommandOption("BEAT", "the host of beat; off for none", "control1"),
+    CommandOption(
         "PRODUCERS",
         "the hosts of the web process, and others that send tasks; off for none",
         "control1",
     ),
-    Option("FLOWER", "the host of Flower; off for none", "control1"),
-    Option(
+    CommandOption("FLOWER", "the host of Flower; off for none", "control1"),
+    CommandOption(
         "QUEUES",
-        "the queues, a worker for each, with the number of its processes; by default celery, Celery's own",
+        "the queues, each with a worker and its number of processes; by default celery, Celery's default queue",
         "orders=4,mail=2,reports",
     ),
-    Option("ROUTES", "which tasks go to which queue", "shop.tasks.send_*=mail"),
-    Option(
+    CommandOption("ROUTES", "which tasks go to which queue", "shop.tasks.send_*=mail"),
+    CommandOption(
         "WEB",
-        "command of the web process, which listens on file descriptor 3; without it there is none",
+        "command of the web process, which listens on file descriptor 3; without it there is no web process",
         "python -m uvicorn shop.main:app --fd 3",
     ),
-    Option("PROTECT", "paths of the web process that ask for a password", "/admin/"),
-    Option("DOMAIN", "the name by which users reach web process and Flower", "shop.example.com"),
-    Option(
+    CommandOption("PROTECT", "paths of the web process that ask for a password", "/admin/"),
+    CommandOption(
+        "DOMAIN", "the name with which users reach the web process and Flower", "shop.example.com"
+    ),
+    CommandOption(
         "DATABASE",
-        "DATABASE_URL of the application, without its password, which is made",
+        "DATABASE_URL of the application, without the password, which is generated",
         "postgresql://shop@db1.example.com/shop",
     ),
-    Option("SSH_USER", "who logs in by key and may become root by sudo", "deploy"),
-    Option(
+    CommandOption(
+        "SSH_USER", "the user who logs in by key and may become root with sudo", "deploy"
+    ),
+    CommandOption(
         "FIREWALL",
-        "on or off: whether nobody but the fleet reaches Redis; by default where the addresses of all hosts are known",
+        "on or off: whether only the fleet can reach Redis; by default on if the addresses of all hosts are known",
         "on",
     ),
-    Option("SECRETS", "vault, or env for environment variables of whoever deploys", "env"),
-    Option(
+    CommandOption(
+        "SECRETS", "vault, or env for environment variables of the user who deploys", "env"
+    ),
+    CommandOption(
         "VAULT_PASSWORD_FILE",
-        "a file with the vault's password; by default one is made",
+        "a file with the vault's password; by default one is generated",
         "~/.vault-shop",
     ),
-    Option("INVENTORIES", "the directory that gets the environment", "inventories"),
+    CommandOption("INVENTORIES", "the directory in which the environment is made", "inventories"),
 )
-BY_NAME: Final[Mapping[str, Option]] = {option.name: option for option in OPTIONS}
-# Of make itself and of the Makefile, which hands on whatever is set on its command line.
+BY_NAME: Final[Mapping[str, CommandOption]] = {option.name: option for option in OPTIONS}
+# Variables of make itself: the Makefile passes on everything that is set on its command line.
 _OF_MAKE: Final = frozenset({"PYTHON", "SHELL", "MAKEFLAGS", "CURDIR"})
 
 
@@ -153,7 +159,7 @@ PLAYBOOK: Final = "ansible-playbook celery_fleet.core.new_env"
 
 
 def usage(command: str = MAKE) -> str:
-    """How a command is called, with all options."""
+    """Return the usage of a command, with all options."""
     words = "NAME=… HOSTS=… APP=… MODULE=… SOURCE=… [OPTION=…]…"
     if command == PLAYBOOK:
         words = f"-e '{words}'"
@@ -165,18 +171,18 @@ def usage(command: str = MAKE) -> str:
             f"  {'':<20} {option.name}={option.example}",
         ]
     if command == MAKE:
-        lines += ["", "On a terminal the needed ones are asked for where they are missing."]
+        lines += ["", "On a terminal it asks for needed options that are missing."]
     return "\n".join(lines)
 
 
 def read(
     words: Iterable[str], environment: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Mistake]]:
-    """The options of a command line, and what is wrong with their names.
+    """Return the options of a command line, and the mistakes in their names.
 
     Args:
-        words: Each `OPTION=value`, or `OPTION` alone, whose value then is that of the environment variable. So the
-            Makefile hands on what it was given, which no shell has to quote.
+        words: Each is `OPTION=value`, or only `OPTION`, whose value is then the environment variable's. This is how
+            the Makefile passes values on, so no shell has to quote them.
         environment: The variables of the process.
     """
     found: dict[str, str] = {}
@@ -190,7 +196,7 @@ def read(
         if name not in BY_NAME:
             near = difflib.get_close_matches(name.upper(), BY_NAME, n=1, cutoff=0.6)
             remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(BY_NAME)}"
-            mistakes.append(Mistake(name, "", "is no option of new-env", remedy))
+            mistakes.append(Mistake(name, "", "is not an option of new-env", remedy))
         elif name in found:
             mistakes.append(Mistake(name, value, "is given twice", "give it once"))
         else:

@@ -1,6 +1,7 @@
 """Makes a new environment, for `make new-env` and the playbook `celery_fleet.core.new_env`.
 
-Refused is what can't become a fleet, all of it at once; then nothing was written. The program's exit status is 2 then.
+It refuses options that can't become a fleet, with all mistakes at once. Then nothing is written, and the program's exit
+status is 2.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from .options import BY_NAME, Mistake, RefusedError, read, usage
 from .reading import environment, missing, mistakes
 from .write import WriteError, write
 
-#: The directory in which Ansible finds this collection.
+# The directory in which Ansible finds this collection.
 COLLECTIONS: Final = Path(__file__).parents[6]
 INVENTORIES: Final = "inventories"
 REFUSED: Final = 2
 INTERRUPTED: Final = 130
-#: Where a task goes that nothing sends elsewhere (`task_default_queue`).
+# The queue of tasks that nothing sends elsewhere (`task_default_queue`).
 CELERYS_QUEUE: Final = "celery"
 
 
 def place_of(given: Mapping[str, str], base: Path) -> Place:
-    """Where the environment goes."""
+    """Return where the program runs and writes."""
     chosen = source.expand_home(given.get("INVENTORIES") or INVENTORIES)
     return Place(base, Path(os.path.normpath(base / chosen)))
 
@@ -42,7 +43,7 @@ def place_of(given: Mapping[str, str], base: Path) -> Place:
 def ask(
     given: Mapping[str, str], place: Place, answer: Callable[[str], str], say: Callable[[str], None]
 ) -> dict[str, str]:
-    """The options, with those that were missing asked for, each until it is right.
+    """Return the options after asking for each missing one until it is right.
 
     Raises:
         EOFError: There are no more answers.
@@ -71,11 +72,11 @@ def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = (
 
     Args:
         given: Its options.
-        place: Where it goes.
-        misspelt: What is wrong with the options' names.
+        place: Where it is made.
+        misspelt: The mistakes in the options' names.
 
     Raises:
-        RefusedError: For what is wrong with the options, or with what came of them.
+        RefusedError: The options are wrong, or preflight refuses the result.
         WriteError: It could not be written.
     """
     with _directory(place):
@@ -84,7 +85,7 @@ def make(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake] = (
 
 @contextlib.contextmanager
 def _directory(place: Place) -> Iterator[None]:
-    """Give a project a directory for its environments, if it has none; an error leaves none behind."""
+    """Make a project's directory for environments if it has none, and remove it again after an error."""
     made = place.inventories == place.base / INVENTORIES and not os.path.lexists(place.inventories)
     if made:
         # If that fails, the options are refused with the reason.
@@ -118,7 +119,7 @@ def _made(given: Mapping[str, str], place: Place, misspelt: Sequence[Mistake]) -
 
 
 def configure(place: Place) -> None:
-    """Give a project of the user's own an `ansible.cfg`, if it has none."""
+    """Write an `ansible.cfg` for the user's own project if it has none."""
     file = place.base / "ansible.cfg"
     if not place.is_checkout and "ANSIBLE_CONFIG" not in os.environ and not os.path.lexists(file):
         inside = COLLECTIONS.is_relative_to(place.base)
@@ -131,16 +132,16 @@ def configure(place: Place) -> None:
 def preflight(
     wanted: Environment, values: Mapping[str, str], directory: Path, place: Place
 ) -> None:
-    """Let preflight look at what was made; it contacts no host.
+    """Let preflight check the files; it contacts no host.
 
     Args:
-        wanted: What was wanted.
+        wanted: The environment.
         values: Its secrets.
-        directory: Where its files are for now.
+        directory: The temporary directory of its files.
         place: Where they will be.
 
     Raises:
-        RefusedError: With what it says.
+        RefusedError: Preflight refuses them; the error has its message.
     """
     variables = {
         **os.environ,
@@ -168,24 +169,24 @@ def preflight(
     if done.returncode != 0:
         output = done.stdout + done.stderr
         _, found, reason = output.partition("This inventory is refused")
-        # Behind it Ansible says where in our playbook it stands.
+        # After it Ansible names the line of our playbook.
         text = (found + re.split(r"\n(?:Origin|fatal):", reason)[0]) if found else output
         raise RefusedError(
             [
                 Mistake(
                     "NAME",
                     wanted.name,
-                    f"preflight refuses what would be made:\n{text.strip()}",
-                    "mend the option that each variable comes from",
+                    f"preflight refuses the resulting environment:\n{text.strip()}",
+                    "correct the option that each variable comes from",
                 )
             ]
         )
 
 
 def refusal(found: Sequence[Mistake]) -> str:
-    """All mistakes, for a person."""
+    """Return all mistakes as text."""
     lines = [
-        f"error: no environment is made, {count(len(found), 'mistake')}. Nothing was written.",
+        f"error: {count(len(found), 'mistake')} in the options. Nothing was written.",
         "",
     ]
     lines += [f"  {number}. {one}" for number, one in enumerate(found, 1)]
@@ -193,21 +194,21 @@ def refusal(found: Sequence[Mistake]) -> str:
 
 
 def report(wanted: Environment, place: Place) -> str:
-    """What was made, and what comes next."""
+    """Return a text that says what was made and what comes next."""
     directory = shown_directory(wanted, place)
-    lines = [f"{directory}/ is made. How it is run stands in {directory}/README.md."]
+    lines = [f"{directory}/ has been made. {directory}/README.md says how to use it."]
     if wanted.secrets == "env":
         lines.append(
-            f"Its secrets are in {directory}/{EXPORTS_FILE}, which git ignores: put them where your secrets are."
+            f"Its secrets are in {directory}/{EXPORTS_FILE}, which git ignores: move them to where your secrets are."
         )
     elif wanted.vault_password_file is None:
         lines.append(
             f"The vault's password is in {directory}/.vault-password, which git ignores: "
-            "keep a copy where your passwords are."
+            "keep a copy with your other passwords."
         )
     if not wanted.firewall:
         lines.append(
-            "The firewall is off: Redis is reached by whoever reaches its host, and asks for passwords. "
+            "The firewall is off: everyone who can reach Redis's host can reach Redis, which asks for passwords. "
             f"See {directory}/group_vars/all/firewall.yml."
         )
     if CELERYS_QUEUE not in {worker.queue for worker in wanted.workers}:
@@ -219,7 +220,7 @@ def report(wanted: Environment, place: Place) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Parse, ask, make, print."""
+    """Parse the options, ask for missing ones, make the environment, and print the result."""
     if any(word in ("-h", "--help", "HELP") for word in words):
         print(usage())
         return 0

@@ -1,4 +1,4 @@
-"""Reads the environment that the options describe, or says everything that is wrong with them."""
+"""Reads the environment that the options describe, or reports all mistakes in them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def environment(given: Mapping[str, str], place: Place) -> Environment:
     """Return the environment that the options describe.
 
     Raises:
-        RefusedError: With everything that is wrong with them.
+        RefusedError: The options have mistakes; the error has all of them.
     """
     answers = Answers(given, place)
     found = _described(answers)
     if answers.mistakes:
-        # What hangs on a wrong value may be reported from two sides.
+        # Two functions may report the same wrong value.
         raise RefusedError(list(dict.fromkeys(answers.mistakes)))
     return found
 
 
 def mistakes(given: Mapping[str, str], place: Place) -> list[Mistake]:
-    """Return everything that is wrong with the options."""
+    """Return all mistakes in the options."""
     try:
         environment(given, place)
     except RefusedError as refused:
@@ -48,7 +48,7 @@ def mistakes(given: Mapping[str, str], place: Place) -> list[Mistake]:
 
 
 def missing(given: Mapping[str, str]) -> list[str]:
-    """Return the options that are needed and not there, in the order in which they are asked for."""
+    """Return the needed options that are missing, in the order of the questions."""
     needed = [option.name for option in OPTIONS if option.question and option.name not in given]
     if "HOSTS" in needed and any(option in given for option in GROUPS.values()):
         needed.remove("HOSTS")
@@ -65,7 +65,7 @@ def missing(given: Mapping[str, str]) -> list[str]:
 def _described(answers: Answers) -> Environment:
     """Return the environment; it means nothing if the answers have mistakes."""
     for option in missing(answers.given):
-        answers.wrong(option, NEEDED, f"say, for example, {option}={BY_NAME[option].example}", "")
+        answers.wrong(option, NEEDED, f"write, for example, {option}={BY_NAME[option].example}", "")
     for name, value in answers.given.items():
         answers.check_text(name, value)
     hosts = fleet_options.read_hosts(answers)
@@ -83,13 +83,13 @@ def _described(answers: Answers) -> Environment:
         app=answers.fitting(
             "APP",
             names.application_fits,
-            "can't be the name of units, users and directories, or is somebody else's on every Debian",
-            "begin with a letter; use a-z, 0-9, - and _ only, 25 characters at most",
+            "can't be the name of units, users and directories, or Debian already uses it",
+            "begin with a letter; use only a-z, 0-9, - and _, at most 25 characters",
         ),
         module=answers.fitting(
             "MODULE",
             names.module_fits,
-            "is no module as `celery -A` takes it",
+            "is not a module that `celery -A` accepts",
             "write it with dots, as in app.celery_app or app.celery_app:app",
         ),
         source=application_options.read_source(answers),
@@ -120,40 +120,40 @@ def _name(answers: Answers) -> str:
     if not _NAME.fullmatch(name):
         answers.wrong(
             "NAME",
-            "can't be the name of an environment: it becomes a directory, and stands on the hosts",
-            "begin with a letter; use a-z, 0-9, - and _ only, 40 characters at most",
+            "can't be the name of an environment: it becomes the name of a directory, and is written on the hosts",
+            "begin with a letter; use only a-z, 0-9, - and _, at most 40 characters",
         )
     elif name in TAKEN:
         answers.wrong(
             "NAME",
-            "has a meaning of its own in an inventory",
+            "has a special meaning in an inventory",
             f"choose another one, such as {answers.given.get('APP') or 'shop'}-production",
         )
     elif os.path.lexists(directory):
         answers.wrong(
             "NAME",
-            f"is there already: {directory}",
-            "choose another name, or edit the files that are there; nothing is ever overwritten",
+            f"already exists: {directory}",
+            "choose another name, or edit the existing files; nothing is ever overwritten",
         )
     elif not source.is_dir(answers.place.inventories):
         answers.wrong(
             "INVENTORIES",
-            "is no directory",
-            "make it, or name one that is there",
+            "is not a directory",
+            "make it, or name an existing one",
             str(answers.place.inventories),
         )
     elif "," in str(answers.place.inventories):
         answers.wrong(
             "INVENTORIES",
-            "has a comma: Ansible would take its path for a list of hosts",
+            "contains a comma: Ansible would read its path as a list of hosts",
             "name another directory",
             str(answers.place.inventories),
         )
     elif not os.access(answers.place.inventories, os.W_OK):
         answers.wrong(
             "INVENTORIES",
-            "can't be written to by you",
-            "name a directory that can",
+            "is a directory that you can't write to",
+            "name one that you can write to",
             str(answers.place.inventories),
         )
     return name
@@ -165,17 +165,17 @@ def _vault_password_file(answers: Answers) -> Path | None:
     if option not in answers.given:
         return None
     if answers.given.get("SECRETS") == "env":
-        answers.wrong(option, "is of no use with SECRETS=env", "leave one of them out")
+        answers.wrong(option, "has no use with SECRETS=env", "remove one of them")
     path = answers.at(text)
-    another = "name a file with the password in it, or leave it out: then one is made"
+    another = "name a file with the password in it, or remove the option to have one generated"
     if not text:
         return None
     if not source.is_file(path):
-        answers.wrong(option, "is no file that you may read", another)
+        answers.wrong(option, "is not a file that you may read", another)
     elif os.access(path, os.X_OK):
         answers.wrong(
             option,
-            "is a program, which Ansible would run for the password",
+            "is a program, which Ansible would run to get the password",
             "encrypt with it yourself: make the environment without this option, then `ansible-vault rekey`",
         )
     elif path.stat().st_mode & 0o077:
@@ -185,11 +185,15 @@ def _vault_password_file(answers: Answers) -> Path | None:
             f"chmod 600 {shlex.quote(str(path))}",
         )
     elif "," in str(path):
-        answers.wrong(option, "has a comma, by which Ansible parts several files", "rename it")
+        answers.wrong(
+            option,
+            "contains a comma, which Ansible reads as a separator between files",
+            "rename it",
+        )
     elif (content := _content(path)) is None:
-        answers.wrong(option, "can't be read by you", another)
+        answers.wrong(option, "is a file that you can't read", another)
     elif not content.strip():
-        answers.wrong(option, "is empty: a vault has a password", another)
+        answers.wrong(option, "is empty, but a vault needs a password", another)
     return path
 
 

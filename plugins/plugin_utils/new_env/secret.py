@@ -1,4 +1,4 @@
-"""The secrets of an environment: which there are, how they are made, and how they get into its vault."""
+"""Lists and generates the secrets of an environment, and encrypts them for its vault."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 
 from .environment import FLOWER, Environment
 
-# Preflight asks for a password of each, whether or not the fleet has such a process.
+# Preflight requires a password for each, even if the fleet has no such process.
 REDIS_USERS: Final = ("worker", "beat", "producer", "flower", "operator", "admin")
 PREFIX: Final = "FLEET_SECRET_"
 
 
 def names(environment: Environment) -> tuple[str, ...]:
-    """The secrets that an environment needs, each by its variable; those of Redis as `redis_passwords.user`."""
+    """Return the variables of the secrets that an environment needs; those of Redis are `redis_passwords.<user>`."""
     found = [f"redis_passwords.{user}" for user in REDIS_USERS]
     found.append("pki_ca_passphrase")
     if environment.has(FLOWER):
@@ -29,27 +29,27 @@ def names(environment: Environment) -> tuple[str, ...]:
 
 
 def make(environment: Environment) -> dict[str, str]:
-    """A random value of 192 bits for each, of letters and digits that no file format and no URL has to quote."""
+    """Return a random value of 192 bits for each secret; its letters and digits need no quotes in any file or URL."""
     return {name: secrets.token_hex(24) for name in names(environment)}
 
 
 def password() -> str:
-    """A random password for a vault, 256 bits."""
+    """Return a random password for a vault, 256 bits."""
     return secrets.token_urlsafe(32)
 
 
 def variable(name: str) -> str:
-    """The environment variable that a secret is taken from with SECRETS=env."""
+    """Return the environment variable that a secret is read from with SECRETS=env."""
     return PREFIX + name.replace("redis_passwords.", "redis_").upper()
 
 
 def exports(values: Mapping[str, str]) -> str:
-    """A file for `.` of a shell, which sets the environment variables."""
+    """Return a file for the shell's `.` command, which sets the environment variables."""
     return "".join(f"export {variable(name)}={value}\n" for name, value in values.items())
 
 
 def encrypted(text: str, vault_id: str, vault_password: bytes) -> str:
-    """A text as `ansible-vault encrypt` would write it, labelled with the vault's id."""
+    """Return a text encrypted as by `ansible-vault encrypt`, labelled with the vault's id."""
     vault = VaultLib([(vault_id, VaultSecret(vault_password))])
     sealed: bytes = vault.encrypt(text, vault_id=vault_id)
     return sealed.decode()

@@ -1,4 +1,4 @@
-"""How names are spelt, for the options that have some, and the nearest one to a misspelt name."""
+"""Defines the spelling of names in options, and finds the nearest one to a misspelt name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 HOST: Final = re.compile(rf"{LABEL}(\.{LABEL})*")
-# Of the inventory, its groups, or of Ansible itself.
+# Names that the inventory, its groups or Ansible itself use.
 TAKEN: Final = frozenset(
     {
         *("all", "fleet", "group_vars", "host_vars", "localhost", "pki", "postgresql", "ungrouped"),
@@ -19,6 +19,6 @@ TAKEN: Final = frozenset(
 
 
 def near(word: str, words: Sequence[str]) -> str:
-    """Return a remedy for a word that is none of these: the nearest one, or all of them."""
+    """Return a remedy for a word that is not one of these: the nearest one, or all of them."""
     close = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {close[0]}?" if close else f"choose from {', '.join(words) or '(none)'}"

@@ -1,4 +1,4 @@
-"""Puts the files of an environment into their place: all of them, or none."""
+"""Writes the files of an environment: all of them, or none."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import NoReturn
 
 
 class WriteError(Exception):
-    """Why the environment could not be written, in words for the person who wanted it."""
+    """The environment could not be written; the text says why."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the environment: its text, and the permission bits that it gets."""
+    """A file of the environment: its text and its permission bits."""
 
     text: str
     mode: int = 0o644
@@ -29,16 +29,16 @@ class File:
 def write(directory: Path, files: Mapping[str, File], check: Callable[[Path], None]) -> None:
     """Write a new directory.
 
-    It is made beside its place, under a name that Ansible and git pass over, and gets its own when it is complete: an
-    error, Ctrl-C and SIGTERM leave nothing. What a killed run has left is removed by the next one of the same name.
+    It is made beside its final place, under a name that Ansible and git ignore, and renamed when it is complete. An
+    error, Ctrl-C and SIGTERM leave nothing. The next run with the same name removes what a killed run has left.
 
     Args:
-        directory: What is to be there afterwards; it must not be there yet.
+        directory: The new directory; it must not exist yet.
         files: Path below it -> file.
-        check: Called with the complete directory before it gets its name; raises where it is not good.
+        check: A function that is called with the complete directory before it is renamed, and raises to refuse it.
 
     Raises:
-        WriteError: It is there already, another run makes it, or the file system refuses.
+        WriteError: It already exists, another run is making it, or the file system refuses.
     """
     try:
         with _half_made(directory) as half:
@@ -46,7 +46,7 @@ def write(directory: Path, files: Mapping[str, File], check: Callable[[Path], No
                 _write(half / name, file)
             check(half)
             if os.path.lexists(directory):
-                raise WriteError(f"{directory} is there already; nothing is ever overwritten")
+                raise WriteError(f"{directory} already exists; nothing is ever overwritten")
             half.chmod(0o755)
             half.rename(directory)
     except OSError as error:
@@ -55,7 +55,7 @@ def write(directory: Path, files: Mapping[str, File], check: Callable[[Path], No
 
 @contextmanager
 def _half_made(directory: Path) -> Iterator[Path]:
-    """A directory for the time until all is in it; removed at the end where it still has this name."""
+    """Make a temporary directory; at the end remove it unless it has been renamed."""
     half = directory.with_name(f".new-env-{directory.name}")
     try:
         half.mkdir(mode=0o700)
@@ -73,7 +73,11 @@ def _half_made(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(half: Path) -> Iterator[None]:
-    """Hold the directory: nobody else is making it."""
+    """Lock the directory, so that no other run makes it.
+
+    Raises:
+        WriteError: Another run has the lock.
+    """
     descriptor = os.open(half, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -81,7 +85,7 @@ def _locked(half: Path) -> Iterator[None]:
         except BlockingIOError:
             name = half.name.removeprefix(".new-env-")
             raise WriteError(
-                f"another run of new-env makes {name} right now: wait for it"
+                f"another run of new-env is making {name}: wait until it ends"
             ) from None
         yield
     finally:
@@ -90,7 +94,7 @@ def _locked(half: Path) -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """What would kill the process ends it as an exception, so that what is half made is removed."""
+    """Turn signals that would kill the process into an exception, so that the temporary directory is removed."""
 
     def end(number: int, _: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -105,7 +109,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _write(path: Path, file: File) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never readable by more than in the end, not even for a moment.
+    # The file has its final permissions from the beginning, so others can't read a secret even for a moment.
     with open(
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "w", encoding="utf-8"
     ) as stream:

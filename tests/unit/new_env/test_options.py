@@ -22,8 +22,8 @@ def test_misspelt_and_repeated_ones_are_named_together() -> None:
     given, wrong = read(["HOST=a", "xyz=1", "NAME=a", "NAME=b"], {})
     assert given == {"NAME": "a"}
     assert [(one.option, one.message) for one in wrong] == [
-        ("HOST", "is no option of new-env"),
-        ("xyz", "is no option of new-env"),
+        ("HOST", "is not an option of new-env"),
+        ("xyz", "is not an option of new-env"),
         ("NAME", "is given twice"),
     ]
     assert wrong[0].remedy == "did you mean HOSTS?"

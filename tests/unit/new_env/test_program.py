@@ -165,7 +165,7 @@ def test_an_environment_that_exists_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "shop/hosts.yml").write_text("mine\n")
     done = run(SMALL, tmp_path)
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert "Nothing was written" in done.stderr
     assert (tmp_path / "shop/hosts.yml").read_text() == "mine\n"
     assert os.listdir(tmp_path) == ["shop"]
@@ -333,7 +333,7 @@ def test_on_a_terminal_what_is_needed_is_asked_until_it_is_right(tmp_path: Path)
     terminal.answer("Its module", "app.celery_app")
     assert terminal.end() == 0, terminal.seen
     assert "can't be the name of an environment" in terminal.seen
-    assert "is there twice" in terminal.seen
+    assert "is listed twice" in terminal.seen
     # What was given is not asked for.
     assert "Where its code is" not in terminal.seen
     assert os.listdir(tmp_path) == ["shop"]

@@ -88,16 +88,16 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     ({"NAME": ".shop"}, "NAME", "can't be the name of an environment"),
     ({"NAME": "s" * 41}, "NAME", "can't be the name of an environment"),
     ({"NAME": "shöp"}, "NAME", "can't be the name of an environment"),
-    ({"NAME": "group_vars"}, "NAME", "has a meaning of its own"),
-    ({"NAME": "all"}, "NAME", "has a meaning of its own"),
-    ({"NAME": "there"}, "NAME", "is there already"),
-    ({"NAME": "dangling"}, "NAME", "is there already"),
+    ({"NAME": "group_vars"}, "NAME", "has a special meaning"),
+    ({"NAME": "all"}, "NAME", "has a special meaning"),
+    ({"NAME": "there"}, "NAME", "already exists"),
+    ({"NAME": "dangling"}, "NAME", "already exists"),
     ({"NAME": ""}, "NAME", "is empty"),
     ({"NAME": None}, "NAME", "is needed"),
     ({"HOSTS": None}, "HOSTS", "is needed"),
     ({"HOSTS": ""}, "HOSTS", "is empty"),
     ({"HOSTS": ","}, "HOSTS", "has nothing between its commas"),
-    ({"HOSTS": "a,b,a"}, "HOSTS", "is there twice"),
+    ({"HOSTS": "a,b,a"}, "HOSTS", "is listed twice"),
     ({"HOSTS": "a b"}, "HOSTS", "can't be a host's name"),
     ({"HOSTS": "A"}, "HOSTS", "can't be a host's name"),
     ({"HOSTS": "a[1:3]"}, "HOSTS", "can't be a host's name"),
@@ -106,91 +106,95 @@ BAD: list[tuple[dict[str, str | None], str, str]] = [
     (
         {"HOSTS": "a,b", "REDIS": "a", "WORKERS": "a", "BEAT": "a", "FLOWER": "a"},
         "HOSTS",
-        "has nothing to do",
+        "is in no group",
     ),
-    ({"WORKERS": "two"}, "WORKERS", "is none of HOSTS"),
+    ({"WORKERS": "two"}, "WORKERS", "is not one of HOSTS"),
     ({"WORKERS": "off"}, "WORKERS", "can't be left out"),
     ({"HOSTS": None, "REDIS": "a"}, "WORKERS", "has no host"),
     ({"HOSTS": "a,b", "REDIS": "a,b"}, "REDIS", "has more than one host"),
     ({"HOSTS": "a,b", "BEAT": "a,b"}, "BEAT", "has more than one host"),
-    ({"ADDRESSES": "one"}, "ADDRESSES", "is no host with its address"),
-    ({"ADDRESSES": "two=10.1.0.2"}, "ADDRESSES", "is an address of none of HOSTS"),
+    ({"ADDRESSES": "one"}, "ADDRESSES", "is not a host with its address"),
+    ({"ADDRESSES": "two=10.1.0.2"}, "ADDRESSES", "is not one of HOSTS"),
     ({"ADDRESSES": "one=10.1.0.2,one=10.1.0.3"}, "ADDRESSES", "has two addresses"),
-    ({"ADDRESSES": "one=10.1.0.2:22"}, "ADDRESSES", "is no address and no name"),
+    ({"ADDRESSES": "one=10.1.0.2:22"}, "ADDRESSES", "is neither an address nor a name"),
     ({"HOSTS": "a,b", "ADDRESSES": "a=10.1.0.2,b=10.1.0.2"}, "ADDRESSES", "has the address of a"),
-    ({"HOSTS": "a,b", "ADDRESSES": "a=127.0.0.1,b=10.1.0.2"}, "ADDRESSES", "other hosts find it"),
+    (
+        {"HOSTS": "a,b", "ADDRESSES": "a=127.0.0.1,b=10.1.0.2"},
+        "ADDRESSES",
+        "other hosts can reach it",
+    ),
     ({"HOSTS": "a,b", "ADDRESSES": "a=fd00::1,b=fd00:0::1"}, "ADDRESSES", "has the address of a"),
-    ({"ADDRESSES": "one=fd00::1%eth0"}, "ADDRESSES", "is no address and no name"),
+    ({"ADDRESSES": "one=fd00::1%eth0"}, "ADDRESSES", "is neither an address nor a name"),
     # A resolver takes the first for 8.1.0.1, the second is a slip.
-    ({"ADDRESSES": "one=010.1.0.1"}, "ADDRESSES", "is no address and no name"),
-    ({"ADDRESSES": "one=10.1.0.300"}, "ADDRESSES", "is no address and no name"),
+    ({"ADDRESSES": "one=010.1.0.1"}, "ADDRESSES", "is neither an address nor a name"),
+    ({"ADDRESSES": "one=10.1.0.300"}, "ADDRESSES", "is neither an address nor a name"),
     ({"HOSTS": "10.1.0.300"}, "HOSTS", "can't be a host's name"),
     ({"HOSTS": "a,0x10"}, "HOSTS", "can't be a host's name"),
     ({"APP": "My App"}, "APP", "can't be the name of units"),
     ({"APP": "redis"}, "APP", "can't be the name of units"),
     ({"APP": "nginx"}, "APP", "can't be the name of units"),
-    ({"MODULE": "a-b"}, "MODULE", "is no module"),
+    ({"MODULE": "a-b"}, "MODULE", "is not a module"),
     ({"MODULE": "app.nothing.here"}, "MODULE", "is a module that is not below"),
-    ({"SOURCE": "examples/nothing"}, "SOURCE", "is no directory of this machine"),
-    ({"SOURCE": "~nobody-of-that-name/shop"}, "SOURCE", "is no directory of this machine"),
-    ({"SOURCE": "x" * 300}, "SOURCE", "is no directory of this machine"),
-    ({"DIRECTORY": "x" * 300}, "DIRECTORY", "is no directory of the source"),
+    ({"SOURCE": "examples/nothing"}, "SOURCE", "is not a directory of this machine"),
+    ({"SOURCE": "~nobody-of-that-name/shop"}, "SOURCE", "is not a directory of this machine"),
+    ({"SOURCE": "x" * 300}, "SOURCE", "is not a directory of this machine"),
+    ({"DIRECTORY": "x" * 300}, "DIRECTORY", "is not a directory of the source"),
     ({"SOURCE": "README.md"}, "SOURCE", "is a file, not a directory"),
     ({"SOURCE": "docs"}, "SOURCE", "has no requirements.txt"),
-    ({"SOURCE": "examples/{{ x }}"}, "SOURCE", "for a template"),
+    ({"SOURCE": "examples/{{ x }}"}, "SOURCE", "as a template"),
     ({"SOURCE": "examples/flexiprice\nbackend"}, "SOURCE", "line end"),
     ({"SOURCE": "https://git.example.com/shop.git"}, "VERSION", "is needed"),
-    ({**GIT, "SOURCE": "htp://x y"}, "SOURCE", "is no address of a git repository"),
+    ({**GIT, "SOURCE": "htp://x y"}, "SOURCE", "is not the address of a git repository"),
     (
         {**GIT, "SOURCE": "https://me:hush@git.example.com/shop.git"},
         "SOURCE",
-        "has a login in it",
+        "contains a login",
     ),
-    ({**GIT, "SOURCE": "https://token@git.example.com/shop.git"}, "SOURCE", "has a login in it"),
-    ({**GIT, "VERSION": "--upload-pack=x"}, "VERSION", "is no branch"),
+    ({**GIT, "SOURCE": "https://token@git.example.com/shop.git"}, "SOURCE", "contains a login"),
+    ({**GIT, "VERSION": "--upload-pack=x"}, "VERSION", "is not a branch"),
     ({"VERSION": "v1"}, "VERSION", "belongs to a git repository"),
-    ({"DIRECTORY": "../.."}, "DIRECTORY", "leads out of the source"),
-    ({"DIRECTORY": "nothing"}, "DIRECTORY", "is no directory of the source"),
-    ({"QUEUES": "a,a"}, "QUEUES", "is there twice"),
-    ({"QUEUES": "a=1,a=2"}, "QUEUES", "is there twice"),
+    ({"DIRECTORY": "../.."}, "DIRECTORY", "leads outside the source"),
+    ({"DIRECTORY": "nothing"}, "DIRECTORY", "is not a directory of the source"),
+    ({"QUEUES": "a,a"}, "QUEUES", "is listed twice"),
+    ({"QUEUES": "a=1,a=2"}, "QUEUES", "is listed twice"),
     ({"QUEUES": "a.b,a-b"}, "QUEUES", "would have a worker of the same name"),
-    ({"QUEUES": "unacked"}, "QUEUES", "is no queue's name"),
-    ({"QUEUES": "a b"}, "QUEUES", "is no queue's name"),
-    ({"QUEUES": "*"}, "QUEUES", "is no queue's name"),
+    ({"QUEUES": "unacked"}, "QUEUES", "is not a queue name"),
+    ({"QUEUES": "a b"}, "QUEUES", "is not a queue name"),
+    ({"QUEUES": "*"}, "QUEUES", "is not a queue name"),
     ({"QUEUES": "a=0"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": "a=many"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": f"a={'9' * 5000}"}, "QUEUES", "has no number of processes"),
     ({"QUEUES": "a=2000"}, "QUEUES", "has no number of processes"),
-    ({"QUEUES": "a", "ROUTES": "x.*=b"}, "ROUTES", "goes to none of QUEUES"),
-    ({"QUEUES": "a", "ROUTES": "x y=a"}, "ROUTES", "is no pattern of task names"),
-    ({"QUEUES": "a,b", "ROUTES": "x=a,x=b"}, "ROUTES", "is there twice"),
-    ({"WEB": "python 'x"}, "WEB", "is no command line"),
+    ({"QUEUES": "a", "ROUTES": "x.*=b"}, "ROUTES", "goes to a queue that is not in QUEUES"),
+    ({"QUEUES": "a", "ROUTES": "x y=a"}, "ROUTES", "is not a pattern of task names"),
+    ({"QUEUES": "a,b", "ROUTES": "x=a,x=b"}, "ROUTES", "is listed twice"),
+    ({"WEB": "python 'x"}, "WEB", "is not a command line"),
     ({"WEB": "python", "PRODUCERS": "off"}, "WEB", "has no host"),
     ({"PROTECT": "/admin/"}, "PROTECT", "has no web process to protect"),
-    ({"WEB": "python", "PROTECT": "admin"}, "PROTECT", "is no path"),
-    ({"WEB": "python", "PROTECT": "//admin/"}, "PROTECT", "is no path"),
-    ({"WEB": "python", "PROTECT": "/x/../admin/"}, "PROTECT", "is no path"),
-    ({"DOMAIN": "https://shop.example.com"}, "DOMAIN", "is no domain name"),
-    ({"DOMAIN": "shop"}, "DOMAIN", "is no domain name"),
-    ({"DOMAIN": "10.1.0.1"}, "DOMAIN", "is no domain name"),
+    ({"WEB": "python", "PROTECT": "admin"}, "PROTECT", "is not a path"),
+    ({"WEB": "python", "PROTECT": "//admin/"}, "PROTECT", "is not a path"),
+    ({"WEB": "python", "PROTECT": "/x/../admin/"}, "PROTECT", "is not a path"),
+    ({"DOMAIN": "https://shop.example.com"}, "DOMAIN", "is not a domain name"),
+    ({"DOMAIN": "shop"}, "DOMAIN", "is not a domain name"),
+    ({"DOMAIN": "10.1.0.1"}, "DOMAIN", "is not a domain name"),
     ({"DOMAIN": "shop.example.com", "FLOWER": "off"}, "DOMAIN", "there is none"),
     ({"DATABASE": "shop"}, "DATABASE", "lacks a scheme"),
     ({"DATABASE": "postgresql://db/shop"}, "DATABASE", "lacks a scheme"),
-    ({"DATABASE": "postgresql://me@db:port/shop"}, "DATABASE", "is no URL"),
-    ({"DATABASE": "postgresql://me:hush@db/shop"}, "DATABASE", "has a password in it"),
+    ({"DATABASE": "postgresql://me@db:port/shop"}, "DATABASE", "is not a URL"),
+    ({"DATABASE": "postgresql://me:hush@db/shop"}, "DATABASE", "contains a password"),
     (
         {"HOSTS": "a,b", "DATABASE": "postgresql://me@localhost/shop"},
         "DATABASE",
-        "another one on each host",
+        "a different database on each host",
     ),
     ({"SSH_USER": "a b"}, "SSH_USER", "can't be the name of a Unix user"),
-    ({"FIREWALL": "yes"}, "FIREWALL", "is not to be chosen from"),
-    ({"HOSTS": "a,b", "FIREWALL": "on"}, "FIREWALL", "there is none of a, b"),
-    ({"SECRETS": "plain"}, "SECRETS", "is not to be chosen from"),
+    ({"FIREWALL": "yes"}, "FIREWALL", "is not an allowed value"),
+    ({"HOSTS": "a,b", "FIREWALL": "on"}, "FIREWALL", "there is none for a, b"),
+    ({"SECRETS": "plain"}, "SECRETS", "is not an allowed value"),
     ({"VAULT_PASSWORD_FILE": ""}, "VAULT_PASSWORD_FILE", "is empty"),
-    ({"VAULT_PASSWORD_FILE": "/no/such/file"}, "VAULT_PASSWORD_FILE", "is no file"),
-    ({"VAULT_PASSWORD_FILE": "~nobody-of-that-name/x"}, "VAULT_PASSWORD_FILE", "is no file"),
-    ({"VAULT_PASSWORD_FILE": "x" * 300}, "VAULT_PASSWORD_FILE", "is no file"),
+    ({"VAULT_PASSWORD_FILE": "/no/such/file"}, "VAULT_PASSWORD_FILE", "is not a file"),
+    ({"VAULT_PASSWORD_FILE": "~nobody-of-that-name/x"}, "VAULT_PASSWORD_FILE", "is not a file"),
+    ({"VAULT_PASSWORD_FILE": "x" * 300}, "VAULT_PASSWORD_FILE", "is not a file"),
 ]
 
 
@@ -227,30 +231,33 @@ def test_a_vault_has_a_password_that_is_its_owner_s_alone(
 
     path.write_text(" \n")
     path.chmod(0o600)
-    assert "is empty: a vault has a password" in said()
+    assert "is empty, but a vault needs a password" in said()
     path.write_text("a good one\n")
     assert said() == ""
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", _forbidden)
-        assert "can't be read by you" in said()
+        assert "is a file that you can't read" in said()
     path.chmod(0o640)
     assert "can be read by others" in said()
     path.chmod(0o700)
     assert "is a program" in said()
     both = {**SMALL, "SECRETS": "env", "VAULT_PASSWORD_FILE": str(path)}
-    assert "is of no use with SECRETS=env" in str(mistakes(both, place(tmp_path)))
+    assert "has no use with SECRETS=env" in str(mistakes(both, place(tmp_path)))
 
 
 def test_a_comma_in_a_path_is_none_that_ansible_takes(tmp_path: Path) -> None:
     path = tmp_path / "a,b"
     path.mkdir()
     (found,) = mistakes(SMALL, place(path))
-    assert (found.option, found.message.partition(":")[0]) == ("INVENTORIES", "has a comma")
+    assert (found.option, found.message.partition(":")[0]) == ("INVENTORIES", "contains a comma")
     password = path / "password"
     password.write_text("a good one\n")
     password.chmod(0o600)
     (found,) = mistakes({**SMALL, "VAULT_PASSWORD_FILE": str(password)}, place(tmp_path))
-    assert (found.option, found.message.partition(",")[0]) == ("VAULT_PASSWORD_FILE", "has a comma")
+    assert (found.option, found.message.partition(",")[0]) == (
+        "VAULT_PASSWORD_FILE",
+        "contains a comma",
+    )
 
 
 def _forbidden(*_: object) -> bytes:
@@ -259,7 +266,7 @@ def _forbidden(*_: object) -> bytes:
 
 def test_inventories_that_are_not_there_are_refused(tmp_path: Path) -> None:
     found = mistakes(SMALL, place(tmp_path / "nothing"))
-    assert [(one.option, one.message) for one in found] == [("INVENTORIES", "is no directory")]
+    assert [(one.option, one.message) for one in found] == [("INVENTORIES", "is not a directory")]
 
 
 def test_what_is_needed_is_asked_for_and_nothing_else() -> None:

@@ -81,7 +81,7 @@ def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     descriptor = os.open(half, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        with pytest.raises(WriteError, match="another run of new-env makes shop right now"):
+        with pytest.raises(WriteError, match="another run of new-env is making shop"):
             write(tmp_path / "shop", FILES, nothing)
         assert half.is_dir()
     finally:
