@@ -80,11 +80,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import (
-    alone,
-    undisturbed,
+    exclusive,
+    shared,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     InstalledApplication,
@@ -103,7 +105,7 @@ STEPS = ("look", "messages", "stop", "settle", "remove", "finish")
 def step(params: Mapping[str, Any]) -> dict[str, Any]:
     """Take one step and return the module's answer."""
     do = params["do"]
-    with alone() if do == "remove" else undisturbed():
+    with exclusive() if do == "remove" else shared():
         there = InstalledApplication(Places(**params["places"]), tuple(params["keep"]))
         if do == "look":
             return {"found": look(there).as_dict()}
@@ -145,7 +147,7 @@ def main() -> None:
         module.exit_json(changed=False, waiting={}, removed=[])
     try:
         answer = step(params)
-    except (SettleError, RuntimeError) as error:
+    except (ReconcileError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module behind the action plugin `settle`: see `reconcile/reconciler.py`."""
+"""Ansible module behind the action plugin `reconcile`: see `reconcile/reconciler.py`."""
 
 from __future__ import annotations
 
@@ -89,15 +89,17 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
-    Options,
-    settle,
-)
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import (
-    WantedError,
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    DesiredStateError,
     parse,
     parse_parts,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconciler import (
+    ReconcileOptions,
+    reconcile,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
 )
 
 
@@ -114,7 +116,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     raw = unpack(module.params["wanted"])
-    options = Options(
+    options = ReconcileOptions(
         act=module.params["units"] == "act",
         restart=module.params["restart"],
         finish=module.params["finish"],
@@ -122,8 +124,8 @@ def main() -> None:
     )
     try:
         parts = parse_parts(raw["parts"]) if "parts" in raw else [("", parse(raw))]
-        report = settle(parts, options, check=module.check_mode)
-    except (SettleError, WantedError, RuntimeError) as error:
+        report = reconcile(parts, options, check=module.check_mode)
+    except (ReconcileError, DesiredStateError, RuntimeError) as error:
         module.fail_json(msg=str(error))
     for warning in report.warnings:
         module.warn(warning)

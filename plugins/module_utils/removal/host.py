@@ -15,7 +15,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import
     redis_client,
     systemd,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Accounts
 
 
@@ -60,11 +62,11 @@ class Host:
         """Run a command.
 
         Raises:
-            SettleError: It failed.
+            ReconcileError: It failed.
         """
         done = self.run(command)
         if done.returncode != 0:
-            raise SettleError(
+            raise ReconcileError(
                 f"`{' '.join(command)}` failed: {done.output.strip()}. Mend that on this host and run again."
             )
 

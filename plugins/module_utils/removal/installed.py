@@ -18,7 +18,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
     UNITS,
     Manifest,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
@@ -82,11 +84,11 @@ class InstalledApplication:
         """Check the directories that the inventory names, if they are needed.
 
         Raises:
-            SettleError: They can't be the application's.
+            ReconcileError: They can't be the application's.
         """
         words = [] if self.manifest.whole else self.places.wrong(self.mark)
         if words:
-            raise SettleError("; ".join([*words, "Nothing was removed on this host."]))
+            raise ReconcileError("; ".join([*words, "Nothing was removed on this host."]))
 
     # -- units, the firewall -------------------------------------------------------------------------------
 

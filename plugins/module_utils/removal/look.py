@@ -59,7 +59,7 @@ def look(there: InstalledApplication) -> Found:
     """Return all that there is of an application.
 
     Raises:
-        SettleError: What the inventory says of its directories is not to be believed.
+        ReconcileError: What the inventory says of its directories is not to be believed.
     """
     found = Found(present=there.present, neighbours=there.neighbours)
     if not there.present:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
     SETTLED,
     InstalledApplication,

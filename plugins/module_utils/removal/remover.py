@@ -13,7 +13,9 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.names import (
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.lock import LOCK
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import UNITS
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.deletion import Deletion
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import ended
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
@@ -44,7 +46,7 @@ class Remover:
         """Remove everything that is not kept; the mark last.
 
         Raises:
-            SettleError: Something still runs, or could not be removed.
+            ReconcileError: Something still runs, or could not be removed.
         """
         there = self.there
         if not there.present:
@@ -78,14 +80,14 @@ class Remover:
         states = self.host.show([*self.there.units(), *self.there.commands()])
         running = [name for name, state in states.items() if not ended(state)]
         if running:
-            raise SettleError(
+            raise ReconcileError(
                 f"{', '.join(running)}: started again meanwhile. Nothing was removed on this host; run again."
             )
         users, _, _ = self.there.accounts()
         left = self.host.accounts.processes(user.number for user in users)
         if left:
             who = " or ".join(user.name for user in users)
-            raise SettleError(
+            raise ReconcileError(
                 f"processes run as {who} that are none of its units: {', '.join(left)}. "
                 "Nothing was removed on this host: end them and run again."
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import generate_ansible_template_vars, trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import KEYS
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import KEYS
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import secrets_of
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"

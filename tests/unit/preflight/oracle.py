@@ -20,7 +20,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVarsVars
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import wanted
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import desired_state
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.inventory import (
     MEMBER_GROUPS,
 )
@@ -170,7 +170,7 @@ def _host(scope: dict[str, Any]) -> list[str]:
         try:
             value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
             rendered = renderer.wanted(value)
-            read = wanted.parse(rendered)
+            read = desired_state.parse(rendered)
         # Any error would end the run there.
         except Exception as error:  # noqa: BLE001  # see above
             found.append(f"{part.name}: {type(error).__name__}: {error}")

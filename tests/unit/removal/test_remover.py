@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import manifest
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.outcome import SettleError
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
+    RedisAccess,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.redis_client import (
     RedisError,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
+    ReconcileError,
+)
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.systemd import Completed
-from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.wanted import RedisAccess
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal import accounts, footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.accounts import Account
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
@@ -402,7 +406,7 @@ def test_nothing_is_removed_under_a_process(ground: Ground) -> None:
     ground.stop()
     before = ground.paths()
     ground.accounts.running = ["4711 (python)"]
-    with pytest.raises(SettleError, match=r"shop or shop-flower.*4711 \(python\)"):
+    with pytest.raises(ReconcileError, match=r"shop or shop-flower.*4711 \(python\)"):
         ground.remover().remove()
     assert ground.paths() == before
 
@@ -412,7 +416,7 @@ def test_nothing_is_removed_while_a_unit_runs(ground: Ground) -> None:
     ground.stop()
     ground.systemd.add("shop-worker@w.service", running=True)
     before = ground.paths()
-    with pytest.raises(SettleError, match="started again meanwhile"):
+    with pytest.raises(ReconcileError, match="started again meanwhile"):
         ground.remover().remove()
     assert ground.paths() == before
 
@@ -770,9 +774,9 @@ def test_directories_that_are_not_the_applications_are_refused(
     before = ground.paths()
     there = ground.there()
     there.places = replace(there.places, **change)
-    with pytest.raises(SettleError, match=words):
+    with pytest.raises(ReconcileError, match=words):
         look(there)
-    with pytest.raises(SettleError, match=words):
+    with pytest.raises(ReconcileError, match=words):
         Remover(there).remove()
     assert ground.paths() == before
 
