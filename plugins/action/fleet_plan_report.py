@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     workers as desired_workers,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import census, order
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.foretold import describe
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import tag_notes
@@ -87,7 +87,7 @@ class ActionModule(FleetAction):
         items: Sequence[plan.Item],
         hosts: Sequence[str],
         missing: Mapping[str, str],
-    ) -> list[order.Worker]:
+    ) -> list[order.FleetWorker]:
         """All workers with what is to be done with them; of hosts that were not asked the best is assumed."""
         args = self._task.args
         group, app = [str(host) for host in args["workers"]], str(args["app"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import Worker
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import FleetWorker
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import PARTS, parts_in
 
 # Longer reasons are cut in the text; the JSON has them whole.
@@ -61,7 +61,7 @@ def items_of(host: str, pending: Iterable[Mapping[str, Any]]) -> list[Item]:
 
 
 def with_forced(
-    items: Sequence[Item], workers: Iterable[Worker], hosts: Sequence[str]
+    items: Sequence[Item], workers: Iterable[FleetWorker], hosts: Sequence[str]
 ) -> list[Item]:
     """A plan with the workers that restart although nothing differs, as `celery_restart_all` has it.
 

@@ -103,7 +103,7 @@ def _answer(done: dict[str, Any], secrets: Iterable[str]) -> dict[str, Any]:
 def written(host: str, done: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, Any]:
     """What was done, in lines for a person, and whether it was anything.
 
-    The arguments are those of `foretold`.
+    The arguments are those of `forecast`.
 
     Raises:
         ScheduleError: It was not done.

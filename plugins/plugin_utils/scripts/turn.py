@@ -36,7 +36,7 @@ _LARGEST = 10_000
 RECORDED = {"invocation": str, "running": int, "handed_back": int}
 
 
-class TurnError(Exception):
+class UnitCommandError(Exception):
     """Something could not be done; the message is for a person."""
 
 
@@ -57,7 +57,7 @@ def systemctl(*words: str) -> None:
     """A command that has to work."""
     done = run("systemctl", *words)
     if done.returncode != 0:
-        raise TurnError(f"`systemctl {' '.join(words)}` failed: {done.stdout.strip()}")
+        raise UnitCommandError(f"`systemctl {' '.join(words)}` failed: {done.stdout.strip()}")
 
 
 # -- a second instance ---------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def environment(text: str, node: str, other: str) -> str:
             value = quoted(shlex.join(words))
         lines.append(f"{name}={value}" if equals else line)
     if len(changed) < 2:
-        raise TurnError(f"the worker's environment file does not name its node {node}")
+        raise UnitCommandError(f"the worker's environment file does not name its node {node}")
     return "\n".join(lines) + "\n"
 
 
@@ -110,7 +110,7 @@ def prepare(what: dict[str, str]) -> None:
         pin.unlink(missing_ok=True)
         pin.symlink_to(os.readlink(what["pin"]))
     except OSError as error:
-        raise TurnError(f"a second instance can't be prepared: {error}") from None
+        raise UnitCommandError(f"a second instance can't be prepared: {error}") from None
     systemctl("daemon-reload")
 
 
@@ -129,7 +129,7 @@ def tried(verb: str, what: Any) -> str:
     """Carry an order out; why that failed, or nothing."""
     try:
         do(verb, what)
-    except (TurnError, OSError) as error:
+    except (UnitCommandError, OSError) as error:
         return str(error)
     return ""
 
@@ -145,7 +145,7 @@ def do(verb: str, what: Any) -> None:
     elif verb == "clear":
         clear(what)
     else:
-        raise TurnError(f"unknown order {verb}")
+        raise UnitCommandError(f"unknown order {verb}")
 
 
 # -- looking -------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def states(names: list[str]) -> dict[str, dict[str, str]]:
     done = run("systemctl", "show", "--no-pager", f"--property={PROPERTIES}", *names)
     blocks = done.stdout.strip("\n").split("\n\n")
     if done.returncode != 0 or len(blocks) != len(names):
-        raise TurnError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
+        raise UnitCommandError(f"systemd does not answer: {done.stdout.strip()[-200:]}")
     return {
         name: dict(line.partition("=")[::2] for line in block.splitlines())
         for name, block in zip(names, blocks, strict=True)
@@ -228,7 +228,7 @@ def main() -> None:
         while found == asked["seen"] and time.monotonic() < deadline:
             time.sleep(0.2)
             found = look(asked["units"])
-    except TurnError as trouble:
+    except UnitCommandError as trouble:
         error = str(trouble)
     journals = {unit: journal(unit) for unit in asked["journals"]}
     print(json.dumps({"units": found, "journals": journals, "errors": errors, "error": error}))

@@ -59,7 +59,7 @@ def test_what_two_can_t_share_is_left_out() -> None:
     "text", ["", 'CELERY_FLEET_NODE="a@h1"\n', environment().replace("-n a@h1", "")]
 )
 def test_a_file_that_does_not_name_the_node_is_refused(text: str) -> None:
-    with pytest.raises(turn.TurnError, match="does not name its node a@h1"):
+    with pytest.raises(turn.UnitCommandError, match="does not name its node a@h1"):
         turn.environment(text, NODE, OTHER)
 
 
@@ -137,7 +137,7 @@ def test_systemd_reads_what_came_and_that_it_went(
 
 def test_what_can_t_be_prepared_is_said_in_a_line(files: dict[str, str]) -> None:
     os.unlink(files["environment"])
-    with pytest.raises(turn.TurnError, match=r"can't be prepared: .*worker-a.env"):
+    with pytest.raises(turn.UnitCommandError, match=r"can't be prepared: .*worker-a.env"):
         turn.prepare(files)
 
 
@@ -223,7 +223,7 @@ def test_what_is_seen_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_systemd_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 1, "Failed to connect to bus")
     monkeypatch.setattr(turn, "run", lambda *command: done)
-    with pytest.raises(turn.TurnError, match="Failed to connect to bus"):
+    with pytest.raises(turn.UnitCommandError, match="Failed to connect to bus"):
         turn.look({"a.service": ""})
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.order import (
+    FleetWorker,
     Need,
-    Worker,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import (
     PARTS,
@@ -88,9 +88,9 @@ def test_the_text_has_a_line_for_each_item() -> None:
 
 
 def test_workers_that_restart_though_nothing_differs_stand_at_their_place() -> None:
-    def worker(host: str, name: str, need: Need = "restart") -> Worker:
+    def worker(host: str, name: str, need: Need = "restart") -> FleetWorker:
         unit = f"flexiprice-worker@{name}.service"
-        return Worker(f"{name}@{host}", host, unit, name, (name,), need=need)
+        return FleetWorker(f"{name}@{host}", host, unit, name, (name,), need=need)
 
     last = Item("worker1", "verify", "", "link", ("current",))
     workers = [
