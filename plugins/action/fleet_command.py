@@ -12,9 +12,9 @@ from typing import Any
 from ansible.utils.display import Display
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    host_scripts,
     lease,
     release_commands,
-    remote,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -34,7 +34,7 @@ class ActionModule(FleetAction):
         try:
             with lease.held(variables, check=False):
                 return steps[str(args["do"])](args, variables)
-        except release_commands.CommandError as error:
+        except release_commands.ReleaseCommandError as error:
             # What it says of "there" is this host.
             raise UserError(f"{variables['inventory_hostname']}: {error}") from None
 
@@ -70,12 +70,12 @@ class ActionModule(FleetAction):
     def _run(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         command = dict(args["command"])
         here = str(variables["inventory_hostname"])
-        program = remote.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
+        program = host_scripts.program(f"{args['runtime']}/celery_fleet/system/release_command.py")
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
             # Ansible shows what a task returns: -v does, a callback or a log of the run may.
-            return dict(remote.answer(done, self.secrets))
+            return dict(host_scripts.answer(done, self.secrets))
 
         ended = release_commands.carry_out(
             ask,

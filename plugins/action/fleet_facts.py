@@ -39,7 +39,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.hosts 
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
@@ -111,7 +111,7 @@ class ActionModule(FleetAction):
     def _facts(self, variables: dict[str, Any]) -> dict[str, Any]:
         claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
-        command = remote.command(
+        command = host_scripts.command(
             PROBE.read_text(encoding="utf-8"),
             interpreter if interpreter.startswith("/") else "python3",
         )

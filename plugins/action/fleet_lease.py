@@ -40,7 +40,7 @@ class ActionModule(FleetAction):
     def _acquire(self, app: str, host: str) -> Path:
         token, main = secrets.token_hex(16), os.getppid()
         who = lease.owner(main)
-        watch = lease.Watch(app, host)
+        watch = lease.HolderWatch(app, host)
         said = 0.0
         while True:
             begin = lease.now()
@@ -65,7 +65,7 @@ class ActionModule(FleetAction):
             Display()._final_q = None  # noqa: SLF001 - there is no other way to take it back
             Display().verbosity = 0
             ansible.utils.display.logger = None
-            lease.Renewer(directory, lambda do: self._ask(app, do, token, who), main).run()
+            lease.LeaseRenewer(directory, lambda do: self._ask(app, do, token, who), main).run()
 
         try:
             lease.detach(renew)

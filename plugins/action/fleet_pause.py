@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 # Seconds after which workers go on by themselves, counted from the last word of a run: a Redis that loads a large
@@ -45,8 +45,8 @@ class ActionModule(FleetAction):
         args = self._task.args
         try:
             done = self._low_level_execute_command(
-                remote.with_identity(
-                    remote.deployed_probe(
+                host_scripts.with_identity(
+                    host_scripts.deployed_probe(
                         str(args["configuration"]), str(args["root"]), str(args["user"])
                     ),
                     args["settings"],
@@ -55,6 +55,6 @@ class ActionModule(FleetAction):
             )
             if done["rc"] == NOBODY:
                 return {}
-            return remote.finding(done, self.secrets)
-        except (remote.RemoteError, AnsibleConnectionFailure) as error:
+            return host_scripts.finding(done, self.secrets)
+        except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

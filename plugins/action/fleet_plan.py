@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.template import trust_as_template
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload, plan
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import plan, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
@@ -26,13 +26,13 @@ class ActionModule(FleetAction):
         parts = parts_of(
             variables["group_names"], variables["ansible_run_tags"], variables["ansible_skip_tags"]
         )
-        renderer = payload.Renderer(self._templar, self._loader, variables)
+        renderer = rendering.Renderer(self._templar, self._loader, variables)
         wanted = [(part.name, renderer.wanted(self._value(part.variable))) for part in parts]
         if not wanted:
             return {"items": [], "due": [], "states": {}}
         sent = {
-            "wanted": packed.pack({"parts": wanted}),
-            "manifest": payload.manifest(self._templar),
+            "wanted": transport.pack({"parts": wanted}),
+            "manifest": rendering.manifest(self._templar),
         }
         answer = self.execute("settle", sent, variables)
         if answer.get("failed"):

@@ -35,7 +35,7 @@ class ActionModule(FleetAction):
         hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         items = [
-            plan.Item(**{**item, "why": tuple(item["why"])})
+            plan.PlanItem(**{**item, "why": tuple(item["why"])})
             for host in hosts
             for found in ("__fleet_plan", "__fleet_schedule")
             for item in (hostvars[host].get(found) or {}).get("items", [])
@@ -84,7 +84,7 @@ class ActionModule(FleetAction):
     def _workers(
         self,
         hostvars: Any,
-        items: Sequence[plan.Item],
+        items: Sequence[plan.PlanItem],
         hosts: Sequence[str],
         missing: Mapping[str, str],
     ) -> list[order.FleetWorker]:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote, report
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, report
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -37,12 +37,13 @@ class ActionModule(FleetAction):
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
         python = f"{args['pins']}/worker-{worker}/venv/bin/python"
         done = self._low_level_execute_command(
-            remote.with_identity(
-                remote.probe(python, str(args["runtime"]), str(args["user"])), args["settings"]
+            host_scripts.with_identity(
+                host_scripts.probe(python, str(args["runtime"]), str(args["user"])),
+                args["settings"],
             ),
             in_data=json.dumps(request, default=str).encode(),
         )
-        answer = remote.finding(done, self.secrets)
+        answer = host_scripts.finding(done, self.secrets)
         bad = [
             {**nodes[name], "node": name, "errors": node["errors"] or [str(node["state"])]}
             for name, node in answer["nodes"].items()
@@ -50,7 +51,9 @@ class ActionModule(FleetAction):
         ]
         result = {**answer, "bad": bad}
         if args.get("strict") and bad:
-            found = report.errors("", {here: report.Seen({}, self._journals(bad))}, {"bad": bad})
+            found = report.errors(
+                "", {here: report.HostFindings({}, self._journals(bad))}, {"bad": bad}
+            )
             result.update(failed=True, msg="\n\n".join(found))
         return result
 
@@ -69,6 +72,6 @@ class ActionModule(FleetAction):
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
         """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
-        command, stdin = remote.serving(journals=[node["unit"] for node in bad])
+        command, stdin = host_scripts.serving(journals=[node["unit"] for node in bad])
         answer = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(answer, self.secrets)["journals"])
+        return dict(host_scripts.answer(answer, self.secrets)["journals"])

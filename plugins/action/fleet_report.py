@@ -25,7 +25,7 @@ class ActionModule(FleetAction):
         hostvars = variables["hostvars"]
         hosts = [str(host) for host in args["hosts"]]
         seen = {
-            host: report.Seen(
+            host: report.HostFindings(
                 serving=_registered(hostvars[host], "__verify_serving"),
                 journals=_registered(hostvars[host], "__verify_journals").get("journals", {}),
             )

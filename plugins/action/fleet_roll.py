@@ -17,7 +17,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     census,
     host_restarts,
@@ -27,9 +27,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
+    host_scripts,
     lease,
-    payload,
-    remote,
+    rendering,
     report,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -207,7 +207,7 @@ class ActionModule(FleetAction):
         """Run the script `turn` on the host."""
         try:
             return self.ask("turn", request, self.secrets)
-        except (remote.RemoteError, AnsibleConnectionFailure) as error:
+        except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
             raise host_restarts.ConnectionLostError(str(error)) from None
 
     def settle(self) -> frozenset[str]:
@@ -225,8 +225,8 @@ class ActionModule(FleetAction):
         whole = {"settings": self._place["settings"], "nodes": {}, **request}
         try:
             done = self._low_level_execute_command(
-                remote.with_identity(
-                    remote.probe(
+                host_scripts.with_identity(
+                    host_scripts.probe(
                         self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
                     ),
                     self._place["settings"],
@@ -236,17 +236,17 @@ class ActionModule(FleetAction):
         except AnsibleConnectionFailure as error:
             raise host_restarts.ConnectionLostError(str(error)) from None
         try:
-            return remote.finding(done, self.secrets)
-        except remote.RemoteError as error:
+            return host_scripts.finding(done, self.secrets)
+        except host_scripts.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 
     def _settle(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Call the module `settle`, as the action plugin of that name does."""
         if not self._turns.get("wanted"):
             return {"pending": []}
-        renderer = payload.Renderer(self._templar, self._loader, self._variables)
-        text = packed.pack(renderer.wanted(self._turns["wanted"]))
-        sent = {"wanted": text, "manifest": payload.manifest(self._templar), **options}
+        renderer = rendering.Renderer(self._templar, self._loader, self._variables)
+        text = transport.pack(renderer.wanted(self._turns["wanted"]))
+        sent = {"wanted": text, "manifest": rendering.manifest(self._templar), **options}
         return self.execute("settle", sent, self._variables)
 
     def _interpreter(self) -> str:

@@ -20,7 +20,7 @@ class ActionModule(FleetAction):
         """Return items and notes of the plan, or what was written."""
         host = str(variables["inventory_hostname"])
         if args["do"] == "plan":
-            return schedule.foretold(host, self._ask(), self.secrets)
+            return schedule.planned(host, self._ask(), self.secrets)
         if self._task.check_mode:
             return {}
         with lease.held(variables, check=False):

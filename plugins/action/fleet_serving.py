@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
 class ActionModule(FleetAction):
-    """Runs one small script on the host; see `run/remote.py`."""
+    """Runs one small script on the host; see `run/host_scripts.py`."""
 
     unanswered = "the services can't be looked at"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return states of the units, and `errors` by name."""
-        command, stdin = remote.serving(
+        command, stdin = host_scripts.serving(
             units=args.get("units", []),
             https=args.get("https", []),
             journals=args.get("journals", []),
@@ -28,4 +28,4 @@ class ActionModule(FleetAction):
             timeout=0 if self._task.check_mode else float(args["timeout"]),
         )
         answer = self._low_level_execute_command(command, in_data=stdin)
-        return dict(remote.answer(answer, self.secrets))
+        return dict(host_scripts.answer(answer, self.secrets))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 
@@ -19,7 +19,7 @@ class ActionModule(FleetAction):
         args = dict(args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
         path = f"{args['root']}/releases/{identity}"
-        found = self._low_level_execute_command(remote.release_note(path))
+        found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
             demands = args.get("demands") or {}
             words = refusals(identity, found["stdout"], demands) if demands else []
@@ -39,5 +39,5 @@ class ActionModule(FleetAction):
         shell = self._connection._shell  # noqa: SLF001 - as Ansible's own action plugins do
         sent = shell.join_path(made, "release.tar.gz")
         self._transfer_file(archive, sent)
-        demands = packed.pack(args.get("demands") or {})
+        demands = transport.pack(args.get("demands") or {})
         return self.execute("release", {**args, "archive": sent, "demands": demands}, variables)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.celery_fleet.core.plugins.module_utils import packed
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, payload
+from ansible_collections.celery_fleet.core.plugins.module_utils import transport
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease, rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
 OPTIONS = ("units", "restart", "finish")
@@ -25,8 +25,8 @@ class ActionModule(FleetAction):
         if args or wanted is None:
             unknown = f"unknown option {', '.join(sorted(args))}" if args else "wanted is missing"
             raise AnsibleActionFail(f"settle: {unknown}")
-        renderer = payload.Renderer(self._templar, self._loader, variables)
-        text = packed.pack(renderer.wanted(wanted))
-        options["manifest"] = payload.manifest(self._templar)
+        renderer = rendering.Renderer(self._templar, self._loader, variables)
+        text = transport.pack(renderer.wanted(wanted))
+        options["manifest"] = rendering.manifest(self._templar)
         with lease.held(variables, check=self._task.check_mode):
             return self.execute("settle", {"wanted": text, **options}, variables)

@@ -94,12 +94,12 @@ path:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.build import build
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.process import (
     Build,
     BuildError,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
 def main() -> None:

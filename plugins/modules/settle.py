@@ -88,7 +88,6 @@ parts:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.core.plugins.module_utils.packed import unpack
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desired_state import (
     DesiredStateError,
     parse,
@@ -101,6 +100,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.reconc
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     ReconcileError,
 )
+from ansible_collections.celery_fleet.core.plugins.module_utils.transport import unpack
 
 
 def main() -> None:

@@ -77,10 +77,10 @@ def test_the_lease_is_kept_while_a_phase_acts(
     kept: list[bool] = []
 
     def roll(kind: str) -> bool:
-        kept.append(not plugin.lease._idle_hands(tmp_path))
+        kept.append(not plugin.lease._is_idle(tmp_path))
         return False
 
     task = SimpleNamespace(args={"directory": str(tmp_path), "phase": "start"})
     action(plugin, _task=task, _roll=roll).run()
     assert kept == [True]
-    assert plugin.lease._idle_hands(tmp_path)
+    assert plugin.lease._is_idle(tmp_path)

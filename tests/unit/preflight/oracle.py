@@ -27,7 +27,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.specs import (
     ROLE_GROUPS,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import payload
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import rendering
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.parts import parts_of
 
 from celery_fleet.config import entries as schedule
@@ -121,7 +121,7 @@ def wanted_by(everywhere: Mapping[Any, Any], name: str) -> Any:
     templar = Templar(loader=_loader(), variables=scope)
     (part,) = (one for one in parts_of(scope["group_names"], ["all"], []) if one.name == name)
     value = templar.template(trust_as_template("{{ " + part.variable + " }}"))
-    return payload.Renderer(templar, _loader(), scope).wanted(value)
+    return rendering.Renderer(templar, _loader(), scope).wanted(value)
 
 
 def _scopes(
@@ -163,7 +163,7 @@ def _host(scope: dict[str, Any]) -> list[str]:
         if set(groups) & set(names):
             scope["role_path"] = specs().roles[role].path
             found += [f"{role}: {text}" for text in _spec(role, scope, templar)]
-    renderer = payload.Renderer(templar, _loader(), scope)
+    renderer = rendering.Renderer(templar, _loader(), scope)
     for part in parts_of(names, ["all"], []):
         if part.name in LEFT_OUT:
             continue

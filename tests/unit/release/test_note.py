@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
     refusals,
     remarks,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.remote import release_note
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.host_scripts import release_note
 from celery.app.defaults import NAMESPACES, flatten
 
 from celery_fleet.compat import versions as runtime

@@ -17,7 +17,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import (
     environment as desired_environment,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import workers
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import remote
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import turn
 
 NODE, OTHER = "a@h1", "a.next@h1"
@@ -176,14 +176,14 @@ def test_a_record_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_the_script_needs_nothing_but_the_standard_library() -> None:
     asked = {"do": [["juggle", "x"]], "units": {}, "seen": {}, "wait": 0, "journals": []}
     done = subprocess.run(
-        [sys.executable, "-S", "-I", "-c", remote.script("turn")],
+        [sys.executable, "-S", "-I", "-c", host_scripts.script("turn")],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
         check=True,
         timeout=20,
     )
-    assert remote.answer({"rc": 0, "stdout": done.stdout}) == {
+    assert host_scripts.answer({"rc": 0, "stdout": done.stdout}) == {
         "units": {},
         "journals": {},
         "errors": ["unknown order juggle"],
