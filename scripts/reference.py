@@ -91,7 +91,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryPoint:
     """One entry point of a role.
 
     Attributes:
@@ -120,7 +120,7 @@ class Role:
     """
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: tuple[EntryPoint, ...]
     use: Use | None
     about: tuple[str, ...] = ()
     example: str = ""
@@ -329,7 +329,7 @@ def parse(
 ) -> Role:
     """Return a role from its argument specs."""
     entries = [
-        Entry(
+        EntryPoint(
             name=entry,
             title=str(spec["short_description"]),
             paragraphs=texts(spec.get("description")),

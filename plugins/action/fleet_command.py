@@ -1,4 +1,4 @@
-"""Action plugin `fleet_command`: run the commands of a release and mark what was done; see `run/release_commands.py`.
+"""Action plugin `fleet_command`: runs release commands and marks the finished ones; see `run/release_commands.py`.
 
 `do: look`, `start` and `settle` go to the host that keeps the marks (`delegate_to`), `do: run` to the one that runs the
 command. If a command fails, its mark is removed before the task fails, so the next run starts it again.
@@ -35,7 +35,7 @@ class ActionModule(FleetAction):
             with lease.held(variables, check=False):
                 return steps[str(args["do"])](args, variables)
         except release_commands.ReleaseCommandError as error:
-            # What it says of "there" is this host.
+            # In the message "there" means this host.
             raise UserError(f"{variables['inventory_hostname']}: {error}") from None
 
     def _marks(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class ActionModule(FleetAction):
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             done = self._low_level_execute_command(program, in_data=json.dumps(request).encode())
-            # Ansible shows what a task returns: -v does, a callback or a log of the run may.
+            # Redact the result, because -v, a callback or a log of the run may show it.
             return dict(host_scripts.answer(done, self.secrets))
 
         ended = release_commands.carry_out(

@@ -1,6 +1,6 @@
 """Action plugin `fleet_probe`: sends canaries to workers from one host, in the release's own Python.
 
-The operator's settings travel by standard input and lie on no host.
+The operator's settings are sent by standard input and never stored on a host.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class ActionModule(FleetAction):
     unanswered = "the canaries can't be sent"
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the probe's answer, and in `bad` host, unit and error of each worker that is not well."""
+        """Return the probe's answer, and in `bad` host, unit and errors of each worker that is not well."""
         if self._task.check_mode:
             return {"bad": [], "skipped": True}
         every = dict(args["nodes"])
         hosts = set(args["hosts"])
         nodes = {name: node for name, node in every.items() if node["host"] in hosts}
-        # With some of the workers alone (--limit) nobody can say that a task is registered nowhere.
+        # With only some of the workers (--limit) it is not known whether a task is registered anywhere.
         schedule = self._scheduled() if len(nodes) == len(every) else {}
         request = {
             "settings": args["settings"],
@@ -58,20 +58,20 @@ class ActionModule(FleetAction):
         return result
 
     def _scheduled(self) -> dict[str, dict[str, str]]:
-        """Task and queue of all that is scheduled: in the inventory, and in what beat has loaded from the code."""
+        """Return task and queue of all scheduled entries, in the inventory or loaded by beat from the code."""
         args = self._task.args
         loaded = {
             str(entry["name"]): {"task": str(entry["task"]), "queue": str(entry["queue"])}
             for entry in args.get("loaded") or []
-            # Where only an exchange says where it goes, nobody can say who takes it.
-            # Of a database's, users' entries are users' matter; what is declared stands below.
+            # If an entry only names an exchange, its consumer is not known.
+            # Users' own entries in a database are not checked; declared ones are added below.
             if entry.get("queue") and entry.get("source") != "database"
         }
         declared = routing.scheduled(args["schedule"], args["routes"])
         return {**loaded, **{name: one for name, one in declared.items() if one["queue"]}}
 
     def _journals(self, bad: list[dict[str, Any]]) -> dict[str, str]:
-        """Last lines of the units' journals; they are on this host where a worker is asked by itself."""
+        """Return the last lines of the units' journals. A single worker is probed from its own host, which has them."""
         command, stdin = host_scripts.serving(journals=[node["unit"] for node in bad])
         answer = self._low_level_execute_command(command, in_data=stdin)
         return dict(host_scripts.answer(answer, self.secrets)["journals"])

@@ -14,7 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """One question to beat's host."""
+    """Runs one command on beat's host."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return items and notes of the plan, or what was written."""

@@ -1,4 +1,4 @@
-"""Action plugin `release`: sends an archive to the hosts that lack the release and has it built there."""
+"""Action plugin `release`: sends the archive to hosts that lack the release and builds it there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 
 
 class ActionModule(FleetAction):
-    """Looks first, in one cheap command; only a host without the release costs more."""
+    """Checks first with one cheap command, so only hosts without the release cost more."""
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Build the release if it is missing and make sure that it suits the inventory."""
+        """Build the release if it is missing, and check that it fits the inventory."""
         args = dict(args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
         path = f"{args['root']}/releases/{identity}"
@@ -24,7 +24,7 @@ class ActionModule(FleetAction):
             demands = args.get("demands") or {}
             words = refusals(identity, found["stdout"], demands) if demands else []
             if words:
-                raise UserError("\n".join([*words, "What runs goes on as it is."]))
+                raise UserError("\n".join([*words, "Running processes are not affected."]))
             return {"release": identity, "path": path}
         if self._task.check_mode:
             told = f"release {identity} would be built"

@@ -1,4 +1,4 @@
-"""Action plugin `settle`: renders a role's files on the control side and settles a host in one call."""
+"""Action plugin `settle`: renders a role's files on the control node and reconciles a host in one call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ OPTIONS = ("units", "restart", "finish")
 
 
 class ActionModule(FleetAction):
-    """Renders `files` that name a template (`src`) and hands all to the module of the same name."""
+    """Renders `files` that name a template (`src`) and passes everything to the module of the same name."""
 
     _supports_diff = True
 
     def act(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Render, pack, execute; all templating errors are reported at once, each with its file."""
+        """Render the templates and run the module; all templating errors are reported at once, each with its file."""
         args = dict(args)
         options = {name: args.pop(name) for name in OPTIONS if name in args}
         wanted = args.pop("wanted", None)

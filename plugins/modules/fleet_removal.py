@@ -12,7 +12,7 @@ description:
 options:
   do:
     description:
-      - V(look) tells what there is and changes nothing. V(messages) tells what the broker of this host holds.
+      - V(look) returns what there is and changes nothing. V(messages) returns what the broker of this host holds.
       - V(stop) disables and stops the units of one stage and waits until they have ended.
       - V(settle) writes down that what becomes of the messages is settled.
       - V(remove) removes all that is not kept. V(finish) removes what the run itself has left.
@@ -87,9 +87,11 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.report import (
     ReconcileError,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import Places
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import (
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import (
     InstalledApplication,
+)
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
+    ApplicationPaths,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
@@ -106,7 +108,7 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
     """Take one step and return the module's answer."""
     do = params["do"]
     with exclusive() if do == "remove" else shared():
-        there = InstalledApplication(Places(**params["places"]), tuple(params["keep"]))
+        there = InstalledApplication(ApplicationPaths(**params["places"]), tuple(params["keep"]))
         if do == "look":
             return {"found": look(there).as_dict()}
         if do == "messages":
@@ -126,7 +128,7 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One step, one answer."""
+    """Run one step and return its answer."""
     module = AnsibleModule(
         argument_spec={
             "do": {"type": "str", "required": True, "choices": list(STEPS)},
@@ -152,7 +154,7 @@ def main() -> None:
     except OSError as error:
         words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         module.fail_json(
-            msg=f"{words}. Mend that on this host and run again, which finishes what was begun."
+            msg=f"{words}. Fix that on this host and run again to finish what was begun."
         )
     for warning in answer.pop("warnings", ()):
         module.warn(warning)

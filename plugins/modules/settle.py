@@ -5,19 +5,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: settle
-short_description: Bring files, links and systemd units of a host to the wanted state in one call
+short_description: Bring files, links and systemd units of a host to the desired state in one call
 description:
-  - The action plugin of the same name renders templates on the control side and calls this module once.
-  - Files are written atomically with owner and mode. If a daemon's own check refuses them, all of the call
-    go back to what they were.
-  - A unit is restarted if what it was started with differs from what is on disk, whatever changed it.
-  - In check mode all of it is foretold, for one role or for several at once.
+  - The action plugin of the same name renders templates on the control node and calls this module once.
+  - Files are written atomically with owner and mode. If a daemon's own check refuses them, all files of the
+    call are restored.
+  - A unit is restarted if it was started with something else than what is on disk, whatever changed that.
+  - Check mode returns a plan, for one role or for several at once.
 options:
   wanted:
     description:
       - The desired state, a dictionary with lists of C(sysusers), C(directories), C(files), C(links), C(checks),
         C(units), C(releases), C(commands), C(packages) and C(data), and with C(owned), which says what to remove.
-      - The action plugin hands it to the host as JSON, compressed and in base64. It holds secrets and is never logged.
+      - The action plugin sends it to the host as compressed JSON in base64. It contains secrets and is never logged.
     type: raw
     required: true
   units:
@@ -31,14 +31,13 @@ options:
     default: true
   finish:
     description:
-      - Whether running Redis servers leave their users no more than their rules say.
-      - Otherwise users who change keep what they were allowed before, including their old passwords, and users who
-        are gone stay.
+      - Whether users of running Redis servers are limited to their rules.
+      - Otherwise changed users keep their previous rights, including old passwords, and removed users stay.
     type: bool
     default: false
   manifest:
     description:
-      - Path of the list of what the application has on the host, by which a removal goes.
+      - Path of the list of what the application has on the host, which a removal uses.
       - It is written before anything else.
       - The action plugin gives it. Without one no list is kept.
     type: str
@@ -58,7 +57,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changed_paths:
-  description: Paths that were written, linked or removed; in check mode, that would be.
+  description: Paths that were written, linked or removed, or would be in check mode.
   returned: success
   type: list
   elements: str
@@ -104,7 +103,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.transport import
 
 
 def main() -> None:
-    """Unpack the wanted state, settle it, answer."""
+    """Unpack the desired state, apply it and return the report."""
     module = AnsibleModule(
         argument_spec={
             "wanted": {"type": "raw", "required": True, "no_log": True},
@@ -138,7 +137,7 @@ def main() -> None:
         "states": report.states,
         "parts": {name: name in due for name, _ in parts},
     }
-    # Ansible prints a diff with each task that returns one: only where it was asked for.
+    # Ansible prints every diff that a task returns, so return it only on request.
     if module._diff:  # noqa: SLF001 - AnsibleModule has no other name for it
         result["diff"] = report.diff
     module.exit_json(**result)

@@ -7,7 +7,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
     KEEP,
     Manifest,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.installed import SETTLED
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.application import SETTLED
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.stop import STAGES, stage_of
 
 from scripts.on_a_host.things import directories

@@ -535,7 +535,7 @@ def test_a_release_for_the_python_that_a_host_had_is_built_anew(running: Host) -
     wanted = worker(running)
     built = {"releases": [{"path": running.path("releases/1"), "what": "release"}]}
     report = running.run(("release", built), ("worker", wanted), check=True)
-    words = f"release 1 anew: its virtualenv does not work with {running.path('state/programs/python3.13')}"
+    words = f"release 1 again: its virtualenv does not work with {running.path('state/programs/python3.13')}"
     assert whys(report.pending) == [("", "build", [words])]
     with pytest.raises(ReconcileError, match="not built on this host, or for another Python"):
         running.settle(wanted)
