@@ -265,7 +265,7 @@ def readme(role: Role) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(entry: Entry) -> Iterator[str]:
+def table(entry: EntryPoint) -> Iterator[str]:
     """Yield the lines of an entry point's table."""
     yield "| Variable | Type | Default | Meaning |"
     yield "|---|---|---|---|"
